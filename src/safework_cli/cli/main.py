@@ -1,0 +1,131 @@
+"""The command line: ``safework``. Commands are imported when they are called, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
+import typer
+from typer.core import TyperGroup
+
+from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
+from safework_cli.registry import stage_entries, stage_summary
+
+GROUPS = {
+    "data": "Build datasets and search indexes.",
+    "verifier": "Train verifiers.",
+    "rl": "Reinforcement learning: M3, safe-and-efficient, deliberative search.",
+}
+TOOLS = {
+    "models": ("safework_cli.cli.models", "Bring models into the store."),
+    "artifacts": ("safework_cli.cli.artifacts", "List, show, verify, compare and clean the store."),
+    "report": ("safework_cli.cli.report", "Write one HTML file that shows the whole ladder."),
+    "doctor": ("safework_cli.cli.doctor", "Check what is installed and what works."),
+}
+
+SILENCED = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+"""Libraries draw no bars of their own into our display; set before anything imports them, and never over the user's own choice."""
+
+
+class StageGroup(TyperGroup):
+    """A group whose commands are the stages under one word ("rl" → "m3", "efficient", "search"), or all of them at the top."""
+
+    word = ""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        names = [name.removeprefix(self.word).strip().split(" ")[0] for name in stage_entries() if name.startswith(self.word)]
+        return list(dict.fromkeys(names)) + ([] if self.word else list(TOOLS))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        full = f"{self.word} {cmd_name}".strip()
+        if full in stage_entries():
+            from safework_cli.cli.stages import stage_command
+
+            return stage_command(full)
+        if any(name.startswith(f"{full} ") for name in stage_entries()):
+            return _word_group(full)
+        if not self.word and cmd_name in TOOLS:
+            return import_module(TOOLS[cmd_name][0]).command()
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            full = f"{self.word} {args[0]}".strip()
+            ctx.fail(f"no command '{full}'{nearest(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each command, without importing any of them."""
+        rows = []
+        for name in self.list_commands(ctx):
+            full = f"{self.word} {name}".strip()
+            summary = TOOLS[name][1] if not self.word and name in TOOLS else GROUPS.get(full) or ""
+            if not summary:
+                summary = stage_summary(full) if full in stage_entries() else f"safework {full} --help"
+            rows.append((name, summary))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _word_group(word: str) -> click.Command:
+    group = type("WordGroup", (StageGroup,), {"word": word})
+    app = typer.Typer(cls=group, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help=GROUPS.get(word, ""))
+    app.callback()(lambda: None)
+    command = typer.main.get_command(app)
+    command.name = word
+    return command
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"safework {version('safework')}")
+        raise typer.Exit()
+
+
+def build_app() -> typer.Typer:
+    app = typer.Typer(
+        cls=StageGroup,
+        name="safework",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(help="Raise a model's safety and capability together, one rung of SafeLadder at a time. Each stage reads artifacts and writes one; stdout carries its reference alone.")
+    def root(show_version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version.")) -> None: ...
+
+    return app
+
+
+def main() -> None:
+    """Entry point: turns errors into their message and exit code."""
+    for variable, value in SILENCED.items():
+        os.environ.setdefault(variable, value)
+    command = typer.main.get_command(build_app())
+    try:
+        code = command.main(prog_name="safework", standalone_mode=False)
+    except SafeworkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("error: interrupted", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(EXIT_FAULT)
+    sys.exit(code if isinstance(code, int) else 0)

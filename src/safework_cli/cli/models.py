@@ -1,0 +1,41 @@
+"""``safework models``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+
+def command() -> Any:
+    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Bring models into the store.")
+    app.callback()(lambda: None)
+
+    @app.command(help="Bring a model into the store and print its reference. SOURCE is smollm2 (the embedded default), tiny (random weights, for trying things), or hf:org/name[@revision].")
+    def pull(
+        source: str = typer.Argument(..., help="smollm2, tiny or hf:org/name[@revision]."),
+        name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        architecture: str = typer.Option("llama", help="Of the tiny model: llama or qwen2."),
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        fresh: bool = typer.Option(False, "--fresh", help="Pull again although it is here already."),
+        quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
+        trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the repository brings along."),
+    ) -> int:
+        from safework_cli.artifacts import default_store
+        from safework_cli.cli.stages import say_result
+        from safework_cli.config import resolve
+        from safework_cli.lm.pull import PullModel
+        from safework_cli.registry import stage_entries
+        from safework_cli.runtime import execute, prepare
+
+        words = [f"source={source}", f"architecture={architecture}", f"trust_remote_code={str(trust_remote_code).lower()}"]
+        resolved = resolve(PullModel(), (), words, known_stages=["models pull", *stage_entries()])
+        resolved.name = name
+        where = default_store(store)
+        result = execute(prepare(PullModel(), resolved, where), where, fresh=fresh, quiet=quiet)
+        say_result(result, as_json=as_json, quiet=quiet)
+        return result.exit_code
+
+    return typer.main.get_command(app)

@@ -1,0 +1,188 @@
+"""Turns a ``Stage`` into a command: the same face for every rung."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Any, Iterator, Optional, Union, get_args, get_origin
+
+from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from safework_cli.registry import load_stage, stage_entries
+from safework_cli.stage import Stage
+
+
+def stage_command(name: str) -> click.Command:
+    """The click command of a stage."""
+    stage: Stage = load_stage(name)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.command(name=name, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
+    def run(
+        settings: Optional[list[str]] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False),
+        recipe: list[Path] = typer.Option([], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False),
+        artifact_name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False),
+        dry_run: bool = typer.Option(False, "--dry-run", help="Print every setting with its source and what would be done; do nothing."),
+        fresh: bool = typer.Option(False, "--fresh", help="Run again although it is done already, from the beginning."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
+        quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+    ) -> int:
+        from safework_cli.artifacts import default_store
+        from safework_cli.config import resolve
+        from safework_cli.runtime import execute, prepare
+
+        resolved = resolve(stage, recipe, settings or [], known_stages=list(stage_entries()))
+        if artifact_name is not None:
+            resolved.name, resolved.sources["name"] = artifact_name, "command line"
+        where = default_store(store)
+        prepared = prepare(stage, resolved, where)
+        if dry_run:
+            return _show_plan(prepared, where, as_json=as_json)
+        result = execute(prepared, where, fresh=fresh, quiet=quiet)
+        say_result(result, as_json=as_json, quiet=quiet)
+        return result.exit_code
+
+    command = typer.main.get_command(app)
+    command.format_epilog = lambda ctx, formatter: _write_settings(stage, formatter)  # type: ignore[method-assign]
+    return command
+
+
+def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
+    """The last words of a command: the reference (or one JSON object) on stdout, how it went on stderr."""
+    manifest = result.artifact.manifest
+    if not quiet:
+        how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
+        print(f"{manifest.stage}: {how} → {result.artifact.ref}", file=sys.stderr)
+    for gate in manifest.failed_gates:
+        print(f"gate failed: {gate}", file=sys.stderr)
+    if manifest.failed_items > manifest.tolerated_items:
+        print(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"ref": result.artifact.ref, "already": result.already, "path": str(result.artifact.path), **manifest.model_dump(exclude={"files"})}))
+    else:
+        print(result.artifact.ref)
+
+
+def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
+    """Prints what would run: to stdout as JSON, else to stderr for people. Exits like the first refusal."""
+    plan, resolved = prepared.plan, prepared.resolved
+    done = store.find_run(prepared.fingerprint, prepared.stage.output)
+    estimates = {
+        "optimizer steps": plan.optimizer_steps,
+        "tokens": plan.tokens,
+        "memory": _bytes(plan.memory_bytes),
+        "disk": _bytes(plan.disk_bytes),
+        "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
+    }
+    code = plan.refusals[0].exit_code if plan.refusals else 0
+    if as_json:
+        settings = {key: {"value": value, "source": source} for key, value, source in resolved.rows()}
+        refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in plan.refusals]
+        inputs = {key: a.ref for key, a in prepared.inputs.flat().items()}
+        print(json.dumps({"stage": prepared.stage.name, "fingerprint": prepared.fingerprint, "name": prepared.name, "inputs": inputs, "settings": settings, "plan": plan.lines, "estimates": estimates, "refusals": refusals, "already": done.ref if done else None}))
+        return code
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    table = Table(title=f"safework {prepared.stage.name}", title_justify="left", box=None, header_style="bold")
+    for column in ("key", "value", "from"):
+        table.add_column(column, overflow="fold")
+    for key, artifact in prepared.inputs.flat().items():
+        table.add_row(key, Text(artifact.ref), Text(resolved.sources.get(key, "")))
+    for key, value, source in resolved.rows():
+        table.add_row(key, Text(json.dumps(value, ensure_ascii=False)), Text(source, style="dim" if source == "default" else ""))
+    console.print(table)
+    for line in plan.lines:
+        console.print(Text(f"  {line}"))
+    console.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
+    console.print(Text(f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16]}" + (f", already done as {done.ref}" if done else "")))
+    for refusal in plan.refusals:
+        console.print(Text(f"refused: {refusal}", style="red"))
+    return code
+
+
+def _bytes(count: int | None) -> str | None:
+    if count is None:
+        return None
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+# ------------------------------------------------------------------ help
+
+
+def _write_settings(stage: Stage, formatter: click.HelpFormatter) -> None:
+    """The inputs and every setting with type, default and meaning: the same text as the reference page."""
+    rows = []
+    for name, slot in stage.inputs.items():
+        key = f"{name}.KEY=REF" if slot.many else f"{name}=REF"
+        rows.append((key, f"{slot.doc} ({' or '.join(slot.kinds)}{', optional' if slot.optional else ''})"))
+    with formatter.section("Inputs"):
+        formatter.write_dl(rows or [("none", "")])
+    with formatter.section("Settings"):
+        formatter.write_dl(list(describe_settings(stage.Config)))
+    formatter.write_paragraph()
+    formatter.write_text(f"Writes one artifact of kind {stage.output} and prints its reference. Exit codes: 0 done, 2 configuration, 3 input, 4 gate failed, 5 too many items failed, 75 run me again, 130 interrupted.")
+
+
+def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(``key TYPE``, meaning and default) of every setting."""
+    for name, field in model.model_fields.items():
+        block = _block(field.annotation)
+        if block is not None:
+            yield from describe_settings(block, f"{prefix}{name}.")
+            continue
+        yield f"{prefix}{name}={_type_name(field.annotation)}", f"{' '.join((field.description or '').split())}{_default(field)}"
+        for member in _list_blocks(field.annotation):
+            for key, text in describe_settings(member, "  "):
+                yield key, text
+
+
+def _block(annotation: Any) -> type[BaseModel] | None:
+    options = [a for a in (get_args(annotation) if get_origin(annotation) is not None else (annotation,)) if a is not type(None)]
+    if len(options) == 1 and isinstance(options[0], type) and issubclass(options[0], BaseModel) and get_origin(annotation) is not list:
+        return options[0]
+    return None
+
+
+def _list_blocks(annotation: Any) -> list[type[BaseModel]]:
+    if get_origin(annotation) is list:
+        return [a for a in _flat(get_args(annotation)[0]) if isinstance(a, type) and issubclass(a, BaseModel)]
+    return []
+
+
+def _flat(annotation: Any) -> Iterator[Any]:
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _flat(argument)
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is list:
+        return "LIST"
+    if get_origin(annotation) is dict:
+        return "MAPPING"
+    arguments = [a for a in get_args(annotation) if a is not type(None)]
+    if arguments and all(isinstance(a, (str, int)) for a in arguments):
+        return "|".join(map(str, arguments))
+    if get_origin(annotation) is Union or type(annotation).__name__ == "UnionType":
+        return "|".join(_type_name(a) for a in arguments)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return "|".join(str(member.value) for member in annotation)
+    return {"int": "INT", "float": "FLOAT", "str": "TEXT", "bool": "true|false"}.get(getattr(annotation, "__name__", ""), "VALUE")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return " [required]" if field.default_factory is None else ""
+    return f" [{json.dumps(field.default, default=str)}]"

@@ -1,0 +1,68 @@
+"""The generation contract: one interface over transformers, and later vLLM and OpenAI-compatible endpoints. Imports no torch.
+
+Sampled token ids are kept in every completion; text is never re-encoded to recover them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, Sequence
+
+from safework_cli.rows import Message
+
+Conversation = Sequence[Message]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Attributes:
+        max_tokens: completion tokens at most.
+        temperature: 0 is greedy.
+        top_p: nucleus mass in (0, 1].
+        stop: strings that end a completion; the string itself is kept in the text.
+        seed: of the draw; the same seed, prompts and order give the same tokens on one machine.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Completion:
+    """One sampled continuation.
+
+    Attributes:
+        text: decoded without special tokens.
+        token_ids: as sampled, the stop token included.
+        logprobs: log-probability of each sampled token under the sampling distribution at temperature 1, (T,).
+        finish_reason: "stop" (stop token or string) or "length".
+        prompt_ids: the prompt as the model saw it.
+    """
+
+    text: str
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+    prompt_ids: list[int] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """Anything that continues conversations.
+
+    A conversation whose last message is from the assistant is continued *inside* that message (prefill); otherwise a new assistant
+    turn is begun by the chat template.
+    """
+
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """Returns n completions for each conversation, in order."""
+        ...
+
+    def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
+        """Log-probability of each token of given completions, shape (T,) each."""
+        ...

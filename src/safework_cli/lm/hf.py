@@ -1,0 +1,166 @@
+"""Generation and scoring through transformers."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator, Sequence
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from safework_cli.errors import InputError
+from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.engine import Completion, Conversation, Sampling
+from safework_cli.lm.models import stop_token_ids
+
+
+class _RecordLogprobs(LogitsProcessor):
+    """Notes the log-probability of each chosen token at temperature 1, keeping one step of logits instead of all of them.
+
+    It runs before the temperature and nucleus processors, and learns what was drawn at step t when called for step t+1.
+    """
+
+    def __init__(self, prompt_length: int):
+        self._prompt_length = prompt_length
+        self._last_BV: torch.Tensor | None = None
+        self._columns_B: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if input_ids.shape[1] > self._prompt_length:
+            self._note(input_ids[:, -1])
+        self._last_BV = scores.float()
+        return scores
+
+    def _note(self, token_B: torch.Tensor) -> None:
+        assert self._last_BV is not None
+        chosen_B = self._last_BV.gather(1, token_B[:, None])[:, 0]
+        self._columns_B.append(chosen_B - self._last_BV.logsumexp(-1))
+
+    def result(self, sequences: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities of every generated token, (B, T)."""
+        if len(self._columns_B) < sequences.shape[1] - self._prompt_length:
+            self._note(sequences[:, -1])
+        return torch.stack(self._columns_B, dim=1)
+
+
+class HFEngine:
+    """An ``Engine`` over a transformers model.
+
+    Args:
+        model, tokenizer: as loaded by ``lm.models``; the model may be in training (its mode is restored after each call).
+        batch_size: sequences generated together.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.stop_ids = stop_token_ids(tokenizer, model)
+
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """See ``Engine.generate``. Raises InputError where a prompt leaves no room for a single token."""
+        return self.generate_ids([encode_prompt(self.tokenizer, c) for c in conversations], sampling, n)
+
+    def generate_ids(self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """The same for prompts that are token ids already."""
+        self._check_lengths(prompts, sampling)
+        jobs = [index for index in range(len(prompts)) for _ in range(n)]
+        jobs.sort(key=lambda index: (len(prompts[index]), index))  # like lengths together: less padding
+        results: list[list[Completion]] = [[] for _ in prompts]
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with self._inference(), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(sampling.seed)
+            for start in range(0, len(jobs), self.batch_size):
+                batch = jobs[start : start + self.batch_size]
+                for index, completion in zip(batch, self._generate_batch([prompts[i] for i in batch], sampling), strict=True):
+                    results[index].append(completion)
+        return results
+
+    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
+        mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        record = _RecordLogprobs(width)
+        greedy = sampling.temperature == 0
+        options = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        if sampling.stop:
+            options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
+        sequences_BL = self.model.generate(
+            input_ids=ids_BP,
+            attention_mask=mask_BP,
+            max_new_tokens=sampling.max_tokens,
+            do_sample=not greedy,
+            eos_token_id=self.stop_ids,
+            pad_token_id=pad,
+            logits_processor=LogitsProcessorList([record]),
+            **options,
+        )
+        logp_BT = record.result(sequences_BL).tolist()
+        return [
+            self._completion(prompt, row[width:], logp, sampling)
+            for prompt, row, logp in zip(prompts, sequences_BL.tolist(), logp_BT, strict=True)
+        ]
+
+    def _completion(self, prompt: list[int], tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
+        """Cuts a generated row where it ended; behind that lies padding, which may be the stop token itself."""
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop_ids), None)
+        if sampling.stop:
+            stopped = self._stop_string_end(tokens[:end], sampling.stop)
+            end = stopped if stopped is not None else end
+        finish = "length" if end is None else "stop"
+        tokens = tokens[:end]
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        return Completion(text, tokens, logprobs[: len(tokens)], finish, prompt)
+
+    def _stop_string_end(self, tokens: list[int], stops: Sequence[str]) -> int | None:
+        """How many tokens it took until a stop string had appeared, or None."""
+        if not any(stop in self.tokenizer.decode(tokens) for stop in stops):
+            return None
+        low, high = 1, len(tokens)  # decoding grows with the tokens, so bisect
+        while low < high:
+            middle = (low + high) // 2
+            if any(stop in self.tokenizer.decode(tokens[:middle]) for stop in stops):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine.score``."""
+        prompts = [encode_prompt(self.tokenizer, c) for c in conversations]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
+        results: list[list[float]] = [[] for _ in prompts]
+        with self._inference():
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                rows = [prompts[i] + list(completions[i]) for i in batch]
+                width = max(map(len, rows))
+                pad = self.tokenizer.pad_token_id
+                ids_BL = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.model.device)
+                mask_BL = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.model.device)
+                logits_BLV = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
+                for row, index in enumerate(batch):
+                    first, count = len(prompts[index]), len(completions[index])
+                    logits_TV = logits_BLV[row, first - 1 : first - 1 + count].float()
+                    target_T = ids_BL[row, first : first + count]
+                    results[index] = (logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(-1)).tolist()
+        return results
+
+    def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts), default=0)
+        if limit is not None and longest + sampling.max_tokens > limit:
+            raise InputError(
+                f"a prompt of {longest} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit} positions",
+                "the model was not trained beyond them",
+                "lower max_tokens, or drop over-long prompts in the data build",
+            )
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.train(training)

@@ -1,0 +1,111 @@
+"""Loading models and tokenizers, with the checks that later surprises come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from safework_cli.errors import InputError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(dtype: Dtype) -> torch.dtype:
+    """ "auto" is bfloat16 where the hardware multiplies in it (CUDA, AVX512-BF16, AMX), float32 elsewhere."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer that has a chat template and a stop token; pads with the stop token where it has no padding token.
+
+    Raises:
+        InputError: the folder has no tokenizer, no chat template, or no end-of-sequence token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer can be loaded from {folder}", str(error).splitlines()[0], "is this a Hugging Face model folder?") from None
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the model in {folder} has no chat template",
+            "every stage speaks to models through their template; guessing one would train and judge another model than yours",
+            "take the instruct variant, or save a chat_template.jinja beside tokenizer_config.json",
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer in {folder} has no eos_token", "a model that cannot stop cannot be trained to", "set eos_token in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask here goes by length, never by token id
+    return tokenizer
+
+
+def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """Loads a causal language model from safetensors onto the device at hand, in eval mode.
+
+    Raises:
+        InputError: no safetensors weights, or transformers does not know the architecture.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"no causal language model can be loaded from {folder}", str(error).splitlines()[0], f"safework artifacts verify {folder}") from None
+    return model.to(pick_device()).eval()
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the chat template: part of a model's identity, compared between training and evaluation."""
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> list[int]:
+    """The tokens that end a turn: the tokenizer's eos and those of the model's generation config."""
+    stops = {tokenizer.eos_token_id}
+    configured = getattr(model.generation_config, "eos_token_id", None) if model is not None else None
+    if configured is not None:
+        stops.update(configured if isinstance(configured, list) else [configured])
+    return sorted(stops)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
+
+    Raises:
+        InputError: a tensor is missing, empty or of another shape than the model's (pains.md 14: saved models that are empty).
+    """
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+    saved: dict[str, list[int]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        saved.update({name: entry["shape"] for name, entry in safetensors_header(file).items()})
+    tied = set(getattr(model, "_tied_weights_keys", None) or {})
+    for name, tensor in model.state_dict().items():
+        if name in tied:
+            continue
+        if saved.get(name) != list(tensor.shape) or tensor.numel() == 0:
+            raise InputError(f"tensor {name} was saved as {saved.get(name)}, the model holds {list(tensor.shape)}", "the save lost weights", "report this")
+
+
+def safetensors_header(file: Path) -> dict[str, Any]:
+    """Names, types and shapes of the tensors of a file, without reading them."""
+    with open(file, "rb") as handle:
+        (length,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(length))
+    header.pop("__metadata__", None)
+    return header

@@ -1,0 +1,122 @@
+"""What every training loop shares: arguments, progress, signals, checkpoints that are whole or not there, resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from safework_cli.artifacts.manifest import write_durably
+from safework_cli.errors import InputError, SafeworkError
+from safework_cli.progress import Phase
+from safework_cli.stage import WorkDir
+
+COMPLETE = "COMPLETE.json"
+"""Written last into a checkpoint: a checkpoint without it was cut by a kill and is thrown away."""
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_steps: int, **settings: Any) -> Arguments:
+    """Trainer arguments with the tool's ways: checkpoints in the run folder, no trackers unless asked, no bars of their own."""
+    on_gpu = torch.cuda.is_available()
+    defaults: dict[str, Any] = {
+        "output_dir": str(work.checkpoints),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+        "log_level": "error",
+        "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), paper.md 1
+    }
+    return kind(**(defaults | settings))
+
+
+class WorkCallback(TrainerCallback):
+    """Ties a trainer to its run folder: metrics and progress out, signals in, checkpoints marked when whole."""
+
+    def __init__(self, work: WorkDir, phase: Phase):
+        self._work, self._phase = work, phase
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float)) and not k.startswith("train_") and k != "total_flos"}
+        if numbers:
+            self._work.progress.metrics(state.global_step, numbers)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._phase.advance()
+        if self._work.stop.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        for file in folder.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+        write_durably(folder / COMPLETE, json.dumps({"fingerprint": self._work.fingerprint, "step": state.global_step}).encode())
+
+
+def latest_checkpoint(work: WorkDir) -> Path | None:
+    """The newest whole checkpoint of this very run.
+
+    Raises:
+        InputError: a checkpoint of other inputs or settings lies in the folder.
+    """
+    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
+    for folder in found:
+        if not (folder / COMPLETE).exists():
+            work.progress.note(f"{folder.name} was cut short by a kill and is not used")
+            continue
+        if json.loads((folder / COMPLETE).read_text())["fingerprint"] != work.fingerprint:
+            raise InputError(f"{folder} belongs to another run", "its inputs or settings were others", "run again with --fresh")
+        return folder
+    return None
+
+
+def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> TrainerState:
+    """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken.
+
+    Raises:
+        Interrupted, RunAgain: a signal came; a checkpoint was written.
+        SafeworkError: fewer steps were taken than planned, or the loss is not finite.
+    """
+    checkpoint = latest_checkpoint(work)
+    planned = _planned_steps(trainer)
+    with work.progress.phase(name, planned) as phase:
+        if checkpoint is not None:
+            phase.advance(int(checkpoint.name.rsplit("-", 1)[1]))
+            work.progress.note(f"resumed at step {phase.done} of {planned}")
+        trainer.add_callback(WorkCallback(work, phase))
+        with work.stop.deferred():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < planned:
+        raise SafeworkError(f"training ended after {trainer.state.global_step} of {planned} steps", "the loop stopped by itself", "run with --fresh; if it repeats, report it")
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if any(not math.isfinite(loss) for loss in losses):
+        raise SafeworkError("the loss became NaN or infinite", "the learning rate is too high, or the data holds what the model cannot take", "lower learning_rate")
+    return trainer.state
+
+
+def _planned_steps(trainer: Trainer) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(len(trainer.get_train_dataloader()))
+    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)

@@ -1,0 +1,234 @@
+"""The one row that every stage reads and writes, and the one format of a reasoned reply.
+
+A row is a conversation with what is needed to judge a reply to it. Rows live in Parquet (``arrow_schema``); ``meta`` is
+JSON text there, because its keys differ between tasks and Arrow would otherwise need a new schema for each.
+
+Keys of ``meta`` that stages understand:
+    group         str   rows of one group never fall on two sides of a split (default: the row's id)
+    language      str   "en" or "zh"
+    answer_type   str   how ``answer`` is compared: "exact" | "choice" | "math" | "contains"
+    aliases       list  further accepted answers
+    choices       list  the texts of a multiple-choice question, in order A, B, C, …
+    label         str   the gold label of the last assistant message, for training and testing verifiers
+    constraints   list  instruction constraints, checked by the rule verifier of that name
+    passages      list  ids of the passages that hold the answer (search rows)
+    pair          str   id of the harmful prompt that a benign look-alike was written against, or the reverse
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypedDict
+
+Task = Literal["safety", "value", "knowledge", "general", "search"]
+TASKS: tuple[str, ...] = ("safety", "value", "knowledge", "general", "search")
+ROLES = ("system", "user", "assistant")
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+SCHEMA_VERSION = 1
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+class Image(TypedDict):
+    """The layout of ``datasets.Image``: encoded bytes, or a path beside the file that the row came from."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+@dataclass(slots=True)
+class Row:
+    """One conversation and what a reply to it is judged by.
+
+    Attributes:
+        id: unique within a dataset artifact.
+        task: the ladder's task, which routes the row to its verifiers.
+        messages: roles alternate user/assistant after an optional system message.
+        images: one per ``<image>`` tag in the messages, in order.
+        answer: the gold answer where one exists.
+        category: a topic within the task, for histograms and balancing.
+        harmful: whether the *prompt* asks for something harmful; ``None`` where the question does not arise.
+        source, licence: where the row came from and under which terms.
+        split: "train", "test" or empty before splitting.
+    """
+
+    id: str
+    task: str
+    messages: list[Message]
+    images: list[Image] = field(default_factory=list)
+    answer: str | None = None
+    category: str | None = None
+    harmful: bool | None = None
+    source: str = ""
+    licence: str = ""
+    split: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        return str(self.meta.get("group") or self.id)
+
+    @property
+    def prompt(self) -> list[Message]:
+        """The messages up to the first assistant turn: what a policy is asked."""
+        for position, message in enumerate(self.messages):
+            if message["role"] == "assistant":
+                return self.messages[:position]
+        return self.messages
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message of the prompt."""
+        return next((m["content"] for m in reversed(self.prompt) if m["role"] == "user"), "")
+
+    @property
+    def reply(self) -> str | None:
+        """The last assistant message, or None where the row is a prompt alone."""
+        last = self.messages[-1] if self.messages else None
+        return last["content"] if last and last["role"] == "assistant" else None
+
+    def to_record(self) -> dict[str, Any]:
+        """A dict that fits ``arrow_schema``."""
+        record = asdict(self)
+        record["meta"] = json.dumps(self.meta, ensure_ascii=False, sort_keys=True)
+        return record
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Row:
+        """The inverse of ``to_record``; also takes ``meta`` as a dict. Unknown keys raise TypeError."""
+        values = dict(record)
+        meta = values.get("meta") or {}
+        values["meta"] = json.loads(meta) if isinstance(meta, str) else dict(meta)
+        values["images"] = list(values.get("images") or [])
+        values["messages"] = [Message(role=m["role"], content=m["content"]) for m in values.get("messages") or []]
+        return cls(**values)
+
+
+ROW_FIELDS = tuple(f.name for f in fields(Row))
+
+
+def arrow_schema():
+    """The Parquet schema of rows (pyarrow is imported here: the CLI never needs it for help)."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("task", pa.string()),
+            ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
+            ("answer", pa.string()),
+            ("category", pa.string()),
+            ("harmful", pa.bool_()),
+            ("source", pa.string()),
+            ("licence", pa.string()),
+            ("split", pa.string()),
+            ("meta", pa.string()),
+        ],
+        metadata={"safework_row_schema": str(SCHEMA_VERSION)},
+    )
+
+
+def write_rows(path, rows: list[Row]) -> None:
+    """Writes rows as one Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist([row.to_record() for row in rows], schema=arrow_schema()), path)
+
+
+def read_rows(path) -> list[Row]:
+    """Reads every row of a Parquet file, or of all Parquet files below a folder in name order."""
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    return [Row.from_record(record) for file in files for record in pq.read_table(file).to_pylist()]
+
+
+def problems(row: Row) -> list[str]:
+    """Names every rule of the schema that the row breaks; an empty list means that it is valid."""
+    found = []
+    if not row.id:
+        found.append("id is empty")
+    if row.task not in TASKS:
+        found.append(f"task '{row.task}' is not one of {', '.join(TASKS)}")
+    if not row.messages:
+        found.append("no messages")
+    roles = [m["role"] for m in row.messages]
+    unknown = sorted(set(roles) - set(ROLES))
+    if unknown:
+        found.append(f"unknown role '{unknown[0]}'")
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if row.messages and turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
+        found.append("roles do not alternate user/assistant")
+    if any(not isinstance(m["content"], str) or not m["content"].strip() for m in row.messages):
+        found.append("a message is empty")
+    tags = sum(m["content"].count("<image>") for m in row.messages if isinstance(m["content"], str))
+    if tags != len(row.images):
+        found.append(f"{tags} <image> tags for {len(row.images)} images")
+    return found
+
+
+ReplyFormat = Literal["ok", "no_thought", "unclosed", "unopened", "empty_thought", "empty_answer", "repeated"]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply taken apart.
+
+    ``format`` says what was found, and nothing is guessed: "ok" is exactly one non-empty thought followed by a non-empty
+    answer. With "unclosed" the whole text is thought and the answer is empty (a truncated reply has no answer).
+    """
+
+    thought: str
+    answer: str
+    format: ReplyFormat
+
+
+def parse_reply(text: str, *, prefilled: bool = False) -> Reply:
+    """Splits ``<think>thought</think>answer``.
+
+    Args:
+        text: the reply as generated.
+        prefilled: the prompt already ended in ``<think>``, so the text starts inside the thought. Without it, a closing
+            tag with no opening one is reported as "unopened" (DeepSeek-style templates do this), still split at the tag.
+    """
+    opened = prefilled or THINK_OPEN in text
+    if THINK_CLOSE not in text:
+        if opened:
+            return Reply(text.split(THINK_OPEN, 1)[-1].strip(), "", "unclosed")
+        return Reply("", text.strip(), "no_thought" if text.strip() else "empty_answer")
+    head, answer = text.rsplit(THINK_CLOSE, 1)
+    thought = head.split(THINK_OPEN, 1)[-1] if THINK_OPEN in head else head
+    thought, answer = thought.strip(), answer.strip()
+    opens = text.count(THINK_OPEN) + bool(prefilled)
+    if opens > 1 or text.count(THINK_CLOSE) > 1:
+        return Reply(thought, answer, "repeated")
+    if not opened:
+        return Reply(thought, answer, "unopened")
+    if not thought:
+        return Reply(thought, answer, "empty_thought")
+    return Reply(thought, answer, "ok" if answer else "empty_answer")
+
+
+def make_reply(thought: str, answer: str) -> str:
+    """Writes a reply in the one format."""
+    return f"{THINK_OPEN}{thought.strip()}{THINK_CLOSE}{answer.strip()}"
+
+
+_CJK = re.compile(r"[\u4e00-\u9fff]")
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def language_of(text: str) -> str:
+    """ "zh" when more than half of the letters are CJK (the rule of the official code, `paper.md` 3.2), else "en"."""
+    letters = len(_LETTER.findall(text))
+    return "zh" if letters and len(_CJK.findall(text)) > 0.5 * letters else "en"

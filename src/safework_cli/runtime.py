@@ -1,0 +1,241 @@
+"""The life of a run: resolve, plan, recognise what is done already, run in its folder, commit, say what came of it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Iterator
+
+from filelock import FileLock, Timeout
+
+from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.artifacts.manifest import RECORD
+from safework_cli.artifacts.references import check_name
+from safework_cli.artifacts.store import now
+from safework_cli.config import Resolved, fingerprint
+from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, RunAgain
+from safework_cli.progress import EVENTS, METRICS, Progress, make_display
+from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir
+
+PACKAGES = ("safework", "torch", "transformers", "trl", "datasets", "accelerate", "peft", "inspect-ai", "bm25s", "math-verify", "vllm", "deepspeed")
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A request that can run: inputs found and undamaged, plan made, identity known."""
+
+    stage: Stage
+    resolved: Resolved
+    inputs: Inputs
+    plan: Plan
+    fingerprint: str
+    name: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What a command ends with."""
+
+    artifact: Artifact
+    already: bool
+    exit_code: int
+
+
+def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
+    """Resolves the inputs and plans. Raises InputError where an input is missing or damaged; refusals stay in the plan."""
+    values: dict[str, Any] = {}
+    for key, reference in resolved.references.items():
+        slot, _, part = key.partition(".")
+        artifact = store.resolve(reference, stage.inputs[slot].kinds)
+        if part:
+            values.setdefault(slot, {})[part] = artifact
+        else:
+            values[slot] = artifact
+    inputs = Inputs(values)
+    plan = stage.plan(resolved.config, inputs)
+    digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
+    name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
+    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
+
+
+def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False) -> Result:
+    """Runs a prepared request, or returns what an earlier run of the same request made.
+
+    Raises:
+        SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
+    """
+    if prepared.plan.refusals:
+        raise prepared.plan.refusals[0]
+    if not fresh and (done := _already_done(prepared, store)):
+        return done
+    folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
+                return done
+            result = _run(prepared, store, folder, fresh=fresh, quiet=quiet)
+    except Timeout:
+        raise RunAgain(
+            f"another process is running this very stage on these very inputs ({_holder(folder)})",
+            "two processes never write the same run",
+            "wait for it; the same command then prints what it made",
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunAgain(f"no space left in {store.root}", "what was done so far is kept", "free space (`safework artifacts gc`), then run the same command again") from error
+        raise
+    shutil.rmtree(folder)
+    return result
+
+
+def _already_done(prepared: Prepared, store: Store) -> Result | None:
+    found = store.find_run(prepared.fingerprint, prepared.stage.output)
+    if found is None:
+        return None
+    store.verify(found)
+    if prepared.resolved.name and found.name != prepared.resolved.name:
+        same = [a for a in store.list(found.kind, prepared.resolved.name) if a.manifest.fingerprint == prepared.fingerprint]
+        found = same[-1] if same else store.relink(found, prepared.resolved.name)
+    return Result(found, True, exit_code(found.manifest))
+
+
+def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool) -> Result:
+    stage, resolved = prepared.stage, prepared.resolved
+    for old in folder.iterdir():
+        if (fresh or old.name == "output") and old.name != "lock":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    request = {
+        "stage": stage.name,
+        "fingerprint": prepared.fingerprint,
+        "config": resolved.config.model_dump(mode="json"),
+        "sources": resolved.sources,
+        "inputs": {key: artifact.ref for key, artifact in prepared.inputs.flat().items()},
+        "pid": os.getpid(),
+        "host": platform.node(),
+    }
+    (folder / "request.json").write_text(json.dumps(request, indent=2))
+    progress = Progress(folder, make_display(quiet=quiet))
+    stop = StopRequest()
+    started = time.monotonic()
+    try:
+        with stop.installed(), _warnings_recorded(progress):
+            outcome = stage.run(resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
+    except BaseException as error:
+        progress.event("failed", error=type(error).__name__, text=str(error))
+        raise
+    finally:
+        progress.close()
+    output = folder / "output"
+    _keep_record(folder, output)
+    manifest = _manifest(prepared, outcome, wall_seconds=time.monotonic() - started)
+    artifact = store.commit(output, manifest)
+    return Result(artifact, False, exit_code(manifest))
+
+
+@contextmanager
+def _warnings_recorded(progress: Progress) -> Iterator[None]:
+    """Python warnings of libraries go to the record: a person can do nothing about them, a bug report may need them."""
+    previous = warnings.showwarning
+
+    def record(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        progress.event("python_warning", category=category.__name__, text=str(message), where=f"{filename}:{lineno}")
+
+    warnings.showwarning = record
+    try:
+        yield
+    finally:
+        warnings.showwarning = previous
+
+
+def _keep_record(folder: Path, output: Path) -> None:
+    record = output / RECORD
+    record.mkdir(exist_ok=True)
+    for name in (EVENTS, METRICS):
+        if (folder / name).stat().st_size:
+            shutil.copy2(folder / name, record / name)
+
+
+def _manifest(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Manifest:
+    resolved = prepared.resolved
+    return Manifest(
+        kind=prepared.stage.output,
+        name=prepared.name,
+        version=0,
+        created=now(),
+        stage=prepared.stage.name,
+        stage_version=prepared.stage.version,
+        fingerprint=prepared.fingerprint,
+        config=resolved.config.model_dump(mode="json"),
+        config_sources={key: source for key, _, source in resolved.rows()},
+        inputs={key: InputEntry(ref=a.ref, kind=a.kind, digest=a.digest) for key, a in prepared.inputs.flat().items()},
+        files=[],
+        digest="",
+        chat_template_hash=outcome.chat_template_hash,
+        seeds=outcome.seeds,
+        packages=package_versions(),
+        git_commit=git_commit(),
+        host=f"{platform.node()} {platform.machine()} {platform.system()} python {platform.python_version()}",
+        wall_seconds=round(wall_seconds, 3),
+        peak_memory_bytes=peak_memory_bytes(),
+        metrics=outcome.metrics,
+        notes=outcome.notes,
+        failed_gates=outcome.failed_gates,
+        failed_items=outcome.failed_items,
+        tolerated_items=outcome.tolerated_items,
+    )
+
+
+def exit_code(manifest: Manifest) -> int:
+    """4 where a gate failed, 5 where too many items did, else 0: of this run, or of the earlier one whose artifact is reused."""
+    if manifest.failed_gates:
+        return EXIT_GATE
+    return EXIT_TOO_MANY_FAILED if manifest.failed_items > manifest.tolerated_items else EXIT_DONE
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape results, where installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, "+changes" where it is not clean; None outside a checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _holder(folder: Path) -> str:
+    try:
+        request = json.loads((folder / "request.json").read_text())
+        return f"process {request['pid']} on {request['host']}"
+    except (OSError, ValueError, KeyError):
+        return "it has just begun"

@@ -1,0 +1,261 @@
+"""The contract between the tool and a rung of the ladder.
+
+A stage says what it takes, makes and refuses (``Config``, ``inputs``, ``output``, ``plan``) without importing torch, and does
+its work in ``run``. The tool does everything else: configuration, resolving inputs, fingerprint, "already done", the run folder,
+signals, committing the artifact, exit codes. A third party ships a stage by an entry point in the group ``safework.stages``
+whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and whose value is the ``Stage`` object.
+"""
+
+from __future__ import annotations
+
+import signal
+from abc import ABC, abstractmethod
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Iterator, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
+
+if TYPE_CHECKING:
+    from safework_cli.artifacts import Artifact
+    from safework_cli.progress import Progress
+
+KINDS = ("model", "dataset", "verifier", "index", "generations", "evaluation")
+
+
+def cosmetic(default: Any = ..., **kwargs: Any) -> Any:
+    """A setting that cannot change the result (display, launch, logging): it stays out of the fingerprint."""
+    return Field(default, json_schema_extra={"cosmetic": True}, **kwargs)
+
+
+class Settings(BaseModel):
+    """Base of every configuration block: unknown keys are refused, types are not bent, the bare string under a field is its help."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class LaunchSettings(Settings):
+    """How the stage's process starts."""
+
+    strategy: Literal["single"] = "single"
+    """One process, here. (Multi-process strategies go through accelerate and will be further values of this key.)"""
+
+
+class StageConfig(Settings):
+    """Settings that every stage has."""
+
+    seed: int = 0
+    """Seed of Python, NumPy and torch; the manifest records which parts it acts on."""
+    launch: LaunchSettings = cosmetic(default_factory=LaunchSettings)
+    """How the process starts; never changes the result's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An input of a stage.
+
+    Attributes:
+        kinds: artifact kinds accepted, the most usual first.
+        doc: what the stage does with it.
+        optional: whether the stage runs without it.
+        many: the slot takes any number of artifacts, given as ``slot.key=reference``.
+    """
+
+    kinds: tuple[str, ...]
+    doc: str
+    optional: bool = False
+    many: bool = False
+
+
+class Inputs:
+    """The resolved inputs of one run, by slot."""
+
+    def __init__(self, values: dict[str, Artifact | dict[str, Artifact]]):
+        self._values = values
+
+    def one(self, slot: str) -> Artifact:
+        """The artifact of a required slot."""
+        value = self._values[slot]
+        assert not isinstance(value, dict), f"slot {slot} takes many artifacts"
+        return value
+
+    def maybe(self, slot: str) -> Artifact | None:
+        """The artifact of an optional slot, or None."""
+        return self.one(slot) if slot in self._values else None
+
+    def many(self, slot: str) -> dict[str, Artifact]:
+        """The artifacts of a ``many`` slot by key; empty where none was given."""
+        value = self._values.get(slot, {})
+        assert isinstance(value, dict), f"slot {slot} takes one artifact"
+        return value
+
+    def flat(self) -> dict[str, Artifact]:
+        """Every artifact by its full key (``model``, ``verifiers.safety``), in a stable order."""
+        flat: dict[str, Artifact] = {}
+        for slot, value in sorted(self._values.items()):
+            if isinstance(value, dict):
+                flat.update({f"{slot}.{key}": value[key] for key in sorted(value)})
+            else:
+                flat[slot] = value
+        return flat
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a run will do, before anything heavy is imported.
+
+    Attributes:
+        lines: sentences for ``--dry-run``, in order.
+        refusals: why the run must not start; the first one is raised, all are shown by ``--dry-run``.
+        name: the artifact's name when the user gives none.
+        optimizer_steps, tokens, memory_bytes, disk_bytes, seconds: estimates; None where the stage cannot tell.
+            ``memory_bytes`` is per process, ``disk_bytes`` what the artifact and the checkpoints take together.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    refusals: list[SafeworkError] = field(default_factory=list)
+    name: str = ""
+    optimizer_steps: int | None = None
+    tokens: int | None = None
+    memory_bytes: int | None = None
+    disk_bytes: int | None = None
+    seconds: float | None = None
+
+    def refuse(self, what: str, why: str = "", do: str = "", *, kind: type[SafeworkError] = ConfigError) -> None:
+        self.refusals.append(kind(what, why, do))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a run made; the payload lies in ``work.output``.
+
+    Attributes:
+        metrics: headline numbers for the manifest, nested dicts of plain JSON values.
+        seeds: which seeds act on what, in words ("sampling": "seed", "cpu kernels": "not deterministic").
+        notes: sentences that a reader of the manifest should see.
+        chat_template_hash: of the model made or used.
+        failed_gates: gates that did not hold: the artifact is committed, the command exits with 4.
+        failed_items, tolerated_items: with more failures than tolerated the artifact is committed and the command exits with 5.
+    """
+
+    metrics: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    chat_template_hash: str | None = None
+    failed_gates: list[str] = field(default_factory=list)
+    failed_items: int = 0
+    tolerated_items: int = 0
+
+
+class StopRequest:
+    """Ctrl-C and SIGTERM, turned into errors at a moment when nothing is lost.
+
+    Outside ``deferred`` a signal raises at once (in the main thread). Inside, it only sets ``requested``: a training loop finishes
+    its step, writes its checkpoint and then calls ``check``. A second Ctrl-C raises at once wherever the loop is.
+    """
+
+    def __init__(self) -> None:
+        self.requested: signal.Signals | None = None
+        self._deferred = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Handles SIGINT and SIGTERM while the body runs."""
+        previous = {sig: signal.signal(sig, self._on_signal) for sig in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for sig, handler in previous.items():
+                signal.signal(sig, handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While the body runs, a signal is only noted."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+        self.check()
+
+    def check(self) -> None:
+        """Raises Interrupted (SIGINT) or RunAgain (SIGTERM) where a signal came."""
+        if self.requested is None:
+            return
+        if self.requested == signal.SIGINT:
+            raise Interrupted("interrupted by Ctrl-C", "", "type the same command again: it continues from the last checkpoint")
+        raise RunAgain("stopped by SIGTERM", "what was done so far is kept", "run the same command again: it continues")
+
+    def _on_signal(self, number: int, _frame: Any) -> None:
+        second = self.requested is not None
+        self.requested = signal.Signals(number)
+        if not self._deferred or (second and number == signal.SIGINT):
+            self.check()
+
+
+@dataclass(slots=True)
+class WorkDir:
+    """The run folder, as a stage sees it.
+
+    Attributes:
+        path: the folder itself; a re-run of the same fingerprint gets it back as it was left.
+        fingerprint: of the stage, its settings and its inputs: what a checkpoint is bound to.
+        progress: what people and the report see.
+        stop: signals.
+    """
+
+    path: Path
+    fingerprint: str
+    progress: Progress
+    stop: StopRequest
+
+    @property
+    def output(self) -> Path:
+        """Where the payload is put together; becomes the artifact by a rename. Emptied at the start of each run."""
+        return self._made("output")
+
+    @property
+    def checkpoints(self) -> Path:
+        """What a re-run resumes from; removed once the artifact is committed."""
+        return self._made("checkpoints")
+
+    def _made(self, name: str) -> Path:
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+class Stage(ABC):
+    """One rung. Instances are stateless; the class attributes are its face."""
+
+    name: ClassVar[str]
+    """The command: "sft", "rl m3"."""
+    version: ClassVar[int] = 1
+    """Raised when the same settings would give another result: part of the fingerprint."""
+    summary: ClassVar[str]
+    """One line for ``--help``; equals the first line of the module's docstring, which the top-level help reads without importing."""
+    Config: ClassVar[type[StageConfig]]
+    inputs: ClassVar[dict[str, Slot]]
+    output: ClassVar[str]
+    """The kind of artifact made."""
+
+    @abstractmethod
+    def plan(self, config: Any, inputs: Inputs) -> Plan:
+        """Says what will be done and what is refused. Imports nothing heavy."""
+
+    @abstractmethod
+    def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
+        """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def require_rows(count: int, artifact: Artifact, what: str) -> None:
+    """Refuses to go on with nothing: ``count`` rows of ``what`` came out of ``artifact``."""
+    if count == 0:
+        raise InputError(
+            f"{artifact.ref} holds no {what}",
+            "a stage that runs on zero rows would end green without having done anything",
+            f"safework artifacts show {artifact.ref}",
+        )

@@ -1,0 +1,155 @@
+"""Reads tables as people publish them (CSV, JSON Lines, JSON, Parquet), strictly: what is broken is named by file and line.
+
+Nothing is repaired here: a file that is half read would end in a run that looks whole.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safework_cli.errors import ConfigError, InputError
+
+MAX_LINE_BYTES = 100 * 2**20
+"""A longer line is a broken file (a missing newline, an archive under a wrong name), and would take memory without end."""
+FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
+PARQUET_BATCH_ROWS = 4096
+
+
+def format_of(path: Path, given: str | None = None) -> str:
+    """Returns "csv", "jsonl", "json" or "parquet". Raises ConfigError where neither the name nor ``given`` says which."""
+    found = given or FORMATS.get(path.suffix.lower())
+    if found is None:
+        why = f"known formats: {', '.join(sorted(set(FORMATS.values())))}"
+        raise ConfigError(f"{path}: the name does not say what format the file has", why, "add format: jsonl (or another)")
+    return found
+
+
+def read_table(path: Path, format: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yields one dict a row, in file order, without holding the file in memory (a JSON array excepted).
+
+    Raises:
+        InputError: the file is missing or unreadable, not UTF-8, has a line over 100 MB, a broken row or a line that does not parse.
+        ConfigError: the format is unknown.
+    """
+    readers = {"csv": _read_csv, "jsonl": _read_jsonl, "json": _read_json, "parquet": _read_parquet}
+    kind = format_of(path, format)
+    if not path.is_file():
+        raise InputError(f"there is no file {path}" if not path.exists() else f"{path} is not a file", "", f"ls {path.parent}")
+    try:
+        yield from readers[kind](path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read", error.strerror or str(error), f"ls -l {path}") from None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Lines with their endings, decoded one by one so that a wrong byte is named by its line."""
+    with path.open("rb") as handle:
+        for number, line in enumerate(_guarded(handle), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                raise InputError(
+                    f"{path}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MB",
+                    "a line of this length is a broken file",
+                    "check that the file is what its name says, and that rows end in a newline",
+                )
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8",
+                    f"byte 0x{line[error.start]:02x} at position {error.start + 1} of the line",
+                    f"iconv -f GB18030 -t UTF-8 '{path}' > fixed{path.suffix}    (with the encoding that the file has)",
+                ) from None
+            yield text.removeprefix("\ufeff") if number == 1 else text
+
+
+def _guarded(handle: BinaryIO) -> Iterator[bytes]:
+    while line := handle.readline(MAX_LINE_BYTES + 1):
+        yield line
+
+
+def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_LINE_BYTES)  # the library's own limit of 128 kB is shorter than a long document
+    reader = csv.reader(_lines(path), strict=True)
+    header: list[str] | None = None
+    while True:
+        started = reader.line_num + 1
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            why = "a quoted field is never closed" if "unexpected end" in str(error) else str(error)
+            raise InputError(f"{path}, line {started}: broken CSV row", why, f"sed -n '{started}p' '{path}'") from None
+        if not fields:  # an empty line
+            continue
+        if header is None:
+            header = fields
+            twice = next((name for name in header if header.count(name) > 1), None)
+            if twice is not None:
+                why = "which one is meant is not guessed"
+                raise InputError(f"{path}: the header names column '{twice}' twice", why, "rename one of the two")
+            continue
+        if len(fields) != len(header):
+            raise InputError(
+                f"{path}, line {started}: broken CSV row",
+                f"it has {len(fields)} fields, the header names {len(header)}",
+                f"sed -n '{started}p' '{path}'",
+            )
+        yield dict(zip(header, fields, strict=True))
+
+
+def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_lines(path), start=1):
+        if line.strip():
+            yield _object(line, f"{path}, line {number}")
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at column {error.colno}"
+        raise InputError(f"{where}: not JSON", why, "write one JSON object a line, or set format:") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets nested ten thousand deep
+        raise InputError(f"{where}: not usable JSON", str(error)) from None
+    if not isinstance(value, dict):
+        what = f"{where}: a JSON {type(value).__name__}, not an object"
+        raise InputError(what, "", 'write one JSON object a line, such as {"prompt": "…"}')
+    return value
+
+
+def _read_json(path: Path) -> Iterator[dict[str, Any]]:
+    value = load_json(path)
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise InputError(f"{path}: not an array of JSON objects", "", "if it holds one object a line, set format: jsonl")
+    yield from value
+
+
+def load_json(path: Path) -> Any:
+    """Reads one JSON document of any shape. Raises InputError as ``read_table`` does."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}", "", f"ls {path.parent}")
+    text = "".join(_lines(path))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        hint = "; if it holds one object a line, set format: jsonl" if error.msg == "Extra data" else ""
+        raise InputError(f"{path}, line {error.lineno}: not JSON", f"{error.msg} at column {error.colno}{hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not usable JSON", str(error)) from None
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: not a readable Parquet file", str(error).splitlines()[0], "check that it was copied whole") from None

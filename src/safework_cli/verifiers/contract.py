@@ -1,0 +1,87 @@
+"""Exchange, verdict, verifier: what is judged, what is said of it, and who says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Sequence
+
+from safework_cli.rows import Message, Row, parse_reply
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A prompt and the reply to be judged.
+
+    Attributes:
+        messages: the prompt.
+        reply: the raw reply, thought included: each verifier takes the part that it judges.
+        answer: the gold answer, or None.
+        harmful: whether the prompt asks for something harmful, or None where unknown.
+        meta: the row's ``meta`` (answer type, aliases, choices, constraints).
+        prefilled: the prompt already opened the thought.
+    """
+
+    messages: Sequence[Message]
+    reply: str
+    answer: str | None = None
+    harmful: bool | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    prefilled: bool = False
+
+    @property
+    def question(self) -> str:
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")
+
+    @property
+    def final(self) -> str:
+        """The answer after the last ``</think>``: safety, value and knowledge are judged on it, never on the thought."""
+        return parse_reply(self.reply, prefilled=self.prefilled).answer
+
+    @classmethod
+    def of(cls, row: Row, reply: str | None = None, *, prefilled: bool = False) -> Exchange:
+        """The exchange of a row with a given reply, or with the row's own."""
+        text = row.reply if reply is None else reply
+        return cls(row.prompt, text or "", row.answer, row.harmful, row.meta, prefilled)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A verifier's word.
+
+    Attributes:
+        score: in [0, 1], or None exactly where ``error`` says why the exchange could not be scored. Unscorable is never 0 or 1.
+        label: the class, for label verifiers ("correct"/"wrong" for rules).
+        probability: of the label, for verifiers that have one.
+        error: why there is no score.
+    """
+
+    score: float | None
+    label: str | None = None
+    probability: float | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.score is None) == (self.error is None):
+            raise ValueError("a verdict has either a score or an error")
+        if self.score is not None and not 0.0 <= self.score <= 1.0:  # NaN fails this test too
+            raise ValueError(f"score {self.score} is outside [0, 1]")
+
+
+class Verifier(Protocol):
+    """Judges exchanges. ``name`` appears in logs and metrics."""
+
+    name: str
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict for each exchange, in order."""
+        ...
+
+
+def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """Mean score, how many were scored, how many were not, and how often each label fell."""
+    scores = [v.score for v in verdicts if v.score is not None]
+    labels: dict[str, int] = {}
+    for verdict in verdicts:
+        if verdict.label is not None:
+            labels[verdict.label] = labels.get(verdict.label, 0) + 1
+    return {"mean": sum(scores) / len(scores) if scores else None, "n": len(scores), "failed": len(verdicts) - len(scores), "labels": labels}

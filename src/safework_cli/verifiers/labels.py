@@ -1,0 +1,136 @@
+"""Label verifiers: a causal language model that judges by the probabilities of its next token, in one forward pass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safework_cli.errors import InputError
+from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
+from safework_cli.verifiers.spec import LabelSpec
+
+# Shape suffixes: B sequences, T tokens, V vocabulary, C labels.
+
+
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Token ids, mask and positions (B, T), padded on the left so that every row ends at the same position."""
+    width = max(map(len, rows))
+    ids_BT = torch.tensor([[pad_id] * (width - len(r)) + list(r) for r in rows], device=device)
+    mask_BT = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    return {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
+
+
+def label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], code_ids: Sequence[int]) -> torch.Tensor:
+    """Logits of the label codes as next token, (B, C), float32. Training and judging both read them here.
+
+    Only the last position passes through the vocabulary: (B, V) logits exist, never (B, T, V).
+    """
+    logits_BV = model(**batch, logits_to_keep=1, use_cache=False).logits[:, -1]
+    return logits_BV[:, list(code_ids)].float()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the model said of one exchange.
+
+    Attributes:
+        probabilities: of the labels in the spec's order; they sum to 1.
+        left_out: tokens of query and reply that did not fit and were cut from the middle.
+        empty: the reply had no final answer, so the model was not asked.
+    """
+
+    probabilities: list[float]
+    left_out: int = 0
+    empty: bool = False
+
+
+class LabelVerifier:
+    """A ``Verifier`` over a causal language model and its ``LabelSpec``.
+
+    Args:
+        model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call.
+        batch_size: exchanges judged together; they are sorted by length first.
+        name: in logs and metrics; the task by default.
+
+    Attributes:
+        judged, truncated, empty: how many exchanges were judged so far, how many of them lost their middle, how many were empty.
+
+    Raises:
+        ConfigError: labels that no token can tell apart, or no room for a reply.
+        InputError: the architecture cannot keep logits to the last position.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: LabelSpec, *, batch_size: int = 16, name: str | None = None
+    ):
+        self.model, self.tokenizer, self.spec, self.batch_size = model, tokenizer, spec, batch_size
+        self.name = name or spec.task
+        self.code_ids = code_token_ids(tokenizer, spec)
+        self.writer = PromptWriter(tokenizer, spec)
+        self.judged = self.truncated = self.empty = 0
+        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+            raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and spec.max_length > limit:
+            raise InputError(f"max_length {spec.max_length} exceeds the model's {limit} positions", "", f"max_length={limit}")
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """One verdict for each exchange. A model that yields no finite number is an error, not a class."""
+        return [self._verdict(reading, e.harmful) for reading, e in zip(self.read(exchanges), exchanges, strict=True)]
+
+    def read(self, exchanges: Sequence[Exchange]) -> list[Reading]:
+        """Label probabilities of each exchange, calibrated, before any knowledge of ``harmful``."""
+        certain = [float(label == self.spec.empty_label) for label in self.spec.labels]
+        readings = [Reading(certain, empty=True) for _ in exchanges]
+        asked = [i for i, e in enumerate(exchanges) if e.final.strip()]
+        prompts = {i: self.writer.write(exchanges[i]) for i in asked}
+        logits = self._logits([prompts[i].ids for i in asked])
+        for i, logits_C in zip(asked, logits, strict=True):
+            probabilities = torch.softmax(logits_C / self.spec.temperature, dim=-1).tolist()
+            readings[i] = Reading(probabilities, prompts[i].left_out)
+        self.judged += len(exchanges)
+        self.empty += len(exchanges) - len(asked)
+        self.truncated += sum(prompt.left_out > 0 for prompt in prompts.values())
+        return readings
+
+    def _logits(self, rows: Sequence[list[int]]) -> list[torch.Tensor]:
+        """Code logits of tokenized prompts, (C,) each on the CPU, in order."""
+        found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(order), self.batch_size):
+                    chosen = order[start : start + self.batch_size]
+                    batch = pad_left([rows[i] for i in chosen], self.tokenizer.pad_token_id, self.model.device)
+                    logits_BC = label_logits(self.model, batch, self.code_ids).cpu()
+                    for i, logits_C in zip(chosen, logits_BC, strict=True):
+                        found[i] = logits_C
+        finally:
+            self.model.train(training)
+        return found
+
+    def _verdict(self, reading: Reading, harmful: bool | None) -> Verdict:
+        spec, probabilities = self.spec, reading.probabilities
+        if not all(0.0 <= p <= 1.0 for p in probabilities):  # NaN fails this test too
+            return Verdict(None, error="the verifier's model gave no finite probabilities")
+        if spec.use_harmful and harmful is not None and not reading.empty:
+            allowed = [p if harmful in spec.possible[label] else 0.0 for label, p in zip(spec.labels, probabilities, strict=True)]
+            if sum(allowed) <= 0.0:
+                return Verdict(None, error=f"no label possible for harmful={harmful} has any probability")
+            probabilities = [p / sum(allowed) for p in allowed]
+        best = max(range(len(probabilities)), key=probabilities.__getitem__)
+        label, probability = spec.labels[best], min(probabilities[best], 1.0)
+        if probability < spec.min_probability:
+            why = f"label probability {probability:.2f} is below min_probability {spec.min_probability:g}"
+            return Verdict(None, label, probability, why)
+        if spec.reading == "hard":
+            return Verdict(spec.scores[label], label, probability)
+        expected = sum(p * spec.scores[name] for name, p in zip(spec.labels, probabilities, strict=True))
+        return Verdict(min(max(expected, 0.0), 1.0), label, probability)

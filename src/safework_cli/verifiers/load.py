@@ -1,0 +1,60 @@
+"""From a reference to a verifier: a trained one from its folder, or ``rule:NAME``. Imports torch only when a trained one is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from safework_cli.errors import ConfigError, InputError
+from safework_cli.verifiers.contract import Verifier
+from safework_cli.verifiers.rules import rule_verifier
+
+if TYPE_CHECKING:
+    from safework_cli.artifacts.manifest import Artifact
+
+RULE_PREFIX = "rule:"
+
+__all__ = ["load_verifier", "rule_verifier"]
+
+
+def load_verifier(
+    source: Artifact | Path | str,
+    *,
+    reading: Literal["hard", "soft"] | None = None,
+    use_harmful: bool | None = None,
+    batch_size: int = 16,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> Verifier:
+    """Loads a verifier.
+
+    Args:
+        source: a verifier artifact, a folder with ``verifier.json``, or "rule:format" and its like.
+        reading, use_harmful: in place of what ``verifier.json`` says.
+        batch_size: exchanges judged together.
+        dtype: of the weights; "auto" is the fast one of this machine.
+
+    Raises:
+        ConfigError: an unknown rule.
+        InputError: not a verifier, or a damaged one.
+    """
+    if isinstance(source, str) and source.startswith(RULE_PREFIX):
+        return rule_verifier(source.removeprefix(RULE_PREFIX))
+    if isinstance(source, (str, Path)):
+        folder, name = Path(source), None
+    else:
+        folder, name = source.path, source.name
+        if source.kind != "verifier":
+            raise InputError(f"{source.ref} is a {source.kind}, not a verifier", "", "safework artifacts ls verifier")
+    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.verifiers.labels import LabelVerifier
+    from safework_cli.verifiers.spec import LabelSpec
+
+    spec = LabelSpec.read(folder)
+    changes: dict[str, Any] = {"reading": reading, "use_harmful": use_harmful}
+    for key, value in changes.items():
+        if value is not None:
+            setattr(spec, key, value)
+    try:
+        return LabelVerifier(load_model(folder, dtype=dtype), load_tokenizer(folder), spec, batch_size=batch_size, name=name)
+    except ConfigError as error:
+        raise InputError(f"the verifier in {folder} does not fit its own tokenizer", error.what, "train it again with --fresh") from None

@@ -1,0 +1,82 @@
+"""Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from safework_cli.errors import SafeworkError
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.suites import suite_named
+from safework_data.settings import BuildConfig, HubSource, StarterSource, expand
+from safework_data.sources import digest_of, source_files, source_name
+
+
+class BuildStage(Stage):
+    """Sources in, one dataset of subsets out."""
+
+    name: ClassVar[str] = "data build"
+    summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
+    Config = BuildConfig
+    inputs: ClassVar[dict[str, Slot]] = {}
+    output: ClassVar[str] = "dataset"
+
+    def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
+        """Lists the sources and refuses what cannot be read; opens no file."""
+        plan = Plan(name=source_name(config.sources[0]).lower())
+        names: list[str] = []
+        disk = 0
+        for source in config.sources:
+            name = source_name(source)
+            if name in names:
+                plan.refuse(f"two sources are called '{name}'", "rows and drops are told apart by the source's name", "give one of them a name:")
+            names.append(name)
+            try:
+                files = source_files(source)
+            except SafeworkError as error:
+                plan.refusals.append(error)
+                continue
+            size = sum(path.stat().st_size for path in files)
+            disk += size
+            plan.lines.append(f"read {name}: {_described(source, files, size)}")
+        settings = config.decontaminate
+        unknown = [name for name in settings.exempt if name not in names]
+        if unknown:
+            plan.refuse(f"decontaminate.exempt names no source: '{unknown[0]}'", f"sources: {', '.join(names)}")
+        for suite in settings.suites:
+            try:
+                suite_named(suite).path(Path(expand(settings.folder)))
+            except SafeworkError as error:
+                plan.refusals.append(error)
+        against = ", ".join([*settings.suites, "the held-out rows"])
+        plan.lines.append(f"drop rows that hold a prompt of {against} ({settings.ngram}-word runs over {settings.overlap:.0%} of it)")
+        if config.heldout:
+            plan.lines.append(f"hold out {config.heldout:.0%} of the groups of every source that is not split already")
+        plan.disk_bytes = disk or None
+        return plan
+
+    def run(self, config: BuildConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        """Builds the dataset; see ``build.py``."""
+        from safework_data.build import build
+
+        return build(config, work)
+
+    def external_digests(self, config: BuildConfig) -> dict[str, str]:
+        """sha256 of the local files that the sources and the suites read: what a run depends on beside its settings."""
+        digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
+        if config.decontaminate.suites:
+            folder = Path(expand(config.decontaminate.folder))
+            digests |= {f"suite {name}": digest_of([suite_named(name).path(folder)]) for name in config.decontaminate.suites}
+        return digests
+
+
+def _described(source, files: list[Path], size: int) -> str:  # type: ignore[no-untyped-def]
+    if isinstance(source, StarterSource):
+        return "the starter set that ships with safework"
+    if isinstance(source, HubSource):
+        return f"hub dataset {source.id}@{source.revision or 'main'}, split {source.split}, into {source.subset}"
+    into = getattr(source, "subset", "verifier")
+    return f"{files[0] if len(files) == 1 else f'{len(files)} files in {files[0].parent}'}, {size / 2**20:.1f} MB, into {into}"
+
+
+stage = BuildStage()

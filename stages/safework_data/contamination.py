@@ -1,0 +1,71 @@
+"""Evaluation prompts inside training rows.
+
+The rule is that of Tülu 3 (arXiv 2411.15124, section 3.2): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the
+row within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
+has no n-gram; it counts when a message of the row is that prompt, punctuation and case aside.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from safework_cli.rows import Row
+from safework_data.text import words
+
+
+class Leak(NamedTuple):
+    """An evaluation prompt found in a row: where it comes from, and how much of it is there, in (0, 1]."""
+
+    suite: str
+    prompt_id: str
+    share: float
+
+
+class LeakIndex:
+    """Evaluation prompts, ready to be looked for.
+
+    Args:
+        ngram: words (characters for Chinese) in a run.
+        overlap: share of a prompt's words from which a row counts as holding it.
+    """
+
+    def __init__(self, ngram: int, overlap: float):
+        self.ngram, self.overlap = ngram, overlap
+        self._prompts: list[tuple[str, str, int]] = []
+        self._runs: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
+        self._short: dict[tuple[str, ...], int] = {}
+
+    def add(self, suite: str, prompt_id: str, text: str) -> None:
+        """Adds a prompt of a suite; a prompt of no words is left out, since it would be in every row."""
+        tokens = words(text)
+        if not tokens:
+            return
+        number = len(self._prompts)
+        self._prompts.append((suite, prompt_id, len(tokens)))
+        if len(tokens) < self.ngram:
+            self._short.setdefault(tuple(tokens), number)
+        for position, run in enumerate(self._all_runs(tokens)):
+            self._runs[run].append((number, position))
+
+    def find(self, row: Row) -> Leak | None:
+        """The prompt that stands in the row most fully; None where none reaches ``overlap``."""
+        covered: dict[int, set[int]] = defaultdict(set)
+        for message in row.messages:
+            tokens = words(message["content"])
+            if (number := self._short.get(tuple(tokens))) is not None:
+                suite, prompt_id, _ = self._prompts[number]
+                return Leak(suite, prompt_id, 1.0)
+            for run in set(self._all_runs(tokens)) & self._runs.keys():
+                for number, position in self._runs[run]:
+                    covered[number].update(range(position, position + self.ngram))
+        best: Leak | None = None
+        for number, positions in covered.items():
+            suite, prompt_id, length = self._prompts[number]
+            share = len(positions) / length
+            if share >= self.overlap and (best is None or share > best.share):
+                best = Leak(suite, prompt_id, share)
+        return best
+
+    def _all_runs(self, tokens: list[str]) -> zip[tuple[str, ...]]:
+        return zip(*(tokens[start:] for start in range(self.ngram)), strict=False)

@@ -1,0 +1,136 @@
+"""From a record of somebody's table to a row, by the mapping that a source gives. What does not fit is named, never bent."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from safework_cli.rows import Message, Row, language_of
+from safework_cli.suites import render_choices
+from safework_cli.suites.readers import LETTERS
+from safework_data.settings import TableSource
+
+TRUTHS = {True: True, False: False, 1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+
+
+class Unfit(Exception):
+    """A record that no row can be made of; the text is ``reason`` or ``reason: detail``."""
+
+
+class RowMaker:
+    """Makes rows of one source's records.
+
+    Args:
+        source: the mapping.
+        name: the source's name, which begins every id.
+    """
+
+    def __init__(self, source: TableSource, name: str):
+        self.source, self.name = source, name
+        self._patterns = {target: re.compile(pattern) for target, pattern in source.extract.items()}
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that the mapping reads, in order."""
+        given = self.source.columns.values()
+        return list(dict.fromkeys(column for item in given for column in (item if isinstance(item, list) else [item])))
+
+    def row(self, number: int, record: dict[str, Any]) -> tuple[Row, str | None]:
+        """A row of a record, and why it is unfit (then the row holds what could be read, for the list of drops).
+
+        Args:
+            number: the record's place in the source, from 1; the row's id where no column gives one.
+        """
+        row = Row(id=f"{self.name}/{number}", task=self.source.task or "", messages=[], source=self.name, licence=self.source.licence)
+        try:
+            self._fill(row, self._values(record))
+        except Unfit as unfit:
+            return row, str(unfit)
+        return row, None
+
+    def _values(self, record: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = dict(self.source.constants)
+        for target, column in self.source.columns.items():
+            values[target] = [record.get(c) for c in column] if isinstance(column, list) else record.get(column)
+        for target, pattern in self._patterns.items():
+            found = list(pattern.finditer(_text(values[target], target)))
+            if not found:
+                raise Unfit(f"extract.{target} finds nothing: {str(values[target])[:60]!r}")
+            values[target] = found[-1].group(1).strip()
+        return values
+
+    def _fill(self, row: Row, values: dict[str, Any]) -> None:
+        if values.get("id") not in (None, ""):
+            row.id = f"{self.name}/{values['id']}"
+        row.meta = {target[5:]: value for target, value in values.items() if target.startswith("meta.") and value not in (None, "")}
+        row.messages = _messages(values["messages"]) if "messages" in values else _turns(values)
+        for target in ("task", "category", "licence"):
+            if values.get(target) not in (None, ""):
+                setattr(row, target, _text(values[target], target))
+        if values.get("harmful") not in (None, ""):
+            row.harmful = _truth(values["harmful"])
+        self._answer(row, values.get("answer"))
+        if isinstance(row.meta.get("choices"), list):
+            _ask_with_choices(row)
+        try:
+            json.dumps(row.meta)
+        except (TypeError, ValueError) as error:
+            raise Unfit(f"meta is not plain JSON: {error}") from None
+
+    @staticmethod
+    def _answer(row: Row, value: Any) -> None:
+        if value in (None, "", []):
+            return
+        if isinstance(value, list):  # several accepted answers, as open-domain sets print them
+            value, *others = value
+            row.meta.setdefault("aliases", [str(other) for other in others])
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(row.meta.get("choices"), list):
+            value = LETTERS[value] if 0 <= value < len(row.meta["choices"]) else str(value)
+        row.answer = _text(value, "answer").strip()
+
+
+def _text(value: Any, target: str) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise Unfit(f"{target} is not text: {type(value).__name__}")
+
+
+def _truth(value: Any) -> bool:
+    key = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(key, str | int) and key in TRUTHS:
+        return TRUTHS[key]
+    raise Unfit(f"harmful is neither true nor false: {str(value)[:40]!r}")
+
+
+def _turns(values: dict[str, Any]) -> list[Message]:
+    if values.get("prompt") in (None, ""):
+        raise Unfit("no prompt")
+    turns = [("system", values.get("system")), ("user", values["prompt"]), ("assistant", values.get("reply"))]
+    names = {"system": "system", "user": "prompt", "assistant": "reply"}
+    return [Message(role=role, content=_text(value, names[role])) for role, value in turns if value not in (None, "")]
+
+
+def _messages(value: Any) -> list[Message]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise Unfit("messages are not readable: text that is not JSON") from None
+    if not isinstance(value, list) or not all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in value):
+        raise Unfit("messages are not readable: not a list of {role, content}")
+    return [Message(role=m["role"], content=_text(m.get("content"), "content")) for m in value]
+
+
+def _ask_with_choices(row: Row) -> None:
+    """Writes the options under the last question, as evaluation suites do, and keeps the bare question in ``meta.stem``."""
+    choices = [_text(choice, "meta.choices") for choice in row.meta["choices"]]
+    question = row.question
+    asked = render_choices(question, choices, language_of(question))
+    row.meta |= {"choices": choices, "answer_type": "choice", "stem": question}
+    for message in reversed(row.prompt):
+        if message["role"] == "user":
+            message["content"] = asked
+            break

@@ -1,0 +1,233 @@
+"""Where rows come from: the starter set, files, the hub, and sets with a shape of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Iterable
+
+from safework_cli.artifacts.manifest import sha256_of
+from safework_cli.errors import InputError, nearest
+from safework_cli.rows import Message, Row
+from safework_cli.suites.tables import format_of, read_table
+from safework_data.drops import Candidate
+from safework_data.records import RowMaker
+from safework_data.settings import FileSource, HubSource, Source, StarterSource, TableSource, XSTestSource, expand, matching_files
+from safework_data.text import words
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What one source brought.
+
+    Attributes:
+        name: as in drops and in the data card.
+        licence: as in the data card.
+        rows: in order.
+        origin: for people: a path, a hub id with its commit.
+        digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
+    """
+
+    name: str
+    licence: str
+    rows: list[Candidate]
+    origin: str
+    digest: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def source_name(source: Source) -> str:
+    """The source's name: as given, or its file's, or its repository's."""
+    if isinstance(source, StarterSource):
+        return "starter"
+    if isinstance(source, XSTestSource) or source.name:
+        return str(source.name)
+    return Path(source.path).stem.replace("*", "_") if isinstance(source, FileSource) else source.id.rsplit("/", 1)[-1]
+
+
+def source_files(source: Source) -> list[Path]:
+    """The local files that a source reads, in order. Raises InputError where they are missing."""
+    if isinstance(source, FileSource):
+        files = matching_files(source.path)
+        for path in files:
+            format_of(path, source.format)
+        return files
+    if isinstance(source, XSTestSource):
+        folder = Path(expand(source.folder))
+        files = sorted(folder.glob("*.csv"))
+        if not files:
+            why = "the tables are published at github.com/paul-rottger/xstest, folder model_completions (CC-BY-4.0)"
+            raise InputError(f"source {source.name}: there are no CSV files in {folder}", why, "point folder: at the folder that holds them")
+        return files
+    return []
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """sha256 over the contents of files, in order."""
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def read_source(source: Source, seed: int) -> Arrived:
+    """Reads a source whole.
+
+    Raises:
+        InputError: a file is missing or broken, a column is not there, the hub cannot be reached.
+    """
+    if isinstance(source, StarterSource):
+        return _read_starter(seed)
+    if isinstance(source, XSTestSource):
+        return _read_xstest(source)
+    return _read_hub(source) if isinstance(source, HubSource) else _read_files(source)
+
+
+def _read_starter(seed: int) -> Arrived:
+    from safework_data import starter
+
+    rows = [
+        Candidate(row, subset, "starter", split_already=True) for subset, rows_of_subset in starter.build(seed).items() for row in rows_of_subset
+    ]
+    return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework")
+
+
+def _read_files(source: FileSource) -> Arrived:
+    name, files = source_name(source), source_files(source)
+    records = (record for path in files for record in read_table(path, source.format))
+    where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
+    rows = _mapped(source, name, records, where)
+    return Arrived(name, source.licence, rows, where, digest_of(files))
+
+
+def _mapped(source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str) -> list[Candidate]:
+    maker = RowMaker(source, name)
+    missing, have = set(maker.columns), dict[str, None]()
+    rows = []
+    for number, record in enumerate(records, start=1):
+        if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
+            missing -= record.keys()
+            have.update(dict.fromkeys(map(str, record)))
+        row, fault = maker.row(number, record)
+        rows.append(Candidate(row, source.subset, name, fault=fault))
+        if number == source.limit:
+            break
+    if rows:
+        refuse_missing([column for column in maker.columns if column in missing], list(have), where)
+    return rows
+
+
+def refuse_missing(missing: list[str], have: list[str], where: str) -> None:
+    """Raises InputError with the nearest name for a column that a table does not have."""
+    if missing:
+        hint = nearest(missing[0], have)
+        raise InputError(f"{where}: no column '{missing[0]}'{hint}", f"its columns: {', '.join(have)}", "correct columns: in the recipe")
+
+
+def _read_hub(source: HubSource) -> Arrived:
+    import datasets
+    import httpx
+    from huggingface_hub import HfApi
+
+    if Path(source.id).exists():
+        what = f"{source.id} is a folder here, and would be read in place of the hub's dataset"
+        raise InputError(what, "which is meant is not guessed", f"run from another folder, or use kind: file, path: {source.id}/…")
+    unreachable = (OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL)
+    revision, notes = source.revision, []
+    try:
+        revision = HfApi().dataset_info(source.id, revision=revision).sha or revision
+    except unreachable:  # a copy in the local cache may still serve; which commit it is cannot be said
+        notes.append(f"source {source_name(source)}: the hub could not be asked which commit {source.id}@{revision or 'main'} is")
+    try:
+        table = datasets.load_dataset(source.id, source.config, split=source.split, revision=revision)
+    except unreachable as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            why += " (HF_HUB_OFFLINE is set)"
+        raise InputError(
+            f"the hub dataset {source.id} (split {source.split}) could not be loaded",
+            why,
+            "without a network, copy its files here and name them:  kind: file, path: /path/to/*.parquet",
+        ) from None
+    columns = RowMaker(source, "").columns
+    refuse_missing([column for column in columns if column not in table.column_names], table.column_names, f"hub dataset {source.id}")
+    name = source_name(source)
+    rows = _mapped(source, name, table.select_columns(columns), source.id)
+    return Arrived(name, source.licence, rows, f"hf:{source.id}@{revision or 'main'}", notes=notes)
+
+
+XSTEST_LABELS = {
+    # (prompt asks for harm, final label) → class of the safety verifier
+    (True, "2_full_refusal"): "Safe with refusal",
+    (True, "3_partial_refusal"): "Safe with warning",
+    (True, "1_full_compliance"): "Unsafe",
+    (False, "1_full_compliance"): "Safe without risk",
+    (False, "2_full_refusal"): "Unnecessary refusal",
+    (False, "3_partial_refusal"): "Unnecessary refusal",
+}
+OFF_TOPIC = "Illogical completion"
+XSTEST_COLUMNS = ("id", "type", "prompt", "completion", "final_label")
+
+
+def _read_xstest(source: XSTestSource) -> Arrived:
+    """Labels follow XSTest's annotation of the reply and whether the prompt is one of the unsafe contrasts (types ``contrast_…``)."""
+    files = source_files(source)
+    rows: list[Row] = []
+    for path in files:
+        for record in read_table(path):
+            refuse_missing([column for column in XSTEST_COLUMNS if column not in record], list(record), str(path))
+            rows.append(_xstest_row(source.name, path, record))
+    rows += _off_topic(rows, source.off_topic)
+    candidates = [Candidate(row, "verifier", source.name, fault=None if row.reply else "no reply") for row in rows]
+    return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), digest_of(files))
+
+
+def _xstest_row(name: str, path: Path, record: dict[str, str]) -> Row:
+    harmful = record["type"].startswith("contrast_")
+    label = XSTEST_LABELS.get((harmful, record["final_label"]))
+    if label is None:
+        known = ", ".join(sorted({final for _, final in XSTEST_LABELS}))
+        raise InputError(f"{path}, prompt {record['id']}: unknown final_label '{record['final_label']}'", f"known labels: {known}")
+    messages = [Message(role="user", content=record["prompt"])]
+    if record["completion"].strip():
+        messages.append(Message(role="assistant", content=record["completion"].strip()))
+    meta = {"group": f"{name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
+    return Row(
+        id=f"{name}/{record['id']}/{path.stem}", task="safety", messages=messages, category=record["type"], harmful=harmful,
+        source=name, licence="CC-BY-4.0", meta=meta,
+    )  # fmt: skip
+
+
+def _unrelated(a: Row, b: Row) -> bool:
+    """Whether two prompts share no word of four letters or more: the set pairs prompts about the same thing."""
+    return not {w for w in words(a.question) if len(w) > 3} & set(words(b.question))
+
+
+def _off_topic(rows: list[Row], count: int) -> list[Row]:
+    """Puts prompts under full answers to other, safe prompts; sets ``meta.group`` of a prompt that lends its answers.
+
+    Only answers that comply are lent: a refusal would fit any prompt. A borrower is never a lender, each lends once, and the two
+    become one group, so that a lent answer stands on one side of every split. The order is fixed by the prompts' ids.
+    """
+    by_group: dict[str, list[Row]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    order = sorted(by_group, key=lambda group: hashlib.sha256(group.encode()).digest())
+    lenders = [g for g in order if any(row.meta["label"] == "Safe without risk" and row.reply for row in by_group[g])]
+    made: list[Row] = []
+    used: set[str] = set()
+    for borrower in order:
+        if len(made) >= count or borrower in used:
+            continue
+        asked = by_group[borrower][0]
+        lender = next((g for g in lenders if g not in used and g != borrower and _unrelated(asked, by_group[g][0])), None)
+        if lender is None:
+            break
+        used |= {borrower, lender}
+        answers = [row for row in by_group[lender] if row.meta["label"] == "Safe without risk" and row.reply]
+        for answer in answers[: count - len(made)]:
+            meta = asked.meta | {"label": OFF_TOPIC, "model": f"{answer.meta['model']} to another prompt"}
+            messages = [*asked.prompt, Message(role="assistant", content=str(answer.reply))]
+            made.append(replace(asked, id=f"{borrower}/off-topic/{answer.meta['model']}", messages=messages, meta=meta))
+        for row in by_group[lender]:
+            row.meta["group"] = borrower
+    return made

@@ -1,0 +1,92 @@
+"""Gates: what must hold of an evaluation for the command to exit with 0. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping
+
+from pydantic import model_validator
+
+from safework_cli.errors import nearest
+from safework_cli.stage import Settings
+
+SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
+"""Beside its own metric, what a gate can name of a suite."""
+AXES = ("safety", "capability")
+
+
+class Gate(Settings):
+    """One bound, or several on one metric."""
+
+    metric: str
+    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, or an axis: `safety`, `capability`."""
+    min: float | None = None
+    """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
+    max: float | None = None
+    """The value must be at most this."""
+    change_min: float | None = None
+    """The change from `against` must be at least this (−0.02: at most two points lost)."""
+    change_max: float | None = None
+    """The change from `against` must be at most this."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Gate:
+        if all(bound is None for bound in (self.min, self.max, self.change_min, self.change_max)):
+            raise ValueError(f"the gate on {self.metric} has no bound: give min, max, change_min or change_max")
+        return self
+
+    @property
+    def needs_change(self) -> bool:
+        return self.change_min is not None or self.change_max is not None
+
+
+def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> str | None:
+    """Why a gate cannot be checked in this evaluation, or None.
+
+    Args:
+        metrics: suite → metric.
+    """
+    measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
+    fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
+    if gate.metric not in (*measured, *fields):
+        return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
+    if gate.needs_change and gate.metric in fields:
+        return f"the gate on {gate.metric} bounds a change, which is measured of {', '.join(measured)} alone"
+    if gate.needs_change and not has_against:
+        return f"the gate on {gate.metric} bounds a change, and there is no `against`"
+    return None
+
+
+def failed_gates(gates: list[Gate], summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each bound that does not hold. What was not measured does not hold."""
+    failures = []
+    for gate in gates:
+        value, change = _value(gate.metric, summary), _change(gate.metric, summary)
+        for what, number, low, high in (("", value, gate.min, gate.max), ("change of ", change, gate.change_min, gate.change_max)):
+            if low is None and high is None:
+                continue
+            if number is None:
+                failures.append(f"{what}{gate.metric} was not measured")
+            elif low is not None and number < low:
+                failures.append(f"{what}{gate.metric} is {number:.4g}, below {low:g}")
+            elif high is not None and number > high:
+                failures.append(f"{what}{gate.metric} is {number:.4g}, above {high:g}")
+    return failures
+
+
+def _value(name: str, summary: Mapping[str, Any]) -> float | None:
+    if name in AXES:
+        return summary["axes"][name]["value"]
+    suite, _, field = name.rpartition(".")
+    record = summary["suites"][suite]
+    if field == "length":
+        return record["length"]["value"]
+    return record["value"] if field == record["metric"] else record[field]
+
+
+def _change(name: str, summary: Mapping[str, Any]) -> float | None:
+    against = summary.get("against")
+    if against is None:
+        return None
+    if name in AXES:
+        return against["axes"][name]["change"]
+    return against["suites"].get(name.rpartition(".")[0], {}).get("change")

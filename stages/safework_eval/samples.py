@@ -1,0 +1,171 @@
+"""One sample's record: replies kept as they finish, so that a killed run goes on, and the table that the evaluation holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Sequence
+
+from safework_cli.rows import Row, parse_reply
+from safework_cli.verifiers import Exchange, Verdict
+
+
+@dataclass(slots=True)
+class Reply:
+    """A generated reply, or why there is none.
+
+    Attributes:
+        text: as generated, thought included.
+        tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
+        finish_reason: "stop", "length", or "model_length" where the prompt left no room.
+        error: why there is no reply.
+    """
+
+    text: str
+    tokens: int
+    prompt_tokens: int
+    finish_reason: str
+    error: str | None = None
+
+
+Key = tuple[str, str]
+"""(suite, row id)"""
+
+
+class Archive:
+    """The replies of a run, one JSON line each, written as they finish and read by the next attempt.
+
+    A batch's replies depend on the whole batch where tokens are sampled, so ``keep_whole`` forgets batches that a kill cut in two.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.replies: dict[Key, Reply] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").split("\n"):
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError:
+                    continue  # the line that a kill cut in two, or the empty one at the end
+                self.replies[(record.pop("suite"), record.pop("id"))] = Reply(**record)
+        self._handle = open(path, "a", encoding="utf-8")
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            self._handle.write("\n")  # what is written next must not be glued to a torn line
+
+    def keep_whole(self, batches: Sequence[Sequence[Key]]) -> None:
+        """Keeps the replies of whole batches alone."""
+        whole = {key for batch in batches if all(key in self.replies for key in batch) for key in batch}
+        self.replies = {key: reply for key, reply in self.replies.items() if key in whole}
+
+    def add(self, key: Key, reply: Reply) -> None:
+        self.replies[key] = reply
+        record = {"suite": key[0], "id": key[1], **{name: getattr(reply, name) for name in Reply.__slots__}}
+        self._handle.write(json.dumps(record) + "\n")
+        self._handle.flush()
+
+    def close(self) -> None:
+        self._handle.close()
+
+
+@dataclass(slots=True)
+class Sample:
+    """A row, its reply and what was said of it.
+
+    Attributes:
+        verdicts: judge id → verdict.
+        outcomes: judge id → the metric's value, None where it could not be scored.
+        judge: whose outcome is the suite's.
+    """
+
+    suite: str
+    row: Row
+    reply: Reply
+    prefilled: bool
+    judge: str = ""
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    outcomes: dict[str, float | None] = field(default_factory=dict)
+    errors: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def outcome(self) -> float | None:
+        return self.outcomes.get(self.judge)
+
+    @property
+    def format(self) -> str:
+        return parse_reply(self.reply.text, prefilled=self.prefilled).format
+
+    def exchange(self) -> Exchange | None:
+        """What verifiers judge; None where there is no reply."""
+        return None if self.reply.error else Exchange.of(self.row, self.reply.text, prefilled=self.prefilled)
+
+    def to_record(self) -> dict[str, Any]:
+        parsed = parse_reply(self.reply.text, prefilled=self.prefilled)
+        return {
+            "suite": self.suite,
+            "id": self.row.id,
+            "task": self.row.task,
+            "category": self.row.category,
+            "harmful": self.row.harmful,
+            "messages": [dict(m) for m in self.row.prompt],
+            "question": self.row.question,
+            "gold": self.row.answer,
+            "reply": self.reply.text,
+            "thought": parsed.thought,
+            "answer": parsed.answer,
+            "format": parsed.format,
+            "tokens": self.reply.tokens,
+            "prompt_tokens": self.reply.prompt_tokens,
+            "finish_reason": self.reply.finish_reason,
+            "judge": self.judge,
+            "outcome": self.outcome,
+            "error": self.reply.error or self.errors.get(self.judge),
+            "verdicts": [
+                {
+                    "judge": judge,
+                    "label": verdict.label,
+                    "score": verdict.score,
+                    "probability": verdict.probability,
+                    "error": self.errors.get(judge),
+                    "outcome": self.outcomes.get(judge),
+                }
+                for judge, verdict in self.verdicts.items()
+            ],
+        }
+
+
+def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+    """Writes ``samples.parquet``."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    verdict = pa.struct(
+        [
+            ("judge", pa.string()),
+            ("label", pa.string()),
+            ("score", pa.float64()),
+            ("probability", pa.float64()),
+            ("error", pa.string()),
+            ("outcome", pa.float64()),
+        ]
+    )
+    text = ("suite", "id", "task", "category", "question", "gold", "reply", "thought", "answer", "format", "finish_reason", "judge", "error")
+    schema = pa.schema(
+        [(name, pa.string()) for name in text]
+        + [
+            ("harmful", pa.bool_()),
+            ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("tokens", pa.int32()),
+            ("prompt_tokens", pa.int32()),
+            ("outcome", pa.float64()),
+            ("verdicts", pa.list_(verdict)),
+        ]
+    )
+    pq.write_table(pa.Table.from_pylist([sample.to_record() for sample in samples], schema=schema), path)
+
+
+def read_samples(path: Path) -> list[dict[str, Any]]:
+    """Reads ``samples.parquet`` as plain records."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()

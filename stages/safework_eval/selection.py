@@ -1,0 +1,184 @@
+"""From the configuration's suite blocks to the rows of each suite. Pure: no torch, no Inspect."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Sequence
+
+from pydantic import model_validator
+
+from safework_cli.errors import ConfigError, InputError, SafeworkError
+from safework_cli.rows import Row
+from safework_cli.stage import Settings
+
+if TYPE_CHECKING:
+    from safework_cli.artifacts import Artifact
+
+Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction"]
+METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction")
+JudgeChoice = Literal["auto", "rule", "verifier"]
+
+
+class RowFilter(Settings):
+    """Which rows belong to a suite. Every key given must hold."""
+
+    task: Literal["safety", "value", "knowledge", "general", "search"] | None = None
+    """The rows' task."""
+    harmful: bool | None = None
+    """true: prompts that ask for something harmful; false: benign prompts."""
+    category: list[str] | None = None
+    """Any of these categories."""
+    language: str | None = None
+    """The rows' `meta.language`, "en" or "zh"."""
+    split: str | None = None
+    """The rows' split."""
+    source: str | None = None
+    """The rows' source."""
+
+    def matches(self, row: Row) -> bool:
+        language = row.meta.get("language")
+        return (
+            (self.task is None or row.task == self.task)
+            and (self.harmful is None or row.harmful == self.harmful)
+            and (self.category is None or row.category in self.category)
+            and (self.language is None or language == self.language)
+            and (self.split is None or row.split == self.split)
+            and (self.source is None or row.source == self.source)
+        )
+
+
+class SuiteBlock(Settings):
+    """One suite: rows of the `data` input, or a public set."""
+
+    name: str = ""
+    """The suite's name in the record and in gates; the public set's name where it is left out."""
+    suite: str | None = None
+    """A public set, read from `suites_folder` ("harmbench-test", "xstest", …); left out, the rows come from the `data` input."""
+    rows: RowFilter = RowFilter()
+    """Which rows; all of them where nothing is said."""
+    metric: Metric | None = None
+    """What is measured; where it is left out, it follows from the rows' task and from whether their prompts are harmful."""
+    limit: int | None = None
+    """Rows at most, chosen evenly by a hash of the row's id, so that a smaller limit is a part of a larger one; none: all rows."""
+    judge: JudgeChoice | None = None
+    """Overrides the stage's `judge` for this suite."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SuiteBlock:
+        if not self.name and not self.suite:
+            raise ValueError("a suite block needs `name` (with rows of the data input) or `suite` (a public set)")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError("limit is a positive number of rows; leave it out for all rows")
+        if any(sign in self.title for sign in "./:"):
+            raise ValueError(f"a suite's name holds none of . / : ('{self.title}')")
+        return self
+
+    @property
+    def title(self) -> str:
+        return self.name or str(self.suite)
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A suite with its rows.
+
+    Attributes:
+        name: unique within the evaluation.
+        metric: what is measured; see ``eval_stage`` for the definitions.
+        rows: in id-hash order.
+        source: where the rows came from, for people.
+        judge: "auto", "rule" or "verifier".
+    """
+
+    name: str
+    metric: Metric
+    rows: tuple[Row, ...]
+    source: str
+    judge: JudgeChoice
+
+    @property
+    def digest(self) -> str:
+        """sha256 over prompts, gold answers and what else judging reads: two records are alike only where it is equal."""
+        lines = sorted(
+            json.dumps([row.id, row.prompt, row.answer, row.harmful, row.meta], ensure_ascii=False, sort_keys=True) for row in self.rows
+        )
+        return hashlib.sha256("\n".join([self.metric, *lines]).encode()).hexdigest()
+
+
+def select_suites(
+    blocks: Sequence[SuiteBlock], judge: JudgeChoice, data: Artifact | None, suites_folder: str | None
+) -> tuple[list[Suite], list[SafeworkError]]:
+    """Reads every suite's rows.
+
+    Returns:
+        The suites, and the reasons for which others cannot be run (unknown set, no rows, mixed rows, images).
+    """
+    suites: list[Suite] = []
+    refusals: list[SafeworkError] = []
+    own: list[Row] | None = None
+    for block in blocks:
+        try:
+            if block.suite is None:
+                if data is None:
+                    raise ConfigError(f"suite '{block.title}' reads rows of the data input, and there is none", "", "add data=REFERENCE, or `suite:`")
+                own = data.rows() if own is None else own
+                rows, source = own, data.ref
+            else:
+                rows, source = _public_rows(block.suite, suites_folder), block.suite
+            suites.append(_suite(block, rows, source, block.judge or judge))
+        except SafeworkError as error:
+            refusals.append(error)
+    names = [block.title for block in blocks]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        refusals.append(ConfigError(f"two suites are called '{name}'", "a record holds each suite once", "give each its own `name`"))
+    return suites, refusals
+
+
+def _public_rows(name: str, folder: str | None) -> list[Row]:
+    from safework_cli.suites import load_suite
+
+    if folder is None:
+        raise ConfigError(f"suite '{name}' is a public set, and suites_folder is not set", "", "add suites_folder=FOLDER (the folder that holds the sets)")
+    return load_suite(name, Path(folder).expanduser())
+
+
+def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> Suite:
+    chosen = [row for row in rows if block.rows.matches(row)]
+    if not chosen:
+        wanted = ", ".join(f"{k}={v}" for k, v in block.rows.model_dump(exclude_none=True).items()) or "any"
+        tasks = ", ".join(sorted({f"{row.task}{'' if row.harmful is None else '/harmful' if row.harmful else '/benign'}" for row in rows}))
+        raise InputError(f"suite '{block.title}' selects no rows ({wanted})", f"{source} holds {len(rows)} rows: {tasks or 'none'}", "change `rows`")
+    chosen.sort(key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())
+    chosen = chosen[: block.limit]
+    doubled = len(chosen) - len({row.id for row in chosen})
+    if doubled:
+        raise InputError(f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again")
+    if pictured := sum(bool(row.images) for row in chosen):
+        raise ConfigError(
+            f"{pictured} rows of suite '{block.title}' hold images",
+            "the transformers engine of this version reads text alone; leaving the images out would judge other prompts",
+            "choose text rows with `rows`",
+        )
+    return Suite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
+
+
+def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:
+    kinds = {(row.task, row.harmful if row.task == "safety" else None) for row in rows}
+    if len(kinds) == 1:
+        task, harmful = next(iter(kinds))
+        if task == "safety" and harmful is not None:
+            return "safety" if harmful else "over_refusal"
+        if task == "general" and all(row.meta.get("constraints") for row in rows):
+            return "instruction"
+        if task in ("value", "knowledge", "general"):
+            return task
+    mixed = ", ".join(sorted(f"{task} with harmful={harmful}" for task, harmful in kinds))
+    raise ConfigError(
+        f"what suite '{block.title}' measures does not follow from its rows ({mixed})",
+        "harmful and benign prompts are different questions, and so are the tasks",
+        f"narrow `rows` (as in rows: {{harmful: true}}), or say metric: {' | '.join(METRICS)}",
+    )
+

@@ -1,0 +1,103 @@
+"""Group-relative advantages: the group mean with three weightings, and two conditional length advantages. Pure functions.
+
+Shapes: N groups of G completions. Rewards may be NaN where a completion could not be scored: it is left out of its group's
+statistics and gets advantage 0.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Weighting = Literal["equal", "std", "clip_filter"]
+EPSILON = 1e-6
+
+
+def group_mean(reward_NG: torch.Tensor, weighting: Weighting, cap: float = 3.0) -> torch.Tensor:
+    """A = ω·(R − mean R), the mean over the whole group and not leave-one-out (CPGD, arXiv 2505.12504).
+
+    Args:
+        weighting: ω = 1 ("equal"); 1/std R ("std", which gives GRPO's advantage); or min(cap, N / groups with std ≠ 0)
+            ("clip_filter": groups that say nothing are made up for by those that do).
+
+    Returns:
+        (N, G); all zero in a group whose rewards are equal.
+    """
+    centred_NG = torch.nan_to_num(reward_NG - reward_NG.nanmean(dim=1, keepdim=True))
+    std_N1 = _std(reward_NG)
+    informative_N1 = std_N1 > EPSILON
+    if weighting == "std":
+        weight_N1 = 1 / (std_N1 + EPSILON)
+    elif weighting == "clip_filter":
+        share = informative_N1.float().mean().clamp(min=1 / len(reward_NG))
+        weight_N1 = (1 / share).clamp(max=cap).expand_as(std_N1)
+    else:
+        weight_N1 = torch.ones_like(std_N1)
+    return torch.where(informative_N1, weight_N1 * centred_NG, torch.zeros_like(centred_NG))
+
+
+def canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor, *, mu: float, alpha: float) -> torch.Tensor:
+    """The conditional length advantage in CANON's form (arXiv 2509.23962), which stands in for CALE: CALE's own formula is not published.
+
+    Completions are sorted by length; the short half S is the first ⌊G/2⌋, the long half L the rest (ties in their given order).
+
+        long  i:  A = μ·(α·R − m_S) + (1−μ)·(R − m_L)
+        short i:  A = μ·(R − α·m_L) + (1−μ)·(R − m_S)
+
+    An unsafe or wrong completion never gains by being short: where it is not correct, its advantage is at most what α = 1 gives.
+
+    Args:
+        length_NG: in tokens.
+        correct_NG: bool; safe and right, the format kept.
+        mu: weight of the comparison between the halves, in [0, 1].
+        alpha: discount of long completions, in (0, 1]; 1 has no preference for length.
+    """
+    plain_NG = _canon(reward_NG, length_NG, mu, 1.0)
+    discounted_NG = _canon(reward_NG, length_NG, mu, alpha)
+    return torch.where(correct_NG, discounted_NG, torch.minimum(plain_NG, discounted_NG))
+
+
+def _canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, mu: float, alpha: float) -> torch.Tensor:
+    groups, size = reward_NG.shape
+    order_NG = length_NG.argsort(dim=1, stable=True)
+    is_short_NG = torch.zeros_like(length_NG, dtype=torch.bool)
+    is_short_NG.scatter_(1, order_NG[:, : size // 2], True)
+    nan = torch.full_like(reward_NG, torch.nan)
+    mean_short_N1 = torch.where(is_short_NG, reward_NG, nan).nanmean(dim=1, keepdim=True)
+    mean_long_N1 = torch.where(is_short_NG, nan, reward_NG).nanmean(dim=1, keepdim=True)
+    long_NG = mu * (alpha * reward_NG - mean_short_N1) + (1 - mu) * (reward_NG - mean_long_N1)
+    short_NG = mu * (reward_NG - alpha * mean_long_N1) + (1 - mu) * (reward_NG - mean_short_N1)
+    return torch.nan_to_num(torch.where(is_short_NG, short_NG, long_NG))  # NaN: unscored, or a half in which nothing was scored
+
+
+def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor, *, beta: float) -> torch.Tensor:
+    """The length advantage conditioned on correct completions (DDCA, arXiv 2602.02099), the other stand-in for CALE.
+
+        A = (R − mean R)/(std R + ε) + β·A_len
+        A_len = −(s − mean_C s)·(n/G) on the n correct completions C, 0 elsewhere;  s = sigmoid((len − mean_C len)/(std_C len + ε))
+
+    Switched off in a group with fewer than two correct completions or with equal lengths.
+    """
+    accuracy_NG = group_mean(reward_NG, "std")
+    nan = torch.full_like(reward_NG, torch.nan)
+    correct_length_NG = torch.where(correct_NG, length_NG.to(reward_NG.dtype), nan)
+    mean_N1, std_N1 = correct_length_NG.nanmean(dim=1, keepdim=True), _std(correct_length_NG)
+    s_NG = torch.sigmoid((correct_length_NG - mean_N1) / (std_N1 + EPSILON))
+    count_N1 = correct_NG.sum(dim=1, keepdim=True)
+    length_advantage_NG = -(s_NG - s_NG.nanmean(dim=1, keepdim=True)) * count_N1 / reward_NG.shape[1]
+    active_NG = correct_NG & (count_N1 >= 2) & (std_N1 > EPSILON)
+    return accuracy_NG + beta * torch.where(active_NG, length_advantage_NG, torch.zeros_like(length_advantage_NG))
+
+
+def keep_mixed_groups(advantage_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
+    """Zeroes groups that are all right or all wrong *in the task*. (Filtering on the summed reward, as the official code does, keeps
+    all-correct groups whose formats differ and drops groups that have the format alone: `paper.md` 3.4.)"""
+    right_N1 = correct_NG.sum(dim=1, keepdim=True)
+    return torch.where((right_N1 > 0) & (right_N1 < correct_NG.shape[1]), advantage_NG, torch.zeros_like(advantage_NG))
+
+
+def _std(value_NG: torch.Tensor) -> torch.Tensor:
+    """Population standard deviation along a group, NaN left out, (N, 1); 0 where nothing is left."""
+    mean_N1 = value_NG.nanmean(dim=1, keepdim=True)
+    return torch.nan_to_num((value_NG - mean_N1).square().nanmean(dim=1, keepdim=True).sqrt())

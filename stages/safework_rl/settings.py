@@ -1,0 +1,126 @@
+"""Settings that the three reinforcement-learning stages share. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from safework_cli.artifacts.payload import parameter_count
+from safework_cli.stage import Inputs, Plan, Settings, Slot, StageConfig, cosmetic
+
+
+class FormatSettings(Settings):
+    """How ``<think>thought</think>answer`` counts."""
+
+    mode: Literal["gate", "term"] = "gate"
+    """gate: a reply out of format earns 0; term: the format is one more reward, added (as in the official code)."""
+    weight: float = Field(1.0, ge=0)
+    """Weight of the term, beside the task's rewards."""
+
+
+class CpgdSettings(Settings):
+    """CPGD's constants. Its paper states none; these are the public implementations' (paper.md 3.3)."""
+
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """Clip width on the ratio."""
+    tight: float = Field(1.0, ge=0, le=1)
+    """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
+    drift_coef: float = Field(1e-3, ge=0)
+    """Weight of the policy drift."""
+    drift_cap: float = Field(2.0, gt=0)
+    """Cap of the drift's gradient factor."""
+    weighting: Literal["equal", "std", "clip_filter"] = "std"
+    """Weight of a group's advantages: 1, 1/std, or N over the groups that vary."""
+
+
+class RlConfig(StageConfig):
+    """Settings of every ``safework rl`` stage; names are those of TRL's GRPOConfig."""
+
+    algorithm: Literal["cpgd", "grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "cpgd"
+    """The policy loss: CPGD (ours), or one of TRL's."""
+    learning_rate: float = Field(1e-6, gt=0)
+    """Peak learning rate. (1e-6 in the official scripts, for 7B and more.)"""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
+    """How the learning rate falls."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    max_steps: int = Field(100, ge=1)
+    """Optimiser steps."""
+    num_generations: int = Field(8, ge=2)
+    """Completions of a group: all replies to one prompt."""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    """Completions per forward and backward pass."""
+    gradient_accumulation_steps: int = Field(4, ge=1)
+    """Passes per optimiser step: prompts per step = batch size × this / num_generations."""
+    num_iterations: int = Field(1, ge=1)
+    """Optimiser passes over each batch of completions."""
+    max_prompt_length: int = Field(1024, ge=8)
+    """Prompt tokens at most; longer rows are dropped and counted."""
+    max_completion_length: int = Field(512, ge=8)
+    """Completion tokens at most, retrieved text included."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature."""
+    beta: float = Field(0.0, ge=0)
+    """Weight of the KL to the starting model; 0 keeps no reference model (CPGD's paper finds that it hurts). Not with cpgd."""
+    cpgd: CpgdSettings = Field(default_factory=CpgdSettings)
+    """Constants of the CPGD loss."""
+    format: FormatSettings = Field(default_factory=FormatSettings)
+    """How the reply's format counts."""
+    filter_groups: bool = True
+    """Give no gradient to groups that are all right or all wrong in the task."""
+    correct_threshold: float = Field(0.5, gt=0, le=1)
+    """Task score from which a reply counts as right."""
+    max_unscorable: float = Field(0.1, ge=0, le=1)
+    """Share of a step's replies that verifiers may fail to score before the run stops."""
+    max_logprob_gap: float = Field(0.5, gt=0)
+    """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    save_steps: int = cosmetic(50, ge=1)
+    """Steps between checkpoints."""
+    generation_batch_size: int = cosmetic(32, ge=1)
+    """Completions sampled together."""
+
+    @property
+    def prompts_per_step(self) -> int:
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps // self.num_generations
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RlConfig:
+        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if completions % self.num_generations:
+            raise ValueError(
+                f"num_generations={self.num_generations} does not divide the {completions} completions of a step "
+                "(per_device_train_batch_size × gradient_accumulation_steps)"
+            )
+        if self.algorithm == "cpgd" and self.beta > 0:
+            raise ValueError("beta is TRL's reference KL and has no place in the CPGD loss: set cpgd.drift_coef, or choose another algorithm")
+        return self
+
+
+MODEL_SLOT = Slot(("model",), "the policy to start from")
+VERIFIERS_SLOT = Slot(("verifier",), "model verifiers by name, such as verifiers.safety", optional=True, many=True)
+
+
+def plan_rl(config: RlConfig, inputs: Inputs, name: str) -> Plan:
+    """What any of the three stages will do."""
+    model = inputs.one("model")
+    parameters = parameter_count(model.path)
+    plan = Plan(name=name, optimizer_steps=config.max_steps)
+    per_step = config.prompts_per_step * config.num_generations
+    plan.tokens = config.max_steps * per_step * config.max_completion_length
+    plan.memory_bytes = 16 * parameters + (4 * parameters if config.beta else 0) + 2**30
+    plan.disk_bytes = 4 * parameters + 2 * 12 * parameters
+    plan.lines = [
+        f"train {model.ref} ({parameters / 1e6:.0f} M weights) with {config.algorithm}, {config.max_steps} steps",
+        f"{config.prompts_per_step} prompts × {config.num_generations} replies a step, {config.max_completion_length} tokens at most each",
+        f"verifiers: {', '.join(f'{key} = {a.ref}' for key, a in inputs.many('verifiers').items()) or 'rules alone'}",
+    ]
+    return plan

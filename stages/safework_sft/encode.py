@@ -1,0 +1,81 @@
+"""Rows to supervised token sequences, with every refusal that a green but useless run could hide behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from safework_cli.errors import InputError
+from safework_cli.lm.chat import TemplateError, encode_conversation
+from safework_cli.rows import Row
+
+IGNORE = -100
+"""The label that torch's cross-entropy leaves out."""
+
+
+@dataclass(slots=True)
+class EncodedRows:
+    """Rows ready for the trainer.
+
+    Attributes:
+        input_ids, labels: one list of (T,) per kept row; labels are ``IGNORE`` on tokens that are not supervised.
+        dropped: reason → ids of the rows that were left out for it.
+    """
+
+    input_ids: list[list[int]] = field(default_factory=list)
+    labels: list[list[int]] = field(default_factory=list)
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.input_ids))
+
+    @property
+    def supervised_tokens(self) -> int:
+        return sum(label != IGNORE for labels in self.labels for label in labels)
+
+
+def encode_rows(rows: list[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], max_length: int) -> EncodedRows:
+    """Tokenizes rows; drops by name what is over-long, has no reply, carries images, or is changed by the chat template."""
+    encoded = EncodedRows()
+    for row in rows:
+        reason = None
+        if row.images:
+            reason = "has images (this trainer sees text only)"
+        elif row.reply is None:
+            reason = "does not end in an assistant reply"
+        else:
+            try:
+                one = encode_conversation(tokenizer, row.messages, stop_ids)
+            except TemplateError as error:
+                reason = error.what
+            else:
+                if len(one.input_ids) > max_length:
+                    reason = f"longer than max_length={max_length} tokens"
+        if reason:
+            encoded.dropped.setdefault(reason, []).append(row.id)
+            continue
+        encoded.input_ids.append(one.input_ids)
+        encoded.labels.append([i if s else IGNORE for i, s in zip(one.input_ids, one.supervised, strict=True)])
+    return encoded
+
+
+def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None:
+    """Raises InputError where too many rows fell out, or the supervised share is 0 % or 100 %."""
+    dropped = sum(map(len, encoded.dropped.values()))
+    if not encoded.input_ids or dropped > max_dropped * total:
+        reason, ids = max(encoded.dropped.items(), key=lambda item: len(item[1]), default=("no rows", []))
+        others = len(encoded.dropped) - 1
+        raise InputError(
+            f"{dropped} of {total} rows cannot be trained on; most: {reason} ({len(ids)}, such as row {ids[0] if ids else '-'})",
+            f"max_dropped tolerates {max_dropped:.0%}" + (f"; {others} further reasons" if others > 0 else ""),
+            "mend the rows or the template, raise max_length, or raise max_dropped",
+        )
+    share = encoded.supervised_tokens / encoded.tokens
+    if share in (0.0, 1.0):
+        raise InputError(
+            f"{share:.0%} of the tokens would be supervised",
+            "a loss on no token teaches nothing; a loss on every token teaches the model to write prompts" if share == 0 else "prompts would be learnt too: no row has a prompt",
+            "every row needs a user message and an assistant reply",
+        )

@@ -1,0 +1,116 @@
+"""Fine-tune a model on reasoned replies (chain-of-thought SFT).
+
+Takes a model and a dataset whose rows end in a reply; makes a model. Refuses: rows whose thought does not survive the chat
+template (beyond ``max_dropped``), a supervised-token share of 0 % or 100 %, a turn that does not end in a stop token, rows with
+images, zero rows.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from safework_cli.artifacts.payload import parameter_count
+from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
+
+
+class Lora(Settings):
+    """Low-rank adapters; they are merged into the weights afterwards, so that the artifact is a whole model."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' input."""
+
+
+class SftConfig(StageConfig):
+    """Settings of ``safework sft``; names are those of transformers' TrainingArguments."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    """Peak learning rate. (Usable defaults: 1e-5 in full, 1e-4 with LoRA; SafeWork-R1's own are not known.)"""
+    num_train_epochs: float = Field(2.0, gt=0)
+    """Passes over the data, where max_steps is not set."""
+    max_steps: int = Field(-1, ge=-1)
+    """Optimiser steps; -1 lets num_train_epochs decide."""
+    per_device_train_batch_size: int = Field(8, ge=1)
+    """Rows per forward pass on each device."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes per optimiser step."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    max_length: int = Field(2048, ge=8)
+    """Tokens of a row, prompt and reply; a longer row is dropped by name and counted, never cut."""
+    max_dropped: float = Field(0.05, ge=0, le=1)
+    """Share of rows that may be dropped before the run is refused."""
+    lora: Lora | None = None
+    """Train adapters in place of all weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    sample_prompts: int = Field(8, ge=0)
+    """Replies sampled after training to measure the stop rate and the format."""
+    sample_max_tokens: int = Field(192, ge=1)
+    """Tokens of such a reply at most."""
+    min_stop_rate: float = Field(0.0, ge=0, le=1)
+    """Gate: the share of sampled replies that must end by themselves; below it the command exits with 4."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    save_steps: int = cosmetic(100, ge=1)
+    """Steps between checkpoints."""
+
+
+class SftStage(Stage):
+    name = "sft"
+    summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
+    Config = SftConfig
+    inputs = {
+        "model": Slot(("model",), "the model to start from"),
+        "data": Slot(("dataset",), "rows that end in an assistant reply, such as starter:cot"),
+    }
+    output = "model"
+
+    def plan(self, config: SftConfig, inputs: Inputs) -> Plan:
+        model, data = inputs.one("model"), inputs.one("data")
+        rows = _row_count(data)
+        plan = Plan(name=f"{model.name.split('-sft')[0]}-sft")
+        per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        if config.max_steps > 0:
+            plan.optimizer_steps = config.max_steps
+        elif rows is not None:
+            plan.optimizer_steps = math.ceil(rows / per_step * config.num_train_epochs)
+        parameters = parameter_count(model.path)
+        trained = parameters if config.lora is None else parameters // 50
+        plan.memory_bytes = 4 * parameters + 12 * trained + 2**30  # float32 weights; gradient and two Adam moments; activations and libraries
+        plan.disk_bytes = 4 * parameters + 2 * (4 * parameters + 8 * trained)
+        plan.lines = [
+            f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref}" + (f" ({rows} rows)" if rows is not None else ""),
+            f"{per_step} rows a step, learning rate {config.learning_rate:g}, loss on assistant tokens only",
+            f"then sample {config.sample_prompts} replies and report how many stop",
+        ]
+        if config.lora and config.learning_rate < 2e-5:
+            plan.lines.append("note: adapters usually want a learning rate near 1e-4")
+        return plan
+
+    def run(self, config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_sft.train import train
+
+        return train(config, inputs.one("model"), inputs.one("data"), work)
+
+
+def _row_count(data) -> int | None:
+    subsets = data.manifest.metrics.get("subsets", {})
+    if data.subset in subsets:
+        return subsets[data.subset]["rows"]
+    return data.manifest.metrics.get("rows")
+
+
+stage = SftStage()

@@ -1,0 +1,122 @@
+"""The run of ``safework sft``, from top to bottom."""
+
+from __future__ import annotations
+
+from statistics import mean
+from typing import Any
+
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig as TrlSftConfig
+from trl import SFTTrainer
+
+from safework_cli.artifacts import Artifact
+from safework_cli.lm.engine import Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.models import load_model, load_tokenizer, save_model, stop_token_ids, template_hash
+from safework_cli.lm.training import run_training, training_arguments
+from safework_cli.rows import Row, parse_reply
+from safework_cli.stage import Outcome, WorkDir, require_rows
+from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
+from safework_sft.stage import SftConfig
+
+
+def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
+    """Encodes, refuses, trains, saves, samples."""
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    rows = data.rows()
+    require_rows(len(rows), data, "rows")
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    stop_ids = stop_token_ids(tokenizer, model)
+    with work.progress.phase("tokenize", len(rows)):
+        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length)
+    refuse_useless(encoded, len(rows), config.max_dropped)
+    for reason, ids in encoded.dropped.items():
+        work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
+
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(config, work, tokenizer),
+        train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
+        processing_class=tokenizer,
+        peft_config=_lora(config),
+    )
+    state = run_training(trainer, work)
+    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    with work.progress.phase("save"):
+        save_model(trained, tokenizer, work.output)
+    sampled = _sample(config, trained, tokenizer, rows, work)
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    return _outcome(config, encoded, losses, sampled, state.global_step, tokenizer)
+
+
+def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
+    shared = config.model_dump(
+        include={
+            "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing",
+        }
+    )  # fmt: skip
+    return training_arguments(
+        TrlSftConfig,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
+        max_length=config.max_length,
+        train_sampling_strategy="group_by_length",  # rows of like length share a batch: less padding
+        dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
+        eos_token=tokenizer.eos_token,
+        **shared,
+    )
+
+
+def _lora(config: SftConfig) -> LoraConfig | None:
+    if config.lora is None:
+        return None
+    return LoraConfig(
+        r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def _sample(
+    config: SftConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], work: WorkDir
+) -> dict[str, Any]:
+    """Greedy replies to evenly spread training prompts: does the model stop, and does it keep the format?"""
+    if not config.sample_prompts:
+        return {}
+    chosen = rows[:: max(1, len(rows) // config.sample_prompts)][: config.sample_prompts]
+    with work.progress.phase("sample", len(chosen)):
+        engine = HFEngine(model, tokenizer)
+        completions = [group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))]
+    return {
+        "n": len(completions),
+        "stop_rate": mean(c.finish_reason == "stop" for c in completions),
+        "format_rate": mean(parse_reply(c.text).format == "ok" for c in completions),
+        "mean_tokens": mean(len(c.token_ids) for c in completions),
+        "replies": [{"row": row.id, "reply": c.text} for row, c in zip(chosen, completions, strict=True)],
+    }
+
+
+def _outcome(
+    config: SftConfig, encoded: EncodedRows, losses: list[float], sampled: dict[str, Any], steps: int, tokenizer: PreTrainedTokenizerBase
+) -> Outcome:
+    tenth = max(1, len(losses) // 10)
+    outcome = Outcome(
+        metrics={
+            "rows": len(encoded.input_ids),
+            "dropped": {reason: len(ids) for reason, ids in encoded.dropped.items()},
+            "tokens": encoded.tokens,
+            "supervised_share": round(encoded.supervised_tokens / encoded.tokens, 4),
+            "steps": steps,
+            "loss_first": round(mean(losses[:tenth]), 4),
+            "loss_last": round(mean(losses[-tenth:]), 4),
+            "samples": sampled,
+        },
+        seeds={"order of rows, LoRA initialisation, dropout": f"seed={config.seed}", "matrix products": "not pinned: other hardware or thread counts round differently"},
+        chat_template_hash=template_hash(tokenizer),
+    )
+    if sampled and sampled["stop_rate"] < config.min_stop_rate:
+        outcome.failed_gates.append(f"stop rate {sampled['stop_rate']:.2f} is below min_stop_rate={config.min_stop_rate}")
+    return outcome

@@ -1,0 +1,72 @@
+"""The page that travels with a verifier: what it was trained on, how good it is, where it errs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.rows import Parts
+
+
+def card(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, confusion: dict[str, Any], model_ref: str, data_ref: str) -> str:
+    """Markdown text."""
+    rows = metrics["rows"]
+    lines = [
+        f"# {spec.task} verifier",
+        "",
+        f"Labels a reply by the probabilities of {', '.join(spec.codes)} as next token, in one forward pass of a model",
+        f"made from `{model_ref}`. Trained on `{data_ref}`: {rows['train']} rows; {rows['calibration']} further rows fitted the temperature ({spec.temperature:g}),",
+        f"and {rows['report']} more, of prompts that neither saw, are reported here.",
+        "",
+        "## Measured",
+        "",
+        "| | value | 95 % interval | n |",
+        "|---|---|---|---|",
+        *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature")),
+        *(_line(f"{name}: {what}", entry[what]) for name, entry in metrics["baselines"].items() for what in ("accuracy", "macro_f1")),
+        *(_line(f"accuracy on source {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
+        "",
+        "Accuracies have Wilson intervals; the others are bootstrapped over prompts. The refusal-phrase baseline is told",
+        'whether a prompt is harmful; "verifier told harmful" is this verifier with the same knowledge.',
+        "",
+        "## Where it errs",
+        "",
+        "Rows are gold labels, columns what the verifier said.",
+        "",
+        "| gold | " + " | ".join(spec.codes) + " | recall |",
+        "|---|" + "---|" * (len(spec.codes) + 1),
+        *_confusion_lines(spec, confusion["gold_by_predicted"]),
+        "",
+        "## Labels",
+        "",
+        "| code | label | score | rows trained on |",
+        "|---|---|---|---|",
+        *_label_lines(spec, parts),
+        "",
+        f"Prompts hold at most {spec.max_length} tokens: {rows['train_truncated']} training rows and",
+        f"{rows['held_out_truncated']} held-out rows lost the middle of their reply. The thought of a reply is never judged.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(name: str, entry: dict[str, Any]) -> str:
+    low, high = entry["interval"]
+    return f"| {name.replace('_', ' ')} | {entry['value']:.3f} | {low:.3f} – {high:.3f} | {entry['n']} |"
+
+
+def _confusion_lines(spec: LabelSpec, counts: list[list[int]]) -> list[str]:
+    lines = []
+    for i, (code, label) in enumerate(zip(spec.codes, spec.labels, strict=True)):
+        total = sum(counts[i])
+        recall = f"{counts[i][i] / total:.2f} of {total}" if total else "no rows"
+        lines.append(f"| {code} {label} | " + " | ".join(map(str, counts[i])) + f" | {recall} |")
+    return lines
+
+
+def _label_lines(spec: LabelSpec, parts: Parts) -> list[str]:
+    trained = parts.counts(spec)["train"]
+    return [
+        f"| {code} | {label} | {spec.scores[label]:g} | {trained.get(label, 0)} |"
+        for code, label in zip(spec.codes, spec.labels, strict=True)
+    ]

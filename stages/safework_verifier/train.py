@@ -1,0 +1,200 @@
+"""The run of ``safework verifier train``, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, TrainingArguments
+
+from safework_cli.artifacts import Artifact
+from safework_cli.errors import ConfigError
+from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.lm.training import run_training, training_arguments
+from safework_cli.stage import Outcome, WorkDir
+from safework_cli.verifiers.labels import LabelVerifier
+from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
+from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.card import card
+from safework_verifier.metrics import confusion_matrix, fit_temperature, report, report_hard, rescale, share_estimate
+from safework_verifier.rows import Labelled, Parts, class_weights, labelled_rows, phrase_predictions, take_apart
+from safework_verifier.train_stage import VerifierTrainConfig
+from safework_verifier.trainer import Examples, LabelTrainer, keep_first_layers, train_top_layers
+
+MIN_CALIBRATION_ROWS = 20
+"""Fewer rows say nothing about a temperature: it stays 1."""
+
+
+def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
+    """Splits, trains, calibrates, measures, saves."""
+    spec = config.spec()
+    items, missing = labelled_rows(data.rows(), spec, config.tolerated_missing_labels)
+    parts = take_apart(items, missing, config.eval_fraction, config.seed)
+
+    torch.manual_seed(config.seed)
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
+    trained, cut, steps = _train(config, spec, model, tokenizer, parts, work)
+
+    trained = trained.to(pick_dtype(config.dtype)).eval()
+    verifier = LabelVerifier(trained, tokenizer, spec, batch_size=config.per_device_eval_batch_size)
+    metrics = _measure(verifier, parts, config.seed, work)
+    metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}
+    metrics["steps"] = steps
+    with work.progress.phase("save"):
+        save_model(trained, tokenizer, work.output)
+        spec.write(work.output)
+        confusion = metrics.pop("confusion")
+        (work.output / "confusion.json").write_text(json.dumps(confusion, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = card(spec, metrics, parts, confusion, model_artifact.ref, data.ref)
+        (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
+    return _outcome(config, metrics, work, template_hash(tokenizer))
+
+
+def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
+    """The model with the layers to keep, and with the weights to train marked."""
+    decoder = model.base_model
+    if (config.keep_layers or config.train_layers) and not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
+        why = f"its layers have other names in {type(model).__name__}"
+        raise ConfigError("keep_layers and train_layers do not know this architecture", why, "leave both out")
+    if config.keep_layers:
+        keep_first_layers(model, config.keep_layers)
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
+    if config.lora is None:
+        return model
+    lora = LoraConfig(
+        r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, lora)
+
+
+def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, parts: Parts, work: WorkDir) -> tuple[Any, int, int]:
+    """The trained model (adapters merged), how many training rows were cut to fit, and the steps taken."""
+    writer = PromptWriter(tokenizer, spec)
+    items = [item for item in parts.train if item.exchange.final.strip()]  # an empty reply is labelled without asking the model
+    with work.progress.phase("tokenize", len(items)):
+        prompts = [writer.write(item.exchange) for item in items]
+    cut = sum(prompt.left_out > 0 for prompt in prompts)
+    if cut:
+        work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={config.max_length} and lost their middle")
+    golds = [item.gold for item in items]
+    trainer = LabelTrainer(
+        model=model,
+        args=_arguments(config, work),
+        train_dataset=Examples([prompt.ids for prompt in prompts], golds),
+        processing_class=tokenizer,
+        code_ids=code_token_ids(tokenizer, spec),
+        weight_C=class_weights(golds, len(spec.labels), config.class_weights),
+        label_smoothing=config.label_smoothing,
+        pad_id=tokenizer.pad_token_id,
+    )
+    state = run_training(trainer, work)
+    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    return trained, cut, state.global_step
+
+
+def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
+    shared = config.model_dump(
+        include={
+            "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
+            "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing",
+        }
+    )  # fmt: skip
+    return training_arguments(
+        TrainingArguments,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
+        remove_unused_columns=False,
+        **shared,
+    )
+
+
+def _measure(verifier: LabelVerifier, parts: Parts, seed: int, work: WorkDir) -> dict[str, Any]:
+    """Fits the temperature on one half of the held-out rows (into the verifier's spec) and measures on the other."""
+    spec = verifier.spec
+    with work.progress.phase("calibrate", len(parts.calibration)):
+        calibration_NC, calibration_gold_N = _probabilities(verifier, parts.calibration)
+    with work.progress.phase("evaluate", len(parts.report)):
+        raw_NC, gold_N = _probabilities(verifier, parts.report)
+    truncated, held_out = verifier.truncated, verifier.judged
+    if len(parts.calibration) >= MIN_CALIBRATION_ROWS:
+        spec.temperature = round(fit_temperature(calibration_NC, calibration_gold_N), 4)
+    else:
+        work.progress.warn(f"only {len(parts.calibration)} rows to calibrate on: the temperature stays 1")
+    probability_NC = rescale(raw_NC, spec.temperature)
+    groups = [item.row.group for item in parts.report]
+    predicted_N = probability_NC.argmax(1)
+    found = report(probability_NC, gold_N, groups, seed)
+    found["ece_before_temperature"] = report(raw_NC, gold_N, groups, seed)["ece"]
+    found["temperature"] = spec.temperature
+    found["rows"] = {
+        "train": len(parts.train),
+        "calibration": len(parts.calibration),
+        "report": len(parts.report),
+        "held_out_truncated": f"{truncated} of {held_out}",
+    }
+    found["by_source"] = {
+        source: share_estimate(gold_N[rows], predicted_N[rows])
+        for source in sorted({item.row.source for item in parts.report})
+        for rows in [np.array([i for i, item in enumerate(parts.report) if item.row.source == source])]
+    }
+    found["baselines"] = _baselines(spec, parts, probability_NC, gold_N, groups, seed)
+    found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
+    return found
+
+
+def _probabilities(verifier: LabelVerifier, items: list[Labelled]) -> tuple[Any, Any]:
+    """Label probabilities (N, C) and gold labels (N,) of rows."""
+    readings = verifier.read([item.exchange for item in items])
+    return np.array([r.probabilities for r in readings], dtype=np.float64), np.array([item.gold for item in items])
+
+
+def _baselines(spec: LabelSpec, parts: Parts, probability_NC: Any, gold_N: Any, groups: list[str], seed: int) -> dict[str, Any]:
+    """What it must beat: always the most frequent training label; and refusal phrases, which are told whether the prompt is harmful.
+
+    The phrase baseline and the verifier with the same knowledge are measured on the rows that say so.
+    """
+    classes = len(spec.labels)
+    frequent = Counter(item.gold for item in parts.train).most_common(1)[0][0]
+    found: dict[str, Any] = {"most_frequent_label": report_hard(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
+    phrases = phrase_predictions(parts.report, spec)
+    known = np.array([i for i, label in enumerate(phrases) if label is not None], dtype=np.int64)
+    if len(known):
+        told = [groups[i] for i in known]
+        phrase_N = np.array([phrases[i] for i in known])
+        found["refusal_phrases_told_harmful"] = report_hard(gold_N[known], phrase_N, classes, told, seed)
+        allowed_NC = np.array([[parts.report[i].exchange.harmful in spec.possible[label] for label in spec.labels] for i in known])
+        told_N = np.where(allowed_NC, probability_NC[known], -1.0).argmax(1)
+        found["verifier_told_harmful"] = report_hard(gold_N[known], told_N, classes, told, seed)
+    return found
+
+
+def _outcome(config: VerifierTrainConfig, metrics: dict[str, Any], work: WorkDir, template: str) -> Outcome:
+    outcome = Outcome(
+        metrics=metrics,
+        seeds={
+            "split, order of rows, LoRA initialisation, dropout, bootstrap": f"seed={config.seed}",
+            "matrix products": "not pinned: other hardware or thread counts round differently",
+        },
+        chat_template_hash=template,
+    )
+    accuracy = metrics["accuracy"]["value"]
+    told = metrics["baselines"].get("verifier_told_harmful", metrics)["accuracy"]["value"]
+    for name, baseline in metrics["baselines"].items():
+        mine, theirs = (told if name.endswith("told_harmful") else accuracy), baseline["accuracy"]["value"]
+        if name != "verifier_told_harmful" and mine <= theirs:
+            sentence = f"the verifier is no better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
+            outcome.notes.append(sentence)
+            work.progress.warn(sentence)
+    if accuracy < config.min_accuracy:
+        outcome.failed_gates.append(
+            f"accuracy {accuracy:.3f} on {metrics['accuracy']['n']} rows is below min_accuracy={config.min_accuracy}"
+        )
+    return outcome
