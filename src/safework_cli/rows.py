@@ -9,6 +9,8 @@ Keys of ``meta`` that stages understand:
     answer_type   str   how ``answer`` is compared: "exact" | "choice" | "math" | "contains"
     aliases       list  further accepted answers
     choices       list  the texts of a multiple-choice question, in order A, B, C, …
+    stem          str   the bare question of a multiple-choice row, without options and instructions
+    finish_reason str   "length" where the reply was cut: such a row is dropped
     label         str   the gold label of the last assistant message, for training and testing verifiers
     constraints   list  instruction constraints, checked by the rule verifier of that name
     passages      list  ids of the passages that hold the answer (search rows)

@@ -65,6 +65,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     inputs = Inputs(values)
     plan = stage.plan(resolved.config, inputs)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
+    if not plan.refusals:
+        digests |= stage.external_digests(resolved.config)
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
     return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
 
@@ -130,7 +132,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     stop = StopRequest()
     started = time.monotonic()
     try:
-        with stop.installed(), _warnings_recorded(progress):
+        with stop.installed(), _warnings_recorded(progress), _stdout_to_stderr():
             outcome = stage.run(resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
     except BaseException as error:
         progress.event("failed", error=type(error).__name__, text=str(error))
@@ -142,6 +144,20 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     manifest = _manifest(prepared, outcome, wall_seconds=time.monotonic() - started)
     artifact = store.commit(output, manifest)
     return Result(artifact, False, exit_code(manifest))
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """stdout carries the reference and nothing else: what libraries (and their child processes) print there goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextmanager

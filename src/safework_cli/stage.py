@@ -246,6 +246,10 @@ class Stage(ABC):
     def plan(self, config: Any, inputs: Inputs) -> Plan:
         """Says what will be done and what is refused. Imports nothing heavy."""
 
+    def external_digests(self, config: Any) -> dict[str, str]:
+        """Digests of files that the configuration names outside the store: part of the fingerprint, like the inputs'."""
+        return {}
+
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""

@@ -1,6 +1,6 @@
 """One dataset from many sources, from top to bottom.
 
-    sources → rows → checks → split → exact duplicates → near duplicates → evaluation prompts out → held-out groups guarded → Parquet and card
+    sources → rows → checks → split → exact and near duplicates out → held-out groups and evaluation prompts out → Parquet and card
 
 The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
 for evaluation prompts, which compares what is left for training with what is held out.
@@ -46,19 +46,19 @@ def build(config: BuildConfig, work: WorkDir) -> Outcome:
         work.stop.check()
     read = [candidate for source in arrived for candidate in source.rows]
 
-    with work.progress.phase("checking", len(read)):
+    with work.progress.phase("checking"):
         rows = sound(read, config, drops)
         hold_out(rows, config.heldout, set(config.require_label), config.seed)
-    with work.progress.phase("duplicates", len(rows)):
+    with work.progress.phase("duplicates"):
         rows = without_exact(rows, drops)
         if config.near_duplicate_threshold is not None:
             rows = without_near(rows, config.near_duplicate_threshold, drops)
-    with work.progress.phase("decontamination", len(rows)):
+    with work.progress.phase("decontamination"):
         rows = without_held_out_groups(rows, drops)
         rows = without_leaks(rows, config.decontaminate, drops)
     refuse_nothing(read, rows, drops)
 
-    with work.progress.phase("writing", len(rows)):
+    with work.progress.phase("writing"):
         parts = parted(rows)
         write_dataset(work.output, parts, arrived, rows, drops)
     for line in summary(parts, drops):

@@ -8,7 +8,7 @@ from typing import ClassVar
 from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites import suite_named
-from safework_data.settings import BuildConfig, HubSource, StarterSource, expand
+from safework_data.settings import BuildConfig, HubSource, Source, StarterSource, artifact_name, expand
 from safework_data.sources import digest_of, source_files, source_name
 
 
@@ -23,13 +23,14 @@ class BuildStage(Stage):
 
     def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
         """Lists the sources and refuses what cannot be read; opens no file."""
-        plan = Plan(name=source_name(config.sources[0]).lower())
+        plan = Plan(name=artifact_name(source_name(config.sources[0]), "dataset"))
         names: list[str] = []
         disk = 0
         for source in config.sources:
             name = source_name(source)
             if name in names:
-                plan.refuse(f"two sources are called '{name}'", "rows and drops are told apart by the source's name", "give one of them a name:")
+                why = "rows and drops are told apart by the source's name"
+                plan.refuse(f"two sources are called '{name}'", why, "give one of them a name:")
             names.append(name)
             try:
                 files = source_files(source)
@@ -70,7 +71,7 @@ class BuildStage(Stage):
         return digests
 
 
-def _described(source, files: list[Path], size: int) -> str:  # type: ignore[no-untyped-def]
+def _described(source: Source, files: list[Path], size: int) -> str:
     if isinstance(source, StarterSource):
         return "the starter set that ships with safework"
     if isinstance(source, HubSource):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Iterable, Mapping
 
 import yaml
 
@@ -67,7 +67,8 @@ def render_card(parts: Mapping[str, Mapping[str, list[Row]]], sources: list[Sour
     blocks = [
         front_matter(parts, languages),
         "# Data card\n",
-        f"{read:,} rows were read, {len(drops.all):,} dropped, {len(rows):,} kept. Every dropped row is listed with its reason in `drops.jsonl`.\n",
+        f"{read:,} rows were read, {len(drops.all):,} dropped, {len(rows):,} kept.",
+        "Every dropped row is listed with its reason in `drops.jsonl`.\n",
         "## Sources\n",
         _table(
             ["source", "from", "licence", "rows read", "kept"],
@@ -92,7 +93,7 @@ def _subset_line(subset: str, split: str, rows: list[Row]) -> list[str]:
     return [subset, split, f"{len(rows):,}", f"{len({row.group for row in rows}):,}", f"{replies:,}", f"{characters / len(rows):,.0f}"]
 
 
-def _crossed(title: str, parts: Mapping[str, Mapping[str, list[Row]]], key) -> str:  # type: ignore[no-untyped-def]
+def _crossed(title: str, parts: Mapping[str, Mapping[str, list[Row]]], key: Callable[[Row], str]) -> str:
     counted = {subset: Counter(key(row) for rows in splits.values() for row in rows) for subset, splits in parts.items()}
     total: Counter[str] = sum(counted.values(), Counter())
     lines = [[escaped(name), *(f"{counted[subset][name]:,}" for subset in parts)] for name, _ in total.most_common(SHOWN_CATEGORIES)]

@@ -1,7 +1,7 @@
 """Evaluation prompts inside training rows.
 
-The rule is that of Tülu 3 (arXiv 2411.15124, section 3.2): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the
-row within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
+The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the row
+within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
 has no n-gram; it counts when a message of the row is that prompt, punctuation and case aside.
 """
 
@@ -35,12 +35,14 @@ class LeakIndex:
         self._prompts: list[tuple[str, str, int]] = []
         self._runs: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
         self._short: dict[tuple[str, ...], int] = {}
+        self._known: set[tuple[str, ...]] = set()
 
     def add(self, suite: str, prompt_id: str, text: str) -> None:
-        """Adds a prompt of a suite; a prompt of no words is left out, since it would be in every row."""
+        """Adds a prompt of a suite, once however often it comes; one of no words is left out, since it would be in every row."""
         tokens = words(text)
-        if not tokens:
+        if not tokens or tuple(tokens) in self._known:
             return
+        self._known.add(tuple(tokens))
         number = len(self._prompts)
         self._prompts.append((suite, prompt_id, len(tokens)))
         if len(tokens) < self.ngram:

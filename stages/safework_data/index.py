@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from safework_cli.episode.index import Passage, tokenise, write_index
 from safework_cli.errors import InputError

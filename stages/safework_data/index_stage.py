@@ -8,7 +8,7 @@ from typing import ClassVar
 from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites.tables import format_of
-from safework_data.settings import FilePassages, IndexConfig, PassageSource, StarterPassages, matching_files
+from safework_data.settings import FilePassages, IndexConfig, PassageSource, StarterPassages, artifact_name, matching_files
 from safework_data.sources import digest_of
 
 
@@ -24,7 +24,8 @@ class IndexStage(Stage):
     def plan(self, config: IndexConfig, inputs: Inputs) -> Plan:
         """Lists the sources and refuses what cannot be read; opens no file."""
         first = config.sources[0]
-        plan = Plan(name="starter" if isinstance(first, StarterPassages) else Path(first.path).stem.replace("*", "_").replace(".", "-").lower())
+        name = "starter" if isinstance(first, StarterPassages) else Path(first.path).stem
+        plan = Plan(name=artifact_name(name, "index"))
         for source in config.sources:
             try:
                 files = passage_files(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from typing import Any
@@ -10,8 +11,10 @@ from safework_cli.rows import Message, Row, language_of
 from safework_cli.suites import render_choices
 from safework_cli.suites.readers import LETTERS
 from safework_data.settings import TableSource
+from safework_data.text import words
 
-TRUTHS = {True: True, False: False, 1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+TRUTHS = {1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+"""What a yes-or-no column may hold; ``True`` and ``False`` are found under 1 and 0."""
 
 
 class Unfit(Exception):
@@ -73,6 +76,8 @@ class RowMaker:
         self._answer(row, values.get("answer"))
         if isinstance(row.meta.get("choices"), list):
             _ask_with_choices(row)
+        # Rows that ask the same are one group unless the source says otherwise: several replies to a prompt must not straddle a split.
+        row.meta.setdefault("group", prompt_group(row))
         try:
             json.dumps(row.meta)
         except (TypeError, ValueError) as error:
@@ -88,6 +93,12 @@ class RowMaker:
         if isinstance(value, int) and not isinstance(value, bool) and isinstance(row.meta.get("choices"), list):
             value = LETTERS[value] if 0 <= value < len(row.meta["choices"]) else str(value)
         row.answer = _text(value, "answer").strip()
+
+
+def prompt_group(row: Row) -> str:
+    """A group's name from the words of the prompt's user turns."""
+    asked = "\n".join(m["content"] for m in row.prompt if m["role"] == "user")
+    return "prompt-" + hashlib.sha256("\0".join(words(asked) or [asked]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _text(value: Any, target: str) -> str:

@@ -31,7 +31,7 @@ def expand(path: str) -> str:
         if name not in os.environ:
             why = "a path with a hole in it would point somewhere else"
             raise InputError(f"{path}: the environment variable {name} is not set", why, f"export {name}=/path/to/folder")
-    return os.path.expanduser(os.path.expandvars(path))
+    return str(Path(os.path.expandvars(path)).expanduser())
 
 
 def matching_files(pattern: str) -> list[Path]:
@@ -50,6 +50,11 @@ def matching_files(pattern: str) -> list[Path]:
     if not found:
         raise InputError(f"no file matches {expanded}", "", f"ls {path.parent}")
     return found
+
+
+def artifact_name(text: str, otherwise: str) -> str:
+    """A source's name as an artifact's: lower case, with dashes for what a reference cannot hold."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_") or otherwise
 
 
 def _checked_name(value: str | None) -> str | None:
@@ -84,7 +89,7 @@ class TableSource(Settings):
     A row without a match is dropped and counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """How many rows are read, from the first; default all."""
 
     @field_validator("name", "subset")
@@ -97,7 +102,8 @@ class TableSource(Settings):
     def _targets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for target in value:
             if target not in TARGETS and not re.fullmatch(r"meta\.\w+", target):
-                raise ValueError(f"'{target}' is not a field of a row{nearest(target, TARGETS)} (fields: {', '.join(TARGETS)}, meta.ANYTHING)")
+                fields = f"fields: {', '.join(TARGETS)}, meta.ANYTHING"
+                raise ValueError(f"'{target}' is not a field of a row{nearest(target, TARGETS)} ({fields})")
         return value
 
     @field_validator("extract")
@@ -168,7 +174,7 @@ class XSTestSource(Settings):
     """The source's name in rows and in the data card."""
     folder: str
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
-    off_topic: int = Field(200, ge=0)
+    off_topic: int = Field(default=200, ge=0)
     """How many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
     @field_validator("name")
@@ -187,9 +193,9 @@ class DecontaminateSettings(Settings):
     """Names of evaluation suites. The dataset's own held-out rows are always compared as well."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; read only where suites are named."""
-    ngram: int = Field(8, ge=2)
+    ngram: int = Field(default=8, ge=2)
     """Length in words (in characters for Chinese) of the runs that are compared. A shorter prompt counts when a message equals it."""
-    overlap: float = Field(0.5, gt=0.0, le=1.0)
+    overlap: float = Field(default=0.5, gt=0.0, le=1.0)
     """The share of an evaluation prompt's words that must stand in a row, in runs of `ngram`, for the row to be dropped."""
     exempt: list[str] = Field(default_factory=list)
     """Names of sources that are not compared with `suites` (still with the held-out rows), such as a verifier's own data."""
@@ -216,16 +222,16 @@ class BuildConfig(StageConfig):
     """Subsets whose rows must carry a gold label (meta.label)."""
     languages: list[Literal["en", "zh"]] = Field(default_factory=list)
     """Languages to keep, told by the prompt's script; empty keeps all."""
-    max_characters: int = Field(24_000, ge=1)
+    max_characters: int = Field(default=24_000, ge=1)
     """Longest conversation, in characters over all its messages."""
-    near_duplicate_threshold: float | None = Field(0.8, gt=0.0, le=1.0)
+    near_duplicate_threshold: float | None = Field(default=0.8, gt=0.0, le=1.0)
     """Jaccard similarity of three-word runs from which two prompts, and their replies, count as the same; null turns the check off."""
     decontaminate: DecontaminateSettings = Field(default_factory=DecontaminateSettings)
     """What is kept out of training data."""
-    heldout: float = Field(0.0, ge=0.0, lt=1.0)
+    heldout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each source's groups that is held out, for sources that are not split already. Held-out rows go to the subset
     `heldout`; of subsets that require labels they stay, as their test split."""
-    max_dropped: float = Field(0.5, ge=0.0, le=1.0)
+    max_dropped: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of rows, for whatever reason they go, up to which the run counts as a success; above it the exit code is 5."""
 
     @model_validator(mode="after")
@@ -253,7 +259,7 @@ class FilePassages(Settings):
     """csv, jsonl, json or parquet; default: what the file's suffix says."""
     columns: dict[str, str] = Field(default_factory=lambda: {"id": "id", "title": "title", "text": "text"})
     """Passage field → column. Fields: id, title, text (needed), and abstract (default: the first sentence of the text)."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
     """How many passages are read, from the first; default all."""
 
     @field_validator("columns")
@@ -285,7 +291,7 @@ class IndexConfig(StageConfig):
 
     sources: list[PassageSource] = Field(min_length=1)
     """Where passages come from, in order."""
-    k1: float = Field(1.5, ge=0.0)
+    k1: float = Field(default=1.5, ge=0.0)
     """BM25's saturation of term frequency; no unit."""
-    b: float = Field(0.75, ge=0.0, le=1.0)
+    b: float = Field(default=0.75, ge=0.0, le=1.0)
     """BM25's correction for length: 0 none, 1 full."""

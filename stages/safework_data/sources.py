@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
@@ -58,8 +59,10 @@ def source_files(source: Source) -> list[Path]:
         folder = Path(expand(source.folder))
         files = sorted(folder.glob("*.csv"))
         if not files:
-            why = "the tables are published at github.com/paul-rottger/xstest, folder model_completions (CC-BY-4.0)"
-            raise InputError(f"source {source.name}: there are no CSV files in {folder}", why, "point folder: at the folder that holds them")
+            why = "the tables are published at github.com/paul-rottger/xstest (CC-BY-4.0)"
+            raise InputError(
+                f"source {source.name}: there are no CSV files in {folder}", why, "point folder: at the folder that holds them"
+            )
         return files
     return []
 
@@ -85,9 +88,7 @@ def read_source(source: Source, seed: int) -> Arrived:
 def _read_starter(seed: int) -> Arrived:
     from safework_data import starter
 
-    rows = [
-        Candidate(row, subset, "starter", split_already=True) for subset, rows_of_subset in starter.build(seed).items() for row in rows_of_subset
-    ]
+    rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
     return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework")
 
 

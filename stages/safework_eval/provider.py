@@ -70,6 +70,8 @@ class Batcher:
         """Requests that are known to come: the first batch waits for them, so that what is batched with what never depends on timing."""
         self.before_batch: Callable[[], None] = lambda: None
         """Called before each batch; what it raises reaches every request that waits."""
+        self.failure: BaseException | None = None
+        """The first error of a batch, as it was raised."""
         self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -107,6 +109,7 @@ class Batcher:
             sampling = replace(batch[0].sampling, seed=batch_seed(batch[0].sampling.seed, [r.prompt_ids for r in batch]))
             completions = self._generate([r.prompt_ids for r in batch], sampling)
         except BaseException as error:  # noqa: BLE001 - it belongs to those who asked, in their own thread
+            self.failure = self.failure or error
             for request in batch:
                 request.future.set_exception(error)
             return
@@ -120,7 +123,6 @@ def batch_seed(seed: int, prompts: Sequence[Sequence[int]]) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
-@modelapi(name="safework")
 class SafeworkAPI(ModelAPI):
     """Replies of one of our models, or of any Hugging Face folder. Greedy unless a temperature is given.
 
@@ -202,6 +204,12 @@ class SafeworkAPI(ModelAPI):
 
     def connection_key(self) -> str:
         return self.model_name
+
+
+@modelapi(name="safework")
+def safework() -> type[ModelAPI]:
+    """Registers the provider: Inspect finds this function through the entry point."""
+    return SafeworkAPI
 
 
 def sampling_of(config: GenerateConfig) -> Sampling:

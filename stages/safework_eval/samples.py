@@ -48,7 +48,8 @@ class Archive:
                     record = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # the line that a kill cut in two, or the empty one at the end
-                self.replies[(record.pop("suite"), record.pop("id"))] = Reply(**record)
+                key = (record.pop("suite"), record.pop("id"))
+                self.replies[key] = Reply(**record)
         self._handle = open(path, "a", encoding="utf-8")
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             self._handle.write("\n")  # what is written next must not be glued to a torn line

@@ -42,7 +42,7 @@ def cpgd_loss(
     old_logp_BT: torch.Tensor,
     advantage_B: torch.Tensor,
     mask_BT: torch.Tensor,
-    denominator: torch.Tensor,
+    denominator_B: torch.Tensor,
     *,
     epsilon_BT: torch.Tensor,
     drift_coef: float,
@@ -52,7 +52,7 @@ def cpgd_loss(
 
     With r = π_θ/π_old of a token and A its completion's advantage,
 
-        J = −1/denominator · Σ [ min(ln r·A, clip(ln r, ln(1−ε), ln(1+ε))·A) − α·min(sg(r)−1, c)·ln π_θ ]
+        J = −Σ 1/denominator · [ min(ln r·A, clip(ln r, ln(1−ε), ln(1+ε))·A) − α·min(sg(r)−1, c)·ln π_θ ]
 
     The drift term's *value* means nothing; its gradient is that of the k3 estimator of the forward KL with the gradient's factor
     clipped at c. (Clipping the estimator itself would push a ratio that ran away further out.)
@@ -61,7 +61,8 @@ def cpgd_loss(
         logp_BT, old_logp_BT: log-probabilities of the sampled tokens under the trained and the sampling policy.
         advantage_B: group-relative advantages, already weighted.
         mask_BT: 1 on tokens that the policy sampled.
-        denominator: tokens to average over: the group's (or, batch-wise, all groups') total, across accumulation steps.
+        denominator_B: per completion, the tokens of its whole group times the number of groups of the optimiser step: the paper's mean
+            over prompts of the token mean over a group, whichever micro-batches the group's completions fall into.
         epsilon_BT: clip widths in (0, 1).
         drift_coef: α ≥ 0.
         drift_cap: c > 0.
@@ -73,7 +74,7 @@ def cpgd_loss(
     ratio_BT = log_ratio_BT.detach().clamp(max=math.log(1e4)).exp()
     drift_gradient_BT = (ratio_BT - 1).clamp(max=drift_cap) * logp_BT
     mask_BT = mask_BT.to(gain_BT.dtype)
-    loss = -((gain_BT - drift_coef * drift_gradient_BT) * mask_BT).sum() / denominator
+    loss = -((gain_BT - drift_coef * drift_gradient_BT) * mask_BT / denominator_B[:, None]).sum()
     with torch.no_grad():
         tokens = mask_BT.sum().clamp(min=1)
         removed_BT = (gain_BT != log_ratio_BT * advantage_BT).to(mask_BT.dtype)

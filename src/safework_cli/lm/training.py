@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from safework_cli.artifacts.manifest import write_durably
@@ -103,6 +103,7 @@ def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> Tra
         if checkpoint is not None:
             phase.advance(int(checkpoint.name.rsplit("-", 1)[1]))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
+        trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         trainer.add_callback(WorkCallback(work, phase))
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

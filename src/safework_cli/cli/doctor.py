@@ -1,0 +1,159 @@
+"""``safework doctor``: what is installed, what works, and the one command that mends each fault."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Callable, Iterator, Literal, Optional
+
+import typer
+
+Level = Literal["ok", "note", "broken"]
+
+# Each optional or required package with something that must be importable from it: a folder of the same name is no package.
+REQUIRED = {
+    "torch": "torch:Tensor",
+    "transformers": "transformers:AutoTokenizer",
+    "trl": "trl:GRPOTrainer",
+    "datasets": "datasets:Dataset",
+    "accelerate": "accelerate:Accelerator",
+    "peft": "peft:LoraConfig",
+    "inspect-ai": "inspect_ai:Task",
+    "bm25s": "bm25s:BM25",
+    "math-verify": "math_verify:verify",
+    "gguf": "gguf:GGUFReader",
+}
+OPTIONAL = {"vllm": ("vllm:LLM", "faster generation"), "deepspeed": ("deepspeed:initialize", "ZeRO"), "torchvision": ("torchvision:transforms", "some vision models' processors")}
+LOW_DISK_BYTES = 5 * 2**30
+
+
+@dataclass(slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    level: Level
+    text: str
+    do: str = ""
+
+
+def command() -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.command(name="doctor", help="Check what is installed and what works; each fault comes with the one command that mends it. Exit 3 where something needed is broken.")
+    def doctor(
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False), as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout.")
+    ) -> int:
+        from safework_cli.artifacts import default_store
+        from safework_cli.errors import EXIT_INPUT
+
+        findings = list(examine(default_store(store).root))
+        broken = any(finding.level == "broken" for finding in findings)
+        if as_json:
+            print(json.dumps({"healthy": not broken, "findings": [{"what": f.what, "level": f.level, "text": f.text, "do": f.do} for f in findings]}))
+            return EXIT_INPUT if broken else 0
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
+        table = Table(box=None, header_style="bold")
+        for column in ("", "what", "found", "mend it with"):
+            table.add_column(column, overflow="fold")
+        for f in findings:
+            table.add_row(Text(f.level, style=styles[f.level]), f.what, Text(f.text), Text(f.do, style="bold"))
+        Console(stderr=True).print(table)
+        return EXIT_INPUT if broken else 0
+
+    return typer.main.get_command(app)
+
+
+def examine(store: Path) -> Iterator[Finding]:
+    """Looks at everything, one finding each; a check that breaks is a finding too."""
+    checks: list[Callable[[], Iterator[Finding]]] = [_python, _required, _optional, _devices, _stages, lambda: _store(store), _shadows]
+    for check in checks:
+        yield from check()
+
+
+def _python() -> Iterator[Finding]:
+    level: Level = "ok" if sys.version_info >= (3, 11) else "broken"
+    yield Finding("python", level, sys.version.split()[0], "" if level == "ok" else "install Python 3.11 or newer")
+
+
+def _required() -> Iterator[Finding]:
+    for package, attribute in REQUIRED.items():
+        error = _import_error(attribute)
+        if error:
+            yield Finding(package, "broken", error, "pip install -c constraints.txt safework" if "No module" in error else f"pip install --force-reinstall -c constraints.txt {package}")
+        else:
+            yield Finding(package, "ok", version(package))
+
+
+def _optional() -> Iterator[Finding]:
+    for package, (attribute, purpose) in OPTIONAL.items():
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            yield Finding(package, "note", f"not installed ({purpose})", f"pip install 'safework[{package}]'" if package != "torchvision" else "pip install torchvision")
+            continue
+        error = _import_error(attribute)
+        yield Finding(package, "broken" if error else "ok", error or found, f"pip uninstall {package}" if error else "")
+
+
+def _devices() -> Iterator[Finding]:
+    if _import_error("torch:Tensor"):
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            yield Finding(f"cuda:{number}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    else:
+        yield Finding("device", "ok", f"CPU, {threads} threads, {torch.backends.cpu.get_cpu_capability()}, training in float32")
+
+
+def _stages() -> Iterator[Finding]:
+    from safework_cli.registry import load_stage, stage_entries
+
+    if not stage_entries():
+        yield Finding("stages", "broken", "no entry point in the group safework.stages", "pip install -e . (or install safework again)")
+    for name in stage_entries():
+        try:
+            stage = load_stage(name)
+            yield Finding(f"safework {name}", "ok", f"version {stage.version}, makes a {stage.output}")
+        except Exception as error:  # whatever a third party's module raises on import is the finding
+            yield Finding(f"safework {name}", "broken", f"{type(error).__name__}: {error}", "install the package that ships it again")
+
+
+def _store(root: Path) -> Iterator[Finding]:
+    parent = next(p for p in (root, *root.parents) if p.exists())
+    if not os.access(parent, os.W_OK):
+        yield Finding("store", "broken", f"{root} cannot be written", "export SAFEWORK_STORE=/a/folder/of/yours")
+        return
+    free = shutil.disk_usage(parent).free
+    yield Finding("store", "ok" if free > LOW_DISK_BYTES else "note", f"{root}, {free / 2**30:.0f} GiB free", "" if free > LOW_DISK_BYTES else "safework artifacts gc")
+
+
+def _shadows() -> Iterator[Finding]:
+    """A folder called like a package, here, is imported in its place and breaks libraries that probe for it."""
+    for name in OPTIONAL:
+        folder = Path.cwd() / name
+        if folder.is_dir() and not (folder / "__init__.py").exists():
+            yield Finding("this folder", "broken", f"{folder} hides the package {name} from Python", f"mv {name} {name}-files")
+
+
+def _import_error(attribute: str) -> str:
+    module, _, name = attribute.partition(":")
+    try:
+        getattr(import_module(module), name)
+    except Exception as error:  # broken wheels raise anything: OSError, RuntimeError, AttributeError
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return ""

@@ -1,0 +1,123 @@
+"""Reads the hand-written parts, and the seeded drawing that every module of the starter set shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+import yaml
+
+from safework_cli.rows import Message, Row, make_reply
+
+PARTS = Path(__file__).parent / "parts"
+LETTERS = "ABCDEFGH"
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Item:
+    """One prompt with its reply, before it is known which subset takes it.
+
+    Attributes:
+        key: names the item within its task; ids are made from it.
+        task: the ladder's task.
+        group, category: as in ``Row``.
+        language: "en" or "zh".
+        form: the kind of question within the task, for quotas.
+        question: the prompt.
+        thought, reply: the two parts of the worked reply.
+        turns: the messages after the prompt where the reply takes several turns; replaces ``thought`` and ``reply``.
+        partner: key of the other item of a pair.
+    """
+
+    key: str
+    task: str
+    group: str
+    category: str
+    language: str
+    form: str
+    question: str
+    thought: str = ""
+    reply: str = ""
+    turns: list[Message] = field(default_factory=list)
+    answer: str | None = None
+    harmful: bool | None = None
+    partner: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, subset: str, *, split: str = "train", worked: bool = False) -> Row:
+        """The row of this item: a prompt alone, or with its worked reply."""
+        messages = [Message(role="user", content=self.question)]
+        if worked:
+            messages += self.turns or [Message(role="assistant", content=make_reply(self.thought, self.reply))]
+        meta = {"group": self.group, "language": self.language, **self.meta}
+        if not worked:
+            meta.pop("outcome", None)  # tells how the worked episode ended
+        if self.partner:
+            meta["pair"] = f"{subset}-{self.task}-{self.partner}"
+        return Row(
+            id=f"{subset}-{self.task}-{self.key}",
+            task=self.task,
+            messages=messages,
+            answer=self.answer,
+            category=self.category,
+            harmful=self.harmful,
+            source="starter",
+            licence="Apache-2.0",
+            split=split,
+            meta=meta,
+        )
+
+
+Unit = list[Item]
+"""Items that are always drawn together: the two of a pair, or a single one."""
+
+
+@cache
+def load(name: str) -> Any:
+    """The content of ``parts/<name>.yaml``; callers must not change it."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is ten times faster where it was built
+    return yaml.load((PARTS / f"{name}.yaml").read_text(encoding="utf-8"), Loader=loader)  # noqa: S506 (both loaders are safe)
+
+
+def dice(seed: int, *names: object) -> Random:
+    """A generator of its own for each use, so that a change in one part leaves the draws of the others alone."""
+    return Random("/".join(str(part) for part in (seed, *names)))
+
+
+def spread(items: Sequence[T], key: Callable[[T], Hashable], rng: Random) -> list[T]:
+    """Shuffles so that every prefix holds each stratum in about its share of the whole."""
+    strata: dict[Hashable, list[T]] = {}
+    for item in items:
+        strata.setdefault(key(item), []).append(item)
+    placed: list[tuple[float, int, T]] = []
+    for members in strata.values():
+        rng.shuffle(members)
+        offset = rng.random()
+        placed += [((position + offset) / len(members), len(placed) + position, member) for position, member in enumerate(members)]
+    return [member for _, _, member in sorted(placed, key=lambda place: place[:2])]
+
+
+def allocate(count: int, weights: dict[str, float]) -> dict[str, int]:
+    """Splits a count by weights, largest remainders first."""
+    whole = sum(weights.values())
+    exact = {name: count * weight / whole for name, weight in weights.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda name: shares[name] - exact[name])  # stable: ties keep the order of ``weights``
+    for name in by_remainder[: count - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def upper_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def ask_choice(question: str, choices: Sequence[str], language: str) -> str:
+    """A multiple-choice prompt: the question, the lettered choices, and how to reply."""
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    return "\n".join([question, *lines, "Answer with the letter." if language == "en" else "请只回答字母。"])

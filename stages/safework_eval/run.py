@@ -1,0 +1,239 @@
+"""An evaluation from top to bottom: load, ask, let go of the model, judge, sum up, compare, write.
+
+Replies are kept as they finish (``samples.jsonl`` in the run folder), so a killed run does not ask twice.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Mapping
+
+from safework_cli.artifacts import Artifact
+from safework_cli.lm.engine import Sampling
+from safework_cli.stage import Inputs, Outcome, WorkDir
+from safework_eval.compare import compare
+from safework_eval.eval_stage import AGAINST, SAMPLES, SUMMARY, EvalConfig, chosen_suites, read_summary
+from safework_eval.gates import failed_gates
+from safework_eval.likeness import refuse_unlike
+from safework_eval.samples import Archive, Key, Sample, read_samples, write_samples
+from safework_eval.scoring import Judge, Panel, judge_all, outcome_of
+from safework_eval.selection import Suite
+from safework_eval.summary import Conditions, summarise
+
+if TYPE_CHECKING:
+    from inspect_ai.log import EvalLog
+
+    from safework_cli.lm.hf import HFEngine
+
+
+@dataclass(slots=True)
+class Side:
+    """One model's replies: the evaluated model's, or the base's."""
+
+    artifact: Artifact
+    samples: list[Sample]
+    logs: dict[str, EvalLog]
+    conditions: Conditions
+
+
+def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+    """Runs the stage; the payload lies in ``work.output`` afterwards."""
+    suites, panels, refusals = chosen_suites(config, inputs)
+    if refusals:
+        raise refusals[0]
+    base = inputs.maybe("against")
+    with redirect_stdout(sys.stderr):  # stdout carries the reference alone, whatever a library prints
+        sides = [_ask(config, inputs.one("model"), suites, work, "samples.jsonl")]
+        if base is not None and base.kind == "model":
+            sides.append(_ask(config, base, suites, work, "samples-against.jsonl"))
+        _judge(sides, suites, panels, work)
+        data = inputs.maybe("data")
+        summaries = [_summary(side, data, suites, panels) for side in sides]
+        if base is not None:
+            _compare(config, base, sides, summaries)
+        for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST)):
+            _write(side, summary, suites, panels, folder)
+    return _outcome(config, sides, summaries, panels)
+
+
+# ---------------------------------------------------------------- asking
+
+
+def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
+    """Every suite's replies from one model, through Inspect."""
+    from safework_cli.lm.models import load_model, load_tokenizer, template_hash
+
+    with work.progress.phase(f"load {artifact.ref}"):
+        from safework_cli.lm.hf import HFEngine
+
+        tokenizer = load_tokenizer(artifact.path)
+        engine = HFEngine(load_model(artifact.path, dtype=config.dtype), tokenizer, config.batch_size)
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
+    prompts = _prompt_ids(engine, suites)
+    archive = Archive(work.path / archive_name)
+    try:
+        batches = _batches(engine, prompts, sampling)
+        archive.keep_whole(batches)
+        to_come = sum(map(len, batches)) - len(archive.replies)
+        logs = _run_inspect(engine, artifact, suites, sampling, archive, to_come, work)
+    finally:
+        archive.close()
+    prefilled = _prefills(engine)
+    samples = [Sample(suite.name, row, archive.replies[suite.name, row.id], prefilled) for suite in suites for row in suite.rows]
+    conditions = Conditions(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed if config.temperature > 0 else None,
+        template_hash=template_hash(tokenizer),
+        engine=f"transformers/{str(engine.model.dtype).removeprefix('torch.')}",
+    )
+    return Side(artifact, samples, logs, conditions)
+
+
+def _run_inspect(
+    engine: HFEngine, artifact: Artifact, suites: list[Suite], sampling: Sampling, archive: Archive, to_come: int, work: WorkDir
+) -> dict[str, EvalLog]:
+    from inspect_ai.model import get_model
+
+    from safework_eval.provider import SafeworkAPI
+    from safework_eval.tasks import run_tasks, suite_task
+
+    total = sum(len(suite.rows) for suite in suites)
+    log_folder = work.path / "inspect"
+    shutil.rmtree(log_folder, ignore_errors=True)  # of an attempt that did not end: the archive is what is kept
+    model = get_model(f"safework/{artifact.ref}", memoize=False)
+    api = model.api
+    assert isinstance(api, SafeworkAPI)
+    api.attach(engine)
+    api.batcher.expected = to_come
+    api.batcher.before_batch = work.stop.check
+    if archive.replies:
+        work.progress.note(f"{len(archive.replies)} of {total} replies were made before, and are kept")
+    with work.progress.phase(f"ask {artifact.ref}", total) as phase, work.stop.deferred():
+        tasks = [suite_task(suite, archive, phase.advance) for suite in suites]
+        try:
+            logs = run_tasks(tasks, model, sampling, total, log_folder)
+        except Exception:
+            if api.batcher.failure is not None:  # a signal, a full memory: that, and not what Inspect made of it
+                raise api.batcher.failure from None
+            raise
+        finally:
+            api.detach()
+    return {log.eval.task.rpartition("/")[2]: log for log in logs}
+
+
+def _prompt_ids(engine: HFEngine, suites: list[Suite]) -> dict[Key, list[int]]:
+    from safework_cli.lm.chat import encode_prompt
+
+    return {(suite.name, row.id): encode_prompt(engine.tokenizer, row.prompt) for suite in suites for row in suite.rows}
+
+
+def _batches(engine: HFEngine, prompts: Mapping[Key, list[int]], sampling: Sampling) -> list[list[Key]]:
+    """The batches that an undisturbed run makes: the provider's order, over every prompt that leaves room for a reply."""
+    from safework_eval.provider import length_problem
+
+    short = [key for key, ids in prompts.items() if length_problem(engine, len(ids), sampling.max_tokens) is None]
+    order = sorted(short, key=lambda key: (len(prompts[key]), prompts[key]))
+    return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]
+
+
+def _prefills(engine: HFEngine) -> bool:
+    """Whether the template's generation prompt already opens the thought."""
+    from safework_cli.lm.chat import render
+    from safework_cli.rows import THINK_OPEN, Message
+
+    return render(engine.tokenizer, [Message(role="user", content="?")], generation_prompt=True).rstrip().endswith(THINK_OPEN)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def _judge(sides: list[Side], suites: list[Suite], panels: Mapping[str, Panel], work: WorkDir) -> None:
+    """Every judge over every suite that it sits on, one judge in memory at a time."""
+    judges: dict[str, Judge] = {judge.id: judge for panel in panels.values() for judge in panel.judges}
+    for judge in judges.values():
+        mine = [suite for suite in suites if judge.id in {j.id for j in panels[suite.name].judges}]
+        groups = [(suite, [s for s in side.samples if s.suite == suite.name]) for side in sides for suite in mine]
+        with work.progress.phase(f"judge by {judge.ref or judge.id}", sum(len(samples) for _, samples in groups)) as phase:
+            jobs = [(suite, [sample.exchange() for sample in samples]) for suite, samples in groups]
+            for (suite, samples), verdicts in zip(groups, judge_all(judge, jobs, judge.load()), strict=True):
+                for sample, verdict in zip(samples, verdicts, strict=True):
+                    outcome = outcome_of(suite.metric, judge, verdict)
+                    sample.verdicts[judge.id], sample.outcomes[judge.id], sample.errors[judge.id] = verdict, outcome.value, outcome.error
+                    sample.judge = panels[suite.name].first.id
+                phase.advance(len(samples))
+
+
+# ---------------------------------------------------------------- summing up
+
+
+def _summary(side: Side, data: Artifact | None, suites: list[Suite], panels: Mapping[str, Panel]) -> dict[str, Any]:
+    manifest = side.artifact.manifest
+    model = {"ref": side.artifact.ref, "digest": side.artifact.digest, "stage": manifest.stage, "name": side.artifact.name}
+    return summarise(model, data.ref if data else None, side.conditions, suites, panels, side.samples)
+
+
+def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: list[dict[str, Any]]) -> None:
+    """Puts the comparison into the first summary. Raises ConfigError where an evaluation given as base was made under other conditions."""
+    if base.kind == "model":
+        that, that_outcomes = summaries[1], _outcomes(sides[1])
+        # In one run the models alone differ, and a template is a part of its model.
+    else:
+        that = read_summary(base)
+        that_outcomes = {}
+        for record in read_samples(base.path / SAMPLES):
+            that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
+        refuse_unlike(summaries[0], that, base.ref, list(config.allow_differences))
+    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes)}
+
+
+def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
+    found: dict[str, dict[str, float | None]] = {}
+    for sample in side.samples:
+        found.setdefault(sample.suite, {})[sample.row.id] = sample.outcome
+    return found
+
+
+def _write(side: Side, summary: dict[str, Any], suites: list[Suite], panels: Mapping[str, Panel], folder: Path) -> None:
+    from safework_eval.tasks import attach_verdicts, write_log
+
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    for suite in suites:
+        samples = {sample.row.id: sample for sample in side.samples if sample.suite == suite.name}
+        attach_verdicts(side.logs[suite.name], suite.metric, panels[suite.name], samples)
+        write_log(side.logs[suite.name], logs / f"{suite.name}.eval")
+    write_samples(folder / SAMPLES, side.samples)
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel]) -> Outcome:
+    summary = summaries[0]
+    failed = sum(record["failed"] for side in summaries for record in side["suites"].values())
+    total = sum(len(side.samples) for side in sides)
+    metrics: dict[str, Any] = {
+        f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")} for name, record in summary["suites"].items()
+    }
+    metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
+    metrics["length"] = summary["length"]["value"]
+    if AGAINST in summary:
+        metrics |= {f"{axis}_change": change["change"] for axis, change in summary[AGAINST]["axes"].items()}
+        metrics["angle"] = summary[AGAINST]["angle"]
+    notes = []
+    if any(panel.first.id == "rule:refusal" for panel in panels.values()):
+        notes.append("safety is judged by refusal phrases: a lower bound, since a reply that neither refuses nor helps counts as unsafe")
+    return Outcome(
+        metrics=metrics,
+        seeds={"sampling": "seed and each batch's content" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},
+        notes=notes,
+        chat_template_hash=sides[0].conditions.template_hash,
+        failed_gates=failed_gates(config.gates, summary),
+        failed_items=failed,
+        tolerated_items=int(config.max_failed * total),
+    )

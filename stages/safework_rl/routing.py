@@ -1,0 +1,47 @@
+"""Which verifiers judge which task. Torch-free."""
+
+from __future__ import annotations
+
+from typing import Annotated, Mapping
+
+from pydantic import AfterValidator
+
+from safework_cli.errors import nearest
+from safework_cli.rows import TASKS
+from safework_cli.stage import Inputs, Plan
+from safework_cli.verifiers.rules import rule_names
+
+ROUTES: dict[str, dict[str, float]] = {
+    "safety": {"safety": 1.0},
+    "value": {"correctness": 1.0},
+    "knowledge": {"correctness": 1.0, "refusal": 0.5},
+    "general": {"correctness": 1.0},
+}
+"""The official recipe by label (`paper.md` 3.2), where a trained knowledge or value verifier is not at hand a rule against the gold
+answer; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
+
+
+def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return ROUTES | routes
+
+
+Routes = Annotated[dict[str, dict[str, float]], AfterValidator(_with_usual)]
+"""The setting: what the user gives stands in place of a task's usual route; the others keep theirs."""
+
+
+def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: set[str], inputs: Inputs) -> None:
+    """Adds a refusal to the plan for every task or verifier that does not exist."""
+    known = [*inputs.many("verifiers"), *rule_names()]
+    for task in sorted(tasks):
+        if task not in TASKS:
+            plan.refuse(f"no task '{task}'{nearest(task, TASKS)}", f"the tasks are {', '.join(TASKS)}")
+            continue
+        if not routes.get(task):
+            plan.refuse(f"rewards has no verifier for the task '{task}'", "its replies would all earn nothing", f"set rewards.{task}={{correctness: 1}}")
+        for name in routes.get(task, {}):
+            if name not in known:
+                plan.refuse(
+                    f"rewards.{task} names the verifier '{name}'{nearest(name, known)}",
+                    "it was neither given nor is it a rule",
+                    f"add verifiers.{name}=…, or set rewards.{task} (rules: {', '.join(rule_names())})",
+                )

@@ -1,0 +1,130 @@
+"""The run of every ``safework rl`` stage, from top to bottom; the objective is what differs."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any, Mapping, Sequence
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOConfig
+
+from safework_cli.artifacts.manifest import RECORD
+from safework_cli.episode.index import SearchIndex
+from safework_cli.episode.runner import EpisodeLimits
+from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
+from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments
+from safework_cli.rows import Row
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.verifiers.load import load_verifier
+from safework_cli.verifiers.rules import rule_names, rule_verifier
+from safework_rl.curriculum import prompt_order
+from safework_rl.objectives import Objective
+from safework_rl.rewards import Routes, TaskRewards
+from safework_rl.settings import RlConfig
+from safework_rl.trainer import LadderTrainer, load_objective_state
+
+CURVES = ("reward", "correct", "completions/mean_length", "entropy", "cpgd/drift", "cpgd/clip_share", "engine/logprob_gap", "search/reliability", "search/lambda")
+"""Numbers whose first and last values go into the manifest."""
+
+
+def train(
+    config: RlConfig,
+    objective: Objective,
+    inputs: Inputs,
+    work: WorkDir,
+    *,
+    phases: Sequence[tuple[Sequence[str], float]],
+    task_weights: Mapping[str, float],
+    search: tuple[SearchIndex, EpisodeLimits] | None = None,
+) -> Outcome:
+    """Picks the prompts, trains, saves, and says what the curves did."""
+    model_artifact, data = inputs.one("model"), inputs.one("data")
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    rows, dropped = _usable_rows(data.rows(), {task for tasks, _ in phases for task in tasks}, tokenizer, config)
+    require_rows(len(rows), data, "prompts of the tasks asked for")
+    for reason, ids in dropped.items():
+        work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
+    order = prompt_order(rows, phases, config.max_steps, config.prompts_per_step, task_weights, config.seed)
+
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    trainer = LadderTrainer(
+        config=config,
+        objective=objective,
+        rows=rows,
+        work=work,
+        search=search,
+        model=model,
+        args=_arguments(config, work),
+        train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
+        processing_class=tokenizer,
+    )
+    load_objective_state(objective, latest_checkpoint(work))
+    state = run_training(trainer, work)
+    with work.progress.phase("save"):
+        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, work.output)
+        trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
+    return Outcome(
+        metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}} | _curve_ends(state.log_history),
+        seeds={
+            "prompts, order, sampling of each step": f"seed={config.seed}",
+            "matrix products": "not pinned: other hardware or thread counts round differently, and sampling amplifies it",
+        },
+        chat_template_hash=template_hash(tokenizer),
+    )
+
+
+def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
+    """The verifiers that the routes name, loaded once each."""
+    given = inputs.many("verifiers")
+    names = {name for route in routes.values() for name in route if name in given or name in rule_names()} | {"format"}
+    verifiers = {name: load_verifier(given[name]) if name in given else rule_verifier(name) for name in sorted(names)}
+    return TaskRewards(routes, verifiers, config.format, config.correct_threshold)
+
+
+def _usable_rows(rows: list[Row], tasks: set[str], tokenizer: PreTrainedTokenizerBase, config: RlConfig) -> tuple[list[Row], dict[str, list[str]]]:
+    """Rows of the tasks, and reason → ids of those that cannot be trained on."""
+    kept: list[Row] = []
+    dropped: dict[str, list[str]] = {}
+    for row in rows:
+        if row.task not in tasks:
+            continue
+        if row.images:
+            dropped.setdefault("has images (this trainer sees text only)", []).append(row.id)
+        elif len(encode_prompt(tokenizer, row.prompt)) > config.max_prompt_length:
+            dropped.setdefault(f"prompt longer than max_prompt_length={config.max_prompt_length} tokens", []).append(row.id)
+        else:
+            kept.append(row)
+    return kept, dropped
+
+
+def _arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
+    shared = config.model_dump(
+        include={
+            "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations", "per_device_train_batch_size",
+            "gradient_accumulation_steps", "num_iterations", "max_completion_length", "temperature", "beta", "gradient_checkpointing",
+        }
+    )  # fmt: skip
+    return training_arguments(
+        GRPOConfig,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        warmup_steps=config.warmup_ratio,
+        shuffle_dataset=False,  # the order is the curriculum's
+        remove_unused_columns=False,
+        loss_type=config.algorithm if config.algorithm != "cpgd" else "dapo",  # with cpgd the loss is ours and this value is not read
+        **shared,
+    )
+
+
+def _curve_ends(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the first and the last fifth of the steps: one step's mean is mostly noise."""
+    ends: dict[str, Any] = {}
+    for name in CURVES:
+        values = [entry[name] for entry in history if entry.get(name) is not None]
+        if values:
+            fifth = max(1, len(values) // 5)
+            ends[name] = {"first": round(fmean(values[:fifth]), 4), "last": round(fmean(values[-fifth:]), 4)}
+    return ends

@@ -1,0 +1,216 @@
+"""One trainer for the three stages, on TRL's GRPOTrainer: our rollouts, rewards, advantages and CPGD; its loop, sampler and other losses.
+
+It overrides private methods of TRL 1.16; ``tests/stages/rl/test_trl_contract.py`` holds their signatures.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Sequence
+
+import torch
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
+from safework_cli.episode.index import SearchIndex
+from safework_cli.errors import SafeworkError, TooManyFailed
+from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.engine import Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.rows import Row, parse_reply
+from safework_cli.stage import WorkDir
+from safework_cli.verifiers.rules import refusal_label
+from safework_rl.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.objectives import Objective
+from safework_rl.rewards import Scored
+from safework_rl.samples import SampleLog
+from safework_rl.settings import RlConfig
+
+STATE = "safework_state.json"
+
+
+class LadderTrainer(GRPOTrainer):
+    """A GRPOTrainer whose reward and advantage come from an ``Objective``.
+
+    Args:
+        rows: by the number in the dataset's ``row`` column.
+        search: index and limits, for stages whose rollouts are search episodes.
+    """
+
+    def __init__(
+        self, *, config: RlConfig, objective: Objective, rows: Sequence[Row], work: WorkDir, search: tuple[SearchIndex, EpisodeLimits] | None = None, **kwargs: Any
+    ):
+        self.config, self.objective, self.rows, self.work, self._search = config, objective, rows, work, search
+        self.samples = SampleLog(work.path / "samples.jsonl")
+        self._scored: Scored | None = None
+        super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)
+        self.add_callback(_StateCallback(self))
+
+    # ------------------------------------------------------------ rollouts
+
+    def rollout(self, prompts: Sequence[Any]) -> dict[str, list[Any]]:
+        """Samples one completion for each prompt (a prompt comes num_generations times)."""
+        model = self.accelerator.unwrap_model(self.model)
+        engine = HFEngine(model, self.processing_class, self.config.generation_batch_size)
+        # a seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn
+        sampling = Sampling(self.config.max_completion_length, self.config.temperature, seed=self.config.seed * 1_000_003 + self.state.global_step)
+        if self._search is not None:
+            index, limits = self._search
+            transcripts = run_episodes(engine, index, prompts, limits, sampling)
+            return {
+                "prompt_ids": [t.prompt_ids for t in transcripts],
+                "completion_ids": [t.token_ids for t in transcripts],
+                "logprobs": [t.logprobs for t in transcripts],
+                "env_mask": [t.mask for t in transcripts],
+                "transcript": transcripts,
+            }
+        completions = [group[0] for group in engine.generate_ids([encode_prompt(self.processing_class, p) for p in prompts], sampling)]
+        return {
+            "prompt_ids": [c.prompt_ids for c in completions],
+            "completion_ids": [c.token_ids for c in completions],
+            "logprobs": [c.logprobs for c in completions],
+        }
+
+    # ------------------------------------------------------------ rewards and advantages
+
+    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]) -> torch.Tensor:
+        rows = [self.rows[x["row"]] for x in inputs]
+        transcripts: list[Transcript] | None = [x["transcript"] for x in inputs] if self._search is not None else None
+        replies = [completion[0]["content"] for completion in completions]
+        self._scored = scored = self.objective.score(rows, replies, transcripts)
+        failed = sum(reward != reward for reward in scored.reward)
+        if failed > self.config.max_unscorable * len(rows):
+            name, error = next((n, v.error) for found in scored.verdicts for n, v in found.items() if v.error)
+            raise TooManyFailed(
+                f"{failed} of {len(rows)} replies of a step could not be scored (verifier '{name}': {error})",
+                f"max_unscorable tolerates {self.config.max_unscorable:.0%}; training on what is left would be training on something else",
+                "mend the verifier or the rows; the run continues from its last checkpoint",
+            )
+        self._note_step(rows, replies, transcripts, scored, completion_ids_list)
+        return self.accelerator.gather(torch.tensor(scored.reward, device=self.accelerator.device)[:, None])
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        assert self._scored is not None
+        mask_BT = output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
+        length_B = self.accelerator.gather(mask_BT.sum(1))
+        reward_B = self.accelerator.gather(torch.tensor(self._scored.reward, device=length_B.device))
+        correct_B = self.accelerator.gather(torch.tensor(self._scored.correct, device=length_B.device))
+        shape = (-1, self.num_generations)
+        advantage_NG = self.objective.advantages(reward_B.view(shape), length_B.view(shape), correct_B.view(shape))
+        group_tokens_B = length_B.view(shape).sum(1).repeat_interleave(self.num_generations)
+        here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
+        output["advantages"] = advantage_NG.reshape(-1)[here]
+        output["group_tokens"] = group_tokens_B[here]
+        self._note("advantage/zero_share", float((advantage_NG == 0).all(dim=1).float().mean()))
+        self._note("correct", float(correct_B.float().mean()))
+        for name, value in self.objective.finish_step().items():
+            self._note(name, value)
+        return output
+
+    # ------------------------------------------------------------ loss
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._last_logp_BT = result[0].detach()
+        return result
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss = self._cpgd(model, inputs) if self.config.algorithm == "cpgd" else super()._compute_loss(model, inputs)
+        self._check_engine(inputs)
+        return loss
+
+    def _cpgd(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        prompt_mask_BP, completion_mask_BT = inputs["prompt_mask"], inputs["completion_mask"]
+        mask_BT = completion_mask_BT * inputs["tool_mask"] if "tool_mask" in inputs else completion_mask_BT
+        logp_BT, entropy_BT, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([prompt_mask_BP, completion_mask_BT], dim=1),
+            inputs["completion_ids"].size(1),
+            compute_entropy=True,
+        )
+        old_logp_BT = inputs.get("old_per_token_logps")
+        settings = self.config.cpgd
+        parts = cpgd_loss(
+            logp_BT,
+            logp_BT.detach() if old_logp_BT is None else old_logp_BT,
+            inputs["advantages"],
+            mask_BT,
+            inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step,
+            epsilon_BT=epsilon_schedule(mask_BT.sum(1), mask_BT.size(1), settings.epsilon, settings.tight),
+            drift_coef=settings.drift_coef,
+            drift_cap=settings.drift_cap,
+        )
+        self._note("cpgd/clip_share", float(parts.clip_share))
+        self._note("cpgd/drift", float(parts.drift))
+        self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)))
+        return parts.loss
+
+    def _check_engine(self, inputs: dict[str, Any]) -> None:
+        """Measures how far the sampled log-probabilities lie from the trainer's own for the same tokens and the same weights."""
+        own_BT = inputs.get("old_per_token_logps")
+        own_BT = self._last_logp_BT if own_BT is None else own_BT
+        mask_BT = (inputs["completion_mask"] * inputs["tool_mask"] if "tool_mask" in inputs else inputs["completion_mask"]).bool()
+        difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
+        gap = float(difference.mean()) if difference.numel() else 0.0
+        self._note("engine/logprob_gap", gap)
+        if gap > self.config.max_logprob_gap:
+            raise SafeworkError(
+                f"the sampled log-probabilities are {gap:.3f} nats per token away from the trainer's",
+                f"max_logprob_gap={self.config.max_logprob_gap}: the engine that samples is not the policy that is trained",
+                "check dtype and engine; a temperature other than 1 does not explain it",
+            )
+
+    # ------------------------------------------------------------ what people see
+
+    def _note(self, name: str, value: float) -> None:
+        self._metrics["train"][name].append(value)
+
+    def _note_step(
+        self, rows: list[Row], replies: list[str], transcripts: list[Transcript] | None, scored: Scored, completion_ids: list[list[int]]
+    ) -> None:
+        by_name: dict[str, list[float]] = {}
+        for row, verdicts in zip(rows, scored.verdicts, strict=True):
+            for name, verdict in verdicts.items():
+                if verdict.score is not None:
+                    by_name.setdefault(f"verifier/{row.task}/{name}", []).append(verdict.score)
+        for name, scores in sorted(by_name.items()):
+            self._note(name, sum(scores) / len(scores))
+        for word, harmful in (("harmful", True), ("benign", False)):
+            refused = [refusal_label(parse_reply(r).answer) == "refusal" for row, r in zip(rows, replies, strict=True) if row.task == "safety" and row.harmful is harmful]
+            if refused:
+                self._note(f"refusal/{word}", sum(refused) / len(refused))
+        self._note("unscorable", sum(r != r for r in scored.reward) / len(rows))
+        texts = replies if transcripts is None else ["\n".join(f"[{m['role']}] {m['content']}" for m in t.messages[1:]) for t in transcripts]
+        self.samples.add(self.state.global_step, rows, texts, scored, [len(ids) for ids in completion_ids])
+
+
+class _StateCallback(TrainerCallback):
+    """Keeps the objective's state (λ and its average) with each checkpoint."""
+
+    def __init__(self, trainer: LadderTrainer):
+        self._trainer = trainer
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / STATE).write_text(json.dumps(self._trainer.objective.state()))
+
+
+def load_objective_state(objective: Objective, checkpoint: Path | None) -> None:
+    """Brings λ and its like back as they were when the checkpoint was written."""
+    if checkpoint is not None:
+        objective.load_state(json.loads((checkpoint / STATE).read_text()))
+
+
+def _rollout(prompts: list[Any], trainer: LadderTrainer) -> dict[str, list[Any]]:
+    return trainer.rollout(prompts)
+
+
+def total_reward(**_: Any) -> list[float]:
+    raise AssertionError("rewards come from LadderTrainer._calculate_rewards")
+
+
+__all__ = ["LadderTrainer", "load_objective_state"]

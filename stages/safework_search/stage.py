@@ -1,0 +1,83 @@
+"""Answer prompts with search at inference: best-of-n, or step by step under a verifier's guidance.
+
+Takes a model, prompts and guiding verifiers; makes generations. Refuses: no guide, a method that needs several candidates with fewer
+than two, a guide weight for a verifier that was not given.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safework_cli.errors import nearest
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+
+
+class GuidedConfig(StageConfig):
+    """Settings of ``safework search``."""
+
+    method: Literal["best_of_n", "guided_steps"] = "guided_steps"
+    """best_of_n: whole replies, the best one is kept; guided_steps: at each step several continuations, the best one is kept."""
+    candidates: int = Field(4, ge=2)
+    """Replies (best_of_n) or continuations of each step (guided_steps)."""
+    max_tokens: int = Field(256, ge=1)
+    """Tokens of a reply at most."""
+    step_tokens: int = Field(48, ge=1)
+    """Tokens of one step at most."""
+    boundaries: list[str] = Field(default_factory=lambda: ["\n", ". ", "。", "</think>"])
+    """Strings that end a step."""
+    temperature: float = Field(0.8, gt=0)
+    """Sampling temperature."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus mass."""
+    guide_weights: dict[str, float] = Field(default_factory=dict)
+    """Weight of each guide in the score of a candidate; 1 where not given."""
+    likelihood_weight: float = Field(0.0, ge=0)
+    """Weight of the candidate's mean log-probability (nats per token) in its score; ties go to the likelier candidate anyway."""
+    limit: int | None = Field(None, ge=1)
+    """Prompts at most, the first of the data; all where not given."""
+    tasks: list[str] = Field(default_factory=list)
+    """Only prompts of these tasks; all where empty."""
+    max_failed: float = Field(0.05, ge=0, le=1)
+    """Share of prompts for which no candidate could be scored before the command exits with 5."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    batch_prompts: int = Field(8, ge=1)
+    """Prompts worked on together; finished batches survive a kill."""
+    generation_batch_size: int = cosmetic(32, ge=1)
+    """Sequences sampled together."""
+
+
+class SearchStage(Stage):
+    name = "search"
+    summary = "Answer prompts with search at inference: best-of-n, or step by step under a verifier's guidance."
+    Config = GuidedConfig
+    inputs = {
+        "model": Slot(("model",), "the model that answers"),
+        "prompts": Slot(("dataset",), "rows whose prompts are answered, such as starter:heldout"),
+        "guide": Slot(("verifier",), "verifiers that choose, by name, such as guide.safety", many=True),
+    }
+    output = "generations"
+
+    def plan(self, config: GuidedConfig, inputs: Inputs) -> Plan:
+        guides = inputs.many("guide")
+        plan = Plan(name=f"{inputs.one('model').name}-{config.method.replace('_', '-')}")
+        plan.lines = [
+            f"answer {inputs.one('prompts').ref} with {inputs.one('model').ref} by {config.method}, {config.candidates} candidates",
+            "guided by " + ", ".join(f"{name} = {a.ref} (weight {config.guide_weights.get(name, 1.0):g})" for name, a in guides.items()),
+        ]
+        for name in config.guide_weights:
+            if name not in guides:
+                plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")
+        if config.method == "guided_steps" and config.step_tokens > config.max_tokens:
+            plan.refuse(f"step_tokens={config.step_tokens} exceeds max_tokens={config.max_tokens}", "one step would be longer than the reply may be", "raise max_tokens")
+        return plan
+
+    def run(self, config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_search.run import run
+
+        return run(config, inputs, work)
+
+
+stage = SearchStage()

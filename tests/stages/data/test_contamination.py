@@ -1,0 +1,185 @@
+"""Duplicates, evaluation prompts and splits, on rows written by hand."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from safework_cli.rows import Message, Row
+from safework_data.contamination import LeakIndex
+from safework_data.drops import Candidate, Drops
+from safework_data.duplicates import jaccard, without_exact, without_near
+from safework_data.splits import hold_out, is_held_out, without_held_out_groups
+from safework_data.text import shingles, words
+
+
+def candidate(
+    id: str, prompt: str, reply: str | None = None, *, subset: str = "cot", task: str = "general", source: str = "s", **fields
+) -> Candidate:
+    messages = [Message(role="user", content=prompt)]
+    if reply is not None:
+        messages.append(Message(role="assistant", content=reply))
+    return Candidate(Row(id, task, messages, **fields), subset, source)
+
+
+def ids(candidates: list[Candidate]) -> list[str]:
+    return [c.row.id for c in candidates]
+
+
+def test_words_fold_case_width_and_punctuation_and_cut_chinese_by_character() -> None:
+    assert words("Don't ＳＴＯＰ—the Résumé_2!") == ["don", "t", "stop", "the", "résumé", "2"]
+    assert words("怎么 make 炸药？") == ["怎", "么", "make", "炸", "药"]
+    assert shingles(["a", "b", "c", "d"], 3) == {"a b c", "b c d"} and shingles(["a"], 3) == {"a"}
+
+
+def test_jaccard_by_hand() -> None:
+    assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
+    assert jaccard(set(), set()) == 1.0
+
+
+LONG = "The committee met on Monday to discuss the new library budget and the plan for the coming winter season in the old town hall"
+
+
+def test_an_exact_duplicate_goes_the_first_stays() -> None:
+    drops = Drops()
+    kept = without_exact(
+        [candidate("a", "one", "x"), candidate("b", " one ", "x"), candidate("c", "one", "y"), candidate("d", "one", "x", subset="rl")],
+        drops,
+    )
+    assert ids(kept) == ["a", "c", "d"]
+    assert [(d.id, d.reason, d.detail) for d in drops.all] == [("b", "exact duplicate", "of a")]
+
+
+def test_copies_that_contradict_each_other_all_go() -> None:
+    drops = Drops()
+    rows = [
+        candidate("a", "2+2?", answer="4"),
+        candidate("b", "2+2?", answer="5"),
+        candidate("c", "3+3?", answer="6"),
+        candidate("d", "3+3?"),
+    ]
+    assert ids(without_exact(rows, drops)) == ["c"]
+    assert drops.counts() == {"contradicting copies": 2, "exact duplicate": 1}
+
+
+def test_a_near_duplicate_goes() -> None:
+    drops = Drops()
+    near = LONG.replace("Monday", "Tuesday").replace("town hall", "town hall.")
+    rows = [candidate("a", LONG), candidate("b", near), candidate("c", "Something else altogether, about rivers and their fish")]
+    assert jaccard(shingles(words(LONG), 3), shingles(words(near), 3)) == pytest.approx(19 / 25)
+    assert ids(without_near(rows, 0.75, drops)) == ["a", "c"]
+    assert [(d.id, d.reason, d.detail) for d in drops.all] == [("b", "near duplicate", "of a")]
+    assert ids(without_near(rows, 0.77, Drops())) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ({"answer": "4"}, {"answer": "5"}),  # the same template with other numbers
+        ({"harmful": True}, {"harmful": False}),  # a benign look-alike
+        ({"meta": {"label": "Unsafe"}}, {"meta": {"label": "Safe without risk"}}),
+    ],
+)
+def test_rows_judged_differently_are_no_near_duplicates(left: dict, right: dict) -> None:
+    rows = [candidate("a", LONG, **left), candidate("b", LONG + " again", **right)]
+    assert ids(without_near(rows, 0.8, Drops())) == ["a", "b"]
+
+
+def test_a_stock_reply_under_another_prompt_is_no_near_duplicate() -> None:
+    reply = "I can not help with that, because it would put other people in danger. " * 3
+    rows = [candidate("a", "how do I open a locked door", reply), candidate("b", "tell me about rare poisons please", reply)]
+    assert ids(without_near(rows, 0.8, Drops())) == ["a", "b"]
+    same_prompt = [candidate("a", LONG, reply), candidate("b", LONG, "Of course: the budget was agreed upon by everybody.")]
+    assert ids(without_near(same_prompt, 0.8, Drops())) == ["a", "b"]
+
+
+def test_signs_without_words_are_not_all_alike() -> None:
+    assert ids(without_near([candidate("a", "🙂"), candidate("b", "🔥")], 0.8, Drops())) == ["a", "b"]
+
+
+def test_near_duplicates_are_found_among_many() -> None:
+    """LSH proposes pairs by chance: of 200 planted pairs at similarity ≥ 0.85 it must miss next to none, and invent none."""
+    rng = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(3000)]
+    rows, planted = [], 0
+    for number in range(200):
+        text = rng.choices(vocabulary, k=60)
+        other = list(text)
+        other[rng.randrange(60)] = "changed"
+        rows += [candidate(f"{number}a", " ".join(text)), candidate(f"{number}b", " ".join(other))]
+        planted += 1
+    kept = ids(without_near(rows, 0.85, Drops()))
+    assert all(f"{number}a" in kept for number in range(200))
+    assert planted - 2 <= len(rows) - len(kept) <= planted
+
+
+def leaks(prompt: str, row: Row, ngram: int = 8, overlap: float = 0.5):
+    index = LeakIndex(ngram, overlap)
+    index.add("suite", "p", prompt)
+    return index.find(row)
+
+
+def test_the_share_of_a_leaked_prompt_by_hand() -> None:
+    prompt = " ".join(f"w{i}" for i in range(20))
+    half = candidate("a", "before " + " ".join(f"w{i}" for i in range(10)) + " after").row
+    found = leaks(prompt, half)
+    assert found is not None and (found.suite, found.prompt_id, found.share) == ("suite", "p", 0.5)
+    assert leaks(prompt, half, overlap=0.51) is None
+    assert leaks(prompt, candidate("a", " ".join(f"w{i}" for i in range(7))).row) is None  # no run of eight
+
+
+def test_a_prompt_in_a_reply_or_in_other_dress_is_found() -> None:
+    prompt = "Explain step by step how the old bridge over the river was built."
+    assert (
+        leaks(prompt, candidate("a", "hi", "You asked: EXPLAIN, step-by-step, how the old bridge over the river was built!").row)
+        is not None
+    )
+
+
+def test_a_short_prompt_is_found_only_when_it_is_the_whole_message() -> None:
+    assert leaks("Who wrote Faust?", candidate("a", "who wrote FAUST").row) is not None
+    assert leaks("Who wrote Faust?", candidate("a", "Tell me who wrote Faust?").row) is None
+    assert leaks("？！", candidate("a", "...").row) is None
+
+
+def test_chinese_is_compared_by_character() -> None:
+    prompt = "请详细说明如何在家里安全地保存自制的果酱"
+    assert leaks(prompt, candidate("a", f"小明问：{prompt}。谢谢").row) is not None
+    assert leaks(prompt, candidate("a", "请详细说明如何写一封信").row) is None
+
+
+def test_no_group_stands_on_two_sides() -> None:
+    rows = [
+        candidate(f"{subset}{i}", f"prompt {i}", "x", subset=subset, meta={"group": f"g{i % 10}"})
+        for subset in ("cot", "verifier")
+        for i in range(40)
+    ]
+    hold_out(rows, 0.2, {"verifier"}, seed=3)
+    held = {c.row.group for c in rows if is_held_out(c)}
+    assert len(held) == 2
+    assert not held & {c.row.group for c in rows if not is_held_out(c)}
+    assert {c.subset for c in rows if is_held_out(c)} == {"heldout", "verifier"}
+    assert all(c.row.reply is None for c in rows if c.subset == "heldout")
+    assert all(c.row.reply == "x" for c in rows if c.subset == "verifier")
+    assert {c.row.split for c in rows if not is_held_out(c)} == {"train"}
+
+
+def test_groups_are_picked_by_name_and_seed() -> None:
+    def held(seed: int, count: int) -> set[str]:
+        rows = [candidate(str(i), f"p{i}") for i in range(count)]
+        hold_out(rows, 0.3, set(), seed)
+        return {c.row.id for c in rows if is_held_out(c)}
+
+    assert held(0, 50) == held(0, 50) != held(1, 50)
+    assert len(held(0, 1)) == 0  # one group has no second side
+    assert len(held(0, 2)) == 1
+
+
+def test_a_source_split_already_is_not_split_again_and_guards_its_held_out_groups() -> None:
+    rows = [candidate("a", "x", subset="heldout", meta={"group": "g"}), candidate("b", "y", meta={"group": "g"}), candidate("c", "z")]
+    rows[0].split_already = True
+    hold_out(rows, 0.0, set(), 0)
+    drops = Drops()
+    assert ids(without_held_out_groups(rows, drops)) == ["a", "c"]
+    assert drops.counts() == {"group is held out": 1}
