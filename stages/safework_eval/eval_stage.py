@@ -56,9 +56,9 @@ class EvalConfig(StageConfig):
     a gate that does not hold makes the command exit with 4."""
     max_failed: float = Field(0.0, ge=0.0, le=1.0)
     """Share of samples that may be unscorable before the command exits with 5."""
-    allow_differences: list[Literal["metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine"]] = (
-        Field(default_factory=list)
-    )
+    allow_differences: list[
+        Literal["metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine"]
+    ] = Field(default_factory=list)
     """Conditions in which an `against` evaluation may differ from this one. None by default: unlike records are not compared."""
 
 
@@ -71,8 +71,12 @@ class EvalStage(Stage):
     inputs = {
         "model": Slot(("model",), "the model that is evaluated"),
         "data": Slot(("dataset",), "rows for the suites that name no public set", optional=True),
-        "verifiers": Slot(("verifier",), "judges by metric: verifiers.safety, verifiers.value, verifiers.knowledge, …", optional=True, many=True),
-        "against": Slot(("evaluation", "model"), "what to compare with: an evaluation, or a model that is then evaluated in the same run", optional=True),
+        "verifiers": Slot(
+            ("verifier",), "judges by metric: verifiers.safety, verifiers.value, verifiers.knowledge, …", optional=True, many=True
+        ),
+        "against": Slot(
+            ("evaluation", "model"), "what to compare with: an evaluation, or a model that is then evaluated in the same run", optional=True
+        ),
     }
     output = "evaluation"
 
@@ -97,7 +101,9 @@ class EvalStage(Stage):
         elif against is not None and not plan.refusals:
             plan.lines.append(f"compared with {against.ref}")
             try:
-                refuse_unlike(planned_summary(config, inputs, suites, panels), read_summary(against), against.ref, list(config.allow_differences))
+                refuse_unlike(
+                    planned_summary(config, inputs, suites, panels), read_summary(against), against.ref, list(config.allow_differences)
+                )
             except SafeworkError as error:
                 plan.refusals.append(error)
         rows = sum(len(suite.rows) for suite in suites)
@@ -115,7 +121,9 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     """The suites with their rows, suite → judges, and why some of them cannot be run."""
     refusals: list[SafeworkError] = []
     if not config.suites:
-        refusals.append(ConfigError("no suites", "an evaluation of nothing would end green", "take -c recipes/quickstart/eval.yaml, or set suites"))
+        refusals.append(
+            ConfigError("no suites", "an evaluation of nothing would end green", "take -c recipes/quickstart/eval.yaml, or set suites")
+        )
     suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), config.suites_folder)
     refusals += problems
     verifiers = inputs.many("verifiers")
@@ -126,9 +134,10 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
             panels[suite.name] = panel_for(suite, verifiers, config.batch_size)
         except SafeworkError as error:
             refusals.append(error)
-    if idle := sorted(set(verifiers) - wanted):
-        if not refusals:
-            refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", f"the suites measure {', '.join(sorted(wanted))}", "leave it out, or add a suite"))
+    idle = sorted(set(verifiers) - wanted)
+    if idle and not refusals:
+        why = f"the suites measure {', '.join(sorted(wanted))}"
+        refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", why, "leave it out, or add a suite"))
     return suites, panels, refusals
 
 

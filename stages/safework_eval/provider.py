@@ -13,10 +13,11 @@ import asyncio
 import hashlib
 import queue
 import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from inspect_ai.model import (
     ChatCompletionChoice,
@@ -108,7 +109,7 @@ class Batcher:
             self.before_batch()
             sampling = replace(batch[0].sampling, seed=batch_seed(batch[0].sampling.seed, [r.prompt_ids for r in batch]))
             completions = self._generate([r.prompt_ids for r in batch], sampling)
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked, in their own thread
+        except BaseException as error:
             self.failure = self.failure or error
             for request in batch:
                 request.future.set_exception(error)
@@ -174,10 +175,14 @@ class SafeworkAPI(ModelAPI):
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
         return [completions[0] for completions in self.engine.generate_ids(prompts, sampling)]
 
-    async def generate(self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig) -> ModelOutput:
+    async def generate(
+        self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
+    ) -> ModelOutput:
         """One reply. A prompt that leaves no room for it comes back with stop reason "model_length" and its error, never cut."""
         if tools:
-            raise ConfigError("the safework provider calls no tools", "", "choose a task without tools, or serve the model behind an endpoint that does")
+            raise ConfigError(
+                "the safework provider calls no tools", "", "choose a task without tools, or serve the model behind an endpoint that does"
+            )
         if (config.num_choices or 1) > 1:
             raise ConfigError("the safework provider gives one choice a request", "", "use epochs for several replies")
         engine = self.engine if self._engine is not None else await asyncio.to_thread(lambda: self.engine)

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import TYPE_CHECKING, Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.lm.engine import Sampling
@@ -56,7 +57,7 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         summaries = [_summary(side, data, suites, panels) for side in sides]
         if base is not None:
             _compare(config, base, sides, summaries)
-        for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST)):
+        for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST), strict=False):
             _write(side, summary, suites, panels, folder)
     return _outcome(config, sides, summaries, panels)
 
@@ -105,7 +106,7 @@ def _run_inspect(
     from safework_eval.tasks import run_tasks, suite_task
 
     total = sum(len(suite.rows) for suite in suites)
-    log_folder = work.path / "inspect"
+    log_folder = work.path / "inspect" / archive.path.stem  # one for each side: Inspect reads the samples back from there
     shutil.rmtree(log_folder, ignore_errors=True)  # of an attempt that did not end: the archive is what is kept
     model = get_model(f"safework/{artifact.ref}", memoize=False)
     api = model.api
@@ -218,7 +219,8 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
     failed = sum(record["failed"] for side in summaries for record in side["suites"].values())
     total = sum(len(side.samples) for side in sides)
     metrics: dict[str, Any] = {
-        f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")} for name, record in summary["suites"].items()
+        f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")}
+        for name, record in summary["suites"].items()
     }
     metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
     metrics["length"] = summary["length"]["value"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from safework_cli.rows import Row, parse_reply
 from safework_cli.verifiers import Exchange, Verdict
@@ -50,7 +51,7 @@ class Archive:
                     continue  # the line that a kill cut in two, or the empty one at the end
                 key = (record.pop("suite"), record.pop("id"))
                 self.replies[key] = Reply(**record)
-        self._handle = open(path, "a", encoding="utf-8")
+        self._handle = path.open("a", encoding="utf-8")
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
             self._handle.write("\n")  # what is written next must not be glued to a torn line
 
@@ -150,7 +151,21 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
             ("outcome", pa.float64()),
         ]
     )
-    text = ("suite", "id", "task", "category", "question", "gold", "reply", "thought", "answer", "format", "finish_reason", "judge", "error")
+    text = (
+        "suite",
+        "id",
+        "task",
+        "category",
+        "question",
+        "gold",
+        "reply",
+        "thought",
+        "answer",
+        "format",
+        "finish_reason",
+        "judge",
+        "error",
+    )
     schema = pa.schema(
         [(name, pa.string()) for name in text]
         + [

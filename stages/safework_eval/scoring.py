@@ -8,9 +8,10 @@ suite's judge, and their agreement is reported. A verdict with an error is no ou
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from safework_cli.errors import ConfigError
 from safework_cli.rows import Row
@@ -109,7 +110,9 @@ def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int) 
     if trained is None:
         if not comparable:
             raise ConfigError(
-                f"no row of suite '{suite.name}' has a gold answer, and verifiers.{key} is not given", "no judge here can score them", f"add verifiers.{key}=REFERENCE"
+                f"no row of suite '{suite.name}' has a gold answer, and verifiers.{key} is not given",
+                "no judge here can score them",
+                f"add verifiers.{key}=REFERENCE",
             )
         return Panel(rule)
     if not comparable:

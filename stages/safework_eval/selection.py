@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
 
@@ -123,7 +124,9 @@ def select_suites(
         try:
             if block.suite is None:
                 if data is None:
-                    raise ConfigError(f"suite '{block.title}' reads rows of the data input, and there is none", "", "add data=REFERENCE, or `suite:`")
+                    raise ConfigError(
+                        f"suite '{block.title}' reads rows of the data input, and there is none", "", "add data=REFERENCE, or `suite:`"
+                    )
                 own = data.rows() if own is None else own
                 rows, source = own, data.ref
             else:
@@ -141,7 +144,9 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
     from safework_cli.suites import load_suite
 
     if folder is None:
-        raise ConfigError(f"suite '{name}' is a public set, and suites_folder is not set", "", "add suites_folder=FOLDER (the folder that holds the sets)")
+        raise ConfigError(
+            f"suite '{name}' is a public set, and suites_folder is not set", "", "add suites_folder=FOLDER (the folder that holds the sets)"
+        )
     return load_suite(name, Path(folder).expanduser())
 
 
@@ -150,12 +155,16 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
     if not chosen:
         wanted = ", ".join(f"{k}={v}" for k, v in block.rows.model_dump(exclude_none=True).items()) or "any"
         tasks = ", ".join(sorted({f"{row.task}{'' if row.harmful is None else '/harmful' if row.harmful else '/benign'}" for row in rows}))
-        raise InputError(f"suite '{block.title}' selects no rows ({wanted})", f"{source} holds {len(rows)} rows: {tasks or 'none'}", "change `rows`")
+        raise InputError(
+            f"suite '{block.title}' selects no rows ({wanted})", f"{source} holds {len(rows)} rows: {tasks or 'none'}", "change `rows`"
+        )
     chosen.sort(key=lambda row: hashlib.sha256(row.id.encode()).hexdigest())
     chosen = chosen[: block.limit]
     doubled = len(chosen) - len({row.id for row in chosen})
     if doubled:
-        raise InputError(f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again")
+        raise InputError(
+            f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again"
+        )
     if pictured := sum(bool(row.images) for row in chosen):
         raise ConfigError(
             f"{pictured} rows of suite '{block.title}' hold images",
@@ -173,12 +182,12 @@ def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:
             return "safety" if harmful else "over_refusal"
         if task == "general" and all(row.meta.get("constraints") for row in rows):
             return "instruction"
-        if task in ("value", "knowledge", "general"):
-            return task
+        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general"}
+        if task in same:
+            return same[task]
     mixed = ", ".join(sorted(f"{task} with harmful={harmful}" for task, harmful in kinds))
     raise ConfigError(
         f"what suite '{block.title}' measures does not follow from its rows ({mixed})",
         "harmful and benign prompts are different questions, and so are the tasks",
         f"narrow `rows` (as in rows: {{harmful: true}}), or say metric: {' | '.join(METRICS)}",
     )
-

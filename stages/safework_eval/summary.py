@@ -9,8 +9,9 @@ A metric with several suites is the mean of its suites.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from safework_eval.samples import Sample
 from safework_eval.scoring import Panel, agreement
@@ -44,7 +45,12 @@ class Conditions:
 
 
 def summarise(
-    model: Mapping[str, Any], data: str | None, conditions: Conditions, suites: Sequence[Suite], panels: Mapping[str, Panel], samples: Sequence[Sample]
+    model: Mapping[str, Any],
+    data: str | None,
+    conditions: Conditions,
+    suites: Sequence[Suite],
+    panels: Mapping[str, Panel],
+    samples: Sequence[Sample],
 ) -> dict[str, Any]:
     """The record of one model.
 

@@ -7,8 +7,11 @@ the verdicts into its logs. ``inspect view`` opens them.
 from __future__ import annotations
 
 import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 from inspect_ai import Task, eval, task
 from inspect_ai.dataset import MemoryDataset
@@ -90,7 +93,17 @@ def run_tasks(tasks: Sequence[Task], model: Model, sampling: Sampling, samples: 
     Raises:
         SafeworkError: what the provider raised, of the first sample that failed.
     """
-    logs = eval(
+    with _data_home(log_folder / ".inspect"):
+        logs = _eval(tasks, model, sampling, samples, log_folder)
+    for log in logs:
+        if log.status != "success":
+            message = log.error.message[:STORED_REPLY_LIMIT] if log.error else log.status
+            raise SafeworkError(f"Inspect ended suite '{log.eval.task}' with status {log.status}", message, f"inspect view --log-dir {log_folder}")
+    return logs
+
+
+def _eval(tasks: Sequence[Task], model: Model, sampling: Sampling, samples: int, log_folder: Path) -> list[EvalLog]:
+    return eval(
         list(tasks),
         model=model,
         score=False,
@@ -111,17 +124,28 @@ def run_tasks(tasks: Sequence[Task], model: Model, sampling: Sampling, samples: 
         top_p=sampling.top_p,
         seed=sampling.seed,
     )
-    for log in logs:
-        if log.status != "success":
-            message = log.error.message[:STORED_REPLY_LIMIT] if log.error else log.status
-            raise SafeworkError(f"Inspect ended suite '{log.eval.task}' with status {log.status}", message, f"inspect view --log-dir {log_folder}")
-    return logs
+
+
+@contextmanager
+def _data_home(folder: Path) -> Iterator[None]:
+    """Where Inspect keeps traces and notices while it runs: in the run folder, because a cluster node's home may not be writable."""
+    before = os.environ.get("XDG_DATA_HOME")
+    os.environ["XDG_DATA_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_DATA_HOME"]
+        else:
+            os.environ["XDG_DATA_HOME"] = before
 
 
 def attach_verdicts(log: EvalLog, metric: str, panel: Panel, samples: dict[str, Sample]) -> None:
     """Writes each judge's outcome into the log as a score, with label, probability and error; an unscorable sample stays unscored."""
     metrics = [EvalMetricDefinition(name="inspect_ai/mean"), EvalMetricDefinition(name="inspect_ai/stderr")]
-    log.eval.scorers = [EvalScorer(name=judge.id, metrics=list(metrics), metadata={"digest": judge.digest, "metric": metric}) for judge in panel.judges]
+    log.eval.scorers = [
+        EvalScorer(name=judge.id, metrics=list(metrics), metadata={"digest": judge.digest, "metric": metric}) for judge in panel.judges
+    ]
     for entry in log.samples or []:
         sample = samples[str(entry.id)]
         entry.scores = {judge.id: _score(sample, judge.id) for judge in panel.judges}
@@ -168,7 +192,10 @@ def rule_outcome(metric: str) -> Scorer:
 
 @task
 def public_suite(suite: str, folder: str, limit: int | None = None, harmful: bool | None = None) -> Task:
-    """A public set judged by rules: ``inspect eval safework/public_suite -T suite=xstest-safe -T folder=… --model safework/NAME``.
+    """A public set judged by rules, for Inspect's own command line.
+
+    ``inspect eval safework_eval/public_suite -T suite=xstest-safe -T folder=… --model safework/NAME``; from a checkout, where Inspect
+    does not know the package's tasks by name: ``inspect eval stages/safework_eval/tasks.py@public_suite …``.
 
     Args:
         suite: its name, as in the stage's configuration.

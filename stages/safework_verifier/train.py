@@ -21,6 +21,7 @@ from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.card import card
 from safework_verifier.metrics import confusion_matrix, fit_temperature, report, report_hard, rescale, share_estimate
+from safework_verifier.probe import fit_probe, last_features, write_head
 from safework_verifier.rows import Labelled, Parts, class_weights, labelled_rows, phrase_predictions, take_apart
 from safework_verifier.train_stage import VerifierTrainConfig
 from safework_verifier.trainer import Examples, LabelTrainer, keep_first_layers, train_top_layers
@@ -38,7 +39,11 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
-    trained, cut, steps = _train(config, spec, model, tokenizer, parts, work)
+    LabelVerifier(model, tokenizer, spec)  # refuses what could not judge, before anything is trained
+    examples, cut = _tokenize(spec, tokenizer, parts, work)
+    if config.head == "probe":
+        _probe(config, spec, model, tokenizer, examples, work)
+    trained, steps = _train(config, spec, model, tokenizer, examples, work)
 
     trained = trained.to(pick_dtype(config.dtype)).eval()
     verifier = LabelVerifier(trained, tokenizer, spec, batch_size=config.per_device_eval_batch_size)
@@ -65,37 +70,50 @@ def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
         keep_first_layers(model, config.keep_layers)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
-    if config.lora is None:
-        return model
-    lora = LoraConfig(
-        r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, lora)
+    return model
 
 
-def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, parts: Parts, work: WorkDir) -> tuple[Any, int, int]:
-    """The trained model (adapters merged), how many training rows were cut to fit, and the steps taken."""
+def _tokenize(spec: LabelSpec, tokenizer: Any, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
+    """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model."""
     writer = PromptWriter(tokenizer, spec)
-    items = [item for item in parts.train if item.exchange.final.strip()]  # an empty reply is labelled without asking the model
+    items = [item for item in parts.train if item.exchange.final.strip()]
     with work.progress.phase("tokenize", len(items)):
         prompts = [writer.write(item.exchange) for item in items]
     cut = sum(prompt.left_out > 0 for prompt in prompts)
     if cut:
-        work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={config.max_length} and lost their middle")
-    golds = [item.gold for item in items]
+        work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={spec.max_length} and lost their middle")
+    return Examples([prompt.ids for prompt in prompts], [item.gold for item in items]), cut
+
+
+def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:
+    """Fits the head on the backbone as it is."""
+    features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
+    weight_C = class_weights(examples.golds, len(spec.labels), config.class_weights)
+    with work.progress.phase("probe"):
+        rows_CD = fit_probe(features_ND, examples.golds, weight_C, config.probe_l2)
+    write_head(model, code_token_ids(tokenizer, spec), rows_CD)
+
+
+def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> tuple[Any, int]:
+    """The trained model (adapters merged) and the steps taken."""
+    if config.train_layers == 0:
+        return model, 0
+    if config.lora is not None:
+        settings = {"r": config.lora.r, "lora_alpha": config.lora.alpha, "lora_dropout": config.lora.dropout}
+        model = get_peft_model(model, LoraConfig(**settings, target_modules="all-linear", task_type="CAUSAL_LM"))
     trainer = LabelTrainer(
         model=model,
         args=_arguments(config, work),
-        train_dataset=Examples([prompt.ids for prompt in prompts], golds),
+        train_dataset=examples,
         processing_class=tokenizer,
         code_ids=code_token_ids(tokenizer, spec),
-        weight_C=class_weights(golds, len(spec.labels), config.class_weights),
+        weight_C=class_weights(examples.golds, len(spec.labels), config.class_weights),
         label_smoothing=config.label_smoothing,
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work)
     trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
-    return trained, cut, state.global_step
+    return trained, state.global_step
 
 
 def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:

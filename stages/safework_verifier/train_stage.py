@@ -65,9 +65,14 @@ class VerifierTrainConfig(StageConfig):
     """Tokens of a whole judge prompt, in training and ever after; a longer reply loses its middle, and both are counted."""
     keep_layers: int | None = Field(None, ge=1)
     """Backbone depth: keep the first n layers and drop the rest, for a judge that costs that much less in every later step."""
-    train_layers: int | None = Field(None, ge=1)
+    head: Literal["keep", "probe"] = "keep"
+    """Where the labels' output embeddings come from: those of the model, or a logistic regression on its features before any gradient step
+    (LP-FT, arXiv 2202.10054). "probe" unties the output embedding."""
+    probe_l2: float = Field(0.01, ge=0)
+    """Weight of the squared norm in that regression."""
+    train_layers: int | None = Field(None, ge=0)
     """Train the top n layers and the final norm only; embeddings and lower layers stay as they are, and so much of the backward pass
-    falls away."""
+    falls away. 0 trains none: the probe alone is the verifier."""
     lora: Lora | None = None
     """Train adapters in place of all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -100,6 +105,8 @@ class VerifierTrainConfig(StageConfig):
     def _possible(self) -> VerifierTrainConfig:
         if self.lora is not None and self.train_layers is not None:
             raise ValueError("lora and train_layers exclude each other: adapters sit in every layer")
+        if self.train_layers == 0 and self.head != "probe":
+            raise ValueError("train_layers=0 without head=probe would train nothing")
         return self
 
     def spec(self) -> LabelSpec:
@@ -153,17 +160,21 @@ class VerifierTrainStage(Stage):
 def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: Parts, parameters: int, layers: int | None) -> None:
     """Steps, tokens, memory and disk, roughly: float32 weights, gradients and two Adam moments of what is trained."""
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
-    plan.optimizer_steps = config.max_steps if config.max_steps > 0 else math.ceil(len(parts.train) / per_step * config.num_train_epochs)
+    epoch_steps = math.ceil(len(parts.train) / per_step)
+    plan.optimizer_steps = config.max_steps if config.max_steps > 0 else math.ceil(epoch_steps * config.num_train_epochs)
     characters = [len(spec.template) + len(i.exchange.question) + len(i.exchange.final) for i in parts.train]
     lengths = [min(c / CHARACTERS_PER_TOKEN, config.max_length) for c in characters]
-    plan.tokens = round(sum(lengths) / len(lengths) * per_step * plan.optimizer_steps)
+    if config.train_layers == 0:
+        plan.optimizer_steps = 0
+    passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
+    plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
     kept = parameters
     if layers and config.keep_layers:
         kept = round(parameters * config.keep_layers / layers)
     share = 1.0
     if config.lora:
         share = 0.02
-    elif layers and config.train_layers:
+    elif layers and config.train_layers is not None:
         share = config.train_layers / (config.keep_layers or layers)
     plan.memory_bytes = round(4 * parameters + 12 * kept * share) + 2**30
     plan.disk_bytes = round(4 * kept + 2 * (4 * kept + 8 * kept * share))

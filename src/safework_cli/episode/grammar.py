@@ -13,8 +13,9 @@ Parsing is strict. A turn that does not fit is ``Malformed``, and its reason is 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Sequence
+from typing import Literal
 
 from safework_cli.rows import THINK_CLOSE, THINK_OPEN, parse_reply
 

@@ -54,7 +54,9 @@ class WorkCallback(TrainerCallback):
         self._work, self._phase = work, phase
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        numbers = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, (int, float)) and not k.startswith("train_") and k != "total_flos"}
+        if logs is None or "train_runtime" in logs:
+            return  # the closing summary of the whole run, which would pass for its last step
+        numbers = {key: float(value) for key, value in logs.items() if isinstance(value, (int, float))}
         if numbers:
             self._work.progress.metrics(state.global_step, numbers)
 

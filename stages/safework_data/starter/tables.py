@@ -120,4 +120,4 @@ def upper_first(text: str) -> str:
 def ask_choice(question: str, choices: Sequence[str], language: str) -> str:
     """A multiple-choice prompt: the question, the lettered choices, and how to reply."""
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    return "\n".join([question, *lines, "Answer with the letter." if language == "en" else "请只回答字母。"])
+    return "\n".join([question, *lines, "Answer with the letter." if language == "en" else "只答字母。"])

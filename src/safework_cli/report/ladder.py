@@ -1,0 +1,326 @@
+"""The ladder as a table: one row for each evaluated model, the base first. Pure data, for the page and for a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safework_cli.artifacts import Artifact
+from safework_cli.report.text import percent, visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HIGHER_IS_BETTER: dict[str, bool | None] = {
+    "safety": True,
+    "over_refusal": False,
+    "value": True,
+    "knowledge": True,
+    "general": True,
+    "instruction": True,
+    "length": None,
+}
+TITLES = {
+    "safety": "Safety",
+    "over_refusal": "Over-refusal",
+    "value": "Value",
+    "knowledge": "Knowledge",
+    "general": "General",
+    "instruction": "Instruction",
+    "length": "Length",
+}
+ALWAYS = ("safety", "over_refusal", "value", "knowledge", "general", "length")
+"""Columns that are there even where nothing was measured: a gap is seen."""
+NOT_A_RUNG = ("external", "models pull", "models import", "artifacts import", "import")
+"""Stages that bring a model in and do not train it."""
+
+
+@dataclass(slots=True)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        value, low, high: a share in [0, 1], or tokens; the interval is at 95 %.
+        n: samples scored; ``failed``: samples that could not be.
+        best: whether no other rung has a better value. Overlapping intervals are not looked at.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    failed: int
+    is_share: bool = True
+    best: bool = False
+
+    @property
+    def shown(self) -> str:
+        return percent(self.value, self.n) if self.is_share else f"{self.value:.0f}"
+
+    @property
+    def interval(self) -> str:
+        scale, digits = (100.0, 1 if self.n >= 200 else 0) if self.is_share else (1.0, 0)
+        return f"{scale * self.low:.{digits}f}–{scale * self.high:.{digits}f}"
+
+
+@dataclass(slots=True)
+class Record:
+    """One model's part of an evaluation artifact.
+
+    Attributes:
+        folder: holds ``summary.json`` and ``samples.parquet``.
+    """
+
+    evaluation: Artifact
+    summary: dict[str, Any]
+    folder: Path
+
+    @property
+    def model_ref(self) -> str:
+        return str(self.summary["model"]["ref"])
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples.parquet"
+
+
+@dataclass(slots=True)
+class Rung:
+    """A row of the table.
+
+    Attributes:
+        label: "base", "sft", "rl m3", …
+        cells: metric → measurement, None where it was not measured.
+        change: safety and capability against the base, in [−1, 1]; None for the base and where an axis is missing.
+        change_interval: axis → interval, where a paired comparison with the base was made.
+    """
+
+    label: str
+    record: Record
+    cells: dict[str, Cell | None]
+    is_base: bool = False
+    change: dict[str, float] | None = None
+    change_interval: dict[str, list[float]] = field(default_factory=dict)
+    angle: float | None = None
+
+
+@dataclass(slots=True)
+class LadderTable:
+    """The whole table.
+
+    Attributes:
+        columns: metrics, in order.
+        judges: who judged which metric, in words.
+        warnings: rungs that were not measured alike, and evaluations that cannot be read.
+    """
+
+    columns: list[str]
+    rungs: list[Rung]
+    judges: list[str]
+    warnings: list[str]
+
+    @property
+    def base(self) -> Rung | None:
+        return next((rung for rung in self.rungs if rung.is_base), None)
+
+
+def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
+    """Builds the table from all artifacts of a store: evaluations give the rows, models their order.
+
+    A model that was evaluated more than once is shown by its newest evaluation.
+    """
+    known = {artifact.ref: artifact for artifact in artifacts}
+    records, warnings = _read_records([a for a in artifacts if a.kind == "evaluation"])
+    depth = {record.model_ref: _depth(record.model_ref, known) for record in records}
+    records.sort(key=lambda record: (depth[record.model_ref], record.evaluation.manifest.created))
+    base = _find_base(records, known)
+    if base is not None:
+        records = [base, *(record for record in records if record is not base)]
+    rungs = [_rung(record, known, is_base=record is base) for record in records]
+    _tell_apart(rungs)
+    for rung in rungs[1:] if base is not None else []:
+        _add_change(rung, rungs[0])
+        warnings += _unlike(rungs[0], rung)
+    columns = [metric for metric in TITLES if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
+    _mark_best(rungs, columns)
+    return LadderTable(columns, rungs, _judges(rungs), warnings)
+
+
+def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[str]]:
+    newest: dict[str, Record] = {}
+    warnings = []
+    for evaluation in sorted(evaluations, key=lambda a: (a.manifest.created, a.manifest.version)):
+        for folder in (evaluation.path / "against", evaluation.path):
+            if folder != evaluation.path and not (folder / "summary.json").exists():
+                continue
+            try:
+                record = Record(evaluation, json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
+                newest[record.model_ref] = record
+                record.summary["suites"], record.summary["conditions"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                newest = {ref: record for ref, record in newest.items() if record.folder != folder}
+                warnings.append(f"{evaluation.ref} cannot be read and is left out ({type(error).__name__}: {error})")
+    return list(newest.values()), warnings
+
+
+def parents(artifact: Artifact) -> dict[str, str]:
+    """Slot → reference of each input, subsets left out."""
+    return {slot: strip_subset(entry.ref) for slot, entry in artifact.manifest.inputs.items()}
+
+
+def strip_subset(reference: str) -> str:
+    head, colon, _ = reference.rpartition(":")
+    return head if colon and "@v" in head else reference
+
+
+def ancestors(reference: str, known: Mapping[str, Artifact]) -> set[str]:
+    """Every reference that an artifact descends from, as far as manifests tell."""
+    found: set[str] = set()
+    queue = [reference]
+    while queue:
+        artifact = known.get(queue.pop())
+        for parent in parents(artifact).values() if artifact else ():
+            if parent not in found:
+                found.add(parent)
+                queue.append(parent)
+    return found
+
+
+def _depth(reference: str, known: Mapping[str, Artifact]) -> int:
+    """How many models lie between a model and its base."""
+    depth, seen = 0, {reference}
+    while (artifact := known.get(reference)) and (parent := parents(artifact).get("model")) and parent not in seen:
+        depth, reference = depth + 1, parent
+        seen.add(parent)
+    return depth
+
+
+def _find_base(records: Sequence[Record], known: Mapping[str, Artifact]) -> Record | None:
+    """The record whose model is an ancestor of all others; with none, the least trained one."""
+    for record in records:
+        others = [other for other in records if other is not record]
+        if all(record.model_ref in ancestors(other.model_ref, known) for other in others):
+            return record
+    return records[0] if records else None
+
+
+def _rung(record: Record, known: Mapping[str, Artifact], *, is_base: bool) -> Rung:
+    model = known.get(record.model_ref)
+    stage = model.manifest.stage if model else str(record.summary["model"].get("stage") or "external")
+    label = "base" if stage in NOT_A_RUNG else stage
+    cells: dict[str, Cell | None] = {}
+    for metric in TITLES:
+        cells[metric] = _length_cell(record.summary) if metric == "length" else _metric_cell(record.summary, metric)
+    return Rung(label, record, cells, is_base)
+
+
+def _tell_apart(rungs: Sequence[Rung]) -> None:
+    labels = [rung.label for rung in rungs]
+    for rung in rungs:
+        if labels.count(rung.label) > 1:
+            rung.label = f"{rung.label} ({rung.record.model_ref.removeprefix('model/').rpartition('/')[2]})"
+
+
+def _metric_cell(summary: Mapping[str, Any], metric: str) -> Cell | None:
+    """A metric's value; over several suites the mean of theirs, with the interval of a mean of independent estimates."""
+    suites = [suite for suite in summary["suites"].values() if suite["metric"] == metric]
+    measured = [suite for suite in suites if suite["value"] is not None]
+    if not measured or len(measured) < len(suites):
+        return None
+    value = sum(suite["value"] for suite in measured) / len(measured)
+    below = math.sqrt(sum((suite["value"] - suite["interval"][0]) ** 2 for suite in measured)) / len(measured)
+    above = math.sqrt(sum((suite["interval"][1] - suite["value"]) ** 2 for suite in measured)) / len(measured)
+    return Cell(value, value - below, value + above, sum(s["n"] for s in measured), sum(s["failed"] for s in measured))
+
+
+def _length_cell(summary: Mapping[str, Any]) -> Cell | None:
+    length = summary.get("length") or {}
+    if length.get("value") is None:
+        return None
+    low, high = length["interval"]
+    return Cell(length["value"], low, high, length["n"], failed=0, is_share=False)
+
+
+def _add_change(rung: Rung, base: Rung) -> None:
+    against = rung.record.summary.get("against")
+    if against and against.get("model", {}).get("digest") == base.record.summary["model"].get("digest"):
+        axes = against["axes"]
+        changes = {axis: axes[axis]["change"] for axis in ("safety", "capability")}
+        if None not in changes.values():
+            rung.change = changes
+            rung.change_interval = {axis: axes[axis]["interval"] for axis in changes}
+            rung.angle = against["angle"]
+        return
+    mine, yours = rung.record.summary.get("axes", {}), base.record.summary.get("axes", {})
+    values = {axis: (mine.get(axis, {}).get("value"), yours.get(axis, {}).get("value")) for axis in ("safety", "capability")}
+    if all(a is not None and b is not None for a, b in values.values()):
+        rung.change = {axis: a - b for axis, (a, b) in values.items()}
+
+
+def _unlike(base: Rung, rung: Rung) -> list[str]:
+    """A warning where two rungs were not measured alike: the table stands, and says so."""
+    found = []
+    mine, yours = rung.record.summary, base.record.summary
+    for name, value in mine["conditions"].items():
+        if name != "template_hash" and value != yours["conditions"].get(name):
+            found.append(f"{name} {value} and {yours['conditions'].get(name)}")
+    for suite in sorted(mine["suites"].keys() | yours["suites"].keys()):
+        first, second = mine["suites"].get(suite), yours["suites"].get(suite)
+        if first is None or second is None:
+            found.append(f"suite {suite} on one side alone")
+        elif first["digest"] != second["digest"]:
+            found.append(f"other rows in suite {suite}")
+        elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):
+            found.append(f"another judge of suite {suite}")
+    return [f"{rung.label} and {base.label} were not measured alike: {', '.join(found)}"] if found else []
+
+
+def _mark_best(rungs: Sequence[Rung], columns: Sequence[str]) -> None:
+    for metric in columns:
+        direction = HIGHER_IS_BETTER[metric]
+        cells = [cell for rung in rungs if (cell := rung.cells[metric]) is not None]
+        if direction is None or len(cells) < 2:
+            continue
+        top = (max if direction else min)(cell.value for cell in cells)
+        for cell in cells:
+            cell.best = cell.value == top and any(other.value != top for other in cells)
+
+
+def _judges(rungs: Sequence[Rung]) -> list[str]:
+    """Who judged what: a column whose judge changes from rung to rung is named with every one of them."""
+    found: dict[str, dict[str, None]] = {}
+    for rung in rungs:
+        for suite in rung.record.summary["suites"].values():
+            judge = suite["judge"]
+            found.setdefault(suite["metric"], {})[judge["ref"] or judge["id"]] = None
+    return [f"{TITLES[metric]}: {' and '.join(found[metric])}" for metric in TITLES if metric in found]
+
+
+def print_ladder(table: LadderTable, console: Console) -> None:
+    """Prints the table to a terminal: value, then interval and number of samples below it."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(
+        title="the ladder", caption="95% intervals; * best value of its column; × samples that could not be scored", show_lines=True
+    )
+    grid.add_column("rung")
+    for metric in table.columns:
+        arrow = {True: " ↑", False: " ↓", None: " (tokens)"}[HIGHER_IS_BETTER[metric]]
+        grid.add_column(TITLES[metric] + arrow, justify="right")
+    for rung in table.rungs:
+        grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
+    console.print(grid)
+    for line in [f"judged by {'; '.join(table.judges)}"] * bool(table.judges) + [f"warning: {text}" for text in table.warnings]:
+        console.print(Text(visible(line)))
+
+
+def _terminal_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "not measured"
+    failed = f" ×{cell.failed}" if cell.failed else ""
+    return f"{cell.shown}{'*' if cell.best else ''}\n{cell.interval} n={cell.n}{failed}"

