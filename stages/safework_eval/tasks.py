@@ -98,7 +98,9 @@ def run_tasks(tasks: Sequence[Task], model: Model, sampling: Sampling, samples: 
     for log in logs:
         if log.status != "success":
             message = log.error.message[:STORED_REPLY_LIMIT] if log.error else log.status
-            raise SafeworkError(f"Inspect ended suite '{log.eval.task}' with status {log.status}", message, f"inspect view --log-dir {log_folder}")
+            raise SafeworkError(
+                f"Inspect ended suite '{log.eval.task}' with status {log.status}", message, f"inspect view --log-dir {log_folder}"
+            )
     return logs
 
 

@@ -72,7 +72,7 @@ def fit_probe(features_ND: torch.Tensor, gold_N: Sequence[int], weight_C: Sequen
         value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[arg-type]
+    solver.step(loss)
     return (v_CD.detach() / scale_D).float()
 
 

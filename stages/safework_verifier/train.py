@@ -99,8 +99,11 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
     if config.train_layers == 0:
         return model, 0
     if config.lora is not None:
-        settings = {"r": config.lora.r, "lora_alpha": config.lora.alpha, "lora_dropout": config.lora.dropout}
-        model = get_peft_model(model, LoraConfig(**settings, target_modules="all-linear", task_type="CAUSAL_LM"))
+        lora = config.lora
+        adapters = LoraConfig(
+            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        model = get_peft_model(model, adapters)
     trainer = LabelTrainer(
         model=model,
         args=_arguments(config, work),

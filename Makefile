@@ -1,0 +1,38 @@
+# The doors of the project. Everything happens in .venv; pip is used because the CPU build of torch is found by pip alone.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+# Public data sets for tests, benchmarks and the verifier of the demo, where they lie beside the checkout.
+export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
+
+.PHONY: install demo tiny test check bench clean
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); do: make install PYTHON=/path/to/python3.11"; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $(STAMP)
+
+demo: install          ## SmolLM2-135M through the whole ladder, then a table and report.html
+	PATH="$(abspath $(BIN)):$$PATH" bash recipes/quickstart.sh
+
+tiny: install          ## the same chain on tiny random models
+	PATH="$(abspath $(BIN)):$$PATH" bash recipes/tiny.sh
+
+test: install
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=src:stages $(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
