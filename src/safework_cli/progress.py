@@ -101,7 +101,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Reads ``metrics.jsonl``: one record per step, the last one written of each, a torn last line left out."""
     by_step: dict[int, dict[str, Any]] = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:

@@ -38,7 +38,7 @@ class SampleLog:
 
         kept: dict[tuple[Any, ...], dict[str, Any]] = {}
         if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").splitlines():
+            for line in self._path.read_text(encoding="utf-8").split("\n"):
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError:

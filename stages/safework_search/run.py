@@ -79,7 +79,7 @@ def _record(row: Row, answer: Answered) -> dict[str, Any]:
 def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
     done = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
