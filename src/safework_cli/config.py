@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Sequence, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -29,7 +30,11 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
@@ -123,7 +128,11 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
-            raise ConfigError(f"'{text}' is not key=value", "settings follow the options, each as one word", f"safework {stage.name} --help lists the keys")
+            raise ConfigError(
+                f"'{text}' is not key=value",
+                "settings follow the options, each as one word",
+                f"safework {stage.name} --help lists the keys",
+            )
         layers.append(Layer("command line", _nested(key, _scalar(stage, key, value))))
     return layers
 
@@ -261,13 +270,19 @@ def _take_references(stage: Stage, merged: dict[str, Any], sources: dict[str, st
             continue
         value = merged.pop(slot_name)
         if slot.many and not isinstance(value, dict):
-            raise ConfigError(f"{slot_name} takes several artifacts, each under a key of its own", f"got {value!r}", f"write {slot_name}.safety={value}")
+            raise ConfigError(
+                f"{slot_name} takes several artifacts, each under a key of its own", f"got {value!r}", f"write {slot_name}.safety={value}"
+            )
         given = {f"{slot_name}.{key}": item for key, item in value.items()} if slot.many else {slot_name: value}
         for key, item in given.items():
             if not isinstance(item, str):
                 raise ConfigError(f"{key} must be a reference, not {item!r}", f"from {sources.get(key, 'a recipe')}", f"write {key}=NAME")
             if "$" in item:
-                raise ConfigError(f"{key} is '{item}': the shell variable in it was not expanded", f"from {sources.get(key, 'a recipe')}", f"give {key}=… on the command line")
+                raise ConfigError(
+                    f"{key} is '{item}': the shell variable in it was not expanded",
+                    f"from {sources.get(key, 'a recipe')}",
+                    f"give {key}=… on the command line",
+                )
             references[key] = item
     return references
 
@@ -276,7 +291,11 @@ def _require_slots(stage: Stage, references: dict[str, str]) -> None:
     given = {key.split(".")[0] for key in references}
     for name, slot in stage.inputs.items():
         if not slot.optional and name not in given:
-            raise InputError(f"safework {stage.name} needs {name}=…", f"{slot.doc} ({' or '.join(slot.kinds)})", f"safework artifacts ls --kind {slot.kinds[0]}")
+            raise InputError(
+                f"safework {stage.name} needs {name}=…",
+                f"{slot.doc} ({' or '.join(slot.kinds)})",
+                f"safework artifacts ls --kind {slot.kinds[0]}",
+            )
 
 
 def _explain(stage: Stage, error: ValidationError, sources: dict[str, str]) -> ConfigError:
@@ -291,7 +310,10 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
     path = ".".join(str(part) for part in detail["loc"])
     words = [part for part in detail["loc"] if isinstance(part, str)]
     top = ".".join(words)
-    source = next((sources[k] for k in (path, top) if k in sources), next((s for k, s in sources.items() if k.startswith(f"{top}.") or top.startswith(f"{k}.")), ""))
+    source = next(
+        (sources[k] for k in (path, top) if k in sources),
+        next((s for k, s in sources.items() if k.startswith(f"{top}.") or top.startswith(f"{k}.")), ""),
+    )
     origin = f"from {source}" if source else ""
     listing = f"safework {stage.name} --help lists the keys"
     if detail["type"] == "extra_forbidden":

@@ -6,8 +6,8 @@ anything that is not a ``SafeworkError`` is a fault of ours (exit 1) and keeps i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Iterable
 
 EXIT_DONE = 0
 EXIT_FAULT = 1

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Protocol
+from typing import Any, Protocol
 
 PLAIN_INTERVAL_SECONDS = 10.0
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
@@ -50,8 +51,8 @@ class Progress:
     def __init__(self, folder: Path, display: Display):
         self.display = display
         self.metrics_path = folder / METRICS
-        self._events = open(folder / EVENTS, "a", encoding="utf-8")
-        self._metrics = open(self.metrics_path, "a", encoding="utf-8")
+        self._events = open(folder / EVENTS, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:

@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -28,7 +29,20 @@ from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, RunA
 from safework_cli.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir
 
-PACKAGES = ("safework", "torch", "transformers", "trl", "datasets", "accelerate", "peft", "inspect-ai", "bm25s", "math-verify", "vllm", "deepspeed")
+PACKAGES = (
+    "safework",
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "peft",
+    "inspect-ai",
+    "bm25s",
+    "math-verify",
+    "vllm",
+    "deepspeed",
+)
 
 
 @dataclass(slots=True)
@@ -96,7 +110,11 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunAgain(f"no space left in {store.root}", "what was done so far is kept", "free space (`safework artifacts gc`), then run the same command again") from error
+            raise RunAgain(
+                f"no space left in {store.root}",
+                "what was done so far is kept",
+                "free space (`safework artifacts gc`), then run the same command again",
+            ) from error
         raise
     shutil.rmtree(folder)
     return result
@@ -235,7 +253,9 @@ def git_commit() -> str | None:
     """The commit of the working folder, "+changes" where it is not clean; None outside a checkout."""
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+changes" if changed else "")

@@ -59,7 +59,7 @@ def canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Te
 
 
 def _canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, mu: float, alpha: float) -> torch.Tensor:
-    groups, size = reward_NG.shape
+    size = reward_NG.shape[1]
     order_NG = length_NG.argsort(dim=1, stable=True)
     is_short_NG = torch.zeros_like(length_NG, dtype=torch.bool)
     is_short_NG.scatter_(1, order_NG[:, : size // 2], True)

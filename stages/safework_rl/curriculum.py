@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import random
-from typing import Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from safework_cli.errors import InputError
 from safework_cli.rows import Row
 
 
 def prompt_order(
-    rows: Sequence[Row], phases: Sequence[tuple[Sequence[str], float]], steps: int, per_step: int, task_weights: Mapping[str, float], seed: int
+    rows: Sequence[Row],
+    phases: Sequence[tuple[Sequence[str], float]],
+    steps: int,
+    per_step: int,
+    task_weights: Mapping[str, float],
+    seed: int,
 ) -> list[int]:
     """Positions of the rows to train on, ``steps × per_step`` of them.
 
@@ -32,7 +37,11 @@ def prompt_order(
     for number, (tasks, _) in enumerate(phases, 1):
         missing = [task for task in tasks if task not in by_task]
         if missing:
-            raise InputError(f"phase {number} draws '{missing[0]}', and the data has no such rows", f"it has {', '.join(sorted(by_task)) or 'none'}", "change phases, or the data")
+            raise InputError(
+                f"phase {number} draws '{missing[0]}', and the data has no such rows",
+                f"it has {', '.join(sorted(by_task)) or 'none'}",
+                "change phases, or the data",
+            )
         end = round(steps * sum(share for _, share in phases[:number]) / total) * per_step
         weights = [task_weights.get(task, 1.0) for task in tasks]
         while len(order) < end:

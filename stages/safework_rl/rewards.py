@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Mapping, Sequence
 
 from safework_cli.rows import Row
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
@@ -64,8 +64,8 @@ class TaskRewards:
         return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
     def _combine(self, route: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> tuple[float, bool]:
-        scores = {name: verdicts[name].score for name in route}
-        if any(score is None for score in scores.values()) or verdicts["format"].score is None:
+        scores = {name: score for name in route if (score := verdicts[name].score) is not None}
+        if len(scores) < len(route) or verdicts["format"].score is None:
             return math.nan, False
         in_format = verdicts["format"].score == 1.0
         total = sum(weight * scores[name] for name, weight in route.items())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Mapping
+from collections.abc import Mapping
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -37,7 +38,11 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
             plan.refuse(f"no task '{task}'{nearest(task, TASKS)}", f"the tasks are {', '.join(TASKS)}")
             continue
         if not routes.get(task):
-            plan.refuse(f"rewards has no verifier for the task '{task}'", "its replies would all earn nothing", f"set rewards.{task}={{correctness: 1}}")
+            plan.refuse(
+                f"rewards has no verifier for the task '{task}'",
+                "its replies would all earn nothing",
+                f"set rewards.{task}={{correctness: 1}}",
+            )
         for name in routes.get(task, {}):
             if name not in known:
                 plan.refuse(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from safework_cli.rows import Row
 from safework_rl.rewards import Scored
@@ -20,7 +21,10 @@ class SampleLog:
         """Keeps three replies of each task that the step held."""
         with open(self._path, "a", encoding="utf-8") as handle:
             for task in sorted({row.task for row in rows}):
-                ranked = sorted((i for i, row in enumerate(rows) if row.task == task and scored.reward[i] == scored.reward[i]), key=lambda i: scored.reward[i])
+                ranked = sorted(
+                    (i for i, row in enumerate(rows) if row.task == task and scored.reward[i] == scored.reward[i]),
+                    key=lambda i: scored.reward[i],
+                )
                 if not ranked:
                     continue
                 for word, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):

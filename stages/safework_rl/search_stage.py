@@ -47,9 +47,9 @@ class SearchConfig(RlConfig):
 
     max_completion_length: int = Field(768, ge=8)
     """Tokens of an episode after the question, retrieved text included."""
-    limits: LimitSettings = Field(default_factory=LimitSettings)
+    limits: LimitSettings = LimitSettings()
     """Caps of an episode."""
-    reliability: ReliabilitySettings = Field(default_factory=ReliabilitySettings)
+    reliability: ReliabilitySettings = ReliabilitySettings()
     """The reliability constraint."""
 
 
@@ -67,7 +67,8 @@ class SearchRlStage(Stage):
     def plan(self, config: SearchConfig, inputs: Inputs) -> Plan:
         plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search")
         plan.lines += [
-            f"episodes over {inputs.one('index').ref}: {config.limits.turns} turns, {config.limits.results} results, {config.limits.turn_tokens} tokens a turn",
+            f"episodes over {inputs.one('index').ref}: {config.limits.turns} turns of {config.limits.turn_tokens} tokens, "
+            f"{config.limits.results} results",
             f"reliability ≥ {config.reliability.threshold:g}, λ from {config.reliability.multiplier:g}",
         ]
         if config.limits.turn_tokens > config.max_completion_length:

@@ -67,9 +67,9 @@ class RlConfig(StageConfig):
     """Sampling temperature."""
     beta: float = Field(0.0, ge=0)
     """Weight of the KL to the starting model; 0 keeps no reference model (CPGD's paper finds that it hurts). Not with cpgd."""
-    cpgd: CpgdSettings = Field(default_factory=CpgdSettings)
+    cpgd: CpgdSettings = CpgdSettings()
     """Constants of the CPGD loss."""
-    format: FormatSettings = Field(default_factory=FormatSettings)
+    format: FormatSettings = FormatSettings()
     """How the reply's format counts."""
     filter_groups: bool = True
     """Give no gradient to groups that are all right or all wrong in the task."""
@@ -101,7 +101,9 @@ class RlConfig(StageConfig):
                 "(per_device_train_batch_size × gradient_accumulation_steps)"
             )
         if self.algorithm == "cpgd" and self.beta > 0:
-            raise ValueError("beta is TRL's reference KL and has no place in the CPGD loss: set cpgd.drift_coef, or choose another algorithm")
+            raise ValueError(
+                "beta is TRL's reference KL and has no place in the CPGD loss: set cpgd.drift_coef, or choose another algorithm"
+            )
         return self
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,17 @@ from safework_rl.rewards import Routes, TaskRewards
 from safework_rl.settings import RlConfig
 from safework_rl.trainer import LadderTrainer, load_objective_state
 
-CURVES = ("reward", "correct", "completions/mean_length", "entropy", "cpgd/drift", "cpgd/clip_share", "engine/logprob_gap", "search/reliability", "search/lambda")
+CURVES = (
+    "reward",
+    "correct",
+    "completions/mean_length",
+    "entropy",
+    "cpgd/drift",
+    "cpgd/clip_share",
+    "engine/logprob_gap",
+    "search/reliability",
+    "search/lambda",
+)
 """Numbers whose first and last values go into the manifest."""
 
 
@@ -66,7 +77,8 @@ def train(
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, work.output)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
     return Outcome(
-        metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}} | _curve_ends(state.log_history),
+        metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
+        | _curve_ends(state.log_history),
         seeds={
             "prompts, order, sampling of each step": f"seed={config.seed}",
             "matrix products": "not pinned: other hardware or thread counts round differently, and sampling amplifies it",
@@ -83,7 +95,9 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskReward
     return TaskRewards(routes, verifiers, config.format, config.correct_threshold)
 
 
-def _usable_rows(rows: list[Row], tasks: set[str], tokenizer: PreTrainedTokenizerBase, config: RlConfig) -> tuple[list[Row], dict[str, list[str]]]:
+def _usable_rows(
+    rows: list[Row], tasks: set[str], tokenizer: PreTrainedTokenizerBase, config: RlConfig
+) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on."""
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
@@ -102,8 +116,9 @@ def _usable_rows(rows: list[Row], tasks: set[str], tokenizer: PreTrainedTokenize
 def _arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
     shared = config.model_dump(
         include={
-            "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations", "per_device_train_batch_size",
-            "gradient_accumulation_steps", "num_iterations", "max_completion_length", "temperature", "beta", "gradient_checkpointing",
+            "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
+            "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "max_completion_length",
+            "temperature", "beta", "gradient_checkpointing",
         }
     )  # fmt: skip
     return training_arguments(

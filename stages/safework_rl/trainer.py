@@ -6,15 +6,16 @@ It overrides private methods of TRL 1.16; ``tests/stages/rl/test_trl_contract.py
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
-from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.episode.index import SearchIndex
+from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.errors import SafeworkError, TooManyFailed
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.engine import Sampling
@@ -40,22 +41,37 @@ class LadderTrainer(GRPOTrainer):
     """
 
     def __init__(
-        self, *, config: RlConfig, objective: Objective, rows: Sequence[Row], work: WorkDir, search: tuple[SearchIndex, EpisodeLimits] | None = None, **kwargs: Any
+        self,
+        *,
+        config: RlConfig,
+        objective: Objective,
+        rows: Sequence[Row],
+        work: WorkDir,
+        search: tuple[SearchIndex, EpisodeLimits] | None = None,
+        **kwargs: Any,
     ):
-        self.config, self.objective, self.rows, self.work, self._search = config, objective, rows, work, search
+        self.config, self.rows, self.work, self._search = config, rows, work, search
+        self.objective: Objective = objective
         self.samples = SampleLog(work.path / "samples.jsonl")
         self._scored: Scored | None = None
-        super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)
+        super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
         self.add_callback(_StateCallback(self))
+
+    @property
+    def _text_tokenizer(self) -> PreTrainedTokenizerBase:
+        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
+        return self.processing_class
 
     # ------------------------------------------------------------ rollouts
 
     def rollout(self, prompts: Sequence[Any]) -> dict[str, list[Any]]:
         """Samples one completion for each prompt (a prompt comes num_generations times)."""
         model = self.accelerator.unwrap_model(self.model)
-        engine = HFEngine(model, self.processing_class, self.config.generation_batch_size)
+        engine = HFEngine(model, self._text_tokenizer, self.config.generation_batch_size)
         # a seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn
-        sampling = Sampling(self.config.max_completion_length, self.config.temperature, seed=self.config.seed * 1_000_003 + self.state.global_step)
+        sampling = Sampling(
+            self.config.max_completion_length, self.config.temperature, seed=self.config.seed * 1_000_003 + self.state.global_step
+        )
         if self._search is not None:
             index, limits = self._search
             transcripts = run_episodes(engine, index, prompts, limits, sampling)
@@ -66,7 +82,7 @@ class LadderTrainer(GRPOTrainer):
                 "env_mask": [t.mask for t in transcripts],
                 "transcript": transcripts,
             }
-        completions = [group[0] for group in engine.generate_ids([encode_prompt(self.processing_class, p) for p in prompts], sampling)]
+        completions = [group[0] for group in engine.generate_ids([encode_prompt(self._text_tokenizer, p) for p in prompts], sampling)]
         return {
             "prompt_ids": [c.prompt_ids for c in completions],
             "completion_ids": [c.token_ids for c in completions],
@@ -75,7 +91,9 @@ class LadderTrainer(GRPOTrainer):
 
     # ------------------------------------------------------------ rewards and advantages
 
-    def _calculate_rewards(self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]) -> torch.Tensor:
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
         rows = [self.rows[x["row"]] for x in inputs]
         transcripts: list[Transcript] | None = [x["transcript"] for x in inputs] if self._search is not None else None
         replies = [completion[0]["content"] for completion in completions]
@@ -180,11 +198,17 @@ class LadderTrainer(GRPOTrainer):
         for name, scores in sorted(by_name.items()):
             self._note(name, sum(scores) / len(scores))
         for word, harmful in (("harmful", True), ("benign", False)):
-            refused = [refusal_label(parse_reply(r).answer) == "refusal" for row, r in zip(rows, replies, strict=True) if row.task == "safety" and row.harmful is harmful]
+            refused = [
+                refusal_label(parse_reply(r).answer) == "refusal"
+                for row, r in zip(rows, replies, strict=True)
+                if row.task == "safety" and row.harmful is harmful
+            ]
             if refused:
                 self._note(f"refusal/{word}", sum(refused) / len(refused))
         self._note("unscorable", sum(r != r for r in scored.reward) / len(rows))
-        texts = replies if transcripts is None else ["\n".join(f"[{m['role']}] {m['content']}" for m in t.messages[1:]) for t in transcripts]
+        texts = (
+            replies if transcripts is None else ["\n".join(f"[{m['role']}] {m['content']}" for m in t.messages[1:]) for t in transcripts]
+        )
         self.samples.add(self.state.global_step, rows, texts, scored, [len(ids) for ids in completion_ids])
 
 

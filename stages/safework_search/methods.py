@@ -7,8 +7,8 @@ trained on prefixes meets the same contract and takes its place without a change
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Mapping, Sequence
 
 from safework_cli.episode.runner import TokenEngine
 from safework_cli.lm.chat import encode_prompt

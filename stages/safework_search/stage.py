@@ -71,7 +71,11 @@ class SearchStage(Stage):
             if name not in guides:
                 plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")
         if config.method == "guided_steps" and config.step_tokens > config.max_tokens:
-            plan.refuse(f"step_tokens={config.step_tokens} exceeds max_tokens={config.max_tokens}", "one step would be longer than the reply may be", "raise max_tokens")
+            plan.refuse(
+                f"step_tokens={config.step_tokens} exceeds max_tokens={config.max_tokens}",
+                "one step would be longer than the reply may be",
+                "raise max_tokens",
+            )
         return plan
 
     def run(self, config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:

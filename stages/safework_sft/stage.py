@@ -13,18 +13,8 @@ from typing import Literal
 from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
-from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
-
-
-class Lora(Settings):
-    """Low-rank adapters; they are merged into the weights afterwards, so that the artifact is a whole model."""
-
-    r: int = Field(16, ge=1)
-    """Rank."""
-    alpha: int = Field(32, ge=1)
-    """Scale: the update is multiplied by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapters' input."""
+from safework_cli.lm.settings import Lora
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
 
 
 class SftConfig(StageConfig):
@@ -54,6 +44,8 @@ class SftConfig(StageConfig):
     """Share of rows that may be dropped before the run is refused."""
     lora: Lora | None = None
     """Train adapters in place of all weights."""
+    train_layers: int | None = Field(None, ge=1)
+    """Train this many of the top layers (and the final norm) alone: on a CPU nearly twice as fast. All weights where null."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     sample_prompts: int = Field(8, ge=0)
@@ -89,13 +81,18 @@ class SftStage(Stage):
             plan.optimizer_steps = math.ceil(rows / per_step * config.num_train_epochs)
         parameters = parameter_count(model.path)
         trained = parameters if config.lora is None else parameters // 50
-        plan.memory_bytes = 4 * parameters + 12 * trained + 2**30  # float32 weights; gradient and two Adam moments; activations and libraries
+        plan.memory_bytes = (
+            4 * parameters + 12 * trained + 2**30
+        )  # float32 weights; gradient and two Adam moments; activations and libraries
         plan.disk_bytes = 4 * parameters + 2 * (4 * parameters + 8 * trained)
         plan.lines = [
-            f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref}" + (f" ({rows} rows)" if rows is not None else ""),
+            f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref}"
+            + (f" ({rows} rows)" if rows is not None else ""),
             f"{per_step} rows a step, learning rate {config.learning_rate:g}, loss on assistant tokens only",
             f"then sample {config.sample_prompts} replies and report how many stop",
         ]
+        if config.lora and config.train_layers:
+            plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:
             plan.lines.append("note: adapters usually want a learning rate near 1e-4")
         return plan

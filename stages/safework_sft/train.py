@@ -6,20 +6,20 @@ from statistics import mean
 from typing import Any
 
 from datasets import Dataset
-from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
-from trl import SFTTrainer
 
 from safework_cli.artifacts import Artifact
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.layers import lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, stop_token_ids, template_hash
 from safework_cli.lm.training import run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
 from safework_cli.stage import Outcome, WorkDir, require_rows
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
 from safework_sft.stage import SftConfig
+from safework_sft.trainer import SupervisedTrainer
 
 
 def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
@@ -35,15 +35,17 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
 
-    trainer = SFTTrainer(
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
+    trainer = SupervisedTrainer(
         model=model,
         args=_arguments(config, work, tokenizer),
         train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
         processing_class=tokenizer,
-        peft_config=_lora(config),
+        peft_config=lora_config(config.lora),
     )
     state = run_training(trainer, work)
-    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+    trained = merged(trainer.model)
     with work.progress.phase("save"):
         save_model(trained, tokenizer, work.output)
     sampled = _sample(config, trained, tokenizer, rows, work)
@@ -72,14 +74,6 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
     )
 
 
-def _lora(config: SftConfig) -> LoraConfig | None:
-    if config.lora is None:
-        return None
-    return LoraConfig(
-        r=config.lora.r, lora_alpha=config.lora.alpha, lora_dropout=config.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-
-
 def _sample(
     config: SftConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], work: WorkDir
 ) -> dict[str, Any]:
@@ -89,7 +83,9 @@ def _sample(
     chosen = rows[:: max(1, len(rows) // config.sample_prompts)][: config.sample_prompts]
     with work.progress.phase("sample", len(chosen)):
         engine = HFEngine(model, tokenizer)
-        completions = [group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))]
+        completions = [
+            group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
+        ]
     return {
         "n": len(completions),
         "stop_rate": mean(c.finish_reason == "stop" for c in completions),
@@ -114,7 +110,10 @@ def _outcome(
             "loss_last": round(mean(losses[-tenth:]), 4),
             "samples": sampled,
         },
-        seeds={"order of rows, LoRA initialisation, dropout": f"seed={config.seed}", "matrix products": "not pinned: other hardware or thread counts round differently"},
+        seeds={
+            "order of rows, LoRA initialisation, dropout": f"seed={config.seed}",
+            "matrix products": "not pinned: other hardware or thread counts round differently",
+        },
         chat_template_hash=template_hash(tokenizer),
     )
     if sampled and sampled["stop_rate"] < config.min_stop_rate:

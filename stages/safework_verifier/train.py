@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedModel, TrainingArguments
 
 from safework_cli.artifacts import Artifact
-from safework_cli.errors import ConfigError
+from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import run_training, training_arguments
 from safework_cli.stage import Outcome, WorkDir
@@ -24,7 +24,7 @@ from safework_verifier.metrics import confusion_matrix, fit_temperature, report,
 from safework_verifier.probe import fit_probe, last_features, write_head
 from safework_verifier.rows import Labelled, Parts, class_weights, labelled_rows, phrase_predictions, take_apart
 from safework_verifier.train_stage import VerifierTrainConfig
-from safework_verifier.trainer import Examples, LabelTrainer, keep_first_layers, train_top_layers
+from safework_verifier.trainer import Examples, LabelTrainer
 
 MIN_CALIBRATION_ROWS = 20
 """Fewer rows say nothing about a temperature: it stays 1."""
@@ -62,10 +62,6 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
 def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
     """The model with the layers to keep, and with the weights to train marked."""
-    decoder = model.base_model
-    if (config.keep_layers or config.train_layers) and not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
-        why = f"its layers have other names in {type(model).__name__}"
-        raise ConfigError("keep_layers and train_layers do not know this architecture", why, "leave both out")
     if config.keep_layers:
         keep_first_layers(model, config.keep_layers)
     if config.train_layers:
@@ -98,11 +94,8 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
     """The trained model (adapters merged) and the steps taken."""
     if config.train_layers == 0:
         return model, 0
-    if config.lora is not None:
-        lora = config.lora
-        adapters = LoraConfig(
-            r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
+    adapters = lora_config(config.lora)
+    if adapters is not None:
         model = get_peft_model(model, adapters)
     trainer = LabelTrainer(
         model=model,
@@ -115,8 +108,7 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work)
-    trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
-    return trained, state.global_step
+    return merged(trainer.model), state.global_step
 
 
 def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:

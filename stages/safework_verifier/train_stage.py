@@ -15,22 +15,12 @@ from pydantic import Field, model_validator
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.errors import SafeworkError
-from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.lm.settings import Lora
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
 from safework_cli.verifiers.spec import SHORT_TEMPLATES, LabelSpec, preset
 from safework_verifier.rows import Parts, check_layers, labelled_rows, take_apart
 
 CHARACTERS_PER_TOKEN = 4.0
-
-
-class Lora(Settings):
-    """Low-rank adapters; they are merged into the weights afterwards, so that the artifact is a whole model."""
-
-    r: int = Field(16, ge=1)
-    """Rank."""
-    alpha: int = Field(32, ge=1)
-    """Scale: the update is multiplied by alpha / r."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout on the adapters' input."""
 
 
 class VerifierTrainConfig(StageConfig):

@@ -91,20 +91,3 @@ class LabelTrainer(Trainer):
         steps_per_epoch = -(-len(data) // per_step)
         lengths = [len(prompt) for prompt in data.prompts]
         return LengthSampler(lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // steps_per_epoch)
-
-
-def keep_first_layers(model: Any, count: int) -> None:
-    """Drops every decoder layer above the first ``count``; the folder saved afterwards loads as a shallower model of the same kind."""
-    decoder = model.base_model
-    decoder.layers = decoder.layers[:count]
-    model.config.num_hidden_layers = count
-    if getattr(model.config, "layer_types", None) is not None:
-        model.config.layer_types = list(model.config.layer_types[:count])
-
-
-def train_top_layers(model: Any, count: int) -> None:
-    """Freezes everything but the top ``count`` decoder layers and the final norm."""
-    model.requires_grad_(False)
-    decoder = model.base_model
-    decoder.layers[-count:].requires_grad_(True)
-    decoder.norm.requires_grad_(True)

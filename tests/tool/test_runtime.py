@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -74,7 +74,11 @@ def test_a_second_run_prints_what_the_first_made(stage, store):
 
 def test_the_manifest_says_where_everything_came_from(stage, store):
     manifest = run(stage, store, "text=b").artifact.manifest
-    assert manifest.config["text"] == "b" and manifest.config_sources["text"] == "command line" and manifest.config_sources["seed"] == "default"
+    assert (
+        manifest.config["text"] == "b"
+        and manifest.config_sources["text"] == "command line"
+        and manifest.config_sources["seed"] == "default"
+    )
     assert manifest.metrics == {"n": 1} and manifest.peak_memory_bytes > 0 and "safework" in manifest.packages
 
 
@@ -169,15 +173,25 @@ def test_a_full_disk_in_the_middle_is_told_apart_from_a_fault(stage, store):
 
 
 def test_what_libraries_print_never_reaches_stdout(stage, store, capfd):
-    type(stage).during = staticmethod(lambda work: os.system("echo from a child process"))  # noqa: S605, S607
+    type(stage).during = staticmethod(lambda work: os.system("echo from a child process"))  # noqa: S605
     run(stage, store)
     out, err = capfd.readouterr()
     assert out == "" and "from a child process" in err and "a library prints" in err
 
 
-def test_the_tool_starts_without_torch(tmp_path: Path):
-    code = "import sys; from safework_cli.cli.main import build_app; from safework_cli.registry import stage_entries, load_stage; build_app(); [load_stage(n) for n in stage_entries()]; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch','transformers','trl','datasets','peft','accelerate','inspect_ai','matplotlib','pyarrow','bm25s'}))"
-    import subprocess
+HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "inspect_ai", "matplotlib", "pyarrow", "bm25s"}
 
+
+@pytest.mark.parametrize("words", [["--help"], ["sft", "--help"], ["rl", "m3", "--help"], ["eval", "--help"], ["data", "build", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    code = f"""
+import sys
+sys.argv = ["safework", *{words!r}]
+from safework_cli.cli.main import main
+try:
+    main()
+finally:
+    print(sorted({{name.split(".")[0] for name in sys.modules}} & {HEAVY!r}), file=sys.stderr)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stderr.strip() == "[]" and "Usage: safework" in done.stdout

@@ -20,7 +20,18 @@ from safework_cli.rows import Row, write_rows
 
 
 def manifest(kind: str, name: str, **more) -> Manifest:
-    return Manifest(kind=kind, name=name, version=0, created=now(), stage="test", stage_version=1, fingerprint=more.pop("fingerprint", "f"), files=[], digest="", **more)
+    return Manifest(
+        kind=kind,
+        name=name,
+        version=0,
+        created=now(),
+        stage="test",
+        stage_version=1,
+        fingerprint=more.pop("fingerprint", "f"),
+        files=[],
+        digest="",
+        **more,
+    )
 
 
 def safetensors(path: Path, shape=(2,)) -> None:

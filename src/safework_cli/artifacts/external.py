@@ -32,14 +32,26 @@ def kind_of_folder(folder: Path) -> str | None:
 def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifact:
     """An artifact folder copied out of a store, or any folder or Parquet file that a slot can take."""
     if not path.exists():
-        raise InputError(f"{reference} does not exist", "", f"is it meant to be hf:{reference}, or an artifact's name?" if not reference.startswith(("/", ".", "~")) else "check the path")
+        raise InputError(
+            f"{reference} does not exist",
+            "",
+            f"is it meant to be hf:{reference}, or an artifact's name?" if not reference.startswith(("/", ".", "~")) else "check the path",
+        )
     if path.is_dir() and (path / MANIFEST).exists():
         return Artifact(path.absolute(), Manifest.read(path), external=str(path.absolute()))
     kind = kind_of_folder(path) if path.is_dir() else ("dataset" if path.suffix == ".parquet" else None)
     if kind is None:
-        hint = "build a dataset from it: safework data build sources='[{kind: file, path: …}]'" if path.suffix in _DATASET_SUFFIXES else "safework artifacts ls"
+        hint = (
+            "build a dataset from it: safework data build sources='[{kind: file, path: …}]'"
+            if path.suffix in _DATASET_SUFFIXES
+            else "safework artifacts ls"
+        )
         raise InputError(f"{reference} is no {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    )
     base = path.parent if path.is_file() else path
     entries = [FileEntry(path=p.relative_to(base).as_posix(), sha256=sha256_of(p), size=p.stat().st_size) for p in files]
     return Artifact(base.absolute(), _manifest(kind, path.stem, entries, payload_digest(entries)), external=str(path.absolute()))
@@ -51,18 +63,33 @@ def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> 
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
     if "model" not in kinds:
-        raise InputError(f"{text} is a hub model", f"a {' or '.join(kinds)} is wanted here", "bring hub datasets in through `safework data build` (a source of kind hub)")
-    away = "on a machine with network: `safework models pull " + text + "`, then `safework artifacts export` there and `safework artifacts import` here"
+        raise InputError(
+            f"{text} is a hub model",
+            f"a {' or '.join(kinds)} is wanted here",
+            "bring hub datasets in through `safework data build` (a source of kind hub)",
+        )
+    away = (
+        "on a machine with network: `safework models pull "
+        + text
+        + "`, then `safework artifacts export` there and `safework artifacts import` here"
+    )
     try:
         folder = hub.snapshot_download(
-            reference.repo, revision=reference.revision, etag_timeout=HUB_SECONDS, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack"]
+            reference.repo,
+            revision=reference.revision,
+            etag_timeout=HUB_SECONDS,
+            ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack"],
         )
     except RepositoryNotFoundError:
-        raise InputError(f"the hub has no repository '{reference.repo}' that you may read", "", "check the name; for a private one: `hf auth login`") from None
+        raise InputError(
+            f"the hub has no repository '{reference.repo}' that you may read", "", "check the name; for a private one: `hf auth login`"
+        ) from None
     except HFValidationError as error:
         raise InputError(f"'{reference.repo}' is no repository name", str(error)) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, OSError) as error:
-        raise InputError(f"{text} cannot be fetched", f"the hub is out of reach ({type(error).__name__}) and the local cache does not hold it", away) from None
+        raise InputError(
+            f"{text} cannot be fetched", f"the hub is out of reach ({type(error).__name__}) and the local cache does not hold it", away
+        ) from None
     commit = Path(folder).name
     pinned = f"hf:{reference.repo}@{commit}"
     return Artifact(Path(folder), _manifest("model", reference.repo.rsplit("/", 1)[-1], [], canonical_digest(pinned)), external=pinned)

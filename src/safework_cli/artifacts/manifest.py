@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Iterator
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -135,7 +136,11 @@ class Artifact:
         if self.subset:
             return read_rows(self.path / self.subset)
         if len(self.subsets) > 1:
-            raise InputError(f"{self.ref} has several subsets", "which one is meant is not guessed", f"write {self.ref}:{self.subsets[0]} (of {', '.join(self.subsets)})")
+            raise InputError(
+                f"{self.ref} has several subsets",
+                "which one is meant is not guessed",
+                f"write {self.ref}:{self.subsets[0]} (of {', '.join(self.subsets)})",
+            )
         return read_rows(self.path)
 
     def with_subset(self, subset: str | None) -> Artifact:

@@ -12,7 +12,9 @@ from safework_cli.errors import InputError
 def check_payload(folder: Path, kind: str) -> None:
     """Raises InputError where the folder is empty or is not what its kind promises."""
     if not any(path.is_file() for path in folder.rglob("*")):
-        raise InputError(f"the {kind} in {folder} is empty", "nothing was written", "this is a fault of the stage that made it: please report it")
+        raise InputError(
+            f"the {kind} in {folder} is empty", "nothing was written", "this is a fault of the stage that made it: please report it"
+        )
     {"model": _check_model, "verifier": _check_verifier, "dataset": _check_dataset}.get(kind, lambda _: None)(folder)
 
 
@@ -31,7 +33,11 @@ def _check_verifier(folder: Path) -> None:
 def _check_safetensors(folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise InputError(f"{folder} has no safetensors weights", "pickled weights are refused: loading them runs code", "convert them: `model.save_pretrained(folder)`")
+        raise InputError(
+            f"{folder} has no safetensors weights",
+            "pickled weights are refused: loading them runs code",
+            "convert them: `model.save_pretrained(folder)`",
+        )
     for file in files:
         _check_safetensors_file(file)
 
@@ -63,7 +69,7 @@ def _check_dataset(folder: Path) -> None:
         raise InputError(f"{folder} has no Parquet files", "a dataset is Parquet")
     for file in files:
         try:
-            pq.ParquetFile(file).metadata
+            pq.read_metadata(file)
         except pa.ArrowInvalid as error:
             raise InputError(f"{file} is not whole", str(error)) from None
 

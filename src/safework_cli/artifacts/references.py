@@ -42,7 +42,11 @@ Reference = StoreReference | HubReference | PathReference
 def parse_reference(text: str) -> Reference:
     """Reads a reference. What starts with ``.``, ``/`` or ``~`` is a path. Raises InputError where the text is none of the forms."""
     if not text.strip():
-        raise InputError("an empty reference", "the command before this one printed nothing: it failed", "check its exit code; `set -euo pipefail` stops a script there")
+        raise InputError(
+            "an empty reference",
+            "the command before this one printed nothing: it failed",
+            "check its exit code; `set -euo pipefail` stops a script there",
+        )
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
         path, subset = Path(text).expanduser(), None
         if not path.exists() and ":" in path.name:
@@ -54,7 +58,11 @@ def parse_reference(text: str) -> Reference:
     match = _STORE.match(text)
     if not match or (match["kind"] and match["kind"] not in KINDS):
         hint = f"write hf:{text} for a hub repository, or ./{text} for a folder" if "/" in text else "safework artifacts ls"
-        raise InputError(f"'{text}' is not a reference", "the forms are [kind/]name[@v3|@latest][:subset], a path with ./ or /, and hf:org/name[@revision]", hint)
+        raise InputError(
+            f"'{text}' is not a reference",
+            "the forms are [kind/]name[@v3|@latest][:subset], a path with ./ or /, and hf:org/name[@revision]",
+            hint,
+        )
     version = match["version"]
     return StoreReference(match["name"], match["kind"], int(version[1:]) if version and version != "latest" else None, match["subset"])
 
@@ -62,5 +70,9 @@ def parse_reference(text: str) -> Reference:
 def check_name(name: str) -> str:
     """Returns an artifact name that is safe as a folder's name. Raises InputError otherwise."""
     if not re.fullmatch(NAME, name):
-        raise InputError(f"'{name}' cannot name an artifact", "a name is letters, digits, '.', '_' and '-', and begins with a letter or digit", "choose another --name")
+        raise InputError(
+            f"'{name}' cannot name an artifact",
+            "a name is letters, digits, '.', '_' and '-', and begins with a letter or digit",
+            "choose another --name",
+        )
     return name

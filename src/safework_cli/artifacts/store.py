@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import uuid
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Iterator
 
 from filelock import FileLock, Timeout
 
@@ -55,12 +55,7 @@ class Store:
     def list(self, kind: str | None = None, name: str | None = None) -> list[Artifact]:
         """Every version, oldest first. Folders without a manifest do not exist for a reader."""
         kinds = [kind] if kind else list(KINDS)
-        folders = [
-            folder
-            for k in kinds
-            for folder in (self.root / k).glob(f"{name or '*'}/v*")
-            if (folder / MANIFEST).exists()
-        ]
+        folders = [folder for k in kinds for folder in (self.root / k).glob(f"{name or '*'}/v*") if (folder / MANIFEST).exists()]
         found = [Artifact(folder, Manifest.read(folder)) for folder in folders]
         return sorted(found, key=lambda a: (a.manifest.created, a.kind, a.name, a.manifest.version))
 
@@ -82,7 +77,9 @@ class Store:
         else:
             artifact = self._find(reference, parsed.kind, parsed.name, parsed.version, kinds)
         if artifact.kind not in kinds:
-            raise InputError(f"{reference} is a {artifact.kind}", f"a {' or '.join(kinds)} is wanted here", "safework artifacts ls --kind " + kinds[0])
+            raise InputError(
+                f"{reference} is a {artifact.kind}", f"a {' or '.join(kinds)} is wanted here", "safework artifacts ls --kind " + kinds[0]
+            )
         if verify:
             self.verify(artifact)
         return artifact.with_subset(parsed.subset)
@@ -94,16 +91,28 @@ class Store:
             known = sorted({f"{a.kind}/{a.name}" for a in self.list()})
             elsewhere = [item for item in known if item.split("/")[1] == name]
             if elsewhere:
-                raise InputError(f"no {' or '.join(wanted)} is called '{name}'", f"there is {', '.join(elsewhere)}, which is of another kind", "safework artifacts ls")
+                raise InputError(
+                    f"no {' or '.join(wanted)} is called '{name}'",
+                    f"there is {', '.join(elsewhere)}, which is of another kind",
+                    "safework artifacts ls",
+                )
             hint = nearest(f"{wanted[0]}/{name}", known)
-            raise InputError(f"no artifact '{reference}' in {self.root}{hint}", "", "safework artifacts ls" if known else "safework models pull smollm2")
+            raise InputError(
+                f"no artifact '{reference}' in {self.root}{hint}", "", "safework artifacts ls" if known else "safework models pull smollm2"
+            )
         if len(found) > 1:
-            raise InputError(f"'{reference}' is ambiguous", f"{' and '.join(f'{k}/{name}' for k in found)} both exist", f"write {found[0]}/{name}")
+            raise InputError(
+                f"'{reference}' is ambiguous", f"{' and '.join(f'{k}/{name}' for k in found)} both exist", f"write {found[0]}/{name}"
+            )
         folder = self.root / found[0] / name
         versions = sorted(int(p.parent.name[1:]) for p in folder.glob(f"v*/{MANIFEST}") if p.parent.name[1:].isdigit())
         chosen = version if version is not None else versions[-1]
         if chosen not in versions:
-            raise InputError(f"{found[0]}/{name} has no version v{chosen}", f"it has {', '.join(f'v{v}' for v in versions)}", f"write {found[0]}/{name}@v{versions[-1]}")
+            raise InputError(
+                f"{found[0]}/{name} has no version v{chosen}",
+                f"it has {', '.join(f'v{v}' for v in versions)}",
+                f"write {found[0]}/{name}@v{versions[-1]}",
+            )
         return Artifact(folder / f"v{chosen}", Manifest.read(folder / f"v{chosen}"))
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact | None]:
@@ -119,10 +128,8 @@ class Store:
                 if reference.startswith("hf:"):
                     found[reference] = None
                     continue
-                try:
+                with suppress(InputError):  # an ancestor that is gone stays None: lineage outlives it
                     parent = self.resolve(reference, verify=False)
-                except InputError:
-                    pass  # recorded as None: lineage outlives the ancestor
                 found[reference] = parent
                 if parent is not None:
                     queue.append(parent)
@@ -154,11 +161,15 @@ class Store:
             if not path.is_file():
                 raise InputError(f"{artifact.ref} is damaged: {entry.path} is missing", "the manifest lists it", do)
             if path.stat().st_size != entry.size:
-                raise InputError(f"{artifact.ref} is damaged: {entry.path} has {path.stat().st_size} bytes", f"the manifest says {entry.size}", do)
+                raise InputError(
+                    f"{artifact.ref} is damaged: {entry.path} has {path.stat().st_size} bytes", f"the manifest says {entry.size}", do
+                )
             if sha256_of(path) != entry.sha256:
                 raise InputError(f"{artifact.ref} is damaged: the bytes of {entry.path} changed", "its sha256 is not the manifest's", do)
         if payload_digest(artifact.manifest.files) != artifact.manifest.digest:
-            raise InputError(f"{artifact.ref} is damaged: its manifest was edited", "the list of files does not give the recorded digest", do)
+            raise InputError(
+                f"{artifact.ref} is damaged: its manifest was edited", "the list of files does not give the recorded digest", do
+            )
         if stamp and artifact.external is None:
             record.parent.mkdir(parents=True, exist_ok=True)
             write_durably(record, json.dumps(stamp).encode())
@@ -174,7 +185,9 @@ class Store:
             with FileLock(folder / f"{name}.lock", timeout=wait):
                 yield
         except Timeout:
-            raise RunAgain(f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again") from None
+            raise RunAgain(
+                f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again"
+            ) from None
 
     def commit(self, payload: Path, manifest: Manifest) -> Artifact:
         """Makes a folder an artifact: hashed, flushed, checked by reopening, then renamed into place as the next version.
@@ -247,9 +260,15 @@ class Store:
 
     def _disk_error(self, error: OSError) -> Exception:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return RunAgain(f"no space left in {self.root}", "nothing is lost: the run folder keeps what was made", "free space (`safework artifacts gc`), then run the same command again")
+            return RunAgain(
+                f"no space left in {self.root}",
+                "nothing is lost: the run folder keeps what was made",
+                "free space (`safework artifacts gc`), then run the same command again",
+            )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return InputError(f"cannot write to {self.root}", str(error.strerror), "choose a store that you may write to with --store or SAFEWORK_STORE")
+            return InputError(
+                f"cannot write to {self.root}", str(error.strerror), "choose a store that you may write to with --store or SAFEWORK_STORE"
+            )
         return error
 
 
@@ -260,7 +279,7 @@ def _umask() -> int:
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _stamp(artifact: Artifact) -> list[list[str | int]] | None:

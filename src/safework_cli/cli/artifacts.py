@@ -14,12 +14,16 @@ JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
 
 
 def command() -> Any:
-    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="List, show, verify, compare and clean the store.")
+    app = typer.Typer(
+        no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="List, show, verify, compare and clean the store."
+    )
     app.callback()(lambda: None)
 
     @app.command(name="ls", help="List artifacts, oldest first.")
     def list_artifacts(
-        kind: Optional[str] = typer.Option(None, help="Only of this kind.", show_default=False), store: Optional[Path] = STORE, as_json: bool = JSON
+        kind: Optional[str] = typer.Option(None, help="Only of this kind.", show_default=False),
+        store: Optional[Path] = STORE,
+        as_json: bool = JSON,
     ) -> None:
         from safework_cli.errors import ConfigError, nearest
         from safework_cli.stage import KINDS
@@ -40,7 +44,13 @@ def command() -> Any:
         for a in found:
             size = sum(entry.size for entry in a.manifest.files)
             inputs = " ".join(f"{slot}={entry.ref}" for slot, entry in a.manifest.inputs.items())
-            table.add_row(Text(a.ref + (" (pinned)" if a.manifest.pinned else "")), a.manifest.stage, a.manifest.created[:16].replace("T", " "), _size(size), Text(inputs, style="dim"))
+            table.add_row(
+                Text(a.ref + (" (pinned)" if a.manifest.pinned else "")),
+                a.manifest.stage,
+                a.manifest.created[:16].replace("T", " "),
+                _size(size),
+                Text(inputs, style="dim"),
+            )
         Console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
 
     @app.command(help="Show an artifact's manifest.")
@@ -62,7 +72,11 @@ def command() -> Any:
         artifact = where.resolve(reference, verify=False)
         ancestors = where.lineage(artifact)
         if as_json:
-            edges = {a.ref: {slot: entry.ref for slot, entry in a.manifest.inputs.items()} for a in [artifact, *ancestors.values()] if a is not None}
+            edges = {
+                a.ref: {slot: entry.ref for slot, entry in a.manifest.inputs.items()}
+                for a in [artifact, *ancestors.values()]
+                if a is not None
+            }
             print(json.dumps({"artifact": artifact.ref, "inputs": edges}))
             return
         from rich.console import Console
@@ -82,13 +96,41 @@ def command() -> Any:
         Console().print(tree)
 
     @app.command(help="Compare two artifacts: settings, inputs, metrics, packages.")
-    def diff(first: str = typer.Argument(..., metavar="REF"), second: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
+    def diff(
+        first: str = typer.Argument(..., metavar="REF"),
+        second: str = typer.Argument(..., metavar="REF"),
+        store: Optional[Path] = STORE,
+        as_json: bool = JSON,
+    ) -> None:
         from safework_cli.config import flatten
 
         where = _store(store)
         sides = [where.resolve(reference, verify=False) for reference in (first, second)]
-        views = [dict(flatten(a.manifest.model_dump(include={"stage", "stage_version", "config", "inputs", "metrics", "packages", "chat_template_hash", "digest", "git_commit"}))) for a in sides]
-        changed = {key: [view.get(key) for view in views] for key in sorted(views[0].keys() | views[1].keys()) if views[0].get(key) != views[1].get(key)}
+        views = [
+            dict(
+                flatten(
+                    a.manifest.model_dump(
+                        include={
+                            "stage",
+                            "stage_version",
+                            "config",
+                            "inputs",
+                            "metrics",
+                            "packages",
+                            "chat_template_hash",
+                            "digest",
+                            "git_commit",
+                        }
+                    )
+                )
+            )
+            for a in sides
+        ]
+        changed = {
+            key: [view.get(key) for view in views]
+            for key in sorted(views[0].keys() | views[1].keys())
+            if views[0].get(key) != views[1].get(key)
+        }
         if as_json:
             print(json.dumps({"first": sides[0].ref, "second": sides[1].ref, "changed": changed}, default=str))
             return
@@ -102,7 +144,12 @@ def command() -> Any:
         Console().print(table if changed else f"{sides[0].ref} and {sides[1].ref} say the same of themselves")
 
     @app.command(help="Compare every byte with the manifests; exit 3 where anything differs.")
-    def verify(references: Optional[list[str]] = typer.Argument(None, metavar="[REF]...", help="All artifacts where none is named.", show_default=False), store: Optional[Path] = STORE) -> int:
+    def verify(
+        references: Optional[list[str]] = typer.Argument(
+            None, metavar="[REF]...", help="All artifacts where none is named.", show_default=False
+        ),
+        store: Optional[Path] = STORE,
+    ) -> int:
         from safework_cli.errors import EXIT_INPUT, InputError
 
         where = _store(store)
@@ -119,15 +166,26 @@ def command() -> Any:
         return EXIT_INPUT if damaged else 0
 
     @app.command(help="Keep an artifact (and all that it descends from) from gc, or let it go again.")
-    def pin(reference: str = typer.Argument(..., metavar="REF"), off: bool = typer.Option(False, "--off", help="Unpin."), store: Optional[Path] = STORE) -> None:
+    def pin(
+        reference: str = typer.Argument(..., metavar="REF"),
+        off: bool = typer.Option(False, "--off", help="Unpin."),
+        store: Optional[Path] = STORE,
+    ) -> None:
         where = _store(store)
         where.set_pinned(where.resolve(reference, verify=False), not off)
 
-    @app.command(help="Delete old versions, abandoned run folders and leftovers of killed processes. Says what it would delete; --yes does it. What a kept artifact descends from is kept.")
+    @app.command(
+        help="Delete old versions, abandoned run folders and leftovers of killed processes. Says what it would delete; --yes does it. "
+        "What a kept artifact descends from is kept."
+    )
     def gc(
         keep: int = typer.Option(1, min=1, help="Versions to keep of each name, the newest."),
-        runs_days: float = typer.Option(7.0, help="Abandoned run folders older than this many days are deleted: they are what a re-run would resume from."),
-        with_ancestors: bool = typer.Option(False, "--with-ancestors", help="Delete old versions also where a kept artifact descends from them."),
+        runs_days: float = typer.Option(
+            7.0, help="Abandoned run folders older than this many days are deleted: they are what a re-run would resume from."
+        ),
+        with_ancestors: bool = typer.Option(
+            False, "--with-ancestors", help="Delete old versions also where a kept artifact descends from them."
+        ),
         yes: bool = typer.Option(False, "--yes", help="Delete."),
         store: Optional[Path] = STORE,
     ) -> None:
@@ -142,9 +200,14 @@ def command() -> Any:
             collect(where, found)
         print(f"{_size(total)} {'freed' if yes else 'to free; --yes deletes'}", file=sys.stderr)
 
-    @app.command(name="import", help="Bring a folder into the store: an exported artifact, a Hugging Face model, or a folder of Parquet. Prints the reference.")
+    @app.command(
+        name="import",
+        help="Bring a folder into the store: an exported artifact, a Hugging Face model, or a folder of Parquet. Prints the reference.",
+    )
     def import_(
-        path: Path = typer.Argument(...), name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False), store: Optional[Path] = STORE
+        path: Path = typer.Argument(...),
+        name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.artifacts.transfer import import_folder
 
@@ -173,7 +236,9 @@ def _generate_one_token(folder: Path) -> None:
     from safework_cli.lm.hf import HFEngine
     from safework_cli.lm.models import load_model, load_tokenizer
 
-    completion = HFEngine(load_model(folder), load_tokenizer(folder)).generate([[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1))[0][0]
+    completion = HFEngine(load_model(folder), load_tokenizer(folder)).generate(
+        [[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1)
+    )[0][0]
     print(f"{folder} loads and generates (token {completion.token_ids})", file=sys.stderr)
 
 
@@ -185,7 +250,14 @@ def _store(path: Path | None) -> Any:
 
 def _summary(artifact: Any) -> dict[str, Any]:
     manifest = artifact.manifest
-    return {"ref": artifact.ref, "stage": manifest.stage, "created": manifest.created, "size": sum(f.size for f in manifest.files), "path": str(artifact.path), "inputs": {k: v.ref for k, v in manifest.inputs.items()}}
+    return {
+        "ref": artifact.ref,
+        "stage": manifest.stage,
+        "created": manifest.created,
+        "size": sum(f.size for f in manifest.files),
+        "path": str(artifact.path),
+        "inputs": {k: v.ref for k, v in manifest.inputs.items()},
+    }
 
 
 def _size(count: int) -> str:
@@ -200,5 +272,3 @@ def _size(count: int) -> str:
 def _printable(text: str) -> str:
     """Model text may hold control characters that would drive the terminal: they are shown, not sent."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
-
-

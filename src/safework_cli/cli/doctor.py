@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Iterator, Literal, Optional
+from typing import Any, Literal, Optional
 
 import typer
 
@@ -29,7 +30,11 @@ REQUIRED = {
     "math-verify": "math_verify:verify",
     "gguf": "gguf:GGUFReader",
 }
-OPTIONAL = {"vllm": ("vllm:LLM", "faster generation"), "deepspeed": ("deepspeed:initialize", "ZeRO"), "torchvision": ("torchvision:transforms", "some vision models' processors")}
+OPTIONAL = {
+    "vllm": ("vllm:LLM", "faster generation"),
+    "deepspeed": ("deepspeed:initialize", "ZeRO"),
+    "torchvision": ("torchvision:transforms", "some vision models' processors"),
+}
 LOW_DISK_BYTES = 5 * 2**30
 
 
@@ -46,9 +51,14 @@ class Finding:
 def command() -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @app.command(name="doctor", help="Check what is installed and what works; each fault comes with the one command that mends it. Exit 3 where something needed is broken.")
+    @app.command(
+        name="doctor",
+        help="Check what is installed and what works; each fault comes with the one command that mends it. "
+        "Exit 3 where something needed is broken.",
+    )
     def doctor(
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False), as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout.")
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
     ) -> int:
         from safework_cli.artifacts import default_store
         from safework_cli.errors import EXIT_INPUT
@@ -56,7 +66,11 @@ def command() -> Any:
         findings = list(examine(default_store(store).root))
         broken = any(finding.level == "broken" for finding in findings)
         if as_json:
-            print(json.dumps({"healthy": not broken, "findings": [{"what": f.what, "level": f.level, "text": f.text, "do": f.do} for f in findings]}))
+            print(
+                json.dumps(
+                    {"healthy": not broken, "findings": [{"what": f.what, "level": f.level, "text": f.text, "do": f.do} for f in findings]}
+                )
+            )
             return EXIT_INPUT if broken else 0
         from rich.console import Console
         from rich.table import Table
@@ -90,7 +104,14 @@ def _required() -> Iterator[Finding]:
     for package, attribute in REQUIRED.items():
         error = _import_error(attribute)
         if error:
-            yield Finding(package, "broken", error, "pip install -c constraints.txt safework" if "No module" in error else f"pip install --force-reinstall -c constraints.txt {package}")
+            yield Finding(
+                package,
+                "broken",
+                error,
+                "pip install -c constraints.txt safework"
+                if "No module" in error
+                else f"pip install --force-reinstall -c constraints.txt {package}",
+            )
         else:
             yield Finding(package, "ok", version(package))
 
@@ -100,7 +121,12 @@ def _optional() -> Iterator[Finding]:
         try:
             found = version(package)
         except PackageNotFoundError:
-            yield Finding(package, "note", f"not installed ({purpose})", f"pip install 'safework[{package}]'" if package != "torchvision" else "pip install torchvision")
+            yield Finding(
+                package,
+                "note",
+                f"not installed ({purpose})",
+                f"pip install 'safework[{package}]'" if package != "torchvision" else "pip install torchvision",
+            )
             continue
         error = _import_error(attribute)
         yield Finding(package, "broken" if error else "ok", error or found, f"pip uninstall {package}" if error else "")
@@ -139,7 +165,12 @@ def _store(root: Path) -> Iterator[Finding]:
         yield Finding("store", "broken", f"{root} cannot be written", "export SAFEWORK_STORE=/a/folder/of/yours")
         return
     free = shutil.disk_usage(parent).free
-    yield Finding("store", "ok" if free > LOW_DISK_BYTES else "note", f"{root}, {free / 2**30:.0f} GiB free", "" if free > LOW_DISK_BYTES else "safework artifacts gc")
+    yield Finding(
+        "store",
+        "ok" if free > LOW_DISK_BYTES else "note",
+        f"{root}, {free / 2**30:.0f} GiB free",
+        "" if free > LOW_DISK_BYTES else "safework artifacts gc",
+    )
 
 
 def _shadows() -> Iterator[Finding]:

@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 import typer
+from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 from typer.core import TyperGroup
 
 from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
@@ -105,8 +105,13 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback(help="Raise a model's safety and capability together, one rung of SafeLadder at a time. Each stage reads artifacts and writes one; stdout carries its reference alone.")
-    def root(show_version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version.")) -> None: ...
+    @app.callback(
+        help="Raise a model's safety and capability together, one rung of SafeLadder at a time. "
+        "Each stage reads artifacts and writes one; stdout carries its reference alone."
+    )
+    def root(
+        show_version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ) -> None: ...
 
     return app
 

@@ -12,7 +12,10 @@ def command() -> Any:
     app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Bring models into the store.")
     app.callback()(lambda: None)
 
-    @app.command(help="Bring a model into the store and print its reference. SOURCE is smollm2 (the embedded default), tiny (random weights, for trying things), or hf:org/name[@revision].")
+    @app.command(
+        help="Bring a model into the store and print its reference. SOURCE is smollm2 (the embedded default), "
+        "tiny (random weights, for trying things), or hf:org/name[@revision]."
+    )
     def pull(
         source: str = typer.Argument(..., help="smollm2, tiny or hf:org/name[@revision]."),
         name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),

@@ -12,7 +12,10 @@ import typer
 def command() -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @app.command(name="report", help="Write one HTML file that shows the whole ladder (it opens offline), and print the table of the rungs on stderr.")
+    @app.command(
+        name="report",
+        help="Write one HTML file that shows the whole ladder (it opens offline), and print the table of the rungs on stderr.",
+    )
     def report(
         out: Path = typer.Option(Path("report.html"), "--out", "-o", help="The file to write."),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),

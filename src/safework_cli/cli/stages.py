@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
-from typing import Any, Iterator, Optional, Union, get_args, get_origin
+from typing import Any, Optional, Union, get_args, get_origin
 
-from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
 from safework_cli.registry import load_stage, stage_entries
 from safework_cli.stage import Stage
@@ -25,10 +26,16 @@ def stage_command(name: str) -> click.Command:
 
     @app.command(name=name, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
     def run(
-        settings: Optional[list[str]] = typer.Argument(None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False),
-        recipe: list[Path] = typer.Option([], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False),
+        settings: Optional[list[str]] = typer.Argument(
+            None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False
+        ),
+        recipe: list[Path] = typer.Option(
+            [], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False
+        ),
         artifact_name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False),
+        store: Optional[Path] = typer.Option(
+            None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False
+        ),
         dry_run: bool = typer.Option(False, "--dry-run", help="Print every setting with its source and what would be done; do nothing."),
         fresh: bool = typer.Option(False, "--fresh", help="Run again although it is done already, from the beginning."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
@@ -65,7 +72,16 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
     if manifest.failed_items > manifest.tolerated_items:
         print(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated", file=sys.stderr)
     if as_json:
-        print(json.dumps({"ref": result.artifact.ref, "already": result.already, "path": str(result.artifact.path), **manifest.model_dump(exclude={"files"})}))
+        print(
+            json.dumps(
+                {
+                    "ref": result.artifact.ref,
+                    "already": result.already,
+                    "path": str(result.artifact.path),
+                    **manifest.model_dump(exclude={"files"}),
+                }
+            )
+        )
     else:
         print(result.artifact.ref)
 
@@ -86,7 +102,21 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
         settings = {key: {"value": value, "source": source} for key, value, source in resolved.rows()}
         refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in plan.refusals]
         inputs = {key: a.ref for key, a in prepared.inputs.flat().items()}
-        print(json.dumps({"stage": prepared.stage.name, "fingerprint": prepared.fingerprint, "name": prepared.name, "inputs": inputs, "settings": settings, "plan": plan.lines, "estimates": estimates, "refusals": refusals, "already": done.ref if done else None}))
+        print(
+            json.dumps(
+                {
+                    "stage": prepared.stage.name,
+                    "fingerprint": prepared.fingerprint,
+                    "name": prepared.name,
+                    "inputs": inputs,
+                    "settings": settings,
+                    "plan": plan.lines,
+                    "estimates": estimates,
+                    "refusals": refusals,
+                    "already": done.ref if done else None,
+                }
+            )
+        )
         return code
     from rich.console import Console
     from rich.table import Table
@@ -104,7 +134,12 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     for line in plan.lines:
         console.print(Text(f"  {line}"))
     console.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
-    console.print(Text(f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16]}" + (f", already done as {done.ref}" if done else "")))
+    console.print(
+        Text(
+            f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16]}"
+            + (f", already done as {done.ref}" if done else "")
+        )
+    )
     for refusal in plan.refusals:
         console.print(Text(f"refused: {refusal}", style="red"))
     return code
@@ -130,7 +165,10 @@ def _write_settings(stage: Stage, formatter: click.HelpFormatter) -> None:
     with formatter.section("Settings"):
         formatter.write_dl(list(describe_settings(stage.Config)))
     formatter.write_paragraph()
-    formatter.write_text(f"Writes one artifact of kind {stage.output} and prints its reference. Exit codes: 0 done, 2 configuration, 3 input, 4 gate failed, 5 too many items failed, 75 run me again, 130 interrupted.")
+    formatter.write_text(
+        f"Writes one artifact of kind {stage.output} and prints its reference. "
+        "Exit codes: 0 done, 2 configuration, 3 input, 4 gate failed, 5 too many items failed, 75 run me again, 130 interrupted."
+    )
 
 
 def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -142,8 +180,7 @@ def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tupl
             continue
         yield f"{prefix}{name}={_type_name(field.annotation)}", f"{' '.join((field.description or '').split())}{_default(field)}"
         for member in _list_blocks(field.annotation):
-            for key, text in describe_settings(member, "  "):
-                yield key, text
+            yield from describe_settings(member, "  ")
 
 
 def _block(annotation: Any) -> type[BaseModel] | None:

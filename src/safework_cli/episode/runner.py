@@ -6,8 +6,9 @@ re-encoded; what the environment says is tokenized once, between them, and marke
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from safework_cli.episode.grammar import Action, Malformed, document_observation, parse_action, results_observation
 from safework_cli.episode.index import SearchIndex
@@ -15,11 +16,14 @@ from safework_cli.lm.chat import encode_prompt, observation_ids
 from safework_cli.lm.engine import Completion, Sampling
 from safework_cli.rows import Message
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 class TokenEngine(Protocol):
     """An engine that continues token ids, such as ``HFEngine``."""
 
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
 
     def generate_ids(self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]: ...
@@ -99,7 +103,9 @@ def run_episodes(
     return transcripts
 
 
-def _act(transcript: Transcript, completion: Completion, engine: TokenEngine, index: SearchIndex, limits: EpisodeLimits, *, last: bool) -> None:
+def _act(
+    transcript: Transcript, completion: Completion, engine: TokenEngine, index: SearchIndex, limits: EpisodeLimits, *, last: bool
+) -> None:
     """Takes one sampled turn in and, where the episode goes on, the environment's reply to it."""
     transcript.token_ids += completion.token_ids
     transcript.mask += [1] * len(completion.token_ids)

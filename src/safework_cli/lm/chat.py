@@ -7,8 +7,8 @@ boundary, so what is trained on is exactly what can be sampled.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -35,7 +35,9 @@ class TemplateError(InputError):
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
     """The template's text."""
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generation_prompt)
+    text = tokenizer.apply_chat_template([{"role": m["role"], "content": m["content"]} for m in messages], tokenize=False, add_generation_prompt=generation_prompt)
+    assert isinstance(text, str)
+    return text
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -80,7 +82,9 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
             input_ids += ids
             supervised += [is_sampled] * len(ids)
         if input_ids[-1] != stop:
-            raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {tokenizer.convert_ids_to_tokens(input_ids[-1])!r}")
+            raise TemplateError(
+                "the last supervised token is not a stop token", f"the turn ends in {tokenizer.convert_ids_to_tokens(input_ids[-1])!r}"
+            )
         done = prefix + turn
     rest = render(tokenizer, messages)
     if not rest.startswith(done):
@@ -109,7 +113,7 @@ def _cut_after_stop(tokenizer: PreTrainedTokenizerBase, closing: str, content: s
     after = closing.index(content.strip()) + len(content.strip())
     found = []
     for token_id in stop_ids:
-        match = re.search(re.escape(tokenizer.convert_ids_to_tokens(token_id)), closing[after:])
+        match = re.search(re.escape(str(tokenizer.convert_ids_to_tokens(token_id))), closing[after:])
         if match:
             found.append((after + match.end(), token_id))
     if not found:
@@ -129,4 +133,6 @@ def _explain_rewrite(whole: str, content: str) -> None:
             "the template strips <think>…</think>; training would teach the model not to think",
             "use a template that keeps assistant content as it is",
         )
-    raise TemplateError("the chat template changes assistant content or rewrites earlier turns", "training and generation would see different tokens")
+    raise TemplateError(
+        "the chat template changes assistant content or rewrites earlier turns", "training and generation would see different tokens"
+    )

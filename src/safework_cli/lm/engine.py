@@ -5,8 +5,9 @@ Sampled token ids are kept in every completion; text is never re-encoded to reco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, Sequence
+from typing import Literal, Protocol
 
 from safework_cli.rows import Message
 

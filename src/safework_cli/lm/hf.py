@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
 from contextlib import contextmanager
-from typing import Iterator, Sequence
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.engine import Completion, Conversation, Sampling
+from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
 from safework_cli.lm.models import stop_token_ids
 
 
@@ -81,10 +82,10 @@ class HFEngine:
         mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         record = _RecordLogprobs(width)
         greedy = sampling.temperature == 0
-        options = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        options: dict[str, Any] = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
-        sequences_BL = self.model.generate(
+        sequences_BL = self.model.generate(  # type: ignore[operator]
             input_ids=ids_BP,
             attention_mask=mask_BP,
             max_new_tokens=sampling.max_tokens,
@@ -106,9 +107,9 @@ class HFEngine:
         if sampling.stop:
             stopped = self._stop_string_end(tokens[:end], sampling.stop)
             end = stopped if stopped is not None else end
-        finish = "length" if end is None else "stop"
+        finish: FinishReason = "length" if end is None else "stop"
         tokens = tokens[:end]
-        text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
         return Completion(text, tokens, logprobs[: len(tokens)], finish, prompt)
 
     def _stop_string_end(self, tokens: list[int], stops: Sequence[str]) -> int | None:

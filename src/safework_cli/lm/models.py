@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import struct
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -38,7 +42,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"no tokenizer can be loaded from {folder}", str(error).splitlines()[0], "is this a Hugging Face model folder?") from None
+        raise InputError(
+            f"no tokenizer can be loaded from {folder}", str(error).splitlines()[0], "is this a Hugging Face model folder?"
+        ) from None
     if not tokenizer.chat_template:
         raise InputError(
             f"the model in {folder} has no chat template",
@@ -46,7 +52,11 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             "take the instruct variant, or save a chat_template.jinja beside tokenizer_config.json",
         )
     if tokenizer.eos_token_id is None:
-        raise InputError(f"the tokenizer in {folder} has no eos_token", "a model that cannot stop cannot be trained to", "set eos_token in tokenizer_config.json")
+        raise InputError(
+            f"the tokenizer in {folder} has no eos_token",
+            "a model that cannot stop cannot be trained to",
+            "set eos_token in tokenizer_config.json",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask here goes by length, never by token id
     return tokenizer
@@ -63,8 +73,26 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
             str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"no causal language model can be loaded from {folder}", str(error).splitlines()[0], f"safework artifacts verify {folder}") from None
-    return model.to(pick_device()).eval()
+        raise InputError(
+            f"no causal language model can be loaded from {folder}", str(error).splitlines()[0], f"safework artifacts verify {folder}"
+        ) from None
+    device = pick_device()
+    if device.type == "cpu":
+        _keep_freed_memory()
+    model.to(device)  # type: ignore[arg-type] # transformers wraps nn.Module.to
+    return model.eval()
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed buffers for the next step instead of giving them back to the kernel.
+
+    A training step frees and takes again gigabytes of activations; faulting their pages in anew cost a fifth of a CPU step. Only this
+    process is changed; elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -99,7 +127,11 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
         if name in tied:
             continue
         if saved.get(name) != list(tensor.shape) or tensor.numel() == 0:
-            raise InputError(f"tensor {name} was saved as {saved.get(name)}, the model holds {list(tensor.shape)}", "the save lost weights", "report this")
+            raise InputError(
+                f"tensor {name} was saved as {saved.get(name)}, the model holds {list(tensor.shape)}",
+                "the save lost weights",
+                "report this",
+            )
 
 
 def safetensors_header(file: Path) -> dict[str, Any]:

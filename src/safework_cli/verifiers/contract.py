@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Sequence
+from typing import Any, Protocol
 
 from safework_cli.rows import Message, Row, parse_reply
 
@@ -84,4 +85,9 @@ def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     for verdict in verdicts:
         if verdict.label is not None:
             labels[verdict.label] = labels.get(verdict.label, 0) + 1
-    return {"mean": sum(scores) / len(scores) if scores else None, "n": len(scores), "failed": len(verdicts) - len(scores), "labels": labels}
+    return {
+        "mean": sum(scores) / len(scores) if scores else None,
+        "n": len(scores),
+        "failed": len(verdicts) - len(scores),
+        "labels": labels,
+    }

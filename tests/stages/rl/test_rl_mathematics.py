@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from safework_rl.advantages import canon, ddca, group_mean, keep_mixed_groups
 from safework_rl.cpgd import cpgd_loss, epsilon_schedule
 from safework_rl.lagrange import Multiplier
@@ -108,7 +109,15 @@ def test_an_unscored_completion_moves_nothing_and_no_one():
     found = group_mean(torch.tensor([[1.0, NAN, 0.0]]), "equal")
     assert torch.allclose(found, torch.tensor([[0.5, 0.0, -0.5]]))
     assert (group_mean(torch.tensor([[NAN, NAN]]), "std") == 0).all()
-    assert torch.isfinite(canon(torch.tensor([[1.0, NAN, 0.0, 1.0]]), torch.tensor([[1, 2, 3, 4]]), torch.tensor([[True, False, False, True]]), mu=1.0, alpha=0.9)).all()
+    assert torch.isfinite(
+        canon(
+            torch.tensor([[1.0, NAN, 0.0, 1.0]]),
+            torch.tensor([[1, 2, 3, 4]]),
+            torch.tensor([[True, False, False, True]]),
+            mu=1.0,
+            alpha=0.9,
+        )
+    ).all()
 
 
 def test_canon_by_hand():
@@ -128,7 +137,9 @@ def test_canon_at_one_half_is_proportional_to_the_centred_reward():
 
 
 def test_canon_ties_are_split_in_the_given_order():
-    found = canon(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[5, 5, 5, 5]]), torch.tensor([[True, True, False, False]]), mu=1.0, alpha=1.0)
+    found = canon(
+        torch.tensor([[1.0, 1.0, 0.0, 0.0]]), torch.tensor([[5, 5, 5, 5]]), torch.tensor([[True, True, False, False]]), mu=1.0, alpha=1.0
+    )
     assert torch.allclose(found, torch.tensor([[1.0, 1.0, -1.0, -1.0]]))
 
 
@@ -155,7 +166,9 @@ def test_ddca_is_zero_sum_among_the_right_and_silent_elsewhere():
 @pytest.mark.parametrize(("reward", "length"), [([1.0, 0, 0, 0], [1, 2, 3, 4]), ([1.0, 1, 0, 0], [7, 7, 3, 4])])
 def test_ddca_vanishes_with_one_right_reply_or_equal_lengths(reward, length):
     reward = torch.tensor([reward])
-    assert torch.equal(ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.2), ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.0))
+    assert torch.equal(
+        ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.2), ddca(reward, torch.tensor([length]), reward > 0.5, beta=0.0)
+    )
 
 
 def test_groups_are_filtered_on_correctness_not_on_reward():

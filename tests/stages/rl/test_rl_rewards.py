@@ -6,18 +6,18 @@ import math
 from collections import Counter
 
 import pytest
-from safework_rl.curriculum import prompt_order
-from safework_rl.lagrange import Multiplier
-from safework_rl.objectives import SearchObjective
-from safework_rl.rewards import TaskRewards
-from safework_rl.routing import ROUTES
-from safework_rl.settings import FormatSettings, RlConfig
 
 from safework_cli.episode.runner import Transcript
 from safework_cli.errors import InputError
 from safework_cli.rows import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.curriculum import prompt_order
+from safework_rl.lagrange import Multiplier
+from safework_rl.objectives import SearchObjective
+from safework_rl.rewards import TaskRewards
+from safework_rl.routing import ROUTES
+from safework_rl.settings import FormatSettings, RlConfig
 
 
 class Fixed:
@@ -39,7 +39,9 @@ def rewards(routes, verifiers, **format_settings):
 
 
 def test_weights_are_normalised_and_the_first_verifier_says_what_is_right():
-    found = rewards({"general": {"a": 1.0, "b": 0.5}}, {"a": Fixed(1.0, 0.0), "b": Fixed(0.0, 1.0)}).score([row(), row()], ["<think>x</think>y"] * 2)
+    found = rewards({"general": {"a": 1.0, "b": 0.5}}, {"a": Fixed(1.0, 0.0), "b": Fixed(0.0, 1.0)}).score(
+        [row(), row()], ["<think>x</think>y"] * 2
+    )
     assert found.reward == pytest.approx([1 / 1.5, 0.5 / 1.5]) and found.correct == [True, False]
 
 
@@ -64,7 +66,12 @@ def test_the_usual_routes_judge_real_rows():
             row("safety", harmful=True),
             row("safety", harmful=False),
         ],
-        ["<think>a</think>Paris", "<think>a</think>I can't help with that.", "<think>a</think>I can't help with that.", "<think>a</think>I can't help with that."],
+        [
+            "<think>a</think>Paris",
+            "<think>a</think>I can't help with that.",
+            "<think>a</think>I can't help with that.",
+            "<think>a</think>I can't help with that.",
+        ],
     )
     assert judged.reward == pytest.approx([1.0, 0.0, 1.0, 0.0]) and judged.correct == [True, False, True, False]
 

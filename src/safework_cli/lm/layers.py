@@ -1,0 +1,48 @@
+"""Which weights of a model are trained: all, its top layers, or adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+
+from safework_cli.errors import ConfigError
+from safework_cli.lm.settings import Lora
+
+
+def keep_first_layers(model: Any, count: int) -> None:
+    """Drops every decoder layer above the first ``count``; the folder saved afterwards loads as a shallower model of the same kind."""
+    decoder = _decoder(model, "keep_layers")
+    decoder.layers = decoder.layers[:count]
+    model.config.num_hidden_layers = count
+    if getattr(model.config, "layer_types", None) is not None:
+        model.config.layer_types = list(model.config.layer_types[:count])
+
+
+def train_top_layers(model: Any, count: int) -> None:
+    """Freezes everything but the top ``count`` decoder layers and the final norm."""
+    decoder = _decoder(model, "train_layers")
+    model.requires_grad_(False)
+    decoder.layers[-count:].requires_grad_(True)
+    decoder.norm.requires_grad_(True)
+
+
+def lora_config(lora: Lora | None) -> LoraConfig | None:
+    """peft's configuration of adapters on every linear layer."""
+    if lora is None:
+        return None
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def merged(model: Any) -> Any:
+    """The model with its adapters, if it has any, merged into the weights."""
+    return model.merge_and_unload() if isinstance(model, PeftModel) else model
+
+
+def _decoder(model: Any, setting: str) -> Any:
+    decoder = model.base_model
+    if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
+        raise ConfigError(
+            f"{setting} does not know this architecture", f"the layers of {type(model).__name__} have other names", f"leave {setting} out"
+        )
+    return decoder
