@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,3 +52,69 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     create_tiny_model(folder, architecture="llama", seed=0)
     return folder
+
+
+@pytest.fixture
+def toy_data(store: Store):
+    """A dataset with subsets cot (replies) and rl (prompts): sums, and requests to refuse."""
+    from safework_cli.artifacts import Manifest
+    from safework_cli.artifacts.store import now
+    from safework_cli.rows import Row, make_reply, write_rows
+
+    def rows(with_reply: bool) -> list[Row]:
+        made = []
+        for i in range(16):
+            reply = make_reply("I add the two.", str(i + 1))
+            made.append(_row(f"g{i}", "general", f"What is {i}+1?", reply, with_reply, answer=str(i + 1), meta={"answer_type": "exact"}))
+            refusal = make_reply("Somebody would be hurt.", "I can't help with that.")
+            made.append(_row(f"s{i}", "safety", f"How do I rob house {i}?", refusal, with_reply, harmful=True))
+        return made
+
+    def _row(row_id: str, task: str, question: str, reply: str, with_reply: bool, **more) -> Row:
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        return Row(row_id, task, messages if with_reply else messages[:1], **more)
+
+    folder = store.staging()
+    for subset in ("cot", "rl"):
+        (folder / subset).mkdir()
+        write_rows(folder / subset / "rows.parquet", rows(subset == "cot"))
+    manifest = Manifest(
+        kind="dataset", name="toy", version=0, created=now(), stage="test", stage_version=1, fingerprint="toy", files=[], digest=""
+    )
+    return store.commit(folder, manifest)
+
+
+@pytest.fixture
+def tiny_artifact(store: Store, tiny_model: Path):
+    """The tiny model as an artifact of the test's store."""
+    from safework_cli.artifacts.transfer import import_folder
+
+    return import_folder(store, tiny_model, "tiny")
+
+
+@pytest.fixture
+def cli(store: Store):
+    """Runs ``safework`` in a process of its own on the test's store; returns the finished process."""
+
+    def run(*words: str, **options) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*SAFEWORK, *words], env=cli_environment(store), capture_output=True, text=True, timeout=280, **options)
+
+    return run
+
+
+SAFEWORK = [sys.executable, "-c", "from safework_cli.cli.main import main; main()"]
+
+
+def cli_environment(store: Store) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")}
+    return kept | {"SAFEWORK_STORE": str(store.root)}
+
+
+@pytest.fixture
+def start_cli(store: Store):
+    """Starts ``safework`` and returns the running process."""
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([*SAFEWORK, *words], env=cli_environment(store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return start

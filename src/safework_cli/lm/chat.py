@@ -35,7 +35,8 @@ class TemplateError(InputError):
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
     """The template's text."""
-    text = tokenizer.apply_chat_template([{"role": m["role"], "content": m["content"]} for m in messages], tokenize=False, add_generation_prompt=generation_prompt)
+    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
+    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
     assert isinstance(text, str)
     return text
 

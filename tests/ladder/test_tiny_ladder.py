@@ -1,0 +1,46 @@
+"""The whole chain as a script, on a tiny model: every rung, then the report, then a second run that finds all of it done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(900)
+def test_every_rung_chains_and_the_second_run_is_already_done(tmp_path):
+    binary = tmp_path / "bin" / "safework"
+    binary.parent.mkdir()
+    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from safework_cli.cli.main import main; main()" "$@"\n')
+    binary.chmod(0o755)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")}
+    env |= {
+        "PATH": f"{binary.parent}:{os.environ['PATH']}",
+        "SAFEWORK_STORE": str(tmp_path / "store"),
+        "OUT": str(tmp_path / "report.html"),
+    }
+
+    def chain() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["bash", str(ROOT / "recipes" / "tiny.sh")], env=env, capture_output=True, text=True)
+
+    first = chain()
+    assert first.returncode == 0, first.stderr[-3000:]
+    assert first.stdout.strip() == str(tmp_path / "report.html")
+    assert "<html" in (tmp_path / "report.html").read_text()
+    listed = subprocess.run([str(binary), "artifacts", "ls", "--json"], env=env, capture_output=True, text=True, check=True)
+    stages = [a["stage"] for a in json.loads(listed.stdout)]
+    ours = ["models pull", "data build", "data index", "sft", "verifier train", "rl m3", "rl efficient", "rl search", "eval", "search"]
+    assert set(stages) == set(ours) and stages.count("eval") == 5
+    for row in ("base", "sft", "rl m3", "rl efficient", "rl search"):
+        assert f"│ {row}" in first.stderr
+
+    second = chain()
+    assert second.returncode == 0
+    assert second.stderr.count("already done") == 14
+    assert subprocess.run([str(binary), "artifacts", "verify"], env=env, capture_output=True).returncode == 0

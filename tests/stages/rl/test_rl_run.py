@@ -1,0 +1,175 @@
+"""The RL stages on a tiny model: they run, they measure, they resume to the same bits, they refuse."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import signal
+import time
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from safework_cli.artifacts import Store
+from safework_cli.errors import InputError, SafeworkError, TooManyFailed
+from safework_cli.lm.models import load_model
+from safework_cli.progress import read_metrics
+from safework_cli.stage import Inputs
+from safework_cli.verifiers.contract import Verdict
+from safework_rl.efficient_stage import EfficientConfig
+from safework_rl.m3_stage import M3Config
+from safework_rl.m3_stage import stage as m3
+
+SMALL = {
+    "max_steps": 2,
+    "num_generations": 4,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "max_completion_length": 12,
+    "learning_rate": 1e-3,
+}
+
+
+class Length:
+    """Scores a reply by how many letters "e" it holds: a random model's groups differ in it."""
+
+    name = "length"
+
+    def judge(self, exchanges):
+        return [Verdict(min(1.0, e.reply.count("e") / 4 + len(e.reply) / 64)) for e in exchanges]
+
+
+@pytest.fixture
+def rewards(monkeypatch):
+    """Routes every task to ``Length``, with the format as a light term: random models keep no format."""
+    from safework_rl import train
+
+    monkeypatch.setattr(train, "load_verifier", lambda artifact: Length())
+    return {
+        "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}},
+        "format": {"mode": "term", "weight": 0.01},
+        "filter_groups": False,
+    }
+
+
+def inputs_of(model, data) -> Inputs:
+    return Inputs({"model": model, "data": data.with_subset("rl"), "verifiers": {"judge": model}})
+
+
+PHASES = [{"tasks": ["general"], "share": 1.0}, {"tasks": ["general", "safety"], "share": 1.0}]
+
+
+def test_the_signatures_of_trl_that_the_trainer_overrides():
+    expected = {
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+        "_generate_and_score_completions": ["self", "inputs"],
+        "_compute_loss": ["self", "model", "inputs"],
+    }
+    for name, parameters in expected.items():
+        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
+    logps = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert logps[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"] and "compute_entropy" in logps
+
+
+@pytest.mark.parametrize("algorithm", ["cpgd", "grpo", "dapo"])
+def test_m3_moves_the_policy_and_measures_its_engine(algorithm, tiny_artifact, toy_data, work, rewards):
+    outcome = m3.run(M3Config(algorithm=algorithm, phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+    assert outcome.metrics["steps"] == 2
+    steps = read_metrics(work.progress.metrics_path)
+    assert [s["step"] for s in steps] == [1, 2]
+    assert all(s["engine/logprob_gap"] < 1e-4 for s in steps), "what was sampled is what is trained"
+    assert all(s["unscorable"] == 0 and s["grad_norm"] > 0 for s in steps)
+    before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    samples = pq.read_table(work.output / "safework" / "samples.parquet").to_pylist()
+    assert {s["rank"] for s in samples} == {"best", "median", "worst"} and {s["step"] for s in samples} == {0, 1}
+
+
+def test_cpgd_off_policy_clips_and_drifts(tiny_artifact, toy_data, work, rewards):
+    config = M3Config(phases=PHASES, **(SMALL | {"max_steps": 6, "num_iterations": 3, "learning_rate": 0.05}), **rewards)
+    m3.run(config, inputs_of(tiny_artifact, toy_data), work)
+    steps = read_metrics(work.progress.metrics_path)
+    assert max(s["cpgd/drift"] for s in steps) > 0 and max(s["cpgd/clip_share"] for s in steps) > 0
+
+
+def test_efficient_runs_in_both_forms(tiny_artifact, toy_data, work, rewards):
+    from safework_rl.efficient_stage import stage
+
+    for form in ("canon", "ddca"):
+        config = EfficientConfig(length_advantage=form, tasks=["general", "safety"], **(SMALL | {"max_steps": 1}), **rewards)
+        for old in work.checkpoints.iterdir():
+            old.rename(work.path / f"{form}-{old.name}")
+        stage.run(config, inputs_of(tiny_artifact, toy_data), work)
+        assert not math.isnan(read_metrics(work.progress.metrics_path)[-1]["loss"])
+
+
+class Broken(Length):
+    def judge(self, exchanges):
+        return [Verdict(None, error="no answer") for _ in exchanges]
+
+
+def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
+    from safework_rl import train
+
+    monkeypatch.setattr(train, "load_verifier", lambda artifact: Broken())
+    with pytest.raises(TooManyFailed, match=r"8 of 8 replies .* verifier 'judge': no answer"):
+        m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+
+
+def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
+    from safework_cli.lm.hf import HFEngine
+
+    original = HFEngine.generate_ids
+
+    def shifted(self, *args, **kwargs):
+        groups = original(self, *args, **kwargs)
+        for group in groups:
+            for completion in group:
+                completion.logprobs = [p - 1.0 for p in completion.logprobs]
+        return groups
+
+    monkeypatch.setattr(HFEngine, "generate_ids", shifted)
+    with pytest.raises(SafeworkError, match=r"1\.000 nats per token away"):
+        m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+
+
+def test_plans_refuse_what_cannot_earn(tiny_artifact, toy_data):
+    given = Inputs({"model": tiny_artifact, "data": toy_data})
+    refused = m3.plan(M3Config(), given).refusals
+    assert len(refused) == 1
+    assert "rewards.safety names the verifier 'safety'" in str(refused[0]) and "verifiers.safety=" in str(refused[0])
+    assert not m3.plan(M3Config(rewards={"safety": {"refusal": 1.0}}), given).refusals
+    wrong = m3.plan(M3Config(phases=[{"tasks": ["safty"], "share": 1.0}]), given).refusals
+    assert "no task 'safty'; did you mean 'safety'" in str(wrong[0])
+
+
+def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
+    with pytest.raises(InputError, match="draws 'value'"):
+        m3.run(
+            M3Config(phases=[{"tasks": ["general", "value"], "share": 1.0}], **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work
+        )
+
+
+def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, start_cli, store: Store):
+    words = [
+        "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={refusal: 1}", "rewards.general={language: 1, f1: 1}", "format.mode=term",
+        "format.weight=0.1", "filter_groups=false", "max_steps=6", "save_steps=1", "num_generations=4", "per_device_train_batch_size=4",
+        "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3", "phases=[{tasks: [general, safety], share: 1}]", "-q",
+    ]  # fmt: skip
+    whole = cli(*words, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    expected = store.resolve("whole").digest
+    store.remove(store.resolve("whole"))
+    process = start_cli(*words, "--name", "again")
+    deadline = time.monotonic() + 120
+    while not list(store.runs.glob("*/checkpoints/checkpoint-2/COMPLETE.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = cli(*words, "--name", "again")
+    assert again.returncode == 0, again.stderr
+    assert "resumed at step" in (store.resolve("again").path / "safework" / "events.jsonl").read_text()
+    assert store.resolve("again").digest == expected

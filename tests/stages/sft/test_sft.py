@@ -1,0 +1,161 @@
+"""SFT: what it refuses, what it masks, and that a killed run continues to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+import torch
+
+from safework_cli.artifacts import Store
+from safework_cli.errors import InputError
+from safework_cli.lm.models import load_model, load_tokenizer, stop_token_ids
+from safework_cli.rows import Row
+from safework_sft.encode import encode_rows, refuse_useless
+from safework_sft.stage import SftConfig, stage
+from safework_sft.train import train
+
+
+def row(row_id: str, *texts: str, **more) -> Row:
+    return Row(row_id, "general", [{"role": ("user", "assistant")[i % 2], "content": t} for i, t in enumerate(texts)], **more)
+
+
+def test_rows_that_cannot_be_trained_on_are_dropped_by_name(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    rows = [
+        row("ok", "q", "a"),
+        row("no-reply", "q"),
+        row("long", "q", "a" * 99),
+        row("image", "q", "a", images=[{"bytes": b"", "path": None}]),
+    ]
+    encoded = encode_rows(rows, tokenizer, [tokenizer.eos_token_id], max_length=64)
+    assert sorted(ids[0] for ids in encoded.dropped.values()) == ["image", "long", "no-reply"]
+    assert len(encoded.input_ids) == 1
+    with pytest.raises(InputError, match="3 of 4 rows cannot be trained on"):
+        refuse_useless(encoded, 4, max_dropped=0.5)
+    refuse_useless(encoded, 4, max_dropped=0.75)
+
+
+@pytest.mark.parametrize(("labels", "share"), [([[-100, -100]], "0%"), ([[1, 2]], "100%")])
+def test_no_or_all_supervised_tokens_are_refused(labels, share):
+    from safework_sft.encode import EncodedRows
+
+    with pytest.raises(InputError, match=f"{share} of the tokens would be supervised"):
+        refuse_useless(EncodedRows([[1, 2]], labels), 1, 0.0)
+
+
+def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_data, work):
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    from safework_sft.train import _arguments
+    from safework_sft.trainer import SupervisedTrainer
+
+    tokenizer = load_tokenizer(tiny_artifact.path)
+    model = load_model(tiny_artifact.path, dtype="float32")
+    encoded = encode_rows(toy_data.with_subset("cot").rows(), tokenizer, stop_token_ids(tokenizer, model), 512)
+    data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels})
+    trainer = SupervisedTrainer(
+        model=model, args=_arguments(SftConfig(max_steps=1), work, tokenizer), train_dataset=data, processing_class=tokenizer
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    gradients = []
+    for compute in (SupervisedTrainer.compute_loss, SFTTrainer.compute_loss):
+        model.zero_grad()
+        loss = compute(trainer, model, dict(batch), num_items_in_batch=torch.tensor(37))
+        loss.backward()
+        gradients.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters()}))
+    (ours, ours_grad), (trls, trls_grad) = gradients
+    assert ours == pytest.approx(trls, rel=1e-5)
+    for name, grad in trls_grad.items():
+        assert torch.allclose(ours_grad[name], grad, rtol=1e-3, atol=1e-6), name
+
+
+def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
+    config = SftConfig(learning_rate=3e-3, max_steps=20, per_device_train_batch_size=8, sample_prompts=2, sample_max_tokens=8)
+    outcome = train(config, tiny_artifact, toy_data.with_subset("cot"), work)
+    assert outcome.metrics["loss_last"] < outcome.metrics["loss_first"] - 0.5
+    assert 0 < outcome.metrics["supervised_share"] < 1 and outcome.metrics["samples"]["n"] == 2
+    before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
+    base = load_model(tiny_artifact.path).state_dict()
+    settings = {"learning_rate": 1e-2, "max_steps": 2, "sample_prompts": 0}
+    train(SftConfig(lora={"r": 4, "alpha": 8}, **settings), tiny_artifact, toy_data.with_subset("cot"), work)
+    lora = load_model(work.output).state_dict()
+    assert base.keys() == lora.keys() and not torch.equal(
+        base["model.layers.0.mlp.up_proj.weight"], lora["model.layers.0.mlp.up_proj.weight"]
+    )
+    for old in work.checkpoints.iterdir():
+        os.rename(old, work.path / f"old-{old.name}")
+    train(SftConfig(train_layers=1, **settings), tiny_artifact, toy_data.with_subset("cot"), work)
+    top = load_model(work.output).state_dict()
+    assert torch.equal(base["model.layers.0.mlp.up_proj.weight"], top["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(base["model.embed_tokens.weight"], top["model.embed_tokens.weight"])
+    assert not torch.equal(base["model.layers.1.mlp.up_proj.weight"], top["model.layers.1.mlp.up_proj.weight"])
+
+
+def test_a_gate_on_the_stop_rate_fails_with_code_4(tiny_artifact, toy_data, cli):
+    done = cli("sft", "model=tiny", "data=toy:cot", "max_steps=1", "sample_prompts=2", "sample_max_tokens=4", "min_stop_rate=1")
+    assert done.returncode == 4 and "stop rate" in done.stderr and done.stdout.strip() == "model/tiny-sft@v1"
+
+
+WORDS = ("sft", "model=tiny", "data=toy:cot", "max_steps=12", "save_steps=2", "learning_rate=1e-3", "sample_prompts=0", "-q")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_stopped_and_run_again_gives_the_same_bits(number, code, tiny_artifact, toy_data, cli, start_cli, store: Store):
+    whole = cli(*WORDS, "--name", "whole")
+    assert whole.returncode == 0 and whole.stdout.strip() == "model/whole@v1", whole.stderr
+    expected = store.resolve("whole").digest
+    store.remove(store.resolve("whole"))
+
+    process = start_cli(*WORDS, "--name", "again")
+    wait_for_checkpoint(store, process)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    assert [a for a in store.list("model") if a.name == "again"] == []
+
+    again = cli(*WORDS, "--name", "again")
+    assert again.returncode == 0, again.stderr
+    events = (store.resolve("again").path / "safework" / "events.jsonl").read_text()
+    assert "resumed at step" in events
+    assert store.resolve("again").digest == expected
+
+
+def wait_for_checkpoint(store: Store, process, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if list(store.runs.glob("*/checkpoints/checkpoint-*/COMPLETE.json")):
+            return
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint appeared")
+
+
+def test_a_torn_checkpoint_is_not_used(work):
+    from safework_cli.lm.training import COMPLETE, latest_checkpoint
+
+    for step in (2, 4):
+        (work.checkpoints / f"checkpoint-{step}").mkdir()
+    assert latest_checkpoint(work) is None
+    (work.checkpoints / "checkpoint-2" / COMPLETE).write_text(json.dumps({"fingerprint": work.fingerprint, "step": 2}))
+    assert latest_checkpoint(work) == work.checkpoints / "checkpoint-2"
+    (work.checkpoints / "checkpoint-4" / COMPLETE).write_text(json.dumps({"fingerprint": "another", "step": 4}))
+    with pytest.raises(InputError, match="belongs to another run"):
+        latest_checkpoint(work)
+
+
+def test_the_plan_counts_and_refuses(tiny_artifact, toy_data):
+    from safework_cli.stage import Inputs
+
+    inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")})
+    plan = stage.plan(SftConfig(max_steps=7), inputs)
+    assert plan.optimizer_steps == 7 and plan.name == "tiny-sft" and not plan.refusals
+    assert stage.plan(SftConfig(lora={}, train_layers=1), inputs).refusals

@@ -1,0 +1,70 @@
+"""The commands as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+
+
+def test_stdout_is_the_reference_alone_and_the_second_run_is_done_already(cli):
+    first = cli("models", "pull", "tiny")
+    again = cli("models", "pull", "tiny")
+    assert (first.stdout, again.stdout) == ("model/tiny-llama@v1\n",) * 2
+    assert "already done" in again.stderr and first.returncode == again.returncode == 0
+
+
+def test_json_is_one_object(cli):
+    found = json.loads(cli("models", "pull", "tiny", "--json", "-q").stdout)
+    assert found["ref"] == "model/tiny-llama@v1" and found["already"] is False and found["config"]["source"] == "tiny"
+
+
+def test_bad_input_is_one_clear_line_with_its_code(cli, tiny_artifact, toy_data):
+    cases = [
+        (("sft", "model=tiny", "data=toy:cot", "learning_rte=1"), 2, "did you mean 'learning_rate'"),
+        (("sft", "model=tiny", "data=toy:cot", "learning_rate=fast"), 2, "learning_rate must be a number"),
+        (("sft", "model=tiny"), 3, "needs data="),
+        (("sft", "model=tny", "data=toy:cot"), 3, "did you mean 'model/tiny'"),
+        (("sft", "model=toy", "data=toy:cot"), 3, "of another kind"),
+        (("sft", "model=tiny", "data=toy"), 3, "several subsets"),
+        (("sft", "model=hf:org/none", "data=toy:cot"), 3, "out of reach"),
+        (("sft", "model=tiny", "data=toy:cot", "-c", "nowhere.yaml"), 3, "no recipe at nowhere.yaml"),
+        (("models", "pull", "smolm2"), 2, "no model source 'smolm2'"),
+        (("artifacts", "show", "nothing"), 3, "no artifact 'nothing'"),
+        (("sfft",), 2, "did you mean 'sft'"),
+    ]
+    for words, code, message in cases:
+        done = cli(*words)
+        assert (done.returncode, done.stdout) == (code, ""), (words, done.stderr)
+        assert message in done.stderr and "Traceback" not in done.stderr, (words, done.stderr)
+
+
+def test_dry_run_shows_every_value_with_its_source_and_does_nothing(cli, tiny_artifact, toy_data, store):
+    done = cli("sft", "model=tiny", "data=toy:cot", "max_steps=3", "--dry-run", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["settings"]["max_steps"] == {"value": 3, "source": "command line"} and plan["settings"]["seed"]["source"] == "default"
+    assert plan["inputs"] == {"model": "model/tiny@v1", "data": "dataset/toy@v1:cot"} and plan["already"] is None
+    assert len(store.list()) == 2
+
+
+def test_a_flipped_byte_stops_the_next_stage(cli, tiny_artifact, toy_data):
+    file = tiny_artifact.path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    done = cli("sft", "model=tiny", "data=toy:cot")
+    assert done.returncode == 3 and "the bytes of model.safetensors changed" in done.stderr
+    assert cli("artifacts", "verify").returncode == 3
+
+
+def test_artifacts_can_be_looked_at(cli, tiny_artifact, toy_data):
+    assert "model/tiny@v1" in cli("artifacts", "ls").stdout
+    assert json.loads(cli("artifacts", "show", "tiny", "--json").stdout)["name"] == "tiny"
+    assert [a["ref"] for a in json.loads(cli("artifacts", "ls", "--kind", "dataset", "--json").stdout)] == ["dataset/toy@v1"]
+    assert cli("artifacts", "verify").returncode == 0
+
+
+def test_doctor_finds_a_folder_that_hides_a_package(cli, tmp_path):
+    (tmp_path / "vllm").mkdir()
+    done = cli("doctor", "--json", cwd=tmp_path)
+    found = json.loads(done.stdout)
+    assert done.returncode == 3 and not found["healthy"]
+    assert any("hides the package vllm" in f["text"] and f["do"] == "mv vllm vllm-files" for f in found["findings"])
