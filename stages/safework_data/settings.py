@@ -174,6 +174,8 @@ class XSTestSource(Settings):
     """The source's name in rows and in the data card."""
     folder: str
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
+    prompts: int | None = Field(default=None, ge=1)
+    """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
     off_topic: int = Field(default=200, ge=0)
     """How many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 

@@ -177,6 +177,9 @@ def _read_xstest(source: XSTestSource) -> Arrived:
         for record in read_table(path):
             refuse_missing([column for column in XSTEST_COLUMNS if column not in record], list(record), str(path))
             rows.append(_xstest_row(source.name, path, record))
+    if source.prompts is not None:
+        kept = set(sorted({row.group for row in rows}, key=lambda group: hashlib.sha256(group.encode()).digest())[: source.prompts])
+        rows = [row for row in rows if row.group in kept]
     rows += _off_topic(rows, source.off_topic)
     candidates = [Candidate(row, "verifier", source.name, fault=None if row.reply else "no reply") for row in rows]
     return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), digest_of(files))

@@ -79,6 +79,8 @@ class RlConfig(StageConfig):
     """Share of a step's replies that verifiers may fail to score before the run stops."""
     max_logprob_gap: float = Field(0.5, gt=0)
     """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy."""
+    train_layers: int | None = Field(None, ge=1)
+    """Train this many of the top layers (and the final norm) alone; all weights where null."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     trust_remote_code: bool = False

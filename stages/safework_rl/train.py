@@ -14,6 +14,7 @@ from safework_cli.artifacts.manifest import RECORD
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.layers import train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
 from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments
 from safework_cli.rows import Row
@@ -60,6 +61,8 @@ def train(
     order = prompt_order(rows, phases, config.max_steps, config.prompts_per_step, task_weights, config.seed)
 
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
         config=config,
         objective=objective,

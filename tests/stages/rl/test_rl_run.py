@@ -114,7 +114,7 @@ def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewa
     from safework_rl import train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact: Broken())
-    with pytest.raises(TooManyFailed, match=r"8 of 8 replies .* verifier 'judge': no answer"):
+    with pytest.raises(TooManyFailed, match=r"8 of 8 replies .*verifier 'judge': no answer"):
         m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
@@ -156,7 +156,8 @@ def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, 
     words = [
         "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={refusal: 1}", "rewards.general={language: 1, f1: 1}", "format.mode=term",
         "format.weight=0.1", "filter_groups=false", "max_steps=6", "save_steps=1", "num_generations=4", "per_device_train_batch_size=4",
-        "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3", "phases=[{tasks: [general, safety], share: 1}]", "-q",
+        "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3",
+        "phases=[{tasks: [general, safety], share: 1}]", "-q",
     ]  # fmt: skip
     whole = cli(*words, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
