@@ -9,7 +9,7 @@ from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites import suite_named
 from safework_data.settings import BuildConfig, HubSource, Source, StarterSource, artifact_name, expand
-from safework_data.sources import digest_of, source_files, source_name
+from safework_data.sources import digest_of, source_files, source_name, starter_files
 
 
 class BuildStage(Stage):
@@ -63,8 +63,10 @@ class BuildStage(Stage):
         return build(config, work)
 
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
-        """sha256 of the local files that the sources and the suites read: what a run depends on beside its settings."""
+        """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
+        if any(isinstance(source, StarterSource) for source in config.sources):
+            digests["starter set"] = digest_of(starter_files())
         if config.decontaminate.suites:
             folder = Path(expand(config.decontaminate.folder))
             digests |= {f"suite {name}": digest_of([suite_named(name).path(folder)]) for name in config.decontaminate.suites}

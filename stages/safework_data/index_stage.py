@@ -9,7 +9,7 @@ from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites.tables import format_of
 from safework_data.settings import FilePassages, IndexConfig, PassageSource, StarterPassages, artifact_name, matching_files
-from safework_data.sources import digest_of
+from safework_data.sources import digest_of, starter_files
 
 
 class IndexStage(Stage):
@@ -45,7 +45,10 @@ class IndexStage(Stage):
 
     def external_digests(self, config: IndexConfig) -> dict[str, str]:
         """sha256 of the local files that the sources read: what a run depends on beside its settings."""
-        return {f"source {number}": digest_of(files) for number, s in enumerate(config.sources) if (files := passage_files(s))}
+        digests = {f"source {number}": digest_of(files) for number, s in enumerate(config.sources) if (files := passage_files(s))}
+        if any(isinstance(source, StarterPassages) for source in config.sources):
+            digests["starter passages"] = digest_of(starter_files())
+        return digests
 
 
 def passage_files(source: PassageSource) -> list[Path]:

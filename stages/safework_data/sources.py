@@ -67,6 +67,11 @@ def source_files(source: Source) -> list[Path]:
     return []
 
 
+def starter_files() -> list[Path]:
+    """The parts and the code that the starter set is made from: a new release may change its rows under the same settings."""
+    return sorted(path for path in (Path(__file__).parent / "starter").rglob("*") if path.suffix in (".py", ".yaml"))
+
+
 def digest_of(files: Iterable[Path]) -> str:
     """sha256 over the contents of files, in order."""
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

@@ -68,3 +68,12 @@ def test_doctor_finds_a_folder_that_hides_a_package(cli, tmp_path):
     found = json.loads(done.stdout)
     assert done.returncode == 3 and not found["healthy"]
     assert any("hides the package vllm" in f["text"] and f["do"] == "mv vllm vllm-files" for f in found["findings"])
+
+
+def test_a_file_behind_the_settings_is_part_of_the_run(cli, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    source = f"sources=[{{kind: file, path: {rows}, subset: rl, task: general, columns: {{prompt: q}}, licence: none}}]"
+    for text, version, already in (("one", "v1", False), ("one", "v1", True), ("two", "v2", False)):
+        rows.write_text(json.dumps({"q": f"Is this {text}?"}) + "\n")
+        done = cli("data", "build", source, "--name", "mine")
+        assert done.stdout == f"dataset/mine@{version}\n" and ("already done" in done.stderr) is already, done.stderr
