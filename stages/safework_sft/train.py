@@ -67,7 +67,6 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
         save_steps=config.save_steps,
         warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
         max_length=config.max_length,
-        train_sampling_strategy="group_by_length",  # rows of like length share a batch: less padding
         dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
         eos_token=tokenizer.eos_token,
         **shared,

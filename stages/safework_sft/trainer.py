@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from trl import SFTTrainer
 
+from safework_cli.lm.training import LengthSampler, length_sampler
 from safework_sft.encode import IGNORE
 
 
@@ -16,6 +17,11 @@ class SupervisedTrainer(SFTTrainer):
     TRL does the same on devices with Triton. Elsewhere its head scores every position, prompts and padding too, which for short
     replies over a vocabulary of 49,152 took more than half of a step. The loss is TRL's "nll" to rounding (tests/stages/sft).
     """
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        """Batches of like length in random order. (transformers' own sampler hands them out from the longest to the shortest, so that
+        a short run ends on its shortest replies and forgets the others.)"""
+        return length_sampler(self, [len(ids) for ids in self.train_dataset["input_ids"]])
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if return_outputs or inputs["input_ids"].device.type != "cpu" or self.accelerator.num_processes > 1:

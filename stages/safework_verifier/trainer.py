@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 from transformers import Trainer
 
+from safework_cli.lm.training import LengthSampler, length_sampler
 from safework_cli.verifiers.labels import label_logits, pad_left
-
-SORTED_TOGETHER = 16
-"""Batches whose rows are sorted by length together: enough to spare padding, few enough to keep the order random."""
 
 
 class Examples(Dataset[dict[str, Any]]):
@@ -27,34 +25,6 @@ class Examples(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"input_ids": self.prompts[index], "label": self.golds[index]}
-
-
-class LengthSampler(Sampler[int]):
-    """Row indices in batches of like length, shuffled anew each epoch by the seed and the epoch's number alone.
-
-    That makes the order of a resumed run that of an uninterrupted one; transformers' own length sampler draws from the global generator.
-    """
-
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, epoch
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        span = self.batch_size * SORTED_TOGETHER
-        batches = []
-        for start in range(0, len(order), span):
-            rows = sorted(order[start : start + span], key=lambda row: -self.lengths[row])
-            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [batch for batch in batches if len(batch) < self.batch_size]  # one at most, kept last: the others must not shift
-        for position in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[position]
-        for batch in rest:
-            yield from batch
 
 
 class LabelTrainer(Trainer):
@@ -87,7 +57,4 @@ class LabelTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        per_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        steps_per_epoch = -(-len(data) // per_step)
-        lengths = [len(prompt) for prompt in data.prompts]
-        return LengthSampler(lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // steps_per_epoch)
+        return length_sampler(self, [len(prompt) for prompt in data.prompts])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -19,6 +21,9 @@ from safework_cli.stage import WorkDir
 
 COMPLETE = "COMPLETE.json"
 """Written last into a checkpoint: a checkpoint without it was cut by a kill and is thrown away."""
+
+SORTED_TOGETHER = 16
+"""Batches whose rows are sorted by length together: enough to spare padding, few enough to keep the order random."""
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -133,3 +138,39 @@ def _planned_steps(trainer: Trainer) -> int:
         return args.max_steps
     batches = math.ceil(len(trainer.get_train_dataloader()))
     return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
+
+
+class LengthSampler(Sampler[int]):
+    """Row indices in batches of like length, shuffled anew each epoch by the seed and the epoch's number alone.
+
+    That makes the order of a resumed run that of an uninterrupted one; transformers' own length sampler draws from the global generator.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]):
+        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        span = self.batch_size * SORTED_TOGETHER
+        batches = []
+        for start in range(0, len(order), span):
+            rows = sorted(order[start : start + span], key=lambda row: -self.lengths[row])
+            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        whole = [batch for batch in batches if len(batch) == self.batch_size]
+        rest = [batch for batch in batches if len(batch) < self.batch_size]  # one at most, kept last: the others must not shift
+        for position in torch.randperm(len(whole), generator=generator).tolist():
+            yield from whole[position]
+        for batch in rest:
+            yield from batch
+
+
+def length_sampler(trainer: Trainer, lengths: Sequence[int]) -> LengthSampler:
+    """The sampler of a trainer whose rows have these lengths, in tokens."""
+    args = trainer.args
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps_per_epoch = math.ceil(len(lengths) / per_step)
+    return LengthSampler(lengths, args.train_batch_size, args.seed, lambda: trainer.state.global_step // steps_per_epoch)

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from safework_cli.artifacts.external import path_artifact
 from safework_cli.artifacts.payload import check_payload
 from safework_cli.errors import RunAgain
+from safework_cli.lm.training import LengthSampler
 from safework_cli.progress import Progress, QuietDisplay
 from safework_cli.rows import Row, write_rows
 from safework_cli.stage import Inputs, StopRequest, WorkDir
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.train_stage import VerifierTrainConfig, stage
-from safework_verifier.trainer import LengthSampler
 
 REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Unsafe": "zzzz zzzz"}
 
