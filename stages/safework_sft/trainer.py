@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from datasets import Dataset
 from trl import SFTTrainer
 
 from safework_cli.lm.training import LengthSampler, length_sampler
@@ -21,6 +22,7 @@ class SupervisedTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
         """Batches of like length in random order. (transformers' own sampler hands them out from the longest to the shortest, so that
         a short run ends on its shortest replies and forgets the others.)"""
+        assert isinstance(self.train_dataset, Dataset)
         return length_sampler(self, [len(ids) for ids in self.train_dataset["input_ids"]])
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
