@@ -62,6 +62,7 @@ class SftConfig(StageConfig):
 
 class SftStage(Stage):
     name = "sft"
+    version = 2  # 2: batches of like length come in random order
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
