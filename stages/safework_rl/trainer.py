@@ -175,7 +175,7 @@ class LadderTrainer(GRPOTrainer):
         difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
         gap = float(difference.mean()) if difference.numel() else 0.0
         self._note("engine/logprob_gap", gap)
-        if gap > self.config.max_logprob_gap:
+        if not gap <= self.config.max_logprob_gap:  # also where the gap is NaN: that is no small one
             raise SafeworkError(
                 f"the sampled log-probabilities are {gap:.3f} nats per token away from the trainer's",
                 f"max_logprob_gap={self.config.max_logprob_gap}: the engine that samples is not the policy that is trained",
