@@ -51,6 +51,7 @@ class GuidedConfig(StageConfig):
 
 class SearchStage(Stage):
     name = "search"
+    version = 2  # 2: a prompt is computed once for its candidates: other draws from the same seed
     summary = "Answer prompts with search at inference: best-of-n, or step by step under a verifier's guidance."
     Config = GuidedConfig
     inputs = {

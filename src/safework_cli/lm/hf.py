@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.decode import Decoder, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
 from safework_cli.lm.models import stop_token_ids
 
@@ -50,11 +52,16 @@ class HFEngine:
     Args:
         model, tokenizer: as loaded by ``lm.models``; the model may be in training (its mode is restored after each call).
         batch_size: sequences generated together.
+        share_prompts: compute a prompt once for all its replies, where the architecture allows it (a warning says where not).
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.stop_ids = stop_token_ids(tokenizer, model)
+        reason = unshareable(model) if share_prompts else None
+        if reason:
+            warnings.warn(f"{type(model).__name__}: each reply computes its prompt anew, for {reason}", stacklevel=2)
+        self._share = share_prompts and not reason
 
     def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """See ``Engine.generate``. Raises InputError where a prompt leaves no room for a single token."""
@@ -76,6 +83,22 @@ class HFEngine:
         return results
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        if not self._share:
+            return self._generate_plainly(prompts, sampling)
+        replies = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id).generate(prompts, sampling)
+        return [
+            Completion(
+                str(self.tokenizer.decode(reply.token_ids, skip_special_tokens=True)),
+                reply.token_ids,
+                reply.logprobs,
+                "stop" if reply.stopped else "length",
+                prompt,
+            )
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+
+    def _generate_plainly(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+        """transformers' own loop, for models whose cache cannot be expanded."""
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)

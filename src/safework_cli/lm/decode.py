@@ -1,0 +1,228 @@
+"""Token-by-token generation in which a prompt is computed once, however many replies it gets.
+
+transformers' ``generate`` repeats the prompt for every reply of a group, pads short prompts to the longest one, and goes on with a
+reply that has ended until the last one has. Here the tokens with which all prompts begin (a system prompt, the head of an episode) are
+computed once for the batch, each distinct prompt once, its keys and values are copied to its replies, and replies leave the batch as
+they end. The tokens are those of ``generate``: `tests/tool/test_decode.py` compares them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TemperatureLogitsWarper
+from transformers.cache_utils import DynamicLayer
+from transformers.generation import TopPLogitsWarper
+
+from safework_cli.lm.engine import Sampling
+
+States = list[tuple[torch.Tensor, torch.Tensor]]
+"""Keys and values of each layer, (B, H, L, D)."""
+MIN_PREFIX = 16
+"""Shared first tokens below which sharing them does not pay."""
+PREFILL_TOKENS = 8192
+"""Tokens of one prefill pass at most: what bounds its memory."""
+MIN_FILL = 0.75
+"""A prefill pass takes prompts down to this share of its longest one; the rest would be padding."""
+COMPACT_BELOW = 0.8
+"""Replies that have ended leave the batch when less than this share is still running: leaving copies the cache."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """One generated reply: token ids with the stop token, the log-probability of each at temperature 1, and whether it ended itself."""
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+def unshareable(model: PreTrainedModel) -> str | None:
+    """Why the model's cache cannot be expanded to a group, or None where it can."""
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    if getattr(base.config, "vision_config", None) is not None:
+        return "a vision-language model places its prompt's positions itself"
+    if "position_ids" not in inspect.signature(base.forward).parameters:
+        return "it takes no position_ids"
+    kinds = {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}
+    return f"its cache has layers of another kind ({', '.join(sorted(k.__name__ for k in kinds))})" if kinds else None
+
+
+class _GrowingLayer(DynamicLayer):
+    """Keys and values in a buffer with room to spare: a new token is written behind the others, where DynamicLayer copies them all."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = self._key_room, self._value_room = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None and self.values is not None
+        length, added = self.keys.shape[2], key_states.shape[2]
+        if length + added > self._key_room.shape[2]:
+            room = length + added + max(32, length // 4)
+            self._key_room, self._value_room = _wider(self.keys, room), _wider(self.values, room)
+        self._key_room[:, :, length : length + added] = key_states
+        self._value_room[:, :, length : length + added] = value_states
+        self.keys, self.values = self._key_room[:, :, : length + added], self._value_room[:, :, : length + added]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        assert self.keys is not None and self.values is not None
+        self._key_room, self._value_room = self.keys, self.values
+
+
+def _wider(states_BHLD: torch.Tensor, room: int) -> torch.Tensor:
+    wide = states_BHLD.new_empty(*states_BHLD.shape[:2], room, states_BHLD.shape[3])
+    wide[:, :, : states_BHLD.shape[2]] = states_BHLD
+    return wide
+
+
+class Decoder:
+    """Generates for a batch of prompts; call it under ``torch.inference_mode``.
+
+    Args:
+        stop_ids: tokens that end a reply.
+        pad_id: any token; it is masked wherever it stands.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], pad_id: int):
+        self.model, self.tokenizer, self.pad_id = model, tokenizer, pad_id
+        self.stop_ids = torch.tensor(list(stop_ids), device=model.device)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
+        """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once."""
+        distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
+        layers, mask_NP, logits_NV = self._prefill(distinct)
+        place = {prompt: i for i, prompt in enumerate(distinct)}
+        row_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=self.model.device)
+        cache = DynamicCache()
+        while layers:  # popped, so that prompt and group do not lie in memory together for more than a layer
+            keys, values = layers.pop(0)
+            cache.layers.append(_GrowingLayer(keys[row_B], values[row_B]))
+        return self._decode(cache, mask_NP[row_B], logits_NV[row_B], sampling)
+
+    # ------------------------------------------------------------ prompts
+
+    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[States, torch.Tensor, torch.Tensor]:
+        """Keys and values (N, H, P, D) of every layer, the mask (N, P) and the last logits (N, V) of distinct prompts.
+
+        Columns are: the tokens that all prompts share, padding, each prompt's own tokens.
+        """
+        shared = _common_prefix(prompts)
+        if shared < MIN_PREFIX or len(prompts) == 1:
+            shared = 0
+        own = [prompt[shared:] for prompt in prompts]
+        width = max(map(len, own))
+        prefix = self._forward([prompts[0][:shared]], [], 0)[0] if shared else []
+        order = sorted(range(len(prompts)), key=lambda i: -len(own[i]))
+        parts: list[States] = []
+        logits = []
+        for batch in _passes(order, [len(tokens) for tokens in own]):
+            states, logits_bV = self._forward([own[i] for i in batch], prefix, shared)
+            missing = width - len(own[batch[0]])
+            parts.append([(_pad_after(keys, shared, missing), _pad_after(values, shared, missing)) for keys, values in states])
+            logits.append(logits_bV)
+        back_N = torch.tensor(order, device=self.model.device).argsort()
+        layers: States = []
+        while parts[0]:  # popped, for the same reason as above
+            keys, values = zip(*(part.pop(0) for part in parts), strict=True)
+            layers.append((torch.cat(keys)[back_N], torch.cat(values)[back_N]))
+        mask_NP = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in own], device=self.model.device)
+        return layers, mask_NP, torch.cat(logits)[back_N]
+
+    def _forward(self, prompts: list[tuple[int, ...]], prefix: States, shared: int) -> tuple[States, torch.Tensor]:
+        """Keys and values after the prompts, each behind the same prefix of ``shared`` tokens, and the last logits."""
+        width, count = max(map(len, prompts)), len(prompts)
+        device = self.model.device
+        ids_BP = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask_BP = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        cache = DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in prefix])
+        logits_BV = self._logits(ids_BP, mask_BP, cache)
+        return [(layer.keys, layer.values) for layer in cache.layers], logits_BV  # type: ignore[union-attr, misc] # all are DynamicLayer
+
+    def _logits(self, ids_BT: torch.Tensor, mask_BL: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+        """Logits (B, V) after the last of the new tokens."""
+        position_BT = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
+        output = self.model(
+            input_ids=ids_BT, attention_mask=mask_BL, position_ids=position_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
+        )
+        return output.logits[:, -1].float()
+
+    # ------------------------------------------------------------ replies
+
+    def _decode(self, cache: DynamicCache, mask_BL: torch.Tensor, logits_BV: torch.Tensor, sampling: Sampling) -> list[Reply]:
+        replies = [Reply() for _ in range(len(mask_BL))]
+        running = list(replies)  # the reply of each row of the batch
+        warpers = LogitsProcessorList()
+        if sampling.temperature not in (0, 1):
+            warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.temperature and sampling.top_p < 1:
+            warpers.append(TopPLogitsWarper(sampling.top_p))
+        for step in range(sampling.max_tokens):
+            token_B = _draw(logits_BV, warpers, greedy=sampling.temperature == 0)
+            logp_B = logits_BV.gather(1, token_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+            ended_B = torch.isin(token_B, self.stop_ids)
+            for reply, token, logp, ended in zip(running, token_B.tolist(), logp_B.tolist(), ended_B.tolist(), strict=True):
+                if not reply.stopped:
+                    reply.token_ids.append(token)
+                    reply.logprobs.append(logp)
+                    reply.stopped = ended or self._at_stop_string(reply.token_ids, sampling.stop)
+            alive = [row for row, reply in enumerate(running) if not reply.stopped]
+            if not alive or step + 1 == sampling.max_tokens:
+                break
+            if len(alive) < COMPACT_BELOW * len(running):
+                rows = torch.tensor(alive, device=mask_BL.device)
+                cache.batch_select_indices(rows)
+                mask_BL, token_B, running = mask_BL[rows], token_B[rows], [running[row] for row in alive]
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], dim=1)
+            logits_BV = self._logits(token_B[:, None], mask_BL, cache)
+        return replies
+
+    def _at_stop_string(self, token_ids: list[int], stops: Sequence[str]) -> bool:
+        """Whether the newest token completes a stop string. A token holds a byte at least, so the last few tokens suffice."""
+        if not stops:
+            return False
+        tail = self.tokenizer.decode(token_ids[-max(len(stop.encode()) for stop in stops) - 1 :])
+        return any(stop in tail for stop in stops)
+
+
+def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, *, greedy: bool) -> torch.Tensor:
+    """Token ids (B,)."""
+    if greedy:
+        return logits_BV.argmax(-1)
+    return torch.multinomial(warpers(None, logits_BV).softmax(-1), 1)[:, 0]  # type: ignore[arg-type] # these two do not read the ids
+
+
+def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens with which all prompts begin, one fewer than the shortest at most: each needs a token of its own to go on from."""
+    low, high = min(prompts), max(prompts)  # in lexicographic order nothing lies outside these two
+    limit = min(map(len, prompts)) - 1
+    return next((i for i in range(limit) if low[i] != high[i]), limit)
+
+
+def _passes(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows, longest first, cut into passes of like length and bounded size."""
+    passes: list[list[int]] = []
+    for row in order:
+        longest = lengths[passes[-1][0]] if passes else 0
+        if passes and lengths[row] >= MIN_FILL * longest and (len(passes[-1]) + 1) * longest <= PREFILL_TOKENS:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+def _pad_after(states_BHLD: torch.Tensor, shared: int, missing: int) -> torch.Tensor:
+    """Room for ``missing`` masked columns behind the shared ones."""
+    if not missing:
+        return states_BHLD
+    gap = states_BHLD.new_zeros(*states_BHLD.shape[:2], missing, states_BHLD.shape[3])
+    return torch.cat([states_BHLD[:, :, :shared], gap, states_BHLD[:, :, shared:]], dim=2)

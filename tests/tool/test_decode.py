@@ -1,0 +1,120 @@
+"""A prompt computed once for its whole batch gives the tokens that transformers' own loop gives."""
+
+from __future__ import annotations
+
+import random
+import warnings
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from safework_cli.lm.decode import _common_prefix, _passes, unshareable
+from safework_cli.lm.engine import Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.models import load_tokenizer
+
+SMALL = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return load_tokenizer(tiny_model)
+
+
+def model_of(kind, tokenizer):
+    torch.manual_seed(1)
+    config, cls = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[kind]
+    model = cls(config(vocab_size=len(tokenizer), **SMALL))
+    for parameter in model.parameters():
+        parameter.data *= 4  # far from ties, and attention far from uniform
+    return model.eval()
+
+
+def prompts_of(shape):
+    drawn = random.Random(0)
+
+    def tokens(count):
+        return [drawn.randrange(10, 250) for _ in range(count)]
+
+    head = tokens(30)
+    return {
+        "shared head, unequal lengths": [head + tokens(n) for n in (1, 3, 40, 3, 17, 90)],
+        "nothing shared": [tokens(n) for n in (5, 61, 8, 30)],
+        "one prompt": [tokens(50)],
+        "one is the head of another": [head, head + tokens(9)],
+        "a prompt twice": [[*head, 11], [*head, 12], [*head, 11]],
+    }[shape]
+
+
+SHAPES = ["shared head, unequal lengths", "nothing shared", "one prompt", "one is the head of another", "a prompt twice"]
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_greedy_tokens_are_those_of_generate(kind, shape, tokenizer):
+    model, prompts = model_of(kind, tokenizer), prompts_of(shape)
+    shared = HFEngine(model, tokenizer).generate_ids(prompts, Sampling(max_tokens=40), n=2)
+    plain = HFEngine(model, tokenizer, share_prompts=False).generate_ids(prompts, Sampling(max_tokens=40), n=2)
+    for ours, theirs in zip((c for g in shared for c in g), (c for g in plain for c in g), strict=True):
+        assert ours.token_ids == theirs.token_ids and ours.finish_reason == theirs.finish_reason and ours.prompt_ids == theirs.prompt_ids
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+    assert len({tuple(g[0].token_ids) for g in shared}) > 1 or len(prompts) == 1  # the prompt does decide the reply
+
+
+def test_sampled_tokens_carry_the_logprobs_of_the_plain_model_after_rows_have_left(tokenizer):
+    """Rows end at different steps, so the batch is compacted several times; what is left must still attend to its own prompt."""
+    model, prompts = model_of("llama", tokenizer), prompts_of("shared head, unequal lengths")
+    engine = HFEngine(model, tokenizer)
+    engine.stop_ids = list(range(20, 60))
+    groups = engine.generate_ids(prompts, Sampling(max_tokens=60, temperature=1.0, seed=3), n=6)
+    assert len({len(c.token_ids) for g in groups for c in g}) > 6  # they did end at different steps
+    for completion in (c for g in groups for c in g):
+        ids = torch.tensor([completion.prompt_ids + completion.token_ids])
+        logp_TV = model(ids).logits[0, len(completion.prompt_ids) - 1 : -1].log_softmax(-1)
+        expected = logp_TV.gather(1, torch.tensor(completion.token_ids)[:, None])[:, 0].tolist()
+        assert completion.logprobs == pytest.approx(expected, abs=1e-4)
+        assert (completion.token_ids[-1] in engine.stop_ids) == (completion.finish_reason == "stop")
+        assert not set(completion.token_ids[:-1]) & set(engine.stop_ids)
+
+
+def test_the_draw_follows_the_distribution(tokenizer):
+    model = model_of("llama", tokenizer)
+    prompt = prompts_of("one prompt")[0]
+    expected_V = (model(torch.tensor([prompt])).logits[0, -1] / 2).softmax(-1).detach()
+    groups = HFEngine(model, tokenizer, batch_size=4000).generate_ids([prompt], Sampling(max_tokens=1, temperature=2.0), n=4000)
+    top = int(expected_V.argmax())
+    share = sum(c.token_ids[0] == top for c in groups[0]) / 4000
+    assert 0.02 < expected_V[top] < 0.98 and share == pytest.approx(float(expected_V[top]), abs=0.03)
+    nucleus = HFEngine(model, tokenizer, batch_size=500).generate_ids([prompt], Sampling(max_tokens=1, temperature=2.0, top_p=0.01), n=500)
+    assert {c.token_ids[0] for c in nucleus[0]} == {top}
+
+
+def test_a_model_whose_cache_cannot_be_expanded_falls_back_and_says_so(tokenizer):
+    torch.manual_seed(0)
+    window = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SMALL))
+    window.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
+    window.config.sliding_window = 8
+    with pytest.warns(UserWarning, match="computes its prompt anew"):
+        engine = HFEngine(window, tokenizer)
+    assert not engine._share
+    learned = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert HFEngine(learned, tokenizer)._share  # learned positions are given, so they can be shared
+    assert unshareable(learned) is None
+
+
+def test_common_prefix_leaves_each_prompt_a_token():
+    assert _common_prefix([(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)]) == 2
+    assert _common_prefix([(1, 2, 9, 4), (1, 2, 3, 4), (1, 2, 5, 5)]) == 2
+    assert _common_prefix([(7,)]) == 0 and _common_prefix([(1, 2), (3, 4)]) == 0
+
+
+def test_passes_are_of_like_length_and_bounded():
+    lengths = [100, 99, 80, 70, 40, 39, 5]
+    assert _passes(range(7), lengths) == [[0, 1, 2], [3], [4, 5], [6]]
+    assert max(map(len, _passes(range(100), [1000] * 100))) == 8
