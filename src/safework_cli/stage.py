@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
+from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError, nearest
+from safework_cli.rows import TASKS
 
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
@@ -30,6 +31,18 @@ KINDS = ("model", "dataset", "verifier", "index", "generations", "evaluation")
 def cosmetic(default: Any = ..., **kwargs: Any) -> Any:
     """A setting that cannot change the result (display, launch, logging): it stays out of the fingerprint."""
     return Field(default, json_schema_extra={"cosmetic": True}, **kwargs)
+
+
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"'{name}' is not a task{nearest(name, TASKS)} (tasks: {', '.join(TASKS)})")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_task)]
+"""One of the ladder's tasks, in a setting."""
+TaskWeights = dict[TaskName, Annotated[float, Field(ge=0)]]
+"""Task → how much of it."""
 
 
 class Settings(BaseModel):

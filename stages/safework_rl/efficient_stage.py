@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskName, WorkDir
 from safework_rl.routing import Routes, check_routes
 from safework_rl.settings import MODEL_SLOT, VERIFIERS_SLOT, RlConfig, plan_rl
 
@@ -28,7 +28,7 @@ class EfficientConfig(RlConfig):
     """DDCA: weight of the length advantage."""
     filter_groups: bool = False
     """Give no gradient to groups that are all right or all wrong; off here, since the lengths of right replies are the subject."""
-    tasks: list[str] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
+    tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
     """Tasks whose prompts are drawn, equally often."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """As in rl m3."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, TaskName, TaskWeights, WorkDir
 from safework_rl.routing import Routes, check_routes
 from safework_rl.settings import MODEL_SLOT, VERIFIERS_SLOT, RlConfig, plan_rl
 
@@ -19,7 +19,7 @@ PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
 class Phase(Settings):
     """A part of the curriculum."""
 
-    tasks: list[str]
+    tasks: list[TaskName]
     """Tasks whose prompts are drawn."""
     share: float = Field(gt=0)
     """Share of the steps, relative to the other phases."""
@@ -34,7 +34,7 @@ class M3Config(RlConfig):
 
     phases: list[Phase] = Field(default_factory=_two_phases, min_length=1)
     """The curriculum, in order. (That knowledge and general come first is known; the proportions are not published.)"""
-    task_weights: dict[str, float] = Field(default_factory=dict)
+    task_weights: TaskWeights = Field(default_factory=dict)
     """How often a task is drawn beside the others of its phase; 1 where not given."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.lm.settings import Lora
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskWeights, WorkDir, cosmetic
 
 
 class SftConfig(StageConfig):
@@ -38,6 +38,8 @@ class SftConfig(StageConfig):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm above which gradients are scaled down."""
+    task_weights: TaskWeights = Field(default_factory=dict)
+    """Task → how often its rows are seen: 0.3 takes three rows in ten, 2 takes each twice, 0 none; 1 where a task is not named."""
     max_length: int = Field(2048, ge=8)
     """Tokens of a row, prompt and reply; a longer row is dropped by name and counted, never cut."""
     max_dropped: float = Field(0.05, ge=0, le=1)
@@ -62,7 +64,7 @@ class SftConfig(StageConfig):
 
 class SftStage(Stage):
     name = "sft"
-    version = 2  # 2: batches of like length come in random order
+    version = 3  # 3: every step sees a random sample
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
@@ -73,7 +75,7 @@ class SftStage(Stage):
 
     def plan(self, config: SftConfig, inputs: Inputs) -> Plan:
         model, data = inputs.one("model"), inputs.one("data")
-        rows = _row_count(data)
+        rows = _row_count(data, config)
         plan = Plan(name=f"{model.name.split('-sft')[0]}-sft")
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         if config.max_steps > 0:
@@ -104,11 +106,14 @@ class SftStage(Stage):
         return train(config, inputs.one("model"), inputs.one("data"), work)
 
 
-def _row_count(data) -> int | None:
-    subsets = data.manifest.metrics.get("subsets", {})
-    if data.subset in subsets:
-        return subsets[data.subset]["rows"]
-    return data.manifest.metrics.get("rows")
+def _row_count(data, config: SftConfig) -> int | None:
+    """Rows that will be seen in an epoch, where the dataset says how many it has of each task."""
+    subset = data.manifest.metrics.get("subsets", {}).get(data.subset)
+    if subset is None:
+        return data.manifest.metrics.get("rows") if not config.task_weights else None
+    if not config.task_weights:
+        return subset["rows"]
+    return round(sum(count * config.task_weights.get(task, 1.0) for task, count in subset["tasks"].items()))
 
 
 stage = SftStage()

@@ -18,6 +18,7 @@ from safework_cli.lm.training import run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
 from safework_cli.stage import Outcome, WorkDir, require_rows
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
+from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig
 from safework_sft.trainer import SupervisedTrainer
 
@@ -27,6 +28,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     rows = data.rows()
     require_rows(len(rows), data, "rows")
+    rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):

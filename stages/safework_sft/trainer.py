@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from trl import SFTTrainer
 
-from safework_cli.lm.training import LengthSampler, length_sampler
+from safework_cli.lm.training import StepSampler, step_sampler
 from safework_sft.encode import IGNORE
 
 
@@ -19,11 +19,10 @@ class SupervisedTrainer(SFTTrainer):
     replies over a vocabulary of 49,152 took more than half of a step. The loss is TRL's "nll" to rounding (tests/stages/sft).
     """
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        """Batches of like length in random order. (transformers' own sampler hands them out from the longest to the shortest, so that
-        a short run ends on its shortest replies and forgets the others.)"""
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
+        """(transformers' own length sampler goes from the longest rows to the shortest: a short run ends on one kind of reply.)"""
         assert isinstance(self.train_dataset, Dataset)
-        return length_sampler(self, [len(ids) for ids in self.train_dataset["input_ids"]])
+        return step_sampler(self, [len(ids) for ids in self.train_dataset["input_ids"]])
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if return_outputs or inputs["input_ids"].device.type != "cpu" or self.accelerator.num_processes > 1:

@@ -111,6 +111,7 @@ class VerifierTrainConfig(StageConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
+    version = 2  # 2: every step sees a random sample
     summary = "Train a verifier that labels replies (safety: six classes)."
     Config = VerifierTrainConfig
     inputs = {

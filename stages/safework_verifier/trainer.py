@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from safework_cli.lm.training import LengthSampler, length_sampler
+from safework_cli.lm.training import StepSampler, step_sampler
 from safework_cli.verifiers.labels import label_logits, pad_left
 
 
@@ -54,7 +54,7 @@ class LabelTrainer(Trainer):
         loss_B = cross_entropy(logits_BC, gold_B, reduction="none", label_smoothing=self.smoothing)
         return (weight_B * loss_B).mean()
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return length_sampler(self, [len(prompt) for prompt in data.prompts])
+        return step_sampler(self, [len(prompt) for prompt in data.prompts])

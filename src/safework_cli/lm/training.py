@@ -22,9 +22,6 @@ from safework_cli.stage import WorkDir
 COMPLETE = "COMPLETE.json"
 """Written last into a checkpoint: a checkpoint without it was cut by a kill and is thrown away."""
 
-SORTED_TOGETHER = 16
-"""Batches whose rows are sorted by length together: enough to spare padding, few enough to keep the order random."""
-
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
@@ -140,14 +137,22 @@ def _planned_steps(trainer: Trainer) -> int:
     return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)
 
 
-class LengthSampler(Sampler[int]):
-    """Row indices in batches of like length, shuffled anew each epoch by the seed and the epoch's number alone.
+class StepSampler(Sampler[int]):
+    """Row indices such that each optimiser step sees a random sample, cut into forward passes of like length.
 
-    That makes the order of a resumed run that of an uninterrupted one; transformers' own length sampler draws from the global generator.
+    Sorting by length goes no further than a step: over more rows it puts rows of one kind together (refusals are longer than plain
+    answers), and a model that sees them in turns learns to give one kind of reply, not to choose between them. The order depends on
+    the seed and the epoch's number alone, so a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        lengths: of each row, in tokens.
+        per_step: rows of an optimiser step, over all its forward passes and processes.
+        seed: of the order.
+        epoch: the number of the epoch that begins.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]):
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, epoch
+    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, epoch: Callable[[], int]):
+        self.lengths, self.per_step, self.seed, self.epoch = lengths, per_step, seed, epoch
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -155,22 +160,13 @@ class LengthSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        span = self.batch_size * SORTED_TOGETHER
-        batches = []
-        for start in range(0, len(order), span):
-            rows = sorted(order[start : start + span], key=lambda row: -self.lengths[row])
-            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [batch for batch in batches if len(batch) < self.batch_size]  # one at most, kept last: the others must not shift
-        for position in torch.randperm(len(whole), generator=generator).tolist():
-            yield from whole[position]
-        for batch in rest:
-            yield from batch
+        for start in range(0, len(order), self.per_step):
+            yield from sorted(order[start : start + self.per_step], key=lambda row: -self.lengths[row])
 
 
-def length_sampler(trainer: Trainer, lengths: Sequence[int]) -> LengthSampler:
+def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
     """The sampler of a trainer whose rows have these lengths, in tokens."""
     args = trainer.args
     per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     steps_per_epoch = math.ceil(len(lengths) / per_step)
-    return LengthSampler(lengths, args.train_batch_size, args.seed, lambda: trainer.state.global_step // steps_per_epoch)
+    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch)

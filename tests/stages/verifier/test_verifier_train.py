@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from safework_cli.artifacts.external import path_artifact
 from safework_cli.artifacts.payload import check_payload
 from safework_cli.errors import RunAgain
-from safework_cli.lm.training import LengthSampler
 from safework_cli.progress import Progress, QuietDisplay
 from safework_cli.rows import Row, write_rows
 from safework_cli.stage import Inputs, StopRequest, WorkDir
@@ -269,16 +268,3 @@ def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         VerifierTrainConfig(**wrong)
-
-
-def test_the_order_of_rows_is_a_permutation_of_like_lengths_and_depends_on_the_epoch_alone():
-    lengths = [(i * 37) % 101 for i in range(203)]
-    epoch = 0
-    sampler = LengthSampler(lengths, 8, seed=3, epoch=lambda: epoch)
-    first = list(sampler)
-    assert sorted(first) == list(range(203))
-    assert first == list(sampler)
-    spread = [max(b) - min(b) for k in range(0, 200, 8) for b in [[lengths[i] for i in first[k : k + 8]]]]
-    assert sum(spread) / len(spread) < 15  # a random batch of 8 out of 0…100 spreads over about 78
-    epoch = 1
-    assert list(sampler) != first
