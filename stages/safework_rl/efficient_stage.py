@@ -36,7 +36,7 @@ class EfficientConfig(RlConfig):
 
 class EfficientStage(Stage):
     name = "rl efficient"
-    version = 2  # 2: a prompt is computed once for its group: other draws from the same seed
+    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
     summary = "Safe-and-efficient RL: shorter reasoning, paid for only where the reply is safe and right."
     Config = EfficientConfig
     inputs = {"model": MODEL_SLOT, "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"), "verifiers": VERIFIERS_SLOT}

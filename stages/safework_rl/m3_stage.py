@@ -43,7 +43,7 @@ class M3Config(RlConfig):
 
 class M3Stage(Stage):
     name = "rl m3"
-    version = 2  # 2: a prompt is computed once for its group: other draws from the same seed
+    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
     Config = M3Config
     inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT}

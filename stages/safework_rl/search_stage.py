@@ -55,7 +55,7 @@ class SearchConfig(RlConfig):
 
 class SearchRlStage(Stage):
     name = "rl search"
-    version = 2  # 2: a prompt is computed once for its group: other draws from the same seed
+    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
     summary = "Deliberative-search RL: think, search, read, say how sure you are, answer; reliability is a constraint."
     Config = SearchConfig
     inputs = {

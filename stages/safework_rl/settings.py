@@ -83,6 +83,9 @@ class RlConfig(StageConfig):
     """Train this many of the top layers (and the final norm) alone; all weights where null."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    share_prompts: bool = True
+    """Compute a group's prompt once, in generation and in training, where the architecture allows it (the run says where not). The
+    loss and its gradients are the same; false takes the plain path."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
     save_steps: int = cosmetic(50, ge=1)

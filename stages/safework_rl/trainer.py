@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.errors import SafeworkError, TooManyFailed
 from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.decode import unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.rows import Row, parse_reply
@@ -28,6 +30,7 @@ from safework_rl.objectives import Objective
 from safework_rl.rewards import Scored
 from safework_rl.samples import SampleLog
 from safework_rl.settings import RlConfig
+from safework_rl.shared_prompt import group_logps
 
 STATE = "safework_state.json"
 
@@ -56,6 +59,15 @@ class LadderTrainer(GRPOTrainer):
         self._scored: Scored | None = None
         super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
         self.add_callback(_StateCallback(self))
+        self._share_prompts = config.share_prompts
+        if reason := self._why_not_share():
+            self._share_prompts = False
+            work.progress.warn(f"each completion computes its prompt anew in training: {reason}")
+
+    def _why_not_share(self) -> str | None:
+        if self.config.share_prompts and self.config.gradient_checkpointing:
+            return "gradient_checkpointing recomputes layers and keeps no cache"
+        return unshareable(self.accelerator.unwrap_model(self.model)) if self.config.share_prompts else None
 
     @property
     def _text_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -67,7 +79,7 @@ class LadderTrainer(GRPOTrainer):
     def rollout(self, prompts: Sequence[Any]) -> dict[str, list[Any]]:
         """Samples one completion for each prompt (a prompt comes num_generations times)."""
         model = self.accelerator.unwrap_model(self.model)
-        engine = HFEngine(model, self._text_tokenizer, self.config.generation_batch_size)
+        engine = HFEngine(model, self._text_tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
         # a seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn
         sampling = Sampling(
             self.config.max_completion_length, self.config.temperature, seed=self.config.seed * 1_000_003 + self.state.global_step
@@ -130,9 +142,42 @@ class LadderTrainer(GRPOTrainer):
 
     # ------------------------------------------------------------ loss
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._last_logp_BT = result[0].detach()
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """TRL's, but for its shuffle of a step's rows over its passes: a group that stays together shares its prompt."""
+        if not self.model.training:  # type: ignore[union-attr]
+            return super()._prepare_inputs(generation_batch)
+        passes = self.args.steps_per_generation  # type: ignore[attr-defined] # args is a GRPOConfig
+        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
+            scored: Any = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
+            parts: list[Any] = split_tensor_dict(scored, passes)
+            self._buffered_inputs: Any = [unsplit_pixel_values_by_grid(part) for part in parts]
+        return self._buffered_inputs[self._step % passes]
+
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        **images: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Log-probabilities and entropies of the completions, (B, T)."""
+        if not self._share_prompts or compute_aux_loss or images.get("pixel_values") is not None:
+            result: Any = super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **images
+            )
+        else:
+            size, first = batch_size or len(input_ids), input_ids.shape[1] - logits_to_keep
+            parts = []
+            for ids_bL, mask_bL in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+                with self.accelerator.autocast():
+                    parts.append(group_logps(model, ids_bL[:, :first], mask_bL[:, :first], ids_bL[:, first:], mask_bL[:, first:]))
+            entropy_BT = torch.cat([part.entropy for part in parts]) if compute_entropy else None
+            result = torch.cat([part.log_probs for part in parts]), entropy_BT, None
+        self._last_logp_BT: torch.Tensor = result[0].detach()
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -164,6 +209,7 @@ class LadderTrainer(GRPOTrainer):
         )
         self._note("cpgd/clip_share", float(parts.clip_share))
         self._note("cpgd/drift", float(parts.drift))
+        assert entropy_BT is not None
         self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)))
         return parts.loss
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import signal
 import time
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from pydantic import ValidationError
 from trl import GRPOTrainer
 
 from safework_cli.artifacts import Store
@@ -32,28 +34,6 @@ SMALL = {
 }
 
 
-class Length:
-    """Scores a reply by how many letters "e" it holds: a random model's groups differ in it."""
-
-    name = "length"
-
-    def judge(self, exchanges):
-        return [Verdict(min(1.0, e.reply.count("e") / 4 + len(e.reply) / 64)) for e in exchanges]
-
-
-@pytest.fixture
-def rewards(monkeypatch):
-    """Routes every task to ``Length``, with the format as a light term: random models keep no format."""
-    from safework_rl import train
-
-    monkeypatch.setattr(train, "load_verifier", lambda artifact: Length())
-    return {
-        "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}},
-        "format": {"mode": "term", "weight": 0.01},
-        "filter_groups": False,
-    }
-
-
 def inputs_of(model, data) -> Inputs:
     return Inputs({"model": model, "data": data.with_subset("rl"), "verifiers": {"judge": model}})
 
@@ -70,7 +50,12 @@ def test_the_signatures_of_trl_that_the_trainer_overrides():
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
     logps = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
-    assert logps[:5] == ["self", "model", "input_ids", "attention_mask", "logits_to_keep"] and "compute_entropy" in logps
+    assert logps[:8] == [
+        "self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy", "compute_aux_loss",
+    ]  # fmt: skip
+    assert {"steps_per_generation", "num_iterations", "_step", "_buffered_inputs"} <= set(
+        re.findall(r"self\.(?:args\.)?(\w+)", inspect.getsource(GRPOTrainer._prepare_inputs))
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["cpgd", "grpo", "dapo"])
@@ -105,7 +90,9 @@ def test_efficient_runs_in_both_forms(tiny_artifact, toy_data, work, rewards):
         assert not math.isnan(read_metrics(work.progress.metrics_path)[-1]["loss"])
 
 
-class Broken(Length):
+class Broken:
+    name = "broken"
+
     def judge(self, exchanges):
         return [Verdict(None, error="no answer") for _ in exchanges]
 
@@ -141,8 +128,8 @@ def test_plans_refuse_what_cannot_earn(tiny_artifact, toy_data):
     assert len(refused) == 1
     assert "rewards.safety names the verifier 'safety'" in str(refused[0]) and "verifiers.safety=" in str(refused[0])
     assert not m3.plan(M3Config(rewards={"safety": {"refusal": 1.0}}), given).refusals
-    wrong = m3.plan(M3Config(phases=[{"tasks": ["safty"], "share": 1.0}]), given).refusals
-    assert "no task 'safty'; did you mean 'safety'" in str(wrong[0])
+    with pytest.raises(ValidationError, match="'safty' is not a task; did you mean 'safety'"):
+        M3Config(phases=[{"tasks": ["safty"], "share": 1.0}])
 
 
 def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
