@@ -6,13 +6,14 @@ artifact's reference alone.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from safework_cli.journal import open_journal, read_journal, write_line
 
 PLAIN_INTERVAL_SECONDS = 10.0
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
@@ -51,8 +52,7 @@ class Progress:
     def __init__(self, folder: Path, display: Display):
         self.display = display
         self.metrics_path = folder / METRICS
-        self._events = open(folder / EVENTS, "a", encoding="utf-8")  # noqa: SIM115 - closed by close()
-        self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115
+        self._events, self._metrics = open_journal(folder / EVENTS), open_journal(self.metrics_path)
 
     @contextmanager
     def phase(self, name: str, total: int | None = None) -> Iterator[Phase]:
@@ -70,7 +70,7 @@ class Progress:
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Numbers of one step. A resumed run may write a step twice: readers keep the last."""
-        self._write(self._metrics, {"step": step, **values})
+        write_line(self._metrics, {"step": step, **values})
         self.display.metrics(step, values)
 
     def note(self, text: str) -> None:
@@ -85,29 +85,17 @@ class Progress:
 
     def event(self, kind: str, **values: Any) -> None:
         """Something for the record alone."""
-        self._write(self._events, {"time": round(time.time(), 3), "event": kind, **values})
+        write_line(self._events, {"time": round(time.time(), 3), "event": kind, **values})
 
     def close(self) -> None:
         self.display.close()
         self._events.close()
         self._metrics.close()
 
-    @staticmethod
-    def _write(handle: Any, record: dict[str, Any]) -> None:
-        handle.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
-        handle.flush()
-
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``: one record per step, the last one written of each, a torn last line left out."""
-    by_step: dict[int, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut in two
-            by_step[record["step"]] = record
+    """Reads ``metrics.jsonl``: one record per step, the last one written of each."""
+    by_step = {record["step"]: record for record in read_journal(path)}
     return [by_step[step] for step in sorted(by_step)]
 
 

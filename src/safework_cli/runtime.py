@@ -126,7 +126,7 @@ def _already_done(prepared: Prepared, store: Store) -> Result | None:
         return None
     store.verify(found)
     if prepared.resolved.name and found.name != prepared.resolved.name:
-        same = [a for a in store.list(found.kind, prepared.resolved.name) if a.manifest.fingerprint == prepared.fingerprint]
+        same = [a for a in store.list(found.kind, prepared.resolved.name, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint]
         found = same[-1] if same else store.relink(found, prepared.resolved.name)
     return Result(found, True, exit_code(found.manifest))
 

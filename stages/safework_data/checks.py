@@ -24,7 +24,7 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> tuple[str, str] | Non
     length = sum(len(message["content"]) for message in row.messages)
     if length > config.max_characters:
         return "over-long", f"{length:,} characters"
-    if config.languages and (language := language_of(row.question)) not in config.languages:
+    if config.languages and (language := row.meta.get("language") or language_of(row.question)) not in config.languages:
         return "other language", language
     if row.meta.get("answer_type") == "choice" and not _is_choice(row):
         return "answer is not one of the choices", repr(row.answer)[:60]

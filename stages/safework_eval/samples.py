@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.rows import Row, parse_reply
 from safework_cli.verifiers import Exchange, Verdict
 
@@ -43,17 +43,10 @@ class Archive:
     def __init__(self, path: Path):
         self.path = path
         self.replies: dict[Key, Reply] = {}
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line that a kill cut in two, or the empty one at the end
-                key = (record.pop("suite"), record.pop("id"))
-                self.replies[key] = Reply(**record)
-        self._handle = path.open("a", encoding="utf-8")
-        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            self._handle.write("\n")  # what is written next must not be glued to a torn line
+        for record in read_journal(path):
+            key = (record.pop("suite"), record.pop("id"))
+            self.replies[key] = Reply(**record)
+        self._handle = open_journal(path)
 
     def keep_whole(self, batches: Sequence[Sequence[Key]]) -> None:
         """Keeps the replies of whole batches alone."""
@@ -63,8 +56,7 @@ class Archive:
     def add(self, key: Key, reply: Reply) -> None:
         self.replies[key] = reply
         record = {"suite": key[0], "id": key[1], **{name: getattr(reply, name) for name in Reply.__slots__}}
-        self._handle.write(json.dumps(record) + "\n")
-        self._handle.flush()
+        write_line(self._handle, record)
 
     def close(self) -> None:
         self._handle.close()

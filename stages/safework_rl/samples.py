@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.rows import Row
 from safework_rl.rewards import Scored
 
@@ -19,7 +19,7 @@ class SampleLog:
 
     def add(self, step: int, rows: Sequence[Row], replies: Sequence[str], scored: Scored, lengths: Sequence[int]) -> None:
         """Keeps three replies of each task that the step held."""
-        with open(self._path, "a", encoding="utf-8") as handle:
+        with open_journal(self._path) as handle:
             for task in sorted({row.task for row in rows}):
                 ranked = sorted(
                     (i for i, row in enumerate(rows) if row.task == task and scored.reward[i] == scored.reward[i]),
@@ -33,21 +33,14 @@ class SampleLog:
                         "step": step, "task": task, "rank": word, "row": rows[i].id, "prompt": rows[i].question, "reply": replies[i],
                         "reward": scored.reward[i], "tokens": lengths[i], "verdicts": json.dumps(verdicts, ensure_ascii=False),
                     }  # fmt: skip
-                    handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    write_line(handle, record)
 
     def write_parquet(self, path: Path) -> int:
         """Writes every kept sample, the last of each (step, task, rank), and returns how many they are."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        kept: dict[tuple[Any, ...], dict[str, Any]] = {}
-        if self._path.exists():
-            for line in self._path.read_text(encoding="utf-8").split("\n"):
-                try:
-                    record = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # the line that a kill cut in two
-                kept[record["step"], record["task"], record["rank"]] = record
+        kept = {(record["step"], record["task"], record["rank"]): record for record in read_journal(self._path)}
         if kept:
             path.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(pa.Table.from_pylist(list(kept.values())), path)

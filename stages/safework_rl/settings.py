@@ -79,6 +79,8 @@ class RlConfig(StageConfig):
     """Share of a step's replies that verifiers may fail to score before the run stops."""
     max_logprob_gap: float = Field(0.5, gt=0)
     """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy."""
+    require_gradient: bool = True
+    """Gate: at least one step must have had a gradient; a run in which every group's replies earned the same exits with 4."""
     train_layers: int | None = Field(None, ge=1)
     """Train this many of the top layers (and the final norm) alone; all weights where null."""
     gradient_checkpointing: bool = False

@@ -79,7 +79,7 @@ def train(
     with work.progress.phase("save"):
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, work.output)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
-    return Outcome(
+    outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
         | _curve_ends(state.log_history),
         seeds={
@@ -88,6 +88,15 @@ def train(
         },
         chat_template_hash=template_hash(tokenizer),
     )
+    idle = sum(entry["grad_norm"] == 0 for entry in state.log_history if "grad_norm" in entry)
+    outcome.metrics["steps_without_gradient"] = idle
+    if idle == state.global_step:
+        nothing = "no step had a gradient: in every group all replies earned the same (safework/samples.parquet shows them)"
+        if config.require_gradient:
+            outcome.failed_gates.append(f"{nothing}; the model is the one that it started from (require_gradient=false accepts that)")
+        else:
+            work.progress.warn(nothing)
+    return outcome
 
 
 def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:

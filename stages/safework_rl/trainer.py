@@ -82,7 +82,10 @@ class LadderTrainer(GRPOTrainer):
         engine = HFEngine(model, self._text_tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
         # a seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn
         sampling = Sampling(
-            self.config.max_completion_length, self.config.temperature, seed=self.config.seed * 1_000_003 + self.state.global_step
+            self.config.max_completion_length,
+            self.config.temperature,
+            seed=self.config.seed * 1_000_003 + self.state.global_step,
+            logprobs_at=self.config.temperature,  # TRL trains the distribution that is sampled from
         )
         if self._search is not None:
             index, limits = self._search
@@ -225,7 +228,7 @@ class LadderTrainer(GRPOTrainer):
             raise SafeworkError(
                 f"the sampled log-probabilities are {gap:.3f} nats per token away from the trainer's",
                 f"max_logprob_gap={self.config.max_logprob_gap}: the engine that samples is not the policy that is trained",
-                "check dtype and engine; a temperature other than 1 does not explain it",
+                "check dtype and engine",
             )
 
     # ------------------------------------------------------------ what people see

@@ -8,7 +8,7 @@ trained on prefixes meets the same contract and takes its place without a change
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from safework_cli.episode.runner import TokenEngine
 from safework_cli.lm.chat import encode_prompt
@@ -96,7 +96,7 @@ def guided_steps(
     step = 0
     while active:
         room = min(sampling.max_tokens - len(answered[i].token_ids) for i in active)
-        one_step = Sampling(min(step_tokens, room), sampling.temperature, sampling.top_p, tuple(boundaries), sampling.seed * 1009 + step)
+        one_step = replace(sampling, max_tokens=min(step_tokens, room), stop=tuple(boundaries), seed=sampling.seed * 1009 + step)
         groups = engine.generate_ids([prompts[i] + answered[i].token_ids for i in active], one_step, n)
         flat = [(i, c) for i, group in zip(active, groups, strict=True) for c in group]
         texts = [answered[i].reply + c.text for i, c in flat]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer, template_hash
@@ -31,17 +31,17 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     guides = Guides({name: load_verifier(a) for name, a in inputs.many("guide").items()}, config.guide_weights, config.likelihood_weight)
 
     journal = work.path / "generations.jsonl"
-    done = _read_journal(journal)
+    done = {record["row"]: record for record in read_journal(journal)}
     with work.progress.phase(config.method, len(rows)) as phase:
         for start in range(0, len(rows), config.batch_prompts):
             batch = rows[start : start + config.batch_prompts]
             if not all(row.id in done for row in batch):
                 sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
                 answers = _answer(config, engine, guides, batch, sampling)
-                with open(journal, "a", encoding="utf-8") as handle:
+                with open_journal(journal) as handle:
                     for row, answer in zip(batch, answers, strict=True):
                         done[row.id] = _record(row, answer)
-                        handle.write(json.dumps(done[row.id], ensure_ascii=False) + "\n")
+                        write_line(handle, done[row.id])
             phase.advance(len(batch))
     records = [done[row.id] for row in rows]
     pq.write_table(pa.Table.from_pylist(records), work.output / "generations.parquet")
@@ -74,18 +74,6 @@ def _record(row: Row, answer: Answered) -> dict[str, Any]:
         "chosen": answer.chosen,
         "candidates": json.dumps([[asdict(c) for c in step] for step in answer.candidates], ensure_ascii=False),
     }
-
-
-def _read_journal(path: Path) -> dict[str, dict[str, Any]]:
-    done = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut in two
-            done[record["row"]] = record
-    return done
 
 
 def _metrics(records: list[dict[str, Any]]) -> dict[str, Any]:

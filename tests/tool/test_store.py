@@ -114,6 +114,20 @@ def test_a_flipped_byte_is_found_when_used_and_by_verify(store):
         store.resolve("m")
 
 
+def test_a_damaged_manifest_does_not_hide_the_others(store, cli):
+    put_dataset(store)
+    path = put_model(store).path / "manifest.json"
+    path.write_bytes(path.read_bytes().replace(b'"kind"', b'"kimd"', 1))
+    with pytest.raises(InputError, match="is damaged"):
+        store.list()
+    damaged: list[InputError] = []
+    assert [a.ref for a in store.list(damaged=damaged)] == ["dataset/d@v1"] and len(damaged) == 1
+    for words in (["artifacts", "ls", "--json"], ["artifacts", "verify"], ["report", "--out", str(store.root / "r.html")]):
+        done = cli(*words)
+        assert done.returncode == 3 and "manifest.json is damaged" in done.stderr, done.stderr
+    assert store.find_run("no such fingerprint", "model") is None
+
+
 def test_verify_finds_a_flip_that_hides_behind_an_old_time(store):
     artifact = put_model(store)
     store.resolve("m")

@@ -52,11 +52,25 @@ class Store:
 
     # ---------------------------------------------------------------- reading
 
-    def list(self, kind: str | None = None, name: str | None = None) -> list[Artifact]:
-        """Every version, oldest first. Folders without a manifest do not exist for a reader."""
+    def list(self, kind: str | None = None, name: str | None = None, *, damaged: list[InputError] | None = None) -> list[Artifact]:
+        """Every version, oldest first. Folders without a manifest do not exist for a reader.
+
+        Args:
+            damaged: takes the errors of manifests that cannot be read, where one of them shall not hide all others.
+
+        Raises:
+            InputError: a manifest is damaged, and ``damaged`` is not given.
+        """
         kinds = [kind] if kind else list(KINDS)
         folders = [folder for k in kinds for folder in (self.root / k).glob(f"{name or '*'}/v*") if (folder / MANIFEST).exists()]
-        found = [Artifact(folder, Manifest.read(folder)) for folder in folders]
+        found = []
+        for folder in folders:
+            try:
+                found.append(Artifact(folder, Manifest.read(folder)))
+            except InputError as error:
+                if damaged is None:
+                    raise
+                damaged.append(error)
         return sorted(found, key=lambda a: (a.manifest.created, a.kind, a.name, a.manifest.version))
 
     def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True) -> Artifact:
@@ -88,7 +102,7 @@ class Store:
         wanted = (kind,) if kind else kinds
         found = [k for k in wanted if any((self.root / k / name).glob(f"v*/{MANIFEST}"))]
         if not found:
-            known = sorted({f"{a.kind}/{a.name}" for a in self.list()})
+            known = sorted({f"{a.kind}/{a.name}" for a in self.list(damaged=[])})
             elsewhere = [item for item in known if item.split("/")[1] == name]
             if elsewhere:
                 raise InputError(
@@ -137,7 +151,7 @@ class Store:
 
     def find_run(self, fingerprint: str, kind: str) -> Artifact | None:
         """The newest artifact that a run with this fingerprint made."""
-        same = [a for a in self.list(kind) if a.manifest.fingerprint == fingerprint]
+        same = [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint]  # one that is damaged is not that one
         return same[-1] if same else None
 
     # ---------------------------------------------------------------- verifying

@@ -24,16 +24,20 @@ def command() -> Any:
         kind: Optional[str] = typer.Option(None, help="Only of this kind.", show_default=False),
         store: Optional[Path] = STORE,
         as_json: bool = JSON,
-    ) -> None:
-        from safework_cli.errors import ConfigError, nearest
+    ) -> int:
+        from safework_cli.errors import EXIT_INPUT, ConfigError, InputError, nearest
         from safework_cli.stage import KINDS
 
         if kind and kind not in KINDS:
             raise ConfigError(f"no kind '{kind}'{nearest(kind, KINDS)}", f"the kinds are {', '.join(KINDS)}")
-        found = _store(store).list(kind)
+        damaged: list[InputError] = []
+        found = _store(store).list(kind, damaged=damaged)
+        for error in damaged:
+            print(f"damaged  {error}", file=sys.stderr)
+        status = EXIT_INPUT if damaged else 0
         if as_json:
             print(json.dumps([_summary(a) for a in found]))
-            return
+            return status
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -52,6 +56,7 @@ def command() -> Any:
                 Text(inputs, style="dim"),
             )
         Console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
+        return status
 
     @app.command(help="Show an artifact's manifest.")
     def show(reference: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
@@ -153,7 +158,10 @@ def command() -> Any:
         from safework_cli.errors import EXIT_INPUT, InputError
 
         where = _store(store)
-        found = [where.resolve(r, verify=False) for r in references] if references else where.list()
+        unreadable: list[InputError] = []
+        found = [where.resolve(r, verify=False) for r in references] if references else where.list(damaged=unreadable)
+        for error in unreadable:
+            print(f"damaged  {error}", file=sys.stderr)
         damaged = 0
         for artifact in found:
             try:
@@ -162,8 +170,8 @@ def command() -> Any:
             except InputError as error:
                 damaged += 1
                 print(f"damaged  {error}", file=sys.stderr)
-        print(f"{len(found) - damaged} of {len(found)} artifacts are whole", file=sys.stderr)
-        return EXIT_INPUT if damaged else 0
+        print(f"{len(found) - damaged} of {len(found) + len(unreadable)} artifacts are whole", file=sys.stderr)
+        return EXIT_INPUT if damaged or unreadable else 0
 
     @app.command(help="Keep an artifact (and all that it descends from) from gc, or let it go again.")
     def pin(

@@ -20,16 +20,20 @@ def command() -> Any:
         out: Path = typer.Option(Path("report.html"), "--out", "-o", help="The file to write."),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="No table."),
-    ) -> None:
+    ) -> int:
         from safework_cli.artifacts import default_store
-        from safework_cli.report import build_report, ladder_table, print_ladder
+        from safework_cli.errors import EXIT_INPUT, InputError
+        from safework_cli.report import print_ladder, write_report
 
-        artifacts = default_store(store).list()
-        build_report(artifacts, out)
+        damaged: list[InputError] = []
+        table = write_report(default_store(store), out, damaged)
+        for error in damaged:
+            print(f"not in the report: {error}", file=sys.stderr)
         if not quiet:
             from rich.console import Console
 
-            print_ladder(ladder_table(artifacts), Console(stderr=True, width=None if sys.stderr.isatty() else 160))
+            print_ladder(table, Console(stderr=True, width=None if sys.stderr.isatty() else 160))
         print(out)
+        return EXIT_INPUT if damaged else 0
 
     return typer.main.get_command(app)

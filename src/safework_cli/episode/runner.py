@@ -7,7 +7,7 @@ re-encoded; what the environment says is tokenized once, between them, and marke
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from safework_cli.episode.grammar import Action, Malformed, document_observation, parse_action, results_observation
@@ -95,7 +95,7 @@ def run_episodes(
         budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
         drawn = engine.generate_ids(
             [t.prompt_ids + t.token_ids for t in active],
-            Sampling(budget, sampling.temperature, sampling.top_p, seed=sampling.seed * 31 + turn),
+            replace(sampling, max_tokens=budget, seed=sampling.seed * 31 + turn),
         )
         for transcript, group in zip(active, drawn, strict=True):
             _act(transcript, group[0], engine, index, limits, last=turn == limits.turns - 1)

@@ -34,7 +34,7 @@ COMPACT_BELOW = 0.8
 
 @dataclass(slots=True)
 class Reply:
-    """One generated reply: token ids with the stop token, the log-probability of each at temperature 1, and whether it ended itself."""
+    """One generated reply: token ids with the stop token, the log-probability of each, and whether it ended itself."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -168,7 +168,8 @@ class Decoder:
             warpers.append(TopPLogitsWarper(sampling.top_p))
         for step in range(sampling.max_tokens):
             token_B = _draw(logits_BV, warpers, greedy=sampling.temperature == 0)
-            logp_B = logits_BV.gather(1, token_B[:, None])[:, 0] - logits_BV.logsumexp(-1)
+            scaled_BV = logits_BV / sampling.logprobs_at
+            logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
             ended_B = torch.isin(token_B, self.stop_ids)
             for reply, token, logp, ended in zip(running, token_B.tolist(), logp_B.tolist(), ended_B.tolist(), strict=True):
                 if not reply.stopped:

@@ -25,6 +25,8 @@ class Sampling:
         top_p: nucleus mass in (0, 1].
         stop: strings that end a completion; the string itself is kept in the text.
         seed: of the draw; the same seed, prompts and order give the same tokens on one machine.
+        logprobs_at: temperature at which log-probabilities are told. 1 is the model's own; a policy that is trained as it samples
+            wants its own temperature here.
     """
 
     max_tokens: int = 256
@@ -32,6 +34,7 @@ class Sampling:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    logprobs_at: float = 1.0
 
 
 @dataclass(slots=True)
@@ -41,7 +44,7 @@ class Completion:
     Attributes:
         text: decoded without special tokens.
         token_ids: as sampled, the stop token included.
-        logprobs: log-probability of each sampled token under the sampling distribution at temperature 1, (T,).
+        logprobs: log-probability of each sampled token at the temperature ``Sampling.logprobs_at``, nucleus or not, (T,).
         finish_reason: "stop" (stop token or string) or "length".
         prompt_ids: the prompt as the model saw it.
     """

@@ -18,20 +18,20 @@ from safework_cli.lm.models import stop_token_ids
 
 
 class _RecordLogprobs(LogitsProcessor):
-    """Notes the log-probability of each chosen token at temperature 1, keeping one step of logits instead of all of them.
+    """Notes the log-probability of each chosen token, keeping one step of logits instead of all of them.
 
     It runs before the temperature and nucleus processors, and learns what was drawn at step t when called for step t+1.
     """
 
-    def __init__(self, prompt_length: int):
-        self._prompt_length = prompt_length
+    def __init__(self, prompt_length: int, temperature: float):
+        self._prompt_length, self._temperature = prompt_length, temperature
         self._last_BV: torch.Tensor | None = None
         self._columns_B: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self._prompt_length:
             self._note(input_ids[:, -1])
-        self._last_BV = scores.float()
+        self._last_BV = scores.float() / self._temperature
         return scores
 
     def _note(self, token_B: torch.Tensor) -> None:
@@ -103,7 +103,7 @@ class HFEngine:
         pad = self.tokenizer.pad_token_id
         ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-        record = _RecordLogprobs(width)
+        record = _RecordLogprobs(width, sampling.logprobs_at)
         greedy = sampling.temperature == 0
         options: dict[str, Any] = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         if sampling.stop:

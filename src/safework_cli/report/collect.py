@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from safework_cli.artifacts import Artifact
+from safework_cli.journal import read_journal
 from safework_cli.progress import read_metrics
 from safework_cli.report.charts import Node, curve
 from safework_cli.report.ladder import LadderTable, strip_subset
@@ -90,16 +91,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _warnings(artifact: Artifact) -> list[str]:
-    path = artifact.path / "safework" / "events.jsonl"
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else ():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if event.get("event") == "warning":
-            found.append(str(event.get("text", "")))
-    return found
+    events = read_journal(artifact.path / "safework" / "events.jsonl")
+    return [str(event.get("text", "")) for event in events if event.get("event") == "warning"]
 
 
 def runs(artifacts: Sequence[Artifact]) -> list[Run]:

@@ -21,14 +21,21 @@ from safework_cli.report.text import duration, plain, points, size, visible
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-def write_report(store: Store, out: Path) -> LadderTable:
-    """Writes the report of everything in a store. Raises InputError where the store is empty."""
-    artifacts = store.list()
+def write_report(store: Store, out: Path, damaged: list[InputError] | None = None) -> LadderTable:
+    """Writes the report of everything in a store, and returns the ladder's table.
+
+    Args:
+        damaged: takes the errors of artifacts that cannot be read and are left out.
+
+    Raises:
+        InputError: the store is empty; or an artifact's manifest is damaged, and ``damaged`` is not given.
+    """
+    artifacts = store.list(damaged=damaged)
     if not artifacts:
         raise InputError(
             f"there is nothing in {store.root}",
             "a report of nothing would look like a report",
-            "make recipes/quickstart.sh run first, or give --store",
+            "run recipes/quickstart.sh first, or give --store",
         )
     return build_report(artifacts, out)
 

@@ -122,6 +122,25 @@ def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data,
         m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
+class Same:
+    name = "same"
+
+    def judge(self, exchanges):
+        return [Verdict(1.0) for _ in exchanges]
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_run_in_which_nothing_was_learnt_is_not_green(tiny_artifact, toy_data, work, rewards, monkeypatch, required):
+    from safework_rl import train
+
+    monkeypatch.setattr(train, "load_verifier", lambda artifact: Same())
+    settings = SMALL | rewards | {"format": {"mode": "term", "weight": 0.0}, "require_gradient": required}
+    outcome = m3.run(M3Config(phases=PHASES, **settings), inputs_of(tiny_artifact, toy_data), work)
+    assert outcome.metrics["steps_without_gradient"] == 2
+    assert ["no step had a gradient" in gate for gate in outcome.failed_gates] == [True] * required
+    assert ("no step had a gradient" in (work.path / "events.jsonl").read_text()) is not required
+
+
 def test_plans_refuse_what_cannot_earn(tiny_artifact, toy_data):
     given = Inputs({"model": tiny_artifact, "data": toy_data})
     refused = m3.plan(M3Config(), given).refusals
@@ -141,14 +160,15 @@ def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
 
 def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, start_cli, store: Store):
     words = [
-        "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={refusal: 1}", "rewards.general={language: 1, f1: 1}", "format.mode=term",
+        "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term",
         "format.weight=0.1", "filter_groups=false", "max_steps=6", "save_steps=1", "num_generations=4", "per_device_train_batch_size=4",
         "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3",
-        "phases=[{tasks: [general, safety], share: 1}]", "-q",
+        "phases=[{tasks: [safety], share: 1}]", "-q",
     ]  # fmt: skip
     whole = cli(*words, "--name", "whole")
     assert whole.returncode == 0, whole.stderr
     expected = store.resolve("whole").digest
+    assert expected != tiny_artifact.digest and store.resolve("whole").manifest.metrics["steps_without_gradient"] < 3, "it did learn"
     store.remove(store.resolve("whole"))
     process = start_cli(*words, "--name", "again")
     deadline = time.monotonic() + 120

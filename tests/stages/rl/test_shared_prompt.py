@@ -102,6 +102,12 @@ def test_a_run_with_shared_prompts_is_a_run_without(algorithm, run_m3, work):
         assert found == pytest.approx(updates[True, 1], rel=1e-4, abs=1e-6), updates
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_what_is_sampled_is_what_is_trained_at_other_temperatures(share, run_m3, work):
+    run_m3(temperature=0.6, share_prompts=share)
+    assert read_metrics(work.progress.metrics_path)[-1]["engine/logprob_gap"] < 1e-4
+
+
 def test_what_cannot_share_says_so(run_m3, work):
     run_m3(gradient_checkpointing=True)
     assert "gradient_checkpointing recomputes layers" in (work.path / "events.jsonl").read_text()

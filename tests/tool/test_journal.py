@@ -1,0 +1,39 @@
+"""A kill cuts a journal's last line; nothing else may be wrong with it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from safework_cli.errors import InputError
+from safework_cli.journal import open_journal, read_journal, write_line
+
+WHOLE = b'{"step": 1}\n{"step": 2}\n'
+
+
+def test_no_file_is_no_records(tmp_path):
+    assert read_journal(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("tail", "kept"),
+    [(b"", 2), (b'{"step": 3', 2), (b'{"step": 3}', 3), (b'{"text": "\xe4\xbd', 2), (b"{", 2)],
+)
+def test_what_is_appended_after_a_kill_stands_on_a_line_of_its_own(tmp_path, tail, kept):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(WHOLE + tail)
+    assert [record["step"] for record in read_journal(path)] == [1, 2, 3][:kept]
+    with open_journal(path) as handle:
+        write_line(handle, {"step": 9, "text": "\u4f60 \ud800"})
+    assert [record["step"] for record in read_journal(path)] == [*[1, 2, 3][:kept], 9]
+    lines = path.read_bytes().split(b"\n")
+    assert lines.pop() == b"" and all(json.loads(line) for line in lines)
+    assert read_journal(path)[-1]["text"] == "\u4f60 \ud800"
+
+
+def test_a_broken_line_in_the_middle_is_no_kill(tmp_path):
+    path = tmp_path / "j.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"j\.jsonl: line 2 is not JSON"):
+        read_journal(path)
