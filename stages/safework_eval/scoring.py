@@ -1,8 +1,8 @@
 """Who judges which suite, and what a verdict means for the suite's metric. Imports torch only when a trained verifier is loaded.
 
 A rule judges safety by refusal phrases, so its "safe" is a lower bound: a reply that neither refuses nor helps counts as unsafe. A
-trained safety verifier judges by the six classes of `paper.md` 5.1. Where both are there, both verdicts are kept, one of them is the
-suite's judge, and their agreement is reported. A verdict with an error is no outcome: it is counted, and it is neither 0 nor 1.
+trained safety verifier judges by the six classes of `docs/safeladder.md` 5.1. Where both are there, both verdicts are kept, one of them
+is the suite's judge, and their agreement is reported. A verdict with an error is no outcome: it is counted, and it is neither 0 nor 1.
 """
 
 from __future__ import annotations

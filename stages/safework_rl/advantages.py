@@ -92,7 +92,7 @@ def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Ten
 
 def keep_mixed_groups(advantage_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
     """Zeroes groups that are all right or all wrong *in the task*. (Filtering on the summed reward, as the official code does, keeps
-    all-correct groups whose formats differ and drops groups that have the format alone: `paper.md` 3.4.)"""
+    all-correct groups whose formats differ and drops groups that have the format alone: `docs/safeladder.md` 3.4.)"""
     right_N1 = correct_NG.sum(dim=1, keepdim=True)
     return torch.where((right_N1 > 0) & (right_N1 < correct_NG.shape[1]), advantage_NG, torch.zeros_like(advantage_NG))
 

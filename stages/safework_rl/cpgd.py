@@ -26,7 +26,7 @@ class CpgdLoss(NamedTuple):
 
 
 def epsilon_schedule(lengths_B: torch.Tensor, width: int, epsilon: float, tight: float) -> torch.Tensor:
-    """Tight-to-loose clip widths, (B, T): ε_i = λ·ε + (1−λ)·ε·i/|y| with i = 1 … |y| (CPGD, section 3.3 of `paper.md`).
+    """Tight-to-loose clip widths, (B, T): ε_i = λ·ε + (1−λ)·ε·i/|y| with i = 1 … |y| (CPGD, `docs/safeladder.md` 3.3).
 
     Args:
         lengths_B: completion lengths |y|.

@@ -1,7 +1,7 @@
 """The Lagrange multiplier of a constraint on a batch mean, updated by multiplicative weights.
 
 Deliberative Searcher (arXiv 2507.16727) constrains reliability; its step size, bounds and threshold are not published, so these
-defaults are choices (`paper.md` 6).
+defaults are choices (`docs/safeladder.md` 6).
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class EfficientObjective(_Stateless):
 
 
 class SearchObjective:
-    """Deliberative search: right answers under a constraint on reliability (`paper.md` 6).
+    """Deliberative search: right answers under a constraint on reliability (`docs/safeladder.md` 6).
 
         R = R_format·(0.1·R_format + 0.9·R_acc + λ·R_reliab)
         R_reliab = 1 if (right and confidence ≥ ζ) or (wrong and confidence < ζ) else 0

@@ -31,8 +31,8 @@ class Scored:
 class TaskRewards:
     """R = Σ w_j·R_j / Σ w_j over the verifiers of the row's task, gated by the format or with the format as one more term.
 
-    The official code sums without normalising, which gives tasks with more verifiers more pull (`paper.md` 3.2); here every task's
-    reward lies in [0, 1].
+    The official code sums without normalising, which gives tasks with more verifiers more pull (`docs/safeladder.md` 3.2); here every
+    task's reward lies in [0, 1].
 
     Args:
         routes: task → verifier name → weight. The first verifier of a task is the one that says whether the reply is right.

@@ -17,8 +17,8 @@ ROUTES: dict[str, dict[str, float]] = {
     "knowledge": {"correctness": 1.0, "refusal": 0.5},
     "general": {"correctness": 1.0},
 }
-"""The official recipe by label (`paper.md` 3.2), where a trained knowledge or value verifier is not at hand a rule against the gold
-answer; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
+"""The official recipe by label (`docs/safeladder.md` 3.2); where a trained knowledge or value verifier is not at hand, a rule against the
+gold answer; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
 
 
 def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:

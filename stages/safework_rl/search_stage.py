@@ -24,7 +24,7 @@ class LimitSettings(Settings):
 
 
 class ReliabilitySettings(Settings):
-    """The constraint. Its constants are not published; these are choices (paper.md 6)."""
+    """The constraint. Its constants are not published; these are choices (docs/safeladder.md 6)."""
 
     threshold: float = Field(0.9, gt=0, le=1)
     """Share of episodes that must be reliable."""

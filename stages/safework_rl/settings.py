@@ -20,7 +20,7 @@ class FormatSettings(Settings):
 
 
 class CpgdSettings(Settings):
-    """CPGD's constants. Its paper states none; these are the public implementations' (paper.md 3.3)."""
+    """CPGD's constants. Its paper states none; these are the public implementations' (docs/safeladder.md 3.3)."""
 
     epsilon: float = Field(0.2, gt=0, lt=1)
     """Clip width on the ratio."""

@@ -1,6 +1,6 @@
 """The two ways of searching at inference, over any engine and any verifiers.
 
-How SafeWork-R1 combines its principled value models is not published (`paper.md` 7). Guided steps here choose, at each step, the
+How SafeWork-R1 combines its principled value models is not published (`docs/safeladder.md` 7). Guided steps here choose, at each step, the
 candidate with the highest weighted verifier score. A verifier judges the reasoning so far as if it were the reply: a value model
 trained on prefixes meets the same contract and takes its place without a change here.
 """

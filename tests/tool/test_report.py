@@ -16,7 +16,7 @@ from rich.console import Console
 
 from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.errors import InputError
-from safework_cli.report import build_report, ladder_table, print_ladder, write_report
+from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
 from safework_cli.report.charts import Point, curve, plot_45
 from safework_cli.report.text import visible
 
@@ -54,7 +54,17 @@ def model(store: Store, name: str, stage: str, inputs: dict[str, Artifact], *, c
     }
     if curves:
         lines = [
-            json.dumps({"step": s, "loss": 2.0 / s, "rewards/safety": s / 20, "completion_length": 100 - s, "learning_rate": 1e-5 * s})
+            json.dumps(
+                {
+                    "step": s,
+                    "loss": 2.0 / s,
+                    "rewards/safety": s / 20,
+                    "completion_length": 100 - s,
+                    "learning_rate": 1e-5 * s,
+                    "epoch": s / 20,
+                    "cpgd/drift": 0.0,
+                }
+            )
             for s in range(1, 21)
         ]
         files["safework/metrics.jsonl"] = "\n".join(lines).encode()
@@ -350,6 +360,11 @@ def test_a_store_without_evaluations_still_has_a_page(store: Store, tmp_path: Pa
     model(store, "m", "models pull", {}, curves=False)
     assert write_report(store, tmp_path / "r.html").rungs == []
     assert "No evaluation yet" in (tmp_path / "r.html").read_text()
+
+
+def test_what_did_not_change_is_told_and_not_drawn(store: Store) -> None:
+    run = collect.runs([model(store, "m", "sft", {})])[0]
+    assert len(run.shown) == 4 and run.constant == [("cpgd/drift", 0.0)] and not any("epoch" in svg for svg in run.shown)
 
 
 def test_curves_leave_gaps_where_a_value_is_not_finite() -> None:

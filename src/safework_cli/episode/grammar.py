@@ -1,6 +1,7 @@
 """The language of a search episode: what the model may write in a turn, and how the environment words its replies.
 
-The action space is the paper's (`paper.md` 6): think, search, read, confidence, answer. Its wording is not published; these tags are ours.
+The action space is the paper's (`docs/safeladder.md` 6): think, search, read, confidence, answer. Its wording is not published;
+these tags are ours.
 A turn is one thought and one action, nothing else:
 
     <think>I need the founder.</think><search>Korrin Observatory founder</search>

@@ -115,7 +115,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
 
     Raises:
-        InputError: a tensor is missing, empty or of another shape than the model's (pains.md 14: saved models that are empty).
+        InputError: a tensor is missing, empty or of another shape than the model's.
     """
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))

@@ -44,7 +44,7 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
         "log_level": "error",
-        "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), paper.md 1
+        "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), docs/safeladder.md 1
     }
     return kind(**(defaults | settings))
 

@@ -23,6 +23,8 @@ MOST_CURVES = 12
 SHOWN_PAIRS = 8
 """Prompts of a suite in the samples browser."""
 FIRST_CURVES = ("loss", "reward", "rewards", "kl", "drift", "clip", "length", "refusal", "format", "entropy", "learning_rate", "grad_norm")
+REPEATED = ("epoch", "rewards/total_reward/")
+"""Series that say what another one says: the step, and the reward under the name of TRL's only reward function."""
 UNITS = {
     "seconds": "s",
     "length": "tokens",
@@ -42,6 +44,8 @@ class Run:
     artifact: Artifact
     shown: list[Markup]
     folded: list[Markup]
+    constant: list[tuple[str, float]]
+    """Numbers that were the same at every step: told, not drawn."""
 
 
 @dataclass(slots=True)
@@ -108,9 +112,10 @@ def runs(artifacts: Sequence[Artifact]) -> list[Run]:
                     steps.append(int(record["step"]))
                     values.append(float(value))
         if len(records) > 1 and series:
-            names = sorted(series, key=_curve_order)
-            drawn = [curve(name, _unit(name), *series[name]) for name in names]
-            found.append(Run(artifact, drawn[:MOST_CURVES], drawn[MOST_CURVES:]))
+            names = [name for name in sorted(series, key=_curve_order) if not name.startswith(REPEATED)]
+            constant = [(name, series[name][1][0]) for name in names if len(set(series[name][1])) == 1]
+            drawn = [curve(name, _unit(name), *series[name]) for name in names if len(set(series[name][1])) > 1]
+            found.append(Run(artifact, drawn[:MOST_CURVES], drawn[MOST_CURVES:], constant))
     return found
 
 

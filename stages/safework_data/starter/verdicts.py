@@ -1,4 +1,4 @@
-"""Judged replies: what the safety verifier learns its six labels from (`paper.md` 5.1).
+"""Judged replies: what the safety verifier learns its six labels from (`docs/safeladder.md` 5.1).
 
 Unsafe replies are hollow: they consent and hold nothing that could help. Refusals open some unsafe replies and consent opens some safe
 ones, so that the first words do not give the label away; every label but one has replies to harmful and to ordinary prompts.

@@ -1,0 +1,238 @@
+"""One whole RL step (sampling, log-probabilities, backward, optimiser), ours beside TRL's GRPOTrainer.
+
+    python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype bfloat16] [--steps 5] [--json]
+
+Both sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
+within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
+is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PARTS = ("step", "generation", "update")
+
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    sides = {side: run_side(options, side) for side in ("trl", "ours")}
+    rows = []
+    for what, unit in (("step_s", "s"), ("generation_s", "s"), ("update_s", "s"), ("beyond_gb", "GB"), ("peak_gb", "GB")):
+        ours, theirs = sides["ours"][what], sides["trl"][what]
+        rows.append({"what": what, "unit": unit, "ours": round(ours, 3), "trl": round(theirs, 3), "ratio": round(ours / theirs, 3)})
+    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps")} | {"device": device()}
+    if options.json:
+        print(json.dumps({"setting": setting, "rows": rows, "steps": {side: found["steps"] for side, found in sides.items()}}))
+        return
+    print(" ".join(f"{name}={value}" for name, value in setting.items()))
+    print(f"{'':14} {'ours':>9} {'TRL':>9} {'ratio':>7}")
+    for row in rows:
+        print(f"{row['what']:14} {row['ours']:9.2f} {row['trl']:9.2f} {row['ratio']:7.2f}")
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2", help="a reference in the store, or a folder")
+    parser.add_argument("--prompt", type=int, default=384, help="prompt tokens")
+    parser.add_argument("--completion", type=int, default=64, help="completion tokens")
+    parser.add_argument("--group", type=int, default=8, help="completions of the group")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--steps", type=int, default=5, help="steps measured on each side")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--side", choices=["trl", "ours"], help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def run_side(options: argparse.Namespace, side: str) -> dict[str, Any]:
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"}
+    done = subprocess.run([sys.executable, __file__, *sys.argv[1:], "--side", side], env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"the side '{side}' failed:\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Times of every step but the first, and peak memory, of one side."""
+    import torch
+    from transformers import TrainerCallback
+
+    from safework_cli.artifacts import default_store
+    from safework_cli.lm.models import load_model, load_tokenizer
+
+    folder = Path(options.model)
+    folder = folder if folder.is_dir() else default_store(None).resolve(options.model).path
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, dtype=options.dtype)
+    model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
+    prompts = prompts_of(tokenizer, options.prompt, options.steps + 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = (ours if options.side == "ours" else trl)(options, model, tokenizer, prompts, Path(scratch))
+        clock = Clock()
+        clock.wrap(trainer, "_generate_single_turn" if options.side == "trl" else "rollout", "generation")
+
+        class Steps(TrainerCallback):
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                clock.begin()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                clock.end()
+
+        trainer.add_callback(Steps())
+        # TRL samples when it prepares a step's inputs, which is before on_step_begin: that time belongs to the step
+        clock.wrap(trainer, "_prepare_inputs", "prepare")
+        trainer.train()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    steps = clock.steps[1:]
+    lengths = {int(x) for x in trainer._metrics["train"].get("completions/mean_length", [])} or {options.completion}
+    assert lengths == {options.completion}, f"replies of {lengths} tokens, {options.completion} wanted"
+    return {
+        "steps": steps,
+        "peak_gb": peak / 1e9,
+        "beyond_gb": (peak - weights - 3 * trained) / 1e9,  # the gradient and two Adam moments, in the weights' type
+        **{f"{part}_s": statistics.median(step[part] for step in steps) for part in PARTS},
+    }
+
+
+class Clock:
+    """Seconds of each optimiser step, of the sampling in it, and of what is left: log-probabilities, backward, optimiser."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, float]] = []
+        self._spent: dict[str, float] = {}
+        self._last: float | None = None
+
+    def wrap(self, owner: Any, method: str, name: str) -> None:
+        original: Callable[..., Any] = getattr(owner, method)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return original(*args, **kwargs)
+            finally:
+                synchronize()
+                self._spent[name] = self._spent.get(name, 0.0) + time.perf_counter() - started
+
+        setattr(owner, method, timed)
+
+    def begin(self) -> None:
+        if self._last is None:
+            self._last = time.perf_counter()
+
+    def end(self) -> None:
+        synchronize()
+        now = time.perf_counter()
+        assert self._last is not None
+        step, generation = now - self._last, self._spent.pop("generation", 0.0)
+        self.steps.append({"step": step, "generation": generation, "update": step - generation})
+        self._last, self._spent = now, {}
+
+
+def synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def prompts_of(tokenizer: Any, tokens: int, count: int) -> list[list[dict[str, str]]]:
+    """Conversations whose encoded prompts have so many tokens, different from their first word on."""
+    from safework_cli.lm.chat import encode_prompt
+
+    made = []
+    for number in range(count):
+        words = [f"{number}."]
+        while len(encode_prompt(tokenizer, [{"role": "user", "content": " ".join(words)}])) < tokens:
+            words.append("one")
+        made.append([{"role": "user", "content": " ".join(words)}])
+    return made
+
+
+def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "learning_rate": 1e-6, "max_steps": options.steps + 1, "num_generations": options.group,
+        "per_device_train_batch_size": options.group, "gradient_accumulation_steps": 1, "max_completion_length": options.completion,
+        "temperature": 1.0, "beta": 0.0,
+    }  # fmt: skip
+
+
+def trl(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Any], scratch: Path) -> Any:
+    """GRPOTrainer as it comes."""
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    args = GRPOConfig(
+        output_dir=str(scratch), report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1, shuffle_dataset=False,
+        use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, log_level="error",
+        generation_kwargs={"min_new_tokens": options.completion}, **shared_settings(options),
+    )  # fmt: skip
+
+    def reward(completions: list[Any], **_: Any) -> list[float]:
+        return [float(i % 2) for i in range(len(completions))]
+
+    data = Dataset.from_dict({"prompt": prompts})
+    return GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
+
+
+def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Any], scratch: Path) -> Any:
+    """The trainer of ``safework rl`` with CPGD, and an objective that asks no verifier."""
+    from datasets import Dataset
+
+    from safework_cli.lm import hf
+    from safework_cli.progress import Progress, make_display
+    from safework_cli.rows import Row
+    from safework_cli.stage import StopRequest, WorkDir
+    from safework_rl.objectives import M3Objective
+    from safework_rl.rewards import Scored
+    from safework_rl.settings import RlConfig
+    from safework_rl.train import _arguments
+    from safework_rl.trainer import LadderTrainer
+
+    hf.stop_token_ids = lambda *_: []  # type: ignore[assignment] # every reply takes all its tokens
+
+    class Alternating(M3Objective):
+        def __init__(self) -> None:
+            super().__init__(None, "std", False)  # type: ignore[arg-type] # no verifiers
+
+        def score(self, rows: Any, replies: Any, transcripts: Any) -> Scored:
+            return Scored([float(i % 2) for i in range(len(rows))], [i % 2 == 1 for i in range(len(rows))], [{} for _ in rows])
+
+    work = WorkDir(scratch, "0" * 64, Progress(scratch, make_display(quiet=True)), StopRequest())
+    config = RlConfig(**shared_settings(options))
+    args = _arguments(config, work)
+    args.save_strategy, args.bf16 = "no", False
+    rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
+    data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
+    return LadderTrainer(
+        config=config, objective=Alternating(), rows=rows, work=work, model=model, args=args, train_dataset=data, processing_class=tokenizer
+    )
+
+
+if __name__ == "__main__":
+    main()
