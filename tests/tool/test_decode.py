@@ -13,6 +13,7 @@ from safework_cli.lm.decode import _common_prefix, _passes, unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_tokenizer
+from safework_cli.lm.packed import packed_linears
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -91,6 +92,23 @@ def test_the_draw_follows_the_distribution(tokenizer):
     assert 0.02 < expected_V[top] < 0.98 and share == pytest.approx(float(expected_V[top]), abs=0.03)
     nucleus = HFEngine(model, tokenizer, batch_size=500).generate_ids([prompt], Sampling(max_tokens=1, temperature=2.0, top_p=0.01), n=500)
     assert {c.token_ids[0] for c in nucleus[0]} == {top}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_packed_layers_compute_the_same_and_are_unpacked_afterwards(rows, tokenizer):
+    model = model_of("qwen2", tokenizer)  # whose attention has biases
+    ids = torch.randint(0, 200, (rows, 3))
+    expected, layers = model(ids).logits, [m for m in model.modules() if type(m) is torch.nn.Linear]
+    with torch.inference_mode(), packed_linears(model, rows=rows):
+        assert all("forward" in vars(layer) for layer in layers) or not torch.backends.mkldnn.is_available()
+        inside = model(ids).logits
+    assert torch.allclose(inside, expected, atol=1e-4, rtol=1e-4)
+    assert not any("forward" in vars(layer) for layer in layers) and torch.equal(model(ids).logits, expected)
+    with pytest.raises(RuntimeError, match="stop"), packed_linears(model, rows=rows):
+        raise RuntimeError("stop")
+    assert not any("forward" in vars(layer) for layer in layers)
+    with packed_linears(model.to(torch.bfloat16), rows=rows):
+        assert not any("forward" in vars(layer) for layer in layers)
 
 
 def test_a_model_whose_cache_cannot_be_expanded_falls_back_and_says_so(tokenizer):

@@ -19,6 +19,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.generation import TopPLogitsWarper
 
 from safework_cli.lm.engine import Sampling
+from safework_cli.lm.packed import packed_linears
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, H, L, D)."""
@@ -99,6 +100,10 @@ class Decoder:
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
         """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once."""
+        with packed_linears(self.model, rows=len(prompts)):
+            return self._generate(prompts, sampling)
+
+    def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
         distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
         layers, mask_NP, logits_NV = self._prefill(distinct)
         place = {prompt: i for i, prompt in enumerate(distinct)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -343,3 +344,11 @@ def test_the_starter_set_is_built_whole(work: WorkDir) -> None:
     # The set is written for the toolkit: what its own checks would drop is a fault of the set.
     assert sum(outcome.metrics["dropped"].values()) <= 0.05 * outcome.metrics["read"]
     assert outcome.metrics["rows"] >= 2000
+
+
+def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_script(work):
+    """Chinese search questions of the starter set stand behind an English instruction."""
+    outcome = build(work, {"kind": "starter"}, languages=["en"])
+    assert outcome.metrics["dropped"]["other language"] > 400
+    for subset in outcome.metrics["subsets"]:
+        assert not [row.id for row in rows_of(work, subset) if re.search("[\u4e00-\u9fff]", row.question)]

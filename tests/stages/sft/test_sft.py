@@ -6,15 +6,18 @@ import json
 import os
 import signal
 import time
+from collections import Counter
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from safework_cli.artifacts import Store
 from safework_cli.errors import InputError
 from safework_cli.lm.models import load_model, load_tokenizer, stop_token_ids
 from safework_cli.rows import Row
 from safework_sft.encode import encode_rows, refuse_useless
+from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig, stage
 from safework_sft.train import train
 
@@ -37,6 +40,22 @@ def test_rows_that_cannot_be_trained_on_are_dropped_by_name(tiny_model):
     with pytest.raises(InputError, match="3 of 4 rows cannot be trained on"):
         refuse_useless(encoded, 4, max_dropped=0.5)
     refuse_useless(encoded, 4, max_dropped=0.75)
+
+
+def test_task_weights_say_how_often_rows_are_seen():
+    rows = [Row(f"s{i}", "safety", []) for i in range(10)] + [Row(f"g{i}", "general", []) for i in range(10)]
+    chosen = weighted_positions(rows, {"safety": 2.5, "general": 0.3}, seed=0)
+    tasks = Counter(rows[position].task for position in chosen)
+    assert tasks == {"safety": 25, "general": 3} and chosen == sorted(chosen)
+    fewer, more = (set(weighted_positions(rows, {"general": share, "safety": 0}, 0)) for share in (0.3, 0.6))
+    assert fewer < more and fewer != set(weighted_positions(rows, {"general": 0.3, "safety": 0}, seed=1))
+    assert weighted_positions(rows, {}, 0) == list(range(20))
+    with pytest.raises(InputError, match=r"task_weights names 'value'(.|\n)*it has general, safety"):
+        weighted_positions(rows, {"value": 1.0}, 0)
+    with pytest.raises(InputError, match="leave no row"):
+        weighted_positions(rows, {"general": 0, "safety": 0}, 0)
+    with pytest.raises(ValidationError, match="'genral' is not a task; did you mean 'general'"):
+        SftConfig(task_weights={"genral": 1})
 
 
 @pytest.mark.parametrize(("labels", "share"), [([[-100, -100]], "0%"), ([[1, 2]], "100%")])
