@@ -45,7 +45,7 @@ class Run:
     shown: list[Markup]
     folded: list[Markup]
     constant: list[tuple[str, float]]
-    """Numbers that were the same at every step: told, not drawn."""
+    """Numbers that never changed: told, not drawn."""
 
 
 @dataclass(slots=True)
