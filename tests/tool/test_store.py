@@ -126,6 +126,9 @@ def test_a_damaged_manifest_does_not_hide_the_others(store, cli):
         done = cli(*words)
         assert done.returncode == 3 and "manifest.json is damaged" in done.stderr, done.stderr
     assert store.find_run("no such fingerprint", "model") is None
+    store.remove(store.resolve("dataset/d"))
+    done = cli("report", "--out", str(store.root / "r.html"))
+    assert done.returncode == 3 and "is damaged" in done.stderr and "there is nothing" not in done.stderr
 
 
 def test_verify_finds_a_flip_that_hides_behind_an_old_time(store):

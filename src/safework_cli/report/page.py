@@ -31,6 +31,8 @@ def write_report(store: Store, out: Path, damaged: list[InputError] | None = Non
         InputError: the store is empty; or an artifact's manifest is damaged, and ``damaged`` is not given.
     """
     artifacts = store.list(damaged=damaged)
+    if not artifacts and damaged:
+        raise damaged[0]  # a store of damaged artifacts is not an empty one
     if not artifacts:
         raise InputError(
             f"there is nothing in {store.root}",
