@@ -56,10 +56,23 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def toy_data(store: Store):
-    """A dataset with subsets cot (replies) and rl (prompts): sums, and requests to refuse."""
+def commit(store: Store):
+    """Makes a filled folder the first version of an artifact of the test's store."""
     from safework_cli.artifacts import Manifest
     from safework_cli.artifacts.store import now
+
+    def make(folder: Path, kind: str, name: str):
+        manifest = Manifest(
+            kind=kind, name=name, version=0, created=now(), stage="test", stage_version=1, fingerprint=name, files=[], digest=""
+        )
+        return store.commit(folder, manifest)
+
+    return make
+
+
+@pytest.fixture
+def toy_data(store: Store, commit):
+    """A dataset with subsets cot (replies) and rl (prompts): sums, and requests to refuse."""
     from safework_cli.rows import Row, make_reply, write_rows
 
     def rows(with_reply: bool) -> list[Row]:
@@ -80,10 +93,7 @@ def toy_data(store: Store):
     for subset in ("cot", "rl"):
         (folder / subset).mkdir()
         write_rows(folder / subset / "rows.parquet", rows(subset == "cot"))
-    manifest = Manifest(
-        kind="dataset", name="toy", version=0, created=now(), stage="test", stage_version=1, fingerprint="toy", files=[], digest=""
-    )
-    return store.commit(folder, manifest)
+    return commit(folder, "dataset", "toy")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.errors import ConfigError
 from safework_cli.rows import Row
-from safework_cli.verifiers import Exchange, Verdict, Verifier
+from safework_cli.verifiers import Exchange, Verdict, Verifier, judged
 
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
@@ -156,7 +156,7 @@ def outcome_of(metric: Metric, judge: Judge, verdict: Verdict) -> Outcome:
 def judge_all(judge: Judge, jobs: Sequence[tuple[Suite, Sequence[Exchange | None]]], verifier: Verifier) -> list[list[Verdict]]:
     """Judges every suite's exchanges with one loaded verifier; None (a reply that was never made) is an error of its own."""
     flat = [exchange for _, exchanges in jobs for exchange in exchanges if exchange is not None]
-    verdicts = iter(verifier.judge(flat))
+    verdicts = iter(judged(verifier, flat))
     missing = Verdict(None, error="there is no reply to judge")
     return [[missing if exchange is None else next(verdicts) for exchange in exchanges] for _, exchanges in jobs]
 

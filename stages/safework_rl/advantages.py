@@ -6,11 +6,10 @@ statistics and gets advantage 0.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
-Weighting = Literal["equal", "std", "clip_filter"]
+from safework_rl.settings import Weighting
+
 EPSILON = 1e-6
 
 
@@ -90,11 +89,24 @@ def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Ten
     return accuracy_NG + beta * torch.where(active_NG, length_advantage_NG, torch.zeros_like(length_advantage_NG))
 
 
-def keep_mixed_groups(advantage_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-    """Zeroes groups that are all right or all wrong *in the task*. (Filtering on the summed reward, as the official code does, keeps
-    all-correct groups whose formats differ and drops groups that have the format alone: `docs/safeladder.md` 3.4.)"""
-    right_N1 = correct_NG.sum(dim=1, keepdim=True)
-    return torch.where((right_N1 > 0) & (right_N1 < correct_NG.shape[1]), advantage_NG, torch.zeros_like(advantage_NG))
+def mixed_groups(correct_NG: torch.Tensor) -> torch.Tensor:
+    """Which groups are neither all right nor all wrong *in the task*, (N,). (Filtering on the summed reward, as the official code does,
+    keeps all-correct groups whose formats differ and drops groups that have the format alone: `docs/safeladder.md` 3.4.)"""
+    right_N = correct_NG.sum(dim=1)
+    return (right_N > 0) & (right_N < correct_NG.shape[1])
+
+
+def overlong_penalty(length_B: torch.Tensor, limit: int, buffer: int, factor: float) -> torch.Tensor:
+    """DAPO's soft penalty (arXiv 2503.14476, eq. 13), (B,), to be added to the reward: 0 up to ``limit − buffer`` tokens, from there
+    falling in a straight line to ``−factor`` at the limit. All 0 where there is no buffer.
+
+    Args:
+        length_B: completion lengths in tokens.
+        limit: the longest completion.
+    """
+    if not buffer:
+        return torch.zeros(len(length_B))
+    return (-(length_B - (limit - buffer)) / buffer * factor).clamp(min=-factor, max=0.0)
 
 
 def _std(value_NG: torch.Tensor) -> torch.Tensor:

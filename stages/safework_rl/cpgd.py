@@ -25,15 +25,15 @@ class CpgdLoss(NamedTuple):
     drift: torch.Tensor
 
 
-def epsilon_schedule(lengths_B: torch.Tensor, width: int, epsilon: float, tight: float) -> torch.Tensor:
+def epsilon_schedule(mask_BT: torch.Tensor, epsilon: float, tight: float) -> torch.Tensor:
     """Tight-to-loose clip widths, (B, T): ε_i = λ·ε + (1−λ)·ε·i/|y| with i = 1 … |y| (CPGD, `docs/safeladder.md` 3.3).
 
     Args:
-        lengths_B: completion lengths |y|.
+        mask_BT: 1 on the tokens that the policy sampled: i and |y| count these alone.
         tight: λ in [0, 1]; 1 is the constant ε.
     """
-    position_T = torch.arange(1, width + 1, device=lengths_B.device, dtype=torch.float32)
-    share_BT = (position_T / lengths_B[:, None].clamp(min=1)).clamp(max=1.0)
+    position_BT = mask_BT.float().cumsum(1)
+    share_BT = position_BT / position_BT[:, -1:].clamp(min=1)
     return tight * epsilon + (1 - tight) * epsilon * share_BT
 
 

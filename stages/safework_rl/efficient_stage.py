@@ -26,8 +26,6 @@ class EfficientConfig(RlConfig):
     """CANON: discount of long replies; 1 has no preference for length."""
     ddca_beta: float = Field(0.2, ge=0)
     """DDCA: weight of the length advantage."""
-    filter_groups: bool = False
-    """Give no gradient to groups that are all right or all wrong; off here, since the lengths of right replies are the subject."""
     tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
     """Tasks whose prompts are drawn, equally often."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
@@ -36,7 +34,7 @@ class EfficientConfig(RlConfig):
 
 class EfficientStage(Stage):
     name = "rl efficient"
-    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
+    version = 3  # 3: language term; 2: other draws from the same seed
     summary = "Safe-and-efficient RL: shorter reasoning, paid for only where the reply is safe and right."
     Config = EfficientConfig
     inputs = {"model": MODEL_SLOT, "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"), "verifiers": VERIFIERS_SLOT}

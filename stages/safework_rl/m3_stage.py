@@ -36,6 +36,10 @@ class M3Config(RlConfig):
     """The curriculum, in order. (That knowledge and general come first is known; the proportions are not published.)"""
     task_weights: TaskWeights = Field(default_factory=dict)
     """How often a task is drawn beside the others of its phase; 1 where not given."""
+    filter_groups: bool = True
+    """Give no gradient to groups that are all right or all wrong in the task, and look for others in their place."""
+    refill_attempts: int = Field(2, ge=0)
+    """Dynamic sampling: how often a step may sample other prompts for such groups. 0 leaves them, without a gradient."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
     of verifiers.KEY, or a rule (correctness, refusal, language, …)."""
@@ -43,7 +47,7 @@ class M3Config(RlConfig):
 
 class M3Stage(Stage):
     name = "rl m3"
-    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
+    version = 3  # 3: groups that teach nothing are sampled again, language term; 2: other draws from the same seed
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
     Config = M3Config
     inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT}
@@ -59,9 +63,10 @@ class M3Stage(Stage):
         from safework_rl.objectives import M3Objective
         from safework_rl.train import task_rewards, train
 
-        objective = M3Objective(task_rewards(config, config.rewards, inputs), config.cpgd.weighting, config.filter_groups)
+        objective = M3Objective(task_rewards(config, config.rewards, inputs), config.weighting, config.filter_groups)
         phases = [(phase.tasks, phase.share) for phase in config.phases]
-        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights)
+        refill = config.refill_attempts if config.filter_groups else 0
+        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill)
 
 
 stage = M3Stage()

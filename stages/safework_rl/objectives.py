@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import torch
 
 from safework_cli.episode.runner import Transcript
-from safework_cli.rows import Row
-from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
-from safework_rl.advantages import Weighting, canon, ddca, group_mean, keep_mixed_groups
+from safework_cli.rows import Row, language_of, make_reply
+from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
+from safework_rl.advantages import canon, ddca, group_mean, mixed_groups
 from safework_rl.lagrange import Multiplier
 from safework_rl.rewards import Scored, TaskRewards
+from safework_rl.settings import Weighting
 
 
 class Objective(Protocol):
@@ -21,6 +22,18 @@ class Objective(Protocol):
 
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
         """Judges the completions of this process."""
+        ...
+
+    def deciding(self, task: str) -> str:
+        """The verifier that says whether a reply of the task is right."""
+        ...
+
+    def try_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> Scored:
+        """Judges given answers as if the policy had given them, in perfect form."""
+        ...
+
+    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+        """Which groups are worth training on, (N,); the others may be sampled again with other prompts, and have no advantage."""
         ...
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
@@ -38,8 +51,25 @@ class Objective(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class _Stateless:
-    """For objectives that remember nothing between steps."""
+class _TaskObjective:
+    """Judges by routed rewards, wants every group, and remembers nothing between steps."""
+
+    def __init__(self, rewards: TaskRewards):
+        self.rewards = rewards
+
+    def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
+        return self.rewards.score(rows, replies)
+
+    def deciding(self, task: str) -> str:
+        return self.rewards.deciding(task)
+
+    def try_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> Scored:
+        thoughts = {"en": "I know this one.", "zh": "这个我知道。"}
+        replies = [make_reply(thoughts[language_of(row.question)], answer) for row, answer in zip(rows, answers, strict=True)]
+        return self.rewards.score(rows, replies)
+
+    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(correct_NG), dtype=torch.bool)
 
     def finish_step(self) -> dict[str, float]:
         return {}
@@ -50,28 +80,26 @@ class _Stateless:
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
-class M3Objective(_Stateless):
+class M3Objective(_TaskObjective):
     """Multimodal, multitask, multiobjective: the group-mean advantage of the routed reward."""
 
     def __init__(self, rewards: TaskRewards, weighting: Weighting, filter_groups: bool):
-        self._rewards, self._weighting, self._filter = rewards, weighting, filter_groups
+        super().__init__(rewards)
+        self._weighting, self._filter = weighting, filter_groups
 
-    def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
-        return self._rewards.score(rows, replies)
+    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+        return mixed_groups(correct_NG) if self._filter else super().wanted(correct_NG)
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        advantage_NG = group_mean(reward_NG, self._weighting)
-        return keep_mixed_groups(advantage_NG, correct_NG) if self._filter else advantage_NG
+        return group_mean(reward_NG, self._weighting) * self.wanted(correct_NG)[:, None]
 
 
-class EfficientObjective(_Stateless):
+class EfficientObjective(_TaskObjective):
     """Safe and efficient: the conditional length advantage (a stand-in for CALE; see ``advantages``)."""
 
     def __init__(self, rewards: TaskRewards, form: str, *, mu: float, alpha: float, beta: float):
-        self._rewards, self._form, self._mu, self._alpha, self._beta = rewards, form, mu, alpha, beta
-
-    def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
-        return self._rewards.score(rows, replies)
+        super().__init__(rewards)
+        self._form, self._mu, self._alpha, self._beta = form, mu, alpha, beta
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
         if self._form == "canon":
@@ -95,7 +123,7 @@ class SearchObjective:
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
         assert transcripts is not None
         exchanges = [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in zip(rows, transcripts, strict=True)]
-        verdicts = self._judge.judge(exchanges)
+        verdicts = judged(self._judge, exchanges)
         rewards, correct, named, reliable = [], [], [], []
         quadrants = {"true_certain": 0, "false_certain": 0, "true_uncertain": 0, "false_uncertain": 0}
         for transcript, verdict in zip(transcripts, verdicts, strict=True):
@@ -125,6 +153,18 @@ class SearchObjective:
         }
         return Scored(rewards, correct, named)
 
+    def deciding(self, task: str) -> str:
+        return "correctness"
+
+    def try_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> Scored:
+        pairs = zip(rows, answers, strict=True)
+        transcripts = [Transcript([], row.prompt, answer=answer, confidence=10, ending="answered") for row, answer in pairs]
+        return self.score(rows, list(answers), transcripts)
+
+    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+        """All: where every answer is right, their confidence still is or is not."""
+        return torch.ones(len(correct_NG), dtype=torch.bool)
+
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
         return group_mean(reward_NG, self._weighting)
 
@@ -136,6 +176,7 @@ class SearchObjective:
             "search/lambda": self.multiplier.value,
             "search/reliability_ema": self.multiplier.mean,
             "search/threshold": self.multiplier.threshold,
+            "search/lambda_pinned": float(self.multiplier.pinned),
         }
 
     def state(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from safework_cli.rows import Row
-from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
-from safework_rl.settings import FormatSettings
+from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
+from safework_rl.settings import FormatSettings, LanguageSettings
 
 Routes = Mapping[str, Mapping[str, float]]
 
@@ -29,33 +29,46 @@ class Scored:
 
 
 class TaskRewards:
-    """R = Σ w_j·R_j / Σ w_j over the verifiers of the row's task, gated by the format or with the format as one more term.
+    """R = Σ w_j·R_j / Σ w_j over the verifiers of the row's task; format and language are gates (R·0 where they fail) or further terms.
 
     The official code sums without normalising, which gives tasks with more verifiers more pull (`docs/safeladder.md` 3.2); here every
     task's reward lies in [0, 1].
 
     Args:
         routes: task → verifier name → weight. The first verifier of a task is the one that says whether the reply is right.
-        verifiers: by name.
-        format_settings: gate or term.
+        verifiers: by name, "format" and "language" among them.
+        form, language: how these two count.
         threshold: score from which the first verifier is content.
     """
 
-    def __init__(self, routes: Routes, verifiers: Mapping[str, Verifier], format_settings: FormatSettings, threshold: float):
-        self._routes, self._verifiers, self._format, self._threshold = routes, verifiers, format_settings, threshold
+    def __init__(
+        self,
+        routes: Routes,
+        verifiers: Mapping[str, Verifier],
+        form: FormatSettings,
+        language: LanguageSettings,
+        threshold: float,
+    ):
+        self._routes, self._verifiers, self._threshold = routes, verifiers, threshold
+        self._manners: dict[str, FormatSettings | LanguageSettings] = {"format": form}
+        if language.mode != "off":
+            self._manners["language"] = language
 
     def score(self, rows: Sequence[Row], replies: Sequence[str]) -> Scored:
         """Judges one reply for each row."""
         exchanges = [self._exchange(row, reply) for row, reply in zip(rows, replies, strict=True)]
         verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
-        names = {name for row in rows for name in self._routes[row.task]} | {"format"}
-        for name in sorted(names):
-            wanted = [i for i, row in enumerate(rows) if name == "format" or name in self._routes[row.task]]
-            judged = self._verifiers[name].judge([exchanges[i] for i in wanted])  # one batch for each verifier
-            for i, verdict in zip(wanted, judged, strict=True):
+        for name in sorted({name for row in rows for name in self._routes[row.task]} | self._manners.keys()):
+            wanted = [i for i, row in enumerate(rows) if name in self._manners or name in self._routes[row.task]]
+            found = judged(self._verifiers[name], [exchanges[i] for i in wanted])  # one batch for each verifier
+            for i, verdict in zip(wanted, found, strict=True):
                 verdicts[i][name] = verdict
         combined = [self._combine(self._routes[row.task], found) for row, found in zip(rows, verdicts, strict=True)]
         return Scored([reward for reward, _ in combined], [correct for _, correct in combined], verdicts)
+
+    def deciding(self, task: str) -> str:
+        """The verifier that says whether a reply of the task is right."""
+        return next(iter(self._routes[task]))
 
     @staticmethod
     def _exchange(row: Row, reply: str) -> Exchange:
@@ -64,13 +77,13 @@ class TaskRewards:
         return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
     def _combine(self, route: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> tuple[float, bool]:
-        scores = {name: score for name in route if (score := verdicts[name].score) is not None}
-        if len(scores) < len(route) or verdicts["format"].score is None:
+        scores = {name: verdict.score for name, verdict in verdicts.items() if verdict.score is not None}
+        if len(scores) < len(verdicts):
             return math.nan, False
-        in_format = verdicts["format"].score == 1.0
-        total = sum(weight * scores[name] for name, weight in route.items())
-        weights = sum(route.values())
-        right = in_format and scores[next(iter(route))] >= self._threshold
-        if self._format.mode == "gate":
-            return (total / weights if in_format else 0.0), right
-        return (total + self._format.weight * in_format) / (weights + self._format.weight), right
+        terms = {name: manner.weight for name, manner in self._manners.items() if manner.mode == "term"} | dict(route)
+        gates = [name for name, manner in self._manners.items() if manner.mode == "gate"]
+        total = sum(terms.values())
+        reward = sum(weight * scores[name] for name, weight in terms.items()) / total if total else 0.0
+        if any(scores[name] < 1.0 for name in gates):
+            reward = 0.0
+        return reward, all(scores[name] == 1.0 for name in {"format", *gates}) and scores[next(iter(route))] >= self._threshold

@@ -1,14 +1,15 @@
-"""The best, the worst and the median reply of each step and task, with their verdicts: what a reward curve does not show."""
+"""The best, the worst and the median reply of a step and task, with their verdicts: what a reward curve does not show."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.rows import Row
-from safework_rl.rewards import Scored
+from safework_rl.rollout import Sample
 
 
 class SampleLog:
@@ -17,21 +18,24 @@ class SampleLog:
     def __init__(self, path: Path):
         self._path = path
 
-    def add(self, step: int, rows: Sequence[Row], replies: Sequence[str], scored: Scored, lengths: Sequence[int]) -> None:
-        """Keeps three replies of each task that the step held."""
+    def add(self, step: int, rows: Sequence[Row], samples: Sequence[Sample]) -> None:
+        """Keeps three replies of each task that the step held.
+
+        Args:
+            rows: of the run, by their positions.
+        """
         with open_journal(self._path) as handle:
-            for task in sorted({row.task for row in rows}):
-                ranked = sorted(
-                    (i for i, row in enumerate(rows) if row.task == task and scored.reward[i] == scored.reward[i]),
-                    key=lambda i: scored.reward[i],
-                )
-                if not ranked:
+            for task in sorted({rows[sample.row].task for sample in samples}):
+                of_task = [sample for sample in samples if rows[sample.row].task == task and not math.isnan(sample.reward)]
+                if not of_task:
                     continue
-                for word, i in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
-                    verdicts = {name: v.error or f"{v.score:.2f} {v.label or ''}".strip() for name, v in scored.verdicts[i].items()}
+                ranked = sorted(of_task, key=lambda sample: sample.reward)
+                for word, sample in (("worst", ranked[0]), ("median", ranked[len(ranked) // 2]), ("best", ranked[-1])):
+                    verdicts = {name: v.error or f"{v.score:.2f} {v.label or ''}".strip() for name, v in sample.verdicts.items()}
+                    row = rows[sample.row]
                     record = {
-                        "step": step, "task": task, "rank": word, "row": rows[i].id, "prompt": rows[i].question, "reply": replies[i],
-                        "reward": scored.reward[i], "tokens": lengths[i], "verdicts": json.dumps(verdicts, ensure_ascii=False),
+                        "step": step, "task": task, "rank": word, "row": row.id, "prompt": row.question, "reply": sample.reply,
+                        "reward": sample.reward, "tokens": sample.length, "verdicts": json.dumps(verdicts, ensure_ascii=False),
                     }  # fmt: skip
                     write_line(handle, record)
 

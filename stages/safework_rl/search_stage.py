@@ -55,7 +55,7 @@ class SearchConfig(RlConfig):
 
 class SearchRlStage(Stage):
     name = "rl search"
-    version = 2  # 2: a prompt is computed once for its group; other draws from the same seed
+    version = 3  # 3 and 2: other draws from the same seed
     summary = "Deliberative-search RL: think, search, read, say how sure you are, answer; reliability is a constraint."
     Config = SearchConfig
     inputs = {
@@ -90,7 +90,7 @@ class SearchRlStage(Stage):
 
         r = config.reliability
         multiplier = Multiplier(r.multiplier, r.threshold, r.step, r.low, r.high, r.decay)
-        objective = SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.cpgd.weighting, config.correct_threshold)
+        objective = SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold)
         limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
         index = SearchIndex.load(inputs.one("index").path)
         return train(config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, search=(index, limits))

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.stage import Inputs, Plan, Settings, Slot, StageConfig, cosmetic
 
+Weighting = Literal["equal", "std", "clip_filter"]
+
 
 class FormatSettings(Settings):
     """How ``<think>thought</think>answer`` counts."""
@@ -17,6 +19,24 @@ class FormatSettings(Settings):
     """gate: a reply out of format earns 0; term: the format is one more reward, added (as in the official code)."""
     weight: float = Field(1.0, ge=0)
     """Weight of the term, beside the task's rewards."""
+
+
+class LanguageSettings(Settings):
+    """How one language in question, thought and answer counts. (The official code defines this reward and uses it nowhere.)"""
+
+    mode: Literal["off", "term", "gate"] = "term"
+    """off: not looked at; term: one more reward, added; gate: a reply in another language earns 0."""
+    weight: float = Field(0.1, ge=0)
+    """Weight of the term, beside the task's rewards."""
+
+
+class OverlongSettings(Settings):
+    """A soft penalty for replies that come near the limit (DAPO, arXiv 2503.14476; off in the official scripts)."""
+
+    buffer: int = Field(0, ge=0)
+    """Tokens before max_completion_length over which the penalty grows from 0 to its whole; 0 is no penalty."""
+    factor: float = Field(1.0, ge=0)
+    """The whole penalty, taken from the reward."""
 
 
 class CpgdSettings(Settings):
@@ -30,15 +50,15 @@ class CpgdSettings(Settings):
     """Weight of the policy drift."""
     drift_cap: float = Field(2.0, gt=0)
     """Cap of the drift's gradient factor."""
-    weighting: Literal["equal", "std", "clip_filter"] = "std"
+    weighting: Weighting = "std"
     """Weight of a group's advantages: 1, 1/std, or N over the groups that vary."""
 
 
 class RlConfig(StageConfig):
     """Settings of every ``safework rl`` stage; names are those of TRL's GRPOConfig."""
 
-    algorithm: Literal["cpgd", "grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "cpgd"
-    """The policy loss: CPGD (ours), or one of TRL's."""
+    algorithm: Literal["cpgd", "grpo", "dr_grpo", "gspo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "cpgd"
+    """The policy loss: CPGD (ours), or one of TRL's. Advantages are the stage's own in either case."""
     learning_rate: float = Field(1e-6, gt=0)
     """Peak learning rate. (1e-6 in the official scripts, for 7B and more.)"""
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
@@ -67,18 +87,28 @@ class RlConfig(StageConfig):
     """Sampling temperature."""
     beta: float = Field(0.0, ge=0)
     """Weight of the KL to the starting model; 0 keeps no reference model (CPGD's paper finds that it hurts). Not with cpgd."""
+    epsilon: float = Field(0.2, gt=0)
+    """Lower clip width of TRL's losses; CPGD reads cpgd.epsilon."""
+    epsilon_high: float | None = Field(None, gt=0)
+    """Upper clip width of TRL's losses (0.28 in DAPO's paper); the lower one where null."""
     cpgd: CpgdSettings = CpgdSettings()
     """Constants of the CPGD loss."""
     format: FormatSettings = FormatSettings()
     """How the reply's format counts."""
-    filter_groups: bool = True
-    """Give no gradient to groups that are all right or all wrong in the task."""
+    language: LanguageSettings = LanguageSettings()
+    """How the reply's language counts."""
+    overlong: OverlongSettings = OverlongSettings()
+    """Penalty for replies near the limit."""
     correct_threshold: float = Field(0.5, gt=0, le=1)
     """Task score from which a reply counts as right."""
     max_unscorable: float = Field(0.1, ge=0, le=1)
     """Share of a step's replies that verifiers may fail to score before the run stops."""
     max_logprob_gap: float = Field(0.5, gt=0)
     """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy."""
+    max_skipped_updates: int = Field(3, ge=0)
+    """Updates with a NaN or infinite gradient that are skipped and counted; one more stops the run, its last checkpoint whole."""
+    max_idle_steps: int = Field(50, ge=1)
+    """Steps in a row without any gradient (in every group all replies earn the same) after which the run stops."""
     require_gradient: bool = True
     """Gate: at least one step must have had a gradient; a run in which every group's replies earned the same exits with 4."""
     train_layers: int | None = Field(None, ge=1)
@@ -94,6 +124,17 @@ class RlConfig(StageConfig):
     """Steps between checkpoints."""
     generation_batch_size: int = cosmetic(32, ge=1)
     """Completions sampled together."""
+    sample_steps: int = cosmetic(1, ge=1)
+    """Steps between the best, worst and median replies that are kept of each task."""
+    preflight: int = cosmetic(32, ge=0)
+    """Rows of each task that are tried before the run: their gold replies must score 1 and junk 0, or it refuses to start. 0: none."""
+
+    @property
+    def weighting(self) -> Weighting:
+        """Of a group's advantages: CPGD has its setting, Dr.GRPO takes them as they are, the others divide by the group's std."""
+        if self.algorithm == "cpgd":
+            return self.cpgd.weighting
+        return "equal" if self.algorithm == "dr_grpo" else "std"
 
     @property
     def prompts_per_step(self) -> int:

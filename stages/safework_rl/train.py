@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
@@ -21,11 +22,13 @@ from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import rule_names, rule_verifier
-from safework_rl.curriculum import prompt_order
+from safework_rl.curriculum import Curriculum
 from safework_rl.objectives import Objective
+from safework_rl.preflight import preflight
 from safework_rl.rewards import Routes, TaskRewards
 from safework_rl.settings import RlConfig
 from safework_rl.trainer import LadderTrainer, load_objective_state
+from safework_rl.watch import Watch
 
 CURVES = (
     "reward",
@@ -50,15 +53,21 @@ def train(
     phases: Sequence[tuple[Sequence[str], float]],
     task_weights: Mapping[str, float],
     search: tuple[SearchIndex, EpisodeLimits] | None = None,
+    refill: int = 0,
 ) -> Outcome:
     """Picks the prompts, trains, saves, and says what the curves did."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    rows, dropped = _usable_rows(data.rows(), {task for tasks, _ in phases for task in tasks}, tokenizer, config)
+    tasks = {task for tasks, _ in phases for task in tasks}
+    rows, dropped = _usable_rows(data.rows(), tasks, tokenizer, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
-    order = prompt_order(rows, phases, config.max_steps, config.prompts_per_step, task_weights, config.seed)
+    rounds = math.ceil(config.max_steps / config.num_iterations)
+    curriculum = Curriculum(rows, phases, rounds, config.prompts_per_step, task_weights, config.seed)
+    order = curriculum.order()
+    with work.progress.phase("preflight"):
+        preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
 
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     if config.train_layers:
@@ -67,15 +76,18 @@ def train(
         config=config,
         objective=objective,
         rows=rows,
+        curriculum=curriculum,
         work=work,
         search=search,
+        refill=refill,
         model=model,
         args=_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
         processing_class=tokenizer,
     )
     load_objective_state(objective, latest_checkpoint(work))
-    state = run_training(trainer, work)
+    watch = Watch(work, config.max_idle_steps)
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
     with work.progress.phase("save"):
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, work.output)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
@@ -102,9 +114,9 @@ def train(
 def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
     """The verifiers that the routes name, loaded once each."""
     given = inputs.many("verifiers")
-    names = {name for route in routes.values() for name in route if name in given or name in rule_names()} | {"format"}
+    names = {name for route in routes.values() for name in route if name in given or name in rule_names()} | {"format", "language"}
     verifiers = {name: load_verifier(given[name]) if name in given else rule_verifier(name) for name in sorted(names)}
-    return TaskRewards(routes, verifiers, config.format, config.correct_threshold)
+    return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold)
 
 
 def _usable_rows(
@@ -130,9 +142,11 @@ def _arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         include={
             "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
             "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "max_completion_length",
-            "temperature", "beta", "gradient_checkpointing",
+            "temperature", "beta", "gradient_checkpointing", "epsilon", "epsilon_high",
         }
     )  # fmt: skip
+    # with cpgd the loss is ours and this value is not read; GSPO is GRPO's loss with one ratio a reply
+    loss_type = {"cpgd": "dapo", "gspo": "grpo"}.get(config.algorithm, config.algorithm)
     return training_arguments(
         GRPOConfig,
         work,
@@ -141,7 +155,8 @@ def _arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         warmup_steps=config.warmup_ratio,
         shuffle_dataset=False,  # the order is the curriculum's
         remove_unused_columns=False,
-        loss_type=config.algorithm if config.algorithm != "cpgd" else "dapo",  # with cpgd the loss is ours and this value is not read
+        loss_type=loss_type,
+        importance_sampling_level="sequence" if config.algorithm in ("gspo", "luspo") else "token",
         **shared,
     )
 

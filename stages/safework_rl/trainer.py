@@ -1,6 +1,6 @@
 """One trainer for the three stages, on TRL's GRPOTrainer: our rollouts, rewards, advantages and CPGD; its loop, sampler and other losses.
 
-It overrides private methods of TRL 1.16; ``tests/stages/rl/test_trl_contract.py`` holds their signatures.
+It overrides private methods of TRL 1.16; ``tests/stages/rl/test_rl_run.py`` holds their signatures.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from trl import GRPOTrainer
 from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
 
 from safework_cli.episode.index import SearchIndex
-from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
-from safework_cli.errors import SafeworkError, TooManyFailed
-from safework_cli.lm.chat import encode_prompt
+from safework_cli.episode.runner import EpisodeLimits
+from safework_cli.errors import SafeworkError
 from safework_cli.lm.decode import unshareable
-from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
-from safework_cli.rows import Row, parse_reply
+from safework_cli.rows import Row
 from safework_cli.stage import WorkDir
-from safework_cli.verifiers.rules import refusal_label
 from safework_rl.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.curriculum import Curriculum
+from safework_rl.measures import round_measures
 from safework_rl.objectives import Objective
-from safework_rl.rewards import Scored
+from safework_rl.rollout import Rollouts, Sample, flat
 from safework_rl.samples import SampleLog
 from safework_rl.settings import RlConfig
 from safework_rl.shared_prompt import group_logps
@@ -40,7 +39,9 @@ class LadderTrainer(GRPOTrainer):
 
     Args:
         rows: by the number in the dataset's ``row`` column.
+        curriculum: where other prompts come from.
         search: index and limits, for stages whose rollouts are search episodes.
+        refill: attempts to replace groups that teach nothing.
     """
 
     def __init__(
@@ -49,14 +50,17 @@ class LadderTrainer(GRPOTrainer):
         config: RlConfig,
         objective: Objective,
         rows: Sequence[Row],
+        curriculum: Curriculum,
         work: WorkDir,
         search: tuple[SearchIndex, EpisodeLimits] | None = None,
+        refill: int = 0,
         **kwargs: Any,
     ):
-        self.config, self.rows, self.work, self._search = config, rows, work, search
+        self.config, self.rows, self.work = config, rows, work
         self.objective: Objective = objective
         self.samples = SampleLog(work.path / "samples.jsonl")
-        self._scored: Scored | None = None
+        self._rollouts = Rollouts(config, objective, rows, curriculum, self._engine, search, refill=refill)
+        self._kept: list[Sample] = []
         super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
         self.add_callback(_StateCallback(self))
         self._share_prompts = config.share_prompts
@@ -69,79 +73,56 @@ class LadderTrainer(GRPOTrainer):
             return "gradient_checkpointing recomputes layers and keeps no cache"
         return unshareable(self.accelerator.unwrap_model(self.model)) if self.config.share_prompts else None
 
-    @property
-    def _text_tokenizer(self) -> PreTrainedTokenizerBase:
-        assert isinstance(self.processing_class, PreTrainedTokenizerBase)
-        return self.processing_class
-
-    # ------------------------------------------------------------ rollouts
-
-    def rollout(self, prompts: Sequence[Any]) -> dict[str, list[Any]]:
-        """Samples one completion for each prompt (a prompt comes num_generations times)."""
+    def _engine(self) -> HFEngine:
+        """The policy as it is now."""
+        tokenizer = self.processing_class
+        assert isinstance(tokenizer, PreTrainedTokenizerBase)
         model = self.accelerator.unwrap_model(self.model)
-        engine = HFEngine(model, self._text_tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
-        # a seed of its own for each step: a resumed run draws what the uninterrupted one would have drawn
-        sampling = Sampling(
-            self.config.max_completion_length,
-            self.config.temperature,
-            seed=self.config.seed * 1_000_003 + self.state.global_step,
-            logprobs_at=self.config.temperature,  # TRL trains the distribution that is sampled from
-        )
-        if self._search is not None:
-            index, limits = self._search
-            transcripts = run_episodes(engine, index, prompts, limits, sampling)
-            return {
-                "prompt_ids": [t.prompt_ids for t in transcripts],
-                "completion_ids": [t.token_ids for t in transcripts],
-                "logprobs": [t.logprobs for t in transcripts],
-                "env_mask": [t.mask for t in transcripts],
-                "transcript": transcripts,
-            }
-        completions = [group[0] for group in engine.generate_ids([encode_prompt(self._text_tokenizer, p) for p in prompts], sampling)]
-        return {
-            "prompt_ids": [c.prompt_ids for c in completions],
-            "completion_ids": [c.token_ids for c in completions],
-            "logprobs": [c.logprobs for c in completions],
-        }
+        return HFEngine(model, tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
 
-    # ------------------------------------------------------------ rewards and advantages
-
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
-        rows = [self.rows[x["row"]] for x in inputs]
-        transcripts: list[Transcript] | None = [x["transcript"] for x in inputs] if self._search is not None else None
-        replies = [completion[0]["content"] for completion in completions]
-        self._scored = scored = self.objective.score(rows, replies, transcripts)
-        failed = sum(reward != reward for reward in scored.reward)
-        if failed > self.config.max_unscorable * len(rows):
-            name, error = next((n, v.error) for found in scored.verdicts for n, v in found.items() if v.error)
-            raise TooManyFailed(
-                f"{failed} of {len(rows)} replies of a step could not be scored (verifier '{name}': {error})",
-                f"max_unscorable tolerates {self.config.max_unscorable:.0%}; training on what is left would be training on something else",
-                "mend the verifier or the rows; the run continues from its last checkpoint",
-            )
-        self._note_step(rows, replies, transcripts, scored, completion_ids_list)
-        return self.accelerator.gather(torch.tensor(scored.reward, device=self.accelerator.device)[:, None])
+    # ------------------------------------------------------------ rollouts, rewards and advantages
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        output = super()._generate_and_score_completions(inputs)
-        assert self._scored is not None
-        mask_BT = output["completion_mask"] * output["tool_mask"] if "tool_mask" in output else output["completion_mask"]
+        number = self.state.global_step // self.num_iterations
+        # a thousand draws for each step, of which a round takes one for every attempt and turn
+        assert len(inputs) % self.config.num_generations == 0, "a process holds whole groups"
+        seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_000
+        made = self._rollouts.round(number, seed, [x["row"] for x in inputs[:: self.config.num_generations]])
+        self._kept = flat(made.kept)
+        output = super()._generate_and_score_completions([{"prompt": self.rows[s.row].prompt, "row": s.row} for s in self._kept])
+
+        mask_BT = output["completion_mask"] * output["tool_mask"]
         length_B = self.accelerator.gather(mask_BT.sum(1))
-        reward_B = self.accelerator.gather(torch.tensor(self._scored.reward, device=length_B.device))
-        correct_B = self.accelerator.gather(torch.tensor(self._scored.correct, device=length_B.device))
+        reward_B = self.accelerator.gather(torch.tensor([s.reward for s in self._kept], device=length_B.device))
+        correct_B = self.accelerator.gather(torch.tensor([s.correct for s in self._kept], device=length_B.device))
         shape = (-1, self.num_generations)
         advantage_NG = self.objective.advantages(reward_B.view(shape), length_B.view(shape), correct_B.view(shape))
         group_tokens_B = length_B.view(shape).sum(1).repeat_interleave(self.num_generations)
         here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         output["advantages"] = advantage_NG.reshape(-1)[here]
         output["group_tokens"] = group_tokens_B[here]
-        self._note("advantage/zero_share", float((advantage_NG == 0).all(dim=1).float().mean()))
-        self._note("correct", float(correct_B.float().mean()))
-        for name, value in self.objective.finish_step().items():
-            self._note(name, value)
+
+        measures = round_measures(made, self.rows) | self.objective.finish_step()
+        measures["advantage/zero_share"] = float((advantage_NG == 0).all(dim=1).float().mean())
+        for name, value in measures.items():
+            self._metrics["train"][name] = [value]  # in place of TRL's number of that name, which is of the groups that were kept
+        if self.state.global_step % self.config.sample_steps == 0:
+            self.samples.add(self.state.global_step, self.rows, flat(made.drawn))
         return output
+
+    def rollout(self) -> dict[str, list[Any]]:
+        """The round's completions, as TRL wants them."""
+        return {
+            "prompt_ids": [s.prompt_ids for s in self._kept],
+            "completion_ids": [s.token_ids for s in self._kept],
+            "logprobs": [s.logprobs for s in self._kept],
+            "env_mask": [s.mask for s in self._kept],
+        }
+
+    def _calculate_rewards(
+        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> torch.Tensor:
+        return self.accelerator.gather(torch.tensor([s.reward for s in self._kept], device=self.accelerator.device)[:, None])
 
     # ------------------------------------------------------------ loss
 
@@ -185,12 +166,13 @@ class LadderTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         loss = self._cpgd(model, inputs) if self.config.algorithm == "cpgd" else super()._compute_loss(model, inputs)
-        self._check_engine(inputs)
+        if torch.isfinite(loss):  # else the update is skipped, and counted
+            self._check_engine(inputs)
         return loss
 
     def _cpgd(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         prompt_mask_BP, completion_mask_BT = inputs["prompt_mask"], inputs["completion_mask"]
-        mask_BT = completion_mask_BT * inputs["tool_mask"] if "tool_mask" in inputs else completion_mask_BT
+        mask_BT = completion_mask_BT * inputs["tool_mask"]
         logp_BT, entropy_BT, _ = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
@@ -206,7 +188,7 @@ class LadderTrainer(GRPOTrainer):
             inputs["advantages"],
             mask_BT,
             inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step,
-            epsilon_BT=epsilon_schedule(mask_BT.sum(1), mask_BT.size(1), settings.epsilon, settings.tight),
+            epsilon_BT=epsilon_schedule(mask_BT, settings.epsilon, settings.tight),
             drift_coef=settings.drift_coef,
             drift_cap=settings.drift_cap,
         )
@@ -220,7 +202,7 @@ class LadderTrainer(GRPOTrainer):
         """Measures how far the sampled log-probabilities lie from the trainer's own for the same tokens and the same weights."""
         own_BT = inputs.get("old_per_token_logps")
         own_BT = self._last_logp_BT if own_BT is None else own_BT
-        mask_BT = (inputs["completion_mask"] * inputs["tool_mask"] if "tool_mask" in inputs else inputs["completion_mask"]).bool()
+        mask_BT = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
         difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
         gap = float(difference.mean()) if difference.numel() else 0.0
         self._note("engine/logprob_gap", gap)
@@ -231,34 +213,9 @@ class LadderTrainer(GRPOTrainer):
                 "check dtype and engine",
             )
 
-    # ------------------------------------------------------------ what people see
-
     def _note(self, name: str, value: float) -> None:
+        """Takes a number of one pass; the step's is the mean over its passes."""
         self._metrics["train"][name].append(value)
-
-    def _note_step(
-        self, rows: list[Row], replies: list[str], transcripts: list[Transcript] | None, scored: Scored, completion_ids: list[list[int]]
-    ) -> None:
-        by_name: dict[str, list[float]] = {}
-        for row, verdicts in zip(rows, scored.verdicts, strict=True):
-            for name, verdict in verdicts.items():
-                if verdict.score is not None:
-                    by_name.setdefault(f"verifier/{row.task}/{name}", []).append(verdict.score)
-        for name, scores in sorted(by_name.items()):
-            self._note(name, sum(scores) / len(scores))
-        for word, harmful in (("harmful", True), ("benign", False)):
-            refused = [
-                refusal_label(parse_reply(r).answer) == "refusal"
-                for row, r in zip(rows, replies, strict=True)
-                if row.task == "safety" and row.harmful is harmful
-            ]
-            if refused:
-                self._note(f"refusal/{word}", sum(refused) / len(refused))
-        self._note("unscorable", sum(r != r for r in scored.reward) / len(rows))
-        texts = (
-            replies if transcripts is None else ["\n".join(f"[{m['role']}] {m['content']}" for m in t.messages[1:]) for t in transcripts]
-        )
-        self.samples.add(self.state.global_step, rows, texts, scored, [len(ids) for ids in completion_ids])
 
 
 class _StateCallback(TrainerCallback):
@@ -279,11 +236,11 @@ def load_objective_state(objective: Objective, checkpoint: Path | None) -> None:
 
 
 def _rollout(prompts: list[Any], trainer: LadderTrainer) -> dict[str, list[Any]]:
-    return trainer.rollout(prompts)
+    return trainer.rollout()
 
 
 def total_reward(**_: Any) -> list[float]:
-    raise AssertionError("rewards come from LadderTrainer._calculate_rewards")
+    raise AssertionError("rewards come from safework_rl.rollout")
 
 
 __all__ = ["LadderTrainer", "load_objective_state"]

@@ -14,7 +14,7 @@ from safework_cli.episode.runner import TokenEngine
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.engine import Completion, Sampling
 from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Row
-from safework_cli.verifiers.contract import Exchange, Verifier
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
 
 
 @dataclass(slots=True)
@@ -65,7 +65,7 @@ class Guides:
         failed = [False] * len(rows)
         mass = sum(self.weights.get(name, 1.0) for name in self.verifiers)
         for name, verifier in self.verifiers.items():
-            for i, verdict in enumerate(verifier.judge(exchanges)):
+            for i, verdict in enumerate(judged(verifier, exchanges)):
                 failed[i] |= verdict.score is None
                 total[i] += self.weights.get(name, 1.0) * (verdict.score or 0.0) / mass
         return [None if f else t + self.likelihood_weight * lp for f, t, lp in zip(failed, total, logprobs, strict=True)]

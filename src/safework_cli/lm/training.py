@@ -36,6 +36,7 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
         "save_steps": save_steps,
         "save_total_limit": 2,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it shows a NaN loss as the last good one
         "report_to": "none",
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
@@ -96,12 +97,47 @@ def latest_checkpoint(work: WorkDir) -> Path | None:
     return None
 
 
-def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> TrainerState:
+class FiniteGuard(TrainerCallback):
+    """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were.
+
+    Args:
+        max_skipped: how many may be skipped in this process; one more raises, and the last checkpoint still holds good weights.
+    """
+
+    def __init__(self, work: WorkDir, max_skipped: int):
+        self._work, self._max, self.skipped = work, max_skipped, 0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all():
+            return
+        self.skipped += 1
+        step = state.global_step + 1
+        if self.skipped > self._max:
+            raise SafeworkError(
+                f"the gradient of step {step} is NaN or infinite; {self.skipped - 1} updates were skipped for that before",
+                "the learning rate is too high, or the data holds what the model cannot take; no update was made of it",
+                "lower learning_rate; the last checkpoint holds good weights",
+            )
+        self._work.progress.warn(f"step {step}: the gradient is NaN or infinite; the update is skipped ({self.skipped} so far)")
+        for parameter in model.parameters():
+            parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
+
+
+def run_training(
+    trainer: Trainer, work: WorkDir, *, name: str = "train", max_skipped: int = 0, callbacks: Sequence[TrainerCallback] = ()
+) -> TrainerState:
     """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken.
+
+    Args:
+        max_skipped: updates that may be skipped for a gradient that is not finite.
+        callbacks: called after a step's numbers are written down.
 
     Raises:
         Interrupted, RunAgain: a signal came; a checkpoint was written.
-        SafeworkError: fewer steps were taken than planned, or the loss is not finite.
+        SafeworkError: fewer steps were taken than planned, or more gradients than that were not finite.
     """
     checkpoint = latest_checkpoint(work)
     planned = _planned_steps(trainer)
@@ -111,6 +147,8 @@ def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> Tra
             work.progress.note(f"resumed at step {phase.done} of {planned}")
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         trainer.add_callback(WorkCallback(work, phase))
+        for callback in (FiniteGuard(work, max_skipped), *callbacks):
+            trainer.add_callback(callback)
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.state.global_step < planned:
@@ -118,13 +156,6 @@ def run_training(trainer: Trainer, work: WorkDir, *, name: str = "train") -> Tra
             f"training ended after {trainer.state.global_step} of {planned} steps",
             "the loop stopped by itself",
             "run with --fresh; if it repeats, report it",
-        )
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    if any(not math.isfinite(loss) for loss in losses):
-        raise SafeworkError(
-            "the loss became NaN or infinite",
-            "the learning rate is too high, or the data holds what the model cannot take",
-            "lower learning_rate",
         )
     return trainer.state
 

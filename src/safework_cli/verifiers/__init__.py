@@ -3,6 +3,6 @@
 Imports no torch; model-backed verifiers live in ``verifiers.labels`` and import it when loaded.
 """
 
-from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, summarise
+from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged, summarise
 
-__all__ = ["Exchange", "Verdict", "Verifier", "summarise"]
+__all__ = ["Exchange", "Verdict", "Verifier", "judged", "summarise"]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from safework_cli.errors import SafeworkError
 from safework_cli.rows import Message, Row, parse_reply
 
 
@@ -76,6 +77,33 @@ class Verifier(Protocol):
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict for each exchange, in order."""
         ...
+
+
+def judged(verifier: Verifier, exchanges: Sequence[Exchange]) -> list[Verdict]:
+    """``verifier.judge``, held to its contract: what it raises or leaves out is an unscorable exchange, not the end of the run.
+
+    A batch that raises is judged one exchange at a time, so that one bad row does not cost its neighbours their verdicts. A score that
+    is NaN or outside [0, 1] raises in ``Verdict`` and is caught here with the rest.
+
+    Raises:
+        SafeworkError: the verifier's own, which say what to do; or it returned more or fewer verdicts than it was asked for.
+    """
+    try:
+        verdicts = list(verifier.judge(exchanges))
+    except SafeworkError:
+        raise
+    except Exception as error:  # third-party code: anything may come
+        if len(exchanges) > 1:
+            return [verdict for exchange in exchanges for verdict in judged(verifier, [exchange])]
+        return [Verdict(None, error=f"{type(error).__name__}: {error}")]
+    if len(verdicts) != len(exchanges):
+        raise SafeworkError(
+            f"verifier '{verifier.name}' returned {len(verdicts)} verdicts for {len(exchanges)} exchanges",
+            "nobody can say which belongs to which",
+            "its judge() must return one verdict for each exchange, in order",
+        )
+    nothing = "the verifier returned {}, which is no verdict"
+    return [v if isinstance(v, Verdict) else Verdict(None, error=nothing.format(type(v).__name__)) for v in verdicts]
 
 
 def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def rewards(monkeypatch):
     return {
         "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}},
         "format": {"mode": "term", "weight": 0.01},
-        "filter_groups": False,
+        "language": {"mode": "off"},
     }
 
 
@@ -39,6 +39,7 @@ def run_m3(tiny_artifact, toy_data, work, rewards):
         usual = {
             "max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
             "max_completion_length": 12, "learning_rate": 1e-3, "phases": [{"tasks": ["general", "safety"], "share": 1.0}],
+            "filter_groups": False, "preflight": 0,
         }  # fmt: skip
         inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("rl"), "verifiers": {"judge": tiny_artifact}})
         return stage.run(M3Config(**(usual | rewards | settings)), inputs, work)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from safework_rl.advantages import canon, ddca, group_mean, keep_mixed_groups
+from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty
 from safework_rl.cpgd import cpgd_loss, epsilon_schedule
 from safework_rl.lagrange import Multiplier
 
@@ -91,9 +91,15 @@ def test_clip_share_and_drift_are_measured():
 
 
 def test_tight_to_loose_widths():
-    found = epsilon_schedule(torch.tensor([4, 2]), 4, 0.2, 0.5)
-    assert torch.allclose(found, torch.tensor([[0.125, 0.15, 0.175, 0.2], [0.15, 0.2, 0.2, 0.2]]))
-    assert torch.allclose(epsilon_schedule(torch.tensor([4]), 4, 0.2, 1.0), torch.full((1, 4), 0.2))
+    found = epsilon_schedule(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 1]]), 0.2, 0.5)
+    assert torch.allclose(found, torch.tensor([[0.125, 0.15, 0.175, 0.2], [0.15, 0.2, 0.2, 0.2], [0.15, 0.15, 0.15, 0.2]]))
+    assert torch.allclose(epsilon_schedule(torch.ones(1, 4), 0.2, 1.0), torch.full((1, 4), 0.2))
+
+
+def test_the_overlong_penalty_falls_in_a_line():
+    found = overlong_penalty(torch.tensor([10, 60, 80, 100, 120]), limit=100, buffer=40, factor=0.5)
+    assert found.tolist() == pytest.approx([0.0, 0.0, -0.25, -0.5, -0.5])
+    assert overlong_penalty(torch.tensor([100]), 100, 0, 1.0).tolist() == [0.0]
 
 
 def test_group_mean_weightings():
@@ -172,9 +178,7 @@ def test_ddca_vanishes_with_one_right_reply_or_equal_lengths(reward, length):
 
 
 def test_groups_are_filtered_on_correctness_not_on_reward():
-    advantage = torch.ones(3, 2)
-    correct = torch.tensor([[True, True], [True, False], [False, False]])
-    assert keep_mixed_groups(advantage, correct).tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert mixed_groups(torch.tensor([[True, True], [True, False], [False, False]])).tolist() == [False, True, False]
 
 
 def test_the_multiplier_rises_while_the_constraint_is_violated():

@@ -12,12 +12,12 @@ from safework_cli.errors import InputError
 from safework_cli.rows import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
-from safework_rl.curriculum import prompt_order
+from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
 from safework_rl.objectives import SearchObjective
 from safework_rl.rewards import TaskRewards
 from safework_rl.routing import ROUTES
-from safework_rl.settings import FormatSettings, RlConfig
+from safework_rl.settings import FormatSettings, LanguageSettings, RlConfig
 
 
 class Fixed:
@@ -34,8 +34,9 @@ def row(task="general", **more) -> Row:
     return Row("1", task, [{"role": "user", "content": "q"}], **more)
 
 
-def rewards(routes, verifiers, **format_settings):
-    return TaskRewards(routes, verifiers | {"format": rule_verifier("format")}, FormatSettings(**format_settings), 0.5)
+def rewards(routes, verifiers, language="off", **format_settings):
+    rules = {name: rule_verifier(name) for name in ("format", "language")}
+    return TaskRewards(routes, verifiers | rules, FormatSettings(**format_settings), LanguageSettings(mode=language), 0.5)
 
 
 def test_weights_are_normalised_and_the_first_verifier_says_what_is_right():
@@ -51,6 +52,17 @@ def test_the_gate_takes_all_and_the_term_takes_its_part():
     gated = rewards(route, judge, mode="gate").score([row(), row()], replies)
     assert gated.reward == [1.0, 0.0] and gated.correct == [True, False]
     assert rewards(route, judge, mode="term", weight=0.5).score([row(), row()], replies).reward == pytest.approx([1.0, 1 / 1.5])
+
+
+def test_another_language_costs_its_weight_or_all():
+    route, replies = {"general": {"a": 1.0}}, ["<think>so it is</think>here it is", "<think>so it is</think>就是这样"]
+    judge = {"a": Fixed(1.0, 1.0)}
+    question = Row("1", "general", [{"role": "user", "content": "What is it?"}])
+    assert rewards(route, judge, "term").score([question] * 2, replies).reward == pytest.approx([1.0, 1 / 1.1])
+    gated = rewards(route, judge, "gate").score([question] * 2, replies)
+    assert gated.reward == [1.0, 0.0] and gated.correct == [True, False]
+    alone = rewards({"general": {"a": 1.0, "language": 1.0}}, judge, "term").score([question] * 2, replies)
+    assert alone.reward == pytest.approx([1.0, 0.5]), "a weight in the route is the one that counts"
 
 
 def test_what_cannot_be_scored_is_neither_zero_nor_one():
@@ -79,8 +91,9 @@ def test_the_usual_routes_judge_real_rows():
 def test_the_order_follows_the_phases_and_is_drawn_once():
     rows = [row(task) for task in ("knowledge", "general", "safety", "value") for _ in range(3)]
     phases = [(["knowledge", "general"], 1.0), (["safety", "value", "knowledge", "general"], 2.0)]
-    order = prompt_order(rows, phases, steps=30, per_step=2, task_weights={"safety": 3.0}, seed=1)
-    assert len(order) == 60 and order == prompt_order(rows, phases, 30, 2, {"safety": 3.0}, 1) != prompt_order(rows, phases, 30, 2, {}, 2)
+    order = Curriculum(rows, phases, 30, 2, {"safety": 3.0}, seed=1).order()
+    assert len(order) == 60 and order == Curriculum(rows, phases, 30, 2, {"safety": 3.0}, 1).order()
+    assert order != Curriculum(rows, phases, 30, 2, {"safety": 3.0}, 2).order()
     tasks = [rows[i].task for i in order]
     assert set(tasks[:20]) == {"knowledge", "general"}
     late = Counter(tasks[20:])
@@ -91,7 +104,17 @@ def test_the_order_follows_the_phases_and_is_drawn_once():
 
 def test_a_phase_without_rows_is_refused():
     with pytest.raises(InputError, match="phase 1 draws 'value'"):
-        prompt_order([row("safety")], [(["value"], 1.0)], 1, 1, {}, 0)
+        Curriculum([row("safety")], [(["value"], 1.0)], 1, 1, {}, 0)
+
+
+def test_spare_prompts_are_of_the_phase_and_not_taken():
+    rows = [row(task) for task in ("knowledge", "safety") for _ in range(4)]
+    plan = Curriculum(rows, [(["knowledge"], 1.0), (["knowledge", "safety"], 1.0)], 10, 2, {}, 0)
+    assert set(plan.spares(0, 1, 9, {0})) == {1, 2, 3}, "no more than there are"
+    assert plan.spares(0, 1, 2, {0}) == plan.spares(0, 1, 2, {0}) != plan.spares(0, 2, 2, {0})
+    assert set(plan.spares(5, 1, 9, {0, 4})) == {1, 2, 3, 5, 6, 7}
+    silent = Curriculum(rows, [(["knowledge", "safety"], 1.0)], 10, 2, {"safety": 0.0}, 0)
+    assert set(silent.spares(0, 1, 9, set())) == {0, 1, 2, 3}
 
 
 def test_a_group_must_divide_the_step():

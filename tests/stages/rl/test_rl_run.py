@@ -31,7 +31,9 @@ SMALL = {
     "gradient_accumulation_steps": 1,
     "max_completion_length": 12,
     "learning_rate": 1e-3,
+    "preflight": 0,
 }
+M3 = SMALL | {"filter_groups": False}
 
 
 def inputs_of(model, data) -> Inputs:
@@ -60,7 +62,7 @@ def test_the_signatures_of_trl_that_the_trainer_overrides():
 
 @pytest.mark.parametrize("algorithm", ["cpgd", "grpo", "dapo"])
 def test_m3_moves_the_policy_and_measures_its_engine(algorithm, tiny_artifact, toy_data, work, rewards):
-    outcome = m3.run(M3Config(algorithm=algorithm, phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+    outcome = m3.run(M3Config(algorithm=algorithm, phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
     assert outcome.metrics["steps"] == 2
     steps = read_metrics(work.progress.metrics_path)
     assert [s["step"] for s in steps] == [1, 2]
@@ -73,7 +75,7 @@ def test_m3_moves_the_policy_and_measures_its_engine(algorithm, tiny_artifact, t
 
 
 def test_cpgd_off_policy_clips_and_drifts(tiny_artifact, toy_data, work, rewards):
-    config = M3Config(phases=PHASES, **(SMALL | {"max_steps": 6, "num_iterations": 3, "learning_rate": 0.05}), **rewards)
+    config = M3Config(phases=PHASES, **(M3 | {"max_steps": 6, "num_iterations": 3, "learning_rate": 0.05}), **rewards)
     m3.run(config, inputs_of(tiny_artifact, toy_data), work)
     steps = read_metrics(work.progress.metrics_path)
     assert max(s["cpgd/drift"] for s in steps) > 0 and max(s["cpgd/clip_share"] for s in steps) > 0
@@ -102,7 +104,7 @@ def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewa
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact: Broken())
     with pytest.raises(TooManyFailed, match=r"8 of 8 replies .*verifier 'judge': no answer"):
-        m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+        m3.run(M3Config(phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
 def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
@@ -119,7 +121,7 @@ def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data,
 
     monkeypatch.setattr(HFEngine, "generate_ids", shifted)
     with pytest.raises(SafeworkError, match=r"1\.000 nats per token away"):
-        m3.run(M3Config(phases=PHASES, **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work)
+        m3.run(M3Config(phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
 class Same:
@@ -134,7 +136,7 @@ def test_a_run_in_which_nothing_was_learnt_is_not_green(tiny_artifact, toy_data,
     from safework_rl import train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact: Same())
-    settings = SMALL | rewards | {"format": {"mode": "term", "weight": 0.0}, "require_gradient": required}
+    settings = M3 | rewards | {"format": {"mode": "term", "weight": 0.0}, "require_gradient": required}
     outcome = m3.run(M3Config(phases=PHASES, **settings), inputs_of(tiny_artifact, toy_data), work)
     assert outcome.metrics["steps_without_gradient"] == 2
     assert ["no step had a gradient" in gate for gate in outcome.failed_gates] == [True] * required
@@ -153,16 +155,14 @@ def test_plans_refuse_what_cannot_earn(tiny_artifact, toy_data):
 
 def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
     with pytest.raises(InputError, match="draws 'value'"):
-        m3.run(
-            M3Config(phases=[{"tasks": ["general", "value"], "share": 1.0}], **SMALL, **rewards), inputs_of(tiny_artifact, toy_data), work
-        )
+        m3.run(M3Config(phases=[{"tasks": ["general", "value"], "share": 1.0}], **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
 def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, start_cli, store: Store):
     words = [
         "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term",
-        "format.weight=0.1", "filter_groups=false", "max_steps=6", "save_steps=1", "num_generations=4", "per_device_train_batch_size=4",
-        "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3",
+        "format.weight=0.1", "filter_groups=false", "preflight=0", "max_steps=6", "save_steps=1", "num_generations=4",
+        "per_device_train_batch_size=4", "gradient_accumulation_steps=1", "max_completion_length=16", "learning_rate=1e-3",
         "phases=[{tasks: [safety], share: 1}]", "-q",
     ]  # fmt: skip
     whole = cli(*words, "--name", "whole")
@@ -181,3 +181,86 @@ def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, 
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in (store.resolve("again").path / "safework" / "events.jsonl").read_text()
     assert store.resolve("again").digest == expected
+
+
+@pytest.fixture
+def index_artifact(store: Store, commit):
+    """Two passages."""
+    from safework_cli.episode.index import Passage, write_index
+
+    folder = store.staging()
+    write_index(folder, [Passage("a", "A", "Alpha is a letter.", ""), Passage("b", "B", "Beta is another.", "")], k1=1.5, b=0.75)
+    return commit(folder, "index", "two")
+
+
+@pytest.fixture
+def search_data(store: Store, commit):
+    """Eight questions whose gold answer is a letter that a random reply may hold."""
+    from safework_cli.rows import Row, write_rows
+
+    folder = store.staging()
+    (folder / "rl").mkdir()
+    meta = {"answer_type": "contains"}
+    rows = [Row(f"q{i}", "search", [{"role": "user", "content": f"Who is {c}?"}], answer=c, meta=meta) for i, c in enumerate("bcdefghj")]
+    write_rows(folder / "rl" / "rows.parquet", rows)
+    return commit(folder, "dataset", "questions")
+
+
+def test_search_stopped_and_run_again_gives_the_same_bits(tiny_artifact, index_artifact, search_data, tmp_path, monkeypatch):
+    """λ is a part of the reward here: a resume that forgot it, or its average, would train another model."""
+    from safework_cli.episode import runner
+    from safework_cli.episode.grammar import Action
+    from safework_cli.errors import RunAgain
+    from safework_cli.progress import Progress, QuietDisplay
+    from safework_cli.stage import StopRequest, WorkDir
+    from safework_rl.samples import SampleLog
+    from safework_rl.search_stage import SearchConfig, stage
+
+    def act(text):  # a random model writes no action: what it writes is its answer, and its length its confidence
+        return Action("search", query=text) if text[:1] < "A" else Action("answer", answer=text, confidence=len(text) % 11)
+
+    monkeypatch.setattr(runner, "parse_action", act)
+    inputs = Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data.with_subset("rl")})
+    config = SearchConfig(
+        **(SMALL | {"max_steps": 5, "max_completion_length": 160}),
+        limits={"turns": 2, "results": 2, "turn_tokens": 12},
+        reliability={"step": 1.0},
+        cpgd={"weighting": "equal"},  # divided by the std of a group, λ would cancel out
+    )
+
+    def run(folder):
+        folder.mkdir(exist_ok=True)
+        progress = Progress(folder, QuietDisplay())
+        work = WorkDir(folder, "0" * 64, progress, StopRequest())
+        try:
+            return work, stage.run(config, inputs, work)
+        finally:
+            progress.close()
+
+    whole, outcome = run(tmp_path / "whole")
+    assert outcome.metrics["steps_without_gradient"] < 3
+    steps = read_metrics(whole.progress.metrics_path)
+    assert len({step["search/lambda"] for step in steps}) == 5 and steps[-1]["engine/logprob_gap"] < 1e-4
+    assert any(step["search/searches"] > 0 for step in steps)
+
+    original, stops = SampleLog.add, []
+
+    def stop_at_two(self, step, rows, samples):
+        original(self, step, rows, samples)
+        if step == 2 and not stops:
+            stops.append(step)
+            current.requested = signal.SIGTERM
+
+    monkeypatch.setattr(SampleLog, "add", stop_at_two)
+    current = StopRequest()
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    progress = Progress(folder, QuietDisplay())
+    with pytest.raises(RunAgain, match="SIGTERM"):
+        stage.run(config, inputs, WorkDir(folder, "0" * 64, progress, current))
+    progress.close()
+    again, _ = run(folder)
+    assert "resumed at step 3 of 5" in (folder / "events.jsonl").read_text()
+    expected, found = (load_model(work.output).state_dict() for work in (whole, again))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert [s["search/lambda"] for s in read_metrics(again.progress.metrics_path)] == [s["search/lambda"] for s in steps]

@@ -1,0 +1,59 @@
+"""What a curve may be trying to say: hints for whoever watches a run, never verdicts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+WINDOW = 10
+"""Steps that are looked at together: one step's mean is mostly noise."""
+
+
+def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Hints by kind, of the steps so far.
+
+    Args:
+        history: the metrics of each step, oldest first; a step need not have every number.
+
+    Returns:
+        Nothing before 2·WINDOW steps: the first window is what the last one is compared with. λ and verifiers need one window.
+    """
+    found: dict[str, str] = {}
+    recent, first = list(history[-WINDOW:]), list(history[:WINDOW])
+    if len(recent) < WINDOW:
+        return found
+    if all(step.get("search/lambda_pinned") == 1 for step in recent):
+        found["lambda"] = (
+            f"λ has been at its bound ({recent[-1]['search/lambda']:.3g}) for {WINDOW} steps: the constraint "
+            f"(reliability ≥ {recent[-1]['search/threshold']:.2g}, now {recent[-1]['search/reliability_ema']:.2f}) "
+            "may be out of reach, or cost nothing"
+        )
+    for name in sorted({key for step in recent for key in step if key.startswith("verifier/") and not key.endswith("/std")}):
+        values, spreads = _series(recent, name), _series(recent, f"{name}/std")
+        # the form of a reply is meant to saturate
+        if len(values) == WINDOW and max(spreads) < 0.01 and not name.endswith(("/format", "/language")):
+            found[f"saturated {name}"] = (
+                f"{name} has been {fmean(values):.2f} for every reply of the last {WINDOW} steps: it teaches nothing any more"
+            )
+    if len(history) < 2 * WINDOW:
+        return found
+    reward, distinct = _change(first, recent, "reward"), _change(first, recent, "replies/distinct")
+    if reward and distinct and reward[1] > reward[0] + 0.05 and distinct[1] < 0.7 and distinct[1] < distinct[0] - 0.2:
+        found["repeating"] = (
+            f"the reward rose from {reward[0]:.2f} to {reward[1]:.2f} while the replies of a group became the same "
+            f"({distinct[0]:.0%} distinct at first, {distinct[1]:.0%} now): look at the samples, the verifier may be gamed"
+        )
+    length = _change(first, recent, "completions/mean_length")
+    if length and length[1] < 0.5 * length[0]:
+        found["length"] = f"replies fell from {length[0]:.0f} tokens to {length[1]:.0f}: does the reasoning still stand in them?"
+    return found
+
+
+def _series(steps: Sequence[Mapping[str, float]], name: str) -> list[float]:
+    return [step[name] for step in steps if name in step]
+
+
+def _change(first: Sequence[Mapping[str, float]], last: Sequence[Mapping[str, float]], name: str) -> tuple[float, float] | None:
+    """Means of a number over the two windows, or None where one of them has none."""
+    before, after = _series(first, name), _series(last, name)
+    return (fmean(before), fmean(after)) if before and after else None

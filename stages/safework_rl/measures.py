@@ -1,0 +1,51 @@
+"""The numbers of a round: what every verifier said, who was refused, how alike the replies are. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+from safework_cli.rows import Row, parse_reply
+from safework_cli.verifiers.rules import refusal_label
+from safework_rl.rollout import Group, Round, flat
+
+
+def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:
+    """Metrics by name, of the groups as drawn: groups that were sampled to replace others were chosen by what they earned.
+
+    verifier/TASK/NAME and …/std: mean and standard deviation of a verifier's score.
+    refusal/harmful, refusal/benign: share of replies that refuse, by refusal phrases.
+    groups/zero_variance: share of groups whose replies all earn the same; groups/replaced: groups sampled again.
+    replies/distinct: share of a group's replies that are said once, mean over groups.
+    """
+    samples = flat(made.drawn)
+    rewards = [sample.reward for sample in samples if not math.isnan(sample.reward)]
+    found = {
+        "correct": fmean(sample.correct for sample in samples),
+        "unscorable": 1 - len(rewards) / len(samples),
+        "groups/zero_variance": fmean(_all_equal(group) for group in made.drawn),
+        "groups/replaced": float(made.replaced),
+        "groups/attempts": float(made.attempts),
+        "completions/mean_length": fmean(sample.length for sample in samples),
+        "replies/distinct": fmean(len({sample.reply for sample in group}) / len(group) for group in made.drawn),
+    }
+    if rewards:
+        found |= {"reward": fmean(rewards), "reward_std": pstdev(rewards)}
+    scores: dict[str, list[float]] = {}
+    for sample in samples:
+        for name, verdict in sample.verdicts.items():
+            if verdict.score is not None:
+                scores.setdefault(f"verifier/{rows[sample.row].task}/{name}", []).append(verdict.score)
+    for name in sorted(scores):
+        found |= {name: fmean(scores[name]), f"{name}/std": pstdev(scores[name])}
+    for word, harmful in (("harmful", True), ("benign", False)):
+        replies = [s.reply for s in samples if rows[s.row].task == "safety" and rows[s.row].harmful is harmful]
+        if replies:
+            found[f"refusal/{word}"] = fmean(refusal_label(parse_reply(reply).answer) == "refusal" for reply in replies)
+    return found
+
+
+def _all_equal(group: Group) -> bool:
+    rewards = [sample.reward for sample in group if not math.isnan(sample.reward)]
+    return not rewards or max(rewards) - min(rewards) < 1e-6

@@ -1,0 +1,49 @@
+"""Watches a run's numbers: says what they hint at, and stops a run that has learnt nothing for long."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from safework_cli.errors import SafeworkError
+from safework_cli.progress import read_metrics
+from safework_cli.stage import WorkDir
+from safework_rl.hints import hints
+
+
+class Watch(TrainerCallback):
+    """Each kind of hint is given once.
+
+    Args:
+        max_idle: steps in a row without any gradient after which the run stops.
+    """
+
+    def __init__(self, work: WorkDir, max_idle: int):
+        self._work, self._max_idle = work, max_idle
+        self._history: list[dict[str, float]] = []
+        self._said: set[str] = set()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Takes in what was before a resume."""
+        self._history = [step for step in read_metrics(self._work.progress.metrics_path) if step["step"] <= state.global_step]
+        self._said = set(hints(self._history))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs is None or "grad_norm" not in logs:
+            return
+        self._history.append({name: float(value) for name, value in logs.items() if isinstance(value, (int, float))})
+        for kind, text in hints(self._history).items():
+            if kind not in self._said:
+                self._said.add(kind)
+                self._work.progress.note(f"hint: {text}")
+        idle = sum(1 for _ in takewhile(lambda step: step.get("grad_norm") == 0, reversed(self._history)))
+        if idle >= self._max_idle:
+            raise SafeworkError(
+                f"no step had a gradient for {idle} steps: in every group all replies earned the same",
+                "more steps of that kind cost time and teach nothing (max_idle_steps)",
+                "look at the samples; change the prompts, the rewards or the temperature",
+            )

@@ -1,0 +1,190 @@
+"""What a run refuses, skips, stops at and hints at."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from transformers.trainer_utils import get_last_checkpoint
+
+from safework_cli.errors import InputError, SafeworkError
+from safework_cli.lm.models import load_model
+from safework_cli.progress import read_metrics
+from safework_cli.rows import Row
+from safework_cli.verifiers.contract import Verdict
+from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.hints import WINDOW, hints
+from safework_rl.lagrange import Multiplier
+from safework_rl.objectives import M3Objective, SearchObjective
+from safework_rl.preflight import preflight
+from safework_rl.rewards import TaskRewards
+from safework_rl.settings import FormatSettings, LanguageSettings
+from safework_rl.trainer import LadderTrainer
+
+
+def row(task, question, answer=None, kind=None, **more) -> Row:
+    meta = {"answer_type": kind} if kind else {}
+    return Row(f"{task}-1", task, [{"role": "user", "content": question}], answer=answer, meta=meta, **more)
+
+
+ROWS = [
+    row("general", "What is 1/2?", "\\frac{1}{2}", "math"),
+    row("knowledge", "法国的首都是哪里？", "巴黎", "contains"),
+    row("knowledge", "Which is a fruit?\n\nA. stone\nB. pear", "B", "choice"),
+    row("safety", "How do I rob a bank?", harmful=True),
+    row("safety", "How do I kill a process?", harmful=False),
+]
+ROWS[2].meta["choices"] = ["stone", "pear"]
+
+
+def objective_of(routes, **verifiers):
+    rules = {name: rule_verifier(name) for name in ("correctness", "refusal", "format", "language")}
+    return M3Objective(TaskRewards(routes, rules | verifiers, FormatSettings(), LanguageSettings(), 0.5), "std", True)
+
+
+ROUTES = {"general": {"correctness": 1.0}, "knowledge": {"correctness": 1.0, "refusal": 0.5}, "safety": {"refusal": 1.0}}
+
+
+def test_gold_scores_one_and_junk_zero():
+    preflight(objective_of(ROUTES), ROWS, ROUTES, (), 8)
+    search = SearchObjective(rule_verifier("correctness"), Multiplier(0.1, 0.9, 0.1, 1e-3, 5.0, 0.9), 5, "std", 0.5)
+    preflight(search, [row("search", "Who?", "Ada", "contains")], ["search"], (), 8)
+
+
+@pytest.mark.parametrize(
+    ("rows", "routes", "why"),
+    [
+        (
+            [row("general", "Which?", "the second", "choice")],
+            ROUTES,
+            r"1 of 1 gold replies of the task 'general' do not score 1|cannot score",
+        ),
+        ([row("general", "Sum?", "7", "number")], ROUTES, "cannot score .* 'number' is not one of"),
+        ([row("general", "Sum?")], ROUTES, "cannot score .* no meta.answer_type"),
+        ([row("general", "Say what?", "紫色", "exact")], ROUTES, r"earns 0\.9\d and not 1 .*language 0"),
+        ([row("safety", "How do I rob a bank?", harmful=None)], ROUTES, "cannot score the reply"),
+        ([row("general", "Where?", "quarrel", "contains")], ROUTES, "1 of 1 junk replies of the task 'general' do not score 0"),
+    ],
+)
+def test_rewards_that_are_wrong_about_known_replies_are_refused(rows, routes, why):
+    with pytest.raises(InputError, match=why):
+        preflight(objective_of(routes), rows, {rows[0].task}, (), 8)
+
+
+class Liking:
+    """A trained verifier that likes some text, more or less."""
+
+    name = "liking"
+
+    def __init__(self, word, noise=0.0):
+        self.word, self.noise = word, noise
+
+    def judge(self, exchanges):
+        return [Verdict(0.9 - self.noise if self.word in e.final else 0.2) for e in exchanges]
+
+
+def test_a_trained_verifier_must_like_gold_better_than_junk():
+    harmful = [row("safety", f"How do I rob bank {i}?", harmful=True) for i in range(3)]
+    preflight(objective_of({"safety": {"judge": 1.0}}, judge=Liking("can't help")), harmful, ["safety"], ["judge"], 8)
+    with pytest.raises(InputError, match=r"'judge' of the task 'safety' scores gold replies 0\.20 and junk 0\.90"):
+        preflight(objective_of({"safety": {"judge": 1.0}}, judge=Liking("step by step")), harmful, ["safety"], ["judge"], 8)
+
+
+def spoil(monkeypatch, steps):
+    """Makes the loss of these steps NaN."""
+    original = LadderTrainer._cpgd
+
+    def spoilt(self, model, inputs):
+        loss = original(self, model, inputs)
+        return loss * math.nan if self.state.global_step + 1 in steps else loss
+
+    monkeypatch.setattr(LadderTrainer, "_cpgd", spoilt)
+
+
+STEADY = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0}
+
+
+def test_a_nan_loss_skips_its_update_and_is_counted(run_m3, work, tmp_path, monkeypatch):
+    run_m3(max_steps=1, **STEADY)
+    expected = load_model(work.output).state_dict()
+    for old in work.checkpoints.iterdir():
+        old.rename(tmp_path / old.name)
+    spoil(monkeypatch, {2, 3})
+    run_m3(max_steps=3, **STEADY)
+    found = load_model(work.output).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), "neither update nor weight decay"
+    assert "the update is skipped (2 so far)" in (work.path / "events.jsonl").read_text()
+    assert math.isnan(read_metrics(work.progress.metrics_path)[-1]["loss"]), "a NaN is shown as what it is"
+
+
+def test_too_many_stop_the_run_and_its_checkpoint_is_good(run_m3, work, monkeypatch):
+    spoil(monkeypatch, {3, 4, 5})
+    with pytest.raises(SafeworkError, match="gradient of step 4 is NaN or infinite; 1 updates were skipped"):
+        run_m3(max_steps=6, save_steps=1, max_skipped_updates=1, **STEADY)
+    last = get_last_checkpoint(str(work.checkpoints))
+    assert last.endswith("checkpoint-3")
+    weights = load_model(last).state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+class Same:
+    name = "same"
+
+    def judge(self, exchanges):
+        return [Verdict(1.0) for _ in exchanges]
+
+
+def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch):
+    from safework_rl import train
+
+    monkeypatch.setattr(train, "load_verifier", lambda artifact: Same())
+    with pytest.raises(SafeworkError, match="no step had a gradient for 3 steps"):
+        run_m3(max_steps=9, max_idle_steps=3, format={"mode": "term", "weight": 0.0})
+    assert len(read_metrics(work.progress.metrics_path)) == 3
+
+
+def test_several_passes_over_a_batch_do_not_stretch_the_phases(run_m3, work):
+    run_m3(
+        max_steps=8,
+        num_iterations=2,
+        phases=[{"tasks": ["general"], "share": 1.0}, {"tasks": ["safety"], "share": 1.0}],
+    )
+    steps = read_metrics(work.progress.metrics_path)
+    sampled = ["".join(t[0] for t in ("general", "safety") if f"verifier/{t}/judge" in step) for step in steps]
+    assert sampled == ["g", "", "g", "", "s", "", "s", ""]
+
+
+def steps(count, **series) -> list[dict[str, float]]:
+    return [{name.replace("__", "/"): value(i) if callable(value) else value for name, value in series.items()} for i in range(count)]
+
+
+def test_hints_by_their_kind():
+    many = 3 * WINDOW
+    rising = steps(many, reward=lambda i: i / many, replies__distinct=lambda i: 1 - 0.6 * i / many)
+    assert set(hints(rising)) == {"repeating"}
+    assert not hints(steps(many, reward=lambda i: i / many, replies__distinct=1.0))
+    assert not hints(steps(many, reward=0.5, replies__distinct=lambda i: 1 - 0.6 * i / many))
+    falling = steps(many, completions__mean_length=lambda i: 100 - 3 * i)
+    assert "replies fell from 86 tokens to 26" in hints(falling)["length"]
+    assert not hints(falling[: WINDOW - 1])
+    pinned = steps(WINDOW, search__lambda_pinned=1.0, search__lambda=5.0, search__threshold=0.9, search__reliability_ema=0.3)
+    assert "λ has been at its bound (5) for 10 steps" in hints(pinned)["lambda"]
+    pinned[3]["search/lambda_pinned"] = 0.0
+    assert not hints(pinned)
+    flat = {
+        "verifier/safety/judge": 1.0,
+        "verifier/safety/judge/std": 0.0,
+        "verifier/safety/format": 1.0,
+        "verifier/safety/format/std": 0.0,
+    }
+    assert set(hints([flat] * WINDOW)) == {"saturated verifier/safety/judge"}
+    assert not hints([flat | {"verifier/safety/judge/std": 0.3}] * WINDOW)
+
+
+def test_a_hint_is_given_once(run_m3, work, monkeypatch):
+    from safework_rl import watch
+
+    monkeypatch.setattr(watch, "hints", lambda history: {"kind": "something is odd"} if len(history) > 1 else {})
+    run_m3(max_steps=4)
+    assert (work.path / "events.jsonl").read_text().count("hint: something is odd") == 1

@@ -1,0 +1,134 @@
+"""Rounds of sampling: groups that teach nothing are sampled again, and the numbers are of what was drawn first."""
+
+from __future__ import annotations
+
+import pytest
+
+from safework_cli.errors import SafeworkError, TooManyFailed
+from safework_cli.lm.engine import Completion
+from safework_cli.rows import Row
+from safework_cli.verifiers.contract import Exchange, Verdict, judged
+from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.curriculum import Curriculum
+from safework_rl.measures import round_measures
+from safework_rl.objectives import M3Objective
+from safework_rl.rewards import TaskRewards
+from safework_rl.rollout import Rollouts, flat
+from safework_rl.settings import FormatSettings, LanguageSettings, RlConfig
+
+CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
+
+
+class Telling:
+    """The engine and the judge of one another: replies count up, and a row's text says which of them are right."""
+
+    name = "telling"
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.asked = tokenizer, []
+
+    def generate_ids(self, prompts, sampling, n=1):
+        self.asked.append(len(prompts))
+        texts = [f"<think>t</think>{i % 2}" for i in range(len(prompts))]
+        return [
+            [Completion(t, list(range(3 + i % 2)), [0.0] * (3 + i % 2), "stop", p)]
+            for i, (t, p) in enumerate(zip(texts, prompts, strict=True))
+        ]
+
+    def judge(self, exchanges):
+        return [Verdict({"always": 1.0, "never": 0.0}.get(e.question, float(e.final))) for e in exchanges]
+
+
+@pytest.fixture
+def rounds(tiny_model):
+    from safework_cli.lm.models import load_tokenizer
+
+    def make(words, refill=2, judge=None, **settings):
+        rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
+        one = Telling(load_tokenizer(tiny_model))
+        verifiers = {"telling": judge or one, "format": rule_verifier("format")}
+        rewards = TaskRewards({"general": {"telling": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
+        config = CONFIG.model_copy(update=settings)
+        plan = Curriculum(rows, [(["general"], 1.0)], 4, 2, {}, 0)
+        return Rollouts(config, M3Objective(rewards, "std", True), rows, plan, lambda: one, refill=refill), one, rows
+
+    return make
+
+
+def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(rounds):
+    rollouts, engine, rows = rounds(["always", "mixed", "mixed", "mixed"])
+    made = rollouts.round(0, 7, [0, 1])
+    assert engine.asked == [4, 2] and (made.attempts, made.replaced) == (2, 1)
+    assert [group[0].row for group in made.drawn] == [0, 1]
+    assert made.kept[0][0].row in (2, 3) and made.kept[1] is made.drawn[1]
+    assert [sample.correct for sample in flat(made.kept)] == [False, True, False, True]
+    measures = round_measures(made, rows)
+    assert measures["correct"] == 0.75 and measures["reward"] == 0.75, "of what was drawn, not of what was chosen"
+    assert measures["groups/zero_variance"] == 0.5 and measures["groups/replaced"] == 1
+    assert measures["verifier/general/telling/std"] == pytest.approx(0.4330127)
+    assert measures["completions/mean_length"] == 3.5
+
+
+def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(rounds):
+    rollouts, engine, _ = rounds(["always", "never", *["always"] * 20], refill=3)
+    made = rollouts.round(0, 7, [0, 1])
+    assert engine.asked == [4, 4, 4, 4] and made.replaced == 0 and made.kept == made.drawn
+    rollouts, engine, _ = rounds(["always", "never"], refill=3)
+    assert rollouts.round(0, 7, [0, 1]).attempts == 1
+    rollouts, engine, _ = rounds(["always", "mixed", "mixed"], refill=0)
+    assert rollouts.round(0, 7, [0, 1]).attempts == 1 and engine.asked == [4]
+
+
+def test_a_long_reply_pays_before_its_group_is_compared(rounds):
+    rollouts, _, _ = rounds(["always"], max_completion_length=4, overlong=CONFIG.overlong.model_copy(update={"buffer": 2, "factor": 0.4}))
+    assert [sample.reward for sample in rollouts.round(0, 0, [0]).drawn[0]] == pytest.approx([0.8, 0.6])
+
+
+class Misbehaving:
+    name = "misbehaving"
+
+    def __init__(self, bad, what):
+        self.bad, self.what = bad, what
+
+    def judge(self, exchanges):
+        return [self.one(e) for e in exchanges]
+
+    def one(self, exchange):
+        if exchange.final != self.bad:
+            return Verdict(1.0)
+        if self.what == "nan":
+            return Verdict(float("nan"))
+        if self.what == "raise":
+            raise ZeroDivisionError("no words")
+        return None
+
+
+EXCHANGES = [Exchange([], f"<think>t</think>{i}") for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("what", "why"), [("nan", "ValueError: score nan"), ("raise", "ZeroDivisionError: no words"), ("none", "NoneType, which is no verdict")]
+)
+def test_one_bad_row_does_not_cost_its_neighbours_their_verdicts(what, why):
+    verdicts = judged(Misbehaving("1", what), EXCHANGES)
+    assert [v.score for v in verdicts] == [1.0, None, 1.0] and why in verdicts[1].error
+
+
+def test_verdicts_that_cannot_be_told_apart_are_refused():
+    class Short:
+        name = "short"
+
+        def judge(self, exchanges):
+            return [Verdict(1.0)]
+
+    with pytest.raises(SafeworkError, match="'short' returned 1 verdicts for 3 exchanges"):
+        judged(Short(), EXCHANGES)
+
+
+def test_unscorable_replies_are_left_out_up_to_a_limit(rounds):
+    rollouts, _, rows = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.5)
+    made = rollouts.round(0, 0, [0, 1])
+    assert round_measures(made, rows)["unscorable"] == 0.5
+    rollouts, _, _ = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
+    with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'telling': ZeroDivisionError: no words"):
+        rollouts.round(0, 0, [0, 1])
