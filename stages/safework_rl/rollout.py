@@ -14,10 +14,11 @@ from itertools import chain
 import torch
 
 from safework_cli.episode.index import SearchIndex
-from safework_cli.episode.runner import EpisodeLimits, TokenEngine, Transcript, run_episodes
+from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.errors import TooManyFailed
-from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.engine import Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.vision import Vision
 from safework_cli.rows import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_rl.advantages import overlong_penalty
@@ -35,6 +36,7 @@ class Sample:
         prompt_ids, token_ids: as the model saw and sampled them; for an episode, retrieved text is among ``token_ids``.
         mask: 1 on tokens that the policy sampled; logprobs: their log-probabilities, 0.0 where mask is 0. (T,) each.
         reply: the text that is judged and shown; an episode's whole exchange.
+        vision: what the prompt's pictures gave; one object for the group.
         transcript: of an episode.
         reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply.
         correct: see ``rewards.Scored``.
@@ -46,6 +48,7 @@ class Sample:
     mask: list[int]
     logprobs: list[float]
     reply: str
+    vision: Vision | None = None
     transcript: Transcript | None = None
     reward: float = math.nan
     correct: bool = False
@@ -83,6 +86,7 @@ class Rollouts:
     Args:
         rows: of the run; completions name theirs by its position.
         engine: makes the engine over the policy as it is now.
+        encode: makes token ids of a row, and what its pictures gave.
         search: index and limits, where completions are search episodes.
         refill: attempts to replace groups that teach nothing; 0 leaves them, without an advantage.
     """
@@ -93,12 +97,14 @@ class Rollouts:
         objective: Objective,
         rows: Sequence[Row],
         curriculum: Curriculum,
-        engine: Callable[[], TokenEngine],
+        engine: Callable[[], HFEngine],
+        encode: Callable[[Row], tuple[list[int], Vision | None]],
         search: tuple[SearchIndex, EpisodeLimits] | None = None,
         *,
         refill: int = 0,
     ):
-        self._config, self._objective, self._rows, self._curriculum, self._engine = config, objective, rows, curriculum, engine
+        self._config, self._objective, self._rows, self._curriculum = config, objective, rows, curriculum
+        self._engine, self._encode = engine, encode
         self._search, self._refill = search, refill
 
     def round(self, number: int, seed: int, rows: Sequence[int]) -> Round:
@@ -143,16 +149,17 @@ class Rollouts:
         engine = self._engine()
         # TRL trains the distribution that is sampled from
         sampling = Sampling(self._config.max_completion_length, self._config.temperature, seed=seed, logprobs_at=self._config.temperature)
-        prompts = [self._rows[row].prompt for row in rows]
         if self._search is not None:
             index, limits = self._search
+            transcripts = run_episodes(engine, index, [self._rows[row].prompt for row in rows], limits, sampling)
             return [
-                Sample(row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, _exchange_text(t), t)
-                for row, t in zip(rows, run_episodes(engine, index, prompts, limits, sampling), strict=True)
+                Sample(row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, _exchange_text(t), transcript=t)
+                for row, t in zip(rows, transcripts, strict=True)
             ]
-        groups = engine.generate_ids([encode_prompt(engine.tokenizer, prompt) for prompt in prompts], sampling)
+        encoded = {row: self._encode(self._rows[row]) for row in dict.fromkeys(rows)}
+        groups = engine.generate_ids([encoded[row][0] for row in rows], sampling, visions=[encoded[row][1] for row in rows])
         return [
-            Sample(row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text)
+            Sample(row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, encoded[row][1])
             for row, (c,) in zip(rows, groups, strict=True)
         ]
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from safework_cli.artifacts.payload import parameter_count
+from safework_cli.lm.settings import Lora
 from safework_cli.stage import Inputs, Plan, Settings, Slot, StageConfig, cosmetic
 
 Weighting = Literal["equal", "std", "clip_filter"]
@@ -113,6 +114,10 @@ class RlConfig(StageConfig):
     """Gate: at least one step must have had a gradient; a run in which every group's replies earned the same exits with 4."""
     train_layers: int | None = Field(None, ge=1)
     """Train this many of the top layers (and the final norm) alone; all weights where null."""
+    lora: Lora | None = None
+    """Train adapters on every linear layer, merged into the weights at the end; all weights where null."""
+    train_vision: bool = False
+    """Train the vision tower of a model that sees, too. (Frozen in the official scripts.)"""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     share_prompts: bool = True
@@ -148,6 +153,8 @@ class RlConfig(StageConfig):
                 f"num_generations={self.num_generations} does not divide the {completions} completions of a step "
                 "(per_device_train_batch_size × gradient_accumulation_steps)"
             )
+        if self.lora and self.train_layers:
+            raise ValueError("lora and train_layers are both given: adapters sit in every layer; choose one")
         if self.algorithm == "cpgd" and self.beta > 0:
             raise ValueError(
                 "beta is TRL's reference KL and has no place in the CPGD loss: set cpgd.drift_coef, or choose another algorithm"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig
 
 from safework_cli.artifacts.manifest import RECORD
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.layers import train_top_layers
+from safework_cli.lm.layers import freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
 from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments
+from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor, sees
 from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
 from safework_cli.verifiers.load import load_verifier
@@ -59,7 +59,15 @@ def train(
     model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     tasks = {task for tasks, _ in phases for task in tasks}
-    rows, dropped = _usable_rows(data.rows(), tasks, tokenizer, config)
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code) if sees(model) else None
+
+    def encode(row: Row) -> tuple[list[int], Vision | None]:
+        if row.images:
+            return encode_pictured_prompt(processor, row.prompt, row.images)
+        return encode_prompt(tokenizer, row.prompt), None
+
+    rows, dropped = _usable_rows(data.rows(), tasks, encode, processor is not None and search is None, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
@@ -69,14 +77,16 @@ def train(
     with work.progress.phase("preflight"):
         preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
 
-    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
+    if processor is not None and not config.train_vision:
+        freeze_vision(model)
     trainer = LadderTrainer(
         config=config,
         objective=objective,
         rows=rows,
         curriculum=curriculum,
+        encode=encode,
         work=work,
         search=search,
         refill=refill,
@@ -84,12 +94,13 @@ def train(
         args=_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
         processing_class=tokenizer,
+        peft_config=lora_config(config.lora),
     )
     load_objective_state(objective, latest_checkpoint(work))
     watch = Watch(work, config.max_idle_steps)
     state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
     with work.progress.phase("save"):
-        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, work.output)
+        save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
@@ -120,17 +131,21 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskReward
 
 
 def _usable_rows(
-    rows: list[Row], tasks: set[str], tokenizer: PreTrainedTokenizerBase, config: RlConfig
+    rows: list[Row], tasks: set[str], encode: Callable[[Row], tuple[list[int], Any]], pictures: bool, config: RlConfig
 ) -> tuple[list[Row], dict[str, list[str]]]:
-    """Rows of the tasks, and reason → ids of those that cannot be trained on."""
+    """Rows of the tasks, and reason → ids of those that cannot be trained on.
+
+    Args:
+        pictures: whether rows with images can be.
+    """
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
     for row in rows:
         if row.task not in tasks:
             continue
-        if row.images:
-            dropped.setdefault("has images (this trainer sees text only)", []).append(row.id)
-        elif len(encode_prompt(tokenizer, row.prompt)) > config.max_prompt_length:
+        if row.images and not pictures:
+            dropped.setdefault("has images, and the model or the stage takes text alone", []).append(row.id)
+        elif len(encode(row)[0]) > config.max_prompt_length:
             dropped.setdefault(f"prompt longer than max_prompt_length={config.max_prompt_length} tokens", []).append(row.id)
         else:
             kept.append(row)

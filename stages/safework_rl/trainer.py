@@ -6,7 +6,7 @@ It overrides private methods of TRL 1.16; ``tests/stages/rl/test_rl_run.py`` hol
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.errors import SafeworkError
 from safework_cli.lm.decode import unshareable
 from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.vision import Vision, collate
 from safework_cli.rows import Row
 from safework_cli.stage import WorkDir
 from safework_rl.cpgd import cpgd_loss, epsilon_schedule
@@ -39,6 +40,7 @@ class LadderTrainer(GRPOTrainer):
 
     Args:
         rows: by the number in the dataset's ``row`` column.
+        encode: makes token ids of a row, and what its pictures gave.
         curriculum: where other prompts come from.
         search: index and limits, for stages whose rollouts are search episodes.
         refill: attempts to replace groups that teach nothing.
@@ -51,6 +53,7 @@ class LadderTrainer(GRPOTrainer):
         objective: Objective,
         rows: Sequence[Row],
         curriculum: Curriculum,
+        encode: Callable[[Row], tuple[list[int], Vision | None]],
         work: WorkDir,
         search: tuple[SearchIndex, EpisodeLimits] | None = None,
         refill: int = 0,
@@ -59,8 +62,10 @@ class LadderTrainer(GRPOTrainer):
         self.config, self.rows, self.work = config, rows, work
         self.objective: Objective = objective
         self.samples = SampleLog(work.path / "samples.jsonl")
-        self._rollouts = Rollouts(config, objective, rows, curriculum, self._engine, search, refill=refill)
+        self._rollouts = Rollouts(config, objective, rows, curriculum, self._engine, encode, search, refill=refill)
         self._kept: list[Sample] = []
+        self._passed: list[Sample] = []
+        """The samples of the pass at hand: all that were kept while old log-probabilities are computed, then those of each pass."""
         super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
         self.add_callback(_StateCallback(self))
         self._share_prompts = config.share_prompts
@@ -88,7 +93,7 @@ class LadderTrainer(GRPOTrainer):
         assert len(inputs) % self.config.num_generations == 0, "a process holds whole groups"
         seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_000
         made = self._rollouts.round(number, seed, [x["row"] for x in inputs[:: self.config.num_generations]])
-        self._kept = flat(made.kept)
+        self._kept = self._passed = flat(made.kept)
         output = super()._generate_and_score_completions([{"prompt": self.rows[s.row].prompt, "row": s.row} for s in self._kept])
 
         mask_BT = output["completion_mask"] * output["tool_mask"]
@@ -101,6 +106,7 @@ class LadderTrainer(GRPOTrainer):
         here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
         output["advantages"] = advantage_NG.reshape(-1)[here]
         output["group_tokens"] = group_tokens_B[here]
+        output["sample"] = torch.arange(len(self._kept))
 
         measures = round_measures(made, self.rows) | self.objective.finish_step()
         measures["advantage/zero_share"] = float((advantage_NG == 0).all(dim=1).float().mean())
@@ -146,25 +152,34 @@ class LadderTrainer(GRPOTrainer):
         batch_size: int | None = None,
         compute_entropy: bool = False,
         compute_aux_loss: bool = False,
-        **images: Any,
+        **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Log-probabilities and entropies of the completions, (B, T)."""
-        if not self._share_prompts or compute_aux_loss or images.get("pixel_values") is not None:
+        size, first = batch_size or len(input_ids), input_ids.shape[1] - logits_to_keep
+        if not self._share_prompts or compute_aux_loss:
+            visions, lengths = [s.vision for s in self._passed], [len(s.prompt_ids) for s in self._passed]
+            images: dict[str, Any] = {k: t.to(input_ids.device) for k, t in collate(visions, lengths, first, logits_to_keep).items()}
+            if images:
+                images["num_images"] = [len(self.rows[s.row].images) for s in self._passed]
             result: Any = super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **images
             )
         else:
-            size, first = batch_size or len(input_ids), input_ids.shape[1] - logits_to_keep
             parts = []
-            for ids_bL, mask_bL in zip(input_ids.split(size), attention_mask.split(size), strict=True):
+            for start in range(0, len(input_ids), size):
+                here = slice(start, start + size)
+                samples, ids_bL, mask_bL = self._passed[here], input_ids[here], attention_mask[here]
+                rows, visions = [s.row for s in samples], [s.vision for s in samples]
                 with self.accelerator.autocast():
-                    parts.append(group_logps(model, ids_bL[:, :first], mask_bL[:, :first], ids_bL[:, first:], mask_bL[:, first:]))
+                    part = group_logps(model, rows, ids_bL[:, :first], mask_bL[:, :first], ids_bL[:, first:], mask_bL[:, first:], visions)
+                parts.append(part)
             entropy_BT = torch.cat([part.entropy for part in parts]) if compute_entropy else None
             result = torch.cat([part.log_probs for part in parts]), entropy_BT, None
         self._last_logp_BT: torch.Tensor = result[0].detach()
         return result
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._passed = [self._kept[i] for i in inputs["sample"].tolist()]
         loss = self._cpgd(model, inputs) if self.config.algorithm == "cpgd" else super()._compute_loss(model, inputs)
         if torch.isfinite(loss):  # else the update is skipped, and counted
             self._check_engine(inputs)

@@ -20,6 +20,7 @@ from transformers.generation import TopPLogitsWarper
 
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.packed import packed_linears
+from safework_cli.lm.vision import Vision, base_of, collate, positions, sees
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, H, L, D)."""
@@ -44,11 +45,12 @@ class Reply:
 
 def unshareable(model: PreTrainedModel) -> str | None:
     """Why the model's cache cannot be expanded to a group, or None where it can."""
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    if getattr(base.config, "vision_config", None) is not None:
-        return "a vision-language model places its prompt's positions itself"
-    if "position_ids" not in inspect.signature(base.forward).parameters:
+    base = base_of(model)
+    takes = inspect.signature(base.forward).parameters
+    if "position_ids" not in takes:
         return "it takes no position_ids"
+    if sees(model) and "token_type_ids" in takes:
+        return "it attends within a picture in both directions"
     kinds = {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}
     return f"its cache has layers of another kind ({', '.join(sorted(k.__name__ for k in kinds))})" if kinds else None
 
@@ -98,72 +100,91 @@ class Decoder:
         self.model, self.tokenizer, self.pad_id = model, tokenizer, pad_id
         self.stop_ids = torch.tensor(list(stop_ids), device=model.device)
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
-        """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once."""
-        with packed_linears(self.model, rows=len(prompts)):
-            return self._generate(prompts, sampling)
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, visions: Sequence[Vision | None] | None = None) -> list[Reply]:
+        """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once.
 
-    def _generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Reply]:
-        distinct = list(dict.fromkeys(tuple(prompt) for prompt in prompts))
-        layers, mask_NP, logits_NV = self._prefill(distinct)
-        place = {prompt: i for i, prompt in enumerate(distinct)}
-        row_B = torch.tensor([place[tuple(prompt)] for prompt in prompts], device=self.model.device)
+        Args:
+            visions: what each prompt's pictures gave; the replies of a group share the object.
+        """
+        with packed_linears(self.model, rows=len(prompts)):
+            return self._generate(prompts, visions or [None] * len(prompts), sampling)
+
+    def _generate(self, prompts: Sequence[Sequence[int]], visions: Sequence[Vision | None], sampling: Sampling) -> list[Reply]:
+        keys = [(tuple(prompt), id(vision)) for prompt, vision in zip(prompts, visions, strict=True)]
+        distinct = dict(zip(keys, visions, strict=True))
+        layers, mask_NP, logits_NV, next_N = self._prefill([prompt for prompt, _ in distinct], list(distinct.values()))
+        place = {key: i for i, key in enumerate(distinct)}
+        row_B = torch.tensor([place[key] for key in keys], device=self.model.device)
         cache = DynamicCache()
         while layers:  # popped, so that prompt and group do not lie in memory together for more than a layer
-            keys, values = layers.pop(0)
-            cache.layers.append(_GrowingLayer(keys[row_B], values[row_B]))
-        return self._decode(cache, mask_NP[row_B], logits_NV[row_B], sampling)
+            states = layers.pop(0)
+            cache.layers.append(_GrowingLayer(states[0][row_B], states[1][row_B]))
+        return self._decode(cache, mask_NP[row_B], next_N[row_B], logits_NV[row_B], sampling)
 
     # ------------------------------------------------------------ prompts
 
-    def _prefill(self, prompts: list[tuple[int, ...]]) -> tuple[States, torch.Tensor, torch.Tensor]:
-        """Keys and values (N, H, P, D) of every layer, the mask (N, P) and the last logits (N, V) of distinct prompts.
+    def _prefill(
+        self, prompts: list[tuple[int, ...]], visions: list[Vision | None]
+    ) -> tuple[States, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Keys and values (N, H, P, D) of every layer, the mask (N, P), the last logits (N, V) and the position that comes next (N,) of
+        distinct prompts.
 
-        Columns are: the tokens that all prompts share, padding, each prompt's own tokens.
+        Columns are: the tokens that all prompts share (where none has pictures), padding, each prompt's own tokens.
         """
         shared = _common_prefix(prompts)
-        if shared < MIN_PREFIX or len(prompts) == 1:
+        if shared < MIN_PREFIX or len(prompts) == 1 or any(visions):
             shared = 0
         own = [prompt[shared:] for prompt in prompts]
         width = max(map(len, own))
-        prefix = self._forward([prompts[0][:shared]], [], 0)[0] if shared else []
+        prefix = self._forward([prompts[0][:shared]], [None], [], 0)[0] if shared else []
         order = sorted(range(len(prompts)), key=lambda i: -len(own[i]))
         parts: list[States] = []
-        logits = []
+        logits, nexts = [], []
         for batch in _passes(order, [len(tokens) for tokens in own]):
-            states, logits_bV = self._forward([own[i] for i in batch], prefix, shared)
+            states, logits_bV, next_b = self._forward([own[i] for i in batch], [visions[i] for i in batch], prefix, shared)
             missing = width - len(own[batch[0]])
             parts.append([(_pad_after(keys, shared, missing), _pad_after(values, shared, missing)) for keys, values in states])
             logits.append(logits_bV)
+            nexts.append(next_b)
         back_N = torch.tensor(order, device=self.model.device).argsort()
         layers: States = []
         while parts[0]:  # popped, for the same reason as above
             keys, values = zip(*(part.pop(0) for part in parts), strict=True)
             layers.append((torch.cat(keys)[back_N], torch.cat(values)[back_N]))
         mask_NP = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in own], device=self.model.device)
-        return layers, mask_NP, torch.cat(logits)[back_N]
+        return layers, mask_NP, torch.cat(logits)[back_N], torch.cat(nexts)[back_N]
 
-    def _forward(self, prompts: list[tuple[int, ...]], prefix: States, shared: int) -> tuple[States, torch.Tensor]:
-        """Keys and values after the prompts, each behind the same prefix of ``shared`` tokens, and the last logits."""
+    def _forward(
+        self, prompts: list[tuple[int, ...]], visions: list[Vision | None], prefix: States, shared: int
+    ) -> tuple[States, torch.Tensor, torch.Tensor]:
+        """Keys and values after the prompts, each behind the same prefix of ``shared`` tokens, the last logits and the next positions."""
         width, count = max(map(len, prompts)), len(prompts)
         device = self.model.device
         ids_BP = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask_BP = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         cache = DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in prefix])
-        logits_BV = self._logits(ids_BP, mask_BP, cache)
-        return [(layer.keys, layer.values) for layer in cache.layers], logits_BV  # type: ignore[union-attr, misc] # all are DynamicLayer
+        vision = {name: tensor.to(device) for name, tensor in collate(visions, [len(p) for p in prompts], width).items()}
+        position_BP = positions(self.model, ids_BP, mask_BP, vision)[..., -width:]
+        logits_BV = self._logits(ids_BP, mask_BP, position_BP, cache, vision)
+        next_B = position_BP.movedim(-2, 0).flatten(1).amax(1) + 1  # of all dimensions, where there are several
+        states: Any = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr] # all are DynamicLayer
+        return states, logits_BV, next_B
 
-    def _logits(self, ids_BT: torch.Tensor, mask_BL: torch.Tensor, cache: DynamicCache) -> torch.Tensor:
+    def _logits(
+        self, ids_BT: torch.Tensor, mask_BL: torch.Tensor, position_BT: torch.Tensor, cache: DynamicCache, vision: Vision
+    ) -> torch.Tensor:
         """Logits (B, V) after the last of the new tokens."""
-        position_BT = (mask_BL.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
         output = self.model(
-            input_ids=ids_BT, attention_mask=mask_BL, position_ids=position_BT, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+            input_ids=ids_BT, attention_mask=mask_BL, position_ids=position_BT, past_key_values=cache, use_cache=True, logits_to_keep=1,
+            **vision,
+        )  # fmt: skip
         return output.logits[:, -1].float()
 
     # ------------------------------------------------------------ replies
 
-    def _decode(self, cache: DynamicCache, mask_BL: torch.Tensor, logits_BV: torch.Tensor, sampling: Sampling) -> list[Reply]:
+    def _decode(
+        self, cache: DynamicCache, mask_BL: torch.Tensor, next_B: torch.Tensor, logits_BV: torch.Tensor, sampling: Sampling
+    ) -> list[Reply]:
         replies = [Reply() for _ in range(len(mask_BL))]
         running = list(replies)  # the reply of each row of the batch
         warpers = LogitsProcessorList()
@@ -187,9 +208,10 @@ class Decoder:
             if len(alive) < COMPACT_BELOW * len(running):
                 rows = torch.tensor(alive, device=mask_BL.device)
                 cache.batch_select_indices(rows)
-                mask_BL, token_B, running = mask_BL[rows], token_B[rows], [running[row] for row in alive]
+                mask_BL, next_B, token_B, running = mask_BL[rows], next_B[rows], token_B[rows], [running[row] for row in alive]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], dim=1)
-            logits_BV = self._logits(token_B[:, None], mask_BL, cache)
+            logits_BV = self._logits(token_B[:, None], mask_BL, next_B[:, None], cache, {})
+            next_B = next_B + 1
         return replies
 
     def _at_stop_string(self, token_ids: list[int], stops: Sequence[str]) -> bool:

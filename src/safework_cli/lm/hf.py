@@ -15,6 +15,7 @@ from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
 from safework_cli.lm.models import stop_token_ids
+from safework_cli.lm.vision import Vision, collate
 
 
 class _RecordLogprobs(LogitsProcessor):
@@ -67,8 +68,14 @@ class HFEngine:
         """See ``Engine.generate``. Raises InputError where a prompt leaves no room for a single token."""
         return self.generate_ids([encode_prompt(self.tokenizer, c) for c in conversations], sampling, n)
 
-    def generate_ids(self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
-        """The same for prompts that are token ids already."""
+    def generate_ids(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, visions: Sequence[Vision | None] | None = None
+    ) -> list[list[Completion]]:
+        """The same for prompts that are token ids already.
+
+        Args:
+            visions: what each prompt's pictures gave, for models that see.
+        """
         self._check_lengths(prompts, sampling)
         jobs = [index for index in range(len(prompts)) for _ in range(n)]
         jobs.sort(key=lambda index: (len(prompts[index]), index))  # like lengths together: less padding
@@ -78,14 +85,15 @@ class HFEngine:
             torch.manual_seed(sampling.seed)
             for start in range(0, len(jobs), self.batch_size):
                 batch = jobs[start : start + self.batch_size]
-                for index, completion in zip(batch, self._generate_batch([prompts[i] for i in batch], sampling), strict=True):
+                seen = [visions[i] for i in batch] if visions else None
+                for index, completion in zip(batch, self._generate_batch([prompts[i] for i in batch], seen, sampling), strict=True):
                     results[index].append(completion)
         return results
 
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+    def _generate_batch(self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling) -> list[Completion]:
         if not self._share:
-            return self._generate_plainly(prompts, sampling)
-        replies = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id).generate(prompts, sampling)
+            return self._generate_plainly(prompts, visions, sampling)
+        replies = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id).generate(prompts, sampling, visions)
         return [
             Completion(
                 str(self.tokenizer.decode(reply.token_ids, skip_special_tokens=True)),
@@ -97,7 +105,7 @@ class HFEngine:
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
-    def _generate_plainly(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:
+    def _generate_plainly(self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling) -> list[Completion]:
         """transformers' own loop, for models whose cache cannot be expanded."""
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
@@ -106,6 +114,7 @@ class HFEngine:
         record = _RecordLogprobs(width, sampling.logprobs_at)
         greedy = sampling.temperature == 0
         options: dict[str, Any] = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        options |= {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
         if sampling.stop:
             options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
         sequences_BL = self.model.generate(  # type: ignore[operator]

@@ -27,6 +27,21 @@ def train_top_layers(model: Any, count: int) -> None:
     decoder.norm.requires_grad_(True)
 
 
+def freeze_vision(model: Any) -> None:
+    """Freezes the vision tower, whatever the architecture calls it; what projects its features into the language model stays as it is.
+
+    Raises:
+        ConfigError: no vision tower is found.
+    """
+    towers = [module for name, module in model.named_modules() if name.rsplit(".", 1)[-1] in ("visual", "vision_tower", "vision_model")]
+    if not towers:
+        raise ConfigError(
+            f"no vision tower is found in {type(model).__name__}", "its parts have other names", "train it too: train_vision=true"
+        )
+    for tower in towers:
+        tower.requires_grad_(False)
+
+
 def lora_config(lora: Lora | None) -> LoraConfig | None:
     """peft's configuration of adapters on every linear layer."""
     if lora is None:

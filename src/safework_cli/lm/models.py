@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from safework_cli.errors import InputError
 
@@ -63,15 +71,15 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 
 def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads a causal language model from safetensors onto the device at hand, in eval mode.
+    """Loads a causal language model, one that sees pictures or one that does not, from safetensors onto the device at hand, in eval mode.
 
     Raises:
         InputError: no safetensors weights, or transformers does not know the architecture.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code
-        )
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) is not None else AutoModelForCausalLM
+        model = kind.from_pretrained(str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"no causal language model can be loaded from {folder}", str(error).splitlines()[0], f"safework artifacts verify {folder}"
@@ -111,8 +119,11 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | 
     return sorted(stops)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path) -> None:
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
+
+    Args:
+        tokenizer: or the whole processor, for a model that sees pictures.
 
     Raises:
         InputError: a tensor is missing, empty or of another shape than the model's.

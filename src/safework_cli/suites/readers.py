@@ -185,3 +185,13 @@ def read_xquad(suite: Suite, path: Path) -> Iterator[Row]:
             }
             messages = [Message(role="user", content=question["question"])]
             yield suite.row(question["id"], messages, answer=texts[0], category=passage["title"], meta=meta)
+
+
+def read_xquad_given(suite: Suite, path: Path) -> Iterator[Row]:
+    """The questions of ``read_xquad``, each under the passage that holds its answer."""
+    texts = {passage["id"]: passage["text"] for passage in xquad_passages(path)}
+    asked = "根据这段文字用几个词回答。" if suite.language == "zh" else "Answer from this passage, in a few words."
+    for row in read_xquad(suite, path):
+        (passage,) = row.meta["passages"]
+        row.messages = [Message(role="user", content=f"{asked}\n\n{texts[passage]}\n\n{row.question}")]
+        yield row

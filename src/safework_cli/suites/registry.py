@@ -21,6 +21,7 @@ from safework_cli.suites.readers import (
     read_safetybench,
     read_truthfulqa,
     read_xquad,
+    read_xquad_given,
 )
 
 
@@ -100,6 +101,13 @@ def _virtue_parts(record: dict[str, Any]) -> str:
 def _xquad(language: str, summary: str) -> Suite:
     return Suite(
         f"xquad-{language}", summary, f"xquad/xquad.{language}.json", "search", read_xquad,
+        "github.com/google-deepmind/xquad", "CC-BY-SA-4.0", hub="google/xquad", language=language,
+    )  # fmt: skip
+
+
+def _xquad_given(language: str, summary: str) -> Suite:
+    return Suite(
+        f"xquad-{language}-given", summary, f"xquad/xquad.{language}.json", "general", read_xquad_given,
         "github.com/google-deepmind/xquad", "CC-BY-SA-4.0", hub="google/xquad", language=language,
     )  # fmt: skip
 
@@ -193,6 +201,8 @@ _ALL = [
     ),
     _xquad("en", "questions about 240 English passages, for search"),
     _xquad("zh", "the same questions about the same passages in Chinese"),
+    _xquad_given("en", "reading comprehension: the same questions with their passage given"),
+    _xquad_given("zh", "the same in Chinese"),
 ]  # fmt: skip
 
 SUITES: dict[str, Suite] = {suite.name: suite for suite in _ALL}

@@ -27,7 +27,7 @@ class Telling:
     def __init__(self, tokenizer):
         self.tokenizer, self.asked = tokenizer, []
 
-    def generate_ids(self, prompts, sampling, n=1):
+    def generate_ids(self, prompts, sampling, n=1, visions=None):
         self.asked.append(len(prompts))
         texts = [f"<think>t</think>{i % 2}" for i in range(len(prompts))]
         return [
@@ -50,7 +50,11 @@ def rounds(tiny_model):
         rewards = TaskRewards({"general": {"telling": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
         config = CONFIG.model_copy(update=settings)
         plan = Curriculum(rows, [(["general"], 1.0)], 4, 2, {}, 0)
-        return Rollouts(config, M3Objective(rewards, "std", True), rows, plan, lambda: one, refill=refill), one, rows
+
+        def encode(row):
+            return [1, 2], None
+
+        return Rollouts(config, M3Objective(rewards, "std", True), rows, plan, lambda: one, encode, refill=refill), one, rows
 
     return make
 

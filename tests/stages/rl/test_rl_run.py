@@ -264,3 +264,57 @@ def test_search_stopped_and_run_again_gives_the_same_bits(tiny_artifact, index_a
     expected, found = (load_model(work.output).state_dict() for work in (whole, again))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert [s["search/lambda"] for s in read_metrics(again.progress.metrics_path)] == [s["search/lambda"] for s in steps]
+
+
+@pytest.mark.parametrize("kind", ["llava", "idefics3"])
+def test_pictures_go_through_a_whole_run(kind, tiny_model, store, commit, work, rewards, tmp_path):
+    """Rows with pictures and without, in shared passes and in plain ones: the same update, and a model with its processor."""
+    import io
+
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    import tiny_vision
+    from safework_cli.artifacts.transfer import import_folder
+    from safework_cli.rows import Row, write_rows
+
+    model, processor = getattr(tiny_vision, kind)(tiny_model)
+    model.save_pretrained(tmp_path / "vlm")
+    processor.save_pretrained(tmp_path / "vlm")
+    content = io.BytesIO()
+    Image.linear_gradient("L").convert("RGB").resize((50, 30)).save(content, "PNG")
+    rows = [
+        Row(
+            f"g{i}", "general", [{"role": "user", "content": f"What is {i}" + " in <image>?" * (i % 2)}],
+            images=[{"bytes": content.getvalue(), "path": None}] * (i % 2),
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    folder = store.staging()
+    (folder / "rl").mkdir()
+    write_rows(folder / "rl" / "rows.parquet", rows)
+    data, artifact = commit(folder, "dataset", "pictures"), import_folder(store, tmp_path / "vlm", "vlm")
+    found = []
+    for share in (True, False):
+        for old in work.checkpoints.iterdir():
+            old.rename(work.path / f"{share}-{old.name}")
+        config = M3Config(**(M3 | rewards | {"max_steps": 1, "phases": PHASES[:1], "share_prompts": share, "warmup_ratio": 0.0}))
+        inputs = Inputs({"model": artifact, "data": data.with_subset("rl"), "verifiers": {"judge": artifact}})
+        outcome = m3.run(config, inputs, work)
+        assert outcome.metrics["dropped"] == {}
+        step = read_metrics(work.progress.metrics_path)[-1]
+        assert step["engine/logprob_gap"] < 1e-4 and step["grad_norm"] > 0
+        found.append((step["loss"], step["grad_norm"], step["entropy"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
+    assert "computes its prompt anew" not in (work.path / "events.jsonl").read_text()
+    before, after = model.state_dict(), load_model(work.output).state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    assert moved and not any("vision_" in name for name in moved), "the vision tower is frozen"
+    assert type(AutoProcessor.from_pretrained(str(work.output))) is type(processor)
+
+
+def test_adapters_are_merged_into_the_model(tiny_artifact, run_m3, work):
+    run_m3(lora={"r": 4}, max_steps=2)
+    assert read_metrics(work.progress.metrics_path)[-1]["engine/logprob_gap"] < 1e-4
+    before, after = load_model(tiny_artifact.path).state_dict(), load_model(work.output).state_dict()
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)

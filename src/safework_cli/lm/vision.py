@@ -1,0 +1,143 @@
+"""Pictures in prompts: what a model's processor makes of them, and how they go into a batch.
+
+A prompt with pictures is its token ids, in which every picture stands as as many placeholder tokens as it has features, and the tensors
+that the vision tower takes. The names of those tensors are the processor's (``pixel_values``, ``image_grid_thw``, …) and differ between
+architectures; two kinds are told apart here: one entry for each picture, and one number for each token.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image as Picture
+from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from safework_cli.errors import InputError
+from safework_cli.rows import Image, Message
+
+Vision = dict[str, torch.Tensor]
+"""What the vision tower takes of one prompt. Treated as immutable, and told apart by identity: the replies of a group share it."""
+TAG = "<image>"
+BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
+"""Tensors that hold one number for each token, (1, P)."""
+MAX_PIXELS = 2**26
+"""A picture of more pixels is refused before it is unpacked."""
+
+
+def sees(model: PreTrainedModel) -> bool:
+    """Whether the model has a vision tower."""
+    return getattr(base_of(model).config, "vision_config", None) is not None
+
+
+def base_of(model: Any) -> Any:
+    """The model under its adapters."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
+    """The processor of a vision-language model.
+
+    Raises:
+        InputError: there is none, or a package that it needs is not installed.
+    """
+    why = ""
+    try:
+        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        processor, why = None, (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if not isinstance(processor, ProcessorMixin):  # where a part cannot be loaded, AutoProcessor returns the tokenizer alone
+        raise InputError(
+            f"the model in {folder} sees pictures, and its processor cannot be loaded",
+            why or "the folder names no processor that is installed",
+            "pip install torchvision pillow (Qwen-VL needs both), and see that preprocessor_config.json lies there",
+        )
+    return processor
+
+
+def open_picture(image: Image) -> Picture.Image:
+    """Decodes a row's image to RGB. Raises InputError where it is no picture, or too large to unpack."""
+    content = image["bytes"]
+    if content is None:
+        raise InputError(
+            f"the image {image['path']!r} was not embedded in its row", "rows carry the bytes of their images", "build the data again"
+        )
+    try:
+        picture = Picture.open(io.BytesIO(content))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise InputError(
+                f"an image has {picture.width} × {picture.height} pixels", f"{MAX_PIXELS} are unpacked at most", "scale it down"
+            )
+        return picture.convert("RGB")
+    except (OSError, ValueError, Picture.DecompressionBombError) as error:
+        raise InputError("an image cannot be read", str(error), "the data card names its row") from None
+
+
+def encode_pictured_prompt(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:
+    """The ids after which a reply begins, and what the vision tower takes. The picture stands where its ``<image>`` tag stood."""
+    parts = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
+    text = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+    made = processor(text=[text], images=[[open_picture(image) for image in images]], return_tensors="pt", add_special_tokens=False)
+    ids = made.pop("input_ids")[0].tolist()
+    made.pop("attention_mask", None)
+    return ids, dict(made)
+
+
+def _parts(content: str) -> list[dict[str, str]]:
+    texts = re.split(re.escape(TAG), content)
+    found: list[dict[str, str]] = []
+    for number, text in enumerate(texts):
+        if number:
+            found.append({"type": "image"})
+        if text:
+            found.append({"type": "text", "text": text})
+    return found
+
+
+def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int, extra: int = 0) -> Vision:
+    """The tensors of several left-padded prompts as one batch; empty where none has pictures.
+
+    Args:
+        lengths: tokens of each prompt.
+        width: columns of the prompts.
+        extra: columns of text behind them.
+    """
+    pictured = [vision for vision in visions if vision]
+    batch: Vision = {}
+    for name in pictured[0] if pictured else ():
+        if name in BY_TOKEN:
+            rows = [torch.zeros(width + extra, dtype=torch.long) for _ in visions]
+            for row, vision, length in zip(rows, visions, lengths, strict=True):
+                if vision:
+                    row[width - length : width] = vision[name][0]
+            batch[name] = torch.stack(rows)
+        else:
+            batch[name] = _joined([vision[name] for vision in pictured])
+    return batch
+
+
+def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors behind one another; where their second dimension counts tiles (Idefics), it is filled up with empty ones."""
+    widest = max(t.shape[1] for t in tensors) if tensors[0].ndim > 1 else 0
+    if any(t.ndim > 1 and t.shape[1] != widest for t in tensors):
+        tensors = [torch.cat([t, t.new_zeros(t.shape[0], widest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors]
+    return torch.cat(list(tensors))
+
+
+def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: Vision) -> torch.Tensor:
+    """Position of every token: (B, L), or (3, B, L) where the architecture gives pictures two dimensions and time (M-RoPE).
+
+    Args:
+        vision: of the whole batch, as ``collate`` makes it; its by-token tensors as wide as ``ids_BL``.
+    """
+    inner = getattr(base_of(model), "model", None)
+    if vision and hasattr(inner, "get_rope_index"):
+        found = inner.get_rope_index(  # type: ignore[union-attr]
+            ids_BL, mm_token_type_ids=vision["mm_token_type_ids"], image_grid_thw=vision["image_grid_thw"], attention_mask=mask_BL
+        )
+        return found[0]
+    return (mask_BL.cumsum(1) - 1).clamp(min=0)
