@@ -89,7 +89,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = (ours if options.side == "ours" else trl)(options, model, tokenizer, prompts, Path(scratch))
         clock = Clock()
-        clock.wrap(trainer, "_generate_single_turn" if options.side == "trl" else "rollout", "generation")
+        owner, method = (trainer, "_generate_single_turn") if options.side == "trl" else (trainer._rollouts, "_sample")
+        clock.wrap(owner, method, "generation")
 
         class Steps(TrainerCallback):
             def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -205,13 +206,15 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     from datasets import Dataset
 
     from safework_cli.lm import hf
+    from safework_cli.lm.chat import encode_prompt
     from safework_cli.progress import Progress, make_display
     from safework_cli.rows import Row
     from safework_cli.stage import StopRequest, WorkDir
+    from safework_rl.curriculum import Curriculum
     from safework_rl.objectives import M3Objective
     from safework_rl.rewards import Scored
     from safework_rl.settings import RlConfig
-    from safework_rl.train import _arguments
+    from safework_rl.train import grpo_arguments
     from safework_rl.trainer import LadderTrainer
 
     hf.stop_token_ids = lambda *_: []  # type: ignore[assignment] # every reply takes all its tokens
@@ -225,13 +228,15 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
 
     work = WorkDir(scratch, "0" * 64, Progress(scratch, make_display(quiet=True)), StopRequest())
     config = RlConfig(**shared_settings(options))
-    args = _arguments(config, work)
+    args = grpo_arguments(config, work)
     args.save_strategy, args.bf16 = "no", False
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
     return LadderTrainer(
-        config=config, objective=Alternating(), rows=rows, work=work, model=model, args=args, train_dataset=data, processing_class=tokenizer
-    )
+        config=config, objective=Alternating(), rows=rows, work=work, model=model, args=args, train_dataset=data,
+        processing_class=tokenizer, encode=lambda row: (encode_prompt(tokenizer, row.prompt), None),
+        curriculum=Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

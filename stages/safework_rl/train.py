@@ -91,7 +91,7 @@ def train(
         search=search,
         refill=refill,
         model=model,
-        args=_arguments(config, work),
+        args=grpo_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
         processing_class=tokenizer,
         peft_config=lora_config(config.lora),
@@ -152,7 +152,8 @@ def _usable_rows(
     return kept, dropped
 
 
-def _arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
+def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
+    """TRL's settings of a run.
     shared = config.model_dump(
         include={
             "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
