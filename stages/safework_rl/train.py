@@ -153,7 +153,7 @@ def _usable_rows(
 
 
 def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
-    """TRL's settings of a run.
+    """TRL's settings of a run."""
     shared = config.model_dump(
         include={
             "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
