@@ -17,6 +17,12 @@ from safework_cli.journal import open_journal, read_journal, write_line
 
 PLAIN_INTERVAL_SECONDS = 10.0
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
+HEADLINES = (
+    "loss", "reward", "reward_std", "correct", "search/reliability", "search/lambda", "refusal/harmful", "refusal/benign",
+    "completions/mean_length", "groups/zero_variance", "entropy", "cpgd/drift", "grad_norm", "engine/logprob_gap", "learning_rate",
+)  # fmt: skip
+"""Numbers that people look at first, in this order; the files hold them all."""
+SHOWN_METRICS = 12
 
 
 class Display(Protocol):
@@ -99,6 +105,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
+def headlines(values: dict[str, float]) -> str:
+    """The numbers of a step that a line has room for."""
+    names = [name for name in HEADLINES if name in values] + [name for name in values if name not in HEADLINES]
+    return "  ".join(f"{name} {format_value(values[name])}" for name in names[:SHOWN_METRICS])
+
+
 def format_value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
@@ -138,7 +150,7 @@ class PlainDisplay(QuietDisplay):
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         if time.monotonic() - self._last >= PLAIN_INTERVAL_SECONDS:
-            self._say(f"step {step}: " + "  ".join(f"{key} {format_value(value)}" for key, value in values.items()))
+            self._say(f"step {step}: {headlines(values)}")
 
     def line(self, text: str, level: str) -> None:
         self._say(text if level == "note" else f"{level}: {text}")
@@ -150,8 +162,6 @@ class PlainDisplay(QuietDisplay):
 
 class RichDisplay:
     """A live display on a terminal: a bar for each running phase and the last numbers under it."""
-
-    SHOWN_METRICS = 8
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -175,8 +185,7 @@ class RichDisplay:
         if self._numbers is None:
             return self._bars
         step, values = self._numbers
-        shown = list(values.items())[: self.SHOWN_METRICS]
-        return Group(self._bars, Text(f"  step {step}  " + "  ".join(f"{k} {format_value(v)}" for k, v in shown), style="dim"))
+        return Group(self._bars, Text(f"  step {step}  {headlines(values)}", style="dim"))
 
     def phase_started(self, name: str, total: int | None) -> None:
         self._tasks[name] = self._bars.add_task(name, total=total)

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from safework_cli import forks
 from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.artifacts.manifest import RECORD
 from safework_cli.artifacts.references import check_name
@@ -85,8 +86,11 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
 
 
-def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False) -> Result:
+def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False, fork: str | None = None) -> Result:
     """Runs a prepared request, or returns what an earlier run of the same request made.
+
+    Args:
+        fork: the folder of an unfinished run of the same stage with other settings or inputs: go on from its last checkpoint.
 
     Raises:
         SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
@@ -101,7 +105,7 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         with FileLock(folder / "lock", timeout=0):
             if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
                 return done
-            result = _run(prepared, store, folder, fresh=fresh, quiet=quiet)
+            result = _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
     except Timeout:
         raise RunAgain(
             f"another process is running this very stage on these very inputs ({_holder(folder)})",
@@ -131,7 +135,7 @@ def _already_done(prepared: Prepared, store: Store) -> Result | None:
     return Result(found, True, exit_code(found.manifest))
 
 
-def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool) -> Result:
+def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
     stage, resolved = prepared.stage, prepared.resolved
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != "lock":
@@ -145,8 +149,12 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         "pid": os.getpid(),
         "host": platform.node(),
     }
+    forked = forks.begin(store.runs, fork, folder, request) if fork else None
+    others = [] if forked or forks.checkpoint_of(folder) else forks.unfinished(store.runs, folder, request)
     (folder / "request.json").write_text(json.dumps(request, indent=2))
     progress = Progress(folder, make_display(quiet=quiet))
+    for line in [forked] if forked else others:
+        progress.note(line)
     stop = StopRequest()
     started = time.monotonic()
     try:
@@ -159,6 +167,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         progress.close()
     output = folder / "output"
     _keep_record(folder, output)
+    outcome.notes += [forked] if forked else []
     manifest = _manifest(prepared, outcome, wall_seconds=time.monotonic() - started)
     artifact = store.commit(output, manifest)
     return Result(artifact, False, exit_code(manifest))

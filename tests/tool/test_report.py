@@ -362,6 +362,36 @@ def test_a_store_without_evaluations_still_has_a_page(store: Store, tmp_path: Pa
     assert "No evaluation yet" in (tmp_path / "r.html").read_text()
 
 
+def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: Store, tmp_path: Path) -> None:
+    records = [
+        {
+            "step": step, "task": "safety", "rank": rank, "row": "r", "prompt": ATTACK, "reply": f"reply {step} {rank} {ATTACK}",
+            "reward": 0.5, "tokens": 7, "verdicts": json.dumps({"refusal": f"1.00 {ATTACK}"}),
+        }
+        for step in range(9) for rank in ("best", "median", "worst")
+    ]  # fmt: skip
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), table)
+    hint = json.dumps({"event": "note", "text": f"hint: replies fell {ATTACK}"}).encode() + b"\n"
+    files = {"config.json": b"{}", "safework/samples.parquet": table.getvalue(), "safework/events.jsonl": hint}
+    commit(store, "model", "m3", "rl m3", {}, files)
+    write_report(store, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    found = Page(text)
+    said = " ".join(found.text)
+    assert 'id="rollouts"' in text and "script" not in found.tags and not found.handlers and not found.unbalanced
+    for step in (0, 3, 5, 8):
+        assert all(f"reply {step} {rank}" in said for rank in ("best", "median", "worst"))
+    assert "reply 4 best" not in said, "four steps, the first and the last among them"
+    assert "replies fell" in said and "refusal: 1.00" in said and "1 hints" not in said
+
+
+def test_a_curve_shows_the_threshold_of_its_constraint() -> None:
+    drawn = str(curve("search/reliability", "", [1, 2, 3], [0.1, 0.2, 0.3], 0.9))
+    assert 'class="mark"' in drawn and "threshold 0.9" in drawn and ">0.9<" in drawn, "the axis reaches up to it"
+    assert 'class="mark"' not in str(curve("loss", "", [1, 2], [0.1, 0.2]))
+
+
 def test_what_did_not_change_is_told_and_not_drawn(store: Store) -> None:
     run = collect.runs([model(store, "m", "sft", {})])[0]
     assert len(run.shown) == 4 and run.constant == [("cpgd/drift", 0.0)] and not any("epoch" in svg for svg in run.shown)

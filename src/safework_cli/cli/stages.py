@@ -38,11 +38,19 @@ def stage_command(name: str) -> click.Command:
         ),
         dry_run: bool = typer.Option(False, "--dry-run", help="Print every setting with its source and what would be done; do nothing."),
         fresh: bool = typer.Option(False, "--fresh", help="Run again although it is done already, from the beginning."),
+        fork: Optional[str] = typer.Option(
+            None,
+            "--fork",
+            metavar="RUN",
+            help="Go on from the last checkpoint of a run with other settings.",
+            show_default=False,
+        ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
     ) -> int:
         from safework_cli.artifacts import default_store
         from safework_cli.config import resolve
+        from safework_cli.errors import ConfigError
         from safework_cli.runtime import execute, prepare
 
         resolved = resolve(stage, recipe, settings or [], known_stages=list(stage_entries()))
@@ -52,7 +60,9 @@ def stage_command(name: str) -> click.Command:
         prepared = prepare(stage, resolved, where)
         if dry_run:
             return _show_plan(prepared, where, as_json=as_json)
-        result = execute(prepared, where, fresh=fresh, quiet=quiet)
+        if fork and fresh:
+            raise ConfigError("--fork and --fresh are both given", "one goes on from a checkpoint, the other begins anew", "choose one")
+        result = execute(prepared, where, fresh=fresh, quiet=quiet, fork=fork)
         say_result(result, as_json=as_json, quiet=quiet)
         return result.exit_code
 

@@ -16,11 +16,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError, SafeworkError
+from safework_cli.forks import COMPLETE
 from safework_cli.progress import Phase
 from safework_cli.stage import WorkDir
-
-COMPLETE = "COMPLETE.json"
-"""Written last into a checkpoint: a checkpoint without it was cut by a kill and is thrown away."""
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
@@ -126,6 +124,27 @@ class FiniteGuard(TrainerCallback):
             parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
 
 
+class _ForkedRate(TrainerCallback):
+    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's stand in their place."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        schedule.base_lrs = [args.learning_rate] * len(optimizer.param_groups)
+        for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+            group["initial_lr"] = args.learning_rate
+            group["lr"] = args.learning_rate * factor(schedule.last_epoch)
+            if group["weight_decay"]:  # biases and norms have none
+                group["weight_decay"] = args.weight_decay
+
+
 def run_training(
     trainer: Trainer, work: WorkDir, *, name: str = "train", max_skipped: int = 0, callbacks: Sequence[TrainerCallback] = ()
 ) -> TrainerState:
@@ -144,6 +163,8 @@ def run_training(
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
             phase.advance(int(checkpoint.name.rsplit("-", 1)[1]))
+            if json.loads((checkpoint / COMPLETE).read_text()).get("forked"):
+                trainer.add_callback(_ForkedRate())
             work.progress.note(f"resumed at step {phase.done} of {planned}")
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         trainer.add_callback(WorkCallback(work, phase))

@@ -124,11 +124,16 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float]) -> Markup:
-    """One number over the steps of a run. Values that are no finite numbers leave a gap, and are counted in the description."""
+def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float], mark: float | None = None) -> Markup:
+    """One number over the steps of a run. Values that are no finite numbers leave a gap, and are counted in the description.
+
+    Args:
+        mark: a value to draw a dashed line at, such as a constraint's threshold.
+    """
     width, height, left, right, top, bottom = 260.0, 150.0, 52.0, 10.0, 26.0, 24.0
     finite = [v for v in values if math.isfinite(v)]
-    low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
+    marked = [] if mark is None else [mark]
+    low, high = (min(finite + marked), max(finite + marked)) if finite else (0.0, 1.0)
     if low == high:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
@@ -144,6 +149,9 @@ def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float]) -
         y = place(first, value)[1]
         parts += [_line(left, y, width - right, y, "grid"), _text(left - 5, y + 4, _tick(value), "tick", "end")]
     parts += [_text(left, height - 8, f"step {first}", "tick"), _text(width - right, height - 8, str(last), "tick", "end")]
+    if mark is not None and finite:
+        y = place(first, mark)[1]
+        parts.append(_line(left, y, width - right, y, "mark"))
     segment: list[str] = []
     for step, value in [*zip(steps, values, strict=True), (last, math.nan)]:
         if math.isfinite(value):
@@ -154,6 +162,8 @@ def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float]) -
             else:
                 parts.append(Markup('<polyline points="{}" class="curve"/>').format(" ".join(segment)))
             segment = []
+    if mark is not None:
+        title += f", threshold {mark:.4g}"
     gaps = len(values) - len(finite)
     said = f"from {finite[0]:.4g} to {finite[-1]:.4g}, lowest {min(finite):.4g}, highest {max(finite):.4g}" if finite else "no finite value"
     if gaps:

@@ -22,7 +22,14 @@ MOST_CURVES = 12
 """Curves of a run that are shown at once; the others are folded."""
 SHOWN_PAIRS = 8
 """Prompts of a suite in the samples browser."""
-FIRST_CURVES = ("loss", "reward", "rewards", "kl", "drift", "clip", "length", "refusal", "format", "entropy", "learning_rate", "grad_norm")
+FIRST_CURVES = (
+    "loss", "reward", "search/lambda", "search/reliability", "correct", "drift", "clip", "mean_length", "refusal", "zero_variance",
+    "entropy", "logprob_gap", "grad_norm", "rewards", "kl", "length", "format", "learning_rate",
+)  # fmt: skip
+MARKS = {"search/reliability": "search/threshold", "search/reliability_ema": "search/threshold"}
+"""Series → the one that holds a constraint's threshold, drawn as a line."""
+SHOWN_STEPS = 4
+"""Steps whose rollouts are shown, the first and the last among them."""
 REPEATED = ("epoch", "rewards/total_reward/")
 """Series that say what another one says: the step, and the reward under the name of TRL's only reward function."""
 UNITS = {
@@ -114,9 +121,13 @@ def runs(artifacts: Sequence[Artifact]) -> list[Run]:
         if len(records) > 1 and series:
             names = [name for name in sorted(series, key=_curve_order) if not name.startswith(REPEATED)]
             constant = [(name, series[name][1][0]) for name in names if len(set(series[name][1])) == 1]
-            drawn = [curve(name, _unit(name), *series[name]) for name in names if len(set(series[name][1])) > 1]
+            drawn = [curve(name, _unit(name), *series[name], _mark(name, series)) for name in names if len(set(series[name][1])) > 1]
             found.append(Run(artifact, drawn[:MOST_CURVES], drawn[MOST_CURVES:], constant))
     return found
+
+
+def _mark(name: str, series: Mapping[str, tuple[list[int], list[float]]]) -> float | None:
+    return series[MARKS[name]][1][-1] if MARKS.get(name) in series else None
 
 
 def _curve_order(name: str) -> tuple[int, str]:
@@ -247,8 +258,22 @@ def _pair(
     return Pair(suite, metric, verdict, shortened(sides[-1][key]["question"] or "", 1500), shown)
 
 
-def rollouts(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """The best and worst rollouts of the last step that a training run kept, by task."""
+@dataclass(slots=True)
+class Rollouts:
+    """What a reinforcement-learning run said while it trained.
+
+    Attributes:
+        steps: step → its best, median and worst replies of each task.
+        hints: what the run's own numbers hinted at.
+    """
+
+    artifact: Artifact
+    steps: dict[int, list[dict[str, Any]]]
+    hints: list[str]
+
+
+def rollouts(artifacts: Sequence[Artifact]) -> list[Rollouts]:
+    """Rollouts of a few steps of every run that kept some, from its first to its last."""
     found = []
     for artifact in artifacts:
         path = artifact.path / "safework" / "samples.parquet"
@@ -258,20 +283,26 @@ def rollouts(artifacts: Sequence[Artifact]) -> list[dict[str, Any]]:
             records = _read_parquet(path)
         except (OSError, ValueError):
             continue
-        usable = [r for r in records if {"step", "task", "prompt", "reply", "reward"} <= r.keys()]
-        if not usable:
-            continue
-        last: dict[tuple[str, str], dict[str, Any]] = {}
-        for record in sorted(usable, key=lambda r: r["step"]):
-            last[record["task"], record.get("rank", "")] = record
-        shown = [
-            {**r, "prompt": shortened(str(r["prompt"]), 800), "reply": shortened(str(r["reply"]), 1500), "reward": plain(r["reward"])}
-            for key, r in sorted(last.items())
-            if r.get("rank") in ("best", "worst")
-        ]
-        if shown:
-            found.append({"artifact": artifact, "samples": shown})
+        usable = [r for r in records if {"step", "task", "rank", "prompt", "reply", "reward"} <= r.keys()]
+        steps = sorted({r["step"] for r in usable})
+        chosen = sorted({steps[round(i * (len(steps) - 1) / (SHOWN_STEPS - 1))] for i in range(SHOWN_STEPS)}) if steps else []
+        if chosen:
+            found.append(
+                Rollouts(artifact, {step: [_rollout(r) for r in usable if r["step"] == step] for step in chosen}, _hints(artifact))
+            )
     return found
+
+
+def _rollout(record: Mapping[str, Any]) -> dict[str, Any]:
+    verdicts = json.loads(record.get("verdicts") or "{}")
+    said = "; ".join(f"{name}: {word}" for name, word in verdicts.items())
+    texts = {"prompt": shortened(str(record["prompt"]), 800), "reply": shortened(str(record["reply"]), 1500)}
+    return {**record, **texts, "reward": plain(record["reward"]), "said": said}
+
+
+def _hints(artifact: Artifact) -> list[str]:
+    texts = [str(e.get("text", "")) for e in read_journal(artifact.path / "safework" / "events.jsonl") if e.get("event") == "note"]
+    return [text.removeprefix("hint: ") for text in texts if text.startswith("hint: ")]
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:

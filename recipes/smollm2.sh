@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# The long run on SmolLM2-135M: every rung, trained for about two CPU hours, measured on public held-out sets. The figures in docs/results.md
+# are this script's. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which file lies where). Run again after any stop:
+# what is done is recognised, what was begun continues.
+set -euo pipefail
+: "${SAFEWORK_DATA:?a folder of public sets}"
+HERE=$(dirname "${BASH_SOURCE[0]}")
+RECIPES=$HERE/smollm2
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
+
+BASE=$(safework models pull smollm2)
+DATA=$(safework data build -c "$RECIPES/data.yaml")
+WIKI=$(safework data index -c "$HERE/quickstart/index.yaml")
+
+# the judge beside the refusal phrases: no rung is trained against it
+ANNOTATED=$(safework data build -c "$RECIPES/data.yaml" -c "$HERE/quickstart/xstest.yaml" --name smollm2-annotated)
+JUDGE=$(safework verifier train -c "$HERE/quickstart/safety.yaml" model="$BASE" data="$ANNOTATED":verifier --name smollm2-judge)
+
+SFT=$(safework sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot)
+M3=$(safework rl m3 -c "$RECIPES/m3.yaml" model="$SFT" data="$DATA":rl)
+EFFICIENT=$(safework rl efficient -c "$RECIPES/efficient.yaml" model="$M3" data="$DATA":rl)
+SEARCH=$(safework rl search -c "$RECIPES/search-rl.yaml" model="$EFFICIENT" data="$DATA":rl index="$WIKI")
+
+measure() { safework eval -c "$RECIPES/eval.yaml" suites_folder="$SAFEWORK_DATA" verifiers.safety="$JUDGE" model="$@"; }
+FIRST=$(measure "$BASE")
+for MODEL in "$SFT" "$M3" "$EFFICIENT" "$SEARCH"; do measure "$MODEL" against="$FIRST" >/dev/null; done
+safework report --out "${OUT:-report.html}"

@@ -1,0 +1,54 @@
+"""Going on with other settings: only when asked, and on the record."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+
+from safework_cli.artifacts import Store
+from safework_cli.progress import read_metrics
+
+WORDS = [
+    "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term", "format.weight=0.1",
+    "filter_groups=false", "preflight=0", "save_steps=1", "num_generations=4", "per_device_train_batch_size=4",
+    "gradient_accumulation_steps=1", "max_completion_length=16", "phases=[{tasks: [safety], share: 1}]",
+]  # fmt: skip
+
+
+@pytest.fixture
+def left_behind(tiny_artifact, toy_data, start_cli, store: Store) -> str:
+    """The folder of a run that was killed behind its second checkpoint."""
+    process = start_cli(*WORDS, "max_steps=50", "learning_rate=1e-3", "-q")
+    deadline = time.monotonic() + 120
+    while not list(store.runs.glob("*/checkpoints/checkpoint-2/COMPLETE.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (folder,) = store.runs.iterdir()
+    return folder.name
+
+
+def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, store: Store):
+    words = [*WORDS, "max_steps=6", "learning_rate=5e-4", "lr_scheduler_type=constant"]
+    anew = cli(*words, "--name", "anew")
+    assert anew.returncode == 0, anew.stderr
+    assert "an unfinished run of rl m3 lies at step" in anew.stderr and f"--fork {left_behind} goes on" in anew.stderr
+    assert "learning_rate 0.001 → 0.0005" in anew.stderr and "max_steps 50 → 6" in anew.stderr
+    wrong = cli(*words, "seed=1", "--fork", "rl-m3-nothing")
+    assert wrong.returncode == 3 and "there is no unfinished run 'rl-m3-nothing'" in wrong.stderr and left_behind in wrong.stderr
+    both = cli(*words, "seed=1", "--fork", left_behind, "--fresh")
+    assert both.returncode == 2 and "--fork and --fresh" in both.stderr
+
+    forked = cli(*words, "seed=1", "--fork", left_behind, "--name", "forked")
+    assert forked.returncode == 0, forked.stderr
+    artifact = store.resolve("forked")
+    (note,) = artifact.manifest.notes
+    assert note.startswith(f"forked from {left_behind} at step ") and "seed 0 → 1" in note
+    began = int(note.split("at step ")[1].split(",")[0])
+    steps = read_metrics(artifact.path / "safework" / "metrics.jsonl")
+    assert [step["step"] for step in steps] == list(range(1, 7)), "the curve is whole"
+    rates = [step["learning_rate"] for step in steps]
+    assert rates[began - 1] == 1e-3 and rates[began:] == [5e-4] * (6 - began), "the new rate acts from the fork on"
