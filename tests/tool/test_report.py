@@ -373,8 +373,7 @@ def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: 
     table = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records), table)
     hint = json.dumps({"event": "note", "text": f"hint: replies fell {ATTACK}"}).encode() + b"\n"
-    files = {"config.json": b"{}", "safework/samples.parquet": table.getvalue(), "safework/events.jsonl": hint}
-    commit(store, "model", "m3", "rl m3", {}, files)
+    commit(store, "generations", "m3", "rl m3", {}, {"safework/samples.parquet": table.getvalue(), "safework/events.jsonl": hint})
     write_report(store, tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     found = Page(text)

@@ -143,6 +143,7 @@ class _ForkedRate(TrainerCallback):
             group["lr"] = args.learning_rate * factor(schedule.last_epoch)
             if group["weight_decay"]:  # biases and norms have none
                 group["weight_decay"] = args.weight_decay
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
 
 
 def run_training(

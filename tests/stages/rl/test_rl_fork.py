@@ -20,7 +20,7 @@ WORDS = [
 @pytest.fixture
 def left_behind(tiny_artifact, toy_data, start_cli, store: Store) -> str:
     """The folder of a run that was killed behind its second checkpoint."""
-    process = start_cli(*WORDS, "max_steps=50", "learning_rate=1e-3", "-q")
+    process = start_cli(*WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
     deadline = time.monotonic() + 120
     while not list(store.runs.glob("*/checkpoints/checkpoint-2/COMPLETE.json")):
         assert process.poll() is None and time.monotonic() < deadline
