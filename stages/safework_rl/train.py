@@ -16,7 +16,7 @@ from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.layers import freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
-from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments
+from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor, sees
 from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
@@ -112,7 +112,7 @@ def train(
         chat_template_hash=template_hash(tokenizer),
     )
     idle = sum(entry["grad_norm"] == 0 for entry in state.log_history if "grad_norm" in entry)
-    outcome.metrics["steps_without_gradient"] = idle
+    outcome.metrics |= {"steps_without_gradient": idle, "skipped_updates": skipped_updates(state)}
     if idle == state.global_step:
         nothing = "no step had a gradient: in every group all replies earned the same (safework/samples.parquet shows them)"
         if config.require_gradient:

@@ -99,11 +99,11 @@ class FiniteGuard(TrainerCallback):
     """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were.
 
     Args:
-        max_skipped: how many may be skipped in this process; one more raises, and the last checkpoint still holds good weights.
+        max_skipped: how many may be skipped in the whole run; one more raises, and the last checkpoint still holds good weights.
     """
 
     def __init__(self, work: WorkDir, max_skipped: int):
-        self._work, self._max, self.skipped = work, max_skipped, 0
+        self._work, self._max = work, max_skipped
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -111,17 +111,22 @@ class FiniteGuard(TrainerCallback):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if not gradients or torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all():
             return
-        self.skipped += 1
-        step = state.global_step + 1
-        if self.skipped > self._max:
+        step, before = state.global_step + 1, skipped_updates(state)
+        if before == self._max:
             raise SafeworkError(
-                f"the gradient of step {step} is NaN or infinite; {self.skipped - 1} updates were skipped for that before",
+                f"the gradient of step {step} is NaN or infinite; {before} updates were skipped for that before",
                 "the learning rate is too high, or the data holds what the model cannot take; no update was made of it",
                 "lower learning_rate; the last checkpoint holds good weights",
             )
-        self._work.progress.warn(f"step {step}: the gradient is NaN or infinite; the update is skipped ({self.skipped} so far)")
+        self._work.progress.warn(f"step {step}: the gradient is NaN or infinite; the update is skipped ({before + 1} so far)")
+        state.log_history.append({"skipped_update": True, "step": step})  # a checkpoint keeps the count
         for parameter in model.parameters():
             parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
+
+
+def skipped_updates(state: TrainerState) -> int:
+    """How many updates of a run were skipped for their gradient."""
+    return sum("skipped_update" in entry for entry in state.log_history)
 
 
 class _ForkedRate(TrainerCallback):

@@ -111,7 +111,8 @@ def test_a_nan_loss_skips_its_update_and_is_counted(run_m3, work, tmp_path, monk
     for old in work.checkpoints.iterdir():
         old.rename(tmp_path / old.name)
     spoil(monkeypatch, {2, 3})
-    run_m3(max_steps=3, **STEADY)
+    outcome = run_m3(max_steps=3, **STEADY)
+    assert outcome.metrics["skipped_updates"] == 2
     found = load_model(work.output).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), "neither update nor weight decay"
     assert "the update is skipped (2 so far)" in (work.path / "events.jsonl").read_text()
