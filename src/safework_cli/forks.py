@@ -6,6 +6,7 @@ checkpoint over and says what changed; without it a run that looks like the cont
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,6 +19,10 @@ from safework_cli.progress import METRICS
 
 COMPLETE = "COMPLETE.json"
 """Written last into a checkpoint: one without it was cut by a kill."""
+FORK = "fork.json"
+"""What a forked run's folder says of its origin."""
+WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
+"""Settings that say which weights there are to train: an optimiser's state fits one choice of them alone."""
 JOURNALS = (METRICS, "samples.jsonl")
 """Records by step that go along, up to the checkpoint's."""
 
@@ -40,17 +45,22 @@ def unfinished(runs: Path, folder: Path, request: Mapping[str, Any]) -> list[str
     return lines
 
 
-def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> str | None:
+def identity(fingerprint: str, name: str) -> str:
+    """The fingerprint of a fork: never that of a run that began at the beginning, nor of a fork of another one."""
+    return hashlib.sha256(f"{fingerprint} forked from {name}".encode()).hexdigest()
+
+
+def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> str:
     """Copies the last checkpoint of the run ``name`` into ``folder``, and returns what is to be said of it.
 
-    A folder that already has checkpoints of its own goes on from those: the same command continues a fork as it continues any run.
+    The same command continues a fork as it continues any run: a folder that was forked already goes on from its own checkpoints.
 
     Raises:
-        InputError: there is no such run of this stage, or it has no whole checkpoint.
+        InputError: there is no such run of this stage, it has no whole checkpoint, or its checkpoint does not fit: another model, or
+            other weights to train.
     """
-    if checkpoint_of(folder):
-        events = read_journal(folder / "events.jsonl")
-        return next((event["text"] for event in events if str(event.get("text", "")).startswith("forked from ")), None)
+    if (folder / FORK).exists():
+        return str(json.loads((folder / FORK).read_text())["note"])
     others = _runs_of(runs, request["stage"], folder)
     if name not in others:
         raise InputError(
@@ -61,6 +71,7 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
     source = checkpoint_of(runs / name)
     if source is None:
         raise InputError(f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to begin anew")
+    _refuse_misfit(name, others[name], request)
     (folder / "checkpoints").mkdir(exist_ok=True)
     target = folder / "checkpoints" / source.name
     shutil.rmtree(target, ignore_errors=True)
@@ -72,7 +83,26 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
                 write_line(handle, record)
     mark = {"fingerprint": request["fingerprint"], "step": _step(source), "forked": True}
     (target / COMPLETE).write_text(json.dumps(mark))
-    return f"forked from {name} at step {_step(source)}, with {_difference(others[name], request)}"
+    note = f"forked from {name} at step {_step(source)}, with {_difference(others[name], request)}"
+    (folder / FORK).write_text(json.dumps({"run": name, "step": _step(source), "note": note}))
+    return note
+
+
+def _refuse_misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    models = [r.get("digests", {}).get("model") for r in (theirs, request)]
+    if models[0] != models[1]:
+        raise InputError(
+            f"the run '{name}' started from {theirs['inputs'].get('model')}, and this one names {request['inputs'].get('model')}",
+            "its checkpoint holds the weights of the former: the manifest would name a model that this is not",
+            "fork with the same model=, or leave --fork out",
+        )
+    other = [key for key in WHICH_WEIGHTS if theirs["config"].get(key) != request["config"].get(key)]
+    if other:
+        raise InputError(
+            f"the run '{name}' has {other[0]}={theirs['config'].get(other[0])}, and this one {request['config'].get(other[0])}",
+            "the checkpoint's optimiser knows the weights that were trained there",
+            f"fork with {other[0]} as it was, or leave --fork out",
+        )
 
 
 def _step(checkpoint: Path) -> int:

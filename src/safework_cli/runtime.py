@@ -97,6 +97,8 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     """
     if prepared.plan.refusals:
         raise prepared.plan.refusals[0]
+    if fork:
+        prepared.fingerprint = forks.identity(prepared.fingerprint, fork)
     if not fresh and (done := _already_done(prepared, store)):
         return done
     folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
@@ -146,6 +148,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         "config": resolved.config.model_dump(mode="json"),
         "sources": resolved.sources,
         "inputs": {key: artifact.ref for key, artifact in prepared.inputs.flat().items()},
+        "digests": {key: artifact.digest for key, artifact in prepared.inputs.flat().items()},
         "pid": os.getpid(),
         "host": platform.node(),
     }

@@ -90,10 +90,12 @@ def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Ten
 
 
 def mixed_groups(correct_NG: torch.Tensor) -> torch.Tensor:
-    """Which groups are neither all right nor all wrong *in the task*, (N,). (Filtering on the summed reward, as the official code does,
-    keeps all-correct groups whose formats differ and drops groups that have the format alone: `docs/safeladder.md` 3.4.)"""
-    right_N = correct_NG.sum(dim=1)
-    return (right_N > 0) & (right_N < correct_NG.shape[1])
+    """Which groups have a right and a wrong reply *in the task*, (N,); one that could not be scored (NaN) is neither.
+
+    Filtering on the summed reward, as the official code does, keeps all-correct groups whose formats differ and drops groups that have
+    the format alone (`docs/safeladder.md` 3.4).
+    """
+    return (correct_NG == 1).any(dim=1) & (correct_NG == 0).any(dim=1)
 
 
 def overlong_penalty(length_B: torch.Tensor, limit: int, buffer: int, factor: float) -> torch.Tensor:

@@ -16,24 +16,23 @@ def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
         history: the metrics of each step, oldest first; a step need not have every number.
 
     Returns:
-        Nothing before 2·WINDOW steps: the first window is what the last one is compared with. λ and verifiers need one window.
+        What compares needs 2·WINDOW steps: the first window is what the last one is compared with. λ and verifiers need one window of
+        steps that have their numbers: a step that goes over old completions again has none, nor one that did not draw the task.
     """
     found: dict[str, str] = {}
     recent, first = list(history[-WINDOW:]), list(history[:WINDOW])
-    if len(recent) < WINDOW:
-        return found
-    if all(step.get("search/lambda_pinned") == 1 for step in recent):
+    if len(_series(history, "search/lambda_pinned")) >= WINDOW and all(_series(history, "search/lambda_pinned")[-WINDOW:]):
+        now = {name: _series(history, f"search/{name}")[-1] for name in ("lambda", "threshold", "reliability_ema")}
         found["lambda"] = (
-            f"λ has been at its bound ({recent[-1]['search/lambda']:.3g}) for {WINDOW} steps: the constraint "
-            f"(reliability ≥ {recent[-1]['search/threshold']:.2g}, now {recent[-1]['search/reliability_ema']:.2f}) "
-            "may be out of reach, or cost nothing"
+            f"λ has been at its bound ({now['lambda']:.3g}) for {WINDOW} steps: the constraint (reliability ≥ {now['threshold']:.2g}, "
+            f"now {now['reliability_ema']:.2f}) may be out of reach, or cost nothing"
         )
-    for name in sorted({key for step in recent for key in step if key.startswith("verifier/") and not key.endswith("/std")}):
-        values, spreads = _series(recent, name), _series(recent, f"{name}/std")
-        # the form of a reply is meant to saturate
-        if len(values) == WINDOW and max(spreads) < 0.01 and not name.endswith(("/format", "/language")):
+    for name in sorted({key for step in history for key in step if key.startswith("verifier/") and not key.endswith("/std")}):
+        values, spreads = _series(history, name)[-WINDOW:], _series(history, f"{name}/std")[-WINDOW:]
+        same = len(values) == WINDOW and max(spreads) < 0.01 and max(values) - min(values) < 0.02
+        if same and not name.endswith(("/format", "/language")):  # the form of a reply is meant to saturate
             found[f"saturated {name}"] = (
-                f"{name} has been {fmean(values):.2f} for every reply of the last {WINDOW} steps: it teaches nothing any more"
+                f"{name} has been {fmean(values):.2f} for every reply of its last {WINDOW} steps: it teaches nothing any more"
             )
     if len(history) < 2 * WINDOW:
         return found

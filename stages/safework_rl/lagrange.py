@@ -7,7 +7,7 @@ defaults are choices (`docs/safeladder.md` 6).
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(slots=True)
@@ -40,7 +40,8 @@ class Multiplier:
         return self.value
 
     def state(self) -> dict[str, float | None]:
-        return asdict(self)
+        """What moves."""
+        return {"value": self.value, "mean": self.mean}
 
     @property
     def pinned(self) -> bool:

@@ -22,16 +22,17 @@ def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:
     samples = flat(made.drawn)
     rewards = [sample.reward for sample in samples if not math.isnan(sample.reward)]
     found = {
-        "correct": fmean(sample.correct for sample in samples),
         "unscorable": 1 - len(rewards) / len(samples),
         "groups/zero_variance": fmean(_all_equal(group) for group in made.drawn),
         "groups/replaced": float(made.replaced),
         "groups/attempts": float(made.attempts),
         "completions/mean_length": fmean(sample.length for sample in samples),
+        "completions/clipped_ratio": fmean(sample.truncated for sample in samples),
         "replies/distinct": fmean(len({sample.reply for sample in group}) / len(group) for group in made.drawn),
     }
     if rewards:
-        found |= {"reward": fmean(rewards), "reward_std": pstdev(rewards)}
+        right = [sample.correct for sample in samples if sample.correct is not None]
+        found |= {"reward": fmean(rewards), "reward_std": pstdev(rewards), "correct": fmean(right)}
     scores: dict[str, list[float]] = {}
     for sample in samples:
         for name, verdict in sample.verdicts.items():

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from safework_cli.episode.runner import Transcript
-from safework_cli.rows import Row, language_of, make_reply
+from safework_cli.rows import Row, make_reply
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_rl.advantages import canon, ddca, group_mean, mixed_groups
 from safework_rl.lagrange import Multiplier
@@ -33,7 +33,11 @@ class Objective(Protocol):
         ...
 
     def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
-        """Which groups are worth training on, (N,); the others may be sampled again with other prompts, and have no advantage."""
+        """Which groups are worth training on, (N,); the others may be sampled again with other prompts, and have no advantage.
+
+        Args:
+            correct_NG: 1, 0, or NaN where a reply could not be scored.
+        """
         ...
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
@@ -64,9 +68,7 @@ class _TaskObjective:
         return self.rewards.deciding(task)
 
     def try_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> Scored:
-        thoughts = {"en": "I know this one.", "zh": "这个我知道。"}
-        replies = [make_reply(thoughts[language_of(row.question)], answer) for row, answer in zip(rows, answers, strict=True)]
-        return self.rewards.score(rows, replies)
+        return self.rewards.score(rows, [make_reply("…", answer) for answer in answers])  # a thought without words has no language
 
     def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(correct_NG), dtype=torch.bool)
@@ -103,8 +105,8 @@ class EfficientObjective(_TaskObjective):
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
         if self._form == "canon":
-            return canon(reward_NG, length_NG, correct_NG, mu=self._mu, alpha=self._alpha)
-        return ddca(reward_NG, length_NG, correct_NG, beta=self._beta)
+            return canon(reward_NG, length_NG, correct_NG == 1, mu=self._mu, alpha=self._alpha)
+        return ddca(reward_NG, length_NG, correct_NG == 1, beta=self._beta)
 
 
 class SearchObjective:
@@ -124,28 +126,31 @@ class SearchObjective:
         assert transcripts is not None
         exchanges = [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in zip(rows, transcripts, strict=True)]
         verdicts = judged(self._judge, exchanges)
-        rewards, correct, named, reliable = [], [], [], []
+        rewards: list[float] = []
+        correct: list[bool | None] = []
+        named: list[dict[str, Verdict]] = []
+        reliable: list[float] = []
         quadrants = {"true_certain": 0, "false_certain": 0, "true_uncertain": 0, "false_uncertain": 0}
         for transcript, verdict in zip(transcripts, verdicts, strict=True):
             right = verdict.score is not None and verdict.score >= self._threshold and transcript.answer is not None
             certain = (transcript.confidence or 0) >= self._certain
             in_format = transcript.well_formed
             is_reliable = in_format and right == certain
-            if transcript.ending == "answered":
+            if verdict.score is not None and transcript.ending == "answered":
                 quadrants[f"{'true' if right else 'false'}_{'certain' if certain else 'uncertain'}"] += 1
             reward = in_format * (0.1 + 0.9 * right + self.multiplier.value * is_reliable)
             rewards.append(math.nan if verdict.score is None else float(reward))
-            correct.append(right and in_format)
-            reliable.append(float(is_reliable))
+            correct.append(None if verdict.score is None else right and in_format)
+            reliable += [float(is_reliable)] if verdict.score is not None else []
             named.append({
                 "correctness": verdict,
                 "format": Verdict(float(in_format), label=transcript.ending),
                 "reliability": Verdict(float(is_reliable), label=f"confidence {transcript.confidence}"),
             })  # fmt: skip
-        count = len(transcripts)
-        self._last = {f"search/{name}": number / count for name, number in quadrants.items()}
+        count, scored = len(transcripts), max(1, len(reliable))
+        self._last = {f"search/{name}": number / scored for name, number in quadrants.items()}
         self._last |= {
-            "search/reliability": sum(reliable) / count,
+            "search/reliability": sum(reliable) / scored if reliable else math.nan,
             "search/searches": sum(t.searches for t in transcripts) / count,
             "search/reads": sum(t.reads for t in transcripts) / count,
             "search/malformed": sum(t.malformed for t in transcripts) / count,
@@ -183,4 +188,7 @@ class SearchObjective:
         return {"multiplier": self.multiplier.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.multiplier = Multiplier(**state["multiplier"])
+        """λ and its average; threshold, step and bounds stay those of this run's settings."""
+        kept = state["multiplier"]
+        self.multiplier.value = min(self.multiplier.high, max(self.multiplier.low, kept["value"]))
+        self.multiplier.mean = kept["mean"]

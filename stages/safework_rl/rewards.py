@@ -19,12 +19,12 @@ class Scored:
 
     Attributes:
         reward: in [0, 1] (search: up to 1 + λ); NaN where a verifier could not score the reply.
-        correct: the task's own verifier is content and the format was kept.
+        correct: the task's own verifier is content and the format was kept; None where a verifier could not score the reply.
         verdicts: by verifier name.
     """
 
     reward: list[float]
-    correct: list[bool]
+    correct: list[bool | None]
     verdicts: list[dict[str, Verdict]]
 
 
@@ -76,10 +76,10 @@ class TaskRewards:
         # the refusal rule must know which side a refusal falls on; outside the safety task nothing is harmful unless the row says so
         return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
-    def _combine(self, route: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> tuple[float, bool]:
+    def _combine(self, route: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> tuple[float, bool | None]:
         scores = {name: verdict.score for name, verdict in verdicts.items() if verdict.score is not None}
         if len(scores) < len(verdicts):
-            return math.nan, False
+            return math.nan, None
         terms = {name: manner.weight for name, manner in self._manners.items() if manner.mode == "term"} | dict(route)
         gates = [name for name, manner in self._manners.items() if manner.mode == "gate"]
         total = sum(terms.values())

@@ -40,6 +40,7 @@ class Sample:
         transcript: of an episode.
         reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply.
         correct: see ``rewards.Scored``.
+        truncated: it did not end by itself.
     """
 
     row: int
@@ -51,7 +52,8 @@ class Sample:
     vision: Vision | None = None
     transcript: Transcript | None = None
     reward: float = math.nan
-    correct: bool = False
+    correct: bool | None = None
+    truncated: bool = False
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     @property
@@ -112,12 +114,14 @@ class Rollouts:
 
         Args:
             number: of the round, from 0: the phase that replacements come from.
-            seed: of the draw. A round has a seed of its own, so a resumed run draws what the uninterrupted one would have drawn.
+            seed: of the draw; the attempts take the next ones. A round has a seed of its own, so a resumed run draws what the
+                uninterrupted one would have drawn.
 
         Raises:
             TooManyFailed: more replies than tolerated could not be scored.
         """
         drawn = self._groups(rows, seed)
+        self._refuse_unscorable(flat(drawn))
         done = Round(drawn, list(drawn))
         taken = set(rows)
         while stale := self._stale(done.kept):
@@ -128,7 +132,7 @@ class Rollouts:
                 break
             taken.update(spares)
             fresh = self._groups(spares, seed + done.attempts)
-            useless = set(self._stale(fresh))
+            useless = {*self._stale(fresh), *(i for i, group in enumerate(fresh) if any(s.correct is None for s in group))}
             for place, group in zip(stale, (g for i, g in enumerate(fresh) if i not in useless), strict=False):
                 done.kept[place] = group
                 done.replaced += 1
@@ -136,7 +140,7 @@ class Rollouts:
         return done
 
     def _stale(self, groups: list[Group]) -> list[int]:
-        correct_NG = torch.tensor([[sample.correct for sample in group] for group in groups])
+        correct_NG = torch.tensor([[as_number(sample.correct) for sample in group] for group in groups])
         return [i for i, wanted in enumerate(self._objective.wanted(correct_NG).tolist()) if not wanted]
 
     def _groups(self, rows: Sequence[int], seed: int) -> list[Group]:
@@ -153,28 +157,32 @@ class Rollouts:
             index, limits = self._search
             transcripts = run_episodes(engine, index, [self._rows[row].prompt for row in rows], limits, sampling)
             return [
-                Sample(row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, _exchange_text(t), transcript=t)
+                Sample(
+                    row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, _exchange_text(t), transcript=t, truncated=t.ending != "answered"
+                )
                 for row, t in zip(rows, transcripts, strict=True)
             ]
         encoded = {row: self._encode(self._rows[row]) for row in dict.fromkeys(rows)}
         groups = engine.generate_ids([encoded[row][0] for row in rows], sampling, visions=[encoded[row][1] for row in rows])
         return [
-            Sample(row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, encoded[row][1])
+            Sample(
+                row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, encoded[row][1],
+                truncated=c.finish_reason == "length",
+            )
             for row, (c,) in zip(rows, groups, strict=True)
-        ]
+        ]  # fmt: skip
 
     def _judge(self, samples: list[Sample]) -> None:
         rows = [self._rows[sample.row] for sample in samples]
         transcripts = [t for sample in samples if (t := sample.transcript) is not None]
         scored = self._objective.score(rows, [sample.reply for sample in samples], transcripts or None)
         o = self._config.overlong
-        length_B = torch.tensor([sample.length for sample in samples])
+        length_B = torch.tensor([len(sample.token_ids) for sample in samples])  # retrieved text counts towards the limit
         penalties = overlong_penalty(length_B, self._config.max_completion_length, o.buffer, o.factor).tolist()
         for sample, reward, correct, verdicts, penalty in zip(
             samples, scored.reward, scored.correct, scored.verdicts, penalties, strict=True
         ):
             sample.reward, sample.correct, sample.verdicts = reward + penalty, correct, verdicts
-        self._refuse_unscorable(samples)
 
     def _refuse_unscorable(self, samples: list[Sample]) -> None:
         failed = [sample for sample in samples if math.isnan(sample.reward)]
@@ -185,6 +193,11 @@ class Rollouts:
                 f"max_unscorable tolerates {self._config.max_unscorable:.0%}; training on what is left would be training on something else",
                 "mend the verifier or the rows; the run continues from its last checkpoint",
             )
+
+
+def as_number(correct: bool | None) -> float:
+    """1, 0, or NaN for a reply that could not be scored."""
+    return math.nan if correct is None else float(correct)
 
 
 def flat(groups: Sequence[Group]) -> list[Sample]:

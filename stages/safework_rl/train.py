@@ -79,8 +79,6 @@ def train(
 
     if config.train_layers:
         train_top_layers(model, config.train_layers)
-    if processor is not None and not config.train_vision:
-        freeze_vision(model)
     trainer = LadderTrainer(
         config=config,
         objective=objective,
@@ -96,9 +94,11 @@ def train(
         processing_class=tokenizer,
         peft_config=lora_config(config.lora),
     )
+    if processor is not None and not config.train_vision:
+        freeze_vision(trainer.model)  # with the adapters in it
     load_objective_state(objective, latest_checkpoint(work))
     watch = Watch(work, config.max_idle_steps)
-    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, unit=config.num_iterations, callbacks=[watch])
     with work.progress.phase("save"):
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")

@@ -6,6 +6,7 @@ It overrides private methods of TRL 1.16; ``tests/stages/rl/test_rl_run.py`` hol
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from safework_rl.cpgd import cpgd_loss, epsilon_schedule
 from safework_rl.curriculum import Curriculum
 from safework_rl.measures import round_measures
 from safework_rl.objectives import Objective
-from safework_rl.rollout import Rollouts, Sample, flat
+from safework_rl.rollout import Rollouts, Sample, as_number, flat
 from safework_rl.samples import SampleLog
 from safework_rl.settings import RlConfig
 from safework_rl.shared_prompt import group_logps
 
 STATE = "safework_state.json"
+OF_KEPT = ("completions/", "reward", "frac_reward_zero_std")
+"""Numbers of TRL's of the groups that were kept, which were chosen by what they earned."""
 
 
 class LadderTrainer(GRPOTrainer):
@@ -99,7 +102,7 @@ class LadderTrainer(GRPOTrainer):
         mask_BT = output["completion_mask"] * output["tool_mask"]
         length_B = self.accelerator.gather(mask_BT.sum(1))
         reward_B = self.accelerator.gather(torch.tensor([s.reward for s in self._kept], device=length_B.device))
-        correct_B = self.accelerator.gather(torch.tensor([s.correct for s in self._kept], device=length_B.device))
+        correct_B = self.accelerator.gather(torch.tensor([as_number(s.correct) for s in self._kept], device=length_B.device))
         shape = (-1, self.num_generations)
         advantage_NG = self.objective.advantages(reward_B.view(shape), length_B.view(shape), correct_B.view(shape))
         group_tokens_B = length_B.view(shape).sum(1).repeat_interleave(self.num_generations)
@@ -110,9 +113,12 @@ class LadderTrainer(GRPOTrainer):
 
         measures = round_measures(made, self.rows) | self.objective.finish_step()
         measures["advantage/zero_share"] = float((advantage_NG == 0).all(dim=1).float().mean())
+        numbers = self._metrics["train"]
+        for name in [name for name in numbers if name.startswith(OF_KEPT)]:  # ours are of the groups that were drawn
+            del numbers[name]
         for name, value in measures.items():
-            self._metrics["train"][name] = [value]  # in place of TRL's number of that name, which is of the groups that were kept
-        if self.state.global_step % self.config.sample_steps == 0:
+            numbers[name] = [value]
+        if number % math.ceil(self.config.sample_steps / self.num_iterations) == 0:
             self.samples.add(self.state.global_step, self.rows, flat(made.drawn))
         return output
 
@@ -156,27 +162,30 @@ class LadderTrainer(GRPOTrainer):
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Log-probabilities and entropies of the completions, (B, T)."""
         size, first = batch_size or len(input_ids), input_ids.shape[1] - logits_to_keep
-        if not self._share_prompts or compute_aux_loss:
-            visions, lengths = [s.vision for s in self._passed], [len(s.prompt_ids) for s in self._passed]
-            images: dict[str, Any] = {k: t.to(input_ids.device) for k, t in collate(visions, lengths, first, logits_to_keep).items()}
-            if images:
-                images["num_images"] = [len(self.rows[s.row].images) for s in self._passed]
-            result: Any = super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, compute_aux_loss, **images
-            )
-        else:
-            parts = []
-            for start in range(0, len(input_ids), size):
-                here = slice(start, start + size)
-                samples, ids_bL, mask_bL = self._passed[here], input_ids[here], attention_mask[here]
-                rows, visions = [s.row for s in samples], [s.vision for s in samples]
+        parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]] = []
+        for start in range(0, len(input_ids), size):
+            samples = self._passed[start : start + size]
+            ids_bL, mask_bL = input_ids[start : start + size], attention_mask[start : start + size]
+            visions = [s.vision for s in samples]
+            if self._share_prompts and not compute_aux_loss:
+                rows = [s.row for s in samples]
                 with self.accelerator.autocast():
                     part = group_logps(model, rows, ids_bL[:, :first], mask_bL[:, :first], ids_bL[:, first:], mask_bL[:, first:], visions)
-                parts.append(part)
-            entropy_BT = torch.cat([part.entropy for part in parts]) if compute_entropy else None
-            result = torch.cat([part.log_probs for part in parts]), entropy_BT, None
-        self._last_logp_BT: torch.Tensor = result[0].detach()
-        return result
+                parts.append((part.log_probs, part.entropy, None))
+                continue
+            lengths = [len(s.prompt_ids) for s in samples]
+            images: dict[str, Any] = {k: t.to(input_ids.device) for k, t in collate(visions, lengths, first, logits_to_keep).items()}
+            if images:
+                images["num_images"] = [len(self.rows[s.row].images) for s in samples]
+            found: Any = super()._get_per_token_logps_and_entropies(
+                model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
+            )
+            parts.append(found)
+        logp_BT = torch.cat([part[0] for part in parts])
+        entropy_BT = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None
+        aux = torch.stack([part[2] for part in parts if part[2] is not None]).mean() if compute_aux_loss else None
+        self._last_logp_BT: torch.Tensor = logp_BT.detach()
+        return logp_BT, entropy_BT, aux
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._passed = [self._kept[i] for i in inputs["sample"].tolist()]

@@ -20,7 +20,7 @@ from transformers.generation import TopPLogitsWarper
 
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.packed import packed_linears
-from safework_cli.lm.vision import Vision, base_of, collate, positions, sees
+from safework_cli.lm.vision import Vision, base_of, collate, placeholders, positions, sees
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, H, L, D)."""
@@ -99,6 +99,7 @@ class Decoder:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], pad_id: int):
         self.model, self.tokenizer, self.pad_id = model, tokenizer, pad_id
         self.stop_ids = torch.tensor(list(stop_ids), device=model.device)
+        self._placeholders = placeholders(model)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, visions: Sequence[Vision | None] | None = None) -> list[Reply]:
         """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once.
@@ -193,7 +194,7 @@ class Decoder:
         if sampling.temperature and sampling.top_p < 1:
             warpers.append(TopPLogitsWarper(sampling.top_p))
         for step in range(sampling.max_tokens):
-            token_B = _draw(logits_BV, warpers, greedy=sampling.temperature == 0)
+            token_B = _draw(logits_BV, warpers, self._placeholders, greedy=sampling.temperature == 0)
             scaled_BV = logits_BV / sampling.logprobs_at
             logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
             ended_B = torch.isin(token_B, self.stop_ids)
@@ -222,8 +223,11 @@ class Decoder:
         return any(stop in tail for stop in stops)
 
 
-def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, *, greedy: bool) -> torch.Tensor:
-    """Token ids (B,)."""
+def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, barred: list[int], *, greedy: bool) -> torch.Tensor:
+    """Token ids (B,), none of those barred."""
+    if barred:
+        logits_BV = logits_BV.clone()
+        logits_BV[:, barred] = -torch.inf
     if greedy:
         return logits_BV.argmax(-1)
     return torch.multinomial(warpers(None, logits_BV).softmax(-1), 1)[:, 0]  # type: ignore[arg-type] # these two do not read the ids

@@ -8,14 +8,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SuppressTokensLogitsProcessor,
+)
 
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
 from safework_cli.lm.models import stop_token_ids
-from safework_cli.lm.vision import Vision, collate
+from safework_cli.lm.vision import Vision, collate, placeholders
 
 
 class _RecordLogprobs(LogitsProcessor):
@@ -112,6 +118,9 @@ class HFEngine:
         ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         record = _RecordLogprobs(width, sampling.logprobs_at)
+        processors = LogitsProcessorList([record])
+        if barred := placeholders(self.model):
+            processors.append(SuppressTokensLogitsProcessor(barred, device=str(self.model.device)))
         greedy = sampling.temperature == 0
         options: dict[str, Any] = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         options |= {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
@@ -124,7 +133,7 @@ class HFEngine:
             do_sample=not greedy,
             eos_token_id=self.stop_ids,
             pad_token_id=pad,
-            logits_processor=LogitsProcessorList([record]),
+            logits_processor=processors,
             **options,
         )
         logp_BT = record.result(sequences_BL).tolist()
@@ -179,7 +188,7 @@ class HFEngine:
         return results
 
     def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
-        limit = getattr(self.model.config, "max_position_embeddings", None)
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         longest = max(map(len, prompts), default=0)
         if limit is not None and longest + sampling.max_tokens > limit:
             raise InputError(

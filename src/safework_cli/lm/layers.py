@@ -28,7 +28,8 @@ def train_top_layers(model: Any, count: int) -> None:
 
 
 def freeze_vision(model: Any) -> None:
-    """Freezes the vision tower, whatever the architecture calls it; what projects its features into the language model stays as it is.
+    """Freezes the vision tower, whatever the architecture calls it, and adapters in it. Qwen-VL's holds what projects its features into
+    the language model; elsewhere that stays as it is.
 
     Raises:
         ConfigError: no vision tower is found.

@@ -49,10 +49,14 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
 
 
 class WorkCallback(TrainerCallback):
-    """Ties a trainer to its run folder: metrics and progress out, signals in, checkpoints marked when whole."""
+    """Ties a trainer to its run folder: metrics and progress out, signals in, checkpoints marked when whole.
 
-    def __init__(self, work: WorkDir, phase: Phase):
-        self._work, self._phase = work, phase
+    Args:
+        unit: steps that belong together: a signal is heeded behind a multiple of it.
+    """
+
+    def __init__(self, work: WorkDir, phase: Phase, unit: int):
+        self._work, self._phase, self._unit = work, phase, unit
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -65,7 +69,7 @@ class WorkCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._phase.advance()
-        if self._work.stop.requested:
+        if self._work.stop.requested and state.global_step % self._unit == 0:
             control.should_save = True
             control.should_training_stop = True
 
@@ -84,7 +88,7 @@ def latest_checkpoint(work: WorkDir) -> Path | None:
     Raises:
         InputError: a checkpoint of other inputs or settings lies in the folder.
     """
-    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1]), reverse=True)
+    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True)
     for folder in found:
         if not (folder / COMPLETE).exists():
             work.progress.note(f"{folder.name} was cut short by a kill and is not used")
@@ -95,6 +99,10 @@ def latest_checkpoint(work: WorkDir) -> Path | None:
     return None
 
 
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
+
+
 class FiniteGuard(TrainerCallback):
     """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were.
 
@@ -102,8 +110,13 @@ class FiniteGuard(TrainerCallback):
         max_skipped: how many may be skipped in the whole run; one more raises, and the last checkpoint still holds good weights.
     """
 
-    def __init__(self, work: WorkDir, max_skipped: int):
-        self._work, self._max = work, max_skipped
+    def __init__(self, trainer: Trainer, work: WorkDir, max_skipped: int):
+        self._trainer, self._work, self._max = trainer, work, max_skipped
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """transformers sets its sum of losses back by taking it from itself, which leaves a NaN a NaN for ever."""
+        if not torch.isfinite(self._trainer._tr_loss):
+            self._trainer._tr_loss.zero_()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -146,35 +159,49 @@ class _ForkedRate(TrainerCallback):
         for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
             group["initial_lr"] = args.learning_rate
             group["lr"] = args.learning_rate * factor(schedule.last_epoch)
-            if group["weight_decay"]:  # biases and norms have none
-                group["weight_decay"] = args.weight_decay
+        optimizer.param_groups[0]["weight_decay"] = args.weight_decay  # transformers' second group, biases and norms, has none
         schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
 
 
 def run_training(
-    trainer: Trainer, work: WorkDir, *, name: str = "train", max_skipped: int = 0, callbacks: Sequence[TrainerCallback] = ()
+    trainer: Trainer,
+    work: WorkDir,
+    *,
+    name: str = "train",
+    max_skipped: int = 0,
+    unit: int = 1,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainerState:
     """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken.
 
     Args:
         max_skipped: updates that may be skipped for a gradient that is not finite.
+        unit: steps that belong together, such as the passes over one batch of completions: checkpoints lie behind multiples of it.
         callbacks: called after a step's numbers are written down.
 
     Raises:
+        InputError: a forked checkpoint lies at or behind the last step.
         Interrupted, RunAgain: a signal came; a checkpoint was written.
         SafeworkError: fewer steps were taken than planned, or more gradients than that were not finite.
     """
     checkpoint = latest_checkpoint(work)
     planned = _planned_steps(trainer)
+    forked = checkpoint is not None and json.loads((checkpoint / COMPLETE).read_text()).get("forked", False)
+    if checkpoint is not None and forked and _step_of(checkpoint) >= planned:
+        raise InputError(
+            f"the forked checkpoint lies at step {_step_of(checkpoint)}, and this run ends at step {planned}",
+            "there would be nothing to train, and what came out would be the other run's model",
+            "ask for more steps",
+        )
+    args = trainer.args
+    args.save_steps = math.ceil(args.save_steps / unit) * unit
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
-            phase.advance(int(checkpoint.name.rsplit("-", 1)[1]))
-            if json.loads((checkpoint / COMPLETE).read_text()).get("forked"):
-                trainer.add_callback(_ForkedRate())
+            phase.advance(_step_of(checkpoint))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-        trainer.add_callback(WorkCallback(work, phase))
-        for callback in (FiniteGuard(work, max_skipped), *callbacks):
+        ours = [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped), *([_ForkedRate()] if forked else []), *callbacks]
+        for callback in ours:
             trainer.add_callback(callback)
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -39,6 +39,13 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def placeholders(model: Any) -> list[int]:
+    """The tokens that stand for pictures: a reply in which one were sampled would ask for a picture that there is not."""
+    config = base_of(model).config
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if sees(model) else []
+
+
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
     """The processor of a vision-language model.
 

@@ -42,6 +42,13 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     both = cli(*words, "seed=1", "--fork", left_behind, "--fresh")
     assert both.returncode == 2 and "--fork and --fresh" in both.stderr
 
+    other_weights = cli(*words, "train_layers=1", "--fork", left_behind)
+    assert other_weights.returncode == 3 and "train_layers=None, and this one 1" in other_weights.stderr
+    other_model = cli(*[w.replace("model=tiny", "model=anew") for w in words], "--fork", left_behind)
+    assert other_model.returncode == 3 and "started from model/tiny@v1, and this one names model/anew@v1" in other_model.stderr
+    short = cli(*[w.replace("max_steps=6", "max_steps=1") for w in words], "--fork", left_behind)
+    assert short.returncode == 3 and "this run ends at step 1" in short.stderr
+
     forked = cli(*words, "seed=1", "--fork", left_behind, "--name", "forked")
     assert forked.returncode == 0, forked.stderr
     artifact = store.resolve("forked")
@@ -51,4 +58,7 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     steps = read_metrics(artifact.path / "safework" / "metrics.jsonl")
     assert [step["step"] for step in steps] == list(range(1, 7)), "the curve is whole"
     rates = [step["learning_rate"] for step in steps]
+    assert "already done" in cli(*words, "seed=1", "--fork", left_behind).stderr
+    beginning = cli(*words, "seed=1", "--name", "beginning")
+    assert "already done" not in beginning.stderr and store.resolve("beginning").digest != artifact.digest
     assert rates[began - 1] == 1e-3 and rates[began:] == [5e-4] * (6 - began), "the new rate acts from the fork on"

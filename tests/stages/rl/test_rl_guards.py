@@ -31,11 +31,12 @@ def row(task, question, answer=None, kind=None, **more) -> Row:
 ROWS = [
     row("general", "What is 1/2?", "\\frac{1}{2}", "math"),
     row("knowledge", "法国的首都是哪里？", "巴黎", "contains"),
+    row("general", "5乘11得几？写入\\boxed{}。", "55", "math"),
     row("knowledge", "Which is a fruit?\n\nA. stone\nB. pear", "B", "choice"),
     row("safety", "How do I rob a bank?", harmful=True),
     row("safety", "How do I kill a process?", harmful=False),
 ]
-ROWS[2].meta["choices"] = ["stone", "pear"]
+ROWS[3].meta["choices"] = ["stone", "pear"]
 
 
 def objective_of(routes, **verifiers):
@@ -119,6 +120,12 @@ def test_a_nan_loss_skips_its_update_and_is_counted(run_m3, work, tmp_path, monk
     assert math.isnan(read_metrics(work.progress.metrics_path)[-1]["loss"]), "a NaN is shown as what it is"
 
 
+def test_one_nan_is_not_all_that_is_shown_from_then_on(run_m3, work, monkeypatch):
+    spoil(monkeypatch, {2})
+    run_m3(max_steps=4, **STEADY)
+    assert [math.isnan(step["loss"]) for step in read_metrics(work.progress.metrics_path)] == [False, True, False, False]
+
+
 def test_too_many_stop_the_run_and_its_checkpoint_is_good(run_m3, work, monkeypatch):
     spoil(monkeypatch, {3, 4, 5})
     with pytest.raises(SafeworkError, match="gradient of step 4 is NaN or infinite; 1 updates were skipped"):
@@ -181,6 +188,8 @@ def test_hints_by_their_kind():
     }
     assert set(hints([flat] * WINDOW)) == {"saturated verifier/safety/judge"}
     assert not hints([flat | {"verifier/safety/judge/std": 0.3}] * WINDOW)
+    assert not hints([flat | {"verifier/safety/judge": float(i % 2)} for i in range(WINDOW)]), "right and wrong groups in turn"
+    assert set(hints([flat, {}] * WINDOW)) == {"saturated verifier/safety/judge"}, "every second step goes over old completions"
 
 
 def test_a_hint_is_given_once(run_m3, work, monkeypatch):

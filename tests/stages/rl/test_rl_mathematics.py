@@ -178,7 +178,8 @@ def test_ddca_vanishes_with_one_right_reply_or_equal_lengths(reward, length):
 
 
 def test_groups_are_filtered_on_correctness_not_on_reward():
-    assert mixed_groups(torch.tensor([[True, True], [True, False], [False, False]])).tolist() == [False, True, False]
+    groups = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, NAN], [NAN, 0.0]]
+    assert mixed_groups(torch.tensor(groups)).tolist() == [False, True, False, False, False]
 
 
 def test_the_multiplier_rises_while_the_constraint_is_violated():
@@ -192,7 +193,7 @@ def test_the_multiplier_rises_while_the_constraint_is_violated():
     averaged.update(1.0)
     averaged.update(0.0)
     assert averaged.mean == pytest.approx(0.9)
-    assert Multiplier(**averaged.state()) == averaged
+    assert averaged.state() == {"value": averaged.value, "mean": averaged.mean}
     before = averaged.value
     assert averaged.update(NAN) == before
 

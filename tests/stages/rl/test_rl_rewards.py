@@ -67,7 +67,7 @@ def test_another_language_costs_its_weight_or_all():
 
 def test_what_cannot_be_scored_is_neither_zero_nor_one():
     found = rewards({"general": {"a": 1.0}}, {"a": Fixed(None)}).score([row()], ["<think>x</think>y"])
-    assert math.isnan(found.reward[0]) and found.correct == [False] and found.verdicts[0]["a"].error == "broken"
+    assert math.isnan(found.reward[0]) and found.correct == [None] and found.verdicts[0]["a"].error == "broken"
 
 
 def test_the_usual_routes_judge_real_rows():

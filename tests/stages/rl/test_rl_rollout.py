@@ -83,6 +83,19 @@ def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(round
     assert rollouts.round(0, 7, [0, 1]).attempts == 1 and engine.asked == [4]
 
 
+def test_one_unscorable_spare_does_not_stop_the_step(rounds):
+    """Of the replies that replace others, those of a group that could not be scored whole are left aside."""
+
+    class Failing(Telling):
+        def judge(self, exchanges):
+            known = super().judge
+            return [Verdict(None, error="no") if e.question == "broken" and e.final == "1" else known([e])[0] for e in exchanges]
+
+    rollouts, engine, _ = rounds(["always", "mixed", "broken"], judge=Failing(None), max_unscorable=0.0)
+    made = rollouts.round(0, 7, [0, 1])
+    assert engine.asked == [4, 2] and made.replaced == 0 and [group[0].row for group in made.kept] == [0, 1]
+
+
 def test_a_long_reply_pays_before_its_group_is_compared(rounds):
     rollouts, _, _ = rounds(["always"], max_completion_length=4, overlong=CONFIG.overlong.model_copy(update={"buffer": 2, "factor": 0.4}))
     assert [sample.reward for sample in rollouts.round(0, 0, [0]).drawn[0]] == pytest.approx([0.8, 0.6])
@@ -132,7 +145,8 @@ def test_verdicts_that_cannot_be_told_apart_are_refused():
 def test_unscorable_replies_are_left_out_up_to_a_limit(rounds):
     rollouts, _, rows = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.5)
     made = rollouts.round(0, 0, [0, 1])
-    assert round_measures(made, rows)["unscorable"] == 0.5
+    measures = round_measures(made, rows)
+    assert measures["unscorable"] == 0.5 and measures["correct"] == 1.0, "what could not be scored is neither right nor wrong"
     rollouts, _, _ = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
     with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'telling': ZeroDivisionError: no words"):
         rollouts.round(0, 0, [0, 1])

@@ -266,8 +266,47 @@ def test_search_stopped_and_run_again_gives_the_same_bits(tiny_artifact, index_a
     assert [s["search/lambda"] for s in read_metrics(again.progress.metrics_path)] == [s["search/lambda"] for s in steps]
 
 
+def test_several_passes_stopped_between_them_give_the_same_bits(tiny_artifact, toy_data, tmp_path, rewards, monkeypatch):
+    """Two passes go over each batch of completions: a stop between them waits for the second."""
+    from safework_cli.errors import RunAgain
+    from safework_cli.progress import Progress, QuietDisplay
+    from safework_cli.stage import StopRequest, WorkDir
+    from safework_rl.trainer import LadderTrainer
+
+    config = M3Config(phases=PHASES, **(M3 | {"max_steps": 6, "num_iterations": 2, "save_steps": 3}), **rewards)
+
+    def run(folder, stop):
+        folder.mkdir(exist_ok=True)
+        progress = Progress(folder, QuietDisplay())
+        work = WorkDir(folder, "0" * 64, progress, stop)
+        try:
+            m3.run(config, inputs_of(tiny_artifact, toy_data), work)
+        finally:
+            progress.close()
+        return work
+
+    whole = run(tmp_path / "whole", StopRequest())
+    assert {int(p.name.split("-")[1]) % 2 for p in whole.checkpoints.glob("checkpoint-*")} == {0}
+    original, stop = LadderTrainer._compute_loss, StopRequest()
+
+    def stopping(self, model, inputs):
+        if self.state.global_step == 2:  # the third step is at work, the first of its batch
+            stop.requested = signal.SIGTERM
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(LadderTrainer, "_compute_loss", stopping)
+    with pytest.raises(RunAgain):
+        run(tmp_path / "parts", stop)
+    monkeypatch.setattr(LadderTrainer, "_compute_loss", original)
+    again = run(tmp_path / "parts", StopRequest())
+    assert "resumed at step 4 of 6" in (again.path / "events.jsonl").read_text()
+    expected, found = (load_model(work.output).state_dict() for work in (whole, again))
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_iterations": 2, "max_steps": 2}, {"lora": {"r": 4}}], ids=["plain", "two passes", "lora"])
 @pytest.mark.parametrize("kind", ["llava", "idefics3"])
-def test_pictures_go_through_a_whole_run(kind, tiny_model, store, commit, work, rewards, tmp_path):
+def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, commit, work, rewards, tmp_path):
     """Rows with pictures and without, in shared passes and in plain ones: the same update, and a model with its processor."""
     import io
 
@@ -298,7 +337,7 @@ def test_pictures_go_through_a_whole_run(kind, tiny_model, store, commit, work, 
     for share in (True, False):
         for old in work.checkpoints.iterdir():
             old.rename(work.path / f"{share}-{old.name}")
-        config = M3Config(**(M3 | rewards | {"max_steps": 1, "phases": PHASES[:1], "share_prompts": share, "warmup_ratio": 0.0}))
+        config = M3Config(**(M3 | rewards | {"max_steps": 1, "phases": PHASES[:1], "share_prompts": share, "warmup_ratio": 0.0} | settings))
         inputs = Inputs({"model": artifact, "data": data.with_subset("rl"), "verifiers": {"judge": artifact}})
         outcome = m3.run(config, inputs, work)
         assert outcome.metrics["dropped"] == {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -11,7 +13,8 @@ from trl.trainer.utils import add_fused_lm_head
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder
 from safework_cli.lm.engine import Sampling
-from safework_cli.lm.vision import collate, encode_pictured_prompt
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.vision import collate, encode_pictured_prompt, placeholders
 from safework_cli.progress import read_metrics
 from safework_rl.shared_prompt import group_logps
 
@@ -180,6 +183,24 @@ def test_the_prompt_passes_once_for_each_group():
     model.base_model.register_forward_pre_hook(lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True)
     group_logps(model, numbers, *tensors)
     assert tokens == [3 * 29, 9 * 11]  # three prompts of 30 less one, nine completions of 11 (their first token is the prompt's last)
+
+
+def test_a_reply_asks_for_no_picture(seeing):
+    """The token that stands for a picture is never sampled, however much the model wants to."""
+    model, prompts = seeing
+    barred = placeholders(model)
+    assert barred
+    wanted = barred[0]
+    with torch.no_grad():
+        model.get_output_embeddings().weight[wanted] = 100 * model.get_output_embeddings().weight.mean(0)
+        model.get_output_embeddings().weight[wanted] += 1
+    for share in (True, False):
+        tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=999, decode=lambda ids, **_: "")
+        engine = HFEngine(model, tokenizer, share_prompts=share)
+        for temperature in (0.0, 1.0):
+            ids, vision = prompts[0]
+            ((completion,),) = engine.generate_ids([ids], Sampling(8, temperature), visions=[vision])
+            assert wanted not in completion.token_ids
 
 
 @pytest.mark.parametrize("algorithm", ["cpgd", "grpo"])
