@@ -71,7 +71,7 @@ class _TaskObjective:
         return self.rewards.score(rows, [make_reply("…", answer) for answer in answers])  # a thought without words has no language
 
     def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
-        return torch.ones(len(correct_NG), dtype=torch.bool)
+        return torch.ones(len(correct_NG), dtype=torch.bool, device=correct_NG.device)
 
     def finish_step(self) -> dict[str, float]:
         return {}
@@ -168,7 +168,7 @@ class SearchObjective:
 
     def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
         """All: where every answer is right, their confidence still is or is not."""
-        return torch.ones(len(correct_NG), dtype=torch.bool)
+        return torch.ones(len(correct_NG), dtype=torch.bool, device=correct_NG.device)
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
         return group_mean(reward_NG, self._weighting)

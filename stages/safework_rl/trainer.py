@@ -92,8 +92,8 @@ class LadderTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         number = self.state.global_step // self.num_iterations
-        # a thousand draws for each step, of which a round takes one for every attempt and turn
         assert len(inputs) % self.config.num_generations == 0, "a process holds whole groups"
+        # a thousand seeds for each step, of which a round takes one for every attempt
         seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_000
         made = self._rollouts.round(number, seed, [x["row"] for x in inputs[:: self.config.num_generations]])
         self._kept = self._passed = flat(made.kept)
