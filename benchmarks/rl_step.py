@@ -194,7 +194,7 @@ def trl(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[A
         generation_kwargs={"min_new_tokens": options.completion}, **shared_settings(options),
     )  # fmt: skip
 
-    def reward(completions: list[Any], **_: Any) -> list[float]:
+    def reward(completions: list[Any], **_: Any) -> list[float | None]:
         return [float(i % 2) for i in range(len(completions))]
 
     data = Dataset.from_dict({"prompt": prompts})
@@ -217,7 +217,7 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     from safework_rl.train import grpo_arguments
     from safework_rl.trainer import LadderTrainer
 
-    hf.stop_token_ids = lambda *_: []  # type: ignore[assignment] # every reply takes all its tokens
+    hf.stop_token_ids = lambda *_: []  # every reply takes all its tokens
 
     class Alternating(M3Objective):
         def __init__(self) -> None:
