@@ -66,6 +66,7 @@ class EvalStage(Stage):
     """``safework eval``: model (+ rows) → evaluation."""
 
     name = "eval"
+    version = 2  # 2: the overlap of words beside containment
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {

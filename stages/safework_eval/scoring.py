@@ -107,6 +107,8 @@ def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int) 
             f"add verifiers.{key}=REFERENCE, or judge: rule",
         )
     comparable = suite.metric in SAFETY_METRICS or any(_has_gold(row) for row in suite.rows)
+    # containment forgives every word that stands beside the answer: the overlap says how many did
+    overlap = (rule_judge("f1"),) if comparable and {row.meta.get("answer_type") for row in suite.rows} == {"contains"} else ()
     if trained is None:
         if not comparable:
             raise ConfigError(
@@ -114,12 +116,12 @@ def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int) 
                 "no judge here can score them",
                 f"add verifiers.{key}=REFERENCE",
             )
-        return Panel(rule)
+        return Panel(rule, overlap)
     if not comparable:
         return Panel(trained)
     # A gold answer outranks a model's opinion of it; a refusal phrase does not outrank a model that read the reply.
     by_rule = choice == "rule" or (choice == "auto" and suite.metric not in SAFETY_METRICS)
-    return Panel(rule, (trained,)) if by_rule else Panel(trained, (rule,))
+    return Panel(rule, (trained, *overlap)) if by_rule else Panel(trained, (rule, *overlap))
 
 
 def _has_gold(row: Row) -> bool:

@@ -13,11 +13,11 @@ from safework_cli.artifacts import Artifact, Store
 from safework_cli.errors import ConfigError, InputError
 from safework_cli.rows import Message, Row, write_rows
 from safework_cli.stage import Inputs
-from safework_cli.verifiers import Verdict
+from safework_cli.verifiers import Exchange, Verdict
 from safework_eval.eval_stage import EvalConfig, stage
 from safework_eval.gates import Gate, failed_gates
 from safework_eval.likeness import refuse_unlike, unlike
-from safework_eval.scoring import Judge, outcome_of
+from safework_eval.scoring import Judge, outcome_of, panel_for
 from safework_eval.selection import RowFilter, SuiteBlock, select_suites
 
 
@@ -129,6 +129,19 @@ def test_the_digest_sees_prompt_and_answer() -> None:
         Row("k0", "knowledge", row.messages, answer="y", meta=row.meta),
     ):
         assert digest(changed) != digest(row)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "judges"), [({"contains"}, ["rule:correctness", "rule:f1"]), ({"contains", "exact"}, ["rule:correctness"])]
+)
+def test_where_containment_judges_the_overlap_is_told_beside_it(kinds: set[str], judges: list[str]) -> None:
+    from safework_eval.selection import Suite
+
+    rows = [Row(kind, "knowledge", user("Who?"), answer="Ada", meta={"answer_type": kind}) for kind in sorted(kinds)]
+    panel = panel_for(Suite("s", "knowledge", tuple(rows), "", "auto"), {}, 1)
+    assert [judge.id for judge in panel.judges] == judges
+    (verdict,) = panel.judges[-1].load().judge([Exchange.of(rows[0], "<think>x</think>It was Ada herself")])
+    assert verdict.score == (pytest.approx(0.4) if "exact" not in kinds else 1.0), "one word of four, all of one"
 
 
 # ---------------------------------------------------------------- verdicts
