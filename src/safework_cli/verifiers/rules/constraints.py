@@ -8,6 +8,7 @@ from typing import Any
 
 from safework_cli.errors import nearest
 from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.rules.ifeval import IFEVAL
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:['’-][^\W\u4e00-\u9fff]+)*")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s*\S", re.MULTILINE)
@@ -57,8 +58,8 @@ CHECKS: dict[str, Callable[[str, dict[str, Any]], bool]] = {
 class ConstraintsRule:
     """The share of ``meta.constraints`` that the final answer keeps; labels "all", "some", "none".
 
-    A constraint is a dict with ``type`` and, where the type needs one, ``n`` or ``text``. An unknown type or a missing parameter is an
-    error; an empty answer keeps nothing.
+    A constraint is a dict with ``type`` and, where the type needs one, ``n`` or ``text``; or with IFEval's ``id`` and arguments. An unknown
+    type or a missing parameter is an error; an empty answer keeps nothing.
     """
 
     name = "constraints"
@@ -80,7 +81,13 @@ class ConstraintsRule:
 
     @staticmethod
     def _kept(answer: str, constraint: Any) -> bool:
-        kind = constraint.get("type") if isinstance(constraint, dict) else None
+        if isinstance(constraint, dict) and constraint.get("id") in IFEVAL:
+            try:
+                return IFEVAL[constraint["id"]](answer, constraint)
+            except KeyError as error:
+                raise ValueError(f"constraint '{constraint['id']}' lacks {error}") from None
+        kind = constraint.get("type", constraint.get("id")) if isinstance(constraint, dict) else None
         if kind not in CHECKS:
-            raise ValueError(f"unknown constraint {kind or constraint!r}{nearest(str(kind), CHECKS)}; known: {', '.join(CHECKS)}")
+            known = [*CHECKS, *IFEVAL]
+            raise ValueError(f"unknown constraint {kind or constraint!r}{nearest(str(kind), known)}; known: {', '.join(known)}")
         return CHECKS[kind](answer, constraint)
