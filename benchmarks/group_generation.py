@@ -28,7 +28,7 @@ def main() -> None:
     from safework_cli.lm.models import load_model, load_tokenizer
 
     folder = Path(options.model)
-    folder = folder if folder.is_dir() else default_store(None).resolve(options.model).path
+    folder = folder if folder.is_dir() else default_store(None).resolve(options.model, ("model",)).path
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype=options.dtype)
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
     generator = torch.Generator().manual_seed(0)
