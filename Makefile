@@ -35,8 +35,8 @@ bench: install
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/safework models pull smollm2 --quiet
 	$(BIN)/python benchmarks/group_generation.py --groups 4 8 16
-	$(BIN)/python benchmarks/rl_step.py --dtype float32
-	$(BIN)/python benchmarks/rl_step.py --dtype float32 --prompt 128
+	$(BIN)/python benchmarks/rl_step.py
+	$(BIN)/python benchmarks/rl_step.py --prompt 128
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

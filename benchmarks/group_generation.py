@@ -16,19 +16,18 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from common import device, model_folder, parser
 
 
 def main() -> None:
     options = parse(sys.argv[1:])
     import torch
 
-    from safework_cli.artifacts import default_store
     from safework_cli.lm.models import load_model, load_tokenizer
 
-    folder = Path(options.model)
-    folder = folder if folder.is_dir() else default_store(None).resolve(options.model, ("model",)).path
+    folder = model_folder(options.model)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype=options.dtype)
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
     generator = torch.Generator().manual_seed(0)
@@ -47,8 +46,7 @@ def main() -> None:
             "group": group, "ours_s": round(medians["ours"], 3), "generate_s": round(medians["generate"], 3),
             "ratio": round(medians["ours"] / medians["generate"], 3), "runs": {k: [round(t, 3) for t in v] for k, v in times.items()},
         })  # fmt: skip
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "dtype", "repeats")} | {"device": device}
+    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "dtype", "repeats")} | {"device": device()}
     if options.json:
         print(json.dumps({"setting": setting, "rows": rows}))
         return
@@ -61,16 +59,10 @@ def main() -> None:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2", help="a reference in the store, or a folder")
-    parser.add_argument("--prompt", type=int, default=384, help="prompt tokens")
-    parser.add_argument("--completion", type=int, default=64, help="completion tokens")
-    parser.add_argument("--group", type=int, default=8, help="completions of the group")
-    parser.add_argument("--groups", type=int, nargs="*", help="several group sizes, one after the other")
-    parser.add_argument("--dtype", default="float32", choices=["bfloat16", "float32"])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args(words)
+    options = parser(__doc__)
+    options.add_argument("--groups", type=int, nargs="*", help="several group sizes, one after the other")
+    options.add_argument("--repeats", type=int, default=5)
+    return options.parse_args(words)
 
 
 Side = Callable[[float], list[list[int]]]

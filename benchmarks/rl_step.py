@@ -1,6 +1,6 @@
 """One whole RL step (sampling, log-probabilities, backward, optimiser), ours beside TRL's GRPOTrainer.
 
-    python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype bfloat16] [--steps 5] [--json]
+    python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5] [--json]
 
 Both sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
 within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from common import device, model_folder, parser
 
 PARTS = ("step", "generation", "update")
 
@@ -46,16 +48,10 @@ def main() -> None:
 
 
 def parse(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2", help="a reference in the store, or a folder")
-    parser.add_argument("--prompt", type=int, default=384, help="prompt tokens")
-    parser.add_argument("--completion", type=int, default=64, help="completion tokens")
-    parser.add_argument("--group", type=int, default=8, help="completions of the group")
-    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--steps", type=int, default=5, help="steps measured on each side")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--side", choices=["trl", "ours"], help=argparse.SUPPRESS)
-    return parser.parse_args(words)
+    options = parser(__doc__)
+    options.add_argument("--steps", type=int, default=5, help="steps measured on each side")
+    options.add_argument("--side", choices=["trl", "ours"], help=argparse.SUPPRESS)
+    return options.parse_args(words)
 
 
 def run_side(options: argparse.Namespace, side: str) -> dict[str, Any]:
@@ -66,22 +62,14 @@ def run_side(options: argparse.Namespace, side: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def device() -> str:
-    import torch
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-
-
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Times of every step but the first, and peak memory, of one side."""
     import torch
     from transformers import TrainerCallback
 
-    from safework_cli.artifacts import default_store
     from safework_cli.lm.models import load_model, load_tokenizer
 
-    folder = Path(options.model)
-    folder = folder if folder.is_dir() else default_store(None).resolve(options.model, ("model",)).path
+    folder = model_folder(options.model)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, dtype=options.dtype)
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -120,6 +122,22 @@ SAFEWORK = [sys.executable, "-c", "from safework_cli.cli.main import main; main(
 def cli_environment(store: Store) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")}
     return kept | {"SAFEWORK_STORE": str(store.root)}
+
+
+@pytest.fixture
+def kill_behind(store: Store, start_cli):
+    """Starts a training command and kills it with -9 behind its checkpoint of a step."""
+
+    def kill(step: int, *words: str) -> None:
+        process = start_cli(*words)
+        deadline = time.monotonic() + 120
+        while not list(store.runs.glob(f"*/checkpoints/checkpoint-{step}/COMPLETE.json")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+
+    return kill
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ JOURNALS = (METRICS, "samples.jsonl")
 def checkpoint_of(folder: Path) -> Path | None:
     """The newest whole checkpoint of a run folder."""
     found = [path for path in (folder / "checkpoints").glob("checkpoint-*") if (path / COMPLETE).exists()]
-    return max(found, key=_step, default=None)
+    return max(found, key=step_of, default=None)
 
 
 def unfinished(runs: Path, folder: Path, request: Mapping[str, Any]) -> list[str]:
@@ -39,7 +39,7 @@ def unfinished(runs: Path, folder: Path, request: Mapping[str, Any]) -> list[str
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
         if checkpoint := checkpoint_of(runs / other):
             lines.append(
-                f"an unfinished run of {request['stage']} lies at step {_step(checkpoint)} with {_difference(theirs, request)}; this one "
+                f"an unfinished run of {request['stage']} lies at step {step_of(checkpoint)} with {_difference(theirs, request)}; this one "
                 f"begins anew (--fork {other} goes on from that checkpoint)"
             )
     return lines
@@ -77,14 +77,14 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(COMPLETE))
     for journal in JOURNALS:
-        records = [record for record in read_journal(runs / name / journal) if record.get("step", 0) <= _step(source)]
+        records = [record for record in read_journal(runs / name / journal) if record.get("step", 0) <= step_of(source)]
         with open_journal(folder / journal) as handle:
             for record in records:
                 write_line(handle, record)
-    mark = {"fingerprint": request["fingerprint"], "step": _step(source), "forked": True}
+    mark = {"fingerprint": request["fingerprint"], "step": step_of(source), "forked": True}
     (target / COMPLETE).write_text(json.dumps(mark))
-    note = f"forked from {name} at step {_step(source)}, with {_difference(others[name], request)}"
-    (folder / FORK).write_text(json.dumps({"run": name, "step": _step(source), "note": note}))
+    note = f"forked from {name} at step {step_of(source)}, with {_difference(others[name], request)}"
+    (folder / FORK).write_text(json.dumps({"run": name, "step": step_of(source), "note": note}))
     return note
 
 
@@ -105,7 +105,8 @@ def _refuse_misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, A
         )
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step behind which a checkpoint was written."""
     return int(checkpoint.name.rsplit("-", 1)[1])
 
 

@@ -17,7 +17,7 @@ from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.layers import freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
 from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
-from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor, sees
+from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
 from safework_cli.verifiers.load import load_verifier
@@ -59,8 +59,7 @@ def train(
     model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     tasks = {task for tasks, _ in phases for task in tasks}
-    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
-    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code) if sees(model) else None
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
     def encode(row: Row) -> tuple[list[int], Vision | None]:
         if row.images:
@@ -77,6 +76,7 @@ def train(
     with work.progress.phase("preflight"):
         preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
 
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(

@@ -10,7 +10,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from safework_cli.errors import SafeworkError
 from safework_cli.progress import read_metrics
 from safework_cli.stage import WorkDir
-from safework_rl.hints import hints
+from safework_rl.hints import WINDOW, hints
+
+LOOKED_BACK = 20 * WINDOW
+"""Steps that hints are sought in, beside the first ones: a run of many thousands is not read again at every step."""
 
 
 class Watch(TrainerCallback):
@@ -36,7 +39,8 @@ class Watch(TrainerCallback):
         if logs is None or "grad_norm" not in logs:
             return
         self._history.append({name: float(value) for name, value in logs.items() if isinstance(value, (int, float))})
-        for kind, text in hints(self._history).items():
+        looked_at = self._history if len(self._history) <= LOOKED_BACK else self._history[:WINDOW] + self._history[-LOOKED_BACK:]
+        for kind, text in hints(looked_at).items():
             if kind not in self._said:
                 self._said.add(kind)
                 self._work.progress.note(f"hint: {text}")

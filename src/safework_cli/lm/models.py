@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from safework_cli.errors import InputError
+from safework_cli.lm.vision import has_vision
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
 
@@ -79,7 +80,7 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     """
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) is not None else AutoModelForCausalLM
+        kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
         model = kind.from_pretrained(str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(

@@ -16,7 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError, SafeworkError
-from safework_cli.forks import COMPLETE
+from safework_cli.forks import COMPLETE, step_of
 from safework_cli.progress import Phase
 from safework_cli.stage import WorkDir
 
@@ -88,7 +88,7 @@ def latest_checkpoint(work: WorkDir) -> Path | None:
     Raises:
         InputError: a checkpoint of other inputs or settings lies in the folder.
     """
-    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True)
+    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
     for folder in found:
         if not (folder / COMPLETE).exists():
             work.progress.note(f"{folder.name} was cut short by a kill and is not used")
@@ -97,10 +97,6 @@ def latest_checkpoint(work: WorkDir) -> Path | None:
             raise InputError(f"{folder} belongs to another run", "its inputs or settings were others", "run again with --fresh")
         return folder
     return None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 class FiniteGuard(TrainerCallback):
@@ -187,9 +183,9 @@ def run_training(
     checkpoint = latest_checkpoint(work)
     planned = _planned_steps(trainer)
     forked = checkpoint is not None and json.loads((checkpoint / COMPLETE).read_text()).get("forked", False)
-    if checkpoint is not None and forked and _step_of(checkpoint) >= planned:
+    if checkpoint is not None and forked and step_of(checkpoint) >= planned:
         raise InputError(
-            f"the forked checkpoint lies at step {_step_of(checkpoint)}, and this run ends at step {planned}",
+            f"the forked checkpoint lies at step {step_of(checkpoint)}, and this run ends at step {planned}",
             "there would be nothing to train, and what came out would be the other run's model",
             "ask for more steps",
         )
@@ -197,7 +193,7 @@ def run_training(
     args.save_steps = math.ceil(args.save_steps / unit) * unit
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
-            phase.advance(_step_of(checkpoint))
+            phase.advance(step_of(checkpoint))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
         trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
         ours = [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped), *([_ForkedRate()] if forked else []), *callbacks]

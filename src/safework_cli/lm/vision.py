@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from PIL import Image as Picture
-from transformers import AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from safework_cli.errors import InputError
 from safework_cli.rows import Image, Message
@@ -29,9 +29,14 @@ MAX_PIXELS = 2**26
 """A picture of more pixels is refused before it is unpacked."""
 
 
+def has_vision(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration has a vision tower."""
+    return getattr(config, "vision_config", None) is not None
+
+
 def sees(model: PreTrainedModel) -> bool:
     """Whether the model has a vision tower."""
-    return getattr(base_of(model).config, "vision_config", None) is not None
+    return has_vision(base_of(model).config)
 
 
 def base_of(model: Any) -> Any:
@@ -46,12 +51,14 @@ def placeholders(model: Any) -> list[int]:
     return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if sees(model) else []
 
 
-def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin:
-    """The processor of a vision-language model.
+def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin | None:
+    """The processor of a vision-language model; None for a model that sees no pictures, without loading either's weights.
 
     Raises:
         InputError: there is none, or a package that it needs is not installed.
     """
+    if not has_vision(AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)):
+        return None
     why = ""
     try:
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
@@ -141,9 +148,9 @@ def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: V
     Args:
         vision: of the whole batch, as ``collate`` makes it; its by-token tensors as wide as ``ids_BL``.
     """
-    inner = getattr(base_of(model), "model", None)
+    inner: Any = getattr(base_of(model), "model", None)
     if vision and hasattr(inner, "get_rope_index"):
-        found = inner.get_rope_index(  # type: ignore[union-attr]
+        found = inner.get_rope_index(
             ids_BL, mm_token_type_ids=vision["mm_token_type_ids"], image_grid_thw=vision["image_grid_thw"], attention_mask=mask_BL
         )
         return found[0]

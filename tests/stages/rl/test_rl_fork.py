@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import time
-
 import pytest
 
 from safework_cli.artifacts import Store
@@ -18,15 +15,9 @@ WORDS = [
 
 
 @pytest.fixture
-def left_behind(tiny_artifact, toy_data, start_cli, store: Store) -> str:
+def left_behind(tiny_artifact, toy_data, kill_behind, store: Store) -> str:
     """The folder of a run that was killed behind its second checkpoint."""
-    process = start_cli(*WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
-    deadline = time.monotonic() + 120
-    while not list(store.runs.glob("*/checkpoints/checkpoint-2/COMPLETE.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_behind(2, *WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
     (folder,) = store.runs.iterdir()
     return folder.name
 

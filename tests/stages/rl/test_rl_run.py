@@ -6,7 +6,6 @@ import inspect
 import math
 import re
 import signal
-import time
 
 import pyarrow.parquet as pq
 import pytest
@@ -158,7 +157,7 @@ def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
         m3.run(M3Config(phases=[{"tasks": ["general", "value"], "share": 1.0}], **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
-def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, start_cli, store: Store):
+def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, kill_behind, store: Store):
     words = [
         "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term",
         "format.weight=0.1", "filter_groups=false", "preflight=0", "max_steps=6", "save_steps=1", "num_generations=4",
@@ -170,13 +169,7 @@ def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, 
     expected = store.resolve("whole").digest
     assert expected != tiny_artifact.digest and store.resolve("whole").manifest.metrics["steps_without_gradient"] < 3, "it did learn"
     store.remove(store.resolve("whole"))
-    process = start_cli(*words, "--name", "again")
-    deadline = time.monotonic() + 120
-    while not list(store.runs.glob("*/checkpoints/checkpoint-2/COMPLETE.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    kill_behind(2, *words, "--name", "again")
     again = cli(*words, "--name", "again")
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in (store.resolve("again").path / "safework" / "events.jsonl").read_text()
