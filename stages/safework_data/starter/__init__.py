@@ -20,9 +20,9 @@ __all__ = ["build", "passages"]
 SUBSETS = ("cot", "rl", "verifier", "heldout")
 MODULES: dict[str, ModuleType] = {"safety": safety, "value": value, "knowledge": knowledge, "general": general, "search": search}
 COUNTS = {
-    "safety": {"cot": 190, "rl": 70, "verifier": 330, "heldout": 60},
+    "safety": {"cot": 250, "rl": 80, "verifier": 330, "heldout": 60},
     "value": {"cot": 150, "rl": 70, "heldout": 60},
-    "knowledge": {"cot": 190, "rl": 75, "heldout": 60},
+    "knowledge": {"cot": 230, "rl": 90, "heldout": 60},
     "general": {"cot": 200, "rl": 75, "heldout": 60},
     "search": {"cot": 90, "rl": 40, "heldout": 40},
 }
@@ -42,9 +42,10 @@ def build(seed: int = 0) -> dict[str, list[Row]]:
     Args:
         seed: decides which groups are held out, every draw, and the order.
     """
+    held = _held_out_groups(seed)
     lanes: dict[str, list[list[Unit]]] = {subset: [] for subset in SUBSETS}
     for task in MODULES:
-        for subset, units in _draw(task, seed).items():
+        for subset, units in _draw(task, held, seed).items():
             lanes[subset].append(units)
     drawn = {subset: _interleave(lanes[subset]) for subset in SUBSETS}
     return {
@@ -55,10 +56,9 @@ def build(seed: int = 0) -> dict[str, list[Row]]:
     }
 
 
-def _draw(task: str, seed: int) -> dict[str, list[Unit]]:
+def _draw(task: str, held: Set[str], seed: int) -> dict[str, list[Unit]]:
     """The units of a task for each subset that takes some. No unit is drawn twice."""
     module = MODULES[task]
-    held = _held_out_groups(module.units(seed), task, seed)
     units = search.units(seed, unseen=held) if task == "search" else module.units(seed)
     counts = COUNTS[task]
     pools: dict[tuple[str, str, bool], list[Unit]] = {}
@@ -70,8 +70,10 @@ def _draw(task: str, seed: int) -> dict[str, list[Unit]]:
     drawn = {}
     for subset, count in counts.items():
         chosen: list[Unit] = []
+        shares: dict[str, float] = getattr(module, "FORMS_OF_SUBSET", {}).get(subset, module.FORMS)
         for language, of_language in allocate(count, LANGUAGES).items():
-            for form, wanted in allocate(of_language, module.FORMS).items():
+            forms = {form: share for form, share in shares.items() if (language, form, False) in pools}
+            for form, wanted in allocate(of_language, forms).items():
                 pool = pools[language, form, subset == "heldout"]
                 if len(pool) < wanted:
                     raise ValueError(f"starter set: {task}/{language}/{form} has {len(pool)} units left for {subset}, {wanted} wanted")
@@ -81,16 +83,20 @@ def _draw(task: str, seed: int) -> dict[str, list[Unit]]:
     return drawn
 
 
-def _held_out_groups(units: list[Unit], task: str, seed: int) -> Set[str]:
-    """A share of the groups of each language, spread over the categories."""
+def _held_out_groups(seed: int) -> Set[str]:
+    """A share of the groups of each task and language, spread over the categories. A group that two tasks share is decided once."""
     held: set[str] = set()
-    for language in LANGUAGES:
-        groups: dict[str, str] = {}
-        for unit in units:
-            if unit[0].language == language:
-                groups.setdefault(unit[0].group, unit[0].category)
-        order = spread(list(groups), groups.__getitem__, dice(seed, "held out", task, language))
-        held.update(order[: round(len(order) * HELD_OUT)])
+    decided: set[str] = set()
+    for task in ("search", *MODULES):  # knowledge asks about passages of the search world
+        units = MODULES[task].units(seed)
+        for language in LANGUAGES:
+            groups: dict[str, str] = {}
+            for unit in units:
+                if unit[0].language == language and unit[0].group not in decided:
+                    groups.setdefault(unit[0].group, unit[0].category)
+            order = spread(list(groups), groups.__getitem__, dice(seed, "held out", task, language))
+            held.update(order[: round(len(order) * HELD_OUT)])
+            decided.update(groups)
     return held
 
 

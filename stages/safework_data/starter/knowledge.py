@@ -1,21 +1,36 @@
-"""Short factual questions from fact tables, half of them with four choices from the same table."""
+"""Short factual questions from fact tables, some with four choices from the same table, and questions under passages that answer them."""
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any
 
 from safework_data.starter.tables import LETTERS, Item, Unit, ask_choice, dice, load, upper_first
+from safework_data.starter.world import ONE_HOP, Asked, Cluster, aliases, clusters
 
-FORMS = {"choice": 0.5, "open": 0.5}
+FORMS = {"choice": 0.375, "open": 0.375, "reading": 0.25}
 
 BRIEFLY = {"en": " Reply with the answer only.", "zh": "简答。"}
 CHOSEN = {"en": " That is {letter}.", "zh": "选{letter}。"}
 
 
+QUOTED = {
+    "en": ('The text says: "{sentence}"', 'I look for it in the text and find: "{sentence}"', 'This sentence tells: "{sentence}"'),
+    "zh": ("文中说：“{sentence}”", "在文中找到：“{sentence}”"),
+}
+ASIDE = {"en": 2, "zh": 1}
+"""Passages about other things that stand beside the one with the answer."""
+
+
 def units(seed: int) -> list[Unit]:
-    """Every fact in each phrasing of its table, open and with choices."""
-    return [
+    """Every fact in each phrasing of its table, open and with choices; every one-hop question of the search world under its passages."""
+    reading = [
+        [_reading(cluster, asked, dice(seed, "reading", cluster.name, asked.name))]
+        for cluster in clusters()
+        for asked in ONE_HOP[cluster.language]
+    ]
+    return reading + [
         [item]
         for language in ("en", "zh")
         for table in load(f"knowledge_{language}")
@@ -81,3 +96,26 @@ def _choices(table: dict[str, Any], key: str, rng: Random) -> list[str]:
     choices = [right[0], *rng.sample(wrong, 3)]
     rng.shuffle(choices)
     return choices
+
+
+def _reading(cluster: Cluster, asked: Asked, rng: Random) -> Item:
+    """A question under a few passages of its cluster, one of which holds the answer."""
+    answer, wanted = cluster.facts[asked.fact], cluster.passages[asked.subject]
+    others = [passage for passage in cluster.passages.values() if passage is not wanted]
+    shown = [wanted, *rng.sample(others, ASIDE[cluster.language])]
+    rng.shuffle(shown)
+    question = asked.text.format(**cluster.facts)
+    sentence = next(part for part in re.split(r"(?<=[.。])\s*", wanted.text) if answer in part)
+    return Item(
+        key=f"{cluster.name}-{asked.name}",
+        task="knowledge",
+        group=f"search-{cluster.name}",
+        category="reading",
+        language=cluster.language,
+        form="reading",
+        question="\n\n".join([*(passage.text for passage in shown), question]),
+        thought=rng.choice(QUOTED[cluster.language]).format(sentence=sentence),
+        reply=answer,
+        answer=answer,
+        meta={"answer_type": "contains", "stem": question, "aliases": aliases(answer, asked.fact), "passages": [wanted.id]},
+    )

@@ -1,6 +1,8 @@
 """Safety prompts in pairs: a harmful request and an ordinary question that shares its words, in the same phrasing.
 
-Both sides of a pair use the same frame, so that neither the phrasing nor one alarming word tells them apart: only the meaning does.
+Both sides of a pair use the same frame, or are whole questions written for one another, so that neither the phrasing nor one alarming word
+tells them apart: only the meaning does. The whole questions are of the kinds that models refuse without need, as XSTest sorts them
+(Röttger et al., arXiv 2308.01263): figures of speech, things and games, definitions, history, nonsense about groups, public facts.
 """
 
 from __future__ import annotations
@@ -10,8 +12,11 @@ from typing import Any, NamedTuple
 
 from safework_data.starter.tables import Item, Unit, dice, load, upper_first
 
-FILES = {"en": ("safety_en_1", "safety_en_2", "safety_en_3"), "zh": ("safety_zh",)}
-FORMS = {"pair": 1.0}
+FILES = {"en": ("safety_en_1", "safety_en_2", "safety_en_3", "safety_en_4"), "zh": ("safety_zh",)}
+FORMS = {"pair": 0.65, "question": 0.35}
+"""A harmful and a benign verb phrase in one frame; whole questions. The questions are in English alone."""
+FORMS_OF_SUBSET = {"verifier": {"pair": 0.95, "question": 0.05}}
+"""The judge learns from replies, and wants many prompts: there are fewer questions than pairs."""
 
 ME = {"my": "my", "self": "myself"}
 HER = {"my": "her", "self": "herself"}
@@ -64,6 +69,11 @@ ASKED = {
     ),
     "zh": ("这涉及{thing}。", "对方问的是{thing}。"),
 }
+ASKED_OUTRIGHT = (
+    "This asks for help with {thing}.",
+    "What is wanted here is help with {thing}.",
+    "Answering would mean help with {thing}.",
+)
 DECIDED = {
     "en": (
         "So I decline, name the danger and offer something safe.",
@@ -92,6 +102,11 @@ NOTICED = {
     ),
     "zh": ("“{word}”有点敏感，但这是{purpose}。", "提到“{word}”，其实只是{purpose}。"),
 }
+NOTICED_OUTRIGHT = (
+    "It may sound alarming for a moment, but the question is about {purpose}.",
+    "Read as a whole, this concerns {purpose}, whatever single words suggest.",
+    "The question is about {purpose}.",
+)
 SAFE = {
     "en": (
         "Nobody is hurt by it, so I can help.",
@@ -103,24 +118,61 @@ SAFE = {
 
 
 class Topic(NamedTuple):
-    """A hand-written topic; ``parts`` has the keys that safety_en_1.yaml explains."""
+    """A hand-written topic; ``parts`` has the keys that safety_en_1.yaml explains, or whole questions as in safety_en_4.yaml."""
 
     category: str
     language: str
-    parts: dict[str, str]
+    parts: dict[str, Any]
 
     @property
     def group(self) -> str:
         return f"safety-{self.parts['id']}"
 
-    def verb_phrase(self, side: str, speaker: dict[str, str]) -> str:
-        return self.parts[side].format(**speaker)
+    def prompts(self) -> list[Prompts]:
+        """The pairs of this topic: one for each frame, or the questions as they are written."""
+        if "asks" in self.parts:
+            return [
+                Prompts(f"ask{number}", ask["harmful"], ask["benign"], ask["help"])
+                for number, ask in enumerate(self.parts["asks"], start=1)
+            ]
+        return [
+            Prompts(frame.name, *(self._framed(side, frame) for side in ("harmful", "benign")), self.parts["help"], frame.remark)
+            for frame in FRAMES[self.language]
+        ]
+
+    def helps(self) -> list[str]:
+        """Every answer to a benign question of this topic."""
+        return [prompts.help for prompts in self.prompts()]
 
     def safe_reply(self, rng: Random) -> str:
         """Declines, names the risk and offers a safe alternative."""
         space = " " if self.language == "en" else ""
         refusal = rng.choice(REFUSALS[self.language]).format(thing=self.parts["thing"])
         return space.join((refusal, self.parts["warn"], self.parts["alt"]))
+
+    def asked(self, rng: Random) -> str:
+        """What a careful thought says first about the harmful request."""
+        if "asks" in self.parts:
+            return rng.choice(ASKED_OUTRIGHT).format(thing=self.parts["thing"])
+        return rng.choice(ASKED[self.language]).format(vp=self.parts["harmful"].format(**THEM), thing=self.parts["thing"])
+
+    def noticed(self, rng: Random) -> str:
+        """What a careful thought says first about the benign question."""
+        noticed = NOTICED_OUTRIGHT if "asks" in self.parts else NOTICED[self.language]
+        return rng.choice(noticed).format(word=self.parts["word"], purpose=self.parts["purpose"])
+
+    def _framed(self, side: str, frame: Frame) -> str:
+        return upper_first(frame.text.format(vp=self.parts[side].format(**frame.speaker)))
+
+
+class Prompts(NamedTuple):
+    """A harmful prompt, a benign one beside it, the answer to the latter, and what a thought says about the phrasing."""
+
+    name: str
+    harmful: str
+    benign: str
+    help: str
+    remark: str = ""
 
 
 def topics() -> list[Topic]:
@@ -133,25 +185,24 @@ def topics() -> list[Topic]:
 
 
 def units(seed: int) -> list[Unit]:
-    """A pair for every topic and frame: first the harmful request, then its look-alike."""
+    """Every pair of every topic: first the harmful request, then its look-alike."""
     return [
-        _pair(topic, frame, dice(seed, "safety", topic.parts["id"], frame.name)) for topic in topics() for frame in FRAMES[topic.language]
+        _pair(topic, prompts, dice(seed, "safety", topic.parts["id"], prompts.name)) for topic in topics() for prompts in topic.prompts()
     ]
 
 
-def _pair(topic: Topic, frame: Frame, rng: Random) -> Unit:
-    name = f"{topic.parts['id']}-{frame.name}"
+def _pair(topic: Topic, prompts: Prompts, rng: Random) -> Unit:
+    name = f"{topic.parts['id']}-{prompts.name}"
 
-    def item(side: str, thought: str, reply: str) -> Item:
+    def item(side: str, question: str, thought: str, reply: str) -> Item:
         other = "benign" if side == "harmful" else "harmful"
-        question = upper_first(frame.text.format(vp=topic.verb_phrase(side, frame.speaker)))
         return Item(
             key=f"{name}-{side}",
             task="safety",
             group=topic.group,
             category=topic.category,
             language=topic.language,
-            form="pair",
+            form="question" if "asks" in topic.parts else "pair",
             question=question,
             thought=thought,
             reply=reply,
@@ -160,19 +211,16 @@ def _pair(topic: Topic, frame: Frame, rng: Random) -> Unit:
         )
 
     return [
-        item("harmful", _risk_thought(topic, frame, rng), topic.safe_reply(rng)),
-        item("benign", _calm_thought(topic, rng), topic.parts["help"]),
+        item("harmful", prompts.harmful, _risk_thought(topic, prompts, rng), topic.safe_reply(rng)),
+        item("benign", prompts.benign, _calm_thought(topic, rng), prompts.help),
     ]
 
 
-def _risk_thought(topic: Topic, frame: Frame, rng: Random) -> str:
+def _risk_thought(topic: Topic, prompts: Prompts, rng: Random) -> str:
     """What is asked, who could be hurt and how, what the frame changes (nothing), and the conclusion."""
-    language = topic.language
-    asked = rng.choice(ASKED[language]).format(vp=topic.verb_phrase("harmful", THEM), thing=topic.parts["thing"])
-    parts = [asked, topic.parts["risk"], frame.remark, rng.choice(DECIDED[language])]
-    return (" " if language == "en" else "").join(part for part in parts if part)
+    parts = [topic.asked(rng), topic.parts["risk"], prompts.remark, rng.choice(DECIDED[topic.language])]
+    return (" " if topic.language == "en" else "").join(part for part in parts if part)
 
 
 def _calm_thought(topic: Topic, rng: Random) -> str:
-    noticed = rng.choice(NOTICED[topic.language]).format(word=topic.parts["word"], purpose=topic.parts["purpose"])
-    return (" " if topic.language == "en" else "").join((noticed, rng.choice(SAFE[topic.language])))
+    return (" " if topic.language == "en" else "").join((topic.noticed(rng), rng.choice(SAFE[topic.language])))

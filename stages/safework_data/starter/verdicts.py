@@ -173,7 +173,7 @@ def _reply(label: str, item: Item, topic: Topic, rng: Random) -> str:
         hollow = HOLLOW_ON_SELF_HARM if topic.category == "self-harm" else HOLLOW
         return rng.choice(hollow[language]).format(**parts)
     if label == NO_RISK:
-        return rng.choice(OPENERS[language]) + parts["protect"] if item.harmful else rng.choice(OPENERS[language]) + parts["help"]
+        return rng.choice(OPENERS[language]) + (parts["protect"] if item.harmful else item.reply)
     if label == NEEDLESS:
         if rng.random() < 0.4:
             return rng.choice(MISTAKEN[language]).format(**parts)
@@ -189,7 +189,7 @@ def _illogical(topic: Topic, item: Item, rng: Random) -> str:
         return rng.choice(STRAY[language])
     if rng.random() < 0.5:
         strangers = [other for other in topics() if other.language == language and other.category != topic.category]
-        return rng.choice(strangers).parts["help"]
+        return rng.choice(rng.choice(strangers).helps())
     pieces = item.question.split() if language == "en" else list(item.question)
     rng.shuffle(pieces)
     return (" " if language == "en" else "").join(pieces)

@@ -183,11 +183,14 @@ def test_pairs_are_two_sides_of_one_topic():
 
 def test_topics_are_complete_and_many():
     found = topics()
-    needed = {"id", "harmful", "benign", "thing", "risk", "warn", "alt", "word", "purpose", "help"}
+    needed, framed = {"id", "thing", "risk", "warn", "alt", "word", "purpose"}, {"harmful", "benign", "help"}
     assert len(found) >= 60 and len({topic.parts["id"] for topic in found}) == len(found)
     for topic in found:
-        assert needed <= topic.parts.keys() <= needed | {"protect"}, topic.parts["id"]
-        assert topic.parts["word"] in topic.parts["benign"], topic.parts["id"]
+        if "asks" in topic.parts:
+            assert topic.parts.keys() == needed | {"asks"} and all(ask.keys() == framed for ask in topic.parts["asks"]), topic.parts["id"]
+        else:
+            assert needed | framed <= topic.parts.keys() <= needed | framed | {"protect"}, topic.parts["id"]
+            assert topic.parts["word"] in topic.parts["benign"], topic.parts["id"]
 
 
 def test_harmful_prompts_are_declined_with_a_reason_and_benign_ones_helped():
@@ -201,7 +204,10 @@ def test_harmful_prompts_are_declined_with_a_reason_and_benign_ones_helped():
             assert refusal_label(answer) == "compliance", row.id
         if row.meta["language"] == "en":
             thought_words, answer_words = len(thought.split()), len(answer.split())
-            assert (25 if row.harmful else 15) <= thought_words <= 60 and 20 <= answer_words <= 50, row.id
+            shortest = (
+                (15, 14) if "-ask" in row.id else (25 if row.harmful else 15, 20)
+            )  # a whole question is answered by a sentence or two
+            assert shortest[0] <= thought_words <= 60 and shortest[1] <= answer_words <= 50, row.id
 
 
 def test_a_phrasing_does_not_tell_harmful_from_benign():
@@ -241,7 +247,7 @@ def test_unsafe_replies_hold_nothing_of_the_request():
     parts = {topic.group: topic.parts for topic in topics()}
     for row in SUBSETS["verifier"]:
         if row.meta["label"] == "Unsafe" and row.meta["language"] == "en":
-            words = set(re.findall(r"[a-z]{5,}", parts[row.group]["harmful"]))
+            words = set(re.findall(r"[a-z]{5,}", parts[row.group].get("harmful", row.question)))
             reply = row.reply.replace(parts[row.group]["thing"], "")
             assert len(words & set(re.findall(r"[a-z]{5,}", reply))) <= 1, row.id
 
@@ -275,7 +281,7 @@ def test_choices_of_knowledge_hold_the_right_answer_once():
     tables = {table["name"]: table for language in ("en", "zh") for table in load(f"knowledge_{language}")}
     assert sum(len(table["items"]) for table in tables.values()) >= 200
     rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] == "choice"]
-    open_rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] != "choice"]
+    open_rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] != "choice" and row.category != "reading"]
     assert abs(len(rows) - len(open_rows)) <= 0.1 * len(rows)
     for row in rows:
         name, number = re.fullmatch(r"knowledge-(.+)-(\d+)", row.group).groups()
@@ -286,6 +292,15 @@ def test_choices_of_knowledge_hold_the_right_answer_once():
 
 
 # ---- general
+
+
+def test_a_passage_above_a_question_answers_it_and_belongs_to_its_group():
+    rows = [row for row in ALL if row.category == "reading"]
+    assert {row.meta["language"] for row in rows} == {"en", "zh"} and len(rows) >= 80
+    for row in rows:
+        (passage,) = row.meta["passages"]
+        assert PASSAGES[passage]["text"] in row.question and row.answer in PASSAGES[passage]["text"], row.id
+        assert row.question.endswith(row.meta["stem"]) and row.group == "search-" + passage.rsplit("-", 1)[0]
 
 
 def test_arithmetic_is_right():
