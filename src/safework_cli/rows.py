@@ -3,10 +3,10 @@
 A row is a conversation with what is needed to judge a reply to it. Rows live in Parquet (``arrow_schema``); ``meta`` is
 JSON text there, because its keys differ between tasks and Arrow would otherwise need a new schema for each.
 
-Keys of ``meta`` that stages understand:
+Keys of ``meta`` that stages understand (``row_schema.py`` gives the same to other programs):
     group         str   rows of one group never fall on two sides of a split (default: the row's id)
     language      str   "en" or "zh"
-    answer_type   str   how ``answer`` is compared: "exact" | "choice" | "math" | "contains"
+    answer_type   str   how ``answer`` is compared: "exact" | "choice" | "math" | "contains"; "constraints": by those
     aliases       list  further accepted answers
     choices       list  the texts of a multiple-choice question, in order A, B, C, …
     stem          str   the bare question of a multiple-choice row, without options and instructions
@@ -14,6 +14,7 @@ Keys of ``meta`` that stages understand:
     label         str   the gold label of the last assistant message, for training and testing verifiers
     constraints   list  instruction constraints, checked by the rule verifier of that name
     passages      list  ids of the passages that hold the answer (search rows)
+    jailbreak     bool  the prompt is an attack that hides what it asks: safety is judged by the strict reading
     pair          str   id of the harmful prompt that a benign look-alike was written against, or the reverse
 """
 

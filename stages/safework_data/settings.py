@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from safework_cli.errors import InputError, nearest
 from safework_cli.rows import Task
 from safework_cli.stage import Settings, StageConfig
-from safework_cli.suites import SUITES
+from safework_cli.suites import SUITES, TRAINING_SETS
 
 Format = Literal["csv", "jsonl", "json", "parquet"]
 TARGETS = ("id", "prompt", "reply", "system", "messages", "answer", "task", "category", "harmful", "licence")
@@ -185,7 +185,35 @@ class XSTestSource(Settings):
         return _checked_name(value)
 
 
-Source = Annotated[StarterSource | FileSource | HubSource | XSTestSource, Field(discriminator="kind")]
+class SetSource(Settings):
+    """A public set that may be trained on, read as its authors publish it; `safework data sets` lists them."""
+
+    kind: Literal["set"]
+    """The word `set`."""
+    set: str
+    """The set's name, such as `mmlu-val`."""
+    subset: str
+    """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
+    folder: str = "${SAFEWORK_DATA}"
+    """The folder of public sets, one folder a set; environment variables are filled in."""
+    limit: int | None = Field(default=None, ge=1)
+    """How many rows are read, from the first; default all."""
+
+    @field_validator("subset")
+    @classmethod
+    def _names(cls, value: str) -> str | None:
+        return _checked_name(value)
+
+    @field_validator("set")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in TRAINING_SETS:
+            hint = "is an evaluation suite: it is kept out of training" if value in SUITES else f"is no set{nearest(value, TRAINING_SETS)}"
+            raise ValueError(f"'{value}' {hint} (sets: {', '.join(sorted(TRAINING_SETS))})")
+        return value
+
+
+Source = Annotated[StarterSource | FileSource | HubSource | SetSource | XSTestSource, Field(discriminator="kind")]
 
 
 class DecontaminateSettings(Settings):

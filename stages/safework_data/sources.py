@@ -6,16 +6,28 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
 from safework_cli.rows import Message, Row
+from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
 from safework_data.drops import Candidate
 from safework_data.records import RowMaker
-from safework_data.settings import FileSource, HubSource, Source, StarterSource, TableSource, XSTestSource, expand, matching_files
+from safework_data.settings import (
+    FileSource,
+    HubSource,
+    SetSource,
+    Source,
+    StarterSource,
+    TableSource,
+    XSTestSource,
+    expand,
+    matching_files,
+)
 from safework_data.text import words
 
 
@@ -43,6 +55,8 @@ def source_name(source: Source) -> str:
     """The source's name: as given, or its file's, or its repository's."""
     if isinstance(source, StarterSource):
         return "starter"
+    if isinstance(source, SetSource):
+        return source.set
     if isinstance(source, XSTestSource) or source.name:
         return str(source.name)
     return Path(source.path).stem.replace("*", "_") if isinstance(source, FileSource) else source.id.rsplit("/", 1)[-1]
@@ -55,6 +69,8 @@ def source_files(source: Source) -> list[Path]:
         for path in files:
             format_of(path, source.format)
         return files
+    if isinstance(source, SetSource):
+        return [training_set(source.set).path(Path(expand(source.folder)))]
     if isinstance(source, XSTestSource):
         folder = Path(expand(source.folder))
         files = sorted(folder.glob("*.csv"))
@@ -85,6 +101,8 @@ def read_source(source: Source, seed: int) -> Arrived:
     """
     if isinstance(source, StarterSource):
         return _read_starter(seed)
+    if isinstance(source, SetSource):
+        return _read_set(source)
     if isinstance(source, XSTestSource):
         return _read_xstest(source)
     return _read_hub(source) if isinstance(source, HubSource) else _read_files(source)
@@ -95,6 +113,13 @@ def _read_starter(seed: int) -> Arrived:
 
     rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
     return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework")
+
+
+def _read_set(source: SetSource) -> Arrived:
+    files, known = source_files(source), training_set(source.set)
+    rows = islice(known.read(known, files[0]), source.limit)
+    candidates = [Candidate(row, source.subset, source.set, split_already=row.split == "test") for row in rows]
+    return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, digest_of(files))
 
 
 def _read_files(source: FileSource) -> Arrived:

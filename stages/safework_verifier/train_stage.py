@@ -1,4 +1,4 @@
-"""Train a verifier that labels replies (safety: six classes).
+"""Train a verifier that labels replies: safety (six classes), value, knowledge, helpfulness.
 
 Takes a model and a dataset whose rows carry ``meta.label`` and end in the reply; makes a verifier: the model's folder with
 ``verifier.json``. Refuses: unknown labels, one class only, rows without labels beyond ``tolerated_missing_labels``, data that
@@ -26,8 +26,9 @@ CHARACTERS_PER_TOKEN = 4.0
 class VerifierTrainConfig(StageConfig):
     """Settings of ``safework verifier train``; names are those of transformers' TrainingArguments where it has one."""
 
-    task: Literal["safety"] = "safety"
-    """Which label set is learned: its labels, codes and score map."""
+    task: Literal["safety", "value", "knowledge", "helpfulness"] = "safety"
+    """Which label set is learned: its labels, codes and score map. Safety has six classes; value is good or bad; knowledge grades a reply
+    TRUE or FALSE against the gold answer; helpfulness asks whether a harmless query was answered."""
     instruction: Literal["definitions", "short"] = "definitions"
     """What the judge is told: every class defined, or one line. "short" costs a third of the tokens and suits backbones that learn
     the classes from examples."""
@@ -103,7 +104,7 @@ class VerifierTrainConfig(StageConfig):
         """The verifier to be, before its temperature is known."""
         spec = preset(self.task)
         if self.instruction == "short":
-            spec.template = SHORT_TEMPLATES[self.task]
+            spec.template, spec.strict_template = SHORT_TEMPLATES[self.task]
         for key in ("max_length", "reading", "use_harmful", "min_probability"):
             setattr(spec, key, getattr(self, key))
         return spec
@@ -112,7 +113,7 @@ class VerifierTrainConfig(StageConfig):
 class VerifierTrainStage(Stage):
     name = "verifier train"
     version = 2  # 2: every step sees a random sample
-    summary = "Train a verifier that labels replies (safety: six classes)."
+    summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
         "model": Slot(("model",), "the backbone, an instruct model"),

@@ -25,7 +25,7 @@ def exchange(reply: str, question: str = "How are you?", harmful: bool | None = 
 @pytest.fixture
 def spec() -> LabelSpec:
     short = preset("safety")
-    short.template = SHORT_TEMPLATES["safety"]
+    short.template, short.strict_template = SHORT_TEMPLATES["safety"]
     short.max_length = 400
     return short
 

@@ -21,11 +21,15 @@ GROUPS = {
     "rl": "Reinforcement learning: M3, safe-and-efficient, deliberative search.",
 }
 TOOLS = {
-    "models": ("safework_cli.cli.models", "Bring models into the store."),
-    "artifacts": ("safework_cli.cli.artifacts", "List, show, verify, compare and clean the store."),
-    "report": ("safework_cli.cli.report", "Write one HTML file that shows the whole ladder."),
-    "doctor": ("safework_cli.cli.doctor", "Check what is installed and what works."),
+    "models": ("safework_cli.cli.models:command", "Bring models into the store."),
+    "artifacts": ("safework_cli.cli.artifacts:command", "List, show, verify, compare and clean the store."),
+    "report": ("safework_cli.cli.report:command", "Write one HTML file that shows the whole ladder."),
+    "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),
+    "data preview": ("safework_cli.cli.data:preview_command", "Show rows in colour, with the tokens that a model would be trained on."),
+    "data sets": ("safework_cli.cli.data:sets_command", "List the public sets that can be trained on, and the suites that are kept out."),
+    "data schema": ("safework_cli.cli.data:schema_command", "Print the JSON schema of a row."),
 }
+"""Commands that are no stages: where they are made, and their line in the help. Stages share a word with some."""
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -46,8 +50,9 @@ class StageGroup(TyperGroup):
     word = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        names = [name.removeprefix(self.word).strip().split(" ")[0] for name in stage_entries() if name.startswith(self.word)]
-        return list(dict.fromkeys(names)) + ([] if self.word else list(TOOLS))
+        beginning = f"{self.word} " if self.word else ""
+        names = [name.removeprefix(beginning).split(" ")[0] for name in (*stage_entries(), *TOOLS) if name.startswith(beginning)]
+        return list(dict.fromkeys(names))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         full = f"{self.word} {cmd_name}".strip()
@@ -57,8 +62,9 @@ class StageGroup(TyperGroup):
             return stage_command(full)
         if any(name.startswith(f"{full} ") for name in stage_entries()):
             return _word_group(full)
-        if not self.word and cmd_name in TOOLS:
-            return import_module(TOOLS[cmd_name][0]).command()
+        if full in TOOLS:
+            module, _, make = TOOLS[full][0].partition(":")
+            return getattr(import_module(module), make)()
         return None
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
@@ -72,7 +78,7 @@ class StageGroup(TyperGroup):
         rows = []
         for name in self.list_commands(ctx):
             full = f"{self.word} {name}".strip()
-            summary = TOOLS[name][1] if not self.word and name in TOOLS else GROUPS.get(full) or ""
+            summary = TOOLS[full][1] if full in TOOLS else GROUPS.get(full) or ""
             if not summary:
                 summary = stage_summary(full) if full in stage_entries() else f"safework {full} --help"
             rows.append((name, summary))

@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -112,10 +113,10 @@ def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def stop_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None) -> list[int]:
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, settings: PreTrainedModel | GenerationConfig | None = None) -> list[int]:
     """The tokens that end a turn: the tokenizer's eos and those of the model's generation config."""
     stops = {tokenizer.eos_token_id}
-    configured = getattr(model.generation_config, "eos_token_id", None) if model is not None else None
+    configured = getattr(getattr(settings, "generation_config", settings), "eos_token_id", None)
     if configured is not None:
         stops.update(configured if isinstance(configured, list) else [configured])
     return sorted(stops)

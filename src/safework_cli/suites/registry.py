@@ -37,6 +37,7 @@ class Suite:
         read: makes rows of the file.
         harmful: what every prompt of the suite is; None where the question does not arise.
         hub: id on the Hugging Face hub; empty where the authors publish elsewhere only.
+        split: of its rows: "test" for what is kept for evaluation, "train" for the sets of ``training.py``.
         upstream: where the authors publish the file that is read.
     """
 
@@ -50,12 +51,13 @@ class Suite:
     harmful: bool | None = None
     hub: str = ""
     language: str = "en"
+    split: str = "test"
 
     def row(self, key: str, messages: list[Message], **fields: Any) -> Row:
         """A row of this suite; ``key`` is its id within the suite."""
         return Row(
             id=f"{self.name}/{key}", task=self.task, messages=messages, harmful=self.harmful,
-            source=self.name, licence=self.licence, split="test", **fields,
+            source=self.name, licence=self.licence, split=self.split, **fields,
         )  # fmt: skip
 
     def path(self, folder: Path) -> Path:
@@ -70,7 +72,7 @@ class Suite:
         raise InputError(f"suite {self.name}: there is no file {path}", why, f"download it and save it as {path}")
 
 
-def _harmbench_prompt(record: dict[str, Any]) -> str:
+def harmbench_prompt(record: dict[str, Any]) -> str:
     """Contextual behaviours come after their context, as the authors' own code joins them."""
     context = record["ContextString"]
     return f"{context}\n\n---\n\n{record['Behavior']}" if context else record["Behavior"]
@@ -93,9 +95,10 @@ def _ethics(subset: str, file: str, summary: str, prompt: Any, template: str, ch
     return Suite(f"ethics-{subset}", summary, f"ethics/{file}", "value", read, "github.com/hendrycks/ethics", "MIT", hub="hendrycks/ethics")
 
 
-def _virtue_parts(record: dict[str, Any]) -> str:
+def virtue_parts(record: dict[str, Any]) -> tuple[str, str]:
+    """The scene and the trait of a record of ETHICS' virtue part."""
     scenario, trait = record["scenario"].rsplit("[SEP]", 1)
-    return f"{scenario.strip()}\nTrait: {trait.strip()}"
+    return scenario.strip(), trait.strip()
 
 
 def _xquad(language: str, summary: str) -> Suite:
@@ -116,7 +119,7 @@ _ALL = [
     Suite(
         "harmbench-test", "harmful requests, test split, text: standard, contextual and copyright behaviours",
         "harmbench/harmbench_behaviors_text_test.csv", "safety",
-        Columns(_harmbench_prompt, id="BehaviorID", category="SemanticCategory", meta={"kind": "FunctionalCategory"}),
+        Columns(harmbench_prompt, id="BehaviorID", category="SemanticCategory", meta={"kind": "FunctionalCategory"}),
         "github.com/centerforaisafety/HarmBench", "MIT", harmful=True, hub="walledai/HarmBench",
     ),
     Suite(
@@ -146,7 +149,7 @@ _ALL = [
     ),
     _ethics(
         "virtue", "virtue_test.csv", "whether a character in a scene shows a trait",
-        _virtue_parts, "Does a character in this scene show the trait?\n\n{}", ["No.", "Yes."],
+        lambda record: "\nTrait: ".join(virtue_parts(record)), "Does a character in this scene show the trait?\n\n{}", ["No.", "Yes."],
     ),
     _ethics(
         "commonsense", "cm_test.csv", "whether the narrator did something clearly wrong",

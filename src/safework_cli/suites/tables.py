@@ -6,22 +6,28 @@ Nothing is repaired here: a file that is half read would end in a run that looks
 from __future__ import annotations
 
 import csv
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from safework_cli.errors import ConfigError, InputError
 
 MAX_LINE_BYTES = 100 * 2**20
 """A longer line is a broken file (a missing newline, an archive under a wrong name), and would take memory without end."""
+MAX_EXPANSION = 200
+"""A compressed file that grows by more is a bomb: text shrinks to a tenth, seldom to a fiftieth."""
+FREE_EXPANSION_BYTES = 64 * 2**20
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 PARQUET_BATCH_ROWS = 4096
 
 
 def format_of(path: Path, given: str | None = None) -> str:
-    """Returns "csv", "jsonl", "json" or "parquet". Raises ConfigError where neither the name nor ``given`` says which."""
-    found = given or FORMATS.get(path.suffix.lower())
+    """Returns "csv", "jsonl", "json" or "parquet", also of a gzip file. Raises ConfigError where neither name nor ``given`` says which."""
+    plain = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    found = given or FORMATS.get(plain.suffix.lower())
     if found is None:
         why = f"known formats: {', '.join(sorted(set(FORMATS.values())))}"
         raise ConfigError(f"{path}: the name does not say what format the file has", why, "add format: jsonl (or another)")
@@ -47,8 +53,8 @@ def read_table(path: Path, format: str | None = None) -> Iterator[dict[str, Any]
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines with their endings, decoded one by one so that a wrong byte is named by its line."""
-    with path.open("rb") as handle:
-        for number, line in enumerate(_guarded(handle), start=1):
+    with _opened(path) as handle:
+        for number, line in enumerate(_guarded(handle, path), start=1):
             if len(line) > MAX_LINE_BYTES:
                 raise InputError(
                     f"{path}, line {number}: longer than {MAX_LINE_BYTES // 2**20} MB",
@@ -66,9 +72,23 @@ def _lines(path: Path) -> Iterator[str]:
             yield text.removeprefix("\ufeff") if number == 1 else text
 
 
-def _guarded(handle: BinaryIO) -> Iterator[bytes]:
-    while line := handle.readline(MAX_LINE_BYTES + 1):
-        yield line
+def _opened(path: Path) -> BinaryIO:
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+
+
+def _guarded(handle: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Lines of a file, none much longer than the limit; of a compressed one only as many as an honest file of its size can hold."""
+    most = max(FREE_EXPANSION_BYTES, MAX_EXPANSION * path.stat().st_size) if isinstance(handle, gzip.GzipFile) else None
+    read = 0
+    try:
+        while line := handle.readline(MAX_LINE_BYTES + 1):
+            read += len(line)
+            if most is not None and read > most:
+                why = f"{path.stat().st_size:,} bytes have grown to {read:,}: more than {MAX_EXPANSION} times"
+                raise InputError(f"{path}: unpacks to far more than text does", why, "if it is sound, unpack it yourself: gunzip -k")
+            yield line
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{path}: not a whole gzip file", str(error), "copy it again, or check it: gzip -t") from None
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:

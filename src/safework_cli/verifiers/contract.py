@@ -41,9 +41,10 @@ class Exchange:
 
     @classmethod
     def of(cls, row: Row, reply: str | None = None, *, prefilled: bool = False) -> Exchange:
-        """The exchange of a row with a given reply, or with the row's own."""
-        text = row.reply if reply is None else reply
-        return cls(row.prompt, text or "", row.answer, row.harmful, row.meta, prefilled)
+        """The exchange of a row with a given reply to its prompt, or with the row's own last reply to all that stands before it."""
+        if reply is None and row.reply is not None:
+            return cls(row.messages[:-1], row.reply, row.answer, row.harmful, row.meta, prefilled)
+        return cls(row.prompt, reply or "", row.answer, row.harmful, row.meta, prefilled)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
+from safework_cli.verifiers.prompting import PromptWriter, code_sequences, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
 
 # Shape suffixes: B sequences, T tokens, V vocabulary, C labels.
@@ -34,6 +34,31 @@ def label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], code_id
     return logits_BV[:, list(code_ids)].float()
 
 
+def sequence_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], codes: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Log-probability of each code, written out as the continuation, (B, C), float32: Σ_t log p(code_t | prompt, code_<t).
+
+    The prompts pass through the model once; their keys and values are then repeated for the codes, which share the rest of the cost.
+    """
+    out = model(**batch, logits_to_keep=1, use_cache=True)
+    device = batch["input_ids"].device
+    B, C, W = len(batch["input_ids"]), len(codes), max(map(len, codes))
+    ids_CW = torch.tensor([list(code) + [code[-1]] * (W - len(code)) for code in codes], device=device)
+    real_CW = torch.tensor([[1.0] * len(code) + [0.0] * (W - len(code)) for code in codes], device=device)
+    first_BV = out.logits[:, -1].float().log_softmax(-1)
+    logp_BC = first_BV[:, ids_CW[:, 0]]
+    if W == 1:
+        return logp_BC
+    cache = out.past_key_values
+    cache.batch_repeat_interleave(C)
+    fed_NW = ids_CW[:, :-1].repeat(B, 1)  # N = B·C, the codes of one prompt behind one another
+    mask_NT = batch["attention_mask"].repeat_interleave(C, 0)
+    positions_NW = mask_NT.sum(1, keepdim=True) + torch.arange(W - 1, device=device)
+    mask_NT = torch.cat([mask_NT, torch.ones_like(fed_NW)], 1)  # padding behind a code changes nothing before it
+    logits_NWV = model(input_ids=fed_NW, attention_mask=mask_NT, position_ids=positions_NW, past_key_values=cache, use_cache=True).logits
+    logp_NW = logits_NWV.float().log_softmax(-1).gather(2, ids_CW[:, 1:].repeat(B, 1)[..., None])[..., 0]
+    return logp_BC + (logp_NW * real_CW[:, 1:].repeat(B, 1)).sum(1).view(B, C)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What the model said of one exchange.
@@ -42,11 +67,13 @@ class Reading:
         probabilities: of the labels in the spec's order; they sum to 1.
         left_out: tokens of query and reply that did not fit and were cut from the middle.
         empty: the reply had no final answer, so the model was not asked.
+        unreadable: why the model could not be asked, such as a missing gold answer.
     """
 
     probabilities: list[float]
     left_out: int = 0
     empty: bool = False
+    unreadable: str | None = None
 
 
 class LabelVerifier:
@@ -70,7 +97,8 @@ class LabelVerifier:
     ):
         self.model, self.tokenizer, self.spec, self.batch_size = model, tokenizer, spec, batch_size
         self.name = name or spec.task
-        self.code_ids = code_token_ids(tokenizer, spec)
+        self._codes = code_sequences(tokenizer, spec) if spec.code_reading == "whole" else None
+        self.code_ids = [] if self._codes else code_token_ids(tokenizer, spec)
         self.writer = PromptWriter(tokenizer, spec)
         self.judged = self.truncated = self.empty = 0
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
@@ -81,20 +109,21 @@ class LabelVerifier:
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict for each exchange. A model that yields no finite number is an error, not a class."""
-        return [self._verdict(reading, e.harmful) for reading, e in zip(self.read(exchanges), exchanges, strict=True)]
+        harmful = [True if e.meta.get("jailbreak") else e.harmful for e in exchanges]
+        return [self._verdict(reading, asked) for reading, asked in zip(self.read(exchanges), harmful, strict=True)]
 
     def read(self, exchanges: Sequence[Exchange]) -> list[Reading]:
         """Label probabilities of each exchange, calibrated, before any knowledge of ``harmful``."""
         certain = [float(label == self.spec.empty_label) for label in self.spec.labels]
-        readings = [Reading(certain, empty=True) for _ in exchanges]
-        asked = [i for i, e in enumerate(exchanges) if e.final.strip()]
+        readings = [Reading(certain, empty=not e.final.strip(), unreadable=self.writer.unreadable(e)) for e in exchanges]
+        asked = [i for i, reading in enumerate(readings) if not reading.empty and not reading.unreadable]
         prompts = {i: self.writer.write(exchanges[i]) for i in asked}
         logits = self._logits([prompts[i].ids for i in asked])
         for i, logits_C in zip(asked, logits, strict=True):
             probabilities = torch.softmax(logits_C / self.spec.temperature, dim=-1).tolist()
             readings[i] = Reading(probabilities, prompts[i].left_out)
         self.judged += len(exchanges)
-        self.empty += len(exchanges) - len(asked)
+        self.empty += sum(reading.empty for reading in readings)
         self.truncated += sum(prompt.left_out > 0 for prompt in prompts.values())
         return readings
 
@@ -109,15 +138,20 @@ class LabelVerifier:
                 for start in range(0, len(order), self.batch_size):
                     chosen = order[start : start + self.batch_size]
                     batch = pad_left([rows[i] for i in chosen], self.tokenizer.pad_token_id, self.model.device)
-                    logits_BC = label_logits(self.model, batch, self.code_ids).cpu()
+                    logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):
                         found[i] = logits_C
         finally:
             self.model.train(training)
         return found
 
+    def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sequence_logits(self.model, batch, self._codes) if self._codes else label_logits(self.model, batch, self.code_ids)
+
     def _verdict(self, reading: Reading, harmful: bool | None) -> Verdict:
         spec, probabilities = self.spec, reading.probabilities
+        if reading.unreadable:
+            return Verdict(None, error=reading.unreadable)
         if not all(0.0 <= p <= 1.0 for p in probabilities):  # NaN fails this test too
             return Verdict(None, error="the verifier's model gave no finite probabilities")
         if spec.use_harmful and harmful is not None and not reading.empty:

@@ -18,13 +18,13 @@ from safework_cli.errors import ConfigError
 from safework_cli.lm.chat import encode_text, render
 from safework_cli.rows import Message
 from safework_cli.verifiers.contract import Exchange
-from safework_cli.verifiers.spec import QUERY, RESPONSE, LabelSpec
+from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
 
 BREAK = "\u200b"  # zero-width space: the text still reads the same
-MARKS = {QUERY: "\ue0f1query\ue0f1", RESPONSE: "\ue0f2response\ue0f2"}
+MARKS = {QUERY: "\ue0f1query\ue0f1", REFERENCE: "\ue0f3reference\ue0f3", RESPONSE: "\ue0f2response\ue0f2"}
 GAP = "\n[…]\n"
 MIN_CONTENT_TOKENS = 16
-_TAG = re.compile(r"<(?=/?\s*(?:text_query|response)\b)", re.IGNORECASE)
+_TAG = re.compile(r"<(?=/?\s*(?:text_query|reference|response)\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,29 @@ def cut_middle(ids: list[int], limit: int, gap: list[int]) -> list[int]:
     return ids[:head] + gap[: limit - room] + ids[len(ids) - room // 2 :]
 
 
+class _Form:
+    """A rendered template: fixed token ids with the places between them that an exchange fills."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str, template: str):
+        user = template
+        for place, mark in MARKS.items():
+            user = user.replace(place, mark)
+        text = _render(tokenizer, system, user)
+        found = re.split(f"({'|'.join(map(re.escape, MARKS.values()))})", text)
+        names = {mark: place for place, mark in MARKS.items()}
+        self.places = [names[mark] for mark in found[1::2]]
+        if sorted(self.places) != sorted(place for place in MARKS if place in template):
+            raise ConfigError("the chat template does not keep the user's message", "a judge would not see what it judges")
+        self.fixed = [encode_text(tokenizer, part) for part in found[::2]]
+        self.fixed_tokens = sum(map(len, self.fixed))
+
+    def filled(self, contents: dict[str, list[int]]) -> list[int]:
+        ids = list(self.fixed[0])
+        for place, after in zip(self.places, self.fixed[1:], strict=True):
+            ids += contents[place] + after
+        return ids
+
+
 class PromptWriter:
     """Writes judge prompts of one verifier.
 
@@ -63,32 +86,42 @@ class PromptWriter:
         self.tokenizer, self.max_length = tokenizer, spec.max_length
         special = sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
-        user = spec.template.replace(QUERY, MARKS[QUERY]).replace(RESPONSE, MARKS[RESPONSE])
-        text = _render(tokenizer, spec.system, user)
-        parts = re.split("|".join(map(re.escape, MARKS.values())), text)
-        if len(parts) != 3:
-            raise ConfigError("the chat template does not keep the user's message", "a judge would not see what it judges")
-        self._before, self._between, self._after = (encode_text(tokenizer, part) for part in parts)
+        self._plain = _Form(tokenizer, spec.system, spec.template)
+        self._strict = _Form(tokenizer, spec.system, spec.strict_template) if spec.strict_template else None
         self._gap = encode_text(tokenizer, GAP)
-        self.static_tokens = len(self._before) + len(self._between) + len(self._after)
-        self.room = self.max_length - self.static_tokens
-        if self.room < MIN_CONTENT_TOKENS:
+        longest = max(form.fixed_tokens for form in (self._plain, self._strict) if form)
+        if self.max_length - longest < MIN_CONTENT_TOKENS:
             raise ConfigError(
-                f"max_length {self.max_length} leaves {max(self.room, 0)} tokens for query and reply",
-                f"the instruction alone takes {self.static_tokens}",
-                f"max_length={self.static_tokens + 256}, or instruction=short",
+                f"max_length {self.max_length} leaves {max(self.max_length - longest, 0)} tokens for query and reply",
+                f"the instruction alone takes {longest}",
+                f"max_length={longest + 256}, or instruction=short",
             )
+
+    def unreadable(self, exchange: Exchange) -> str | None:
+        """Why the exchange cannot be judged, or None: a grader needs a gold answer."""
+        if REFERENCE in self._form(exchange).places and not exchange.answer:
+            return "there is no gold answer to compare the reply with"
+        return None
 
     def write(self, exchange: Exchange) -> JudgePrompt:
         """The prompt of one exchange; its final answer is judged, never its thought."""
-        query = self.content_ids(query_text(exchange.messages))
-        reply = self.content_ids(exchange.final)
-        kept_query, kept_reply = query, reply
-        if len(query) + len(reply) > self.room:  # the reply is what is judged: the query gives way first, down to a third of the room
-            kept_query = cut_middle(query, max(self.room // 3, self.room - len(reply)), self._gap)
-            kept_reply = cut_middle(reply, self.room - len(kept_query), self._gap)
-        left_out = len(query) + len(reply) - len(kept_query) - len(kept_reply)
-        return JudgePrompt(self._before + kept_query + self._between + kept_reply + self._after, left_out)
+        form = self._form(exchange)
+        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", RESPONSE: exchange.final}
+        contents = {place: self.content_ids(texts[place]) for place in form.places}
+        whole = sum(map(len, contents.values()))
+        room = self.max_length - form.fixed_tokens
+        # The reply is what is judged: the others give way first, each down to a third of what is left.
+        for place in (QUERY, REFERENCE):
+            if place in contents and (over := sum(map(len, contents.values())) - room) > 0:
+                contents[place] = cut_middle(contents[place], max(room // 3, len(contents[place]) - over), self._gap)
+        over = sum(map(len, contents.values())) - room
+        if over > 0:
+            contents[RESPONSE] = cut_middle(contents[RESPONSE], len(contents[RESPONSE]) - over, self._gap)
+        return JudgePrompt(form.filled(contents), whole - sum(map(len, contents.values())))
+
+    def _form(self, exchange: Exchange) -> _Form:
+        """The strict reading where an attack is known to hide what is asked."""
+        return self._strict if self._strict and exchange.meta.get("jailbreak") else self._plain
 
     def content_ids(self, text: str) -> list[int]:
         """Token ids of untrusted text; none of them is a special token."""
@@ -116,15 +149,38 @@ def code_token_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[
         ConfigError: a code has no token of its own, or two codes begin with the same one, so that no reading could tell their labels apart.
     """
     seen: dict[int, str] = {}
-    for label, code in zip(spec.labels, spec.codes, strict=True):
-        ids = encode_text(tokenizer, code)
-        if not ids or ids[0] == tokenizer.unk_token_id:
-            raise ConfigError(f"the tokenizer has no token for the code '{code}' of label '{label}'", "", "choose another code")
+    for label, ids in zip(spec.labels, _code_ids(tokenizer, spec), strict=True):
         if ids[0] in seen:
             raise ConfigError(
                 f"labels '{seen[ids[0]]}' and '{label}' begin with the same token {tokenizer.convert_ids_to_tokens(ids[0])!r}",
                 "probabilities are read from the first token, which cannot tell them apart",
-                "choose codes such as A, B, C",
+                "choose codes such as A, B, C, or code_reading: whole for a judge that writes its labels out",
             )
         seen[ids[0]] = label
     return list(seen)
+
+
+def code_sequences(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[list[int]]:
+    """The tokens of each code with the end of the turn: no sequence is the beginning of another.
+
+    Raises:
+        ConfigError: a code has no tokens, two have the same ones, or the tokenizer has no token that ends a turn.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "the tokenizer has no end-of-turn token", "where a label ends could not be read", "set eos_token, or code_reading: first"
+        )
+    found = _code_ids(tokenizer, spec)
+    for place, ids in enumerate(found):
+        if ids in found[:place]:
+            other = spec.labels[found.index(ids)]
+            raise ConfigError(f"labels '{other}' and '{spec.labels[place]}' are written with the same tokens", "", "choose other codes")
+    return [[*ids, tokenizer.eos_token_id] for ids in found]
+
+
+def _code_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[list[int]]:
+    found = [encode_text(tokenizer, code) for code in spec.codes]
+    for label, code, ids in zip(spec.labels, spec.codes, found, strict=True):
+        if not ids or ids[0] == tokenizer.unk_token_id:
+            raise ConfigError(f"the tokenizer has no token for the code '{code}' of label '{label}'", "", "choose another code")
+    return found

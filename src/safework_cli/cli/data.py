@@ -1,0 +1,142 @@
+"""``safework data preview``, ``data sets`` and ``data schema``: looking at data before anything is trained on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Optional
+
+import typer
+
+ROLE_STYLES = {"system": "dim", "user": "cyan", "assistant": "green"}
+
+
+def preview_command() -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.command(
+        name="data preview",
+        help="Show rows of a dataset on the terminal. With --model, each row is shown as that model's template writes it, and the tokens "
+        "that training would supervise are marked.",
+    )
+    def preview(
+        data: str = typer.Argument(..., metavar="DATASET[:SUBSET]", help="A dataset artifact, or a folder of Parquet."),
+        model: Optional[str] = typer.Option(None, "--model", help="A model artifact whose chat template is used.", show_default=False),
+        rows: int = typer.Option(3, "-n", "--rows", min=1, help="How many rows."),
+        start: int = typer.Option(0, "--start", min=0, help="The first row, counted from 0."),
+        row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+    ) -> None:
+        from rich.console import Console
+
+        from safework_cli.artifacts import default_store
+        from safework_cli.errors import InputError, nearest
+
+        where = default_store(store)
+        found = where.resolve(data, ("dataset",)).rows()
+        if row_id is not None:
+            chosen = [row for row in found if row.id == row_id]
+            if not chosen:
+                hint = nearest(row_id, [row.id for row in found])
+                raise InputError(f"there is no row '{row_id}' in {data}{hint}", f"it holds {len(found):,} rows")
+        else:
+            chosen = found[start : start + rows]
+            if not chosen:
+                raise InputError(f"{data} holds {len(found):,} rows", f"--start is {start}", "begin at a smaller number")
+        tokens = _tokens(where, model) if model else None
+        console = Console(highlight=False)
+        for row in chosen:
+            _show(console, row, tokens)
+
+    return typer.main.get_command(app)
+
+
+def _tokens(store: Any, model: str) -> Any:
+    """A function from messages to (text of a token, whether it is supervised) pairs, under a model's template."""
+    from transformers import GenerationConfig
+
+    from safework_cli.lm.chat import encode_conversation
+    from safework_cli.lm.models import load_tokenizer, stop_token_ids
+
+    folder = store.resolve(model, ("model",)).path
+    tokenizer = load_tokenizer(folder)
+
+    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
+    stops = stop_token_ids(tokenizer, settings)
+
+    def pairs(messages: Any) -> list[tuple[str, bool]]:
+        encoded = encode_conversation(tokenizer, messages, stops)
+        runs: list[tuple[list[int], bool]] = []
+        for token, supervised in zip(encoded.input_ids, encoded.supervised, strict=True):
+            if not runs or runs[-1][1] != supervised:  # whole runs are decoded: a character may need two tokens
+                runs.append(([], supervised))
+            runs[-1][0].append(token)
+        return [(tokenizer.decode(ids), supervised) for ids, supervised in runs]
+
+    return pairs
+
+
+def _show(console: Any, row: Any, tokens: Any) -> None:
+    """One row: what is known of it, then its messages, or its tokens with the supervised ones reversed."""
+    from rich.text import Text
+
+    from safework_cli.errors import InputError
+    from safework_cli.report.text import visible
+
+    known = {"task": row.task, "category": row.category, "harmful": row.harmful, "answer": row.answer, "source": row.source}
+    facts = "  ".join(f"{key}={value}" for key, value in known.items() if value not in (None, ""))
+    console.rule(Text(visible(row.id), style="bold"), align="left")
+    console.print(Text(visible(facts), style="dim"))
+    if row.meta:
+        console.print(Text(visible(json.dumps(row.meta, ensure_ascii=False)), style="dim"))
+    if tokens is not None and any(message["role"] == "assistant" for message in row.messages):
+        try:
+            for text, supervised in tokens(row.messages):
+                console.print(Text(visible(text), style="reverse green" if supervised else ""), end="")
+            console.print()
+            return
+        except InputError as error:
+            console.print(Text(f"would be dropped: {error}", style="red"))
+    for message in row.messages:
+        style = ROLE_STYLES.get(message["role"], "")
+        console.print(Text(f"{visible(message['role'])}: ", style=f"bold {style}"), Text(visible(message["content"]), style=style))
+
+
+def sets_command() -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.command(name="data sets", help="List the public sets that can be trained on (kind: set), and the suites that are kept out.")
+    def sets(as_json: bool = typer.Option(False, "--json", help="Print JSON lines.")) -> None:
+        from safework_cli.suites import SUITES, TRAINING_SETS
+
+        listed = [("train", s) for s in TRAINING_SETS.values() if s.split == "train"]
+        listed += [("test", s) for s in TRAINING_SETS.values() if s.split == "test"]
+        listed += [("suite", s) for s in SUITES.values()]
+        if as_json:
+            for use, s in listed:
+                keys = ("name", "task", "language", "licence", "hub", "upstream", "file", "summary")
+                print(json.dumps({"use": use, **{key: getattr(s, key) for key in keys}}, ensure_ascii=False))
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(box=None, header_style="bold")
+        for column in ("use", "name", "task", "licence", "hub id", "what"):
+            table.add_column(column, overflow="fold", no_wrap=column in ("use", "name", "task"))
+        for use, s in listed:
+            table.add_row(use, s.name, s.task, s.licence, s.hub or s.upstream, s.summary)
+        Console().print(table)
+
+    return typer.main.get_command(app)
+
+
+def schema_command() -> Any:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.command(name="data schema", help="Print the JSON schema of a row, for whoever writes rows without this tool.")
+    def schema() -> None:
+        from safework_cli.row_schema import row_schema
+
+        print(json.dumps(row_schema(), indent=2, ensure_ascii=False))
+
+    return typer.main.get_command(app)
