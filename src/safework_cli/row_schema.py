@@ -25,6 +25,7 @@ META: dict[str, dict[str, Any]] = {
     "stem": {"type": "string", "description": "the bare question, without options and instructions"},
     "finish_reason": {"type": "string", "description": '"length" where the reply was cut: such a row is dropped'},
     "label": {"type": "string", "description": "the gold label of the last assistant message"},
+    "annotators": _list_of_texts("the labels of two people who labelled it one by one"),
     "constraints": {"type": "array", "items": {"type": "object"}, "description": "instruction constraints that a program checks"},
     "passages": _list_of_texts("ids of the passages that hold the answer"),
     "pair": {"type": "string", "description": "id of the harmful prompt that a look-alike was written against, or the reverse"},

@@ -12,6 +12,7 @@ Keys of ``meta`` that stages understand (``row_schema.py`` gives the same to oth
     stem          str   the bare question of a multiple-choice row, without options and instructions
     finish_reason str   "length" where the reply was cut: such a row is dropped
     label         str   the gold label of the last assistant message, for training and testing verifiers
+    annotators    list  the labels of two people who labelled it one by one
     constraints   list  instruction constraints, checked by the rule verifier of that name
     passages      list  ids of the passages that hold the answer (search rows)
     jailbreak     bool  the prompt is an attack that hides what it asks: safety is judged by the strict reading

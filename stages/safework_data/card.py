@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import yaml
 
+from safework_cli.report.text import escaped
 from safework_cli.rows import Row
 from safework_data.drops import Drops
 
 SHOWN_CATEGORIES = 30
-_MARKDOWN = set("\\`*_{}[]()<>#+-.!|~&@:/$'\"=^")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +24,6 @@ class SourceLine:
     licence: str
     rows: int
     kept: int
-
-
-def escaped(text: str) -> str:
-    """Text from outside as Markdown that shows it and does nothing: no markup, links, HTML, line breaks or invisible characters."""
-    return "".join(_shown(character) for character in text)
-
-
-def _shown(character: str) -> str:
-    if character in _MARKDOWN:
-        return f"&#{ord(character)};"
-    if character in "\n\r\t":
-        return {"\n": "⏎", "\r": "␍", "\t": "␉"}[character]
-    # Cc control, Cf format (bidirectional overrides, zero width), Cs surrogates, Zl and Zp line breaks that are not newlines
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
-        return f"&#92;u{ord(character):04x}"
-    return character
 
 
 def front_matter(parts: Mapping[str, Mapping[str, list[Row]]], languages: Iterable[str]) -> str:

@@ -196,7 +196,7 @@ XSTEST_LABELS = {
     (False, "3_partial_refusal"): "Unnecessary refusal",
 }
 OFF_TOPIC = "Illogical completion"
-XSTEST_COLUMNS = ("id", "type", "prompt", "completion", "final_label")
+XSTEST_COLUMNS = ("id", "type", "prompt", "completion", "final_label", "annotation_1", "annotation_2")
 
 
 def _read_xstest(source: XSTestSource) -> Arrived:
@@ -225,6 +225,9 @@ def _xstest_row(name: str, path: Path, record: dict[str, str]) -> Row:
     if record["completion"].strip():
         messages.append(Message(role="assistant", content=record["completion"].strip()))
     meta = {"group": f"{name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
+    people = [XSTEST_LABELS.get((harmful, record[column])) for column in ("annotation_1", "annotation_2")]
+    if all(people):
+        meta["annotators"] = people
     return Row(
         id=f"{name}/{record['id']}/{path.stem}", task="safety", messages=messages, category=record["type"], harmful=harmful,
         source=name, licence="CC-BY-4.0", meta=meta,

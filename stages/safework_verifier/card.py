@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from safework_cli.report.text import escaped, shortened
 from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.attacks import ATTACKS, EMPTY
 from safework_verifier.rows import Parts
 
+SHOWN_CHARACTERS = 160
 
-def card(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, confusion: dict[str, Any], model_ref: str, data_ref: str) -> str:
+
+def card(
+    spec: LabelSpec,
+    metrics: dict[str, Any],
+    parts: Parts,
+    confusion: dict[str, Any],
+    flips: list[dict[str, Any]],
+    model_ref: str,
+    data_ref: str,
+) -> str:
     """Markdown text."""
     rows = metrics["rows"]
     lines = [
@@ -29,6 +41,8 @@ def card(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, confusion: dict
         "Accuracies have Wilson intervals; the others are bootstrapped over prompts. The refusal-phrase baseline is told",
         'whether a prompt is harmful; "verifier told harmful" is this verifier with the same knowledge.',
         "",
+        *_annotator_lines(metrics.get("annotators", {})),
+        *_attack_lines(metrics.get("attacks", {}), flips),
         "## Where it errs",
         "",
         "Rows are gold labels, columns what the verifier said.",
@@ -53,6 +67,39 @@ def card(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, confusion: dict
 def _line(name: str, entry: dict[str, Any]) -> str:
     low, high = entry["interval"]
     return f"| {name.replace('_', ' ')} | {entry['value']:.3f} | {low:.3f} – {high:.3f} | {entry['n']} |"
+
+
+def _annotator_lines(agreed: dict[str, Any]) -> list[str]:
+    if not agreed:
+        return []
+    lines = ["## Agreement with people", "", "| | agreement | 95 % interval | n | Cohen's κ |", "|---|---|---|---|---|"]
+    for name, found in agreed.items():
+        share = found["agreement"]
+        low, high = share["interval"]
+        lines.append(f"| {name} | {share['value']:.3f} | {low:.3f} – {high:.3f} | {share['n']} | {found['cohen_kappa']:.3f} |")
+    return [*lines, ""]
+
+
+def _attack_lines(attacks: dict[str, Any], flips: list[dict[str, Any]]) -> list[str]:
+    if not attacks:
+        return []
+    lines = [
+        "## Attack sheet",
+        "",
+        "Held-out replies that were judged rightly, changed in ways that do not change what they deserve: how many verdicts flipped.",
+        "",
+        "| attack | what it does | flipped | 95 % interval | n |",
+        "|---|---|---|---|---|",
+    ]
+    what = {attack.name: attack.what for attack in (*ATTACKS, EMPTY)}
+    for name, found in attacks.items():
+        low, high = found["interval"]
+        lines.append(f"| {name} | {what.get(name, '')} | {found['value']:.3f} | {low:.3f} – {high:.3f} | {found['n']} |")
+    lines.append("")
+    for flip in flips:
+        shown = shortened(flip["reply"], SHOWN_CHARACTERS)
+        lines.append(f"- {flip['attack']}, {escaped(flip['id'])}: {flip['gold']} was called {flip['said']}. {escaped(shown)}")
+    return [*lines, ""] if flips else lines
 
 
 def _confusion_lines(spec: LabelSpec, counts: list[list[int]]) -> list[str]:

@@ -39,6 +39,13 @@ def macro_f1(gold_N: Labels, predicted_N: Labels, classes: int) -> float:
     return float((2 * counts_CC.diagonal()[occurs_C] / both_C[occurs_C]).mean())
 
 
+def cohen_kappa(one_N: Labels, other_N: Labels, classes: int) -> float:
+    """Agreement beyond chance, (p_o - p_e) / (1 - p_e) (Cohen 1960); 1 where both say one and the same label throughout."""
+    counts_CC = confusion_matrix(one_N, other_N, classes) / len(one_N)
+    chance = float((counts_CC.sum(0) * counts_CC.sum(1)).sum())
+    return 1.0 if chance == 1.0 else (float(np.trace(counts_CC)) - chance) / (1 - chance)
+
+
 def expected_calibration_error(probability_NC: Floats, gold_N: Labels, bins: int = BINS) -> float:
     """ECE: mean distance between confidence and accuracy over equal bins of the top probability, weighted by rows (Guo et al. 2017)."""
     confidence_N = probability_NC.max(1)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import Any
 
-import numpy as np
 import torch
 from peft import get_peft_model
 from transformers import PreTrainedModel, TrainingArguments
@@ -19,15 +17,13 @@ from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.attacks import augmented
 from safework_verifier.card import card
-from safework_verifier.metrics import confusion_matrix, fit_temperature, report, report_hard, rescale, share_estimate
+from safework_verifier.measure import measure
 from safework_verifier.probe import fit_probe, last_features, write_head
-from safework_verifier.rows import Labelled, Parts, class_weights, labelled_rows, phrase_predictions, take_apart
+from safework_verifier.rows import Parts, class_weights, labelled_rows, take_apart
 from safework_verifier.train_stage import VerifierTrainConfig
 from safework_verifier.trainer import Examples, LabelTrainer
-
-MIN_CALIBRATION_ROWS = 20
-"""Fewer rows say nothing about a temperature: it stays 1."""
 
 
 def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
@@ -35,6 +31,8 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     spec = config.spec()
     items, missing = labelled_rows(data.rows(), spec, config.tolerated_missing_labels)
     parts = take_apart(items, missing, config.eval_fraction, config.seed)
+    if config.attacked_share:
+        parts.train += augmented(parts.train, spec, config.attacked_share, config.seed)
 
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
@@ -47,17 +45,25 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
     trained = trained.to(pick_dtype(config.dtype)).eval()
     verifier = LabelVerifier(trained, tokenizer, spec, batch_size=config.per_device_eval_batch_size)
-    metrics = _measure(verifier, parts, config.seed, work)
+    metrics = measure(verifier, parts, config.attack_rows, config.seed, work)
     metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}
     metrics["steps"] = steps
-    with work.progress.phase("save"):
-        save_model(trained, tokenizer, work.output)
-        spec.write(work.output)
-        confusion = metrics.pop("confusion")
-        (work.output / "confusion.json").write_text(json.dumps(confusion, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        text = card(spec, metrics, parts, confusion, model_artifact.ref, data.ref)
-        (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
+    save_verifier(trained, tokenizer, spec, metrics, parts, (model_artifact.ref, data.ref), work)
     return _outcome(config, metrics, work, template_hash(tokenizer))
+
+
+def save_verifier(
+    model: Any, tokenizer: Any, spec: LabelSpec, metrics: dict[str, Any], parts: Parts, made_of: tuple[str, str], work: WorkDir
+) -> None:
+    """Writes model, ``verifier.json``, the confusion matrix, flipped attacks and the card; takes the long lists out of the metrics."""
+    with work.progress.phase("save"):
+        save_model(model, tokenizer, work.output)
+        spec.write(work.output)
+        confusion, flips = metrics.pop("confusion"), metrics.pop("attack_examples", [])
+        for name, value in (("confusion.json", confusion), ("attacks.json", flips)):
+            (work.output / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = card(spec, metrics, parts, confusion, flips, *made_of)
+        (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
 
 
 def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
@@ -72,7 +78,7 @@ def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
 def _tokenize(spec: LabelSpec, tokenizer: Any, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
     """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model."""
     writer = PromptWriter(tokenizer, spec)
-    items = [item for item in parts.train if item.exchange.final.strip()]
+    items = [item for item in parts.train if item.exchange.final.strip() and not writer.unreadable(item.exchange)]
     with work.progress.phase("tokenize", len(items)):
         prompts = [writer.write(item.exchange) for item in items]
     cut = sum(prompt.left_out > 0 for prompt in prompts)
@@ -127,66 +133,6 @@ def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
         remove_unused_columns=False,
         **shared,
     )
-
-
-def _measure(verifier: LabelVerifier, parts: Parts, seed: int, work: WorkDir) -> dict[str, Any]:
-    """Fits the temperature on one half of the held-out rows (into the verifier's spec) and measures on the other."""
-    spec = verifier.spec
-    with work.progress.phase("calibrate", len(parts.calibration)):
-        calibration_NC, calibration_gold_N = _probabilities(verifier, parts.calibration)
-    with work.progress.phase("evaluate", len(parts.report)):
-        raw_NC, gold_N = _probabilities(verifier, parts.report)
-    truncated, held_out = verifier.truncated, verifier.judged
-    if len(parts.calibration) >= MIN_CALIBRATION_ROWS:
-        spec.temperature = round(fit_temperature(calibration_NC, calibration_gold_N), 4)
-    else:
-        work.progress.warn(f"only {len(parts.calibration)} rows to calibrate on: the temperature stays 1")
-    probability_NC = rescale(raw_NC, spec.temperature)
-    groups = [item.row.group for item in parts.report]
-    predicted_N = probability_NC.argmax(1)
-    found = report(probability_NC, gold_N, groups, seed)
-    found["ece_before_temperature"] = report(raw_NC, gold_N, groups, seed)["ece"]
-    found["temperature"] = spec.temperature
-    found["rows"] = {
-        "train": len(parts.train),
-        "calibration": len(parts.calibration),
-        "report": len(parts.report),
-        "held_out_truncated": f"{truncated} of {held_out}",
-    }
-    found["by_source"] = {
-        source: share_estimate(gold_N[rows], predicted_N[rows])
-        for source in sorted({item.row.source for item in parts.report})
-        for rows in [np.array([i for i, item in enumerate(parts.report) if item.row.source == source])]
-    }
-    found["baselines"] = _baselines(spec, parts, probability_NC, gold_N, groups, seed)
-    found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
-    return found
-
-
-def _probabilities(verifier: LabelVerifier, items: list[Labelled]) -> tuple[Any, Any]:
-    """Label probabilities (N, C) and gold labels (N,) of rows."""
-    readings = verifier.read([item.exchange for item in items])
-    return np.array([r.probabilities for r in readings], dtype=np.float64), np.array([item.gold for item in items])
-
-
-def _baselines(spec: LabelSpec, parts: Parts, probability_NC: Any, gold_N: Any, groups: list[str], seed: int) -> dict[str, Any]:
-    """What it must beat: always the most frequent training label; and refusal phrases, which are told whether the prompt is harmful.
-
-    The phrase baseline and the verifier with the same knowledge are measured on the rows that say so.
-    """
-    classes = len(spec.labels)
-    frequent = Counter(item.gold for item in parts.train).most_common(1)[0][0]
-    found: dict[str, Any] = {"most_frequent_label": report_hard(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
-    phrases = phrase_predictions(parts.report, spec)
-    known = np.array([i for i, label in enumerate(phrases) if label is not None], dtype=np.int64)
-    if len(known):
-        told = [groups[i] for i in known]
-        phrase_N = np.array([phrases[i] for i in known])
-        found["refusal_phrases_told_harmful"] = report_hard(gold_N[known], phrase_N, classes, told, seed)
-        allowed_NC = np.array([[parts.report[i].exchange.harmful in spec.possible[label] for label in spec.labels] for i in known])
-        told_N = np.where(allowed_NC, probability_NC[known], -1.0).argmax(1)
-        found["verifier_told_harmful"] = report_hard(gold_N[known], told_N, classes, told, seed)
-    return found
 
 
 def _outcome(config: VerifierTrainConfig, metrics: dict[str, Any], work: WorkDir, template: str) -> Outcome:

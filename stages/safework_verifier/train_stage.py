@@ -1,4 +1,4 @@
-"""Train a verifier that labels replies: safety (six classes), value, knowledge, helpfulness.
+"""Train a verifier that labels replies: safety, value, knowledge or helpfulness.
 
 Takes a model and a dataset whose rows carry ``meta.label`` and end in the reply; makes a verifier: the model's folder with
 ``verifier.json``. Refuses: unknown labels, one class only, rows without labels beyond ``tolerated_missing_labels``, data that
@@ -85,6 +85,10 @@ class VerifierTrainConfig(StageConfig):
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
     min_probability: float = Field(0.0, ge=0, lt=1)
     """Label probability below which a verdict is an error: the verifier says that it does not know."""
+    attacked_share: float = Field(0.0, ge=0, le=1)
+    """Attacked copies of training rows to learn from as well, as a share of them; in other words than the card's attack sheet."""
+    attack_rows: int = Field(50, ge=0)
+    """Held-out rows that each attack of the card's sheet is tried on; 0 leaves the sheet out."""
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
     trust_remote_code: bool = False
@@ -112,7 +116,7 @@ class VerifierTrainConfig(StageConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 2  # 2: every step sees a random sample
+    version = 3  # 2: every step sees a random sample; 3: attack sheet, agreement with annotators
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {

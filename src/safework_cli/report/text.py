@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 LONGEST = 3000
@@ -14,6 +15,8 @@ _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )
 
+_MARKDOWN = set("\\`*_{}[]()<>#+-.!|~&@:/$'\"=^")
+
 
 def visible(text: str) -> str:
     """Shows every control and direction mark as a sign: a reply must not hide or reorder what is around it."""
@@ -23,6 +26,22 @@ def visible(text: str) -> str:
 def _sign(match: re.Match[str]) -> str:
     code = ord(match.group())
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def escaped(text: str) -> str:
+    """Text from outside as Markdown that shows it and does nothing: no markup, links, HTML, line breaks or invisible characters."""
+    return "".join(_shown(character) for character in text)
+
+
+def _shown(character: str) -> str:
+    if character in _MARKDOWN:
+        return f"&#{ord(character)};"
+    if character in "\n\r\t":
+        return {"\n": "⏎", "\r": "␍", "\t": "␉"}[character]
+    # Cc control, Cf format (bidirectional overrides, zero width), Cs surrogates, Zl and Zp line breaks that are not newlines
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        return f"&#92;u{ord(character):04x}"
+    return character
 
 
 def shortened(text: str, limit: int = LONGEST) -> str:

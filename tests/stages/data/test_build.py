@@ -13,10 +13,10 @@ import pytest
 
 from safework_cli.config import resolve
 from safework_cli.errors import ConfigError, InputError
+from safework_cli.report.text import escaped
 from safework_cli.rows import Row, read_rows
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_data.build_stage import stage
-from safework_data.card import escaped
 from safework_data.settings import expand, matching_files
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -259,7 +259,7 @@ def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
     [
         {"lora": {}, "train_layers": 1},
         {"learning_rate": "1e-5"},
-        {"task": "value"},
+        {"task": "poetry"},
         {"learnin_rate": 1e-5},
         {"eval_fraction": 1.0},
         {"train_layers": 0},
