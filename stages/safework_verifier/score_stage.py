@@ -1,0 +1,82 @@
+"""Judge replies with verifiers: of a dataset, of generations, or of a JSONL, CSV or Parquet file.
+
+Takes verifiers (or rules) and replies; makes a table of verdicts. Refuses: nothing to judge, nobody to judge it, a file without prompts or
+replies. What a verifier cannot score is counted, and never 0 or 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from safework_cli.artifacts.manifest import sha256_of
+from safework_cli.errors import InputError, nearest
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.suites.tables import format_of
+
+
+class ScoreConfig(StageConfig):
+    """Settings of ``safework verifier score``."""
+
+    file: str | None = None
+    """A JSONL, CSV or Parquet file in place of `data`. Columns: `reply`, and `prompt` (text) or `messages` (a list of role and content);
+    `id`, `answer` (the gold answer), `harmful` and `meta` where it has them."""
+    rules: list[str] = Field(default_factory=list)
+    """Rule verifiers that judge as well: refusal, format, correctness, …"""
+    limit: int | None = Field(None, ge=1)
+    """How many replies are judged, from the first; default all."""
+    max_failed: float = Field(0.05, ge=0, le=1)
+    """Share of verdicts that may be missing before the command exits with 5."""
+    chunk_rows: int = cosmetic(512, ge=1)
+    """Replies judged between two writes; finished ones survive a kill."""
+    batch_size: int = cosmetic(32, ge=1)
+    """Replies in a forward pass."""
+
+    @field_validator("rules")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        from safework_cli.verifiers.rules import rule_names  # imports no torch, and still takes longer than --help may
+
+        for name in value:
+            if name not in rule_names():
+                raise ValueError(f"there is no rule '{name}'{nearest(name, rule_names())} (rules: {', '.join(rule_names())})")
+        return value
+
+
+class ScoreStage(Stage):
+    name = "verifier score"
+    summary = "Judge replies with verifiers: of a dataset, of generations, or of a JSONL, CSV or Parquet file."
+    Config = ScoreConfig
+    inputs = {
+        "data": Slot(("dataset", "generations"), "rows that end in a reply, or generations", optional=True),
+        "verifiers": Slot(("verifier",), "who judges, by name, such as verifiers.safety", many=True),
+    }
+    output = "generations"
+
+    def plan(self, config: ScoreConfig, inputs: Inputs) -> Plan:
+        data, judges = inputs.maybe("data"), [*inputs.many("verifiers"), *(f"rule:{name}" for name in config.rules)]
+        plan = Plan(name=f"{data.name if data else Path(config.file or 'nothing').stem.lower()}-scored")
+        if (data is None) == (config.file is None):
+            plan.refuse("give either data=REF or file=PATH", "one of them is what is judged", "data=generations/NAME or file=replies.jsonl")
+        if not judges:
+            plan.refuse("nobody is to judge", "no verifier and no rule was given", "verifiers.safety=REF, or 'rules=[refusal]'")
+        if config.file is not None:
+            path = Path(config.file).expanduser()
+            if path.is_file():
+                format_of(path)
+            else:
+                plan.refuse(f"there is no file {path}", "", f"ls {path.parent}", kind=InputError)
+        plan.lines = [f"judge {data.ref if data else config.file} by {', '.join(judges)}"]
+        return plan
+
+    def run(self, config: ScoreConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_verifier.score import score
+
+        return score(config, inputs, work)
+
+    def external_digests(self, config: ScoreConfig) -> dict[str, str]:
+        return {"file": sha256_of(Path(config.file).expanduser())} if config.file and Path(config.file).expanduser().is_file() else {}
+
+
+stage = ScoreStage()
