@@ -27,7 +27,8 @@ def _check_model(folder: Path) -> None:
 def _check_verifier(folder: Path) -> None:
     if not (folder / "verifier.json").exists():
         raise InputError(f"{folder} has no verifier.json", "a verifier says there which labels it gives and how they score")
-    _check_safetensors(folder)
+    if not json.loads((folder / "verifier.json").read_bytes()).get("endpoint"):  # the weights of a served judge lie elsewhere
+        _check_safetensors(folder)
 
 
 def _check_safetensors(folder: Path) -> None:

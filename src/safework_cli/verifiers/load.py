@@ -45,8 +45,6 @@ def load_verifier(
         folder, name = source.path, source.name
         if source.kind != "verifier":
             raise InputError(f"{source.ref} is a {source.kind}, not a verifier", "", "safework artifacts ls verifier")
-    from safework_cli.lm.models import load_model, load_tokenizer
-    from safework_cli.verifiers.labels import LabelVerifier
     from safework_cli.verifiers.spec import LabelSpec
 
     spec = LabelSpec.read(folder)
@@ -54,6 +52,13 @@ def load_verifier(
     for key, value in changes.items():
         if value is not None:
             setattr(spec, key, value)
+    if spec.endpoint is not None:
+        from safework_cli.verifiers.endpoint import EndpointVerifier
+
+        return EndpointVerifier(spec, name=name)
+    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.verifiers.labels import LabelVerifier
+
     try:
         return LabelVerifier(load_model(folder, dtype=dtype), load_tokenizer(folder), spec, batch_size=batch_size, name=name)
     except ConfigError as error:

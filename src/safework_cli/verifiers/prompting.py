@@ -43,6 +43,11 @@ def query_text(messages: Sequence[Message]) -> str:
     return "\n".join(f"{m['role'].capitalize()}: {m['content']}" for m in turns)
 
 
+def broken_tags(text: str) -> str:
+    """Untrusted text in which none of our tags is whole."""
+    return _TAG.sub(f"<{BREAK}", text)
+
+
 def cut_middle(ids: list[int], limit: int, gap: list[int]) -> list[int]:
     """At most ``limit`` ids: head and tail in equal parts with ``gap`` between, because refusals open a reply and harm may close it."""
     if len(ids) <= limit:
@@ -125,7 +130,7 @@ class PromptWriter:
 
     def content_ids(self, text: str) -> list[int]:
         """Token ids of untrusted text; none of them is a special token."""
-        text = _TAG.sub(f"<{BREAK}", text)
+        text = broken_tags(text)
         if self._special is not None:
             text = self._special.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

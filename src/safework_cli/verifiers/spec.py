@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import ConfigError, InputError
+from safework_cli.lm.endpoint import EndpointSettings
 
 SPEC_FILE = "verifier.json"
 QUERY, REFERENCE, RESPONSE = "{query}", "{reference}", "{response}"
@@ -59,6 +60,8 @@ class LabelSpec(BaseModel):
     """"hard": the score of the most probable label. "soft": the expected score."""
     use_harmful: bool = False
     """Where ``harmful`` is known, only labels possible for it compete."""
+    endpoint: EndpointSettings | None = None
+    """Where the judge is served; None for one whose weights lie beside this file."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelSpec:
