@@ -224,7 +224,7 @@ def _xstest_row(name: str, path: Path, record: dict[str, str]) -> Row:
     messages = [Message(role="user", content=record["prompt"])]
     if record["completion"].strip():
         messages.append(Message(role="assistant", content=record["completion"].strip()))
-    meta = {"group": f"{name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
+    meta: dict[str, Any] = {"group": f"{name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
     people = [XSTEST_LABELS.get((harmful, record[column])) for column in ("annotation_1", "annotation_2")]
     if all(people):
         meta["annotators"] = people

@@ -26,15 +26,13 @@ def card(
     lines = [
         f"# {spec.task} verifier",
         "",
-        f"Labels a reply by the probabilities of {', '.join(spec.codes)} as next token, in one forward pass of a model",
-        f"made from `{model_ref}`. Trained on `{data_ref}`: {rows['train']} rows; {rows['calibration']} further rows fitted",
-        f"the temperature ({spec.temperature:g}), and {rows['report']} more, of prompts that neither saw, are reported here.",
+        *_how(spec, rows, model_ref, data_ref),
         "",
         "## Measured",
         "",
         "| | value | 95 % interval | n |",
         "|---|---|---|---|",
-        *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature")),
+        *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature") if name in metrics),
         *(_line(f"{name}: {what}", entry[what]) for name, entry in metrics["baselines"].items() for what in ("accuracy", "macro_f1")),
         *(_line(f"accuracy on source {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
         "",
@@ -57,11 +55,24 @@ def card(
         "|---|---|---|---|",
         *_label_lines(spec, parts),
         "",
-        f"Prompts hold at most {spec.max_length} tokens: {rows['train_truncated']} training rows and",
-        f"{rows['held_out_truncated']} held-out rows lost the middle of their reply. The thought of a reply is never judged.",
+        f"Prompts hold at most {spec.max_length} tokens: {rows.get('train_truncated', 0)} training rows and",
+        f"{rows.get('held_out_truncated', 0)} held-out rows lost the middle of their reply. The thought of a reply is never judged.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _how(spec: LabelSpec, rows: dict[str, Any], model_ref: str, data_ref: str) -> list[str]:
+    codes = ", ".join(spec.codes)
+    if spec.endpoint is not None:
+        unscored = f"; {rows['unscored']} further rows got no label" if rows.get("unscored") else ""
+        return [f"Labels a reply by what `{model_ref}` answers ({codes}). Measured on {rows['report']} rows of `{data_ref}`{unscored}."]
+    learned = f"Trained on `{data_ref}`: {rows['train']} rows" if rows["train"] else f"Nothing was trained. Of `{data_ref}`"
+    return [
+        f"Labels a reply by the probabilities of {codes} as next token, in one forward pass of a model",
+        f"made from `{model_ref}`. {learned}; {rows['calibration']} further rows fitted",
+        f"the temperature ({spec.temperature:g}), and {rows['report']} more, of prompts that neither saw, are reported here.",
+    ]
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:

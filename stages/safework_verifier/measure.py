@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from safework_cli.errors import InputError
 from safework_cli.stage import WorkDir
-from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import summary, tried
@@ -58,17 +59,41 @@ def measure(verifier: LabelVerifier, parts: Parts, attack_rows: int, seed: int, 
         "report": len(parts.report),
         "held_out_truncated": f"{truncated} of {held_out}",
     }
-    found["by_source"] = {
-        source: share_estimate(gold_N[rows], predicted_N[rows])
-        for source in sorted({item.row.source for item in parts.report})
-        for rows in [np.array([i for i, item in enumerate(parts.report) if item.row.source == source])]
-    }
+    found["by_source"] = _by_source(parts.report, gold_N, predicted_N)
     found["baselines"] = _baselines(spec, parts, probability_NC, gold_N, groups, seed)
     found |= _annotators(spec, parts.report, predicted_N)
     if attack_rows:
         found["attacks"], found["attack_examples"] = _attacks(verifier, parts.report, predicted_N == gold_N, attack_rows, seed, work)
     found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
     return found
+
+
+def measure_verdicts(verifier: Verifier, spec: LabelSpec, parts: Parts, seed: int, work: WorkDir) -> dict[str, Any]:
+    """The same for a judge that only says a label: accuracy, macro-F1, confusion, agreement; rows that it could not judge are counted."""
+    with work.progress.phase("evaluate", len(parts.report)):
+        verdicts = judged(verifier, [item.exchange for item in parts.report])
+    items = [item for item, verdict in zip(parts.report, verdicts, strict=True) if verdict.label in spec.labels]
+    predicted_N = np.array([spec.labels.index(v.label) for v in verdicts if v.label in spec.labels], dtype=np.int64)
+    if not items:
+        why = next((verdict.error for verdict in verdicts if verdict.error), None)
+        raise InputError(f"{verifier.name} judged none of {len(verdicts)} rows", why or "", "see that it is served, and what it answers")
+    gold_N = np.array([item.gold for item in items])
+    groups = [item.row.group for item in items]
+    found = report_hard(gold_N, predicted_N, len(spec.labels), groups, seed)
+    found["rows"] = {"train": 0, "calibration": 0, "report": len(items), "unscored": len(verdicts) - len(items)}
+    found["by_source"] = _by_source(items, gold_N, predicted_N)
+    found["baselines"] = _phrase_baseline(spec, items, gold_N, groups, seed)
+    found |= _annotators(spec, items, predicted_N)
+    found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
+    return found
+
+
+def _by_source(items: list[Labelled], gold_N: Any, predicted_N: Any) -> dict[str, Any]:
+    return {
+        source: share_estimate(gold_N[rows], predicted_N[rows])
+        for source in sorted({item.row.source for item in items})
+        for rows in [np.array([i for i, item in enumerate(items) if item.row.source == source])]
+    }
 
 
 def _probabilities(verifier: LabelVerifier, items: list[Labelled]) -> tuple[Any, Any]:
@@ -83,18 +108,29 @@ def _baselines(spec: LabelSpec, parts: Parts, probability_NC: Any, gold_N: Any, 
     The phrase baseline and the verifier with the same knowledge are measured on the rows that say so.
     """
     classes = len(spec.labels)
-    frequent = Counter(item.gold for item in parts.train).most_common(1)[0][0]
-    found: dict[str, Any] = {"most_frequent_label": report_hard(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
-    phrases = phrase_predictions(parts.report, spec)
-    known = np.array([i for i, label in enumerate(phrases) if label is not None], dtype=np.int64)
-    if len(known):
-        told = [groups[i] for i in known]
-        phrase_N = np.array([phrases[i] for i in known])
-        found["refusal_phrases_told_harmful"] = report_hard(gold_N[known], phrase_N, classes, told, seed)
+    frequent = Counter(item.gold for item in parts.train or parts.calibration).most_common(1)[0][0]
+    found = {"most_frequent_label": report_hard(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
+    found |= _phrase_baseline(spec, parts.report, gold_N, groups, seed)
+    if "refusal_phrases_told_harmful" in found:
+        known = _told(spec, parts.report)
         allowed_NC = np.array([[parts.report[i].exchange.harmful in spec.possible[label] for label in spec.labels] for i in known])
         told_N = np.where(allowed_NC, probability_NC[known], -1.0).argmax(1)
-        found["verifier_told_harmful"] = report_hard(gold_N[known], told_N, classes, told, seed)
+        found["verifier_told_harmful"] = report_hard(gold_N[known], told_N, classes, [groups[i] for i in known], seed)
     return found
+
+
+def _told(spec: LabelSpec, items: list[Labelled]) -> Any:
+    """Places of the rows that the phrase baseline has a word for: (K,)."""
+    return np.array([i for i, label in enumerate(phrase_predictions(items, spec)) if label is not None], dtype=np.int64)
+
+
+def _phrase_baseline(spec: LabelSpec, items: list[Labelled], gold_N: Any, groups: list[str], seed: int) -> dict[str, Any]:
+    known = _told(spec, items)
+    if not len(known):
+        return {}
+    phrases = phrase_predictions(items, spec)
+    phrase_N = np.array([phrases[i] for i in known])
+    return {"refusal_phrases_told_harmful": report_hard(gold_N[known], phrase_N, len(spec.labels), [groups[i] for i in known], seed)}
 
 
 def _annotators(spec: LabelSpec, items: list[Labelled], predicted_N: Any) -> dict[str, Any]:

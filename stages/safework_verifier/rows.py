@@ -162,11 +162,13 @@ def phrase_label(harmful: bool, kind: RefusalLabel) -> str:
 
 
 def phrase_predictions(items: Sequence[Labelled], spec: LabelSpec) -> list[int | None]:
-    """The baseline's label of each row; None where the row does not say whether its prompt is harmful."""
-    return [
-        None if i.exchange.harmful is None else spec.labels.index(phrase_label(i.exchange.harmful, refusal_label(i.exchange.final)))
-        for i in items
-    ]
+    """The baseline's label of each row; None where the row does not say whether its prompt is harmful, or the spec has other labels."""
+    found: list[int | None] = []
+    for item in items:
+        harmful = item.exchange.harmful
+        label = None if harmful is None else phrase_label(harmful, refusal_label(item.exchange.final))
+        found.append(spec.labels.index(label) if label in spec.labels else None)
+    return found
 
 
 def check_layers(layers: int | None, keep: int | None, train: int | None) -> None:

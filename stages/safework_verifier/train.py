@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -18,10 +17,10 @@ from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import augmented
-from safework_verifier.card import card
 from safework_verifier.measure import measure
 from safework_verifier.probe import fit_probe, last_features, write_head
 from safework_verifier.rows import Parts, class_weights, labelled_rows, take_apart
+from safework_verifier.save import outcome, write_reports
 from safework_verifier.train_stage import VerifierTrainConfig
 from safework_verifier.trainer import Examples, LabelTrainer
 
@@ -48,22 +47,11 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     metrics = measure(verifier, parts, config.attack_rows, config.seed, work)
     metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}
     metrics["steps"] = steps
-    save_verifier(trained, tokenizer, spec, metrics, parts, (model_artifact.ref, data.ref), work)
-    return _outcome(config, metrics, work, template_hash(tokenizer))
-
-
-def save_verifier(
-    model: Any, tokenizer: Any, spec: LabelSpec, metrics: dict[str, Any], parts: Parts, made_of: tuple[str, str], work: WorkDir
-) -> None:
-    """Writes model, ``verifier.json``, the confusion matrix, flipped attacks and the card; takes the long lists out of the metrics."""
     with work.progress.phase("save"):
-        save_model(model, tokenizer, work.output)
+        save_model(trained, tokenizer, work.output)
         spec.write(work.output)
-        confusion, flips = metrics.pop("confusion"), metrics.pop("attack_examples", [])
-        for name, value in (("confusion.json", confusion), ("attacks.json", flips)):
-            (work.output / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        text = card(spec, metrics, parts, confusion, flips, *made_of)
-        (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
+        write_reports(spec, metrics, parts, (model_artifact.ref, data.ref), work)
+    return outcome(metrics, config.min_accuracy, template_hash(tokenizer), work)
 
 
 def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
@@ -133,27 +121,3 @@ def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
         remove_unused_columns=False,
         **shared,
     )
-
-
-def _outcome(config: VerifierTrainConfig, metrics: dict[str, Any], work: WorkDir, template: str) -> Outcome:
-    outcome = Outcome(
-        metrics=metrics,
-        seeds={
-            "split, order of rows, LoRA initialisation, dropout, bootstrap": f"seed={config.seed}",
-            "matrix products": "not pinned: other hardware or thread counts round differently",
-        },
-        chat_template_hash=template,
-    )
-    accuracy = metrics["accuracy"]["value"]
-    told = metrics["baselines"].get("verifier_told_harmful", metrics)["accuracy"]["value"]
-    for name, baseline in metrics["baselines"].items():
-        mine, theirs = (told if name.endswith("told_harmful") else accuracy), baseline["accuracy"]["value"]
-        if name != "verifier_told_harmful" and mine <= theirs:
-            sentence = f"the verifier is no better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
-            outcome.notes.append(sentence)
-            work.progress.warn(sentence)
-    if accuracy < config.min_accuracy:
-        outcome.failed_gates.append(
-            f"accuracy {accuracy:.3f} on {metrics['accuracy']['n']} rows is below min_accuracy={config.min_accuracy}"
-        )
-    return outcome

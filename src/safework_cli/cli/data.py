@@ -71,7 +71,7 @@ def _tokens(store: Any, model: str) -> Any:
             if not runs or runs[-1][1] != supervised:  # whole runs are decoded: a character may need two tokens
                 runs.append(([], supervised))
             runs[-1][0].append(token)
-        return [(tokenizer.decode(ids), supervised) for ids, supervised in runs]
+        return [(str(tokenizer.decode(ids)), supervised) for ids, supervised in runs]
 
     return pairs
 

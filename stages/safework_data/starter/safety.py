@@ -136,7 +136,7 @@ class Topic(NamedTuple):
                 for number, ask in enumerate(self.parts["asks"], start=1)
             ]
         return [
-            Prompts(frame.name, *(self._framed(side, frame) for side in ("harmful", "benign")), self.parts["help"], frame.remark)
+            Prompts(frame.name, self._framed("harmful", frame), self._framed("benign", frame), self.parts["help"], frame.remark)
             for frame in FRAMES[self.language]
         ]
 

@@ -1,0 +1,47 @@
+"""What a finished verifier leaves beside its weights, and how its command ends: the same for trained and for wrapped ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from safework_cli.stage import Outcome, WorkDir
+from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.card import card
+from safework_verifier.rows import Parts
+
+
+def write_reports(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, made_of: tuple[str, str], work: WorkDir) -> None:
+    """Writes the confusion matrix, the flipped attacks and the card; takes the long lists out of the metrics.
+
+    Args:
+        made_of: references of the model and of the data.
+    """
+    confusion, flips = metrics.pop("confusion"), metrics.pop("attack_examples", [])
+    for name, value in (("confusion.json", confusion), ("attacks.json", flips)):
+        (work.output / name).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = card(spec, metrics, parts, confusion, flips, *made_of)
+    (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
+
+
+def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, work: WorkDir) -> Outcome:
+    """Metrics, the gate on accuracy, and a warning for every baseline that is as good."""
+    made = Outcome(
+        metrics=metrics,
+        seeds={
+            "split, order of rows, LoRA initialisation, dropout, bootstrap, attacks": "seed",
+            "matrix products": "not pinned: other hardware or thread counts round differently",
+        },
+        chat_template_hash=template,
+    )
+    accuracy = metrics["accuracy"]["value"]
+    told = metrics["baselines"].get("verifier_told_harmful", metrics)["accuracy"]["value"]
+    for name, baseline in metrics["baselines"].items():
+        mine, theirs = (told if name.endswith("told_harmful") else accuracy), baseline["accuracy"]["value"]
+        if name != "verifier_told_harmful" and mine <= theirs:
+            sentence = f"the verifier is no better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
+            made.notes.append(sentence)
+            work.progress.warn(sentence)
+    if accuracy < min_accuracy:
+        made.failed_gates.append(f"accuracy {accuracy:.3f} on {metrics['accuracy']['n']} rows is below min_accuracy={min_accuracy}")
+    return made

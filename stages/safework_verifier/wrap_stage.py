@@ -1,0 +1,133 @@
+"""Make a verifier of a model that judges already: a released reward model, or one behind an endpoint.
+
+Takes a generative judge, or the address of one, and what it is asked: prompts, labels, score map; makes a verifier for every stage.
+With labelled data it is calibrated and measured as a trained one is. Refuses: neither or both of model and endpoint, labels that no token
+can tell apart, gaps in the score map.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from safework_cli.artifacts.payload import parameter_count
+from safework_cli.errors import ConfigError, SafeworkError
+from safework_cli.lm.endpoint import EndpointSettings
+from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.verifiers.spec import LabelSpec, preset
+from safework_verifier.rows import labelled_rows, take_apart
+
+
+class LabelSettings(Settings):
+    """One label of the judge."""
+
+    code: str
+    """What the judge writes for it."""
+    score: float = Field(ge=0, le=1)
+    """Its reward."""
+    harmful: list[bool] = Field(default_factory=lambda: [True, False])
+    """For which prompts it can be right: harmful ones (true), harmless ones (false), or both."""
+
+
+class WrapConfig(StageConfig):
+    """Settings of ``safework verifier wrap``; what is not given comes from the preset of the task."""
+
+    task: Literal["safety", "value", "knowledge", "helpfulness"] = "safety"
+    """Which preset the rest starts from."""
+    labels: dict[str, LabelSettings] | None = None
+    """Label → its code, score and prompts, in the judge's order; default: the preset's."""
+    empty_label: str | None = None
+    """The label of an empty reply, given without asking."""
+    code_reading: Literal["first", "whole"] = "first"
+    """Whether the first token of a code tells it from the others, or all of it must be read ("Safe with refusal", "Safe with warning")."""
+    system: str | None = None
+    """The system message; empty for none."""
+    template: str | None = None
+    """The user message, with `{query}`, `{response}` and, for graders, `{reference}`."""
+    strict_template: str | None = None
+    """The user message for attacks that hide their query, with `{response}` alone; empty for none."""
+    max_length: int = Field(4096, ge=32)
+    """Tokens of a whole judge prompt; a longer reply loses its middle, and both are counted."""
+    reading: Literal["hard", "soft"] = "hard"
+    """The verifier's score: that of the most probable label, or the expected one."""
+    use_harmful: bool = False
+    """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
+    min_probability: float = Field(0.0, ge=0, lt=1)
+    """Label probability below which a verdict is an error."""
+    endpoint: EndpointSettings | None = None
+    """Where the judge is served, in place of `model`."""
+    attack_rows: int = Field(50, ge=0)
+    """With data: rows that each attack of the card's sheet is tried on."""
+    eval_fraction: float = Field(0.5, gt=0, lt=1)
+    """With data: share of the prompt groups that is used, half to fit the temperature and half to report."""
+    tolerated_missing_labels: float = Field(0.0, ge=0, le=1)
+    """Share of rows that may lack a label or a reply."""
+    min_accuracy: float = Field(0.0, ge=0, le=1)
+    """Gate: accuracy on the reported rows; below it the command exits with 4."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    per_device_eval_batch_size: int = cosmetic(16, ge=1)
+    """Rows per forward pass."""
+
+    def spec(self) -> LabelSpec:
+        """The verifier to be. Raises ConfigError where its parts do not fit together."""
+        base = preset(self.task).model_dump()
+        if self.labels is not None:
+            base |= {
+                "labels": list(self.labels),
+                "codes": [label.code for label in self.labels.values()],
+                "scores": {name: label.score for name, label in self.labels.items()},
+                "possible": {name: label.harmful for name, label in self.labels.items()},
+            }
+            base["empty_label"] = self.empty_label or min(self.labels, key=lambda name: self.labels[name].score)  # type: ignore[index]
+        given = ("empty_label", "system", "template", "strict_template")
+        base |= {name: value for name in given if (value := getattr(self, name)) is not None}
+        kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability")
+        base |= {name: getattr(self, name) for name in kept}
+        base["endpoint"] = self.endpoint.model_dump() if self.endpoint else None
+        try:
+            return LabelSpec.model_validate(base)
+        except ValidationError as error:
+            raise ConfigError("the judge's description does not fit together", error.errors()[0]["msg"], "mend the recipe") from None
+
+
+class WrapStage(Stage):
+    name = "verifier wrap"
+    summary = "Make a verifier of a model that judges already: a released reward model, or one behind an endpoint."
+    Config = WrapConfig
+    inputs = {
+        "model": Slot(("model",), "the judge, an instruct model", optional=True),
+        "data": Slot(("dataset",), "rows with meta.label to calibrate and measure it on", optional=True),
+    }
+    output = "verifier"
+
+    def plan(self, config: WrapConfig, inputs: Inputs) -> Plan:
+        model, data = inputs.maybe("model"), inputs.maybe("data")
+        plan = Plan(name=f"{model.name if model else (config.endpoint.model if config.endpoint else 'judge')}-{config.task}".lower())
+        plan.name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.name)
+        if (model is None) == (config.endpoint is None):
+            plan.refuse(
+                "give either model=REF or an endpoint", "one of them is the judge", "model=hf:org/judge, or endpoint.url=… endpoint.model=…"
+            )
+        try:
+            spec = config.spec()
+            plan.lines = [f"wrap {model.ref if model else config.endpoint and config.endpoint.url}: {', '.join(spec.labels)}"]
+            if data:
+                items, missing = labelled_rows(data.rows(), spec, config.tolerated_missing_labels)
+                parts = take_apart(items, missing, config.eval_fraction, config.seed)
+                plan.lines.append(f"fit the temperature on {len(parts.calibration)} rows, report on {len(parts.report)}")
+        except SafeworkError as refusal:
+            plan.refusals.append(refusal)
+        if model:
+            parameters = parameter_count(model.path)
+            plan.memory_bytes, plan.disk_bytes = 4 * parameters + 2**30, 2 * parameters
+        return plan
+
+    def run(self, config: WrapConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_verifier.wrap import wrap
+
+        return wrap(config, inputs.maybe("model"), inputs.maybe("data"), work)
+
+
+stage = WrapStage()

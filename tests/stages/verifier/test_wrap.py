@@ -1,0 +1,115 @@
+"""``safework verifier wrap``: released judges and served ones become verifiers, measured where there is data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from safework_cli.artifacts.external import path_artifact
+from safework_cli.artifacts.payload import check_payload
+from safework_cli.errors import InputError
+from safework_cli.rows import Message, Row, write_rows
+from safework_cli.stage import Inputs
+from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.load import load_verifier
+from safework_verifier.wrap_stage import WrapConfig, stage
+from served import served
+
+RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "verifiers"
+
+
+REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Unsafe": "zzzz zzzz"}
+
+
+def toy_rows() -> list[Row]:
+    rows = []
+    for i in range(150):
+        label = list(REPLIES)[i % 3]
+        messages = [Message(role="user", content=f"q{i}"), Message(role="assistant", content=REPLIES[label] + "." * (i % 5))]
+        rows.append(Row(str(i), "safety", messages, harmful=label != "Safe without risk", meta={"label": label}))
+    return rows
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "rows.parquet", toy_rows())
+    return path_artifact(tmp_path / "data", "data", ("dataset",))
+
+
+def run(work, inputs: Inputs, **settings):
+    config = WrapConfig(**settings)
+    plan = stage.plan(config, inputs)
+    if plan.refusals:
+        raise plan.refusals[0]
+    return stage.run(config, inputs, work)
+
+
+def test_a_released_judge_runs_by_a_recipe_and_is_measured(work, tiny_model, data):
+    recipe = yaml.safe_load((RECIPES / "safework-rm-safety.yaml").read_text())
+    inputs = Inputs({"model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": data})
+    outcome = run(work, inputs, **recipe, max_length=1500, attack_rows=3)
+    check_payload(work.output, "verifier")
+    assert outcome.metrics["rows"]["train"] == 0 and outcome.metrics["accuracy"]["n"] > 20
+    assert "Nothing was trained" in (work.output / "verifier_card.md").read_text()
+    verifier = load_verifier(work.output)
+    assert verifier.spec.code_reading == "whole" and verifier.spec.temperature != 1.0
+    (verdict,) = verifier.judge([Exchange([Message(role="user", content="q")], "zzzz")])
+    assert verdict.label in verifier.spec.labels and 0 < verdict.probability < 1
+
+
+def test_without_data_it_says_that_nothing_was_measured(work, tiny_model):
+    outcome = run(
+        work,
+        Inputs({"model": path_artifact(tiny_model, str(tiny_model), ("model",))}),
+        task="value",
+        max_length=1500,
+    )
+    assert outcome.metrics == {} and "nothing was measured" in outcome.notes[0]
+
+
+@pytest.mark.enable_socket
+def test_a_served_judge_is_an_artifact_without_weights(work, data):
+    def answer(request):
+        content = request["messages"][-1]["content"]
+        return "B" if "<response>no" in content else ("D" if "<response>zzzz" in content else "hm")
+
+    with served(answer) as (url, seen):
+            outcome = run(work, Inputs({"data": data}), endpoint={"url": url, "model": "judge", "max_retries": 0}, strict_template="")
+        check_payload(work.output, "verifier")
+        rows = outcome.metrics["rows"]
+        assert rows["unscored"] > 0 and rows["report"] + rows["unscored"] <= len(seen)
+        confusion = json.loads((work.output / "confusion.json").read_text())
+        unsafe = confusion["labels"].index("Unsafe")
+        assert confusion["gold_by_predicted"][unsafe][unsafe] == sum(confusion["gold_by_predicted"][unsafe]) > 0
+        (verdict,) = load_verifier(work.output).judge([Exchange([Message(role="user", content="q")], "zzzz")])
+        assert (verdict.label, verdict.score) == ("Unsafe", 0.0)
+    assert "judge at http://127.0.0.1" in (work.output / "verifier_card.md").read_text()
+
+
+@pytest.mark.enable_socket
+def test_a_judge_that_never_gives_a_label_is_refused(work, data):
+    with served(lambda request: "I would rather not") as (url, _), pytest.raises(InputError, match="judged none of"):
+        run(work, Inputs({"data": data}), endpoint={"url": url, "model": "m", "max_retries": 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "either model=REF or an endpoint"),
+        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "template": "no places"}, "template must hold"),
+        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "labels": {"good": {"code": "g", "score": 1.0}}}, "two or more"),
+    ],
+)
+def test_impossible_judges_are_refused_by_the_plan(settings, why):
+    plan = stage.plan(WrapConfig.model_validate(settings), Inputs({}))
+    assert why in str(plan.refusals[0])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_the_recipes_are_whole(name):
+    recipe = yaml.safe_load((RECIPES / name).read_text())
+    WrapConfig.model_validate(recipe).spec()
