@@ -78,7 +78,7 @@ def test_a_served_judge_is_an_artifact_without_weights(work, data):
         return "B" if "<response>no" in content else ("D" if "<response>zzzz" in content else "hm")
 
     with served(answer) as (url, seen):
-            outcome = run(work, Inputs({"data": data}), endpoint={"url": url, "model": "judge", "max_retries": 0}, strict_template="")
+        outcome = run(work, Inputs({"data": data}), endpoint={"url": url, "model": "judge", "max_retries": 0}, strict_template="")
         check_payload(work.output, "verifier")
         rows = outcome.metrics["rows"]
         assert rows["unscored"] > 0 and rows["report"] + rows["unscored"] <= len(seen)
