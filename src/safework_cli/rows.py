@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 Task = Literal["safety", "value", "knowledge", "general", "search"]
@@ -98,7 +98,7 @@ class Row:
 
     def to_record(self) -> dict[str, Any]:
         """A dict that fits ``arrow_schema``."""
-        record = asdict(self)
+        record: dict[str, Any] = {name: getattr(self, name) for name in ROW_FIELDS}
         record["meta"] = json.dumps(self.meta, ensure_ascii=False, sort_keys=True)
         return record
 

@@ -1,6 +1,8 @@
-"""One dataset from many sources, from top to bottom.
+"""One dataset from many sources, from top to bottom. Rows stream; what is compared of them stays in memory (``traits.py``).
 
-    sources → rows → checks → split → exact and near duplicates out → held-out groups and evaluation prompts out → Parquet and card
+    1. sources → rows → checks → staged on disk
+    2. staged rows → held-out side or not → traits, and the held-out prompts to keep out of training
+    3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
 
 The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
 for evaluation prompts, which compares what is left for training with what is held out.
@@ -8,27 +10,30 @@ for evaluation prompts, which compares what is left for training with what is he
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safework_cli.errors import InputError
-from safework_cli.rows import Row, write_rows
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
 from safework_data.card import SourceLine, render_card
-from safework_data.checks import sound
-from safework_data.contamination import LeakIndex
+from safework_data.checks import fault_of, settle
+from safework_data.contamination import Leak, LeakIndex
 from safework_data.drops import DROPS, Candidate, Drops
-from safework_data.duplicates import without_exact, without_near
+from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
 from safework_data.sources import Arrived, read_source
-from safework_data.splits import hold_out, is_held_out, without_held_out_groups
+from safework_data.splits import HoldOut, is_held_out
+from safework_data.staging import Staging
+from safework_data.tally import Output, Part, by_subset, total
+from safework_data.traits import Traits, digest64
 
 CARD = "README.md"
-SPLITS = ("train", "test")
-Parts = dict[str, dict[str, list[Row]]]
-"""Subset → split → rows."""
+STAGED = "staged"
 
 
 def build(config: BuildConfig, work: WorkDir) -> Outcome:
@@ -37,123 +42,192 @@ def build(config: BuildConfig, work: WorkDir) -> Outcome:
     Raises:
         InputError: a source is missing or broken, or a subset that had rows ends with none.
     """
-    drops = Drops()
-    arrived = []
-    for source in config.sources:
-        with work.progress.phase(f"reading {source.kind}") as phase:
-            arrived.append(read_source(source, config.seed))
-            phase.advance(len(arrived[-1].rows))
-        work.stop.check()
-    read = [candidate for source in arrived for candidate in source.rows]
-
-    with work.progress.phase("checking"):
-        rows = sound(read, config, drops)
-        hold_out(rows, config.heldout, set(config.require_label), config.seed)
-    with work.progress.phase("duplicates"):
-        rows = without_exact(rows, drops)
-        if config.near_duplicate_threshold is not None:
-            rows = without_near(rows, config.near_duplicate_threshold, drops)
-    with work.progress.phase("decontamination"):
-        rows = without_held_out_groups(rows, drops)
-        rows = without_leaks(rows, config.decontaminate, drops)
-    refuse_nothing(read, rows, drops)
-
-    with work.progress.phase("writing"):
-        parts = parted(rows)
-        write_dataset(work.output, parts, arrived, rows, drops)
-    for line in summary(parts, drops):
+    drops = Drops(work.output / DROPS)
+    folder = work.path / STAGED
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        read = Read(Staging(folder / "rows.arrow"), HoldOut(config.heldout, set(config.require_label), config.seed))
+        for source in config.sources:
+            with work.progress.phase(f"reading {source.kind}") as phase:
+                for _ in read.through(read_source(source, config.seed), config, drops):
+                    phase.advance(1)
+                    work.stop.check()
+        read.staging.close()
+        with work.progress.phase("comparing", read.staging.count):
+            compared = compare(read, config)
+        with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
+            for candidate in left(read, compared, config, drops):
+                output.add(candidate)
+                phase.advance(1)
+                work.stop.check()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        drops.close()
+    refuse_nothing(read.of_subset, output, drops)
+    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], output.kept_of[a.name]) for a in read.arrived]
+    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows), encoding="utf-8")
+    for line in summary(output.parts, drops):
         work.progress.note(line)
-    return outcome(config, arrived, parts, len(read), drops)
+    return outcome(config, read, output.parts, drops)
 
 
-def without_leaks(rows: list[Candidate], settings: DecontaminateSettings, drops: Drops) -> list[Candidate]:
-    """Drops training rows that hold a prompt of a named suite or of the dataset's own held-out rows."""
+class Read:
+    """The first pass: rows that pass every check, on disk, and what was counted on the way."""
+
+    def __init__(self, staging: Staging, hold_out: HoldOut):
+        self.staging, self.hold_out = staging, hold_out
+        self.arrived: list[Arrived] = []
+        self.of_source: Counter[str] = Counter()
+        self.of_subset: Counter[str] = Counter()
+
+    @property
+    def rows(self) -> int:
+        return self.of_source.total()
+
+    def through(self, source: Arrived, config: BuildConfig, drops: Drops) -> Iterator[Candidate]:
+        """Checks and stages a source's rows, and hands each on for counting."""
+        self.arrived.append(source)
+        for candidate in source.rows:
+            self.of_source[source.name] += 1
+            self.of_subset[candidate.subset] += 1
+            if fault := fault_of(candidate, config):
+                drops.add(candidate, *fault)
+            else:
+                settle(candidate)
+                self.hold_out.note(candidate)
+                self.staging.add(candidate)
+            yield candidate
+
+    def again(self) -> Iterator[tuple[int, Candidate]]:
+        """Every staged row with its place, on its side of the split."""
+        for place, candidate in enumerate(self.staging):
+            yield place, self.hold_out.place(candidate)
+
+
+@dataclass(slots=True)
+class Compared:
+    """What the second pass found out.
+
+    Attributes:
+        out: place → (reason, detail) of rows that go, whatever they hold.
+        near: finds near duplicates among the others, or None where they are not looked for.
+        held_groups: digests of the groups that are held out.
+        own: the held-out prompts.
+    """
+
+    out: dict[int, tuple[str, str]]
+    near: NearCopies | None
+    held_groups: set[int]
+    own: LeakIndex
+
+
+def compare(read: Read, config: BuildConfig) -> Compared:
+    """The second pass."""
+    settings = config.decontaminate
+    traits, own = Traits(near=config.near_duplicate_threshold is not None), LeakIndex(settings.ngram, settings.overlap)
+    for _, candidate in read.again():
+        traits.add(candidate)
+        if is_held_out(candidate):
+            own.add(HELDOUT, candidate.row.id, stem(candidate.row))
+    repeated = repeated_ids(traits)
+    copies = exact_copies(traits, repeated)
+    ids = read.staging.ids(place for copy in copies.values() for place in copy.others)
+    out = dict.fromkeys(repeated, ("repeated id", ""))
+    for place, copy in copies.items():
+        named = ", ".join(ids[other] for other in copy.others)
+        out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
+    near = NearCopies(traits, config.near_duplicate_threshold) if config.near_duplicate_threshold is not None else None
+    return Compared(out, near, set(traits.column("group")[traits.held].tolist()), own)
+
+
+def left(read: Read, compared: Compared, config: BuildConfig, drops: Drops) -> Iterator[Candidate]:
+    """The third pass: the rows that stay, in order; the others are dropped by name."""
+    settings = config.decontaminate
+    public = public_prompts(settings)
+    ids: dict[int, str] = {}
+    for place, candidate in read.again():
+        row = candidate.row
+        if place in compared.out:
+            drops.add(candidate, *compared.out[place])
+            continue
+        if compared.near is not None:
+            if (other := compared.near.find(place, row)) is not None:
+                drops.add(candidate, "near duplicate", f"of {ids[other]}")
+                continue
+            if compared.near.remembers(place):
+                ids[place] = row.id
+        held = is_held_out(candidate)
+        if not held and digest64(row.group) in compared.held_groups:
+            drops.add(candidate, "group is held out", row.group)
+        elif not held and (leak := leak_of(candidate, compared.own, public, settings)):
+            drops.add(candidate, "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", suite=leak.suite)
+        else:
+            yield candidate
+
+
+def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
+    """The prompts of the named suites."""
     public = LeakIndex(settings.ngram, settings.overlap)
     for name in settings.suites:
         for row in load_suite(name, Path(expand(settings.folder))):
             public.add(name, row.id, stem(row))
-    own = LeakIndex(settings.ngram, settings.overlap)
-    for candidate in rows:
-        if is_held_out(candidate):
-            own.add(HELDOUT, candidate.row.id, stem(candidate.row))
-    kept = []
-    for candidate in rows:
-        leak = None
-        if not is_held_out(candidate):
-            leak = own.find(candidate.row) or (None if candidate.source in settings.exempt else public.find(candidate.row))
-        if leak:
-            drops.add(candidate, "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", suite=leak.suite)
-        else:
-            kept.append(candidate)
-    return kept
+    return public
 
 
-def refuse_nothing(read: list[Candidate], rows: list[Candidate], drops: Drops) -> None:
+def leak_of(candidate: Candidate, own: LeakIndex, public: LeakIndex, settings: DecontaminateSettings) -> Leak | None:
+    """The prompt of a named suite, or of the dataset's own held-out rows, that a training row holds."""
+    return own.find(candidate.row) or (None if candidate.source in settings.exempt else public.find(candidate.row))
+
+
+def refuse_nothing(read: Counter[str], output: Output, drops: Drops) -> None:
     """Raises InputError where no row is left, in all or of a training subset that had some."""
     if not read:
         raise InputError("the sources hold no rows", "a dataset of nothing would train nothing", "check the files that the sources name")
-    left = Counter(candidate.subset for candidate in rows)
     # A source's own subset, as it came: what moved to heldout has left its subset empty as well.
-    for subset in dict.fromkeys(candidate.subset for candidate in read):
-        if not left[subset]:
-            count = sum(drop.subset == subset for drop in drops.all)
-            what = f"no row of subset '{subset}' is left: all {count:,} were dropped" if rows else f"no row is left of {len(read):,}"
-            reasons = drops.biggest(subset if rows else None)
+    for subset in read:
+        if not output.of_subset(subset):
+            dropped = drops.of_subset(subset)
+            what = (
+                f"no row of subset '{subset}' is left: all {dropped:,} were dropped"
+                if output.parts
+                else f"no row is left of {read.total():,}"
+            )
+            reasons = drops.biggest(subset if output.parts else None)
             raise InputError(what, f"most often: {reasons}", "mend the source, or relax the rule that drops them")
 
 
-def parted(rows: list[Candidate]) -> Parts:
-    """Subset → split → rows, in the order in which they came; held-out rows last."""
-    parts: Parts = {}
-    for candidate in sorted(rows, key=lambda c: (c.subset == HELDOUT, SPLITS.index(c.row.split))):
-        parts.setdefault(candidate.subset, {}).setdefault(candidate.row.split, []).append(candidate.row)
-    return parts
-
-
-def write_dataset(output: Path, parts: Parts, arrived: list[Arrived], rows: list[Candidate], drops: Drops) -> None:
-    """Writes ``<subset>/<split>.parquet``, the card and the list of drops."""
-    for subset, splits in parts.items():
-        (output / subset).mkdir()
-        for split, kept in splits.items():
-            write_rows(output / subset / f"{split}.parquet", kept)
-    kept_of = Counter(candidate.source for candidate in rows)
-    lines = [SourceLine(source.name, source.origin, source.licence, len(source.rows), kept_of[source.name]) for source in arrived]
-    card = render_card(parts, lines, drops, sum(len(source.rows) for source in arrived))
-    (output / CARD).write_text(card, encoding="utf-8")
-    drops.write(output / DROPS)
-
-
-def summary(parts: Parts, drops: Drops) -> list[str]:
+def summary(parts: list[Part], drops: Drops) -> list[str]:
     """What was made and what was dropped, a sentence each."""
-    sizes = ", ".join(f"{subset} {sum(map(len, splits.values())):,}" for subset, splits in parts.items())
+    sizes = ", ".join(f"{subset} {sum(part.rows for part in of_subset):,}" for subset, of_subset in by_subset(parts).items())
     lines = [f"rows kept: {sizes}"]
-    if drops.all:
+    if len(drops):
         lines.append(f"rows dropped: {drops.biggest(show=8)} (README.md shows examples)")
     return lines
 
 
-def outcome(config: BuildConfig, arrived: list[Arrived], parts: Parts, read: int, drops: Drops) -> Outcome:
+def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) -> Outcome:
     """The numbers for the manifest."""
-    subsets: dict[str, Any] = {}
-    for subset, splits in parts.items():
-        rows = [row for kept in splits.values() for row in kept]
-        subsets[subset] = {
-            "rows": len(rows),
-            "splits": {split: len(kept) for split, kept in splits.items()},
-            "tasks": dict(Counter(row.task for row in rows)),
-            "languages": dict(Counter(str(row.meta.get("language")) for row in rows)),
+    subsets: dict[str, Any] = {
+        subset: {
+            "rows": sum(part.rows for part in of_subset),
+            "splits": {part.split: part.rows for part in of_subset},
+            "tasks": dict(total(of_subset, "task")),
+            "languages": dict(total(of_subset, "language")),
         }
-    sources = {s.name: {"rows": len(s.rows), "from": s.origin, "licence": s.licence, "sha256": s.digest} for s in arrived}
+        for subset, of_subset in by_subset(parts).items()
+    }
+    sources = {a.name: {"rows": read.of_source[a.name], "from": a.origin, "licence": a.licence, "sha256": a.digest} for a in read.arrived}
     return Outcome(
         metrics={
-            "rows": sum(subset["rows"] for subset in subsets.values()),
-            "read": read,
+            "rows": sum(part.rows for part in parts),
+            "read": read.rows,
             "subsets": subsets,
             "dropped": drops.counts(),
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
-        notes=[note for source in arrived for note in source.notes],
-        failed_items=len(drops.all),
-        tolerated_items=int(config.max_dropped * read),
+        notes=[note for source in read.arrived for note in source.notes],
+        failed_items=len(drops),
+        tolerated_items=int(config.max_dropped * read.rows),
     )

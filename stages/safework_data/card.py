@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import yaml
 
 from safework_cli.report.text import escaped
-from safework_cli.rows import Row
 from safework_data.drops import Drops
+from safework_data.tally import Part, by_subset, languages, total
 
 SHOWN_CATEGORIES = 30
 
@@ -26,31 +24,29 @@ class SourceLine:
     kept: int
 
 
-def front_matter(parts: Mapping[str, Mapping[str, list[Row]]], languages: Iterable[str]) -> str:
+def front_matter(parts: list[Part]) -> str:
     """YAML that ``datasets.load_dataset(folder, subset)`` follows: one configuration a subset, one split a file."""
     configs = [
-        {"config_name": subset, "data_files": [{"split": split, "path": f"{subset}/{split}.parquet"} for split in splits]}
-        for subset, splits in parts.items()
+        {"config_name": subset, "data_files": [{"split": p.split, "path": f"{subset}/{p.split}.parquet"} for p in of_subset]}
+        for subset, of_subset in by_subset(parts).items()
     ]
-    values = {"language": sorted(languages), "license": "other", "tags": ["safework"], "configs": configs}
+    values = {"language": list(languages(parts)), "license": "other", "tags": ["safework"], "configs": configs}
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n"
 
 
-def render_card(parts: Mapping[str, Mapping[str, list[Row]]], sources: list[SourceLine], drops: Drops, read: int) -> str:
+def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read: int) -> str:
     """The whole README.
 
     Args:
-        parts: subset → split → rows kept.
+        parts: what was kept, counted.
         sources: one line each.
         drops: what went, and why.
         read: rows read, before any check.
     """
-    rows = [row for splits in parts.values() for kept in splits.values() for row in kept]
-    languages = {str(row.meta.get("language", "")) for row in rows} - {""}
     blocks = [
-        front_matter(parts, languages),
+        front_matter(parts),
         "# Data card\n",
-        f"{read:,} rows were read, {len(drops.all):,} dropped, {len(rows):,} kept.",
+        f"{read:,} rows were read, {len(drops):,} dropped, {sum(part.rows for part in parts):,} kept.",
         "Every dropped row is listed with its reason in `drops.jsonl`.\n",
         "## Sources\n",
         _table(
@@ -60,39 +56,36 @@ def render_card(parts: Mapping[str, Mapping[str, list[Row]]], sources: list[Sour
         "## Subsets\n",
         _table(
             ["subset", "split", "rows", "groups", "with a reply", "mean characters"],
-            [_subset_line(subset, split, kept) for subset, splits in parts.items() for split, kept in splits.items()],
+            [_subset_line(part) for part in parts],
         ),
     ]
-    for title, key in (("task", lambda row: row.task), ("language", lambda row: str(row.meta.get("language", "")))):
-        blocks += [f"### Rows by {title}\n", _crossed(title, parts, key)]
-    blocks += ["### Rows by category\n", _crossed("category", parts, lambda row: row.category or "(none)")]
+    for what in ("task", "language", "category"):
+        blocks += [f"### Rows by {what}\n", _crossed(what, parts)]
     blocks += ["## Dropped\n", *_dropped(drops)]
     return "\n".join(blocks)
 
 
-def _subset_line(subset: str, split: str, rows: list[Row]) -> list[str]:
-    characters = sum(len(m["content"]) for row in rows for m in row.messages)
-    replies = sum(row.reply is not None for row in rows)
-    return [subset, split, f"{len(rows):,}", f"{len({row.group for row in rows}):,}", f"{replies:,}", f"{characters / len(rows):,.0f}"]
+def _subset_line(part: Part) -> list[str]:
+    counts = f"{part.rows:,}", f"{part.groups:,}", f"{part.replies:,}", f"{part.characters / part.rows:,.0f}"
+    return [part.subset, part.split, *counts]
 
 
-def _crossed(title: str, parts: Mapping[str, Mapping[str, list[Row]]], key: Callable[[Row], str]) -> str:
-    counted = {subset: Counter(key(row) for rows in splits.values() for row in rows) for subset, splits in parts.items()}
-    total: Counter[str] = sum(counted.values(), Counter())
-    lines = [[escaped(name), *(f"{counted[subset][name]:,}" for subset in parts)] for name, _ in total.most_common(SHOWN_CATEGORIES)]
-    if len(total) > SHOWN_CATEGORIES:
-        lines.append([f"{len(total) - SHOWN_CATEGORIES:,} more", *("" for _ in parts)])
-    return _table([title, *parts], lines)
+def _crossed(what: str, parts: list[Part]) -> str:
+    subsets = {subset: total(of_subset, what) for subset, of_subset in by_subset(parts).items()}
+    counted = total(parts, what)
+    lines = [[escaped(name), *(f"{of[name]:,}" for of in subsets.values())] for name, _ in counted.most_common(SHOWN_CATEGORIES)]
+    if len(counted) > SHOWN_CATEGORIES:
+        lines.append([f"{len(counted) - SHOWN_CATEGORIES:,} more", *("" for _ in subsets)])
+    return _table([what, *subsets], lines)
 
 
 def _dropped(drops: Drops) -> list[str]:
-    if not drops.all:
+    if not len(drops):
         return ["Nothing was dropped.\n"]
     blocks = [_table(["reason", "rows"], [[escaped(reason), f"{count:,}"] for reason, count in drops.counts().items()])]
-    suites = Counter(drop.suite for drop in drops.all if drop.suite)
-    if suites:
+    if drops.by_suite:
         blocks += ["Rows dropped for holding an evaluation prompt, by suite:\n"]
-        blocks += [_table(["suite", "rows"], [[escaped(suite), f"{count:,}"] for suite, count in suites.most_common()])]
+        blocks += [_table(["suite", "rows"], [[escaped(suite), f"{count:,}"] for suite, count in drops.by_suite.most_common()])]
     for reason in drops.counts():
         lines = [f"- {escaped(e.id)}{f' ({escaped(e.detail)})' if e.detail else ''}: {escaped(e.excerpt)}" for e in drops.examples[reason]]
         blocks.append(f"### {escaped(reason)}\n\n" + "\n".join(lines) + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from safework_cli.rows import Row, language_of, parse_reply, problems
-from safework_data.drops import Candidate, Drops
+from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
 
 _PARTICULARS = re.compile(r"'[^']*'|\d+")
@@ -76,17 +76,6 @@ def _any_surrogate(value: object) -> bool:
     return _surrogate(value)
 
 
-def sound(candidates: list[Candidate], config: BuildConfig, drops: Drops) -> list[Candidate]:
-    """The rows that pass every check; the others are counted. Sets ``meta.language`` where the source did not."""
-    kept, seen = [], set()
-    for candidate in candidates:
-        fault = fault_of(candidate, config)
-        if fault is None and candidate.row.id in seen:
-            fault = "repeated id", ""
-        if fault:
-            drops.add(candidate, *fault)
-            continue
-        seen.add(candidate.row.id)
-        candidate.row.meta.setdefault("language", language_of(candidate.row.question))
-        kept.append(candidate)
-    return kept
+def settle(candidate: Candidate) -> None:
+    """Sets ``meta.language`` of a sound row where the source did not."""
+    candidate.row.meta.setdefault("language", language_of(candidate.row.question))

@@ -34,17 +34,6 @@ class Candidate:
     fault: str | None = None
 
 
-class Drop(NamedTuple):
-    """One dropped row. ``detail`` says what exactly; ``suite`` names the evaluation set that a contaminated row holds."""
-
-    id: str
-    source: str
-    subset: str
-    reason: str
-    detail: str = ""
-    suite: str = ""
-
-
 class Example(NamedTuple):
     """What the data card shows of a drop. The text is untrusted: it may be harmful, and it may be Markdown."""
 
@@ -54,16 +43,32 @@ class Example(NamedTuple):
 
 
 class Drops:
-    """Collects dropped rows."""
+    """Writes dropped rows down as they fall, one JSON object each without its text, and counts them.
 
-    def __init__(self) -> None:
-        self.all: list[Drop] = []
+    Args:
+        path: the list.
+    """
+
+    def __init__(self, path: Path):
+        self._handle = path.open("w", encoding="utf-8")
+        self.by_reason: Counter[str] = Counter()
+        self.by_suite: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {}
+        self._by_subset: Counter[tuple[str, str]] = Counter()
+
+    def __len__(self) -> int:
+        return self.by_reason.total()
 
     def add(self, candidate: Candidate, reason: str, detail: str = "", suite: str = "") -> None:
-        """Drops a row for a reason."""
+        """Drops a row for a reason. ``detail`` says what exactly; ``suite`` names the evaluation set that a contaminated row holds."""
         row = candidate.row
-        self.all.append(Drop(row.id, candidate.source, candidate.subset, reason, detail, suite))
+        record = {"id": row.id, "source": candidate.source, "subset": candidate.subset, "reason": reason, "detail": detail, "suite": suite}
+        # ASCII: an id may hold a lone surrogate, which no UTF-8 file can
+        self._handle.write(json.dumps({key: value for key, value in record.items() if value}) + "\n")
+        self.by_reason[reason] += 1
+        self._by_subset[candidate.subset, reason] += 1
+        if suite:
+            self.by_suite[suite] += 1
         shown = self.examples.setdefault(reason, [])
         if len(shown) < SHOWN_EXAMPLES:
             text = next((m["content"] for m in reversed(row.messages) if m["role"] == "user"), "")
@@ -71,17 +76,18 @@ class Drops:
 
     def counts(self) -> dict[str, int]:
         """Reason → rows, the most frequent first."""
-        return dict(Counter(drop.reason for drop in self.all).most_common())
+        return dict(self.by_reason.most_common())
+
+    def of_subset(self, subset: str) -> int:
+        return sum(count for (name, _), count in self._by_subset.items() if name == subset)
 
     def biggest(self, subset: str | None = None, show: int = 3) -> str:
         """The most frequent reasons (of one subset) in words: "near duplicate 12, no reply 3"."""
-        counted = Counter(drop.reason for drop in self.all if subset in (None, drop.subset))
+        counted: Counter[str] = Counter()
+        for (name, reason), count in self._by_subset.items():
+            if subset in (None, name):
+                counted[reason] += count
         return ", ".join(f"{reason} {count:,}" for reason, count in counted.most_common(show))
 
-    def write(self, path: Path) -> None:
-        """Writes one JSON object a dropped row; its text stays out."""
-        with path.open("w", encoding="utf-8") as handle:
-            for drop in self.all:
-                record = {key: value for key, value in drop._asdict().items() if value}
-                # ASCII: an id may hold a lone surrogate, which no UTF-8 file can
-                handle.write(json.dumps(record) + "\n")
+    def close(self) -> None:
+        self._handle.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -38,14 +38,14 @@ class Arrived:
     Attributes:
         name: as in drops and in the data card.
         licence: as in the data card.
-        rows: in order.
+        rows: in order, read as they are asked for; a broken record raises InputError then.
         origin: for people: a path, a hub id with its commit.
         digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
     """
 
     name: str
     licence: str
-    rows: list[Candidate]
+    rows: Iterable[Candidate]
     origin: str
     digest: str = ""
     notes: list[str] = field(default_factory=list)
@@ -94,7 +94,7 @@ def digest_of(files: Iterable[Path]) -> str:
 
 
 def read_source(source: Source, seed: int) -> Arrived:
-    """Reads a source whole.
+    """Opens a source; its rows are read as they are asked for.
 
     Raises:
         InputError: a file is missing or broken, a column is not there, the hub cannot be reached.
@@ -118,7 +118,7 @@ def _read_starter(seed: int) -> Arrived:
 def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
     rows = islice(known.read(known, files[0]), source.limit)
-    candidates = [Candidate(row, source.subset, source.set, split_already=row.split == "test") for row in rows]
+    candidates = (Candidate(row, source.subset, source.set, split_already=row.split == "test") for row in rows)
     return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, digest_of(files))
 
 
@@ -130,21 +130,19 @@ def _read_files(source: FileSource) -> Arrived:
     return Arrived(name, source.licence, rows, where, digest_of(files))
 
 
-def _mapped(source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str) -> list[Candidate]:
+def _mapped(source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str) -> Iterator[Candidate]:
     maker = RowMaker(source, name)
     missing, have = set(maker.columns), dict[str, None]()
-    rows = []
     for number, record in enumerate(records, start=1):
         if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
             missing -= record.keys()
             have.update(dict.fromkeys(map(str, record)))
         row, fault = maker.row(number, record)
-        rows.append(Candidate(row, source.subset, name, fault=fault))
+        yield Candidate(row, source.subset, name, fault=fault)
         if number == source.limit:
             break
-    if rows:
+    if have:
         refuse_missing([column for column in maker.columns if column in missing], list(have), where)
-    return rows
 
 
 def refuse_missing(missing: list[str], have: list[str], where: str) -> None:

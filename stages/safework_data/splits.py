@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections import defaultdict
+from collections.abc import Set
 
-from safework_data.drops import Candidate, Drops
+import numpy as np
+
+from safework_data.drops import Candidate
 from safework_data.settings import HELDOUT
 
 
@@ -14,44 +18,48 @@ def is_held_out(candidate: Candidate) -> bool:
     return candidate.subset == HELDOUT or candidate.row.split == "test"
 
 
-def hold_out(candidates: list[Candidate], share: float, labelled: set[str], seed: int) -> None:
-    """Moves a share of each source's groups to the held-out side, in place; every row gets its ``split``.
-
-    A row that goes to ``heldout`` becomes a prompt: its reply was for training, and the same prompt may come from several subsets.
+class HoldOut:
+    """Holds out a share of each source's groups. It sees every row once (``note``), and then moves them (``place``), in any order.
 
     Args:
         share: of each source's groups, in [0, 1); above 0 at least one group goes and one stays.
         labelled: subsets whose held-out rows stay, as split "test": labelled replies are no prompts to ask a policy.
         seed: picks the groups. A group is picked by its name, so that another row in a file does not move all the others.
     """
-    groups: dict[str, set[str]] = defaultdict(set)
-    for candidate in candidates:
-        if not candidate.split_already and not is_held_out(candidate):
-            groups[candidate.source].add(candidate.row.group)
-    chosen: set[str] = set()
-    if share > 0:
-        for names in groups.values():
-            count = min(max(1, round(share * len(names))), len(names) - 1)
-            chosen.update(sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{name}".encode()).digest())[:count])
-    for candidate in candidates:
-        if not candidate.split_already and candidate.row.group in chosen and not is_held_out(candidate):
-            candidate.row.split = "test"
-            if candidate.subset not in labelled:
+
+    def __init__(self, share: float, labelled: Set[str], seed: int):
+        self.share, self.labelled, self.seed = share, labelled, seed
+        self._groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))
+        self._chosen: set[int] | None = None
+
+    def note(self, candidate: Candidate) -> None:
+        if self.share > 0 and not candidate.split_already and not is_held_out(candidate):
+            self._groups[candidate.source].append(self._rank(candidate.row.group))
+
+    def place(self, candidate: Candidate) -> Candidate:
+        """Gives the row its ``split``, in place. A row that goes to ``heldout`` becomes a prompt: its reply was for training, and the same
+        prompt may come from several subsets."""
+        if self._chosen is None:
+            self._chosen = self._choose()
+        row = candidate.row
+        if self._chosen and not candidate.split_already and not is_held_out(candidate) and self._rank(row.group) in self._chosen:
+            row.split = "test"
+            if candidate.subset not in self.labelled:
                 candidate.subset = HELDOUT
-                candidate.row.messages = candidate.row.prompt
+                row.messages = row.prompt
         elif candidate.subset == HELDOUT:
-            candidate.row.split = "test"
-        elif not candidate.row.split:
-            candidate.row.split = "train"
+            row.split = "test"
+        elif not row.split:
+            row.split = "train"
+        return candidate
 
+    def _rank(self, group: str) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}\0{group}".encode()).digest()[:8], "big")
 
-def without_held_out_groups(candidates: list[Candidate], drops: Drops) -> list[Candidate]:
-    """Drops training rows whose group is held out by some other source: what guards the split when sources overlap."""
-    held = {candidate.row.group for candidate in candidates if is_held_out(candidate)}
-    kept = []
-    for candidate in candidates:
-        if not is_held_out(candidate) and candidate.row.group in held:
-            drops.add(candidate, "group is held out", candidate.row.group)
-        else:
-            kept.append(candidate)
-    return kept
+    def _choose(self) -> set[int]:
+        chosen: set[int] = set()
+        for ranks in self._groups.values():
+            groups = np.unique(np.frombuffer(ranks, dtype=np.uint64))  # sorted: the lowest ranks go
+            count = min(max(1, round(self.share * len(groups))), len(groups) - 1)
+            chosen.update(groups[:count].tolist())
+        return chosen

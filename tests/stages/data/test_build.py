@@ -83,6 +83,35 @@ def test_every_planted_fault_is_dropped_by_name_and_the_rest_is_kept(work: WorkD
     assert len(drops) == 10
 
 
+def test_a_group_that_another_source_holds_out_is_no_training(work: WorkDir, tmp_path: Path) -> None:
+    columns = {"prompt": "q", "reply": "a", "meta.group": "g"}
+    held = source(
+        write_jsonl(tmp_path / "held.jsonl", [{"q": "The bridge?", "g": "town"}]), "heldout", columns={"prompt": "q", "meta.group": "g"}
+    )
+    rows = [{"q": "The river?", "a": cot("Long."), "g": "town"}, {"q": "The hill?", "a": cot("High."), "g": "country"}]
+    outcome = build(work, source(write_jsonl(tmp_path / "rows.jsonl", rows), columns=columns), held)
+    assert [row.question for row in rows_of(work, "cot")] == ["The hill?"] and outcome.metrics["dropped"] == {"group is held out": 1}
+
+
+def test_planted_leaks_are_found_and_the_card_names_suite_and_rows(work: WorkDir, tmp_path: Path, real_data: Path) -> None:
+    from safework_cli.suites import load_suite, stem
+
+    planted = {}
+    records = [{"q": f"What is {n} plus {n}?", "a": cot(str(2 * n))} for n in range(20)]
+    for suite in ("harmbench-test", "mmlu-test", "gsm8k-test"):
+        long = [row for row in load_suite(suite, real_data) if len(stem(row).split()) > 12][:3]
+        for row in long:
+            planted[len(records) + 1] = suite
+            records.append({"q": f"Here is one: {stem(row).upper()} Thanks!", "a": cot("no")})
+    settings = {"suites": ["harmbench-test", "mmlu-test", "gsm8k-test"], "folder": str(real_data)}
+    outcome = build(work, source(write_jsonl(tmp_path / "rows.jsonl", records), name="mine"), decontaminate=settings)
+    found = {d["id"]: d["suite"] for d in map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())}
+    assert found == {f"mine/{number}": suite for number, suite in planted.items()} and len(planted) == 9
+    card = (work.output / "README.md").read_text()
+    assert all(f"| {suite.replace('-', '&#45;')} | 3 |" in card for suite in settings["suites"]) and "mine&#47;21" in card
+    assert outcome.metrics["dropped"] == {"evaluation prompt": 9}
+
+
 def test_datasets_opens_the_folder_as_it_is(work: WorkDir, tmp_path: Path) -> None:
     import datasets
 

@@ -8,23 +8,53 @@ import pytest
 
 from safework_cli.rows import Message, Row
 from safework_data.contamination import LeakIndex
-from safework_data.drops import Candidate, Drops
-from safework_data.duplicates import jaccard, without_exact, without_near
-from safework_data.splits import hold_out, is_held_out, without_held_out_groups
+from safework_data.drops import Candidate
+from safework_data.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
+from safework_data.splits import HoldOut, is_held_out
+from safework_data.staging import Staging
 from safework_data.text import shingles, words
+from safework_data.traits import Traits
 
 
 def candidate(
-    id: str, prompt: str, reply: str | None = None, *, subset: str = "cot", task: str = "general", source: str = "s", **fields
+    id: str,
+    prompt: str,
+    reply: str | None = None,
+    *,
+    subset: str = "cot",
+    task: str = "general",
+    source: str = "s",
+    split_already: bool = False,
+    **fields,
 ) -> Candidate:
     messages = [Message(role="user", content=prompt)]
     if reply is not None:
         messages.append(Message(role="assistant", content=reply))
-    return Candidate(Row(id, task, messages, **fields), subset, source)
+    return Candidate(Row(id, task, messages, **fields), subset, source, split_already)
 
 
-def ids(candidates: list[Candidate]) -> list[str]:
-    return [c.row.id for c in candidates]
+def traits_of(candidates: list[Candidate], near: bool = True) -> Traits:
+    traits = Traits(near=near)
+    for one in candidates:
+        traits.add(one)
+    return traits
+
+
+def copies(candidates: list[Candidate]) -> dict[str, tuple[str, list[str]]]:
+    """id → (reason, ids of the others), of exact copies."""
+    found = exact_copies(traits_of(candidates, near=False), set())
+    return {candidates[place].row.id: (copy.reason, [candidates[other].row.id for other in copy.others]) for place, copy in found.items()}
+
+
+def near_copies(candidates: list[Candidate], threshold: float) -> dict[str, str]:
+    """id → id of the row that it nearly repeats."""
+    near = NearCopies(traits_of(candidates), threshold)
+    found = [(one.row.id, near.find(place, one.row)) for place, one in enumerate(candidates)]
+    return {name: candidates[other].row.id for name, other in found if other is not None}
+
+
+def stay(candidates: list[Candidate], gone) -> list[str]:
+    return [one.row.id for one in candidates if one.row.id not in gone]
 
 
 def test_words_fold_case_width_and_punctuation_and_cut_chinese_by_character() -> None:
@@ -42,35 +72,36 @@ LONG = "The committee met on Monday to discuss the new library budget and the pl
 
 
 def test_an_exact_duplicate_goes_the_first_stays() -> None:
-    drops = Drops()
-    kept = without_exact(
-        [candidate("a", "one", "x"), candidate("b", " one ", "x"), candidate("c", "one", "y"), candidate("d", "one", "x", subset="rl")],
-        drops,
-    )
-    assert ids(kept) == ["a", "c", "d"]
-    assert [(d.id, d.reason, d.detail) for d in drops.all] == [("b", "exact duplicate", "of a")]
+    rows = [candidate("a", "one", "x"), candidate("b", " one ", "x"), candidate("c", "one", "y"), candidate("d", "one", "x", subset="rl")]
+    assert copies(rows) == {"b": ("exact duplicate", ["a"])}
+    assert exact_copies(traits_of(rows, near=False), {0}) == {}, "what is out already is no original"
 
 
 def test_copies_that_contradict_each_other_all_go() -> None:
-    drops = Drops()
     rows = [
         candidate("a", "2+2?", answer="4"),
         candidate("b", "2+2?", answer="5"),
         candidate("c", "3+3?", answer="6"),
         candidate("d", "3+3?"),
     ]
-    assert ids(without_exact(rows, drops)) == ["c"]
-    assert drops.counts() == {"contradicting copies": 2, "exact duplicate": 1}
+    assert copies(rows) == {
+        "a": ("contradicting copies", ["a", "b"]),
+        "b": ("contradicting copies", ["a", "b"]),
+        "d": ("exact duplicate", ["c"]),
+    }
+
+
+def test_the_second_row_of_an_id_is_repeated() -> None:
+    rows = [candidate("a", "one"), candidate("b", "two"), candidate("a", "three"), candidate("a", "four")]
+    assert repeated_ids(traits_of(rows, near=False)) == {2, 3}
 
 
 def test_a_near_duplicate_goes() -> None:
-    drops = Drops()
     near = LONG.replace("Monday", "Tuesday").replace("town hall", "town hall.")
     rows = [candidate("a", LONG), candidate("b", near), candidate("c", "Something else altogether, about rivers and their fish")]
     assert jaccard(shingles(words(LONG), 3), shingles(words(near), 3)) == pytest.approx(19 / 25)
-    assert ids(without_near(rows, 0.75, drops)) == ["a", "c"]
-    assert [(d.id, d.reason, d.detail) for d in drops.all] == [("b", "near duplicate", "of a")]
-    assert ids(without_near(rows, 0.77, Drops())) == ["a", "b", "c"]
+    assert near_copies(rows, 0.75) == {"b": "a"}
+    assert near_copies(rows, 0.77) == {}
 
 
 @pytest.mark.parametrize(
@@ -83,19 +114,19 @@ def test_a_near_duplicate_goes() -> None:
 )
 def test_rows_judged_differently_are_no_near_duplicates(left: dict, right: dict) -> None:
     rows = [candidate("a", LONG, **left), candidate("b", LONG + " again", **right)]
-    assert ids(without_near(rows, 0.8, Drops())) == ["a", "b"]
+    assert near_copies(rows, 0.8) == {}
 
 
 def test_a_stock_reply_under_another_prompt_is_no_near_duplicate() -> None:
     reply = "I can not help with that, because it would put other people in danger. " * 3
     rows = [candidate("a", "how do I open a locked door", reply), candidate("b", "tell me about rare poisons please", reply)]
-    assert ids(without_near(rows, 0.8, Drops())) == ["a", "b"]
+    assert near_copies(rows, 0.8) == {}
     same_prompt = [candidate("a", LONG, reply), candidate("b", LONG, "Of course: the budget was agreed upon by everybody.")]
-    assert ids(without_near(same_prompt, 0.8, Drops())) == ["a", "b"]
+    assert near_copies(same_prompt, 0.8) == {}
 
 
 def test_signs_without_words_are_not_all_alike() -> None:
-    assert ids(without_near([candidate("a", "🙂"), candidate("b", "🔥")], 0.8, Drops())) == ["a", "b"]
+    assert near_copies([candidate("a", "🙂"), candidate("b", "🔥")], 0.8) == {}
 
 
 def test_near_duplicates_are_found_among_many() -> None:
@@ -109,9 +140,17 @@ def test_near_duplicates_are_found_among_many() -> None:
         other[rng.randrange(60)] = "changed"
         rows += [candidate(f"{number}a", " ".join(text)), candidate(f"{number}b", " ".join(other))]
         planted += 1
-    kept = ids(without_near(rows, 0.85, Drops()))
+    kept = stay(rows, near_copies(rows, 0.85))
     assert all(f"{number}a" in kept for number in range(200))
     assert planted - 2 <= len(rows) - len(kept) <= planted
+
+
+def hold_out(rows: list[Candidate], share: float, labelled: set[str], seed: int) -> None:
+    splitter = HoldOut(share, labelled, seed)
+    for one in rows:
+        splitter.note(one)
+    for one in rows:
+        splitter.place(one)
 
 
 def leaks(prompt: str, row: Row, ngram: int = 8, overlap: float = 0.5):
@@ -176,10 +215,20 @@ def test_groups_are_picked_by_name_and_seed() -> None:
     assert len(held(0, 2)) == 1
 
 
-def test_a_source_split_already_is_not_split_again_and_guards_its_held_out_groups() -> None:
+def test_a_source_split_already_is_not_split_again() -> None:
     rows = [candidate("a", "x", subset="heldout", meta={"group": "g"}), candidate("b", "y", meta={"group": "g"}), candidate("c", "z")]
     rows[0].split_already = True
     hold_out(rows, 0.0, set(), 0)
-    drops = Drops()
-    assert ids(without_held_out_groups(rows, drops)) == ["a", "c"]
-    assert drops.counts() == {"group is held out": 1}
+    assert [(one.subset, one.row.split) for one in rows] == [("heldout", "test"), ("cot", "train"), ("cot", "train")]
+
+
+def test_staged_rows_come_back_as_they_were(tmp_path) -> None:
+    picture = [{"bytes": b"\x89PNG", "path": None}]
+    rows = [candidate(str(i), f"prompt {i}", "r", subset="cot" if i % 2 else "rl", meta={"n": i}) for i in range(10_000)]
+    rows.append(candidate("seen", "<image> what?", task="value", images=picture, answer="x", harmful=False, split_already=True))
+    staging = Staging(tmp_path / "rows.arrow")
+    for one in rows:
+        staging.add(one)
+    staging.close()
+    assert list(staging) == rows == list(staging)
+    assert staging.ids([9_999, 3, 10_000, 4_096]) == {3: "3", 4_096: "4096", 9_999: "9999", 10_000: "seen"} and staging.ids([]) == {}
