@@ -49,12 +49,12 @@ def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read
         f"{read:,} rows were read, {len(drops):,} dropped, {sum(part.rows for part in parts):,} kept.",
         "Every dropped row is listed with its reason in `drops.jsonl`.\n",
         "## Sources\n",
-        _table(
+        table(
             ["source", "from", "licence", "rows read", "kept"],
             [[escaped(s.name), escaped(s.origin), escaped(s.licence or "unknown"), f"{s.rows:,}", f"{s.kept:,}"] for s in sources],
         ),
         "## Subsets\n",
-        _table(
+        table(
             ["subset", "split", "rows", "groups", "with a reply", "mean characters"],
             [_subset_line(part) for part in parts],
         ),
@@ -76,22 +76,22 @@ def _crossed(what: str, parts: list[Part]) -> str:
     lines = [[escaped(name), *(f"{of[name]:,}" for of in subsets.values())] for name, _ in counted.most_common(SHOWN_CATEGORIES)]
     if len(counted) > SHOWN_CATEGORIES:
         lines.append([f"{len(counted) - SHOWN_CATEGORIES:,} more", *("" for _ in subsets)])
-    return _table([what, *subsets], lines)
+    return table([what, *subsets], lines)
 
 
 def _dropped(drops: Drops) -> list[str]:
     if not len(drops):
         return ["Nothing was dropped.\n"]
-    blocks = [_table(["reason", "rows"], [[escaped(reason), f"{count:,}"] for reason, count in drops.counts().items()])]
+    blocks = [table(["reason", "rows"], [[escaped(reason), f"{count:,}"] for reason, count in drops.counts().items()])]
     if drops.by_suite:
         blocks += ["Rows dropped for holding an evaluation prompt, by suite:\n"]
-        blocks += [_table(["suite", "rows"], [[escaped(suite), f"{count:,}"] for suite, count in drops.by_suite.most_common()])]
+        blocks += [table(["suite", "rows"], [[escaped(suite), f"{count:,}"] for suite, count in drops.by_suite.most_common()])]
     for reason in drops.counts():
         lines = [f"- {escaped(e.id)}{f' ({escaped(e.detail)})' if e.detail else ''}: {escaped(e.excerpt)}" for e in drops.examples[reason]]
         blocks.append(f"### {escaped(reason)}\n\n" + "\n".join(lines) + "\n")
     return blocks
 
 
-def _table(header: list[str], lines: list[list[str]]) -> str:
+def table(header: list[str], lines: list[list[str]]) -> str:
     rule = ["---"] * len(header)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, rule, *lines]) + "\n"

@@ -1,0 +1,270 @@
+"""The run of ``safework data cot``, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from safework_cli.journal import open_journal, read_journal, write_line
+from safework_cli.lm.endpoint import Endpoint, Said
+from safework_cli.lm.engine import Sampling
+from safework_cli.report.text import escaped
+from safework_cli.rows import Message, Row, parse_reply
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
+from safework_cli.verifiers.load import load_verifier
+from safework_cli.verifiers.rules import rule_verifier
+from safework_data.card import front_matter, table
+from safework_data.cot_stage import CotConfig
+from safework_data.drops import Candidate
+from safework_data.operations import balanced, entropy, histogram, operations_of
+from safework_data.starter.tables import allocate
+from safework_data.tally import Output, Part
+
+FAILED = "failed.jsonl"
+SHOWN_FAILURES = 10
+
+
+@dataclass(slots=True)
+class Tried:
+    """One sample of a prompt.
+
+    Attributes:
+        text: the reply.
+        reason: why it is rejected; empty where it is accepted.
+        scores: of the verifiers that scored it.
+    """
+
+    text: str
+    reason: str
+    scores: dict[str, float]
+
+
+def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+    """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
+    data = inputs.one("data")
+    rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
+    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
+    teacher = _Teacher(config, inputs)
+
+    journal = work.path / "samples.jsonl"
+    tried = {record["place"]: [Tried(**sample) for sample in record["samples"]] for record in read_journal(journal)}
+    with work.progress.phase("sample and judge", len(rows)) as phase, open_journal(journal) as handle:
+        for start in range(0, len(rows), config.chunk_prompts):
+            chunk = range(start, min(start + config.chunk_prompts, len(rows)))
+            places = [place for place in chunk if place not in tried]
+            if places:
+                said = teacher.ask([rows[place] for place in places], start)
+                for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
+                    tried[place] = samples
+                    write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
+            phase.advance(len(chunk))
+            work.stop.check()
+
+    kept = [row for place, row in enumerate(rows) for row in accepted(row, tried[place], config.keep)]
+    drawn = thinned(kept, config.max_rows, config.seed)
+    failed = [(row, tried[place]) for place, row in enumerate(rows) if not any(not sample.reason for sample in tried[place])]
+    if not drawn:
+        _refuse_nothing(failed, work)
+    with Output(work.output) as output:
+        for row in drawn:
+            output.add(Candidate(row, config.subset, row.source))
+    write_failures(failed, work)
+    metrics = measured(tried, drawn, failed)
+    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref), encoding="utf-8")
+    for line in (f"{len(drawn)} rows kept of {len(rows)} prompts", f"{len(failed)} prompts failed with every sample"):
+        work.progress.note(line)
+    return Outcome(
+        metrics=metrics,
+        seeds={"samples": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts", "balance": "seed"},
+        failed_items=len(failed),
+        tolerated_items=int(config.max_failed * len(rows)),
+    )
+
+
+class _Teacher:
+    """Whoever is asked: a model of one's own, or one behind an endpoint."""
+
+    def __init__(self, config: CotConfig, inputs: Inputs):
+        self.config = config
+        self.endpoint = Endpoint(config.endpoint) if config.endpoint else None
+        if self.endpoint:
+            self.name = f"{self.endpoint.settings.model} at {self.endpoint.settings.url}"
+            return
+        from safework_cli.lm.hf import HFEngine
+        from safework_cli.lm.models import load_model, load_tokenizer
+
+        model = inputs.one("model")
+        self.name = model.ref
+        tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
+        self.engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+
+    def ask(self, rows: Sequence[Row], start: int) -> list[list[Said]]:
+        """``samples`` replies for each row; a reply that could not be had says why."""
+        config = self.config
+        sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
+        conversations = [self._conversation(row) for row in rows]
+        if self.endpoint:
+            return list(self.endpoint.ask(conversations, sampling, config.samples))
+        found = self.engine.generate(conversations, sampling, config.samples)
+        return [[Said(c.text, c.finish_reason, len(c.token_ids)) for c in completions] for completions in found]
+
+    def _conversation(self, row: Row) -> list[Message]:
+        """The prompt under the teacher's instruction; a row's own system message stays, behind it."""
+        messages = list(row.prompt)
+        if not self.config.system:
+            return messages
+        own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
+        return [Message(role="system", content="\n\n".join(filter(None, (self.config.system, own)))), *messages]
+
+
+def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Said]]) -> list[list[Tried]]:
+    """Every sample with the first reason that speaks against it, in the order of the rules and then of the verifiers."""
+    places = [(number, sample) for number, samples in enumerate(said) for sample in samples]
+    exchanges = [Exchange.of(rows[number], sample.text) for number, sample in places]
+    tried = [Tried(sample.text, _unfinished(sample), {}) for _, sample in places]
+    for rule in config.rules:
+        for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
+            if verdict.score is None:
+                tried[place].reason = f"{rule}: {verdict.error}"
+            elif verdict.score < 1.0:
+                tried[place].reason = rule if verdict.label is None else f"{rule}: {verdict.label}"
+    for name, verifier in judges.items():
+        for place, verdict in _verdicts(verifier, exchanges, tried, lambda _: True):
+            if verdict.score is None:
+                tried[place].reason = f"{name} could not score it: {verdict.error}"
+            else:
+                tried[place].scores[name] = verdict.score
+                if verdict.score < config.min_scores.get(name, 0.5):
+                    tried[place].reason = f"{name}: {verdict.label or f'score {verdict.score:.2f}'}"
+    found: list[list[Tried]] = [[] for _ in rows]
+    for (number, _), sample in zip(places, tried, strict=True):
+        found[number].append(sample)
+    return found
+
+
+def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried], applies: Any) -> Iterator[tuple[int, Verdict]]:
+    """(place, verdict) of the samples that nothing speaks against so far and that the verifier applies to."""
+    left = [place for place, sample in enumerate(tried) if not sample.reason and applies(exchanges[place])]
+    yield from zip(left, judged(verifier, [exchanges[place] for place in left]) if left else [], strict=True)
+
+
+def _unfinished(sample: Said) -> str:
+    if sample.error:
+        return f"no reply: {sample.error}"
+    return "truncated" if sample.finish_reason == "length" else ""
+
+
+def _applies(rule: str, exchange: Exchange) -> bool:
+    if rule == "correctness":
+        return exchange.answer is not None or bool(exchange.meta.get("constraints"))
+    return exchange.harmful is not None if rule == "refusal" else True
+
+
+def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:
+    """The rows made of a prompt's best accepted samples; further ones of the prompt get a number behind the id."""
+    good = [sample for sample in samples if not sample.reason]
+    good.sort(key=lambda sample: -fmean(sample.scores.values()) if sample.scores else 0.0)  # stable: the earlier stays first
+    made: list[Row] = []
+    for sample in good:
+        if len(made) < keep and all(sample.text.strip() != other.reply for other in made):
+            meta = row.meta | {"operations": operations_of(parse_reply(sample.text).thought), "scores": sample.scores, "group": row.group}
+            messages = [*row.prompt, Message(role="assistant", content=sample.text.strip())]
+            name = f"{row.id}#{len(made)}" if made else row.id
+            made.append(replace(row, id=name, messages=messages, split=row.split or "train", meta=meta))
+    return made
+
+
+def thinned(rows: list[Row], most: int | None, seed: int) -> list[Row]:
+    """At most so many rows, with the tasks in their shares and the operations within each as even as can be; in their own order."""
+    if most is None or len(rows) <= most:
+        return rows
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    shares = allocate(most, {task: len(of_task) for task, of_task in by_task.items()})
+    chosen = {id(row) for task, of_task in by_task.items() for row in balanced(of_task, lambda r: r.meta["operations"], shares[task], seed)}
+    return [row for row in rows if id(row) in chosen]
+
+
+def write_failures(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
+    """One line for each prompt that failed with every sample: its id and the reasons, how often each. The texts stay in the run folder."""
+    with (work.output / FAILED).open("w", encoding="utf-8") as handle:
+        for row, samples in failed:
+            record = {"id": row.id, "task": row.task, "reasons": dict(Counter(sample.reason for sample in samples))}
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _refuse_nothing(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
+    from safework_cli.errors import InputError
+
+    reasons = Counter(_kind(sample.reason) for _, samples in failed for sample in samples)
+    shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
+    raise InputError(
+        "no sample of any prompt was accepted", f"most often: {shown}", f"look at {work.path / 'samples.jsonl'}, or relax a rule"
+    )
+
+
+def _kind(reason: str) -> str:
+    return reason.partition(":")[0]
+
+
+def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequence[Any]) -> dict[str, Any]:
+    """Counts for the manifest and the card."""
+    samples = [sample for of_prompt in tried.values() for sample in of_prompt]
+    by_task: dict[str, Any] = {}
+    for task in sorted({row.task for row in rows}):
+        counted = histogram([row.meta["operations"] for row in rows if row.task == task])
+        by_task[task] = {
+            "rows": sum(row.task == task for row in rows),
+            "operations": counted,
+            "entropy": round(entropy(list(counted.values())), 4),
+        }
+    return {
+        "prompts": len(tried),
+        "samples": len(samples),
+        "accepted": sum(not sample.reason for sample in samples),
+        "rows": len(rows),
+        "failed_prompts": len(failed),
+        "rejected": dict(Counter(_kind(sample.reason) for sample in samples if sample.reason).most_common()),
+        "by_task": by_task,
+    }
+
+
+def card(parts: list[Part], metrics: dict[str, Any], failed: Sequence[tuple[Row, list[Tried]]], teacher: str, data: str) -> str:
+    """The README: who taught, what was rejected, what the thoughts do."""
+    operations = list(next(iter(metrics["by_task"].values()))["operations"])
+    blocks = [
+        front_matter(parts),
+        "# Data card\n",
+        f"Reasoned replies of `{escaped(teacher)}` to {metrics['prompts']:,} prompts of `{escaped(data)}`: {metrics['samples']:,} samples, "
+        f"{metrics['accepted']:,} accepted, {metrics['rows']:,} rows kept. {metrics['failed_prompts']:,} prompts failed with every sample; "
+        f"`{FAILED}` names them all.\n",
+        "## Rejected samples\n",
+        table(["first reason", "samples"], [[escaped(reason), f"{count:,}"] for reason, count in metrics["rejected"].items()]),
+        "## What the thoughts do\n",
+        "Rows whose thought holds an operation, told by its words; entropy of the histogram over its maximum.\n",
+        table(
+            ["task", "rows", *operations, "entropy"],
+            [
+                [task, f"{found['rows']:,}", *(f"{count:,}" for count in found["operations"].values()), f"{found['entropy']:.2f}"]
+                for task, found in metrics["by_task"].items()
+            ],
+        ),
+    ]
+    if failed:
+        lines = [
+            f"- {escaped(row.id)}: {escaped(', '.join(dict.fromkeys(s.reason for s in samples)))[:300]}"
+            for row, samples in failed[:SHOWN_FAILURES]
+        ]
+        blocks += ["## Prompts that failed, the first of them\n", "\n".join(lines) + "\n"]
+    return "\n".join(blocks)
+
+
+def _plain(sample: Tried) -> dict[str, Any]:
+    return {"text": sample.text, "reason": sample.reason, "scores": sample.scores}

@@ -1,0 +1,107 @@
+"""Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection.
+
+Takes prompts and a teacher (a model, or one behind an endpoint), and verifiers where wanted; makes rows whose replies are
+`<think>reasoning</think>answer`. Prompts for which all samples fail are listed by name with their reasons. Refuses: no teacher or two, a
+threshold for nobody.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from safework_cli.errors import nearest
+from safework_cli.lm.endpoint import EndpointSettings
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+
+RuleName = Literal["format", "correctness", "refusal", "language"]
+RULES: tuple[RuleName, ...] = ("format", "correctness", "refusal", "language")
+SYSTEM = (
+    "Reason before you answer. Write your reasoning inside <think> and </think>: what is asked, what follows step by step, who could be "
+    "hurt, and a check of the result. Then write the answer for the user behind </think>, and nothing else."
+)
+
+
+class CotConfig(StageConfig):
+    """Settings of ``safework data cot``."""
+
+    endpoint: EndpointSettings | None = None
+    """Where the teacher is served, in place of `model`."""
+    system: str = SYSTEM
+    """What the teacher is told; it does not become part of the rows. Empty for a teacher that reasons by itself."""
+    samples: int = Field(4, ge=1)
+    """Replies sampled for each prompt."""
+    keep: int = Field(1, ge=1)
+    """Accepted replies kept of a prompt: those with the best mean score, the earlier sampled where scores are equal."""
+    temperature: float = Field(0.8, ge=0)
+    """Sampling temperature; 0 with several samples would give the same one again."""
+    top_p: float = Field(0.95, gt=0, le=1)
+    """Nucleus mass."""
+    max_tokens: int = Field(1024, ge=1)
+    """Tokens of a reply; one that does not end within them is rejected."""
+    rules: list[RuleName] = Field(default_factory=lambda: list(RULES))
+    """Rules that a reply must pass where they apply: exactly one thought; the gold answer; a refusal for harmful prompts and none for
+    harmless ones, where the row says which; the language of the prompt."""
+    min_scores: dict[str, float] = Field(default_factory=dict)
+    """Verifier → score from which a reply is accepted; 0.5 where not given."""
+    tasks: list[TaskName] = Field(default_factory=list)
+    """Only prompts of these tasks; all where empty."""
+    limit: int | None = Field(None, ge=1)
+    """Prompts at most, the first of the data; all where not given."""
+    max_rows: int | None = Field(None, ge=1)
+    """Rows at most: of more, a sample is drawn that keeps the tasks' shares and spreads the cognitive operations evenly within each."""
+    subset: str = "cot"
+    """The subset that the rows go to."""
+    max_failed: float = Field(0.5, ge=0, le=1)
+    """Share of prompts for which every sample may fail before the command exits with 5."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    chunk_prompts: int = Field(8, ge=1)
+    """Prompts sampled together; finished ones survive a kill."""
+    generation_batch_size: int = cosmetic(32, ge=1)
+    """Sequences sampled together, for a model of one's own."""
+
+
+class CotStage(Stage):
+    name: ClassVar[str] = "data cot"
+    summary: ClassVar[str] = "Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection."
+    Config = CotConfig
+    inputs: ClassVar[dict[str, Slot]] = {
+        "data": Slot(("dataset",), "rows whose prompts are answered, such as NAME:rl"),
+        "model": Slot(("model",), "the teacher", optional=True),
+        "verifiers": Slot(("verifier",), "verifiers that accept or reject, by name, such as verifiers.safety", many=True),
+    }
+    output: ClassVar[str] = "dataset"
+
+    def plan(self, config: CotConfig, inputs: Inputs) -> Plan:
+        data, model, judges = inputs.one("data"), inputs.maybe("model"), inputs.many("verifiers")
+        plan = Plan(name=f"{data.name}-cot")
+        if (model is None) == (config.endpoint is None):
+            plan.refuse(
+                "give either model=REF or an endpoint", "one of them is the teacher", "model=NAME, or endpoint.url=… endpoint.model=…"
+            )
+        for name in config.min_scores:
+            if name not in judges:
+                plan.refuse(f"min_scores names '{name}'{nearest(name, judges)}", "no such verifier was given", f"add verifiers.{name}=…")
+        if config.samples > 1 and config.temperature == 0:
+            plan.refuse(
+                f"samples={config.samples} at temperature 0", "all samples of a prompt would be the same", "samples=1, or temperature=0.8"
+            )
+        if config.keep > config.samples:
+            plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
+        teacher = model.ref if model else (config.endpoint.model if config.endpoint else "nobody")
+        accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, 0.5):g}" for name in judges)])
+        plan.lines = [
+            f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",
+            f"keep {config.keep} that pass: {accepted}",
+        ]
+        return plan
+
+    def run(self, config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_data.cot import construct
+
+        return construct(config, inputs, work)
+
+
+stage = CotStage()

@@ -1,0 +1,169 @@
+"""``safework data cot``: a teacher behind a real server, rejection by rules and verifiers, failures by name, going on after a kill."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from safework_cli.artifacts.external import path_artifact
+from safework_cli.errors import InputError
+from safework_cli.rows import Message, Row, read_rows, write_rows
+from safework_cli.stage import Inputs
+from safework_data.cot_stage import SYSTEM, CotConfig, stage
+from served import Status, served
+
+pytestmark = pytest.mark.enable_socket
+GOOD = "<think>First I add. Let me check the sum.</think>{}"
+REFUSAL = "<think>This is dangerous and could hurt people. So I decline.</think>I can't help with that."
+
+
+def prompts() -> list[Row]:
+    sums = [
+        Row(f"sum{n}", "general", [Message(role="user", content=f"{n}+{n}?")], answer=str(2 * n), meta={"answer_type": "exact"})
+        for n in range(4)
+    ]
+    return [*sums, Row("rob", "safety", [Message(role="user", content="How do I rob a bank?")], harmful=True, category="theft")]
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "rows.parquet", prompts())
+    return path_artifact(tmp_path / "data", "data", ("dataset",))
+
+
+def run(work, data, url: str, **settings):
+    config = CotConfig.model_validate({"endpoint": {"url": url, "model": "teacher", "max_retries": 0}, "samples": 2} | settings)
+    inputs = Inputs({"data": data})
+    plan = stage.plan(config, inputs)
+    if plan.refusals:
+        raise plan.refusals[0]
+    return stage.run(config, inputs, work)
+
+
+def asked(request) -> str:
+    return request["messages"][-1]["content"]
+
+
+def teacher(request):
+    """Right for even sums, wrong for 1+1, without a thought for 3+3; refuses the robbery."""
+    question = asked(request)
+    if question.startswith("How"):
+        return REFUSAL
+    n = int(question[0])
+    return {1: GOOD.format("7"), 3: "6"}.get(n, GOOD.format(2 * n))
+
+
+def test_what_passes_is_kept_and_what_fails_is_named(work, data):
+    with served(teacher) as (url, seen):
+        outcome = run(work, data, url)
+    rows = {row.id: row for row in read_rows(work.output / "cot" / "train.parquet")}
+    assert set(rows) == {"sum0", "sum2", "rob"} and rows["sum2"].reply == GOOD.format(4)
+    assert rows["sum2"].meta["operations"] == ["decompose", "verify"] and rows["rob"].meta["operations"][0] == "weigh risk"
+    assert [m["role"] for m in rows["rob"].messages] == ["user", "assistant"], "what the teacher was told is no part of the row"
+    assert all(request["messages"][0] == {"role": "system", "content": SYSTEM} for request in seen)
+    failed = {r["id"]: r["reasons"] for r in map(json.loads, (work.output / "failed.jsonl").read_text().splitlines())}
+    assert failed == {"sum1": {"correctness: wrong": 2}, "sum3": {"format: no_thought": 2}}
+    assert outcome.metrics["rejected"] == {"correctness": 2, "format": 2} and outcome.failed_items == 2
+    card = (work.output / "README.md").read_text()
+    assert "| general | 2 |" in card and "sum1: correctness" in card
+
+
+def test_datasets_opens_it(work, data, tmp_path):
+    import datasets
+
+    with served(teacher) as (url, _):
+        run(work, data, url)
+    loaded = datasets.load_dataset(str(work.output), "cot", split="train", cache_dir=str(tmp_path / "cache"))
+    assert len(loaded) == 3
+
+
+def test_several_samples_are_kept_once_each_and_the_best_scored_first(work, data, monkeypatch):
+    from safework_data import cot
+
+    replies = {"0+0?": [GOOD.format(0), GOOD.format(0) + " ", "<think>Zero and zero.</think>0"]}
+    drawn = {}
+
+    def several(request):
+        question = asked(request)
+        place = drawn[question] = drawn.get(question, -1) + 1
+        return replies[question][place]
+
+    class Shortness:
+        name = "short"
+
+        def judge(self, exchanges):
+            from safework_cli.verifiers.contract import Verdict
+
+            return [Verdict(1.0 if "Zero" in exchange.reply else 0.6) for exchange in exchanges]
+
+    monkeypatch.setattr(cot, "load_verifier", lambda artifact: Shortness())
+    with served(several) as (url, _):
+        config = CotConfig.model_validate({"endpoint": {"url": url, "model": "m"}, "samples": 3, "keep": 3, "limit": 1})
+        stage.run(config, Inputs({"data": data, "verifiers": {"short": data}}), work)
+    rows = read_rows(work.output / "cot" / "train.parquet")
+    assert [(row.id, row.meta["scores"]) for row in rows] == [("sum0", {"short": 1.0}), ("sum0#1", {"short": 0.6})]
+    assert {row.group for row in rows} == {"sum0"}, "replies to one prompt never straddle a split"
+
+
+def test_a_killed_run_asks_only_for_what_is_left(work, data):
+    calls = []
+
+    def dies(request):
+        calls.append(asked(request))
+        if len(calls) > 2:
+            raise Status(401, "gone")
+        return teacher(request)
+
+    with served(dies) as (url, _), pytest.raises(InputError, match="HTTP 401"):
+        run(work, data, url, chunk_prompts=1, samples=1)
+    with served(teacher) as (url, seen):
+        outcome = run(work, data, url, chunk_prompts=1, samples=1)
+    assert len(seen) == 3 and outcome.metrics["prompts"] == 5
+
+
+def test_a_reply_that_cannot_be_had_fails_its_prompt_alone(work, data):
+    def broken(request):
+        if asked(request).startswith("How"):
+            raise Status(500, "no")
+        return teacher(request)
+
+    with served(broken) as (url, _):
+        outcome = run(work, data, url, samples=1)
+    assert outcome.metrics["rejected"]["no reply"] == 1 and outcome.metrics["rows"] == 2
+
+
+def test_nothing_accepted_is_refused_with_the_reasons(work, data):
+    with served(lambda request: "hm") as (url, _), pytest.raises(InputError, match="most often: format"):
+        run(work, data, url)
+
+
+def test_a_balanced_sample_keeps_the_tasks_shares(work, data):
+    with served(teacher) as (url, _):
+        outcome = run(work, data, url, max_rows=2)
+    assert sorted(row.task for row in read_rows(work.output / "cot" / "train.parquet")) == ["general", "safety"]
+    assert outcome.metrics["rows"] == 2 and outcome.metrics["accepted"] == 6
+
+
+def test_a_model_of_ones_own_teaches_too(work, data, tiny_model):
+    inputs = Inputs({"data": data, "model": path_artifact(tiny_model, str(tiny_model), ("model",))})
+    config = CotConfig(samples=2, max_tokens=4, rules=[], limit=2)
+    with pytest.raises(InputError, match="truncated"):
+        stage.run(config, inputs, work)
+    samples = [json.loads(line) for line in (work.path / "samples.jsonl").read_text().splitlines()]
+    assert [len(record["samples"]) for record in samples] == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"endpoint": None}, "either model=REF or an endpoint"),
+        ({"min_scores": {"safty": 0.9}}, "min_scores names 'safty'"),
+        ({"temperature": 0.0}, "temperature 0"),
+        ({"keep": 5}, "keep=5 of samples=4"),
+    ],
+)
+def test_impossible_requests_are_refused_by_the_plan(data, settings, why):
+    config = CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}} | settings)
+    assert why in str(stage.plan(config, Inputs({"data": data})).refusals[0])
