@@ -1,8 +1,8 @@
 """The two ways of searching at inference, over any engine and any verifiers.
 
 How SafeWork-R1 combines its principled value models is not published (`docs/safeladder.md` 7). Guided steps here choose, at each step, the
-candidate with the highest weighted verifier score. A verifier judges the reasoning so far as if it were the reply: a value model
-trained on prefixes meets the same contract and takes its place without a change here.
+candidate with the highest weighted verifier score. A value model reads the reply as far as it goes; another verifier judges the reasoning
+so far as if it were the reply.
 """
 
 from __future__ import annotations
@@ -58,14 +58,19 @@ class Guides:
     weights: Mapping[str, float]
     likelihood_weight: float
 
-    def score(self, rows: Sequence[Row], texts: Sequence[str], logprobs: Sequence[float]) -> list[float | None]:
-        """Σ w·score / Σ w + weight·log-probability for each text, or None where a verifier fails."""
-        exchanges = [Exchange.of(row, text) for row, text in zip(rows, texts, strict=True)]
+    def score(self, rows: Sequence[Row], texts: Sequence[str], logprobs: Sequence[float], *, partial: bool) -> list[float | None]:
+        """Σ w·score / Σ w + weight·log-probability for each text, or None where a verifier fails.
+
+        Args:
+            partial: the texts are replies that go on: value models read them as they are, others what stands there as a reply.
+        """
+        raw = [Exchange.of(row, text) for row, text in zip(rows, texts, strict=True)]
+        closed = [Exchange.of(row, as_reply(text)) for row, text in zip(rows, texts, strict=True)] if partial else raw
         total = [0.0] * len(rows)
         failed = [False] * len(rows)
         mass = sum(self.weights.get(name, 1.0) for name in self.verifiers)
         for name, verifier in self.verifiers.items():
-            for i, verdict in enumerate(judged(verifier, exchanges)):
+            for i, verdict in enumerate(judged(verifier, raw if getattr(verifier, "judges_prefixes", False) else closed)):
                 failed[i] |= verdict.score is None
                 total[i] += self.weights.get(name, 1.0) * (verdict.score or 0.0) / mass
         return [None if f else t + self.likelihood_weight * lp for f, t, lp in zip(failed, total, logprobs, strict=True)]
@@ -75,7 +80,7 @@ def best_of_n(engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, 
     """Samples n whole replies to each prompt and keeps the one that the guides like best."""
     groups = engine.generate_ids([encode_prompt(engine.tokenizer, row.prompt) for row in rows], sampling, n)
     flat = [(row, completion) for row, group in zip(rows, groups, strict=True) for completion in group]
-    scores = guides.score([row for row, _ in flat], [c.text for _, c in flat], [_mean(c) for _, c in flat])
+    scores = guides.score([row for row, _ in flat], [c.text for _, c in flat], [_mean(c) for _, c in flat], partial=False)
     answered = []
     for number, group in enumerate(groups):
         candidates = [Candidate(c.text, s, _mean(c)) for c, s in zip(group, scores[number * n : (number + 1) * n], strict=True)]
@@ -100,7 +105,7 @@ def guided_steps(
         groups = engine.generate_ids([prompts[i] + answered[i].token_ids for i in active], one_step, n)
         flat = [(i, c) for i, group in zip(active, groups, strict=True) for c in group]
         texts = [answered[i].reply + c.text for i, c in flat]
-        scores = guides.score([rows[i] for i, _ in flat], [as_reply(text) for text in texts], [_mean(c) for _, c in flat])
+        scores = guides.score([rows[i] for i, _ in flat], texts, [_mean(c) for _, c in flat], partial=True)
         for number, (i, group) in enumerate(zip(active, groups, strict=True)):
             part = slice(number * n, (number + 1) * n)
             _extend(answered[i], group, [Candidate(c.text, s, _mean(c)) for c, s in zip(group, scores[part], strict=True)], engine)

@@ -45,8 +45,15 @@ def load_verifier(
         folder, name = source.path, source.name
         if source.kind != "verifier":
             raise InputError(f"{source.ref} is a {source.kind}, not a verifier", "", "safework artifacts ls verifier")
-    from safework_cli.verifiers.spec import LabelSpec
+    from safework_cli.verifiers.spec import LabelSpec, is_value_model
 
+    if is_value_model(folder):
+        from safework_cli.lm.models import load_model, load_tokenizer
+        from safework_cli.verifiers.values import ValueModel, ValueSpec, load_heads
+
+        values = ValueSpec.read(folder)
+        model, heads = load_model(folder, dtype=dtype), load_heads(folder, values)
+        return ValueModel(model, load_tokenizer(folder), heads, values, batch_size=batch_size, name=name)
     spec = LabelSpec.read(folder)
     changes: dict[str, Any] = {"reading": reading, "use_harmful": use_harmful}
     for key, value in changes.items():

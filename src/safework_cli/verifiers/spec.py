@@ -7,6 +7,7 @@ answer with (`docs/safeladder.md` 5). The wording of the instructions is ours: t
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -101,6 +102,14 @@ class LabelSpec(BaseModel):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise InputError(f"{path} is damaged", f"{where}: {first['msg']}", "train the verifier again with --fresh") from None
+
+
+def is_value_model(folder: Path) -> bool:
+    """Whether a verifier's folder says that it scores prefixes and not labels."""
+    try:
+        return json.loads((folder / SPEC_FILE).read_bytes()).get("kind") == "value_model"
+    except (OSError, ValueError, AttributeError):
+        return False  # whoever reads it next says what is wrong
 
 
 _BODY = "<text_query>{query}</text_query>\n<response>{response}</response>\n"

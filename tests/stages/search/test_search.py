@@ -46,8 +46,8 @@ def test_the_best_candidate_is_the_scored_one_then_the_higher_then_the_likelier(
 def test_weights_combine_guides():
     row, text = ROWS[0], "aab"
     guides = Guides({"a": Likes("a"), "b": Likes("b")}, {"a": 3.0}, 0.0)
-    assert guides.score([row], [text], [0.0]) == [pytest.approx((3 * 2 / 3 + 1 / 3) / 4)]
-    assert guides.score([row], [""], [0.0]) == [None]
+    assert guides.score([row], [text], [0.0], partial=False) == [pytest.approx((3 * 2 / 3 + 1 / 3) / 4)]
+    assert guides.score([row], [""], [0.0], partial=False) == [None]
 
 
 def test_best_of_n_keeps_the_best(engine):

@@ -1,0 +1,179 @@
+"""Principled value models: a model that scores a *prefix* of a reply, once for each principle, and weighs the principles by the prompt.
+
+SafeWork-R1 names principled value models and a routing vector and defines neither (`docs/safeladder.md` 7). This stand-in:
+
+    v_p(x, s) = σ(u_p · h(x, s) / T_p)      the chance that a reply which begins with s will be judged well by principle p
+    w(x)      = softmax(R · h(x))           how much each principle weighs for prompt x
+    score     = Σ_p w_p(x) v_p(x, s)
+
+h is the last hidden state of a shared backbone at the end of the prefix, or of the prompt; both come from one forward pass. v_p is learned
+from Monte-Carlo continuations, as process reward models are (Wang et al., arXiv 2312.08935).
+
+Shapes: B sequences, D hidden size, P principles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from safework_cli.artifacts.manifest import write_durably
+from safework_cli.errors import InputError
+from safework_cli.lm.chat import encode_prompt
+from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.labels import pad_left
+from safework_cli.verifiers.prompting import cut_middle
+from safework_cli.verifiers.spec import SPEC_FILE
+
+HEADS_FILE = "value_heads.safetensors"
+
+
+class ValueSpec(BaseModel):
+    """The content of a value model's ``verifier.json``."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    version: int = 1
+    kind: Literal["value_model"] = "value_model"
+    principles: list[str]
+    """In the order of every vector."""
+    temperatures: list[float]
+    """One for each principle; divides its logit; fitted on held-out prompts."""
+    max_length: int
+    """Tokens of prompt and prefix; a longer prompt loses its middle, then the prefix its beginning."""
+
+    def write(self, folder: Path) -> None:
+        write_durably(folder / SPEC_FILE, self.model_dump_json(indent=2).encode() + b"\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> ValueSpec:
+        """Raises InputError where the file is damaged."""
+        try:
+            return cls.model_validate_json((folder / SPEC_FILE).read_bytes())
+        except ValidationError as error:
+            raise InputError(
+                f"{folder / SPEC_FILE} is damaged", error.errors()[0]["msg"], "train the value model again with --fresh"
+            ) from None
+
+
+class ValueHeads(nn.Module):
+    """One value for each principle, and the routing over them, from hidden states."""
+
+    def __init__(self, hidden: int, principles: int):
+        super().__init__()
+        self.values = nn.Linear(hidden, principles)
+        self.routing = nn.Linear(hidden, principles)
+        for layer in (self.values, self.routing):
+            nn.init.zeros_(layer.weight)  # begins at one half, and at equal weights
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, prefix_BD: torch.Tensor, prompt_BD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the values and of the routing, both (B, P)."""
+        return self.values(prefix_BD), self.routing(prompt_BD)
+
+
+class PrefixWriter:
+    """Token ids of a prompt and a prefix of its reply. The prefix is untrusted: none of its tokens is a control token."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+        self.tokenizer, self.max_length = tokenizer, max_length
+
+    def write(self, exchange: Exchange) -> tuple[list[int], int]:
+        """The ids, and how many of them lie behind the prompt (at least one: an empty prefix is read at the prompt's end)."""
+        prompt = encode_prompt(self.tokenizer, exchange.messages)
+        prefix = self.tokenizer(exchange.reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        prefix = prefix[-(self.max_length // 2) :] if len(prompt) + len(prefix) > self.max_length else prefix
+        prompt = cut_middle(prompt, self.max_length - len(prefix), [])
+        return prompt + prefix, len(prefix)
+
+
+def hidden_ends(model: Any, rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states at the end of each prefix and at the end of its prompt, (B, D) each, float32."""
+    batch = pad_left([ids for ids, _ in rows], pad_id, model.device)
+    hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
+    behind_B = torch.tensor([behind for _, behind in rows], device=hidden_BTD.device)
+    places = hidden_BTD.shape[1] - 1 - behind_B
+    return hidden_BTD[:, -1].float(), hidden_BTD[torch.arange(len(rows), device=hidden_BTD.device), places].float()
+
+
+class ValueModel:
+    """A ``Verifier`` of prefixes. ``judges_prefixes`` tells guided search to hand it the reply as far as it goes.
+
+    Args:
+        batch_size: prefixes in a forward pass; they are sorted by length first.
+    """
+
+    judges_prefixes = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        heads: ValueHeads,
+        spec: ValueSpec,
+        *,
+        batch_size: int = 16,
+        name: str | None = None,
+    ):
+        self.model, self.tokenizer, self.heads, self.spec = model, tokenizer, heads.to(model.device), spec
+        self.name, self.batch_size = name or "values", batch_size
+        self.writer = PrefixWriter(tokenizer, spec.max_length)
+
+    def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
+        """The routed value of each prefix; the label names the principle that weighs most."""
+        values_NP, weights_NP = self.values(exchanges)
+        verdicts = []
+        for values_P, weights_P in zip(values_NP, weights_NP, strict=True):
+            score = float((values_P * weights_P).sum())
+            if not 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test too
+                verdicts.append(Verdict(None, error="the value model gave no finite value"))
+            else:
+                verdicts.append(Verdict(min(score, 1.0), self.spec.principles[int(weights_P.argmax())]))
+        return verdicts
+
+    def values(self, exchanges: Sequence[Exchange]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values and routing weights, (N, P) each, on the CPU."""
+        logits_NP, routing_NP = self.logits([self.writer.write(exchange) for exchange in exchanges])
+        return torch.sigmoid(logits_NP / torch.tensor(self.spec.temperatures)), torch.softmax(routing_NP, -1)
+
+    def logits(self, rows: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Value logits before temperature, and routing logits, (N, P) each, on the CPU."""
+        count = len(self.spec.principles)
+        logits_NP, routing_NP = torch.zeros(len(rows), count), torch.zeros(len(rows), count)
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                for start in range(0, len(order), self.batch_size):
+                    chosen = order[start : start + self.batch_size]
+                    prefix_BD, prompt_BD = hidden_ends(self.model, [rows[i] for i in chosen], int(self.tokenizer.pad_token_id or 0))
+                    value_BP, route_BP = self.heads(prefix_BD, prompt_BD)
+                    logits_NP[chosen], routing_NP[chosen] = value_BP.cpu(), route_BP.cpu()
+        finally:
+            self.model.train(training)
+        return logits_NP, routing_NP
+
+
+def save_heads(heads: ValueHeads, folder: Path) -> None:
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in heads.state_dict().items()}, folder / HEADS_FILE)
+
+
+def load_heads(folder: Path, spec: ValueSpec) -> ValueHeads:
+    """Raises InputError where the heads do not fit the spec."""
+    try:
+        state = load_file(folder / HEADS_FILE)
+        heads = ValueHeads(state["values.weight"].shape[1], len(spec.principles))
+        heads.load_state_dict(state)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{folder / HEADS_FILE} does not fit verifier.json", str(error).splitlines()[0], "train it again with --fresh"
+        ) from None
+    return heads.eval()

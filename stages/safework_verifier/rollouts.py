@@ -1,0 +1,144 @@
+"""The run of ``safework verifier rollouts``, from top to bottom.
+
+The value of a prefix under a principle is the mean score of its continuations: an unbiased estimate of how a reply of this policy that
+begins so will be judged (Wang et al., arXiv 2312.08935, "hard" and "soft" estimation; this is the soft one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from safework_cli.errors import InputError
+from safework_cli.journal import open_journal, read_journal, write_line
+from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.engine import Completion, Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.models import load_model, load_tokenizer
+from safework_cli.rows import Message, Row, write_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
+from safework_cli.verifiers.load import load_verifier
+from safework_verifier.rollouts_stage import RolloutsConfig
+
+
+@dataclass(slots=True)
+class Prefix:
+    """A beginning of a reply.
+
+    Attributes:
+        ids: its tokens as sampled.
+        text: what they say.
+        of: the place of its prompt in the chunk.
+    """
+
+    ids: list[int]
+    text: str
+    of: int
+
+
+def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+    """Works chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
+    data, model = inputs.one("data"), inputs.one("model")
+    rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
+    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
+    judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
+    tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
+    engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+
+    journal = work.path / "prefixes.jsonl"
+    done = {record["start"]: record["rows"] for record in read_journal(journal)}
+    with work.progress.phase("roll out", len(rows)) as phase, open_journal(journal) as handle:
+        for start in range(0, len(rows), config.chunk_prompts):
+            chunk = rows[start : start + config.chunk_prompts]
+            if start not in done:
+                done[start] = [row.to_record() for row in valued(config, engine, judges, chunk, start)]
+                write_line(handle, {"start": start, "rows": done[start]})
+            phase.advance(len(chunk))
+            work.stop.check()
+    made = [Row.from_record(record) for start in sorted(done) for record in done[start]]
+    if not made:
+        raise InputError(
+            "no prefix could be valued", "no judge could score any continuation", "see that the prompts have what the judges need"
+        )
+    (work.output / "rollouts").mkdir()
+    write_rows(work.output / "rollouts" / "train.parquet", made)
+    without = len(rows) - len({row.group for row in made} & {row.group for row in rows})
+    return Outcome(
+        metrics=measured(made, len(rows), without),
+        seeds={"replies and continuations": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts"},
+        failed_items=without,
+        tolerated_items=int(config.max_failed * len(rows)),
+    )
+
+
+def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], rows: Sequence[Row], start: int) -> list[Row]:
+    """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
+    seed = config.seed * 100_003 + 2 * start
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=seed)
+    prompts = [encode_prompt(engine.tokenizer, row.prompt) for row in rows]
+    prefixes: list[Prefix] = []
+    for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies)):
+        for reply in replies:
+            prefixes += cut(engine.tokenizer, reply, place, config.prefixes, config.boundaries)
+    groups: list[list[Completion]] = [[] for _ in prefixes]
+    for room, places in by_room(prefixes, config.max_tokens).items():
+        on = Sampling(room, config.temperature, config.top_p, seed=seed + 1)
+        found = engine.generate_ids([prompts[prefixes[i].of] + prefixes[i].ids for i in places], on, config.continuations)
+        for i, completions in zip(places, found, strict=True):
+            groups[i] = completions
+    exchanges = [Exchange.of(rows[p.of], p.text + c.text) for p, group in zip(prefixes, groups, strict=True) for c in group]
+    scores = {name: [verdict.score for verdict in judged(judge, exchanges)] for name, judge in judges.items()}
+    made, seen = [], 0
+    for number, (prefix, group) in enumerate(zip(prefixes, groups, strict=True)):
+        part = slice(seen, seen + len(group))
+        seen += len(group)
+        values = {
+            name: fmean(told) for name, found in scores.items() if len(told := [s for s in found[part] if s is not None]) == len(group)
+        }
+        if values:
+            made.append(_row(rows[prefix.of], prefix, values, len(group), number))
+    return made
+
+
+def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int, number: int) -> Row:
+    messages = [*row.prompt, Message(role="assistant", content=prefix.text)]
+    meta = {"group": row.group, "values": values, "continuations": count}
+    if "language" in row.meta:
+        meta["language"] = row.meta["language"]
+    return Row(
+        f"{row.id}@{number}", row.task, messages, category=row.category, harmful=row.harmful, source=row.source, licence=row.licence,
+        split=row.split or "train", meta=meta,
+    )  # fmt: skip
+
+
+def cut(tokenizer: Any, reply: Completion, of: int, most: int, boundaries: Sequence[str]) -> list[Prefix]:
+    """Prefixes of a reply that end where a step ends, spread evenly over them; never the whole reply, never empty text."""
+    ends = [
+        end for end in range(1, len(reply.token_ids)) if any(tokenizer.decode(reply.token_ids[:end]).endswith(mark) for mark in boundaries)
+    ]
+    if len(ends) > most:
+        ends = [ends[round((i + 0.5) * len(ends) / most - 0.5)] for i in range(most)]
+    found = [Prefix(reply.token_ids[:end], tokenizer.decode(reply.token_ids[:end], skip_special_tokens=True), of) for end in ends]
+    return [prefix for prefix in found if prefix.text.strip()]
+
+
+def by_room(prefixes: Sequence[Prefix], max_tokens: int) -> dict[int, list[int]]:
+    """Tokens left for a continuation, rounded down to a few sizes → places: prefixes of like length are continued together."""
+    found: dict[int, list[int]] = {}
+    for place, prefix in enumerate(prefixes):
+        left = max(max_tokens - len(prefix.ids), 1)
+        found.setdefault(max(left // 32 * 32, min(left, 32)), []).append(place)
+    return found
+
+
+def measured(rows: Sequence[Row], prompts: int, without: int) -> dict[str, Any]:
+    """Counts, and each principle's mean and how often its value is neither 0 nor 1: where a step still decides."""
+    principles: dict[str, Any] = {}
+    for name in sorted({name for row in rows for name in row.meta["values"]}):
+        values = [row.meta["values"][name] for row in rows if name in row.meta["values"]]
+        principles[name] = {"n": len(values), "mean": round(fmean(values), 4), "undecided": round(fmean(0 < v < 1 for v in values), 4)}
+    return {"prompts": prompts, "without_value": without, "prefixes": len(rows), "principles": principles}

@@ -1,0 +1,240 @@
+"""Principled value models: rollouts, the split, the loss by hand, training that learns what a prefix decides, guided search."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from safework_cli.artifacts.external import path_artifact
+from safework_cli.artifacts.payload import check_payload
+from safework_cli.errors import InputError
+from safework_cli.lm.engine import Completion
+from safework_cli.lm.models import load_model, load_tokenizer
+from safework_cli.progress import Progress, QuietDisplay
+from safework_cli.rows import Message, Row, read_rows, write_rows
+from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.load import load_verifier
+from safework_cli.verifiers.values import PrefixWriter, hidden_ends
+from safework_verifier.prefixes import routing_targets, take_apart, valued_rows
+from safework_verifier.rollouts import by_room, cut
+from safework_verifier.rollouts_stage import RolloutsConfig
+from safework_verifier.rollouts_stage import stage as rollouts_stage
+from safework_verifier.values_stage import ValuesConfig
+from safework_verifier.values_stage import stage as values_stage
+from safework_verifier.values_train import calibration_error, concordance, fit_temperature, skill, value_loss
+
+
+def prefix(number: int, text: str, values: dict[str, float], task: str = "safety") -> Row:
+    messages = [Message(role="user", content=f"question {number}"), Message(role="assistant", content=text)]
+    return Row(f"r{number}@{text}", task, messages, meta={"group": f"r{number}", "values": values})
+
+
+def toy_rows(prompts: int = 60) -> list[Row]:
+    """Prefixes that say by their letters how they will end: "aaa" well, "zzz" badly; odd prompts are about knowledge, and there it is the
+    other way round."""
+    rows = []
+    for number in range(prompts):
+        if number % 2:
+            rows += [prefix(number, "aaaa", {"knowledge": 0.1}, "knowledge"), prefix(number, "zzzz", {"knowledge": 0.9}, "knowledge")]
+        else:
+            rows += [prefix(number, "aaaa", {"safety": 0.9}), prefix(number, "zzzz", {"safety": 0.1})]
+    return rows
+
+
+def make_work(folder: Path) -> WorkDir:
+    folder.mkdir(exist_ok=True)
+    return WorkDir(folder, "0" * 64, Progress(folder, QuietDisplay()), StopRequest())
+
+
+# ---- rollouts
+
+
+def test_prefixes_end_where_steps_end_and_are_never_the_whole_reply(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    ids = tokenizer("One. Two. Three. Four", add_special_tokens=False)["input_ids"]
+    reply = Completion("One. Two. Three. Four", ids, [], "stop")
+    assert [p.text for p in cut(tokenizer, reply, 7, 5, [". "])] == ["One. ", "One. Two. ", "One. Two. Three. "]
+    (middle,) = cut(tokenizer, reply, 7, 1, [". "])
+    assert middle.text == "One. Two. " and middle.of == 7 and middle.ids == ids[: len(middle.ids)]
+    assert cut(tokenizer, reply, 0, 5, ["!"]) == []
+
+
+def test_prefixes_of_like_length_are_continued_together():
+    class Of:
+        def __init__(self, length):
+            self.ids = [0] * length
+
+    rooms = by_room([Of(10), Of(20), Of(90), Of(99)], 100)
+    assert rooms == {64: [0, 1], 10: [2], 1: [3]}
+
+
+def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp_path, tiny_model, monkeypatch):
+    from safework_verifier import rollouts
+
+    data = tmp_path / "data"
+    data.mkdir()
+    prompts = [Row(f"p{i}", "safety", [Message(role="user", content=f"q {i}")], harmful=bool(i % 2)) for i in range(4)]
+    write_rows(data / "rows.parquet", prompts)
+    inputs = Inputs({
+        "model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": path_artifact(data, "data", ("dataset",)),
+    })  # fmt: skip
+    settings = RolloutsConfig(
+        rules={"safety": "refusal"}, replies=1, prefixes=2, continuations=3, max_tokens=12, boundaries=[" ", "a", "e"], chunk_prompts=2
+    )
+    judged = []
+
+    def counting(judge, exchanges):
+        judged.append([e.reply for e in exchanges])
+        return rollouts_judged(judge, exchanges)
+
+    rollouts_judged = rollouts.judged
+    monkeypatch.setattr(rollouts, "judged", counting)
+    work = make_work(tmp_path / "run")
+    outcome = rollouts_stage.run(settings, inputs, work)
+    first = read_rows(work.output / "rollouts" / "train.parquet")
+    assert outcome.metrics["prefixes"] == len(first) and len(judged) == 2
+    for row in first:
+        assert row.meta["values"]["safety"] * 3 == pytest.approx(round(row.meta["values"]["safety"] * 3))
+        assert row.reply and any(reply.startswith(row.reply) for replies in judged for reply in replies)
+    # the second chunk is lost with a kill: the first is not sampled again, and the rows come out the same
+    journal = work.path / "prefixes.jsonl"
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    again = make_work(tmp_path / "again")
+    (again.path / "prefixes.jsonl").write_text(journal.read_text())
+    judged.clear()
+    rollouts_stage.run(settings, inputs, again)
+    assert len(judged) == 1 and read_rows(again.output / "rollouts" / "train.parquet") == first
+
+
+# ---- what is learned
+
+
+def test_routing_goes_where_prefixes_still_decide():
+    rows = [prefix(0, "a", {"safety": 1.0, "knowledge": 0.5}), prefix(0, "b", {"safety": 0.0, "knowledge": 0.5})]
+    rows += [prefix(1, "a", {"safety": 1.0, "knowledge": 1.0}), prefix(1, "b", {"safety": 1.0, "knowledge": 0.0})]
+    rows += [prefix(2, "a", {"knowledge": 1.0}), prefix(2, "b", {"knowledge": 1.0})]
+    rows += [prefix(3, "a", {"safety": 0.75, "knowledge": 1.0}), prefix(3, "b", {"safety": 0.25, "knowledge": 0.0})]
+    targets = routing_targets(rows, ["knowledge", "safety"])
+    assert targets["r0"] == [0.0, 1.0] and targets["r1"] == [1.0, 0.0] and targets["r2"] == [1.0, 0.0]
+    assert targets["r3"] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_no_prompt_stands_on_two_sides():
+    parts = take_apart(toy_rows(), 0.3, 0)
+    sides = [{row.group for row in side} for side in (parts.train, parts.calibration, parts.report)]
+    assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    assert {name for row in parts.report for name in row.meta["values"]} == {"safety", "knowledge"}
+
+
+def test_the_loss_by_hand():
+    logits = torch.tensor([[0.0, math.log(3)], [0.0, 5.0]])
+    values = torch.tensor([[0.5, 1.0], [1.0, float("nan")]])
+    routing, target = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    expected = (math.log(2) + math.log(4 / 3) + math.log(2)) / 3 + 0.2 * math.log(2)
+    assert float(value_loss(logits, values, routing, target, 0.2)) == pytest.approx(expected)
+    nothing = value_loss(logits, torch.full((2, 2), float("nan")), routing, target, 0.0)
+    assert float(nothing) == 0.0
+
+
+def test_measures_by_hand():
+    told, gold = np.array([0.9, 0.2, 0.5, 0.5]), np.array([1.0, 0.0, 0.0, 1.0])
+    assert skill(told, gold, 0.5) == pytest.approx(1 - (0.01 + 0.04 + 0.25 + 0.25) / 4 / 0.25)
+    assert concordance(told, gold) == pytest.approx((1 + 1 + 1 + 0.5) / 4)  # the pair at one half is a tie
+    assert calibration_error(np.array([0.31, 0.35]), np.array([0.0, 1.0])) == pytest.approx(0.17)
+    assert concordance(told, np.ones(4)) == 0.5 and skill(told, np.ones(4), 1.0) == 0.0
+    logits = np.array([4.0, -4.0, 4.0, -4.0])
+    assert fit_temperature(logits, np.array([1.0, 0.0, 0.0, 1.0])) == pytest.approx(5.0), "as unsure as the grid allows"
+    assert fit_temperature(logits, np.full(4, np.nan)) == 1.0
+
+
+def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
+    model, tokenizer = load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model)
+    writer = PrefixWriter(tokenizer, 200)
+    rows = [writer.write(Exchange.of(prefix(1, text, {}))) for text in ("short", "a much longer prefix than the other", "x")]
+    with torch.inference_mode():
+        ends, prompts = hidden_ends(model, rows, tokenizer.pad_token_id)
+        for number, (ids, behind) in enumerate(rows):
+            hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+            torch.testing.assert_close(ends[number], hidden[-1], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(prompts[number], hidden[len(ids) - 1 - behind], atol=1e-5, rtol=1e-4)
+    special = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ids, behind = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
+    assert special not in ids[-behind:]
+    ids, behind = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
+    assert len(ids) == 200 and behind == 100
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_model):
+    folder = tmp_path_factory.mktemp("values")
+    (folder / "data").mkdir()
+    write_rows(folder / "data" / "rows.parquet", toy_rows())
+    inputs = Inputs({
+        "model": path_artifact(tiny_model, str(tiny_model), ("model",)),
+        "data": path_artifact(folder / "data", "data", ("dataset",)),
+    })  # fmt: skip
+    config = ValuesConfig(
+        learning_rate=3e-3, head_learning_rate=3e-2, max_steps=60, per_device_train_batch_size=16, eval_fraction=0.3, dtype="float32",
+        lr_scheduler_type="constant", max_length=256,
+    )  # fmt: skip
+    assert not values_stage.plan(config, inputs).refusals
+    work = make_work(folder / "run")
+    return values_stage.run(config, inputs, work), work
+
+
+def test_it_learns_what_a_prefix_decides_and_which_principle_a_prompt_is_about(trained):
+    outcome, work = trained
+    check_payload(work.output, "verifier")
+    for name in ("safety", "knowledge"):
+        found = outcome.metrics["principles"][name]
+        assert found["skill"]["value"] > 0.8 and found["ranking"]["value"] > 0.95 and found["calibration_error"]["value"] < 0.1
+    assert "| safety |" in (work.output / "verifier_card.md").read_text() and not outcome.notes
+
+
+def test_the_saved_value_model_judges_prefixes_as_it_did_in_training(trained):
+    _, work = trained
+    values = load_verifier(work.output, dtype="float32")
+    rows = [prefix(100, "aaaa", {}), prefix(100, "zzzz", {})]
+    good, bad = values.judge([Exchange.of(row) for row in rows])
+    table, weights = values.values([Exchange.of(row) for row in rows])
+    safety = values.spec.principles.index("safety")
+    assert table[0, safety] > 0.7 > 0.3 > table[1, safety]
+    assert weights.sum(1).tolist() == pytest.approx([1.0, 1.0])
+    for verdict, values_P, weights_P in zip((good, bad), table, weights, strict=True):
+        assert verdict.score == pytest.approx(float((values_P * weights_P).sum()))
+
+
+def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):
+    from safework_search.methods import Guides
+
+    _, work = trained
+    values, seen = load_verifier(work.output, dtype="float32"), []
+    judge = values.judge
+    values.judge = lambda exchanges: (seen.extend(e.reply for e in exchanges), judge(exchanges))[1]
+    row = Row("r", "safety", [Message(role="user", content="question 100")])
+    Guides({"values": values}, {}, 0.0).score([row], ["<think>aaaa"], [0.0], partial=True)
+    assert seen == ["<think>aaaa"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([prefix(0, "a", {})], "no Monte-Carlo values"),
+        ([prefix(0, "a", {"safety": 1.5})], "the value of 'safety' is 1.5"),
+        ([prefix(n, "a", {"safety": 0.5}) for n in range(3)], "values for 3 prompts only"),
+        ([], "holds no rows"),
+    ],
+)
+def test_rows_that_teach_nothing_are_refused(rows, why):
+    with pytest.raises(InputError, match=why):
+        valued_rows(rows, "data")
+
+
+def test_impossible_requests_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="refusal"):
+        RolloutsConfig(rules={"safety": "refusl"})
