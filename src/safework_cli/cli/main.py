@@ -16,8 +16,8 @@ from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nea
 from safework_cli.registry import stage_entries, stage_summary
 
 GROUPS = {
-    "data": "Build datasets and search indexes.",
-    "verifier": "Train verifiers.",
+    "data": "Build datasets, reasoned replies and search indexes, and look at them.",
+    "verifier": "Train, wrap, measure and use verifiers and value models.",
     "rl": "Reinforcement learning: M3, safe-and-efficient, deliberative search.",
 }
 TOOLS = {

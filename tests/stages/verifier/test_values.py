@@ -238,3 +238,17 @@ def test_rows_that_teach_nothing_are_refused(rows, why):
 def test_impossible_requests_are_refused(tmp_path):
     with pytest.raises(ValueError, match="refusal"):
         RolloutsConfig(rules={"safety": "refusl"})
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(cli, kill_behind, store, tmp_path, tiny_model):
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "rows.parquet", toy_rows())
+    words = ["verifier", "values", f"model={tiny_model}", f"data={tmp_path / 'data'}", "max_steps=24", "save_steps=8", "dtype=float32"]
+    kill_behind(8, *words)
+    again = cli(*words)
+    assert again.returncode == 0 and "resumed at step 8 of 24" in again.stderr, again.stderr
+    whole = cli(*words, "--quiet", "--fresh", "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    resumed, fresh = (store.resolve(done.stdout.strip(), ("verifier",)).path for done in (again, whole))
+    for name in ("model.safetensors", "value_heads.safetensors", "verifier.json"):
+        assert (resumed / name).read_bytes() == (fresh / name).read_bytes(), name
