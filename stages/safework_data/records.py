@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Any
 
-from safework_cli.rows import Message, Row, language_of
+from safework_cli.errors import InputError
+from safework_cli.pictures import TAG, embedded, open_picture
+from safework_cli.rows import Image, Message, Row, language_of
 from safework_cli.suites import render_choices
 from safework_cli.suites.readers import LETTERS
 from safework_data.settings import TableSource
@@ -27,10 +30,11 @@ class RowMaker:
     Args:
         source: the mapping.
         name: the source's name, which begins every id.
+        folder: where image files lie; None where the table brings their bytes.
     """
 
-    def __init__(self, source: TableSource, name: str):
-        self.source, self.name = source, name
+    def __init__(self, source: TableSource, name: str, folder: Path | None = None):
+        self.source, self.name, self.folder = source, name, folder
         self._patterns = {target: re.compile(pattern) for target, pattern in source.extract.items()}
 
     @property
@@ -68,6 +72,8 @@ class RowMaker:
             row.id = f"{self.name}/{values['id']}"
         row.meta = {target[5:]: value for target, value in values.items() if target.startswith("meta.") and value not in (None, "")}
         row.messages = _messages(values["messages"]) if "messages" in values else _turns(values)
+        if values.get("images") not in (None, "", []):
+            self._picture(row, values["images"])
         for target in ("task", "category", "licence"):
             if values.get(target) not in (None, ""):
                 setattr(row, target, _text(values[target], target))
@@ -82,6 +88,27 @@ class RowMaker:
             json.dumps(row.meta)
         except (TypeError, ValueError) as error:
             raise Unfit(f"meta is not plain JSON: {error}") from None
+
+    def _picture(self, row: Row, value: Any) -> None:
+        for item in value if isinstance(value, list) else [value]:
+            if item not in (None, ""):
+                row.images.append(self._image(item))
+        if row.images and not any(TAG in message["content"] for message in row.messages):
+            first = next((m for m in row.messages if m["role"] == "user"), None)
+            if first is not None:
+                first["content"] = f"{TAG}\n" * len(row.images) + first["content"]
+
+    def _image(self, item: Any) -> Image:
+        try:
+            if isinstance(item, dict) and isinstance(item.get("bytes"), bytes):
+                image = Image(bytes=item["bytes"], path=Path(str(item.get("path") or "")).name or None)
+                open_picture(image)
+                return image
+            if isinstance(item, str) and self.folder is not None:
+                return embedded(item, self.folder)
+        except InputError as error:
+            raise Unfit(f"unreadable image: {error.what}; {error.why}") from None
+        raise Unfit(f"unreadable image: a {type(item).__name__} is neither a path nor bytes")
 
     @staticmethod
     def _answer(row: Row, value: Any) -> None:

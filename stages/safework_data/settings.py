@@ -15,7 +15,7 @@ from safework_cli.stage import Settings, StageConfig
 from safework_cli.suites import SUITES, TRAINING_SETS
 
 Format = Literal["csv", "jsonl", "json", "parquet"]
-TARGETS = ("id", "prompt", "reply", "system", "messages", "answer", "task", "category", "harmful", "licence")
+TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence")
 """Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
 HELDOUT = "heldout"
 """The subset that no training subset may share a group or a prompt with."""
@@ -80,8 +80,9 @@ class TableSource(Settings):
     task: Task | None = None
     """The ladder's task of every row, where no column says it: safety, value, knowledge, general or search."""
     columns: dict[str, str | list[str]]
-    """Row field → column. Fields: id, prompt, reply, system, messages, answer, task, category, harmful, licence, meta.ANYTHING.
-    A list of columns gives a list (for meta.choices and meta.aliases)."""
+    """Row field → column. Fields: id, prompt, reply, system, messages, images, answer, task, category, harmful, licence, meta.ANYTHING.
+    A list of columns gives a list (for images, meta.choices and meta.aliases). Images are paths below the table's folder, or the
+    hub's own; where a prompt holds no <image> tags they are put before it."""
     constants: dict[str, str | bool | int | float] = Field(default_factory=dict)
     """Row field → a value that every row gets."""
     extract: dict[str, str] = Field(default_factory=dict)
@@ -130,9 +131,9 @@ class TableSource(Settings):
             raise ValueError("`messages` holds replies and system messages already: drop `reply` and `system`")
         if self.task is None and "task" not in given:
             raise ValueError("task must be given, here or as a column")
-        lists = sorted(t for t, column in self.columns.items() if isinstance(column, list) and not t.startswith("meta."))
+        lists = sorted(t for t, column in self.columns.items() if isinstance(column, list) and t != "images" and not t.startswith("meta."))
         if lists:
-            raise ValueError(f"columns.{lists[0]}: a list of columns makes a list, which only meta.… can hold")
+            raise ValueError(f"columns.{lists[0]}: a list of columns makes a list, which only images and meta.… can hold")
         unknown = sorted(set(self.extract) - given)
         if unknown:
             raise ValueError(f"extract.{unknown[0]}: no column fills '{unknown[0]}'")

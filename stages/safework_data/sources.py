@@ -12,6 +12,7 @@ from typing import Any
 
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
+from safework_cli.pictures import embedded
 from safework_cli.rows import Message, Row
 from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
@@ -118,20 +119,32 @@ def _read_starter(seed: int) -> Arrived:
 def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
     rows = islice(known.read(known, files[0]), source.limit)
-    candidates = (Candidate(row, source.subset, source.set, split_already=row.split == "test") for row in rows)
+    candidates = (_with_pictures(Candidate(row, source.subset, source.set, row.split == "test"), files[0].parent) for row in rows)
     return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, digest_of(files))
+
+
+def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
+    """Embeds the pictures that a row names by their paths."""
+    row = candidate.row
+    try:
+        row.images = [embedded(str(image["path"]), folder) if image["bytes"] is None else image for image in row.images]
+    except InputError as error:
+        candidate.fault = f"unreadable image: {error.what}; {error.why}"
+    return candidate
 
 
 def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
     records = (record for path in files for record in read_table(path, source.format))
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
-    rows = _mapped(source, name, records, where)
+    rows = _mapped(source, name, records, where, files[0].parent)
     return Arrived(name, source.licence, rows, where, digest_of(files))
 
 
-def _mapped(source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str) -> Iterator[Candidate]:
-    maker = RowMaker(source, name)
+def _mapped(
+    source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str, folder: Path | None = None
+) -> Iterator[Candidate]:
+    maker = RowMaker(source, name, folder)
     missing, have = set(maker.columns), dict[str, None]()
     for number, record in enumerate(records, start=1):
         if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
@@ -180,7 +193,11 @@ def _read_hub(source: HubSource) -> Arrived:
     columns = RowMaker(source, "").columns
     refuse_missing([column for column in columns if column not in table.column_names], table.column_names, f"hub dataset {source.id}")
     name = source_name(source)
-    rows = _mapped(source, name, table.select_columns(columns), source.id)
+    table = table.select_columns(columns)
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Image):  # bytes as they are: checked here, unpacked by whoever looks at them
+            table = table.cast_column(column, datasets.Image(decode=False))
+    rows = _mapped(source, name, table, source.id)
     return Arrived(name, source.licence, rows, f"hf:{source.id}@{revision or 'main'}", notes=notes)
 
 

@@ -7,26 +7,22 @@ architectures; two kinds are told apart here: one entry for each picture, and on
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image as Picture
 from transformers import AutoConfig, AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from safework_cli.errors import InputError
+from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Image, Message
 
 Vision = dict[str, torch.Tensor]
 """What the vision tower takes of one prompt. Treated as immutable, and told apart by identity: the replies of a group share it."""
-TAG = "<image>"
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Tensors that hold one number for each token, (1, P)."""
-MAX_PIXELS = 2**26
-"""A picture of more pixels is refused before it is unpacked."""
 
 
 def has_vision(config: PretrainedConfig) -> bool:
@@ -71,24 +67,6 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Processo
             "pip install torchvision pillow (Qwen-VL needs both), and see that preprocessor_config.json lies there",
         )
     return processor
-
-
-def open_picture(image: Image) -> Picture.Image:
-    """Decodes a row's image to RGB. Raises InputError where it is no picture, or too large to unpack."""
-    content = image["bytes"]
-    if content is None:
-        raise InputError(
-            f"the image {image['path']!r} was not embedded in its row", "rows carry the bytes of their images", "build the data again"
-        )
-    try:
-        picture = Picture.open(io.BytesIO(content))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise InputError(
-                f"an image has {picture.width} × {picture.height} pixels", f"{MAX_PIXELS} are unpacked at most", "scale it down"
-            )
-        return picture.convert("RGB")
-    except (OSError, ValueError, Picture.DecompressionBombError) as error:
-        raise InputError("an image cannot be read", str(error), "the data card names its row") from None
 
 
 def encode_pictured_prompt(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:

@@ -184,9 +184,9 @@ def answer_kind(text: str) -> str:
 
 
 def read_nlvr(suite: Suite, path: Path) -> Iterator[Row]:
-    """Statements about a picture, true or false; rows carry the picture's path beside the table. The group is the drawn scene."""
+    """Statements about a picture, true or false; rows carry the picture's path below the table's folder. The group is the drawn scene."""
     for record in read_table(path):
-        image = Image(bytes=None, path=str((path.parent / record["image"]).resolve()))
+        image = Image(bytes=None, path=record["image"])
         group = str(record["identifier"]).rsplit("-", 1)[0]
         choices = ["It is true.", "It is false."]
         stem = f"<image>\nIs this true of the picture? {record['sentence'].strip()}"

@@ -1,0 +1,85 @@
+"""Rows with pictures in `data build`: bytes are embedded, and what is no picture, too large or elsewhere is dropped by name."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image as Picture
+
+from safework_cli.pictures import embedded, open_picture
+from safework_cli.rows import read_rows
+from safework_cli.stage import Inputs
+from safework_data.build_stage import stage
+
+
+def png(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Picture.new(mode, size).save(path)
+    return path
+
+
+def build(work, folder: Path, records: list[dict]):
+    (folder / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    source = {
+        "kind": "file", "path": str(folder / "rows.jsonl"), "name": "mine", "subset": "rl", "task": "general",
+        "columns": {"id": "id", "prompt": "q", "images": "image"},
+    }  # fmt: skip
+    outcome = stage.run(stage.Config.model_validate({"sources": [source], "max_dropped": 1.0}), Inputs({}), work)
+    drops = {d["id"]: (d["reason"], d.get("detail", "")) for d in map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())}
+    return outcome, drops
+
+
+def test_good_pictures_are_embedded_and_bad_ones_dropped_by_name(work, tmp_path):
+    png(tmp_path / "images" / "good.png")
+    whole = png(tmp_path / "images" / "noise.png", (64, 64)).read_bytes()
+    (tmp_path / "images" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "images" / "text.png").write_text("<svg onload=alert(1)>")
+    png(tmp_path / "images" / "bomb.png", (20_000, 20_000), "1")
+    png(tmp_path.parent / f"{tmp_path.name}-outside.png")
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path.parent / f"{tmp_path.name}-outside.png")
+    names = {
+        "good": "images/good.png", "two": ["images/good.png", "images/good.png"], "cut": "images/cut.png", "text": "images/text.png",
+        "bomb": "images/bomb.png", "link": "images/link.png", "up": f"../{tmp_path.name}-outside.png", "absolute": "/etc/hostname",
+        "missing": "images/no.png", "number": 7,
+    }  # fmt: skip
+    records = [{"id": name, "q": f"What is in {name}?", "image": image} for name, image in names.items()]
+    records += [
+        {"id": "tagged", "q": "Here <image> and here?", "image": "images/good.png"},
+        {"id": "uneven", "q": "<image> <image>?", "image": "images/good.png"},
+    ]
+    outcome, drops = build(work, tmp_path, records)
+    rows = {row.id.removeprefix("mine/"): row for row in read_rows(work.output / "rl" / "train.parquet")}
+    assert set(rows) == {"good", "two", "tagged"}
+    assert rows["good"].question == "<image>\nWhat is in good?" and open_picture(rows["good"].images[0]).size == (4, 3)
+    assert rows["two"].question.count("<image>") == len(rows["two"].images) == 2 and rows["tagged"].question == "Here <image> and here?"
+    why = {name.removeprefix("mine/"): detail for name, (reason, detail) in drops.items() if reason == "unreadable image"}
+    assert {name: detail.split(";")[0] for name, detail in why.items()} == {
+        "cut": "an image cannot be read", "text": "an image cannot be read", "bomb": "an image has too many pixels",
+        "link": "an image lies outside its folder",
+        "up": "an image lies outside its folder", "absolute": "an image lies outside its folder",
+        "missing": "an image is missing", "number": "a int is neither a path nor bytes",
+    }  # fmt: skip
+    assert drops["mine/uneven"][0].startswith("schema") and outcome.metrics["dropped"]["unreadable image"] == 8
+
+
+def test_a_public_set_of_pictures_is_embedded_and_split_by_scene(work, real_data):
+    config = {"sources": [{"kind": "set", "set": "nlvr", "subset": "rl", "folder": str(real_data), "limit": 40}], "heldout": 0.2}
+    stage.run(stage.Config.model_validate(config), Inputs({}), work)
+    rows = read_rows(work.output / "rl" / "train.parquet")
+    held = read_rows(work.output / "heldout" / "test.parquet")
+    assert rows and all(row.images[0]["bytes"][:4] == b"\x89PNG" for row in rows)
+    assert held and not {row.group for row in rows} & {row.group for row in held}
+
+
+def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
+    buffer = io.BytesIO()
+    Picture.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    from safework_cli.errors import InputError
+
+    with pytest.raises(InputError, match="too many pixels"):
+        open_picture({"bytes": buffer.getvalue(), "path": None})
+    with pytest.raises(InputError, match="leads out|outside"):
+        embedded("../x.png", Path(__file__).parent)
