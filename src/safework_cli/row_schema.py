@@ -29,6 +29,7 @@ META: dict[str, dict[str, Any]] = {
     "constraints": {"type": "array", "items": {"type": "object"}, "description": "instruction constraints that a program checks"},
     "passages": _list_of_texts("ids of the passages that hold the answer"),
     "pair": {"type": "string", "description": "id of the harmful prompt that a look-alike was written against, or the reverse"},
+    "target": {"type": "string", "description": "what an attack is after: splits and decontamination go by it"},
     "jailbreak": {"type": "boolean", "description": "the prompt is an attack that hides what it asks: judged by the strict reading"},
     "operations": _list_of_texts("cognitive operations found in the thought, in order"),
     "scores": {"type": "object", "additionalProperties": {"type": "number"}, "description": "verifier → score that the reply was kept by"},

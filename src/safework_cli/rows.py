@@ -15,6 +15,7 @@ Keys of ``meta`` that stages understand (``row_schema.py`` gives the same to oth
     annotators    list  the labels of two people who labelled it one by one
     constraints   list  instruction constraints, checked by the rule verifier of that name
     passages      list  ids of the passages that hold the answer (search rows)
+    target        str   what an attack is after: splits and the search for evaluation prompts go by it
     jailbreak     bool  the prompt is an attack that hides what it asks: safety is judged by the strict reading
     pair          str   id of the harmful prompt that a benign look-alike was written against, or the reverse
 """

@@ -21,7 +21,7 @@ from safework_cli.errors import InputError
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
 from safework_data.card import SourceLine, render_card
-from safework_data.checks import fault_of, settle
+from safework_data.checks import TemplateCheck, examined, settle
 from safework_data.contamination import Leak, LeakIndex
 from safework_data.drops import DROPS, Candidate, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
@@ -36,8 +36,11 @@ CARD = "README.md"
 STAGED = "staged"
 
 
-def build(config: BuildConfig, work: WorkDir) -> Outcome:
+def build(config: BuildConfig, work: WorkDir, template: TemplateCheck | None = None) -> Outcome:
     """Builds the dataset into ``work.output``.
+
+    Args:
+        template: what a model's chat template makes of a row.
 
     Raises:
         InputError: a source is missing or broken, or a subset that had rows ends with none.
@@ -50,7 +53,7 @@ def build(config: BuildConfig, work: WorkDir) -> Outcome:
         read = Read(Staging(folder / "rows.arrow"), HoldOut(config.heldout, set(config.require_label), config.seed))
         for source in config.sources:
             with work.progress.phase(f"reading {source.kind}") as phase:
-                for _ in read.through(read_source(source, config.seed), config, drops):
+                for _ in read.through(read_source(source, config.seed), config, drops, template):
                     phase.advance(1)
                     work.stop.check()
         read.staging.close()
@@ -85,13 +88,13 @@ class Read:
     def rows(self) -> int:
         return self.of_source.total()
 
-    def through(self, source: Arrived, config: BuildConfig, drops: Drops) -> Iterator[Candidate]:
+    def through(self, source: Arrived, config: BuildConfig, drops: Drops, template: TemplateCheck | None) -> Iterator[Candidate]:
         """Checks and stages a source's rows, and hands each on for counting."""
         self.arrived.append(source)
-        for candidate in source.rows:
+        for candidate, fault in examined(source.rows, config, template):
             self.of_source[source.name] += 1
             self.of_subset[candidate.subset] += 1
-            if fault := fault_of(candidate, config):
+            if fault:
                 drops.add(candidate, *fault)
             else:
                 settle(candidate)

@@ -18,7 +18,9 @@ class BuildStage(Stage):
     name: ClassVar[str] = "data build"
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
-    inputs: ClassVar[dict[str, Slot]] = {}
+    inputs: ClassVar[dict[str, Slot]] = {
+        "model": Slot(("model",), "the model to be trained: replies that its chat template loses or changes are dropped", optional=True),
+    }
     output: ClassVar[str] = "dataset"
 
     def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
@@ -59,8 +61,10 @@ class BuildStage(Stage):
     def run(self, config: BuildConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         """Builds the dataset; see ``build.py``."""
         from safework_data.build import build
+        from safework_data.checks import template_check
 
-        return build(config, work)
+        model = inputs.maybe("model")
+        return build(config, work, template_check(model.path) if model else None)
 
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""

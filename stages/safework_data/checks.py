@@ -3,16 +3,82 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 
 from safework_cli.rows import Row, language_of, parse_reply, problems
+from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
 
+Fault = tuple[str, str]
+"""(reason, detail). Reasons are few and countable, details are not."""
+TemplateCheck = Callable[[Row], Fault | None]
+CHUNK_ROWS = 256
 _PARTICULARS = re.compile(r"'[^']*'|\d+")
 
 
-def fault_of(candidate: Candidate, config: BuildConfig) -> tuple[str, str] | None:
-    """The first rule that a row breaks, as (reason, detail); None for a sound row. Reasons are few and countable, details are not."""
+def examined(
+    candidates: Iterable[Candidate], config: BuildConfig, template: TemplateCheck | None = None
+) -> Iterator[tuple[Candidate, Fault | None]]:
+    """Every row with the first rule that it breaks, in order; answers are compared with their gold a few hundred at a time.
+
+    Args:
+        template: what a model's chat template makes of a row, where one was given.
+    """
+    remaining = iter(candidates)
+    while chunk := list(islice(remaining, CHUNK_ROWS)):
+        faults = [fault_of(candidate, config) or (template(candidate.row) if template else None) for candidate in chunk]
+        wrong = _wrong_answers([c for c, fault in zip(chunk, faults, strict=True) if fault is None and _is_checked(c, config)])
+        yield from ((c, fault or wrong.get(id(c))) for c, fault in zip(chunk, faults, strict=True))
+
+
+def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:
+    row = candidate.row
+    return candidate.subset in config.check_replies and row.reply is not None and bool(row.answer or row.meta.get("constraints"))
+
+
+def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
+    """id() → fault of replies whose final answer is not the gold one, or breaks a constraint; what no rule can compare stays."""
+    if not candidates:
+        return {}
+    from safework_cli.verifiers.contract import Exchange, judged
+    from safework_cli.verifiers.rules import rule_verifier
+
+    verdicts = judged(rule_verifier("correctness"), [Exchange.of(candidate.row) for candidate in candidates])
+    return {
+        id(candidate): ("wrong final answer", f"{verdict.label}; gold {candidate.row.answer!r}"[:80])
+        for candidate, verdict in zip(candidates, verdicts, strict=True)
+        if verdict.score is not None and verdict.score < 1.0
+    }
+
+
+def template_check(folder: Path) -> TemplateCheck:
+    """A check that a row's replies survive a model's chat template: its thoughts are kept, and its turns end in a stop token."""
+    from transformers import GenerationConfig
+
+    from safework_cli.lm.chat import TemplateError, encode_conversation
+    from safework_cli.lm.models import load_tokenizer, stop_token_ids
+
+    tokenizer = load_tokenizer(folder)
+    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
+    stops = stop_token_ids(tokenizer, settings)
+
+    def check(row: Row) -> Fault | None:
+        if row.reply is None:
+            return None
+        try:
+            encode_conversation(tokenizer, row.messages, stops)
+        except TemplateError as error:
+            return "lost in the chat template", error.what
+        return None
+
+    return check
+
+
+def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
+    """The first rule that a row breaks; None for a sound row."""
     row, subset = candidate.row, candidate.subset
     if candidate.fault:
         reason, _, detail = candidate.fault.partition(": ")
@@ -31,7 +97,7 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> tuple[str, str] | Non
     return _reply_fault(row, subset, config)
 
 
-def _reply_fault(row: Row, subset: str, config: BuildConfig) -> tuple[str, str] | None:
+def _reply_fault(row: Row, subset: str, config: BuildConfig) -> Fault | None:
     reply = row.reply
     if reply is None:
         return ("no reply", "") if subset in config.require_reply or subset in config.require_thought else None
@@ -44,6 +110,11 @@ def _reply_fault(row: Row, subset: str, config: BuildConfig) -> tuple[str, str] 
         return "empty reply", ""
     if subset in config.require_label and not row.meta.get("label"):
         return "no label", ""
+    if subset in config.check_replies and row.harmful is not None and (kind := refusal_label(parsed.answer)) != "empty":
+        if row.harmful and kind == "compliance":
+            return "harmful prompt answered", "no refusing phrase"
+        if not row.harmful and kind == "refusal":
+            return "benign prompt refused", "a refusing phrase"
     return None
 
 

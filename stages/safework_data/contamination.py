@@ -2,7 +2,8 @@
 
 The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the row
 within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
-has no n-gram; it counts when a message of the row is that prompt, punctuation and case aside.
+has no n-gram; it counts when a message of the row is that prompt, punctuation and case aside. A row that names what an attack is after
+(``meta.target``) is compared by that as well.
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ class LeakIndex:
     def find(self, row: Row) -> Leak | None:
         """The prompt that stands in the row most fully; None where none reaches ``overlap``."""
         covered: dict[int, set[int]] = defaultdict(set)
-        for message in row.messages:
-            tokens = words(message["content"])
+        texts = [message["content"] for message in row.messages]
+        if isinstance(row.meta.get("target"), str):  # an attack is known by what it is after, however it words it
+            texts.append(row.meta["target"])
+        for text in texts:
+            tokens = words(text)
             if (number := self._short.get(tuple(tokens))) is not None:
                 suite, prompt_id, _ = self._prompts[number]
                 return Leak(suite, prompt_id, 1.0)

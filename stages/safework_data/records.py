@@ -123,8 +123,9 @@ class RowMaker:
 
 
 def prompt_group(row: Row) -> str:
-    """A group's name from the words of the prompt's user turns."""
-    asked = "\n".join(m["content"] for m in row.prompt if m["role"] == "user")
+    """A group's name from the words of the prompt's user turns; of an attack, from what it is after."""
+    target = row.meta.get("target")
+    asked = target if isinstance(target, str) else "\n".join(m["content"] for m in row.prompt if m["role"] == "user")
     return "prompt-" + hashlib.sha256("\0".join(words(asked) or [asked]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

@@ -177,8 +177,12 @@ class XSTestSource(Settings):
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
     prompts: int | None = Field(default=None, ge=1)
     """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
+    labels: Literal["safety", "refusal"] = "safety"
+    """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
+    test_model: str | None = None
+    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?"""
     off_topic: int = Field(default=200, ge=0)
-    """How many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
+    """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
     @field_validator("name")
     @classmethod
@@ -251,6 +255,9 @@ class BuildConfig(StageConfig):
     """Subsets whose rows must end in a reply."""
     require_label: list[str] = Field(default_factory=lambda: ["verifier"])
     """Subsets whose rows must carry a gold label (meta.label)."""
+    check_replies: list[str] = Field(default_factory=lambda: ["cot"])
+    """Subsets whose replies are judged by rules: a gold answer must be met, a harmful prompt refused, a harmless one answered (both told by
+    phrases, where the row says which it is)."""
     languages: list[Literal["en", "zh"]] = Field(default_factory=list)
     """Languages to keep, told by the prompt's script; empty keeps all."""
     max_characters: int = Field(default=24_000, ge=1)

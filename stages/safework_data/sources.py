@@ -210,6 +210,7 @@ XSTEST_LABELS = {
     (False, "2_full_refusal"): "Unnecessary refusal",
     (False, "3_partial_refusal"): "Unnecessary refusal",
 }
+ANNOTATIONS = {"1_full_compliance": "full compliance", "2_full_refusal": "full refusal", "3_partial_refusal": "partial refusal"}
 OFF_TOPIC = "Illogical completion"
 XSTEST_COLUMNS = ("id", "type", "prompt", "completion", "final_label", "annotation_1", "annotation_2")
 
@@ -221,31 +222,45 @@ def _read_xstest(source: XSTestSource) -> Arrived:
     for path in files:
         for record in read_table(path):
             refuse_missing([column for column in XSTEST_COLUMNS if column not in record], list(record), str(path))
-            rows.append(_xstest_row(source.name, path, record))
+            rows.append(_xstest_row(source, path, record))
     if source.prompts is not None:
         kept = set(sorted({row.group for row in rows}, key=lambda group: hashlib.sha256(group.encode()).digest())[: source.prompts])
         rows = [row for row in rows if row.group in kept]
-    rows += _off_topic(rows, source.off_topic)
-    candidates = [Candidate(row, "verifier", source.name, fault=None if row.reply else "no reply") for row in rows]
+    if source.labels == "safety":
+        rows += _off_topic(rows, source.off_topic)
+    if source.test_model is not None:
+        known = sorted({path.stem for path in files})
+        if source.test_model not in known:
+            what = f"source {source.name}: there is no table of '{source.test_model}'{nearest(source.test_model, known)}"
+            raise InputError(what, f"tables: {', '.join(known)}", "correct test_model")
+        for row in rows:  # the same prompts stand on both sides: what is new is who replies
+            row.split = "test" if row.meta["model"] == source.test_model else "train"
+            row.meta["group"] = f"{row.group}/{row.split}"
+    split = source.test_model is not None
+    candidates = [Candidate(row, "verifier", source.name, split, fault=None if row.reply else "no reply") for row in rows]
     return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), digest_of(files))
 
 
-def _xstest_row(name: str, path: Path, record: dict[str, str]) -> Row:
+def _xstest_row(source: XSTestSource, path: Path, record: dict[str, str]) -> Row:
     harmful = record["type"].startswith("contrast_")
-    label = XSTEST_LABELS.get((harmful, record["final_label"]))
+
+    def label_of(annotation: str) -> str | None:
+        return ANNOTATIONS.get(annotation) if source.labels == "refusal" else XSTEST_LABELS.get((harmful, annotation))
+
+    label = label_of(record["final_label"])
     if label is None:
-        known = ", ".join(sorted({final for _, final in XSTEST_LABELS}))
+        known = ", ".join(ANNOTATIONS)
         raise InputError(f"{path}, prompt {record['id']}: unknown final_label '{record['final_label']}'", f"known labels: {known}")
     messages = [Message(role="user", content=record["prompt"])]
     if record["completion"].strip():
         messages.append(Message(role="assistant", content=record["completion"].strip()))
-    meta: dict[str, Any] = {"group": f"{name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
-    people = [XSTEST_LABELS.get((harmful, record[column])) for column in ("annotation_1", "annotation_2")]
+    meta: dict[str, Any] = {"group": f"{source.name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
+    people = [label_of(record[column]) for column in ("annotation_1", "annotation_2")]
     if all(people):
         meta["annotators"] = people
     return Row(
-        id=f"{name}/{record['id']}/{path.stem}", task="safety", messages=messages, category=record["type"], harmful=harmful,
-        source=name, licence="CC-BY-4.0", meta=meta,
+        id=f"{source.name}/{record['id']}/{path.stem}", task="safety", messages=messages, category=record["type"], harmful=harmful,
+        source=source.name, licence="CC-BY-4.0", meta=meta,
     )  # fmt: skip
 
 

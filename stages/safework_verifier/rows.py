@@ -152,6 +152,9 @@ def class_weights(golds: Sequence[int], classes: int, scheme: str) -> list[float
     return [weight / mean for weight in raw]
 
 
+REFUSAL_WORDS = {"refusal": "full refusal", "partial": "partial refusal", "compliance": "full compliance", "empty": "full refusal"}
+
+
 def phrase_label(harmful: bool, kind: RefusalLabel) -> str:
     """The six-class label that the refusal-phrase baseline gives, told whether the prompt is harmful."""
     if kind == "empty":
@@ -165,8 +168,11 @@ def phrase_predictions(items: Sequence[Labelled], spec: LabelSpec) -> list[int |
     """The baseline's label of each row; None where the row does not say whether its prompt is harmful, or the spec has other labels."""
     found: list[int | None] = []
     for item in items:
-        harmful = item.exchange.harmful
-        label = None if harmful is None else phrase_label(harmful, refusal_label(item.exchange.final))
+        harmful, kind = item.exchange.harmful, refusal_label(item.exchange.final)
+        if spec.task == "refusal":
+            label: str | None = REFUSAL_WORDS[kind]
+        else:
+            label = None if harmful is None else phrase_label(harmful, kind)
         found.append(spec.labels.index(label) if label in spec.labels else None)
     return found
 

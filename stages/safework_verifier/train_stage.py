@@ -26,9 +26,10 @@ CHARACTERS_PER_TOKEN = 4.0
 class VerifierTrainConfig(StageConfig):
     """Settings of ``safework verifier train``; names are those of transformers' TrainingArguments where it has one."""
 
-    task: Literal["safety", "value", "knowledge", "helpfulness"] = "safety"
-    """Which label set is learned: its labels, codes and score map. Safety has six classes; value is good or bad; knowledge grades a reply
-    TRUE or FALSE against the gold answer; helpfulness asks whether a harmless query was answered."""
+    task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
+    """Which label set is learned: its labels, codes and score map. Safety has six classes; refusal tells full and
+    partial refusals from compliance; value is good or bad; knowledge grades a reply TRUE or FALSE against the gold answer; helpfulness
+    asks whether a harmless query was answered."""
     instruction: Literal["definitions", "short"] = "definitions"
     """What the judge is told: every class defined, or one line. "short" costs a third of the tokens and suits backbones that learn
     the classes from examples."""

@@ -33,7 +33,7 @@ class LabelSettings(Settings):
 class WrapConfig(StageConfig):
     """Settings of ``safework verifier wrap``; what is not given comes from the preset of the task."""
 
-    task: Literal["safety", "value", "knowledge", "helpfulness"] = "safety"
+    task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
     """Which preset the rest starts from."""
     labels: dict[str, LabelSettings] | None = None
     """Label → its code, score and prompts, in the judge's order; default: the preset's."""

@@ -100,7 +100,7 @@ def test_what_is_too_long_is_cut_from_the_query_and_the_gold_answer_first(parts)
 
 def test_every_preset_has_two_labels_or_more_and_says_what_an_empty_reply_is(parts):
     for task, spec in PRESETS.items():
-        assert spec.task == task and spec.scores[spec.empty_label] < 0.5
+        assert spec.task == task and (task == "refusal" or spec.scores[spec.empty_label] < 0.5)
         LabelVerifier(*parts, spec.model_copy(update={"max_length": 1400}))
 
 

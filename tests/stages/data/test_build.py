@@ -381,3 +381,37 @@ def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_scri
     assert outcome.metrics["dropped"]["other language"] > 400
     for subset in outcome.metrics["subsets"]:
         assert not [row.id for row in rows_of(work, subset) if re.search("[\u4e00-\u9fff]", row.question)]
+
+
+def test_replies_are_held_to_their_gold_and_to_what_their_prompt_asks_for(work: WorkDir, tmp_path: Path) -> None:
+    columns = {"id": "id", "prompt": "q", "reply": "a", "answer": "gold", "harmful": "harmful", "meta.answer_type": "type"}
+    records = [
+        {"id": "right", "q": "2+2?", "a": cot("4"), "gold": "4", "type": "exact"},
+        {"id": "wrong", "q": "2+3?", "a": cot("6"), "gold": "5", "type": "exact"},
+        {"id": "boxed", "q": "1/2+1/2?", "a": cot("So it is \\boxed{1}."), "gold": "1", "type": "math"},
+        {"id": "answered", "q": "How do I rob a bank?", "a": cot("Go in at noon."), "harmful": True},
+        {"id": "refused", "q": "How do I boil eggs?", "a": cot("I can't help with that."), "harmful": False},
+        {"id": "declined", "q": "How do I rob a shop?", "a": cot("I won't help with that."), "harmful": True},
+    ]
+    rows = source(write_jsonl(tmp_path / "rows.jsonl", records), name="m", columns=columns)
+    build(work, rows)
+    drops = {d["id"]: d["reason"] for d in map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())}
+    assert drops == {"m/wrong": "wrong final answer", "m/answered": "harmful prompt answered", "m/refused": "benign prompt refused"}
+    assert len(build(work, rows, check_replies=[]).metrics["dropped"]) == 0
+
+
+def test_what_a_chat_template_loses_is_dropped_by_name(work: WorkDir, tmp_path: Path, tiny_model: Path) -> None:
+    import shutil
+
+    from safework_cli.artifacts.external import path_artifact
+
+    stripping = tmp_path / "model"
+    shutil.copytree(tiny_model, stripping)
+    template = next(path for path in stripping.iterdir() if path.name.endswith(".jinja"))
+    template.write_text(template.read_text().replace("message['content']", "message['content'].split('</think>')[-1]"))
+    records = [{"q": "Why?", "a": cot("Because.")}, {"q": "How?", "a": cot("So.")}]
+    config = stage.Config.model_validate({"sources": [source(write_jsonl(tmp_path / "rows.jsonl", records))]})
+    kept = stage.run(config, Inputs({"model": path_artifact(tiny_model, "tiny", ("model",))}), work)
+    assert kept.metrics["rows"] == 2
+    with pytest.raises(InputError, match="lost in the chat template 2"):
+        stage.run(config, Inputs({"model": path_artifact(stripping, "stripping", ("model",))}), work)

@@ -182,6 +182,16 @@ def test_a_short_prompt_is_found_only_when_it_is_the_whole_message() -> None:
     assert leaks("？！", candidate("a", "...").row) is None
 
 
+def test_an_attack_is_known_by_its_target() -> None:
+    from safework_data.records import prompt_group
+
+    target = "Write a persuasive article about the old war in the north"
+    attack = candidate("a", "Once upon a time a poet was asked for something", meta={"target": target}).row
+    assert leaks(target, attack) is not None and leaks(target, candidate("a", "Once upon a time").row) is None
+    other = candidate("b", "You are a pirate. Arrr!", meta={"target": target.upper() + "!"}).row
+    assert prompt_group(attack) == prompt_group(other), "attacks on one target stand on one side of a split"
+
+
 def test_chinese_is_compared_by_character() -> None:
     prompt = "请详细说明如何在家里安全地保存自制的果酱"
     assert leaks(prompt, candidate("a", f"小明问：{prompt}。谢谢").row) is not None

@@ -111,5 +111,14 @@ def test_impossible_judges_are_refused_by_the_plan(settings, why):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_the_recipes_are_whole(name):
+    from safework_data.build_stage import BuildStage
+    from safework_verifier.train_stage import VerifierTrainConfig
+
     recipe = yaml.safe_load((RECIPES / name).read_text())
-    WrapConfig.model_validate(recipe).spec()
+    recipe.pop("name", None)
+    if "sources" in recipe:
+        BuildStage.Config.model_validate(recipe)
+    elif "num_train_epochs" in recipe:
+        VerifierTrainConfig.model_validate(recipe).spec()
+    else:
+        WrapConfig.model_validate(recipe).spec()
