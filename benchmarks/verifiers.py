@@ -4,10 +4,10 @@
     python benchmarks/verifiers.py value
     python benchmarks/verifiers.py speed
 
-`refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt, and with one model's replies left out
-of training in turn. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query and reply. `value`: ETHICS' test
-parts. Both sides see the same training rows and are measured on the same held-out ones. `speed`: label probabilities in one forward pass
-against the same model generating its label. Trained with the recipes in recipes/verifiers; needs SAFEWORK_DATA.
+`refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt, and with one model's replies left
+out of training in turn. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query and reply. `value`: the
+test parts of ETHICS. Both sides see the same training rows and are measured on the same held-out ones. `speed`: label probabilities in
+one forward pass against the same model generating its label. Trained with the recipes in recipes/verifiers; needs SAFEWORK_DATA.
 """
 
 from __future__ import annotations

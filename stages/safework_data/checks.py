@@ -36,7 +36,9 @@ def examined(
 
 def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:
     row = candidate.row
-    return candidate.subset in config.check_replies and row.reply is not None and bool(row.answer or row.meta.get("constraints"))
+    if candidate.subset not in config.check_replies or row.reply is None or not (row.answer or row.meta.get("constraints")):
+        return False
+    return len(row.messages) == len(row.prompt) + 1  # an episode of several turns ends in an action, which its own stage reads
 
 
 def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:

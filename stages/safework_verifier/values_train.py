@@ -65,7 +65,7 @@ class ValueTrainer(Trainer):
 
     def __init__(self, *, routing_weight: float, head_learning_rate: float, pad_id: int, **kwargs: Any):
         self.routing_weight, self.head_learning_rate, self.pad_id = routing_weight, head_learning_rate, pad_id
-        super().__init__(data_collator=list, **kwargs)
+        super().__init__(data_collator=_as_they_are, **kwargs)
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -84,7 +84,7 @@ class ValueTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         """The heads begin at zero and learn faster than the backbone."""
         if self.optimizer is None:
-            target = self.model
+            target: Any = self.model
             heads = [p for name, p in target.named_parameters() if name.startswith("heads.")]
             rest = [p for name, p in target.named_parameters() if not name.startswith("heads.") and p.requires_grad]
             groups = [{"params": heads, "lr": self.head_learning_rate, "weight_decay": 0.0}]
@@ -97,6 +97,11 @@ class ValueTrainer(Trainer):
         data = self.train_dataset
         assert isinstance(data, Examples)
         return step_sampler(self, [len(ids) for ids, _ in data.written])
+
+
+def _as_they_are(examples: Any) -> Any:
+    """Examples of many lengths: they are padded where the model reads them."""
+    return examples
 
 
 def value_loss(

@@ -371,6 +371,7 @@ def test_the_starter_set_is_built_whole(work: WorkDir) -> None:
     outcome = build(work, {"kind": "starter"})
     assert set(outcome.metrics["subsets"]) == {"cot", "rl", "verifier", "heldout"}
     # The set is written for the toolkit: what its own checks would drop is a fault of the set.
+    assert set(outcome.metrics["dropped"]) <= {"exact duplicate", "near duplicate", "evaluation prompt"}, outcome.metrics["dropped"]
     assert sum(outcome.metrics["dropped"].values()) <= 0.05 * outcome.metrics["read"]
     assert outcome.metrics["rows"] >= 2000
 
