@@ -16,6 +16,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
+    version: ClassVar[int] = 2  # 2: replies are held to their gold answers and to what their prompts ask for
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
