@@ -9,9 +9,11 @@ from peft import get_peft_model
 from transformers import PreTrainedModel, TrainingArguments
 
 from safework_cli.artifacts import Artifact
+from safework_cli.errors import InputError
 from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import run_training, training_arguments
+from safework_cli.lm.vision import load_processor
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
@@ -35,20 +37,21 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
     model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
-    LabelVerifier(model, tokenizer, spec)  # refuses what could not judge, before anything is trained
-    examples, cut = _tokenize(spec, tokenizer, parts, work)
+    writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses what could not judge, before anything is trained
+    examples, cut = _tokenize(spec, writer, parts, work)
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
     trained, steps = _train(config, spec, model, tokenizer, examples, work)
 
     trained = trained.to(pick_dtype(config.dtype)).eval()
-    verifier = LabelVerifier(trained, tokenizer, spec, batch_size=config.per_device_eval_batch_size)
+    verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
     metrics = measure(verifier, parts, config.attack_rows, config.seed, work)
     metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}
     metrics["steps"] = steps
     with work.progress.phase("save"):
-        save_model(trained, tokenizer, work.output)
+        save_model(trained, processor or tokenizer, work.output)
         spec.write(work.output)
         write_reports(spec, metrics, parts, (model_artifact.ref, data.ref), work)
     return outcome(metrics, config.min_accuracy, template_hash(tokenizer), work)
@@ -63,16 +66,22 @@ def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
     return model
 
 
-def _tokenize(spec: LabelSpec, tokenizer: Any, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
-    """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model."""
-    writer = PromptWriter(tokenizer, spec)
-    items = [item for item in parts.train if item.exchange.final.strip() and not writer.unreadable(item.exchange)]
+def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
+    """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model.
+
+    Raises:
+        InputError: a row cannot be judged: it has no gold answer for a grader, or pictures for a backbone that sees none.
+    """
+    for item in (*parts.train, *parts.calibration, *parts.report):
+        if why := writer.unreadable(item.exchange):
+            raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or take another backbone")
+    items = [item for item in parts.train if item.exchange.final.strip()]
     with work.progress.phase("tokenize", len(items)):
         prompts = [writer.write(item.exchange) for item in items]
     cut = sum(prompt.left_out > 0 for prompt in prompts)
     if cut:
         work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={spec.max_length} and lost their middle")
-    return Examples([prompt.ids for prompt in prompts], [item.gold for item in items]), cut
+    return Examples(prompts, [item.gold for item in items]), cut
 
 
 def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:

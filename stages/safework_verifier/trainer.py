@@ -11,20 +11,21 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from safework_cli.lm.training import StepSampler, step_sampler
-from safework_cli.verifiers.labels import label_logits, pad_left
+from safework_cli.verifiers.labels import judge_batch, label_logits
+from safework_cli.verifiers.prompting import JudgePrompt
 
 
 class Examples(Dataset[dict[str, Any]]):
     """Tokenized judge prompts with their gold labels."""
 
-    def __init__(self, prompts: Sequence[list[int]], golds: Sequence[int]):
+    def __init__(self, prompts: Sequence[JudgePrompt], golds: Sequence[int]):
         self.prompts, self.golds = prompts, golds
 
     def __len__(self) -> int:
         return len(self.prompts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"input_ids": self.prompts[index], "label": self.golds[index]}
+        return {"prompt": self.prompts[index], "label": self.golds[index]}
 
 
 class LabelTrainer(Trainer):
@@ -41,15 +42,15 @@ class LabelTrainer(Trainer):
         super().__init__(data_collator=self._collate, **kwargs)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: Trainer divides it by the accumulation steps
 
-    def _collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = pad_left([e["input_ids"] for e in examples], self.pad_id)
-        return batch | {"labels": torch.tensor([e["label"] for e in examples])}
+    def _collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"prompts": [e["prompt"] for e in examples], "labels": torch.tensor([e["label"] for e in examples])}
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         gold_B = inputs["labels"]
-        logits_BC = label_logits(model, {k: v for k, v in inputs.items() if k != "labels"}, self.code_ids)
+        batch = judge_batch(self.model, inputs["prompts"], self.pad_id)
+        logits_BC = label_logits(model, batch, self.code_ids)
         weight_B = torch.tensor(self.weight_C, device=gold_B.device)[gold_B]
         loss_B = cross_entropy(logits_BC, gold_B, reduction="none", label_smoothing=self.smoothing)
         return (weight_B * loss_B).mean()
@@ -57,4 +58,4 @@ class LabelTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return step_sampler(self, [len(prompt) for prompt in data.prompts])
+        return step_sampler(self, [len(prompt.ids) for prompt in data.prompts])

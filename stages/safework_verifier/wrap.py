@@ -8,6 +8,7 @@ from typing import Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.lm.models import load_model, load_tokenizer, template_hash
+from safework_cli.lm.vision import load_processor
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.load import load_verifier
@@ -33,6 +34,7 @@ def wrap(config: WrapConfig, model: Artifact | None, data: Artifact | None, work
         load_model(model.path, trust_remote_code=config.trust_remote_code),
         tokenizer,
         spec,
+        processor=load_processor(model.path, trust_remote_code=config.trust_remote_code),
         batch_size=config.per_device_eval_batch_size,
     )
     metrics: dict[str, Any] = {}

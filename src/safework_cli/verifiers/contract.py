@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from safework_cli.errors import SafeworkError
-from safework_cli.rows import Message, Row, parse_reply
+from safework_cli.rows import Image, Message, Row, parse_reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Exchange:
         harmful: whether the prompt asks for something harmful, or None where unknown.
         meta: the row's ``meta`` (answer type, aliases, choices, constraints).
         prefilled: the prompt already opened the thought.
+        images: the prompt's pictures, one for each ``<image>`` tag in it.
     """
 
     messages: Sequence[Message]
@@ -29,6 +30,7 @@ class Exchange:
     harmful: bool | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     prefilled: bool = False
+    images: Sequence[Image] = ()
 
     @property
     def question(self) -> str:
@@ -43,8 +45,8 @@ class Exchange:
     def of(cls, row: Row, reply: str | None = None, *, prefilled: bool = False) -> Exchange:
         """The exchange of a row with a given reply to its prompt, or with the row's own last reply to all that stands before it."""
         if reply is None and row.reply is not None:
-            return cls(row.messages[:-1], row.reply, row.answer, row.harmful, row.meta, prefilled)
-        return cls(row.prompt, reply or "", row.answer, row.harmful, row.meta, prefilled)
+            return cls(row.messages[:-1], row.reply, row.answer, row.harmful, row.meta, prefilled, row.images)
+        return cls(row.prompt, reply or "", row.answer, row.harmful, row.meta, prefilled, row.images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class EndpointVerifier:
         return self.spec.strict_template if self.spec.strict_template and exchange.meta.get("jailbreak") else self.spec.template
 
     def _unreadable(self, exchange: Exchange) -> str | None:
+        if exchange.images:
+            return "the query has pictures, and they are not sent to an endpoint"
         if REFERENCE in self._template(exchange) and not exchange.answer:
             return "there is no gold answer to compare the reply with"
         return None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
+from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.prompting import PromptWriter, code_sequences, code_token_ids
+from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
 from safework_cli.verifiers.verdicts import verdict_of
 
@@ -24,6 +26,18 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
     ids_BT = torch.tensor([[pad_id] * (width - len(r)) + list(r) for r in rows], device=device)
     mask_BT = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
     return {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
+
+
+def judge_batch(model: Any, prompts: Sequence[JudgePrompt], pad_id: int) -> dict[str, torch.Tensor]:
+    """Prompts as a batch for the model, with their pictures where they have some."""
+    batch = pad_left([prompt.ids for prompt in prompts], pad_id, model.device)
+    if any(prompt.vision for prompt in prompts):
+        width = batch["input_ids"].shape[1]
+        vision = collate([prompt.vision for prompt in prompts], [len(prompt.ids) for prompt in prompts], width)
+        vision = {name: tensor.to(model.device) for name, tensor in vision.items()}
+        batch["position_ids"] = positions(model, batch["input_ids"], batch["attention_mask"], vision)
+        batch |= vision
+    return batch
 
 
 def label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], code_ids: Sequence[int]) -> torch.Tensor:
@@ -82,6 +96,7 @@ class LabelVerifier:
 
     Args:
         model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call.
+        processor: of a backbone that sees; without it, exchanges with pictures cannot be scored.
         batch_size: exchanges judged together; they are sorted by length first.
         name: in logs and metrics; the task by default.
 
@@ -94,17 +109,24 @@ class LabelVerifier:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, spec: LabelSpec, *, batch_size: int = 16, name: str | None = None
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        spec: LabelSpec,
+        *,
+        processor: Any = None,
+        batch_size: int = 16,
+        name: str | None = None,
     ):
         self.model, self.tokenizer, self.spec, self.batch_size = model, tokenizer, spec, batch_size
         self.name = name or spec.task
         self._codes = code_sequences(tokenizer, spec) if spec.code_reading == "whole" else None
         self.code_ids = [] if self._codes else code_token_ids(tokenizer, spec)
-        self.writer = PromptWriter(tokenizer, spec)
+        self.writer = PromptWriter(tokenizer, spec, processor)
         self.judged = self.truncated = self.empty = 0
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
-        limit = getattr(model.config, "max_position_embeddings", None)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and spec.max_length > limit:
             raise InputError(f"max_length {spec.max_length} exceeds the model's {limit} positions", "", f"max_length={limit}")
 
@@ -123,7 +145,7 @@ class LabelVerifier:
         readings = [Reading(certain, empty=not e.final.strip(), unreadable=self.writer.unreadable(e)) for e in exchanges]
         asked = [i for i, reading in enumerate(readings) if not reading.empty and not reading.unreadable]
         prompts = {i: self.writer.write(exchanges[i]) for i in asked}
-        logits = self._logits([prompts[i].ids for i in asked])
+        logits = self._logits([prompts[i] for i in asked])
         for i, logits_C in zip(asked, logits, strict=True):
             probabilities = torch.softmax(logits_C / self.spec.temperature, dim=-1).tolist()
             readings[i] = Reading(probabilities, prompts[i].left_out)
@@ -132,17 +154,17 @@ class LabelVerifier:
         self.truncated += sum(prompt.left_out > 0 for prompt in prompts.values())
         return readings
 
-    def _logits(self, rows: Sequence[list[int]]) -> list[torch.Tensor]:
+    def _logits(self, rows: Sequence[JudgePrompt]) -> list[torch.Tensor]:
         """Code logits of tokenized prompts, (C,) each on the CPU, in order."""
         found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))  # like lengths together: less padding
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # like lengths together: less padding
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
                 for start in range(0, len(order), self.batch_size):
                     chosen = order[start : start + self.batch_size]
-                    batch = pad_left([rows[i] for i in chosen], self.tokenizer.pad_token_id, self.model.device)
+                    batch = judge_batch(self.model, [rows[i] for i in chosen], int(self.tokenizer.pad_token_id or 0))
                     logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):
                         found[i] = logits_C

@@ -64,9 +64,11 @@ def load_verifier(
 
         return EndpointVerifier(spec, name=name)
     from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.lm.vision import load_processor
     from safework_cli.verifiers.labels import LabelVerifier
 
     try:
-        return LabelVerifier(load_model(folder, dtype=dtype), load_tokenizer(folder), spec, batch_size=batch_size, name=name)
+        model, tokenizer, processor = load_model(folder, dtype=dtype), load_tokenizer(folder), load_processor(folder)
+        return LabelVerifier(model, tokenizer, spec, processor=processor, batch_size=batch_size, name=name)
     except ConfigError as error:
         raise InputError(f"the verifier in {folder} does not fit its own tokenizer", error.what, "train it again with --fresh") from None

@@ -10,12 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.errors import ConfigError
 from safework_cli.lm.chat import encode_text, render
+from safework_cli.lm.vision import Vision
+from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Message
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
@@ -29,10 +32,11 @@ _TAG = re.compile(r"<(?=/?\s*(?:text_query|reference|response)\b)", re.IGNORECAS
 
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """Token ids to judge from, and how many tokens of query and reply had to be left out."""
+    """Token ids to judge from, how many tokens of query and reply had to be left out, and what the vision tower takes."""
 
     ids: list[int]
-    left_out: int
+    left_out: int = 0
+    vision: Vision | None = None
 
 
 def query_text(messages: Sequence[Message]) -> str:
@@ -72,28 +76,34 @@ class _Form:
             raise ConfigError("the chat template does not keep the user's message", "a judge would not see what it judges")
         self.fixed = [encode_text(tokenizer, part) for part in found[::2]]
         self.fixed_tokens = sum(map(len, self.fixed))
+        self.opening_words = re.split("|".join(map(re.escape, MARKS)), template)[0]
 
-    def filled(self, contents: dict[str, list[int]]) -> list[int]:
-        ids = list(self.fixed[0])
+    def filled(self, contents: dict[str, list[int]], opening: list[int] | None = None) -> list[int]:
+        """The whole prompt; ``opening`` in place of the text before the first place, where pictures stand in it."""
+        ids = list(self.fixed[0] if opening is None else opening)
         for place, after in zip(self.places, self.fixed[1:], strict=True):
             ids += contents[place] + after
         return ids
 
 
 class PromptWriter:
-    """Writes judge prompts of one verifier.
+    """Writes judge prompts of one verifier. Pictures of the query open the user's message.
+
+    Args:
+        processor: of a backbone that sees; without it an exchange with pictures cannot be judged.
 
     Raises:
         ConfigError: the chat template loses the user's message, or ``max_length`` leaves no room for a reply.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: LabelSpec):
-        self.tokenizer, self.max_length = tokenizer, spec.max_length
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: LabelSpec, processor: Any = None):
+        self.tokenizer, self.max_length, self.processor = tokenizer, spec.max_length, processor
         special = sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._plain = _Form(tokenizer, spec.system, spec.template)
         self._strict = _Form(tokenizer, spec.system, spec.strict_template) if spec.strict_template else None
         self._gap = encode_text(tokenizer, GAP)
+        self._system = spec.system
         longest = max(form.fixed_tokens for form in (self._plain, self._strict) if form)
         if self.max_length - longest < MIN_CONTENT_TOKENS:
             raise ConfigError(
@@ -103,7 +113,9 @@ class PromptWriter:
             )
 
     def unreadable(self, exchange: Exchange) -> str | None:
-        """Why the exchange cannot be judged, or None: a grader needs a gold answer."""
+        """Why the exchange cannot be judged, or None: a grader needs a gold answer, and a picture somebody who sees."""
+        if exchange.images and self.processor is None:
+            return "the query has pictures, and this judge sees none"
         if REFERENCE in self._form(exchange).places and not exchange.answer:
             return "there is no gold answer to compare the reply with"
         return None
@@ -111,10 +123,13 @@ class PromptWriter:
     def write(self, exchange: Exchange) -> JudgePrompt:
         """The prompt of one exchange; its final answer is judged, never its thought."""
         form = self._form(exchange)
+        opening, vision = self._pictured(form, exchange) if exchange.images else (form.fixed[0], None)
         texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", RESPONSE: exchange.final}
+        if vision:
+            texts[QUERY] = texts[QUERY].replace(TAG, "").strip()
         contents = {place: self.content_ids(texts[place]) for place in form.places}
         whole = sum(map(len, contents.values()))
-        room = self.max_length - form.fixed_tokens
+        room = max(self.max_length - form.fixed_tokens - len(opening) + len(form.fixed[0]), MIN_CONTENT_TOKENS)
         # The reply is what is judged: the others give way first, each down to a third of what is left.
         for place in (QUERY, REFERENCE):
             if place in contents and (over := sum(map(len, contents.values())) - room) > 0:
@@ -122,7 +137,20 @@ class PromptWriter:
         over = sum(map(len, contents.values())) - room
         if over > 0:
             contents[RESPONSE] = cut_middle(contents[RESPONSE], len(contents[RESPONSE]) - over, self._gap)
-        return JudgePrompt(form.filled(contents), whole - sum(map(len, contents.values())))
+        return JudgePrompt(form.filled(contents, opening), whole - sum(map(len, contents.values())), vision)
+
+    def _pictured(self, form: _Form, exchange: Exchange) -> tuple[list[int], Vision]:
+        """The beginning of the prompt with the query's pictures at the head of the user's message, and what the vision tower takes."""
+        end = MARKS[QUERY]
+        parts = [*({"type": "image"} for _ in exchange.images), {"type": "text", "text": form.opening_words + end}]
+        system = [{"role": "system", "content": [{"type": "text", "text": self._system}]}] if self._system else []
+        text = self.processor.apply_chat_template([*system, {"role": "user", "content": parts}], tokenize=False)
+        text = text[: text.index(end)]
+        pictures = [open_picture(image) for image in exchange.images]
+        made = self.processor(text=[text], images=[pictures], return_tensors="pt", add_special_tokens=False)
+        ids = made.pop("input_ids")[0].tolist()
+        made.pop("attention_mask", None)
+        return ids, dict(made)
 
     def _form(self, exchange: Exchange) -> _Form:
         """The strict reading where an attack is known to hide what is asked."""

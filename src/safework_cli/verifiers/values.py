@@ -130,9 +130,11 @@ class ValueModel:
         """The routed value of each prefix; the label names the principle that weighs most."""
         values_NP, weights_NP = self.values(exchanges)
         verdicts = []
-        for values_P, weights_P in zip(values_NP, weights_NP, strict=True):
+        for exchange, values_P, weights_P in zip(exchanges, values_NP, weights_NP, strict=True):
             score = float((values_P * weights_P).sum())
-            if not 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test too
+            if exchange.images:
+                verdicts.append(Verdict(None, error="the query has pictures, and this value model sees none"))
+            elif not 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test too
                 verdicts.append(Verdict(None, error="the value model gave no finite value"))
             else:
                 verdicts.append(Verdict(min(score, 1.0), self.spec.principles[int(weights_P.argmax())]))
