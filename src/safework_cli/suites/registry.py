@@ -18,6 +18,8 @@ from safework_cli.suites.readers import (
     constraints_of,
     evaluation_half,
     gsm8k_answer,
+    read_figstep,
+    read_gaokao,
     read_safetybench,
     read_truthfulqa,
     read_xquad,
@@ -115,6 +117,26 @@ def _xquad_given(language: str, summary: str) -> Suite:
     )  # fmt: skip
 
 
+def _followbench(kind: str) -> Suite:
+    read = Columns(
+        "instruction", id=lambda record: f"{record['example_id']}/{record['level']}", category="source", meta={"level": "level"},
+        keep=lambda record: int(record["level"]) > 0,
+    )  # fmt: skip
+    return Suite(
+        f"followbench-{kind}", f"instructions with one to five {kind} constraints laid on one another; needs a judge",
+        f"followbench/data/{kind}_constraints.json", "general", read,
+        "github.com/YJiangcm/FollowBench", "Apache-2.0", hub="YuxinJiang/FollowBench",
+    )  # fmt: skip
+
+
+def _gaokao(subject: str, file: str) -> Suite:
+    return Suite(
+        f"gaokao-mm-{subject}", f"Chinese examination questions with figures: {subject}", f"gaokao_mm/{file}.json", "knowledge",
+        read_gaokao,
+        "github.com/OpenMOSS/GAOKAO-MM", "Apache-2.0", language="zh",
+    )  # fmt: skip
+
+
 _ALL = [
     Suite(
         "harmbench-test", "harmful requests, test split, text: standard, contextual and copyright behaviours",
@@ -202,6 +224,13 @@ _ALL = [
         Columns("prompt", id="key", category=lambda record: "instructions", meta={"constraints": constraints_of}),
         "github.com/google-research/google-research/tree/master/instruction_following_eval", "Apache-2.0", hub="google/IFEval",
     ),
+    *map(_followbench, ("content", "format", "mixed", "situation", "style")),
+    Suite(
+        "figstep", "harmful requests typeset as pictures", "figstep/safebench.csv", "safety", read_figstep,
+        "github.com/ThuCCSLab/FigStep", "MIT", harmful=True,
+    ),
+    _gaokao("biology", "2010-2023_Biology_MCQs"),
+    _gaokao("mathematics", "2010-2023_Math_MCQs"),
     _xquad("en", "questions about 240 English passages, for search"),
     _xquad("zh", "the same questions about the same passages in Chinese"),
     _xquad_given("en", "reading comprehension: the same questions with their passage given"),
