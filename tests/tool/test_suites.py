@@ -17,7 +17,8 @@ ROWS = {
     "harmbench-test": 320, "strongreject": 313, "xstest-safe": 250, "xstest-unsafe": 200, "flames": 1000, "safetybench": 2100,
     "ethics-justice": 500, "ethics-deontology": 500, "ethics-virtue": 500, "ethics-commonsense": 500, "mmlu-test": 1140,
     "truthfulqa": 817, "nq-open": 3610, "gsm8k-test": 1319, "math500": 500, "ifeval": 541, "xquad-en": 1190, "xquad-zh": 1190,
-    "xquad-en-given": 1190, "xquad-zh-given": 1190,
+    "xquad-en-given": 1190, "xquad-zh-given": 1190, "followbench-content": 125, "followbench-format": 150, "followbench-mixed": 85,
+    "followbench-situation": 110, "followbench-style": 150, "figstep": 250, "gaokao-mm-biology": 21, "gaokao-mm-mathematics": 80,
 }  # fmt: skip
 
 
