@@ -34,6 +34,9 @@ def test_preview_marks_the_supervised_tokens_under_a_models_template(cli, tmp_pa
     assert marked.replace("\n", "") == "<think>Geography.</think>A drowned valley.<|im_end|>"
     plain = re.sub(r"\x1b\[[0-9;]*m", "", said.stdout)
     assert "answer=a valley" in plain and "<|im_start|>user" in plain
+    monkeypatch.delenv("FORCE_COLOR")
+    piped = cli("data", "preview", data, "--model", str(tiny_model)).stdout
+    assert "⟦<think>Geography.</think>A drowned valley.<|im_end|>⟧" in piped and "\x1b" not in piped
 
 
 def test_preview_shows_hostile_text_and_does_nothing_with_it(cli, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def preview_command() -> Any:
     @app.command(
         name="data preview",
         help="Show rows of a dataset on the terminal. With --model, each row is shown as that model's template writes it, and the tokens "
-        "that training would supervise are marked.",
+        "that training would supervise are marked: reversed on a terminal, in ⟦ ⟧ elsewhere.",
     )
     def preview(
         data: str = typer.Argument(..., metavar="DATASET[:SUBSET]", help="A dataset artifact, or a folder of Parquet."),
@@ -92,7 +92,10 @@ def _show(console: Any, row: Any, tokens: Any) -> None:
     if tokens is not None and any(message["role"] == "assistant" for message in row.messages):
         try:
             for text, supervised in tokens(row.messages):
-                console.print(Text(visible(text), style="reverse green" if supervised else ""), end="")
+                if supervised and not console.color_system:  # in a file or a pipe, brackets stand for the colour
+                    console.print(Text(f"⟦{visible(text)}⟧"), end="", soft_wrap=True)
+                else:
+                    console.print(Text(visible(text), style="reverse green" if supervised else ""), end="", soft_wrap=True)
             console.print()
             return
         except InputError as error:
@@ -120,12 +123,14 @@ def sets_command() -> Any:
         from rich.console import Console
         from rich.table import Table
 
+        console = Console()
         table = Table(box=None, header_style="bold")
-        for column in ("use", "name", "task", "licence", "hub id", "what"):
+        wide = console.width >= 140  # elsewhere --json has the rest
+        for column in ("use", "name", "task", *(("licence", "hub id") if wide else ()), "what"):
             table.add_column(column, overflow="fold", no_wrap=column in ("use", "name", "task"))
         for use, s in listed:
-            table.add_row(use, s.name, s.task, s.licence, s.hub or s.upstream, s.summary)
-        Console().print(table)
+            table.add_row(use, s.name, s.task, *((s.licence, s.hub or s.upstream) if wide else ()), s.summary)
+        console.print(table)
 
     return typer.main.get_command(app)
 
