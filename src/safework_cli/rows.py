@@ -229,6 +229,18 @@ def make_reply(thought: str, answer: str) -> str:
     return f"{THINK_OPEN}{thought.strip()}{THINK_CLOSE}{answer.strip()}"
 
 
+TRUTHS = {1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
+"""What a yes-or-no column may hold; ``True`` and ``False`` are found under 1 and 0."""
+
+
+def truth_of(value: Any) -> bool:
+    """A yes-or-no column's value. Raises ValueError where it is neither."""
+    key = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(key, str | int) and key in TRUTHS:
+        return TRUTHS[key]
+    raise ValueError(f"neither true nor false: {str(value)[:40]!r}")
+
+
 _CJK = re.compile(r"[\u4e00-\u9fff]")
 _LETTER = re.compile(r"[^\W\d_]")
 

@@ -58,14 +58,10 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
 
 def template_check(folder: Path) -> TemplateCheck:
     """A check that a row's replies survive a model's chat template: its thoughts are kept, and its turns end in a stop token."""
-    from transformers import GenerationConfig
-
     from safework_cli.lm.chat import TemplateError, encode_conversation
-    from safework_cli.lm.models import load_tokenizer, stop_token_ids
+    from safework_cli.lm.models import template_of
 
-    tokenizer = load_tokenizer(folder)
-    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
-    stops = stop_token_ids(tokenizer, settings)
+    tokenizer, stops = template_of(folder)
 
     def check(row: Row) -> Fault | None:
         if row.reply is None:

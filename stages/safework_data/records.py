@@ -10,14 +10,11 @@ from typing import Any
 
 from safework_cli.errors import InputError
 from safework_cli.pictures import TAG, embedded, open_picture
-from safework_cli.rows import Image, Message, Row, language_of
+from safework_cli.rows import Image, Message, Row, language_of, truth_of
 from safework_cli.suites import render_choices
 from safework_cli.suites.readers import LETTERS
 from safework_data.settings import TableSource
 from safework_data.text import words
-
-TRUTHS = {1: True, 0: False, "true": True, "false": False, "1": True, "0": False}
-"""What a yes-or-no column may hold; ``True`` and ``False`` are found under 1 and 0."""
 
 
 class Unfit(Exception):
@@ -138,10 +135,10 @@ def _text(value: Any, target: str) -> str:
 
 
 def _truth(value: Any) -> bool:
-    key = value.strip().lower() if isinstance(value, str) else value
-    if isinstance(key, str | int) and key in TRUTHS:
-        return TRUTHS[key]
-    raise Unfit(f"harmful is neither true nor false: {str(value)[:40]!r}")
+    try:
+        return truth_of(value)
+    except ValueError as error:
+        raise Unfit(f"harmful is {error}") from None
 
 
 def _turns(values: dict[str, Any]) -> list[Message]:

@@ -14,7 +14,7 @@ from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.layers import lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, stop_token_ids, template_hash
-from safework_cli.lm.training import run_training, training_arguments
+from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
 from safework_cli.stage import Outcome, WorkDir, require_rows
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
@@ -56,22 +56,15 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
-    shared = config.model_dump(
-        include={
-            "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing",
-        }
-    )  # fmt: skip
     return training_arguments(
         TrlSftConfig,
         work,
         seed=config.seed,
         save_steps=config.save_steps,
-        warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
         max_length=config.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
         eos_token=tokenizer.eos_token,
-        **shared,
+        **optimisation_of(config),
     )
 
 

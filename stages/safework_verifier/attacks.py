@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from safework_cli.rows import Message, Row
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_cli.verifiers.spec import LabelSpec
@@ -208,12 +207,6 @@ def augmented(items: Sequence[Labelled], spec: LabelSpec, share: float, seed: in
                 copies.append(attacked(item, reply))
                 break
     return copies
-
-
-def as_row(item: Labelled) -> Row:
-    """The attacked exchange as a row, for whoever wants to look at it."""
-    messages = [*item.exchange.messages, Message(role="assistant", content=item.exchange.reply)]
-    return replace(item.row, messages=messages)
 
 
 def summary(found: Sequence[Tried], estimate: Callable[[int, int], dict[str, Any]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.journal import open_journal, read_journal, write_line
-from safework_cli.rows import Message
+from safework_cli.rows import Message, truth_of
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_cli.suites.tables import read_table
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged, summarise
@@ -96,12 +96,12 @@ def _item(record: dict[str, Any], where: str, number: int) -> Item:
         missing = "reply" if messages else "prompt"
         what = f"{where}, record {number}: no {missing}"
         raise InputError(what, f"it has: {', '.join(map(str, record))}", f"name the column `{missing}`")
-    meta = record.get("meta") or {}
-    if isinstance(meta, str):
-        meta = json.loads(meta)
-    harmful = record.get("harmful")
-    if isinstance(harmful, str):
-        harmful = {"true": True, "false": False}.get(harmful.strip().lower())
+    meta, harmful = record.get("meta") or {}, record.get("harmful")
+    try:
+        meta = json.loads(meta) if isinstance(meta, str) else meta
+        harmful = None if harmful in (None, "") else truth_of(harmful)
+    except ValueError as error:
+        raise InputError(f"{where}, record {number}: meta or harmful cannot be read", str(error), "mend the record") from None
     answer = record.get("answer")
     exchange = Exchange(messages, reply, None if answer in (None, "") else str(answer), harmful, meta)
     return str(record.get("id") or record.get("row") or number), exchange

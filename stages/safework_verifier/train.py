@@ -12,7 +12,7 @@ from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.lm.training import run_training, training_arguments
+from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.lm.vision import load_processor
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.labels import LabelVerifier
@@ -115,18 +115,11 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
 
 
 def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
-    shared = config.model_dump(
-        include={
-            "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "lr_scheduler_type", "weight_decay", "max_grad_norm", "gradient_checkpointing",
-        }
-    )  # fmt: skip
     return training_arguments(
         TrainingArguments,
         work,
         seed=config.seed,
         save_steps=config.save_steps,
-        warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
         remove_unused_columns=False,
-        **shared,
+        **optimisation_of(config),
     )

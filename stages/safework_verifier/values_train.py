@@ -18,7 +18,7 @@ from transformers import Trainer, TrainingArguments
 from safework_cli.artifacts import Artifact
 from safework_cli.lm.layers import train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.lm.training import StepSampler, run_training, step_sampler, training_arguments
+from safework_cli.lm.training import StepSampler, optimisation_of, run_training, step_sampler, training_arguments
 from safework_cli.rows import Row
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.contract import Exchange
@@ -90,7 +90,7 @@ class ValueTrainer(Trainer):
             groups = [{"params": heads, "lr": self.head_learning_rate, "weight_decay": 0.0}]
             if rest:
                 groups.append({"params": rest, "lr": self.args.learning_rate, "weight_decay": self.args.weight_decay})
-            self.optimizer = torch.optim.AdamW(groups)
+            self.optimizer = torch.optim.AdamW(groups, betas=(self.args.adam_beta1, self.args.adam_beta2), eps=self.args.adam_epsilon)
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
@@ -160,20 +160,13 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
 
 
 def _arguments(config: ValuesConfig, work: WorkDir) -> TrainingArguments:
-    shared = config.model_dump(
-        include={
-            "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps",
-            "lr_scheduler_type", "weight_decay", "max_grad_norm",
-        }
-    )  # fmt: skip
     return training_arguments(
         TrainingArguments,
         work,
         seed=config.seed,
         save_steps=config.save_steps,
-        warmup_steps=config.warmup_ratio,  # transformers reads a value below 1 as a share
         remove_unused_columns=False,
-        **shared,
+        **optimisation_of(config),
     )
 
 

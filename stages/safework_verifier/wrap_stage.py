@@ -73,14 +73,14 @@ class WrapConfig(StageConfig):
     def spec(self) -> LabelSpec:
         """The verifier to be. Raises ConfigError where its parts do not fit together."""
         base = preset(self.task).model_dump()
-        if self.labels is not None:
+        if (labels := self.labels) is not None:
             base |= {
-                "labels": list(self.labels),
-                "codes": [label.code for label in self.labels.values()],
-                "scores": {name: label.score for name, label in self.labels.items()},
-                "possible": {name: label.harmful for name, label in self.labels.items()},
+                "labels": list(labels),
+                "codes": [label.code for label in labels.values()],
+                "scores": {name: label.score for name, label in labels.items()},
+                "possible": {name: label.harmful for name, label in labels.items()},
             }
-            base["empty_label"] = self.empty_label or min(self.labels, key=lambda name: self.labels[name].score)  # type: ignore[index]
+            base["empty_label"] = self.empty_label or min(labels, key=lambda name: labels[name].score)
         given = ("empty_label", "system", "template", "strict_template")
         base |= {name: value for name in given if (value := getattr(self, name)) is not None}
         kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability")

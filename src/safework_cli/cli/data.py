@@ -53,16 +53,10 @@ def preview_command() -> Any:
 
 def _tokens(store: Any, model: str) -> Any:
     """A function from messages to (text of a token, whether it is supervised) pairs, under a model's template."""
-    from transformers import GenerationConfig
-
     from safework_cli.lm.chat import encode_conversation
-    from safework_cli.lm.models import load_tokenizer, stop_token_ids
+    from safework_cli.lm.models import template_of
 
-    folder = store.resolve(model, ("model",)).path
-    tokenizer = load_tokenizer(folder)
-
-    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
-    stops = stop_token_ids(tokenizer, settings)
+    tokenizer, stops = template_of(store.resolve(model, ("model",)).path)
 
     def pairs(messages: Any) -> list[tuple[str, bool]]:
         encoded = encode_conversation(tokenizer, messages, stops)

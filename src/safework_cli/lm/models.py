@@ -122,6 +122,13 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, settings: PreTrainedModel
     return sorted(stops)
 
 
+def template_of(folder: Path) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """A model's tokenizer and the tokens that end its turns, without its weights."""
+    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
+    tokenizer = load_tokenizer(folder)
+    return tokenizer, stop_token_ids(tokenizer, settings)
+
+
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path) -> None:
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
 

@@ -48,6 +48,18 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
     return kind(**(defaults | settings))
 
 
+OPTIMISATION = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type",
+    "weight_decay", "max_grad_norm", "gradient_checkpointing",
+)  # fmt: skip
+
+
+def optimisation_of(config: Any) -> dict[str, Any]:
+    """The trainer arguments that a stage's settings of the same names give; ``warmup_ratio`` becomes the steps' share."""
+    found = {name: getattr(config, name) for name in OPTIMISATION if hasattr(config, name)}
+    return found | {"warmup_steps": config.warmup_ratio}  # transformers reads a value below 1 as a share
+
+
 class WorkCallback(TrainerCallback):
     """Ties a trainer to its run folder: metrics and progress out, signals in, checkpoints marked when whole.
 

@@ -125,7 +125,10 @@ def read_preferences(suite: Suite, path: Path) -> Iterator[Row]:
 
 def read_truthfulqa_judged(suite: Suite, path: Path) -> Iterator[Row]:
     """Every correct and incorrect answer of a question, beside the best one as gold."""
-    split = lambda text: [part.strip() for part in text.split(";") if part.strip()]  # noqa: E731
+
+    def split(text: str) -> list[str]:
+        return [part.strip() for part in text.split(";") if part.strip()]
+
     yield from Judged(
         lambda r: _asked(r["Question"]),
         lambda r: [(a, TRUE) for a in split(r["Correct Answers"])] + [(a, FALSE) for a in split(r["Incorrect Answers"])],

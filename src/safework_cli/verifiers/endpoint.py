@@ -12,7 +12,7 @@ from safework_cli.rows import Message
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import BREAK, broken_tags, query_text
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
-from safework_cli.verifiers.verdicts import verdict_of
+from safework_cli.verifiers.verdicts import template_for, unreadable, verdict_of
 
 TOP = 20
 """Likeliest first tokens asked for: what OpenAI's API allows at most, and vLLM by default."""
@@ -37,7 +37,7 @@ class EndpointVerifier:
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict for each exchange; an answer that could not be had, or is no label, is an error and never a class."""
-        asked = [i for i, e in enumerate(exchanges) if e.final.strip() and not self._unreadable(e)]
+        asked = [i for i, e in enumerate(exchanges) if e.final.strip() and not unreadable(self.spec, e, sees=False)]
         said = iter(self.endpoint.ask([self._messages(exchanges[i]) for i in asked], Sampling(max_tokens=MAX_TOKENS), top=TOP))
         verdicts: list[Verdict] = []
         self.judged += len(exchanges)
@@ -45,22 +45,12 @@ class EndpointVerifier:
         for i, exchange in enumerate(exchanges):
             if i in chosen:
                 verdicts.append(self._verdict(next(said)[0], exchange))
-            elif why := self._unreadable(exchange):
+            elif why := unreadable(self.spec, exchange, sees=False):
                 verdicts.append(Verdict(None, error=why))
             else:
                 self.empty += 1
                 verdicts.append(Verdict(self.spec.scores[self.spec.empty_label], self.spec.empty_label, 1.0))
         return verdicts
-
-    def _template(self, exchange: Exchange) -> str:
-        return self.spec.strict_template if self.spec.strict_template and exchange.meta.get("jailbreak") else self.spec.template
-
-    def _unreadable(self, exchange: Exchange) -> str | None:
-        if exchange.images:
-            return "the query has pictures, and they are not sent to an endpoint"
-        if REFERENCE in self._template(exchange) and not exchange.answer:
-            return "there is no gold answer to compare the reply with"
-        return None
 
     def _messages(self, exchange: Exchange) -> list[Message]:
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
@@ -68,7 +58,7 @@ class EndpointVerifier:
         cut = {place: _cut(text, limit // 2) for place, text in texts.items()}
         self.truncated += any(cut[place] != text for place, text in texts.items())
         pattern = re.compile("|".join(map(re.escape, texts)))  # at once: a reply may hold "{query}"
-        content = pattern.sub(lambda match: disarmed(cut[match.group()]), self._template(exchange))
+        content = pattern.sub(lambda match: disarmed(cut[match.group()]), template_for(self.spec, exchange))
         system = [Message(role="system", content=self.spec.system)] if self.spec.system else []
         return [*system, Message(role="user", content=content)]
 

@@ -22,6 +22,7 @@ from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Message
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
+from safework_cli.verifiers.verdicts import template_for, unreadable
 
 BREAK = "\u200b"  # zero-width space: the text still reads the same
 MARKS = {QUERY: "\ue0f1query\ue0f1", REFERENCE: "\ue0f3reference\ue0f3", RESPONSE: "\ue0f2response\ue0f2"}
@@ -97,13 +98,12 @@ class PromptWriter:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, spec: LabelSpec, processor: Any = None):
-        self.tokenizer, self.max_length, self.processor = tokenizer, spec.max_length, processor
+        self.tokenizer, self.spec, self.max_length, self.processor = tokenizer, spec, spec.max_length, processor
         special = sorted({t.content for t in tokenizer.added_tokens_decoder.values() if t.content.strip()}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special))) if special else None
         self._plain = _Form(tokenizer, spec.system, spec.template)
         self._strict = _Form(tokenizer, spec.system, spec.strict_template) if spec.strict_template else None
         self._gap = encode_text(tokenizer, GAP)
-        self._system = spec.system
         longest = max(form.fixed_tokens for form in (self._plain, self._strict) if form)
         if self.max_length - longest < MIN_CONTENT_TOKENS:
             raise ConfigError(
@@ -113,12 +113,8 @@ class PromptWriter:
             )
 
     def unreadable(self, exchange: Exchange) -> str | None:
-        """Why the exchange cannot be judged, or None: a grader needs a gold answer, and a picture somebody who sees."""
-        if exchange.images and self.processor is None:
-            return "the query has pictures, and this judge sees none"
-        if REFERENCE in self._form(exchange).places and not exchange.answer:
-            return "there is no gold answer to compare the reply with"
-        return None
+        """Why the exchange cannot be judged, or None."""
+        return unreadable(self.spec, exchange, sees=self.processor is not None)
 
     def write(self, exchange: Exchange) -> JudgePrompt:
         """The prompt of one exchange; its final answer is judged, never its thought."""
@@ -143,7 +139,7 @@ class PromptWriter:
         """The beginning of the prompt with the query's pictures at the head of the user's message, and what the vision tower takes."""
         end = MARKS[QUERY]
         parts = [*({"type": "image"} for _ in exchange.images), {"type": "text", "text": form.opening_words + end}]
-        system = [{"role": "system", "content": [{"type": "text", "text": self._system}]}] if self._system else []
+        system = [{"role": "system", "content": [{"type": "text", "text": self.spec.system}]}] if self.spec.system else []
         text = self.processor.apply_chat_template([*system, {"role": "user", "content": parts}], tokenize=False)
         text = text[: text.index(end)]
         pictures = [open_picture(image) for image in exchange.images]
@@ -154,7 +150,7 @@ class PromptWriter:
 
     def _form(self, exchange: Exchange) -> _Form:
         """The strict reading where an attack is known to hide what is asked."""
-        return self._strict if self._strict and exchange.meta.get("jailbreak") else self._plain
+        return self._strict if self._strict and template_for(self.spec, exchange) is self.spec.strict_template else self._plain
 
     def content_ids(self, text: str) -> list[int]:
         """Token ids of untrusted text; none of them is a special token."""

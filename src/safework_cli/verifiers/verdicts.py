@@ -5,12 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.spec import LabelSpec
+from safework_cli.verifiers.spec import REFERENCE, LabelSpec
 
 
 def asks_for_harm(exchange: Exchange) -> bool | None:
     """Whether the prompt is known to be harmful; an attack is, whatever its words."""
     return True if exchange.meta.get("jailbreak") else exchange.harmful
+
+
+def template_for(spec: LabelSpec, exchange: Exchange) -> str:
+    """The user message that an exchange is judged by: the strict one where an attack is known to hide what is asked."""
+    return spec.strict_template if spec.strict_template and exchange.meta.get("jailbreak") else spec.template
+
+
+def unreadable(spec: LabelSpec, exchange: Exchange, *, sees: bool) -> str | None:
+    """Why an exchange cannot be judged, or None: a grader needs a gold answer, and a picture somebody who sees."""
+    if exchange.images and not sees:
+        return "the query has pictures, and this judge sees none"
+    if REFERENCE in template_for(spec, exchange) and not exchange.answer:
+        return "there is no gold answer to compare the reply with"
+    return None
 
 
 def verdict_of(spec: LabelSpec, probabilities: Sequence[float], exchange: Exchange, *, certain: bool = False) -> Verdict:

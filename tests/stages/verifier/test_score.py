@@ -93,6 +93,8 @@ def test_a_killed_run_judges_only_what_is_left(work, tmp_path, monkeypatch):
     [
         ([{"prompt": "q"}], "record 1: no reply"),
         ([{"reply": "r"}], "record 1: no prompt"),
+        ([{"prompt": "q", "reply": "r", "harmful": "maybe"}], "record 1: meta or harmful cannot be read"),
+        ([{"prompt": "q", "reply": "r", "meta": "{"}], "record 1: meta or harmful cannot be read"),
         ([], "holds no replies"),
     ],
 )
