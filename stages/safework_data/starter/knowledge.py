@@ -12,6 +12,8 @@ from safework_data.starter.world import ONE_HOP, Asked, Cluster, aliases, cluste
 FORMS = {"choice": 0.375, "open": 0.375, "reading": 0.25}
 
 BRIEFLY = {"en": " Reply with the answer only.", "zh": "简答。"}
+BRIEF_SHARE = 0.5
+"""Questions under passages that ask for the answer only; the others are answered with the sentence that holds it."""
 CHOSEN = {"en": " That is {letter}.", "zh": "选{letter}。"}
 
 
@@ -104,7 +106,8 @@ def _reading(cluster: Cluster, asked: Asked, rng: Random) -> Item:
     others = [passage for passage in cluster.passages.values() if passage is not wanted]
     shown = [wanted, *rng.sample(others, ASIDE[cluster.language])]
     rng.shuffle(shown)
-    question = asked.text.format(**cluster.facts)
+    stem = asked.text.format(**cluster.facts)
+    briefly = rng.random() < BRIEF_SHARE
     sentence = next(part for part in re.split(r"(?<=[.。])\s*", wanted.text) if answer in part)
     return Item(
         key=f"{cluster.name}-{asked.name}",
@@ -113,9 +116,9 @@ def _reading(cluster: Cluster, asked: Asked, rng: Random) -> Item:
         category="reading",
         language=cluster.language,
         form="reading",
-        question="\n\n".join([*(passage.text for passage in shown), question]),
+        question="\n\n".join([*(passage.text for passage in shown), stem + BRIEFLY[cluster.language] * briefly]),
         thought=rng.choice(QUOTED[cluster.language]).format(sentence=sentence),
-        reply=answer,
+        reply=answer if briefly else sentence,
         answer=answer,
-        meta={"answer_type": "contains", "stem": question, "aliases": aliases(answer, asked.fact), "passages": [wanted.id]},
+        meta={"answer_type": "contains", "stem": stem, "aliases": aliases(answer, asked.fact), "passages": [wanted.id]},
     )

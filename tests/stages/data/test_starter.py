@@ -300,7 +300,16 @@ def test_a_passage_above_a_question_answers_it_and_belongs_to_its_group():
     for row in rows:
         (passage,) = row.meta["passages"]
         assert PASSAGES[passage]["text"] in row.question and row.answer in PASSAGES[passage]["text"], row.id
-        assert row.question.endswith(row.meta["stem"]) and row.group == "search-" + passage.rsplit("-", 1)[0]
+        assert row.meta["stem"] in row.question.rsplit("\n\n", 1)[1] and row.group == "search-" + passage.rsplit("-", 1)[0]
+
+
+def test_a_question_under_a_passage_is_answered_as_briefly_as_it_asks():
+    rows = [row for row in COT if row.category == "reading"]
+    brief = [row for row in rows if not row.question.endswith(row.meta["stem"])]
+    assert 0.3 <= len(brief) / len(rows) <= 0.7
+    for row in rows:
+        answer = parse_reply(row.reply).answer
+        assert answer == row.answer if row in brief else row.answer in answer and answer in row.question, row.id
 
 
 def test_arithmetic_is_right():
