@@ -16,7 +16,11 @@ WIKI=$(safework data index -c "$HERE/quickstart/index.yaml")
 ANNOTATED=$(safework data build -c "$RECIPES/data.yaml" -c "$HERE/quickstart/xstest.yaml" --name smollm2-annotated)
 JUDGE=$(safework verifier train -c "$HERE/quickstart/safety.yaml" model="$BASE" data="$ANNOTATED":verifier --name smollm2-judge)
 
-SFT=$(safework sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot)
+# the first model writes worked replies to the safety prompts of RL; those that are right go into what the second learns from
+SEED=$(safework sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot --name smollm2-seed)
+WORKED=$(safework data cot -c "$RECIPES/worked.yaml" model="$SEED" data="$DATA":rl --name smollm2-worked)
+BOTH=$(safework data build -c "$RECIPES/data.yaml" data.worked="$WORKED":cot --name smollm2-both)
+SFT=$(safework sft -c "$RECIPES/sft.yaml" -c "$RECIPES/sft-worked.yaml" model="$SEED" data="$BOTH":cot --name smollm2-sft)
 M3=$(safework rl m3 -c "$RECIPES/m3.yaml" model="$SFT" data="$DATA":rl)
 EFFICIENT=$(safework rl efficient -c "$RECIPES/efficient.yaml" model="$M3" data="$DATA":rl)
 SEARCH=$(safework rl search -c "$RECIPES/search-rl.yaml" model="$EFFICIENT" data="$DATA":rl index="$WIKI")

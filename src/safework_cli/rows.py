@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
@@ -148,14 +149,22 @@ def write_rows(path, rows: list[Row]) -> None:
 
 
 def read_rows(path) -> list[Row]:
-    """Reads every row of a Parquet file, or of all Parquet files below a folder in name order."""
+    """Every row of a Parquet file, or of all Parquet files below a folder in name order."""
+    return list(stream_rows(path))
+
+
+def stream_rows(path) -> Iterator[Row]:
+    """The rows of ``read_rows``, a batch of records in memory at a time."""
     from pathlib import Path
 
     import pyarrow.parquet as pq
 
     path = Path(path)
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    return [Row.from_record(record) for file in files for record in pq.read_table(file).to_pylist()]
+    for file in files:
+        with pq.ParquetFile(file) as table:
+            for batch in table.iter_batches(1024):
+                yield from map(Row.from_record, batch.to_pylist())
 
 
 def problems(row: Row) -> list[str]:

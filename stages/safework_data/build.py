@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
@@ -26,7 +28,7 @@ from safework_data.contamination import Leak, LeakIndex
 from safework_data.drops import DROPS, Candidate, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
-from safework_data.sources import Arrived, read_source
+from safework_data.sources import Arrived, read_dataset, read_source
 from safework_data.splits import HoldOut, is_held_out
 from safework_data.staging import Staging
 from safework_data.tally import Output, Part, by_subset, total
@@ -36,10 +38,11 @@ CARD = "README.md"
 STAGED = "staged"
 
 
-def build(config: BuildConfig, work: WorkDir, template: TemplateCheck | None = None) -> Outcome:
+def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, template: TemplateCheck | None = None) -> Outcome:
     """Builds the dataset into ``work.output``.
 
     Args:
+        datasets: further rows, split already, by the name of their source.
         template: what a model's chat template makes of a row.
 
     Raises:
@@ -51,9 +54,9 @@ def build(config: BuildConfig, work: WorkDir, template: TemplateCheck | None = N
     folder.mkdir()
     try:
         read = Read(Staging(folder / "rows.arrow"), HoldOut(config.heldout, set(config.require_label), config.seed))
-        for source in config.sources:
-            with work.progress.phase(f"reading {source.kind}") as phase:
-                for _ in read.through(read_source(source, config.seed), config, drops, template):
+        for name, arrive in arrivals(config, datasets):
+            with work.progress.phase(f"reading {name}") as phase:
+                for _ in read.through(arrive(), config, drops, template):
                     phase.advance(1)
                     work.stop.check()
         read.staging.close()
@@ -73,6 +76,14 @@ def build(config: BuildConfig, work: WorkDir, template: TemplateCheck | None = N
     for line in summary(output.parts, drops):
         work.progress.note(line)
     return outcome(config, read, output.parts, drops)
+
+
+def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[tuple[str, Callable[[], Arrived]]]:
+    """What is read, in order: (what a person would call it, how it is opened)."""
+    for source in config.sources:
+        yield source.kind, partial(read_source, source, config.seed)
+    for name, dataset in datasets.items():
+        yield dataset.ref, partial(read_dataset, name, dataset)
 
 
 class Read:

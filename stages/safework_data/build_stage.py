@@ -20,14 +20,22 @@ class BuildStage(Stage):
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
+        "data": Slot(
+            ("dataset",), "datasets whose rows come in behind the sources, such as data.worked=NAME:cot", optional=True, many=True
+        ),
         "model": Slot(("model",), "the model to be trained: replies that its chat template loses or changes are dropped", optional=True),
     }
     output: ClassVar[str] = "dataset"
 
     def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
         """Lists the sources and refuses what cannot be read; opens no file."""
-        plan = Plan(name=artifact_name(source_name(config.sources[0]), "dataset"))
-        names: list[str] = []
+        datasets = inputs.many("data")
+        names: list[str] = [*datasets]
+        plan = Plan(name=artifact_name(source_name(config.sources[0]) if config.sources else next(iter(datasets), ""), "dataset"))
+        if not (config.sources or datasets):
+            plan.refuse(
+                "there is nothing to build from", "neither sources nor datasets are given", "sources: in a recipe, or data.NAME=REF"
+            )
         disk = 0
         for source in config.sources:
             name = source_name(source)
@@ -43,6 +51,8 @@ class BuildStage(Stage):
             size = sum(path.stat().st_size for path in files)
             disk += size
             plan.lines.append(f"read {name}: {_described(source, files, size)}")
+        plan.lines += [f"read {name}: {dataset.ref}" for name, dataset in datasets.items()]
+        disk += sum(entry.size for dataset in datasets.values() for entry in dataset.manifest.files)
         settings = config.decontaminate
         unknown = [name for name in settings.exempt if name not in names]
         if unknown:
@@ -65,7 +75,7 @@ class BuildStage(Stage):
         from safework_data.checks import template_check
 
         model = inputs.maybe("model")
-        return build(config, work, template_check(model.path) if model else None)
+        return build(config, inputs.many("data"), work, template_check(model.path) if model else None)
 
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""

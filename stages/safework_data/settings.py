@@ -247,8 +247,8 @@ class DecontaminateSettings(Settings):
 class BuildConfig(StageConfig):
     """Settings of ``data build``."""
 
-    sources: list[Source] = Field(min_length=1)
-    """Where rows come from, in order; of two equal rows the earlier one stays."""
+    sources: list[Source] = Field(default_factory=list)
+    """Where rows come from, in order, before the datasets given as `data.NAME`; of two equal rows the earlier one stays."""
     require_thought: list[str] = Field(default_factory=lambda: ["cot"])
     """Subsets whose replies must be `<think>reasoning</think>answer`, exactly one of each."""
     require_reply: list[str] = Field(default_factory=lambda: ["cot", "verifier"])

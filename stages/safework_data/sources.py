@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from safework_cli.artifacts import Artifact
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
 from safework_cli.pictures import embedded
-from safework_cli.rows import Message, Row
+from safework_cli.rows import Message, Row, stream_rows
 from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
 from safework_data.drops import Candidate
@@ -121,6 +122,13 @@ def _read_set(source: SetSource) -> Arrived:
     rows = islice(known.read(known, files[0]), source.limit)
     candidates = (_with_pictures(Candidate(row, source.subset, source.set, row.split == "test"), files[0].parent) for row in rows)
     return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, digest_of(files))
+
+
+def read_dataset(name: str, dataset: Artifact) -> Arrived:
+    """The rows of a dataset of the store, in the subsets and splits that they have there."""
+    subsets = [dataset.subset] if dataset.subset else dataset.subsets
+    candidates = (Candidate(row, subset, name, split_already=True) for subset in subsets for row in stream_rows(dataset.path / subset))
+    return Arrived(name, "as each row says", candidates, dataset.ref, dataset.digest)
 
 
 def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:

@@ -384,6 +384,24 @@ def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_scri
         assert not [row.id for row in rows_of(work, subset) if re.search("[\u4e00-\u9fff]", row.question)]
 
 
+def test_a_dataset_of_the_store_comes_in_behind_the_sources(cli, toy_data, tmp_path: Path) -> None:
+    """A teacher's replies beside the rows they were made for: its subsets and splits stay, copies go, each source is counted."""
+    toy = toy_data.with_subset("cot")
+    first = toy.rows()[0]
+    own = write_jsonl(tmp_path / "own.jsonl", [{"q": first.question, "a": first.reply}, {"q": "Why is the sky blue?", "a": cot("it")}])
+    recipe = tmp_path / "mix.yaml"
+    recipe.write_text(json.dumps({"name": "mix", "check_replies": [], "sources": [source(own, name="own")]}), encoding="utf-8")
+    done = cli("data", "build", "-c", str(recipe), f"data.toy={toy.ref}")
+    assert done.returncode == 0, done.stderr
+    made = cli("artifacts", "show", "mix", "--json")
+    metrics = json.loads(made.stdout)["metrics"]
+    assert metrics["read"] == 2 + len(toy.rows()) and metrics["sources"]["toy"]["from"] == toy.ref
+    assert metrics["dropped"] == {"exact duplicate": 1}
+    assert json.loads(made.stdout)["inputs"]["data.toy"]["digest"] == toy.digest
+    assert "own" in cli("data", "build", "-c", str(recipe), f"data.own={toy.ref}").stderr  # two of one name
+    assert cli("data", "build", "--name", "none").returncode == 2
+
+
 def test_replies_are_held_to_their_gold_and_to_what_their_prompt_asks_for(work: WorkDir, tmp_path: Path) -> None:
     columns = {"id": "id", "prompt": "q", "reply": "a", "answer": "gold", "harmful": "harmful", "meta.answer_type": "type"}
     records = [
