@@ -20,9 +20,7 @@ class BuildStage(Stage):
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
-        "data": Slot(
-            ("dataset",), "datasets whose rows come in behind the sources, such as data.worked=NAME:cot", optional=True, many=True
-        ),
+        "data": Slot(("dataset",), "datasets whose rows come in behind the sources: data.worked=NAME:cot", optional=True, many=True),
         "model": Slot(("model",), "the model to be trained: replies that its chat template loses or changes are dropped", optional=True),
     }
     output: ClassVar[str] = "dataset"
@@ -33,9 +31,7 @@ class BuildStage(Stage):
         names: list[str] = [*datasets]
         plan = Plan(name=artifact_name(source_name(config.sources[0]) if config.sources else next(iter(datasets), ""), "dataset"))
         if not (config.sources or datasets):
-            plan.refuse(
-                "there is nothing to build from", "neither sources nor datasets are given", "sources: in a recipe, or data.NAME=REF"
-            )
+            plan.refuse("there is nothing to build from", "no sources, no datasets", "sources: in a recipe, or data.NAME=REF")
         disk = 0
         for source in config.sources:
             name = source_name(source)
