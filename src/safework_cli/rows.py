@@ -101,7 +101,7 @@ class Row:
     def to_record(self) -> dict[str, Any]:
         """A dict that fits ``arrow_schema``."""
         record: dict[str, Any] = {name: getattr(self, name) for name in ROW_FIELDS}
-        record["meta"] = json.dumps(self.meta, ensure_ascii=False, sort_keys=True)
+        record["meta"] = _META_TEXT.encode(self.meta)
         return record
 
     @classmethod
@@ -116,6 +116,7 @@ class Row:
 
 
 ROW_FIELDS = tuple(f.name for f in fields(Row))
+_META_TEXT = json.JSONEncoder(ensure_ascii=False, sort_keys=True)  # kept: json.dumps would make one for every row
 
 
 def arrow_schema():

@@ -41,25 +41,27 @@ class LeakIndex:
     def add(self, suite: str, prompt_id: str, text: str) -> None:
         """Adds a prompt of a suite, once however often it comes; one of no words is left out, since it would be in every row."""
         tokens = words(text)
-        if not tokens or tuple(tokens) in self._known:
+        if not tokens or tokens in self._known:
             return
-        self._known.add(tuple(tokens))
+        self._known.add(tokens)
         number = len(self._prompts)
         self._prompts.append((suite, prompt_id, len(tokens)))
         if len(tokens) < self.ngram:
-            self._short.setdefault(tuple(tokens), number)
+            self._short.setdefault(tokens, number)
         for position, run in enumerate(self._all_runs(tokens)):
             self._runs[run].append((number, position))
 
     def find(self, row: Row) -> Leak | None:
         """The prompt that stands in the row most fully; None where none reaches ``overlap``."""
+        if not self._prompts:
+            return None
         covered: dict[int, set[int]] = defaultdict(set)
         texts = [message["content"] for message in row.messages]
         if isinstance(row.meta.get("target"), str):  # an attack is known by what it is after, however it words it
             texts.append(row.meta["target"])
         for text in texts:
             tokens = words(text)
-            if (number := self._short.get(tuple(tokens))) is not None:
+            if (number := self._short.get(tokens)) is not None:
                 suite, prompt_id, _ = self._prompts[number]
                 return Leak(suite, prompt_id, 1.0)
             for run in set(self._all_runs(tokens)) & self._runs.keys():
@@ -73,5 +75,5 @@ class LeakIndex:
                 best = Leak(suite, prompt_id, share)
         return best
 
-    def _all_runs(self, tokens: list[str]) -> zip[tuple[str, ...]]:
+    def _all_runs(self, tokens: tuple[str, ...]) -> zip[tuple[str, ...]]:
         return zip(*(tokens[start:] for start in range(self.ngram)), strict=False)

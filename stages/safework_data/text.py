@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
 
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=16)  # a row's texts are compared with several things, one after the other
+def words(text: str) -> tuple[str, ...]:
     """The words of a text without case, accents' encoding, width and punctuation; each CJK character is a word."""
-    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def shingles(tokens: list[str], size: int) -> set[str]:
+def shingles(tokens: Sequence[str], size: int) -> set[str]:
     """Every run of ``size`` words; of a shorter text, the whole."""
     if len(tokens) <= size:
         return {" ".join(tokens)}
