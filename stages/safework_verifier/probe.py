@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from safework_cli.stage import WorkDir
-from safework_cli.verifiers.labels import judge_batch, label_logits
+from safework_cli.verifiers.labels import Opening, judge_batch, label_logits
 from safework_cli.verifiers.prompting import JudgePrompt
 
 FEATURES = "features.safetensors"
@@ -31,14 +31,15 @@ def last_features(model: Any, prompts: Sequence[JudgePrompt], pad_id: int, batch
     if kept.exists():
         return load_file(kept)["features_ND"]
     seen: list[torch.Tensor] = []
+    model.eval()
+    opening = Opening.of(model, prompts)
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -1].float().cpu()))
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))  # like lengths together: less padding
-    model.eval()
     try:
         with torch.inference_mode(), work.progress.phase("features", len(prompts)) as phase:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                label_logits(model, judge_batch(model, [prompts[i] for i in rows], pad_id), [0])
+                label_logits(model, judge_batch(model, [prompts[i] for i in rows], pad_id, opening), [0])
                 phase.advance(len(rows))
     finally:
         handle.remove()

@@ -67,6 +67,27 @@ def test_batches_of_mixed_lengths_give_what_single_calls_give(verifier):
         assert reading.probabilities == pytest.approx(verifier.read([sample])[0].probabilities, abs=1e-5)
 
 
+@pytest.mark.parametrize("reading", ["first", "whole"])
+def test_the_instruction_is_computed_once_for_all(parts, spec, reading, monkeypatch):
+    spec.code_reading = reading
+    judge = LabelVerifier(*parts, spec, batch_size=3)
+    samples = [exchange("x" * n, "q" * (n % 7 + 1)) for n in (1, 90, 5, 200, 40, 41)]
+    passed: list[int] = []
+    handle = judge.model.get_input_embeddings().register_forward_hook(lambda module, args, output: passed.append(args[0].numel()))
+    try:
+        shared = judge.read(samples)
+        with_opening = sum(passed)
+        passed.clear()
+        monkeypatch.setattr("safework_cli.verifiers.labels.Opening.of", lambda *_: None)
+        plain = judge.read(samples)
+    finally:
+        handle.remove()
+    opening = len(judge.writer._plain.fixed[0])
+    assert opening > 50 and sum(passed) - with_opening >= 5 * (opening - 2)  # a letter or two of the query may be shared as well
+    for one, other in zip(shared, plain, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
 def test_only_the_last_position_passes_through_the_vocabulary(parts):
     model, tokenizer = parts
     shapes = []

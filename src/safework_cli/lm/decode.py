@@ -132,7 +132,7 @@ class Decoder:
 
         Columns are: the tokens that all prompts share (where none has pictures), padding, each prompt's own tokens.
         """
-        shared = _common_prefix(prompts)
+        shared = common_prefix(prompts)
         if shared < MIN_PREFIX or len(prompts) == 1 or any(visions):
             shared = 0
         own = [prompt[shared:] for prompt in prompts]
@@ -233,7 +233,7 @@ def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, barred: list[in
     return torch.multinomial(warpers(None, logits_BV).softmax(-1), 1)[:, 0]  # type: ignore[arg-type] # these two do not read the ids
 
 
-def _common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+def common_prefix(prompts: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> int:
     """Tokens with which all prompts begin, one fewer than the shortest at most: each needs a token of its own to go on from."""
     low, high = min(prompts), max(prompts)  # in lexicographic order nothing lies outside these two
     limit = min(map(len, prompts)) - 1

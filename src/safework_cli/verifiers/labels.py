@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from safework_cli.errors import InputError
+from safework_cli.lm.decode import MIN_PREFIX, States, common_prefix, unshareable
 from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
@@ -28,8 +30,65 @@ def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | 
     return {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
 
 
-def judge_batch(model: Any, prompts: Sequence[JudgePrompt], pad_id: int) -> dict[str, torch.Tensor]:
-    """Prompts as a batch for the model, with their pictures where they have some."""
+class _BehindOpening(DynamicLayer):
+    """The keys and values of an opening before those of a batch, (B, H, O + T, D), for one pass: nothing is kept for a next one."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.keys is not None and self.values is not None
+        count = len(key_states)
+        both = ((self.keys, key_states), (self.values, value_states))
+        keys, values = (torch.cat([opening.expand(count, -1, -1, -1), own], dim=2) for opening, own in both)
+        return keys, values
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Tokens with which several prompts begin, such as the instruction: keys and values of each layer, (1, H, O, D)."""
+
+    length: int
+    states: States
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, model: Any, prompts: Sequence[JudgePrompt]) -> Opening | None:
+        """None where there is too little to share, pictures, or a cache that cannot be expanded."""
+        if len(prompts) < 2 or unshareable(model) or any(prompt.vision for prompt in prompts):
+            return None
+        length = common_prefix([prompt.ids for prompt in prompts])
+        if length < MIN_PREFIX:
+            return None
+        ids_1O = torch.tensor([prompts[0].ids[:length]], device=model.device)
+        cache = model(input_ids=ids_1O, logits_to_keep=1, use_cache=True, past_key_values=DynamicCache()).past_key_values
+        return cls(length, [(layer.keys, layer.values) for layer in cache.layers])
+
+    def cache(self, count: int, *, keep: bool) -> DynamicCache:
+        """What ``count`` prompts go on from; ``keep`` where their own keys and values are wanted afterwards."""
+        if keep:
+            return DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in self.states])
+        cache = DynamicCache()
+        for keys, values in self.states:
+            layer = _BehindOpening()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
+
+
+def judge_batch(
+    model: Any, prompts: Sequence[JudgePrompt], pad_id: int, opening: Opening | None = None, *, keep: bool = False
+) -> dict[str, Any]:
+    """Prompts as a batch for the model, with their pictures where they have some, behind an opening that all of them share."""
+    if opening:
+        batch = pad_left([prompt.ids[opening.length :] for prompt in prompts], pad_id, model.device)
+        shared_BO = batch["attention_mask"].new_ones(len(prompts), opening.length)
+        return {
+            "input_ids": batch["input_ids"],
+            "attention_mask": torch.cat([shared_BO, batch["attention_mask"]], dim=1),
+            "position_ids": batch["position_ids"] + opening.length,
+            "past_key_values": opening.cache(len(prompts), keep=keep),
+        }
     batch = pad_left([prompt.ids for prompt in prompts], pad_id, model.device)
     if any(prompt.vision for prompt in prompts):
         width = batch["input_ids"].shape[1]
@@ -40,7 +99,7 @@ def judge_batch(model: Any, prompts: Sequence[JudgePrompt], pad_id: int) -> dict
     return batch
 
 
-def label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], code_ids: Sequence[int]) -> torch.Tensor:
+def label_logits(model: torch.nn.Module, batch: dict[str, Any], code_ids: Sequence[int]) -> torch.Tensor:
     """Logits of the label codes as next token, (B, C), float32. Training and judging both read them here.
 
     Only the last position passes through the vocabulary: (B, V) logits exist, never (B, T, V).
@@ -49,7 +108,7 @@ def label_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], code_id
     return logits_BV[:, list(code_ids)].float()
 
 
-def sequence_logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], codes: Sequence[Sequence[int]]) -> torch.Tensor:
+def sequence_logits(model: torch.nn.Module, batch: dict[str, Any], codes: Sequence[Sequence[int]]) -> torch.Tensor:
     """Log-probability of each code, written out as the continuation, (B, C), float32: Σ_t log p(code_t | prompt, code_<t).
 
     The prompts pass through the model once; their keys and values are then repeated for the codes, which share the rest of the cost.
@@ -158,13 +217,15 @@ class LabelVerifier:
         """Code logits of tokenized prompts, (C,) each on the CPU, in order."""
         found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # like lengths together: less padding
+        pad_id = int(self.tokenizer.pad_token_id or 0)
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
+                opening = Opening.of(self.model, rows)
                 for start in range(0, len(order), self.batch_size):
                     chosen = order[start : start + self.batch_size]
-                    batch = judge_batch(self.model, [rows[i] for i in chosen], int(self.tokenizer.pad_token_id or 0))
+                    batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
                     logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):
                         found[i] = logits_C
@@ -172,5 +233,5 @@ class LabelVerifier:
             self.model.train(training)
         return found
 
-    def _read(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _read(self, batch: dict[str, Any]) -> torch.Tensor:
         return sequence_logits(self.model, batch, self._codes) if self._codes else label_logits(self.model, batch, self.code_ids)
