@@ -8,36 +8,23 @@ images, zero rows.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
-from safework_cli.lm.settings import Lora
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskWeights, WorkDir, cosmetic
+from safework_cli.lm.settings import Lora, SupervisedConfig
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir
 
 
-class SftConfig(StageConfig):
-    """Settings of ``safework sft``; names are those of transformers' TrainingArguments."""
+class SftConfig(SupervisedConfig):
+    """Settings of ``safework sft``."""
 
     learning_rate: float = Field(1e-5, gt=0)
     """Peak learning rate. (Usable defaults: 1e-5 in full, 1e-4 with LoRA; SafeWork-R1's own are not known.)"""
-    num_train_epochs: float = Field(2.0, gt=0)
-    """Passes over the data, where max_steps is not set."""
-    max_steps: int = Field(-1, ge=-1)
-    """Optimiser steps; -1 lets num_train_epochs decide."""
     per_device_train_batch_size: int = Field(8, ge=1)
     """Rows per forward pass on each device."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes per optimiser step."""
     warmup_ratio: float = Field(0.03, ge=0, le=1)
     """Share of the steps in which the learning rate rises."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradient norm above which gradients are scaled down."""
     task_weights: TaskWeights = Field(default_factory=dict)
     """Task → how often its rows are seen: 0.3 takes three rows in ten, 2 takes each twice, 0 none; 1 where a task is not named."""
     max_length: int = Field(2048, ge=8)
@@ -56,10 +43,6 @@ class SftConfig(StageConfig):
     """Tokens of such a reply at most."""
     min_stop_rate: float = Field(0.0, ge=0, le=1)
     """Gate: the share of sampled replies that must end by themselves; below it the command exits with 4."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
-    save_steps: int = cosmetic(100, ge=1)
-    """Steps between checkpoints."""
 
 
 class SftStage(Stage):

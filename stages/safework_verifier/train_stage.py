@@ -15,16 +15,16 @@ from pydantic import Field, model_validator
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.errors import SafeworkError
-from safework_cli.lm.settings import Lora
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.lm.settings import Lora, SupervisedConfig
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.spec import SHORT_TEMPLATES, LabelSpec, preset
 from safework_verifier.rows import Parts, check_layers, labelled_rows, take_apart
 
 CHARACTERS_PER_TOKEN = 4.0
 
 
-class VerifierTrainConfig(StageConfig):
-    """Settings of ``safework verifier train``; names are those of transformers' TrainingArguments where it has one."""
+class VerifierTrainConfig(SupervisedConfig):
+    """Settings of ``safework verifier train``."""
 
     task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
     """Which label set is learned: its labels, codes and score map. Safety has six classes; refusal tells full and
@@ -35,24 +35,8 @@ class VerifierTrainConfig(StageConfig):
     the classes from examples."""
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate. (Usable defaults: 2e-5 in full, 2e-4 with LoRA; SafeWork-R1's own are not known.)"""
-    num_train_epochs: float = Field(2.0, gt=0)
-    """Passes over the training rows, where max_steps is not set."""
-    max_steps: int = Field(-1, ge=-1)
-    """Optimiser steps; -1 lets num_train_epochs decide."""
-    per_device_train_batch_size: int = Field(16, ge=1)
-    """Rows per forward pass on each device."""
     per_device_eval_batch_size: int = Field(32, ge=1)
     """Rows per forward pass when judging."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes per optimiser step."""
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradient norm above which gradients are scaled down."""
     max_length: int = Field(1024, ge=32)
     """Tokens of a whole judge prompt, in training and ever after; a longer reply loses its middle, and both are counted."""
     keep_layers: int | None = Field(None, ge=1)
@@ -92,10 +76,6 @@ class VerifierTrainConfig(StageConfig):
     """Held-out rows that each attack of the card's sheet is tried on; 0 leaves the sheet out."""
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
-    save_steps: int = cosmetic(100, ge=1)
-    """Steps between checkpoints."""
 
     @model_validator(mode="after")
     def _possible(self) -> VerifierTrainConfig:

@@ -13,35 +13,20 @@ from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.errors import SafeworkError
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.lm.settings import SupervisedConfig
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_verifier.prefixes import Prefixes, take_apart, valued_rows
 
 
-class ValuesConfig(StageConfig):
-    """Settings of ``safework verifier values``; names are those of transformers' TrainingArguments where it has one."""
+class ValuesConfig(SupervisedConfig):
+    """Settings of ``safework verifier values``."""
 
     learning_rate: float = Field(2e-5, gt=0)
     """Peak learning rate of the backbone."""
     head_learning_rate: float = Field(1e-3, gt=0)
     """Peak learning rate of the heads, which begin at zero."""
-    num_train_epochs: float = Field(2.0, gt=0)
-    """Passes over the training prefixes, where max_steps is not set."""
-    max_steps: int = Field(-1, ge=-1)
-    """Optimiser steps; -1 lets num_train_epochs decide."""
-    per_device_train_batch_size: int = Field(16, ge=1)
-    """Prefixes per forward pass on each device."""
     per_device_eval_batch_size: int = Field(32, ge=1)
     """Prefixes per forward pass when measuring."""
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    """Forward passes per optimiser step."""
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
-    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """How the learning rate falls."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Gradient norm above which gradients are scaled down."""
     max_length: int = Field(1024, ge=32)
     """Tokens of prompt and prefix, in training and ever after."""
     train_layers: int | None = Field(None, ge=0)
@@ -52,10 +37,6 @@ class ValuesConfig(StageConfig):
     """Share of the prompts held out; half of them fit the temperatures, the other half is reported."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the saved weights; "auto" is the fast one of this machine."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
-    save_steps: int = cosmetic(100, ge=1)
-    """Steps between checkpoints."""
 
 
 class ValuesStage(Stage):

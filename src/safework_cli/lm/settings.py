@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from safework_cli.stage import Settings
+from safework_cli.stage import Settings, StageConfig, cosmetic
+
+
+class SupervisedConfig(StageConfig):
+    """Settings of every stage that learns from given answers; names are those of transformers' TrainingArguments."""
+
+    num_train_epochs: float = Field(2.0, gt=0)
+    """Passes over the training rows, where max_steps is not set."""
+    max_steps: int = Field(-1, ge=-1)
+    """Optimiser steps; -1 lets num_train_epochs decide."""
+    per_device_train_batch_size: int = Field(16, ge=1)
+    """Rows per forward pass on each device."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes per optimiser step."""
+    warmup_ratio: float = Field(0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """How the learning rate falls."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradient norm above which gradients are scaled down."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    save_steps: int = cosmetic(100, ge=1)
+    """Steps between checkpoints."""
 
 
 class Lora(Settings):
