@@ -257,5 +257,5 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 def language_of(text: str) -> str:
     """ "zh" when more than half of the letters are CJK (the rule of the official code, `docs/safeladder.md` 3.2), else "en"."""
-    letters = len(_LETTER.findall(text))
-    return "zh" if letters and len(_CJK.findall(text)) > 0.5 * letters else "en"
+    chinese = 0 if text.isascii() else len(_CJK.findall(text))
+    return "zh" if chinese and chinese > 0.5 * len(_LETTER.findall(text)) else "en"

@@ -1,7 +1,8 @@
 """One dataset from many sources, from top to bottom. Rows stream; what is compared of them stays in memory (``traits.py``).
 
     1. sources → rows → checks → staged on disk
-    2. staged rows → held-out side or not → traits, and the held-out prompts to keep out of training
+    2. staged rows → held-out side or not → traits, and the held-out prompts to keep out of training (in the first pass, where nothing is
+       to be held out by lot)
     3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
 
 The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
@@ -53,7 +54,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        read = Read(Staging(folder / "rows.arrow"), HoldOut(config.heldout, set(config.require_label), config.seed))
+        read = Read(Staging(folder / "rows.arrow"), config)
         for name, arrive in arrivals(config, datasets):
             with work.progress.phase(f"reading {name}") as phase:
                 for _ in read.through(arrive(), config, drops, template):
@@ -87,10 +88,19 @@ def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[
 
 
 class Read:
-    """The first pass: rows that pass every check, on disk, and what was counted on the way."""
+    """The first pass: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
 
-    def __init__(self, staging: Staging, hold_out: HoldOut):
-        self.staging, self.hold_out = staging, hold_out
+    Attributes:
+        traits: of all rows.
+        own: the held-out prompts.
+    """
+
+    def __init__(self, staging: Staging, config: BuildConfig):
+        settings = config.decontaminate
+        self.staging = staging
+        self.hold_out = HoldOut(config.heldout, set(config.require_label), config.seed)
+        self.traits = Traits(near=config.near_duplicate_threshold is not None)
+        self.own = LeakIndex(settings.ngram, settings.overlap)
         self.arrived: list[Arrived] = []
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
@@ -111,7 +121,14 @@ class Read:
                 settle(candidate)
                 self.hold_out.note(candidate)
                 self.staging.add(candidate)
+                if self.hold_out.share == 0:  # its side is known now, and not only when all rows have been seen
+                    self.notice(self.hold_out.place(candidate))
             yield candidate
+
+    def notice(self, candidate: Candidate) -> None:
+        self.traits.add(candidate)
+        if is_held_out(candidate):
+            self.own.add(HELDOUT, candidate.row.id, stem(candidate.row))
 
     def again(self) -> Iterator[tuple[int, Candidate]]:
         """Every staged row with its place, on its side of the split."""
@@ -127,23 +144,19 @@ class Compared:
         out: place → (reason, detail) of rows that go, whatever they hold.
         near: finds near duplicates among the others, or None where they are not looked for.
         held_groups: digests of the groups that are held out.
-        own: the held-out prompts.
     """
 
     out: dict[int, tuple[str, str]]
     near: NearCopies | None
     held_groups: set[int]
-    own: LeakIndex
 
 
 def compare(read: Read, config: BuildConfig) -> Compared:
     """The second pass."""
-    settings = config.decontaminate
-    traits, own = Traits(near=config.near_duplicate_threshold is not None), LeakIndex(settings.ngram, settings.overlap)
-    for _, candidate in read.again():
-        traits.add(candidate)
-        if is_held_out(candidate):
-            own.add(HELDOUT, candidate.row.id, stem(candidate.row))
+    traits = read.traits
+    if read.hold_out.share > 0:
+        for _, candidate in read.again():
+            read.notice(candidate)
     repeated = repeated_ids(traits)
     copies = exact_copies(traits, repeated)
     ids = read.staging.ids(place for copy in copies.values() for place in copy.others)
@@ -152,7 +165,7 @@ def compare(read: Read, config: BuildConfig) -> Compared:
         named = ", ".join(ids[other] for other in copy.others)
         out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
     near = NearCopies(traits, config.near_duplicate_threshold) if config.near_duplicate_threshold is not None else None
-    return Compared(out, near, set(traits.column("group")[traits.held].tolist()), own)
+    return Compared(out, near, set(traits.column("group")[traits.held].tolist()))
 
 
 def left(read: Read, compared: Compared, config: BuildConfig, drops: Drops) -> Iterator[Candidate]:
@@ -174,7 +187,7 @@ def left(read: Read, compared: Compared, config: BuildConfig, drops: Drops) -> I
         held = is_held_out(candidate)
         if not held and digest64(row.group) in compared.held_groups:
             drops.add(candidate, "group is held out", row.group)
-        elif not held and (leak := leak_of(candidate, compared.own, public, settings)):
+        elif not held and (leak := leak_of(candidate, read.own, public, settings)):
             drops.add(candidate, "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", suite=leak.suite)
         else:
             yield candidate

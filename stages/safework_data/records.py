@@ -82,7 +82,8 @@ class RowMaker:
         # Rows that ask the same are one group unless the source says otherwise: several replies to a prompt must not straddle a split.
         row.meta.setdefault("group", prompt_group(row))
         try:
-            json.dumps(row.meta)
+            if not all(isinstance(value, str) for value in row.meta.values()):
+                json.dumps(row.meta)
         except (TypeError, ValueError) as error:
             raise Unfit(f"meta is not plain JSON: {error}") from None
 
