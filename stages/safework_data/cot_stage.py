@@ -70,7 +70,7 @@ class CotStage(Stage):
     inputs: ClassVar[dict[str, Slot]] = {
         "data": Slot(("dataset",), "rows whose prompts are answered, such as NAME:rl"),
         "model": Slot(("model",), "the teacher", optional=True),
-        "verifiers": Slot(("verifier",), "verifiers that accept or reject, by name, such as verifiers.safety", many=True),
+        "verifiers": Slot(("verifier",), "verifiers that accept or reject, by name, such as verifiers.safety", optional=True, many=True),
     }
     output: ClassVar[str] = "dataset"
 
