@@ -167,3 +167,8 @@ def test_a_model_of_ones_own_teaches_too(work, data, tiny_model):
 def test_impossible_requests_are_refused_by_the_plan(data, settings, why):
     config = CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}} | settings)
     assert why in str(stage.plan(config, Inputs({"data": data})).refusals[0])
+
+
+def test_rules_alone_may_accept(cli, tiny_artifact, toy_data) -> None:
+    done = cli("data", "cot", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "--dry-run")
+    assert done.returncode == 0 and "format, correctness, refusal, language" in done.stdout + done.stderr, done.stderr
