@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
+from safework_cli.errors import InputError, nearest
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.lm.endpoint import Endpoint, Said
 from safework_cli.lm.engine import Sampling
@@ -47,7 +48,13 @@ class Tried:
 def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
     data = inputs.one("data")
-    rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
+    rows = data.rows()
+    have = sorted({row.source for row in rows if row.source})
+    for source in config.sources:
+        if source not in have:
+            raise InputError(f"{data.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
+    rows = [r for r in rows if (not config.tasks or r.task in config.tasks) and (not config.sources or r.source in config.sources)]
+    rows = rows[: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
     teacher = _Teacher(config, inputs)
@@ -201,8 +208,6 @@ def write_failures(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> 
 
 
 def _refuse_nothing(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
-    from safework_cli.errors import InputError
-
     reasons = Counter(_kind(sample.reason) for _, samples in failed for sample in samples)
     shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
     raise InputError(

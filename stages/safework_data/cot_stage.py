@@ -47,6 +47,8 @@ class CotConfig(StageConfig):
     """Verifier → score from which a reply is accepted; 0.5 where not given."""
     tasks: list[TaskName] = Field(default_factory=list)
     """Only prompts of these tasks; all where empty."""
+    sources: list[str] = Field(default_factory=list)
+    """Only prompts of these sources, as rows name them; all where empty."""
     limit: int | None = Field(None, ge=1)
     """Prompts at most, the first of the data; all where not given."""
     max_rows: int | None = Field(None, ge=1)
