@@ -70,6 +70,20 @@ def test_what_passes_is_kept_and_what_fails_is_named(work, data):
     assert "| general | 2 |" in card and "sum1: correctness" in card
 
 
+def test_only_prompts_of_named_sources(work, tmp_path):
+    rows = prompts()
+    for row in rows:
+        row.source = "bench" if row.task == "safety" else "sums"
+    (tmp_path / "sourced").mkdir()
+    write_rows(tmp_path / "sourced" / "rows.parquet", rows)
+    data = path_artifact(tmp_path / "sourced", "sourced", ("dataset",))
+    with served(teacher) as (url, _):
+        with pytest.raises(InputError, match="no rows of 'benhc'.*bench"):
+            run(work, data, url, sources=["benhc"])
+        run(work, data, url, sources=["bench"])
+    assert [row.id for row in read_rows(work.output / "cot")] == ["rob"]
+
+
 def test_datasets_opens_it(work, data, tmp_path):
     import datasets
 
