@@ -37,6 +37,8 @@ bench: install
 	$(BIN)/python benchmarks/group_generation.py --groups 4 8 16
 	$(BIN)/python benchmarks/rl_step.py
 	$(BIN)/python benchmarks/rl_step.py --prompt 128
+	$(BIN)/python benchmarks/verifiers.py speed
+	$(BIN)/python benchmarks/data_build.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
