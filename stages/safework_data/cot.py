@@ -174,7 +174,7 @@ def _applies(rule: str, exchange: Exchange) -> bool:
 
 
 def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:
-    """The rows made of a prompt's best accepted samples; further ones of the prompt get a number behind the id."""
+    """The rows made of a prompt's best accepted samples, numbered behind the id: the prompt may stand beside them in one dataset."""
     good = [sample for sample in samples if not sample.reason]
     good.sort(key=lambda sample: -fmean(sample.scores.values()) if sample.scores else 0.0)  # stable: the earlier stays first
     made: list[Row] = []
@@ -182,8 +182,7 @@ def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:
         if len(made) < keep and all(sample.text.strip() != other.reply for other in made):
             meta = row.meta | {"operations": operations_of(parse_reply(sample.text).thought), "scores": sample.scores, "group": row.group}
             messages = [*row.prompt, Message(role="assistant", content=sample.text.strip())]
-            name = f"{row.id}#{len(made)}" if made else row.id
-            made.append(replace(row, id=name, messages=messages, split=row.split or "train", meta=meta))
+            made.append(replace(row, id=f"{row.id}#{len(made)}", messages=messages, split=row.split or "train", meta=meta))
     return made
 
 
