@@ -59,9 +59,9 @@ def test_what_passes_is_kept_and_what_fails_is_named(work, data):
     with served(teacher) as (url, seen):
         outcome = run(work, data, url)
     rows = {row.id: row for row in read_rows(work.output / "cot" / "train.parquet")}
-    assert set(rows) == {"sum0", "sum2", "rob"} and rows["sum2"].reply == GOOD.format(4)
-    assert rows["sum2"].meta["operations"] == ["decompose", "verify"] and rows["rob"].meta["operations"][0] == "weigh risk"
-    assert [m["role"] for m in rows["rob"].messages] == ["user", "assistant"], "what the teacher was told is no part of the row"
+    assert set(rows) == {"sum0#0", "sum2#0", "rob#0"} and rows["sum2#0"].reply == GOOD.format(4)
+    assert rows["sum2#0"].meta["operations"] == ["decompose", "verify"] and rows["rob#0"].meta["operations"][0] == "weigh risk"
+    assert [m["role"] for m in rows["rob#0"].messages] == ["user", "assistant"], "what the teacher was told is no part of the row"
     assert all(request["messages"][0] == {"role": "system", "content": SYSTEM} for request in seen)
     failed = {r["id"]: r["reasons"] for r in map(json.loads, (work.output / "failed.jsonl").read_text().splitlines())}
     assert failed == {"sum1": {"correctness: wrong": 2}, "sum3": {"format: no_thought": 2}}
@@ -81,7 +81,7 @@ def test_only_prompts_of_named_sources(work, tmp_path):
         with pytest.raises(InputError, match="no rows of 'benhc'.*bench"):
             run(work, data, url, sources=["benhc"])
         run(work, data, url, sources=["bench"])
-    assert [row.id for row in read_rows(work.output / "cot")] == ["rob"]
+    assert [row.id for row in read_rows(work.output / "cot")] == ["rob#0"]
 
 
 def test_datasets_opens_it(work, data, tmp_path):
@@ -117,7 +117,7 @@ def test_several_samples_are_kept_once_each_and_the_best_scored_first(work, data
         config = CotConfig.model_validate({"endpoint": {"url": url, "model": "m"}, "samples": 3, "keep": 3, "limit": 1})
         stage.run(config, Inputs({"data": data, "verifiers": {"short": data}}), work)
     rows = read_rows(work.output / "cot" / "train.parquet")
-    assert [(row.id, row.meta["scores"]) for row in rows] == [("sum0", {"short": 1.0}), ("sum0#1", {"short": 0.6})]
+    assert [(row.id, row.meta["scores"]) for row in rows] == [("sum0#0", {"short": 1.0}), ("sum0#1", {"short": 0.6})]
     assert {row.group for row in rows} == {"sum0"}, "replies to one prompt never straddle a split"
 
 
