@@ -63,7 +63,7 @@ class RolloutsStage(Stage):
     inputs = {
         "model": Slot(("model",), "the policy whose replies are valued"),
         "data": Slot(("dataset",), "rows whose prompts are answered, such as NAME:rl"),
-        "verifiers": Slot(("verifier",), "a judge by its principle, such as verifiers.safety", many=True),
+        "verifiers": Slot(("verifier",), "a judge by its principle, such as verifiers.safety", optional=True, many=True),
     }
     output = "dataset"
 

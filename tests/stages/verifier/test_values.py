@@ -252,3 +252,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(cli, kill_behind, store, 
     resumed, fresh = (store.resolve(done.stdout.strip(), ("verifier",)).path for done in (again, whole))
     for name in ("model.safetensors", "value_heads.safetensors", "verifier.json"):
         assert (resumed / name).read_bytes() == (fresh / name).read_bytes(), name
+
+
+def test_rules_alone_may_judge_rollouts(cli, tiny_artifact, toy_data):
+    done = cli("verifier", "rollouts", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "rules.safety=refusal", "--dry-run")
+    assert done.returncode == 0 and "safety by rule:refusal" in done.stdout + done.stderr, done.stderr
