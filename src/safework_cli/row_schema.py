@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from safework_cli.rows import ROLES, SCHEMA_VERSION, TASKS
+from safework_cli.rows import ROLES, SCHEMA_VERSION, SPLITS, TASKS
 
 _TEXT = {"type": ["string", "null"]}
 
@@ -35,6 +35,33 @@ META: dict[str, dict[str, Any]] = {
     "scores": {"type": "object", "additionalProperties": {"type": "number"}, "description": "verifier → score that the reply was kept by"},
 }
 """Keys of ``meta`` that stages understand; others are kept as they are."""
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "boolean": bool, "number": (int, float), "object": dict, "array": list}
+
+
+def meta_problem(meta: dict[str, Any]) -> str | None:
+    """The first key of ``meta`` whose value is not what ``META`` says, or None. (A validator of schemas would take longer than all other
+    checks of a row.)"""
+    for key, value in meta.items():
+        wanted = META.get(key)
+        if wanted is None:
+            continue
+        if not _fits(value, wanted):
+            kind = wanted.get("type") or f"one of {', '.join(wanted['enum'])}"
+            return f"meta.{key} is {str(value)[:40]!r}, not {kind}"
+    return None
+
+
+def _fits(value: Any, wanted: dict[str, Any]) -> bool:
+    if "enum" in wanted:
+        return value in wanted["enum"]
+    if not isinstance(value, _TYPES[wanted["type"]]) or (isinstance(value, bool) and wanted["type"] == "number"):
+        return False
+    if isinstance(value, list):
+        return all(_fits(item, wanted["items"]) for item in value)
+    inner = wanted.get("additionalProperties")
+    return not isinstance(value, dict) or not inner or all(_fits(item, inner) for item in value.values())
 
 
 def row_schema() -> dict[str, Any]:
@@ -70,7 +97,7 @@ def row_schema() -> dict[str, Any]:
             "harmful": {"type": ["boolean", "null"], "description": "whether the prompt asks for something harmful"},
             "source": {"type": "string"},
             "licence": {"type": "string"},
-            "split": {"enum": ["train", "test", ""]},
+            "split": {"enum": [*SPLITS, ""]},
             "meta": {"type": "object", "properties": META, "additionalProperties": True},
         },
         "required": ["id", "task", "messages"],

@@ -28,9 +28,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from safework_cli.errors import InputError
+
 Task = Literal["safety", "value", "knowledge", "general", "search"]
 TASKS: tuple[str, ...] = ("safety", "value", "knowledge", "general", "search")
 ROLES = ("system", "user", "assistant")
+SPLITS = ("train", "test")
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 SCHEMA_VERSION = 1
 
@@ -164,6 +167,11 @@ def stream_rows(path) -> Iterator[Row]:
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
     for file in files:
         with pq.ParquetFile(file) as table:
+            names = set(table.schema_arrow.names)
+            if wrong := sorted(names - {*ROW_FIELDS}) or sorted({"id", "task", "messages"} - names):
+                has = "has no" if wrong[0] not in names else "has a"
+                why = f"it {has} column '{wrong[0]}'; rows have {', '.join(ROW_FIELDS)}"
+                raise InputError(f"{file} holds no rows of ours", why, "safework data build makes rows of any table")
             for batch in table.iter_batches(1024):
                 yield from map(Row.from_record, batch.to_pylist())
 
@@ -175,6 +183,8 @@ def problems(row: Row) -> list[str]:
         found.append("id is empty")
     if row.task not in TASKS:
         found.append(f"task '{row.task}' is not one of {', '.join(TASKS)}")
+    if row.split not in ("", *SPLITS):
+        found.append(f"split '{row.split}' is not one of {', '.join(SPLITS)}")
     if not row.messages:
         found.append("no messages")
     roles = [m["role"] for m in row.messages]

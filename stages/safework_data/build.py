@@ -73,7 +73,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         drops.close()
     refuse_nothing(read.of_subset, output, drops)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], output.kept_of[a.name]) for a in read.arrived]
-    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows), encoding="utf-8")
+    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
     for line in summary(output.parts, drops):
         work.progress.note(line)
     return outcome(config, read, output.parts, drops)
@@ -83,7 +83,7 @@ def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[
     """What is read, in order: (what a person would call it, how it is opened)."""
     for source in config.sources:
         yield source.kind, partial(read_source, source, config.seed)
-    for name, dataset in datasets.items():
+    for name, dataset in sorted(datasets.items()):  # as the fingerprint has them
         yield dataset.ref, partial(read_dataset, name, dataset)
 
 

@@ -9,14 +9,14 @@ from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites import suite_named
 from safework_data.settings import BuildConfig, HubSource, Source, StarterSource, artifact_name, expand
-from safework_data.sources import digest_of, source_files, source_name, starter_files
+from safework_data.sources import digest_of, is_split, source_files, source_name, starter_files
 
 
 class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 2  # 2: replies are held to their gold answers and to what their prompts ask for
+    version: ClassVar[int] = 3  # 3: meta is held to its schema, short prompts are found with their options
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -47,7 +47,12 @@ class BuildStage(Stage):
             size = sum(path.stat().st_size for path in files)
             disk += size
             plan.lines.append(f"read {name}: {_described(source, files, size)}")
-        plan.lines += [f"read {name}: {dataset.ref}" for name, dataset in datasets.items()]
+        for name, dataset in sorted(datasets.items()):
+            if not dataset.subsets:
+                what = "rows would belong to no subset"
+                plan.refuse(f"{dataset.ref} has no subsets", what, "put the file below a folder of the subset's name, or use kind: file")
+            kept = ", which keeps the rows that it holds out" if config.heldout and is_split(dataset) else ""
+            plan.lines.append(f"read {name}: {dataset.ref}{kept}")
         disk += sum(entry.size for dataset in datasets.values() for entry in dataset.manifest.files)
         settings = config.decontaminate
         unknown = [name for name in settings.exempt if name not in names]

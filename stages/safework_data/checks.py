@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from safework_cli.row_schema import meta_problem
 from safework_cli.rows import Row, language_of, parse_reply, problems
 from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data.drops import Candidate
@@ -85,6 +86,8 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
         return "not valid Unicode", "a lone surrogate, which no file can hold"
     if found := problems(row):
         return f"schema: {_PARTICULARS.sub('…', found[0])}", "; ".join(found)
+    if bad := meta_problem(row.meta):
+        return f"schema: {bad.split(' is ')[0]}", bad
     length = sum(len(message["content"]) for message in row.messages)
     if length > config.max_characters:
         return "over-long", f"{length:,} characters"

@@ -2,7 +2,8 @@
 
 The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the row
 within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
-has no n-gram; it counts when a message of the row is that prompt, punctuation and case aside. A row that names what an attack is after
+has no n-gram; it counts when a line of the row is that prompt, punctuation and case aside, with two words before it at most where it has
+four or more ("Question: …", with its options on the lines below). A row that names what an attack is after
 (``meta.target``) is compared by that as well.
 """
 
@@ -13,6 +14,9 @@ from typing import NamedTuple
 
 from safework_cli.rows import Row
 from safework_data.text import words
+
+MOST_BEFORE, FEWEST_BEHIND, LONG_WORD = 2, 4, 20
+"""Words that may stand before a short prompt on its line, how many it must have then, and characters of such a word."""
 
 
 class Leak(NamedTuple):
@@ -37,6 +41,7 @@ class LeakIndex:
         self._runs: dict[tuple[str, ...], list[tuple[int, int]]] = defaultdict(list)
         self._short: dict[tuple[str, ...], int] = {}
         self._known: set[tuple[str, ...]] = set()
+        self._longest_short = 0
 
     def add(self, suite: str, prompt_id: str, text: str) -> None:
         """Adds a prompt of a suite, once however often it comes; one of no words is left out, since it would be in every row."""
@@ -48,6 +53,7 @@ class LeakIndex:
         self._prompts.append((suite, prompt_id, len(tokens)))
         if len(tokens) < self.ngram:
             self._short.setdefault(tokens, number)
+            self._longest_short = max(self._longest_short, len(text) + MOST_BEFORE * LONG_WORD)
         for position, run in enumerate(self._all_runs(tokens)):
             self._runs[run].append((number, position))
 
@@ -61,7 +67,7 @@ class LeakIndex:
             texts.append(row.meta["target"])
         for text in texts:
             tokens = words(text)
-            if (number := self._short.get(tokens)) is not None:
+            if (number := self._short_in(text, tokens)) is not None:
                 suite, prompt_id, _ = self._prompts[number]
                 return Leak(suite, prompt_id, 1.0)
             for run in set(self._all_runs(tokens)) & self._runs.keys():
@@ -74,6 +80,22 @@ class LeakIndex:
             if share >= self.overlap and (best is None or share > best.share):
                 best = Leak(suite, prompt_id, share)
         return best
+
+    def _short_in(self, text: str, tokens: tuple[str, ...]) -> int | None:
+        """The number of a prompt of less than one run that is a line of the text, or the whole of it."""
+        if not self._short:
+            return None
+        if tokens in self._short:
+            return self._short[tokens]
+        for line in text.splitlines():
+            if len(line) > self._longest_short:
+                continue
+            found = words(line)
+            for skipped in range(1 + MOST_BEFORE):
+                rest = found[skipped:]
+                if rest in self._short and (not skipped or len(rest) >= FEWEST_BEHIND):
+                    return self._short[rest]
+        return None
 
     def _all_runs(self, tokens: tuple[str, ...]) -> zip[tuple[str, ...]]:
         return zip(*(tokens[start:] for start in range(self.ngram)), strict=False)

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -83,7 +84,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             output.add(Candidate(row, config.subset, row.source))
     write_failures(failed, work)
     metrics = measured(tried, drawn, failed)
-    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref), encoding="utf-8")
+    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref, work.output), encoding="utf-8")
     for line in (f"{len(drawn)} rows kept of {len(rows)} prompts", f"{len(failed)} prompts failed with every sample"):
         work.progress.note(line)
     return Outcome(
@@ -240,11 +241,13 @@ def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequenc
     }
 
 
-def card(parts: list[Part], metrics: dict[str, Any], failed: Sequence[tuple[Row, list[Tried]]], teacher: str, data: str) -> str:
+def card(
+    parts: list[Part], metrics: dict[str, Any], failed: Sequence[tuple[Row, list[Tried]]], teacher: str, data: str, folder: Path
+) -> str:
     """The README: who taught, what was rejected, what the thoughts do."""
     operations = list(next(iter(metrics["by_task"].values()))["operations"])
     blocks = [
-        front_matter(parts),
+        front_matter(parts, folder),
         "# Data card\n",
         f"Reasoned replies of `{escaped(teacher)}` to {metrics['prompts']:,} prompts of `{escaped(data)}`: {metrics['samples']:,} samples, "
         f"{metrics['accepted']:,} accepted, {metrics['rows']:,} rows kept. {metrics['failed_prompts']:,} prompts failed with every sample; "

@@ -7,13 +7,14 @@ threshold for nobody.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from safework_cli.errors import nearest
 from safework_cli.lm.endpoint import EndpointSettings
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+from safework_data.settings import SubsetName
 
 RuleName = Literal["format", "correctness", "refusal", "language"]
 RULES: tuple[RuleName, ...] = ("format", "correctness", "refusal", "language")
@@ -43,7 +44,7 @@ class CotConfig(StageConfig):
     rules: list[RuleName] = Field(default_factory=lambda: list(RULES))
     """Rules that a reply must pass where they apply: exactly one thought; the gold answer; a refusal for harmful prompts and none for
     harmless ones, where the row says which; the language of the prompt."""
-    min_scores: dict[str, float] = Field(default_factory=dict)
+    min_scores: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Verifier → score from which a reply is accepted; 0.5 where not given."""
     tasks: list[TaskName] = Field(default_factory=list)
     """Only prompts of these tasks; all where empty."""
@@ -53,7 +54,7 @@ class CotConfig(StageConfig):
     """Prompts at most, the first of the data; all where not given."""
     max_rows: int | None = Field(None, ge=1)
     """Rows at most: of more, a sample is drawn that keeps the tasks' shares and spreads the cognitive operations evenly within each."""
-    subset: str = "cot"
+    subset: SubsetName = "cot"
     """The subset that the rows go to."""
     max_failed: float = Field(0.5, ge=0, le=1)
     """Share of prompts for which every sample may fail before the command exits with 5."""

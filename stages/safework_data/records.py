@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from safework_cli.errors import InputError
 from safework_cli.pictures import TAG, embedded, open_picture
+from safework_cli.row_schema import META
 from safework_cli.rows import Image, Message, Row, language_of, truth_of
 from safework_cli.suites import render_choices
 from safework_cli.suites.readers import LETTERS
 from safework_data.settings import TableSource
 from safework_data.text import words
+
+_FLAGS = {key for key, kind in META.items() if kind.get("type") == "boolean"}
 
 
 class Unfit(Exception):
@@ -56,7 +60,7 @@ class RowMaker:
     def _values(self, record: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = dict(self.source.constants)
         for target, column in self.source.columns.items():
-            values[target] = [record.get(c) for c in column] if isinstance(column, list) else record.get(column)
+            values[target] = [_plain(record.get(c)) for c in column] if isinstance(column, list) else _plain(record.get(column))
         for target, pattern in self._patterns.items():
             found = list(pattern.finditer(_text(values[target], target)))
             if not found:
@@ -68,6 +72,8 @@ class RowMaker:
         if values.get("id") not in (None, ""):
             row.id = f"{self.name}/{values['id']}"
         row.meta = {target[5:]: value for target, value in values.items() if target.startswith("meta.") and value not in (None, "")}
+        for key in row.meta.keys() & _FLAGS:
+            row.meta[key] = _truth(row.meta[key], f"meta.{key}")
         row.messages = _messages(values["messages"]) if "messages" in values else _turns(values)
         if values.get("images") not in (None, "", []):
             self._picture(row, values["images"])
@@ -75,7 +81,7 @@ class RowMaker:
             if values.get(target) not in (None, ""):
                 setattr(row, target, _text(values[target], target))
         if values.get("harmful") not in (None, ""):
-            row.harmful = _truth(values["harmful"])
+            row.harmful = _truth(values["harmful"], "harmful")
         self._answer(row, values.get("answer"))
         if isinstance(row.meta.get("choices"), list):
             _ask_with_choices(row)
@@ -83,7 +89,7 @@ class RowMaker:
         row.meta.setdefault("group", prompt_group(row))
         try:
             if not all(isinstance(value, str) for value in row.meta.values()):
-                json.dumps(row.meta)
+                json.dumps(row.meta, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Unfit(f"meta is not plain JSON: {error}") from None
 
@@ -135,11 +141,16 @@ def _text(value: Any, target: str) -> str:
     raise Unfit(f"{target} is not text: {type(value).__name__}")
 
 
-def _truth(value: Any) -> bool:
+def _plain(value: Any) -> Any:
+    """A cell; what tables without a word for "nothing" write as NaN is nothing."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _truth(value: Any, target: str) -> bool:
     try:
         return truth_of(value)
     except ValueError as error:
-        raise Unfit(f"harmful is {error}") from None
+        raise Unfit(f"{target} is {error}") from None
 
 
 def _turns(values: dict[str, Any]) -> list[Message]:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safework_cli.errors import InputError, nearest
 from safework_cli.rows import Task
@@ -61,6 +61,10 @@ def _checked_name(value: str | None) -> str | None:
     if value is not None and not _NAME.fullmatch(value):
         raise ValueError(f"'{value}' is not a name: letters, digits, '_', '-' and '.', a letter or digit first")
     return value
+
+
+SubsetName = Annotated[str, AfterValidator(_checked_name)]
+"""A subset's name, which is a folder's as well."""
 
 
 class StarterSource(Settings):

@@ -20,6 +20,7 @@ from safework_cli.suites.tables import format_of, read_table
 from safework_data.drops import Candidate
 from safework_data.records import RowMaker
 from safework_data.settings import (
+    HELDOUT,
     FileSource,
     HubSource,
     SetSource,
@@ -125,10 +126,21 @@ def _read_set(source: SetSource) -> Arrived:
 
 
 def read_dataset(name: str, dataset: Artifact) -> Arrived:
-    """The rows of a dataset of the store, in the subsets and splits that they have there."""
+    """The rows of a dataset, in its subsets; a name before their ids keeps the same prompt of two datasets apart. Where it holds something
+    out already, its rows keep their side."""
     subsets = [dataset.subset] if dataset.subset else dataset.subsets
-    candidates = (Candidate(row, subset, name, split_already=True) for subset in subsets for row in stream_rows(dataset.path / subset))
+    split = is_split(dataset)
+    candidates = (
+        Candidate(replace(row, id=f"{name}/{row.id}"), subset, name, split_already=split)
+        for subset in subsets
+        for row in stream_rows(dataset.path / subset)
+    )
     return Arrived(name, "as each row says", candidates, dataset.ref, dataset.digest)
+
+
+def is_split(dataset: Artifact) -> bool:
+    """Whether a dataset holds rows out."""
+    return any(entry.path.startswith(f"{HELDOUT}/") or entry.path.endswith("/test.parquet") for entry in dataset.manifest.files)
 
 
 def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:

@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safework_cli.rows import Row, arrow_schema
+from safework_cli.rows import SPLITS, Row, arrow_schema
 from safework_data.drops import Candidate
 from safework_data.settings import HELDOUT
 from safework_data.traits import digest64
 
 ROW_GROUP_ROWS = 10_000
 ROW_GROUP_BYTES = 64 * 2**20
-SPLITS = ("train", "test")
 
 
 @dataclass(slots=True)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from safework_cli.config import resolve
 from safework_cli.errors import ConfigError, InputError
 from safework_cli.report.text import escaped
-from safework_cli.rows import Row, read_rows
+from safework_cli.rows import Message, Row, read_rows, write_rows
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_data.build_stage import stage
 from safework_data.settings import expand, matching_files
@@ -434,3 +435,68 @@ def test_what_a_chat_template_loses_is_dropped_by_name(work: WorkDir, tmp_path: 
     assert kept.metrics["rows"] == 2
     with pytest.raises(InputError, match="lost in the chat template 2"):
         stage.run(config, Inputs({"model": path_artifact(stripping, "stripping", ("model",))}), work)
+
+
+def test_two_datasets_of_one_cache_are_two(cli, store, tmp_path: Path) -> None:
+    """datasets tells folders apart by their last name, which is a version here."""
+    import datasets
+
+    for name, count in (("one", 1), ("two", 2)):
+        path = write_jsonl(tmp_path / f"{name}.jsonl", [{"q": f"{LONG} {name} {i}", "a": "yes"} for i in range(count)])
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(json.dumps({"name": name, "near_duplicate_threshold": None, "sources": [source(path, "rl")]}), encoding="utf-8")
+        assert cli("data", "build", "-c", str(recipe)).returncode == 0
+        opened = datasets.load_dataset(str(store.root / "dataset" / name / "v1"), "rl", cache_dir=str(tmp_path / "cache"))
+        assert opened["train"].num_rows == count
+
+
+def test_short_prompts_are_found_with_their_options_and_behind_a_word(work: WorkDir, tmp_path: Path) -> None:
+    held = {"kind": "file", "subset": "heldout", "task": "knowledge", "columns": {"prompt": "q", "meta.choices": "c", "answer": "a"}}
+    asked = {"q": "Which planet has the most moons?", "c": ["Mars", "Saturn"], "a": "B"}
+    rows = [
+        asked | {"c": ["Saturn", "Venus"], "a": "A"},
+        {"q": "Question: which planet has the most moons", "c": ["Saturn", "Earth"], "a": "A"},
+        {"q": "Which planet has the most moons, and who found them?", "c": ["Saturn", "Earth"], "a": "A"},
+    ]
+    sources = [
+        held | {"path": str(write_jsonl(tmp_path / "held.jsonl", [asked])), "name": "held"},
+        held | {"path": str(write_jsonl(tmp_path / "rows.jsonl", rows)), "name": "rows", "subset": "rl"},
+    ]
+    outcome = build(work, *sources, near_duplicate_threshold=None, max_dropped=1.0)
+    assert outcome.metrics["dropped"] == {"evaluation prompt": 2} and [row.id for row in rows_of(work, "rl")] == ["rows/3"]
+
+
+def test_meta_is_held_to_its_schema_and_splits_to_their_names(work: WorkDir, tmp_path: Path, store, cli) -> None:
+    table = tmp_path / "rows.csv"
+    table.write_text("q,jail,label\nOne thing,false,x\nAnother thing,true,x\nA third,perhaps,x\n", encoding="utf-8")
+    mapped = {"columns": {"prompt": "q", "meta.jailbreak": "jail", "meta.label": "label"}}
+    build(work, source(table, "rl") | mapped, max_dropped=1.0)
+    assert [row.meta["jailbreak"] for row in rows_of(work, "rl")] == [False, True]
+
+    (tmp_path / "made" / "rl").mkdir(parents=True)
+    good, bad, out = (Row(name, "general", [Message(role="user", content=f"{LONG} {name}")]) for name in ("good", "bad", "out"))
+    bad.meta, out.split = {"label": True}, "../../../evil"
+    write_rows(tmp_path / "made" / "rl" / "rows.parquet", [good, bad, out])
+    done = cli("data", "build", f"data.x={tmp_path}/made", "--name", "held-to-it")
+    shown = json.loads(cli("artifacts", "show", "held-to-it", "--json").stdout)["metrics"]
+    assert shown["rows"] == 1 and shown["dropped"] == {"schema: meta.label": 1, "schema: split … is not one of train, test": 1}, done.stderr
+    assert not list(tmp_path.rglob("*evil*"))
+
+
+def test_datasets_with_equal_ids_stand_side_by_side_and_may_be_held_out(cli, toy_data) -> None:
+    both = [f"data.b={toy_data.ref}:rl", f"data.a={toy_data.ref}:cot", "check_replies=[]"]
+    done = cli("data", "build", *both, "heldout=0.25", "--name", "both")
+    shown = json.loads(cli("artifacts", "show", "both", "--json").stdout)["metrics"]
+    assert "repeated id" not in shown["dropped"] and shown["subsets"]["heldout"]["rows"] > 0, done.stderr
+    again = cli("data", "build", *reversed(both), "heldout=0.25", "--name", "both")
+    assert "already done" in again.stdout + again.stderr, "the order of words on the line changes nothing"
+
+
+def test_no_row_of_a_source_is_lost_to_a_question_that_all_share(work: WorkDir, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ETHICS' claims stand under one question: a held-out claim is told by its own words."""
+    monkeypatch.setenv("SAFEWORK_DATA", str(real_data))
+    recipe = yaml.safe_load((ROOT / "recipes/verifiers/value-data.yaml").read_text())
+    recipe.pop("name")
+    outcome = build(work, *recipe.pop("sources"), **recipe)
+    kept = Counter(row.id.split("/")[0] for row in rows_of(work, "verifier"))
+    assert min(kept[name] for name in outcome.metrics["sources"]) >= 400, kept
