@@ -29,6 +29,10 @@ class Slow(Exception):
     """Answer after that many seconds."""
 
 
+class Drip(Exception):
+    """Answer a byte at a time, so many seconds apart."""
+
+
 def body_of(request: dict[str, Any], answers: list[Any]) -> dict[str, Any]:
     choices = []
     for index, answer in enumerate(answers):
@@ -61,7 +65,21 @@ def served(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
             except Slow as slow:
                 time.sleep(slow.args[0])
                 body = b"{}"
+            except Drip as drip:
+                self._drip(drip.args[0])
+                return
             self._send(200, body, {})
+
+        def _drip(self, pause: float) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            try:
+                for _ in range(1000):
+                    self.wfile.write(b" ")
+                    time.sleep(pause)
+            except (BrokenPipeError, ConnectionResetError):
+                pass
 
         def _send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
             try:

@@ -27,6 +27,7 @@ from safework_data.operations import balanced, entropy, histogram, operations_of
 from safework_data.starter.tables import allocate
 from safework_data.tally import Output, Part
 
+NO_REPLY = "no reply"
 FAILED = "failed.jsonl"
 SHOWN_FAILURES = 10
 
@@ -70,7 +71,8 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
                 said = teacher.ask([rows[place] for place in places], start)
                 for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
                     tried[place] = samples
-                    write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
+                    if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is no answer to keep
+                        write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
             phase.advance(len(chunk))
             work.stop.check()
 
@@ -164,7 +166,7 @@ def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried],
 
 def _unfinished(sample: Said) -> str:
     if sample.error:
-        return f"no reply: {sample.error}"
+        return f"{NO_REPLY}: {sample.error}"
     return "truncated" if sample.finish_reason == "length" else ""
 
 
@@ -208,7 +210,10 @@ def write_failures(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> 
 
 
 def _refuse_nothing(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
-    reasons = Counter(_kind(sample.reason) for _, samples in failed for sample in samples)
+    everything = [sample.reason for _, samples in failed for sample in samples]
+    if all(reason.startswith(NO_REPLY) for reason in everything):
+        raise InputError("the teacher gave no reply to any prompt", everything[0], "run the same command again: it asks again")
+    reasons = Counter(map(_kind, everything))
     shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
     raise InputError(
         "no sample of any prompt was accepted", f"most often: {shown}", f"look at {work.path / 'samples.jsonl'}, or relax a rule"

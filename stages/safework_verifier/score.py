@@ -44,7 +44,8 @@ def score(config: ScoreConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             found = {name: judged(verifier, [items[place][1] for place in left]) for name, verifier in verifiers.items() if left}
             for number, place in enumerate(left):
                 verdicts[place] = {name: _said(of_verifier[number]) for name, of_verifier in found.items()}
-                write_line(handle, {"place": place, "verdicts": verdicts[place]})
+                if all(verdict["error"] is None for verdict in verdicts[place].values()):  # a server's outage is no verdict to keep
+                    write_line(handle, {"place": place, "verdicts": verdicts[place]})
             phase.advance(len(chunk))
             work.stop.check()
 

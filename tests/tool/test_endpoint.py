@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+import time
 
 import pytest
 
@@ -15,7 +17,7 @@ from safework_cli.verifiers.contract import Exchange, judged
 from safework_cli.verifiers.endpoint import disarmed, first_token_probabilities, written_label
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.spec import LabelSpec, preset
-from served import Raw, Slow, Status, body_of, served
+from served import Drip, Raw, Slow, Status, body_of, served
 
 pytestmark = pytest.mark.enable_socket
 HELLO = [[Message(role="user", content="hello")]]
@@ -208,3 +210,66 @@ def test_a_grader_without_a_gold_answer_asks_nobody(tmp_path):
     with served(lambda request: "TRUE") as (url, seen):
         without, with_gold = judge(tmp_path, url, "knowledge").judge([asked("Paris"), asked("Paris", answer="Paris")])
     assert without.score is None and with_gold.label == "TRUE" and len(seen) == 1
+
+
+def test_a_server_that_drips_is_not_waited_for():
+    def drips(request):
+        raise Drip(0.05)
+
+    started = time.monotonic()
+    with served(drips) as (url, seen):
+        (said,) = ask(url, timeout_s=0.4, max_retries=1)[0]
+    assert said.error and "no answer" in said.error and len(seen) == 2 and time.monotonic() - started < 5
+
+
+def test_what_is_under_way_is_dropped_when_the_asker_stops():
+    def slow(request):
+        raise Slow(6)
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    with served(slow) as (url, _):
+        started = time.monotonic()
+        previous = signal.signal(signal.SIGALRM, stop)
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                ask(url, timeout_s=30)
+        finally:
+            signal.signal(signal.SIGALRM, previous)
+        assert time.monotonic() - started < 3
+
+
+def test_fewer_choices_and_fewer_likely_tokens_are_asked_for_again():
+    def narrow(request):
+        if request.get("top_logprobs", 0) > 5:
+            raise Status(400, "top_logprobs must be at most 5")
+        if request.get("n", 1) > 1:
+            raise Raw(json.dumps(body_of(request, ["one of them"])).encode())
+        return ("A", {"A": math.log(0.9), "B": math.log(0.1)})
+
+    with served(narrow) as (url, seen):
+        endpoint = Endpoint(settings(url))
+        (said,) = endpoint.ask(HELLO, Sampling(max_tokens=5), 3, top=20)
+        again = [said for said in endpoint.ask(HELLO, Sampling(max_tokens=5), 1, top=20)]
+    assert len(said) == 3 and not any(s.error for s in said) and again[0][0].first["A"] == pytest.approx(math.log(0.9))
+    assert len({request["seed"] for request in seen if request.get("top_logprobs") == 5 and "n" in request}) >= 3
+    assert seen[-1]["top_logprobs"] == 5 and sum(request.get("top_logprobs") == 20 for request in seen) == 1, "it is remembered"
+
+
+def test_the_key_itself_is_never_told(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "abcdefgh12345secret")
+
+    def echoes(request):
+        raise Status(401, "Incorrect API key provided: abcdefgh12345secret")
+
+    with served(echoes) as (url, _), pytest.raises(InputError) as refused:
+        ask(url, api_key_env="JUDGE_KEY")
+    assert "abcdefgh" not in str(refused.value) and "Incorrect" in str(refused.value)
+
+
+def test_another_word_than_a_code_leaves_it_to_the_text():
+    spec = preset("safety")
+    assert first_token_probabilities({"Un": -0.001, "A": -12.0}, spec) is None
+    assert written_label("Unsafe", spec) == "Unsafe"

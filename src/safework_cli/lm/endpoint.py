@@ -7,10 +7,10 @@ brings a hundred providers. Token ids stay on the server: completions have none,
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,10 @@ from safework_cli.errors import ConfigError, InputError
 from safework_cli.lm.engine import Completion, Conversation, Sampling
 from safework_cli.stage import Settings
 
+FEWER = (5, 0)
+"""Likeliest tokens asked for, one after the other, of a server that gives no more."""
+AGAIN = 1_000_003
+"""Between the seeds of a first request and of the next one for the answers that are missing."""
 PARSE_ATTEMPTS = 2
 """A reply that is not whole JSON is asked for once more: proxies cut bodies, and the client itself retries transport faults alone."""
 
@@ -35,7 +39,7 @@ class EndpointSettings(Settings):
     api_key_env: str = ""
     """Name of the environment variable that holds the key (never the key itself); empty where the endpoint wants none."""
     timeout_s: float = Field(120.0, gt=0)
-    """Seconds for one request."""
+    """Seconds for one attempt at a request, its whole answer included."""
     max_retries: int = Field(5, ge=0)
     """Further attempts after timeouts, 429 and 5xx, with growing pauses."""
     concurrency: int = Field(8, ge=1)
@@ -85,23 +89,14 @@ class Endpoint:
     """
 
     def __init__(self, settings: EndpointSettings):
-        from openai import OpenAI
-
         key = "none"  # the client insists on one
         if settings.api_key_env:
             key = os.environ.get(settings.api_key_env, "")
             if not key:
                 what = f"the environment variable {settings.api_key_env} is not set"
                 raise ConfigError(what, f"it is to hold the key of {settings.url}", f"export {settings.api_key_env}=…")
-        self.settings = settings
-        self._client = OpenAI(
-            base_url=settings.url,
-            api_key=key,
-            organization="",
-            project="",  # what stands in OPENAI_* variables belongs to other servers
-            timeout=settings.timeout_s,
-            max_retries=settings.max_retries,
-        )
+        self.settings, self._key = settings, key
+        self._top: int | None = None
 
     def ask(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, top: int = 0) -> Iterator[list[Said]]:
         """n answers for each conversation, in order, as they arrive.
@@ -112,16 +107,56 @@ class Endpoint:
         Raises:
             InputError: the server refuses the key or knows no such model: nothing would come of asking on.
         """
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            futures = [pool.submit(self._one, c, sampling, n, top, number) for number, c in enumerate(conversations)]
-            try:
-                for future in futures:
-                    yield future.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True, wait=False)
-                raise
+        with asyncio.Runner() as runner:  # on Ctrl-C it cancels what is under way, where threads would be waited for
+            loop = runner.get_loop()
+            client, room = self._client(), asyncio.Semaphore(self.settings.concurrency)
 
-    def _one(self, conversation: Conversation, sampling: Sampling, n: int, top: int, number: int) -> list[Said]:
+            async def one(number: int, conversation: Conversation) -> list[Said]:
+                async with room:
+                    return await self._several(client, conversation, sampling, n, top, number)
+
+            tasks = [loop.create_task(one(number, conversation)) for number, conversation in enumerate(conversations)]
+            for task in tasks:
+                yield loop.run_until_complete(task)
+            loop.run_until_complete(client.close())
+
+    def _client(self) -> Any:
+        import httpx2  # what openai is built on: it retries this one's timeouts
+        import openai
+
+        settings = self.settings
+
+        class Bounded(openai.DefaultAsyncHttpxClient):
+            """It bounds the wait for each piece; a server that drips would be waited for without end."""
+
+            async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+                try:
+                    async with asyncio.timeout(settings.timeout_s):
+                        return await super().send(request, **options)
+                except TimeoutError:
+                    raise httpx2.ReadTimeout(f"no whole answer within {settings.timeout_s:g} s", request=request) from None
+
+        return openai.AsyncOpenAI(
+            base_url=settings.url,
+            api_key=self._key,
+            organization="",
+            project="",  # what stands in OPENAI_* variables belongs to other servers
+            timeout=settings.timeout_s,
+            max_retries=settings.max_retries,
+            http_client=Bounded(),
+        )
+
+    async def _several(self, client: Any, conversation: Conversation, sampling: Sampling, n: int, top: int, number: int) -> list[Said]:
+        """n answers; a server that gives fewer choices than asked for is asked for the others."""
+        found: list[Said] = []
+        for attempt in range(n):
+            found += await self._some(client, conversation, sampling, n - len(found), top, sampling.seed + number + attempt * AGAIN)
+            if len(found) == n:
+                break
+        return found
+
+    async def _some(self, client: Any, conversation: Conversation, sampling: Sampling, n: int, top: int, seed: int) -> list[Said]:
+        """n answers at most, and at least one."""
         import openai
 
         request: dict[str, Any] = {
@@ -131,40 +166,60 @@ class Endpoint:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "n": n,
-            "seed": sampling.seed + number,
+            "seed": seed,
         }
         if sampling.stop:
             request["stop"] = list(sampling.stop)
-        if top:
-            request |= {"logprobs": True, "top_logprobs": top}
         why = ""
         for _ in range(PARSE_ATTEMPTS):
             try:
-                return _answers(self._client.chat.completions.create(**request), n)
+                return _answers(await self._completed(client, request, top), n)
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
                 raise InputError(
                     f"{self.settings.url} refuses to serve '{self.settings.model}' (HTTP {error.status_code})",
-                    _reason(error),
+                    self._reason(error),
                     "check url, model and the key in api_key_env",
                 ) from None
             except openai.APIConnectionError as error:  # timeouts as well; the client has retried
-                return [Said("", error=f"no answer from {self.settings.url}: {_reason(error)}")] * n
+                return [Said("", error=f"no answer from {self.settings.url}: {self._reason(error)}")] * n
             except openai.APIStatusError as error:
-                return [Said("", error=f"HTTP {error.status_code}: {_reason(error)}")] * n
+                return [Said("", error=f"HTTP {error.status_code}: {self._reason(error)}")] * n
             except (openai.OpenAIError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
-                why = f"the answer could not be read: {_reason(error)}"
+                why = f"the answer could not be read: {self._reason(error)}"
         return [Said("", error=why)] * n
+
+    async def _completed(self, client: Any, request: dict[str, Any], top: int) -> Any:
+        """The response. A server that gives fewer of the likeliest tokens is asked for fewer, now and from then on."""
+        import openai
+
+        tries = [top, *(fewer for fewer in FEWER if fewer < top)] if self._top is None else [min(top, self._top)]
+        for wanted in tries:
+            told = {"logprobs": True, "top_logprobs": wanted} if wanted else {}
+            try:
+                response = await client.chat.completions.create(**request, **told)
+            except (openai.BadRequestError, openai.UnprocessableEntityError):
+                if wanted == tries[-1]:
+                    raise
+                continue
+            if wanted < top:
+                self._top = wanted
+            return response
+
+    def _reason(self, error: BaseException) -> str:
+        """The first line of a fault, without the key or what looks like one."""
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(self._key, "…")[:200]
+        return re.sub(r"\b(?:sk|hf|Bearer)[-_ ][\w-]{6,}", "…", line)
 
 
 def _answers(response: Any, n: int) -> list[Said]:
-    """The choices of a response. Raises ValueError where there are not n of them, or they are no text."""
+    """The choices of a response. Raises ValueError where there are none or more than n, or they are no text."""
     choices = response.choices
-    if len(choices) != n:
+    if not 1 <= len(choices) <= n:
         raise ValueError(f"{len(choices)} choices came for the {n} asked for")
-    found: list[Said | None] = [None] * n
+    found: list[Said | None] = [None] * len(choices)
     for choice in choices:
         place = choice.index
-        if not isinstance(place, int) or not 0 <= place < n or found[place] is not None:
+        if not isinstance(place, int) or not 0 <= place < len(choices) or found[place] is not None:
             raise ValueError(f"a choice has the index {place!r}")
         found[place] = _said(choice, response)
     return [said for said in found if said is not None]
@@ -183,12 +238,6 @@ def _said(choice: Any, response: Any) -> Said:
     usage = getattr(response, "usage", None)
     tokens = usage.completion_tokens if usage and len(response.choices) == 1 else 0
     return Said(text, choice.finish_reason, tokens or 0, first)
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of a fault, without what may be a key."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    return re.sub(r"\b(?:sk|hf|Bearer)[-_ ][\w-]{6,}", "…", line)
 
 
 class EndpointEngine:

@@ -16,6 +16,8 @@ from safework_cli.verifiers.verdicts import template_for, unreadable, verdict_of
 
 TOP = 20
 """Likeliest first tokens asked for: what OpenAI's API allows at most, and vLLM by default."""
+MIN_SHARE = 0.5
+"""Of the first token's probability that must lie on the codes; below it the judge began another word."""
 MAX_TOKENS = 24
 """Of an answer: a label and a little more. SafeWork-R1's judges answer within 16."""
 CHARACTERS_PER_TOKEN = 4
@@ -86,7 +88,7 @@ def _cut(text: str, limit: int) -> str:
 def first_token_probabilities(first: dict[str, float], spec: LabelSpec) -> list[float] | None:
     """Label probabilities from the likeliest first tokens, as far as each token is the beginning of one code alone.
 
-    None where some token with a share begins several codes, so that the text must tell, or where none begins a code.
+    None where the text must tell: some token with a share begins several codes, or those that begin one are not what the judge said.
     """
     shares = dict.fromkeys(spec.codes, 0.0)
     for token, logprob in first.items():
@@ -97,7 +99,7 @@ def first_token_probabilities(first: dict[str, float], spec: LabelSpec) -> list[
         if len(begun) == 1:
             shares[begun[0]] += math.exp(logprob)
     total = sum(shares.values())
-    return [shares[code] / total for code in spec.codes] if total > 0 else None
+    return [shares[code] / total for code in spec.codes] if total >= MIN_SHARE else None
 
 
 def written_label(text: str, spec: LabelSpec) -> str | None:

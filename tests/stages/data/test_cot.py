@@ -186,3 +186,25 @@ def test_impossible_requests_are_refused_by_the_plan(data, settings, why):
 def test_rules_alone_may_accept(cli, tiny_artifact, toy_data) -> None:
     done = cli("data", "cot", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "--dry-run")
     assert done.returncode == 0 and "format, correctness, refusal, language" in done.stdout + done.stderr, done.stderr
+
+
+def test_an_outage_is_asked_again(work, data):
+    """Replies that could not be had are no samples: the same command asks for them once the server is back."""
+    from served import Status
+
+    up = []
+
+    def teacher_after_a_while(request):
+        if not up:
+            raise Status(503, "not yet")
+        return teacher(request)
+
+    with served(teacher_after_a_while) as (url, seen):
+        with pytest.raises(InputError, match="gave no reply to any prompt") as refused:
+            run(work, data, url)
+        assert "503" in str(refused.value)
+        up.append(True)
+        seen.clear()
+        run(work, data, url)
+        assert seen
+    assert read_rows(work.output / "cot")
