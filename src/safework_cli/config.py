@@ -127,7 +127,7 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
     layers = []
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_][\w.-]*", key):
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*", key):
             raise ConfigError(
                 f"'{text}' is not key=value",
                 "settings follow the options, each as one word",

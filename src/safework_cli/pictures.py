@@ -16,6 +16,7 @@ MAX_PIXELS = 2**26
 """A picture of more pixels is refused before it is unpacked."""
 MAX_BYTES = 64 * 2**20
 TAG = "<image>"
+PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 
 
 def open_picture(image: Image) -> Picture.Image:
@@ -50,10 +51,14 @@ def embedded(name: str, folder: Path) -> Image:
         InputError: it lies elsewhere (``..``, an absolute path, a link out of the folder), is missing, too large, or no whole picture.
     """
     home = folder.resolve()
-    path = (home / name).resolve()
+    try:
+        path = (home / name).resolve()
+        there = path.is_file()
+    except (OSError, ValueError) as error:  # longer than a name may be, or with a NUL in it
+        raise InputError("an image is missing", f"{name[:60]!r} is no file's name: {error}") from None
     if not path.is_relative_to(home):
         raise InputError("an image lies outside its folder", f"{name} leads out of {folder}")
-    if not path.is_file():
+    if not there:
         raise InputError("an image is missing", f"there is no file {name} in {folder}")
     if path.stat().st_size > MAX_BYTES:
         raise InputError("an image file is too large", f"{name} has {path.stat().st_size:,} bytes, {MAX_BYTES:,} are read at most")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from safework_cli.rows import TASKS
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
     from safework_cli.progress import Progress
+    from safework_cli.rows import Row
 
 KINDS = ("model", "dataset", "verifier", "index", "generations", "evaluation")
 
@@ -200,7 +201,7 @@ class StopRequest:
         if self.requested is None:
             return
         if self.requested == signal.SIGINT:
-            raise Interrupted("interrupted by Ctrl-C", "", "type the same command again: it continues from the last checkpoint")
+            raise Interrupted("interrupted by Ctrl-C", "", "type the same command again: it goes on from what was kept")
         raise RunAgain("stopped by SIGTERM", "what was done so far is kept", "run the same command again: it continues")
 
     def _on_signal(self, number: int, _frame: Any) -> None:
@@ -267,6 +268,13 @@ class Stage(ABC):
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:
+    """Refuses rows with pictures where only their text would be read."""
+    for row in rows:
+        if row.images:
+            raise InputError(f"row '{row.id}' of {artifact.ref} has pictures", f"{what} text alone", "leave such rows out")
 
 
 def require_rows(count: int, artifact: Artifact, what: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from safework_cli.artifacts import Artifact
-from safework_cli.errors import InputError
+from safework_cli.errors import ConfigError, InputError, nearest
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
 from safework_data.card import SourceLine, render_card
@@ -37,6 +37,7 @@ from safework_data.traits import Traits, digest64
 
 CARD = "README.md"
 STAGED = "staged"
+SUBSET_RULES = ("require_thought", "require_reply", "require_label", "check_replies")
 
 
 def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, template: TemplateCheck | None = None) -> Outcome:
@@ -71,7 +72,8 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         drops.close()
-    refuse_nothing(read.of_subset, output, drops)
+    refuse_nothing(read, output, drops)
+    refuse_unknown_subsets(config, read.of_subset)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], output.kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
     for line in summary(output.parts, drops):
@@ -207,10 +209,24 @@ def leak_of(candidate: Candidate, own: LeakIndex, public: LeakIndex, settings: D
     return own.find(candidate.row) or (None if candidate.source in settings.exempt else public.find(candidate.row))
 
 
-def refuse_nothing(read: Counter[str], output: Output, drops: Drops) -> None:
-    """Raises InputError where no row is left, in all or of a training subset that had some."""
+def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
+    """Raises ConfigError where a rule is for a subset that no source fills: it would hold for nothing."""
+    defaults = {name for field in SUBSET_RULES for name in BuildConfig.model_fields[field].get_default(call_default_factory=True)}
+    for field in SUBSET_RULES:
+        for name in getattr(config, field):
+            if name not in read and name not in defaults:
+                raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
+
+
+def refuse_nothing(through: Read, output: Output, drops: Drops) -> None:
+    """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
+    read = through.of_subset
     if not read:
         raise InputError("the sources hold no rows", "a dataset of nothing would train nothing", "check the files that the sources name")
+    for source in through.arrived:
+        if not through.of_source[source.name]:
+            why = f"{source.origin} has none"
+            raise InputError(f"source '{source.name}' holds no rows", why, "name the right file, or leave the source out")
     # A source's own subset, as it came: what moved to heldout has left its subset empty as well.
     for subset in read:
         if not output.of_subset(subset):
@@ -222,6 +238,12 @@ def refuse_nothing(read: Counter[str], output: Output, drops: Drops) -> None:
             )
             reasons = drops.biggest(subset if output.parts else None)
             raise InputError(what, f"most often: {reasons}", "mend the source, or relax the rule that drops them")
+    for source in through.arrived:
+        if not output.kept_of[source.name]:
+            what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
+            raise InputError(
+                what, f"most often: {drops.biggest(source=source.name)}", "mend the source, relax the rule, or leave the source out"
+            )
 
 
 def summary(parts: list[Part], drops: Drops) -> list[str]:

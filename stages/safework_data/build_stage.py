@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from safework_cli.artifacts.references import artifact_name
 from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites import suite_named
-from safework_data.settings import BuildConfig, HubSource, Source, StarterSource, artifact_name, expand
-from safework_data.sources import digest_of, is_split, source_files, source_name, starter_files
+from safework_data.settings import BuildConfig, HubSource, SetSource, Source, StarterSource, expand
+from safework_data.sources import digest_of, digest_of_pictures, is_split, source_files, source_name, starter_files
 
 
 class BuildStage(Stage):
@@ -37,7 +38,8 @@ class BuildStage(Stage):
             name = source_name(source)
             if name in names:
                 why = "rows and drops are told apart by the source's name"
-                plan.refuse(f"two sources are called '{name}'", why, "give one of them a name:")
+                do = "name the set once" if isinstance(source, SetSource) else "give one of them a name:"
+                plan.refuse(f"two sources are called '{name}'", why, do)
             names.append(name)
             try:
                 files = source_files(source)
@@ -81,6 +83,7 @@ class BuildStage(Stage):
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
+        digests |= {f"pictures {source_name(s)}": digest for s in config.sources if (digest := digest_of_pictures(s))}
         if any(isinstance(source, StarterSource) for source in config.sources):
             digests["starter set"] = digest_of(starter_files())
         if config.decontaminate.suites:

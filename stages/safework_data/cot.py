@@ -16,18 +16,19 @@ from safework_cli.lm.endpoint import Endpoint, Said
 from safework_cli.lm.engine import Sampling
 from safework_cli.report.text import escaped
 from safework_cli.rows import Message, Row, parse_reply
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import rule_verifier
 from safework_data.card import front_matter, table
-from safework_data.cot_stage import CotConfig
+from safework_data.cot_stage import DEFAULT_SCORE, CotConfig
 from safework_data.drops import Candidate
 from safework_data.operations import balanced, entropy, histogram, operations_of
 from safework_data.starter.tables import allocate
 from safework_data.tally import Output, Part
 
 NO_REPLY = "no reply"
+TOO_LONG = "prompt too long for the teacher"
 FAILED = "failed.jsonl"
 SHOWN_FAILURES = 10
 
@@ -58,6 +59,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = [r for r in rows if (not config.tasks or r.task in config.tasks) and (not config.sources or r.source in config.sources)]
     rows = rows[: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    require_text(rows, data, "a teacher is sent")
     judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
     teacher = _Teacher(config, inputs)
 
@@ -121,8 +123,15 @@ class _Teacher:
         conversations = [self._conversation(row) for row in rows]
         if self.endpoint:
             return list(self.endpoint.ask(conversations, sampling, config.samples))
-        found = self.engine.generate(conversations, sampling, config.samples)
-        return [[Said(c.text, c.finish_reason, len(c.token_ids)) for c in completions] for completions in found]
+        from safework_cli.lm.chat import encode_prompt
+
+        prompts = [encode_prompt(self.engine.tokenizer, conversation) for conversation in conversations]
+        fits = [len(prompt) <= self.engine.longest_prompt(sampling) for prompt in prompts]
+        found = iter(self.engine.generate_ids([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit], sampling, config.samples))
+        return [
+            [Said(c.text, c.finish_reason, len(c.token_ids)) for c in next(found)] if fit else [Said("", error=TOO_LONG)] * config.samples
+            for fit in fits
+        ]
 
     def _conversation(self, row: Row) -> list[Message]:
         """The prompt under the teacher's instruction; a row's own system message stays, behind it."""
@@ -150,7 +159,7 @@ def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], s
                 tried[place].reason = f"{name} could not score it: {verdict.error}"
             else:
                 tried[place].scores[name] = verdict.score
-                if verdict.score < config.min_scores.get(name, 0.5):
+                if verdict.score < config.min_scores.get(name, DEFAULT_SCORE):
                     tried[place].reason = f"{name}: {verdict.label or f'score {verdict.score:.2f}'}"
     found: list[list[Tried]] = [[] for _ in rows]
     for (number, _), sample in zip(places, tried, strict=True):
@@ -165,6 +174,8 @@ def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried],
 
 
 def _unfinished(sample: Said) -> str:
+    if sample.error == TOO_LONG:
+        return TOO_LONG
     if sample.error:
         return f"{NO_REPLY}: {sample.error}"
     return "truncated" if sample.finish_reason == "length" else ""

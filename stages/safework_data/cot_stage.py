@@ -7,6 +7,7 @@ threshold for nobody.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -14,6 +15,7 @@ from pydantic import Field
 from safework_cli.errors import nearest
 from safework_cli.lm.endpoint import EndpointSettings
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+from safework_cli.verifiers.spec import LabelSpec, is_value_model
 from safework_data.settings import SubsetName
 
 RuleName = Literal["format", "correctness", "refusal", "language"]
@@ -22,6 +24,16 @@ SYSTEM = (
     "Reason before you answer. Write your reasoning inside <think> and </think>: what is asked, what follows step by step, who could be "
     "hurt, and a check of the result. Then write the answer for the user behind </think>, and nothing else."
 )
+
+
+DEFAULT_SCORE = 0.5
+
+
+def refusal_score(folder: Path) -> float | None:
+    """What a safety judge gives for a refusal of a harmful prompt; None for other verifiers."""
+    if is_value_model(folder):
+        return None
+    return LabelSpec.read(folder).scores.get("Safe with refusal")
 
 
 class CotConfig(StageConfig):
@@ -88,6 +100,14 @@ class CotStage(Stage):
         for name in config.min_scores:
             if name not in judges:
                 plan.refuse(f"min_scores names '{name}'{nearest(name, judges)}", "no such verifier was given", f"add verifiers.{name}=…")
+        for name, judge in judges.items():
+            threshold = config.min_scores.get(name, DEFAULT_SCORE)
+            if "refusal" in config.rules and (paid := refusal_score(judge.path)) is not None and paid < threshold:
+                plan.refuse(
+                    f"no refusal of a harmful prompt could pass '{name}'",
+                    f"the rule 'refusal' wants one, and {judge.ref} scores 'Safe with refusal' {paid:g}, below {threshold:g}",
+                    f"min_scores.{name}={paid:g}, or leave the rule out: rules=[format, correctness, language]",
+                )
         if config.samples > 1 and config.temperature == 0:
             plan.refuse(
                 f"samples={config.samples} at temperature 0", "all samples of a prompt would be the same", "samples=1, or temperature=0.8"
@@ -95,7 +115,7 @@ class CotStage(Stage):
         if config.keep > config.samples:
             plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
         teacher = model.ref if model else (config.endpoint.model if config.endpoint else "nobody")
-        accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, 0.5):g}" for name in judges)])
+        accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
         plan.lines = [
             f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",
             f"keep {config.keep} that pass: {accepted}",

@@ -54,7 +54,7 @@ class Drops:
         self.by_reason: Counter[str] = Counter()
         self.by_suite: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {}
-        self._by_subset: Counter[tuple[str, str]] = Counter()
+        self._by_subset: Counter[tuple[str, str, str]] = Counter()
 
     def __len__(self) -> int:
         return self.by_reason.total()
@@ -66,7 +66,7 @@ class Drops:
         # ASCII: an id may hold a lone surrogate, which no UTF-8 file can
         self._handle.write(json.dumps({key: value for key, value in record.items() if value}) + "\n")
         self.by_reason[reason] += 1
-        self._by_subset[candidate.subset, reason] += 1
+        self._by_subset[candidate.subset, candidate.source, reason] += 1
         if suite:
             self.by_suite[suite] += 1
         shown = self.examples.setdefault(reason, [])
@@ -79,13 +79,13 @@ class Drops:
         return dict(self.by_reason.most_common())
 
     def of_subset(self, subset: str) -> int:
-        return sum(count for (name, _), count in self._by_subset.items() if name == subset)
+        return sum(count for (name, _, _), count in self._by_subset.items() if name == subset)
 
-    def biggest(self, subset: str | None = None, show: int = 3) -> str:
-        """The most frequent reasons (of one subset) in words: "near duplicate 12, no reply 3"."""
+    def biggest(self, subset: str | None = None, source: str | None = None, show: int = 3) -> str:
+        """The most frequent reasons (of one subset, of one source) in words: "near duplicate 12, no reply 3"."""
         counted: Counter[str] = Counter()
-        for (name, reason), count in self._by_subset.items():
-            if subset in (None, name):
+        for (of_subset, of_source, reason), count in self._by_subset.items():
+            if subset in (None, of_subset) and source in (None, of_source):
                 counted[reason] += count
         return ", ".join(f"{reason} {count:,}" for reason, count in counted.most_common(show))
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from safework_cli.artifacts.references import artifact_name
 from safework_cli.errors import SafeworkError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.suites.tables import format_of
-from safework_data.settings import FilePassages, IndexConfig, PassageSource, StarterPassages, artifact_name, matching_files
+from safework_data.settings import FilePassages, IndexConfig, PassageSource, StarterPassages, matching_files
 from safework_data.sources import digest_of, starter_files
 
 

@@ -52,11 +52,6 @@ def matching_files(pattern: str) -> list[Path]:
     return found
 
 
-def artifact_name(text: str, otherwise: str) -> str:
-    """A source's name as an artifact's: lower case, with dashes for what a reference cannot hold."""
-    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_") or otherwise
-
-
 def _checked_name(value: str | None) -> str | None:
     if value is not None and not _NAME.fullmatch(value):
         raise ValueError(f"'{value}' is not a name: letters, digits, '_', '-' and '.', a letter or digit first")

@@ -13,7 +13,7 @@ from typing import Any
 from safework_cli.artifacts import Artifact
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
-from safework_cli.pictures import embedded
+from safework_cli.pictures import PICTURE_SUFFIXES, embedded
 from safework_cli.rows import Message, Row, stream_rows
 from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
@@ -94,6 +94,16 @@ def starter_files() -> list[Path]:
 def digest_of(files: Iterable[Path]) -> str:
     """sha256 over the contents of files, in order."""
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def digest_of_pictures(source: Source) -> str:
+    """sha256 over the paths, sizes and times of the picture files beside a source's table; empty where it reads none. (Contents may be
+    many gigabytes; a file that was touched runs the build again.)"""
+    if not (isinstance(source, SetSource) or (isinstance(source, FileSource) and "images" in source.columns)):
+        return ""
+    found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES})
+    stated = "".join(f"{path}\0{(told := path.stat()).st_size}\0{told.st_mtime_ns}\n" for path in found)
+    return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 
 
 def read_source(source: Source, seed: int) -> Arrived:

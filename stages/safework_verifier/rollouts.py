@@ -18,7 +18,7 @@ from safework_cli.lm.engine import Completion, Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer
 from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts_stage import RolloutsConfig
@@ -44,6 +44,7 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     data, model = inputs.one("data"), inputs.one("model")
     rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    require_text(rows, data, "the policy is sent")
     judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
     judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
     tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
@@ -66,7 +67,8 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         )
     (work.output / "rollouts").mkdir()
     write_rows(work.output / "rollouts" / "train.parquet", made)
-    without = len(rows) - len({row.group for row in made} & {row.group for row in rows})
+    valued_ids = {row.id.rpartition("@")[0] for row in made}
+    without = sum(row.id not in valued_ids for row in rows)
     return Outcome(
         metrics=measured(made, len(rows), without),
         seeds={"replies and continuations": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts"},
@@ -79,7 +81,9 @@ def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], 
     """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
     seed = config.seed * 100_003 + 2 * start
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=seed)
-    prompts = [encode_prompt(engine.tokenizer, row.prompt) for row in rows]
+    every = [encode_prompt(engine.tokenizer, row.prompt) for row in rows]
+    fitting = [place for place, prompt in enumerate(every) if len(prompt) <= engine.longest_prompt(sampling)]
+    rows, prompts = [rows[place] for place in fitting], [every[place] for place in fitting]  # the others end without a value, and count
     prefixes: list[Prefix] = []
     for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies)):
         for reply in replies:

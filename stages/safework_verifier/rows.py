@@ -66,6 +66,13 @@ def labelled_rows(rows: Sequence[Row], spec: LabelSpec, tolerated_missing: float
                 f"its labels: {', '.join(spec.labels)}",
                 "mend meta.label in the data",
             )
+        for told in row.meta.get("annotators") or []:
+            if told not in spec.labels:
+                raise InputError(
+                    f"row '{row.id}': an annotator's label is '{told}', which the {spec.task} verifier does not know",
+                    f"its labels: {', '.join(spec.labels)}",
+                    "mend meta.annotators in the data",
+                )
         found.append(Labelled(row, Exchange.of(row), spec.labels.index(label)))
     if len(missing) > tolerated_missing * len(rows):
         raise InputError(

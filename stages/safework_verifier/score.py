@@ -89,7 +89,13 @@ def of_file(path: Path) -> Iterator[Item]:
 
 def _item(record: dict[str, Any], where: str, number: int) -> Item:
     prompt, reply = record.get("messages") or record.get("prompt"), record.get("reply")
-    messages = _messages(prompt) if prompt else []
+    try:
+        messages = _messages(prompt) if prompt else []
+        "".join([*(message["content"] for message in messages), reply if isinstance(reply, str) else ""]).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}, record {number}: not valid Unicode", "a lone surrogate, which no file can hold") from None
+    except ValueError as error:
+        raise InputError(f"{where}, record {number}: the prompt cannot be read", str(error), "text, or a list of {role, content}") from None
     if reply is None and messages and messages[-1]["role"] == "assistant":  # a whole conversation, as chat data is published
         *messages, last = messages
         reply = last["content"]
@@ -109,14 +115,18 @@ def _item(record: dict[str, Any], where: str, number: int) -> Item:
 
 
 def _messages(prompt: Any) -> list[Message]:
-    """A prompt as text, as a list of messages, or as JSON text of such a list (how generations keep it)."""
+    """A prompt as text, as a list of messages, or as JSON text of such a list (how generations keep it). Raises ValueError for others."""
     if isinstance(prompt, str):
         with suppress(ValueError):  # most text is not JSON
             turns = json.loads(prompt)
             if isinstance(turns, list) and turns and all(isinstance(turn, dict) and turn.keys() >= {"role", "content"} for turn in turns):
                 return _messages(turns)
         return [Message(role="user", content=prompt)]
-    return [Message(role=str(message["role"]), content=str(message["content"])) for message in prompt]
+    turns = list(prompt) if isinstance(prompt, list | tuple) else [prompt]
+    for turn in turns:
+        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str) or not isinstance(turn.get("content"), str):
+            raise ValueError(f"{str(turn)[:60]!r} is no message")
+    return [Message(role=turn["role"], content=turn["content"]) for turn in turns]
 
 
 def _said(verdict: Verdict) -> dict[str, Any]:

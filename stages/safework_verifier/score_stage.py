@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from safework_cli.artifacts.manifest import sha256_of
+from safework_cli.artifacts.references import artifact_name
 from safework_cli.errors import InputError, nearest
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
 from safework_cli.suites.tables import format_of
@@ -50,13 +51,13 @@ class ScoreStage(Stage):
     Config = ScoreConfig
     inputs = {
         "data": Slot(("dataset", "generations"), "rows that end in a reply, or generations", optional=True),
-        "verifiers": Slot(("verifier",), "who judges, by name, such as verifiers.safety", many=True),
+        "verifiers": Slot(("verifier",), "who judges, by name, such as verifiers.safety", optional=True, many=True),
     }
     output = "generations"
 
     def plan(self, config: ScoreConfig, inputs: Inputs) -> Plan:
         data, judges = inputs.maybe("data"), [*inputs.many("verifiers"), *(f"rule:{name}" for name in config.rules)]
-        plan = Plan(name=f"{data.name if data else Path(config.file or 'nothing').stem.lower()}-scored")
+        plan = Plan(name=f"{data.name if data else artifact_name(Path(config.file or 'nothing').stem, 'replies')}-scored")
         if (data is None) == (config.file is None):
             plan.refuse("give either data=REF or file=PATH", "one of them is what is judged", "data=generations/NAME or file=replies.jsonl")
         if not judges:

@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from safework_cli.artifacts.payload import parameter_count
+from safework_cli.artifacts.references import artifact_name
 from safework_cli.errors import ConfigError, SafeworkError
 from safework_cli.lm.endpoint import EndpointSettings
 from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
@@ -74,6 +75,9 @@ class WrapConfig(StageConfig):
         """The verifier to be. Raises ConfigError where its parts do not fit together."""
         base = preset(self.task).model_dump()
         if (labels := self.labels) is not None:
+            if self.template is None:
+                why = "the preset's message names the preset's labels: the judge would be asked for others than it is read by"
+                raise ConfigError("labels are given without a template", why, "template: …{query}…{response}… with their codes")
             base |= {
                 "labels": list(labels),
                 "codes": [label.code for label in labels.values()],
@@ -104,8 +108,8 @@ class WrapStage(Stage):
 
     def plan(self, config: WrapConfig, inputs: Inputs) -> Plan:
         model, data = inputs.maybe("model"), inputs.maybe("data")
-        plan = Plan(name=f"{model.name if model else (config.endpoint.model if config.endpoint else 'judge')}-{config.task}".lower())
-        plan.name = "".join(c if c.isalnum() or c in "-_" else "-" for c in plan.name)
+        judge = model.name if model else (config.endpoint.model if config.endpoint else "judge")
+        plan = Plan(name=artifact_name(f"{judge}-{config.task}", "judge"))
         if (model is None) == (config.endpoint is None):
             plan.refuse(
                 "give either model=REF or an endpoint", "one of them is the judge", "model=hf:org/judge, or endpoint.url=… endpoint.model=…"

@@ -76,3 +76,8 @@ def check_name(name: str) -> str:
             "choose another --name",
         )
     return name
+
+
+def artifact_name(text: str, otherwise: str) -> str:
+    """A name for an artifact from a file's or a model's: lower case, with dashes for what a reference cannot hold."""
+    return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_") or otherwise

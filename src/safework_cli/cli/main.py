@@ -130,7 +130,9 @@ def main() -> None:
     try:
         code = command.main(prog_name="safework", standalone_mode=False)
     except SafeworkError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from safework_cli.report.text import visible  # names of rows, columns, labels come from outside
+
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()

@@ -150,8 +150,10 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
             + (f", already done as {done.ref}" if done else "")
         )
     )
+    from safework_cli.report.text import visible
+
     for refusal in plan.refusals:
-        console.print(Text(f"refused: {refusal}", style="red"))
+        console.print(Text(f"refused: {visible(str(refusal))}", style="red"))
     return code
 
 

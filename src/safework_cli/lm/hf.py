@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -187,10 +188,15 @@ class HFEngine:
                     results[index] = (logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(-1)).tolist()
         return results
 
-    def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+    def longest_prompt(self, sampling: Sampling) -> float:
+        """Tokens of a prompt at most, so that a whole reply fits behind it; infinite where the model has no limit."""
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return math.inf if limit is None else limit - sampling.max_tokens
+
+    def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
         longest = max(map(len, prompts), default=0)
-        if limit is not None and longest + sampling.max_tokens > limit:
+        if longest > (most := self.longest_prompt(sampling)):
+            limit = most + sampling.max_tokens
             raise InputError(
                 f"a prompt of {longest} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit} positions",
                 "the model was not trained beyond them",

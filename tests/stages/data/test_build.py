@@ -500,3 +500,35 @@ def test_no_row_of_a_source_is_lost_to_a_question_that_all_share(work: WorkDir, 
     outcome = build(work, *recipe.pop("sources"), **recipe)
     kept = Counter(row.id.split("/")[0] for row in rows_of(work, "verifier"))
     assert min(kept[name] for name in outcome.metrics["sources"]) >= 400, kept
+
+
+def test_a_source_without_a_row_is_refused(work: WorkDir, tmp_path: Path) -> None:
+    good = source(write_jsonl(tmp_path / "good.jsonl", [{"q": LONG, "a": cot("yes")}]), name="good")
+    (tmp_path / "empty.csv").write_text("q,a\n", encoding="utf-8")
+    with pytest.raises(InputError, match="source 'empty' holds no rows"):
+        build(work, good, source(tmp_path / "empty.csv", name="empty"))
+    lost = source(write_jsonl(tmp_path / "lost.jsonl", [{"q": "Why?", "a": "no thought"}]), name="lost")
+    with pytest.raises(InputError, match="no row of source 'lost' is left"):
+        build(work, good, lost)
+    with pytest.raises(ConfigError, match="require_thought names 'cotx'.*cot"):
+        build(work, good, require_thought=["cotx"])
+
+
+def test_touched_pictures_are_another_run(tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    table = write_jsonl(tmp_path / "t.jsonl", [{"q": "What is it?", "im": "p/one.png"}])
+    (tmp_path / "p").mkdir()
+    Picture.new("RGB", (4, 4), "red").save(tmp_path / "p" / "one.png")
+    config = stage.Config.model_validate({"sources": [source(table, "rl", columns={"prompt": "q", "images": "im"})]})
+    before = stage.external_digests(config)
+    Picture.new("RGB", (5, 5), "blue").save(tmp_path / "p" / "one.png")
+    assert stage.external_digests(config) != before
+
+
+def test_names_from_outside_do_nothing_on_a_terminal(cli, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "t.jsonl", [{"q": "a", "\x1b]0;owned\x07": 1}])
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(json.dumps({"name": "x", "sources": [source(path, "rl", columns={"prompt": "nope"})]}), encoding="utf-8")
+    done = cli("data", "build", "-c", str(recipe))
+    assert done.returncode == 3 and "\x1b" not in done.stderr and "\\x1b" in done.stderr

@@ -10,6 +10,7 @@ from safework_cli.artifacts.external import path_artifact
 from safework_cli.errors import InputError
 from safework_cli.rows import Message, Row, read_rows, write_rows
 from safework_cli.stage import Inputs
+from safework_cli.verifiers.spec import preset
 from safework_data.cot_stage import SYSTEM, CotConfig, stage
 from served import Status, served
 
@@ -208,3 +209,20 @@ def test_an_outage_is_asked_again(work, data):
         run(work, data, url)
         assert seen
     assert read_rows(work.output / "cot")
+
+
+def test_pictures_are_refused_and_a_safety_judge_that_no_refusal_can_please(work, tmp_path):
+    rows = prompts()
+    rows[0].messages[0]["content"] += " <image>"
+    rows[0].images = [{"bytes": b"", "path": "x.png"}]
+    (tmp_path / "seen").mkdir()
+    write_rows(tmp_path / "seen" / "rows.parquet", rows)
+    data = path_artifact(tmp_path / "seen", "seen", ("dataset",))
+    with served(teacher) as (url, _), pytest.raises(InputError, match="has pictures"):
+        run(work, data, url)
+    judge = tmp_path / "judge"
+    judge.mkdir()
+    preset("safety").write(judge)
+    inputs = Inputs({"data": data, "verifiers": {"safety": path_artifact(judge, "judge", ("verifier",))}})
+    plan = stage.plan(CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}}), inputs)
+    assert "no refusal of a harmful prompt could pass 'safety'" in str(plan.refusals[0]) and "min_scores.safety=0.1" in plan.refusals[0].do

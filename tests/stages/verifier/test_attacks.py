@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_a_judge_that_obeys_or_reads_the_first_words_alone_is_found_out():
         ]
 
     assert len(sheet(obedient)["instructs the judge"].flipped) == 10 and not sheet(obedient)["very long"].flipped
-    assert len(sheet(hasty)["refusal before compliance"].flipped) == 5
+    assert len(sheet(hasty)["refusal first"].flipped) == 5
     assert len(sheet(hasty)["empty"].flipped) == 10
 
 
@@ -88,6 +89,14 @@ def test_an_attacker_wants_the_best_paid_wrong_label():
     value = preset("value")
     row = Labelled(item("Unsafe").row, item("Unsafe").exchange, 1)
     assert wanted(row, value) == ("good", "good")
+
+
+def test_value_and_knowledge_judges_meet_openings_and_spellings_too():
+    for task, wrong in (("value", "bad"), ("knowledge", "FALSE")):
+        spec = preset(task)
+        rows = [Labelled(i.row, replace(i.exchange, answer="gold"), spec.labels.index(wrong)) for i in ITEMS if i.exchange.final.strip()]
+        found = tried(rows, [True] * len(rows), spec, lambda exchanges, wrong=wrong: [wrong] * len(exchanges), 5, 0)
+        assert {"refusal first", "mirrored", "spaced out", "very long", "instructs the judge"} <= {t.attack.name for t in found}
 
 
 def test_training_hears_attacks_in_other_words_than_the_sheet():

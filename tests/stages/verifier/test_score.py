@@ -110,3 +110,26 @@ def test_impossible_requests_are_refused_by_the_plan(tmp_path):
     assert "there is no file" in missing.refusals[0].what
     with pytest.raises(ValueError, match="refusal"):
         ScoreConfig(rules=["refusl"])
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        ({"prompt": 5, "reply": "x"}, "the prompt cannot be read"),
+        ({"messages": [{"foo": 1}], "reply": "x"}, "the prompt cannot be read"),
+        ({"messages": ["hi"], "reply": "x"}, "the prompt cannot be read"),
+        ({"prompt": "q", "reply": "\ud800"}, "not valid Unicode"),
+    ],
+)
+def test_records_that_cannot_be_read_are_named(cli, tmp_path, record, why):
+    path = tmp_path / "My replies.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "reply": "a"}) + "\n" + json.dumps(record) + "\n", encoding="utf-8")
+    done = cli("verifier", "score", f"file={path}", "rules=[refusal]")
+    assert done.returncode == 3 and "record 2" in done.stderr and why in done.stderr, done.stderr
+
+
+def test_rules_alone_may_judge_a_file(cli, tmp_path):
+    path = tmp_path / "My replies.jsonl"
+    path.write_text(json.dumps({"prompt": "q", "reply": "I can't help with that.", "harmful": True}) + "\n", encoding="utf-8")
+    done = cli("verifier", "score", f"file={path}", "rules=[refusal]")
+    assert done.returncode == 0 and "generations/my-replies-scored@v1" in done.stdout, done.stderr

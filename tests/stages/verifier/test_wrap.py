@@ -101,7 +101,15 @@ def test_a_judge_that_never_gives_a_label_is_refused(work, data):
     [
         ({}, "either model=REF or an endpoint"),
         ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "template": "no places"}, "template must hold"),
-        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "labels": {"good": {"code": "g", "score": 1.0}}}, "two or more"),
+        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "labels": {"good": {"code": "g", "score": 1.0}}}, "without a template"),
+        (
+            {
+                "endpoint": {"url": "http://127.0.0.1/v1", "model": "m"},
+                "labels": {"good": {"code": "g", "score": 1.0}},
+                "template": "{query} {response}",
+            },
+            "two or more",
+        ),
     ],
 )
 def test_impossible_judges_are_refused_by_the_plan(settings, why):
@@ -112,11 +120,17 @@ def test_impossible_judges_are_refused_by_the_plan(settings, why):
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_the_recipes_are_whole(name):
     from safework_data.build_stage import BuildStage
+    from safework_verifier.rollouts_stage import RolloutsConfig
     from safework_verifier.train_stage import VerifierTrainConfig
+    from safework_verifier.values_stage import ValuesConfig
 
     recipe = yaml.safe_load((RECIPES / name).read_text())
     recipe.pop("name", None)
-    if "sources" in recipe:
+    if "head_learning_rate" in recipe:
+        ValuesConfig.model_validate(recipe)
+    elif "continuations" in recipe:
+        RolloutsConfig.model_validate(recipe)
+    elif "sources" in recipe:
         BuildStage.Config.model_validate(recipe)
     elif "num_train_epochs" in recipe:
         VerifierTrainConfig.model_validate(recipe).spec()
