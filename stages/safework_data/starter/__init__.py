@@ -20,7 +20,7 @@ __all__ = ["build", "passages"]
 SUBSETS = ("cot", "rl", "verifier", "heldout")
 MODULES: dict[str, ModuleType] = {"safety": safety, "value": value, "knowledge": knowledge, "general": general, "search": search}
 COUNTS = {
-    "safety": {"cot": 250, "rl": 80, "verifier": 330, "heldout": 60},
+    "safety": {"cot": 300, "rl": 80, "verifier": 330, "heldout": 60},
     "value": {"cot": 150, "rl": 70, "heldout": 60},
     "knowledge": {"cot": 230, "rl": 90, "heldout": 60},
     "general": {"cot": 200, "rl": 75, "heldout": 60},
