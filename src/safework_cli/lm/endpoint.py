@@ -207,7 +207,8 @@ class Endpoint:
 
     def _reason(self, error: BaseException) -> str:
         """The first line of a fault, without the key or what looks like one."""
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(self._key, "…")[:200]
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = (line.replace(self._key, "…") if self.settings.api_key_env else line)[:200]
         return re.sub(r"\b(?:sk|hf|Bearer)[-_ ][\w-]{6,}", "…", line)
 
 
