@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,3 +148,21 @@ def test_an_unknown_suffix_asks_for_the_format(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "a.txt", '{"a": 1}', "jsonl") == [{"a": 1}]
     with pytest.raises(InputError, match="there is no file"):
         list(read_table(tmp_path / "b.csv"))
+
+
+def test_a_parquet_file_that_unpacks_to_far_more_is_read_a_few_rows_at_a_time(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array(["x" * 20_000_000]))
+    pq.write_table(pa.table({"prompt": text}), tmp_path / "bomb.parquet", compression="zstd")
+    assert (tmp_path / "bomb.parquet").stat().st_size < 10_000
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from safework_cli.suites.tables import read_table\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))\n"
+        "print(sum(1 for _, record in zip(range(40), read_table(Path(sys.argv[1])))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "bomb.parquet")], capture_output=True, text=True)
+    assert done.stdout.strip() == "40", done.stderr

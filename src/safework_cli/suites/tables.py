@@ -21,7 +21,8 @@ MAX_EXPANSION = 200
 """A compressed file that grows by more is a bomb: text shrinks to a tenth, seldom to a fiftieth."""
 FREE_EXPANSION_BYTES = 64 * 2**20
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-PARQUET_BATCH_ROWS = 4096
+PARQUET_BATCH_ROWS = 32
+"""Few: a kilobyte of Parquet may say one long text a million times, and a batch is unpacked as a whole."""
 
 
 def format_of(path: Path, given: str | None = None) -> str:
