@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from safework_cli.lm.decode import _common_prefix, _passes, unshareable
+from safework_cli.lm.decode import common_prefix, _passes, unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_tokenizer
@@ -126,10 +126,10 @@ def test_a_model_whose_cache_cannot_be_expanded_falls_back_and_says_so(tokenizer
     assert unshareable(learned) is None
 
 
-def test_common_prefix_leaves_each_prompt_a_token():
-    assert _common_prefix([(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)]) == 2
-    assert _common_prefix([(1, 2, 9, 4), (1, 2, 3, 4), (1, 2, 5, 5)]) == 2
-    assert _common_prefix([(7,)]) == 0 and _common_prefix([(1, 2), (3, 4)]) == 0
+def testcommon_prefix_leaves_each_prompt_a_token():
+    assert common_prefix([(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)]) == 2
+    assert common_prefix([(1, 2, 9, 4), (1, 2, 3, 4), (1, 2, 5, 5)]) == 2
+    assert common_prefix([(7,)]) == 0 and common_prefix([(1, 2), (3, 4)]) == 0
 
 
 def test_passes_are_of_like_length_and_bounded():
