@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from safework_cli.lm.decode import common_prefix, _passes, unshareable
+from safework_cli.lm.decode import _passes, common_prefix, unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_tokenizer
