@@ -130,7 +130,7 @@ def value(model: str, store: str) -> list[dict[str, Any]]:
     return results
 
 
-def speed(model: str, rows: int = 16) -> dict[str, Any]:
+def speed(model: str, rows: int = 32) -> dict[str, Any]:
     """Seconds for a batch of judgements: one forward pass, against generating the label (16 tokens at most, as released judges are run)."""
     import torch
 
