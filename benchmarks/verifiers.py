@@ -2,7 +2,7 @@
 
     python benchmarks/verifiers.py refusal [--model smollm2] [--splits prompt gpt4 …] [--json]
     python benchmarks/verifiers.py value
-    python benchmarks/verifiers.py speed
+    python benchmarks/verifiers.py speed [--rows 32]
 
 `refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt, and with one model's replies left
 out of training in turn. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query and reply. `value`: the
@@ -130,7 +130,7 @@ def value(model: str, store: str) -> list[dict[str, Any]]:
     return results
 
 
-def speed(model: str, rows: int = 32) -> dict[str, Any]:
+def speed(model: str, rows: int) -> dict[str, Any]:
     """Seconds for a batch of judgements: one forward pass, against generating the label (16 tokens at most, as released judges are run)."""
     import torch
 
@@ -169,11 +169,12 @@ def main() -> None:
     parser.add_argument("what", choices=["refusal", "value", "speed"])
     parser.add_argument("--model", default="smollm2", help="a reference in the store, or a folder")
     parser.add_argument("--splits", nargs="+", default=["prompt", *GENERATORS], choices=["prompt", *GENERATORS])
+    parser.add_argument("--rows", type=int, default=32, help="replies of `speed`")
     parser.add_argument("--store", help="keep what is trained there; default: a temporary folder")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.what == "speed":
-        found = speed(options.model)
+        found = speed(options.model, options.rows)
         print(
             json.dumps(found)
             if options.json

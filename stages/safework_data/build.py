@@ -44,7 +44,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     """Builds the dataset into ``work.output``.
 
     Args:
-        datasets: further rows, split already, by the name of their source.
+        datasets: further rows, by the name of their source.
         template: what a model's chat template makes of a row.
 
     Raises:
@@ -62,6 +62,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
                     phase.advance(1)
                     work.stop.check()
         read.staging.close()
+        refuse_unknown_subsets(config, read.of_subset)
         with work.progress.phase("comparing", read.staging.count):
             compared = compare(read, config)
         with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
@@ -73,7 +74,6 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         shutil.rmtree(folder, ignore_errors=True)
         drops.close()
     refuse_nothing(read, output, drops)
-    refuse_unknown_subsets(config, read.of_subset)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], output.kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
     for line in summary(output.parts, drops):

@@ -251,7 +251,8 @@ def test_fewer_choices_and_fewer_likely_tokens_are_asked_for_again():
 
     with served(narrow) as (url, seen):
         endpoint = Endpoint(settings(url))
-        (said,) = endpoint.ask(HELLO, Sampling(max_tokens=5), 3, top=20)
+        with pytest.warns(UserWarning, match="5 likeliest tokens at most"):
+            (said,) = endpoint.ask(HELLO, Sampling(max_tokens=5), 3, top=20)
         again = [said for said in endpoint.ask(HELLO, Sampling(max_tokens=5), 1, top=20)]
     assert len(said) == 3 and not any(s.error for s in said) and again[0][0].first["A"] == pytest.approx(math.log(0.9))
     assert len({request["seed"] for request in seen if request.get("top_logprobs") == 5 and "n" in request}) >= 3

@@ -132,6 +132,8 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     from rich.table import Table
     from rich.text import Text
 
+    from safework_cli.report.text import visible
+
     console = Console(stderr=True)
     table = Table(title=f"safework {prepared.stage.name}", title_justify="left", box=None, header_style="bold")
     for column in ("key", "value", "from"):
@@ -150,8 +152,6 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
             + (f", already done as {done.ref}" if done else "")
         )
     )
-    from safework_cli.report.text import visible
-
     for refusal in plan.refusals:
         console.print(Text(f"refused: {visible(str(refusal))}", style="red"))
     return code

@@ -163,7 +163,7 @@ class Decoder:
         device = self.model.device
         ids_BP = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask_BP = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        cache = DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in prefix])
+        cache = behind(prefix, count)
         vision = {name: tensor.to(device) for name, tensor in collate(visions, [len(p) for p in prompts], width).items()}
         position_BP = positions(self.model, ids_BP, mask_BP, vision)[..., -width:]
         logits_BV = self._logits(ids_BP, mask_BP, position_BP, cache, vision)
@@ -231,6 +231,11 @@ def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, barred: list[in
     if greedy:
         return logits_BV.argmax(-1)
     return torch.multinomial(warpers(None, logits_BV).softmax(-1), 1)[:, 0]  # type: ignore[arg-type] # these two do not read the ids
+
+
+def behind(prefix: States, count: int) -> DynamicCache:
+    """A cache from which ``count`` prompts go on behind the same prefix, whose keys and values are (1, H, L, D)."""
+    return DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in prefix])
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> int:

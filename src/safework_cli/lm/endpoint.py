@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -201,8 +202,10 @@ class Endpoint:
                 if wanted == tries[-1]:
                     raise
                 continue
-            if wanted < top:
+            if wanted < top and self._top is None:
                 self._top = wanted
+                told_now = f"tells the {wanted} likeliest tokens at most" if wanted else "tells no probabilities; the text is read"
+                warnings.warn(f"{self.settings.url} {told_now}", stacklevel=2)
             return response
 
     def _reason(self, error: BaseException) -> str:

@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from safework_cli.errors import InputError
-from safework_cli.lm.decode import MIN_PREFIX, States, common_prefix, unshareable
+from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
 from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
@@ -66,7 +66,7 @@ class Opening:
     def cache(self, count: int, *, keep: bool) -> DynamicCache:
         """What ``count`` prompts go on from; ``keep`` where their own keys and values are wanted afterwards."""
         if keep:
-            return DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in self.states])
+            return behind(self.states, count)
         cache = DynamicCache()
         for keys, values in self.states:
             layer = _BehindOpening()
