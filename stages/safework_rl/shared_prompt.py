@@ -1,19 +1,24 @@
 """Log-probabilities of a group's completions with their common prompt computed once, forward and backward.
 
 The prompt (all but its last token) passes the model once; its keys and values, gradients attached, are handed to every completion of
-its group; then the last prompt token and the completions pass behind them. For a causal model that is the same function as the plain
-pass over prompt and completion together, at the cost of one prompt a group.
+its group; then the last prompt token and the completions pass behind them, those of like length together. For a causal model that is
+the same function as the plain pass over prompt and completion together, at the cost of one prompt a group and of little padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from safework_cli.lm.vision import BY_TOKEN, Vision, collate, positions
+
+PASS_COST = {"cpu": 128}
+"""What a pass costs beyond its tokens, in tokens, by kind of device: weights are read and gradients added once more, kernels launched."""
+PASS_COST_ELSEWHERE = 4096
 
 
 def group_logps(
@@ -24,8 +29,10 @@ def group_logps(
     completion_ids_BT: torch.Tensor,
     completion_mask_BT: torch.Tensor,
     visions: Sequence[Vision | None] = (),
-) -> Any:
-    """The output of TRL's fused head for the completions: ``log_probs`` and ``entropy``, (B, T) each, 0 where masked.
+    *,
+    one_pass: bool = False,
+) -> SimpleNamespace:
+    """``log_probs`` and ``entropy`` of the completions by TRL's fused head, (B, T) each, 0 where masked.
 
     Args:
         model: prepared by ``trl.trainer.utils.add_fused_lm_head``, wrapped or not; both passes go through its forward, so that DDP, FSDP
@@ -34,7 +41,10 @@ def group_logps(
         prompt_ids_BP, prompt_mask_BP: left-padded.
         completion_ids_BT, completion_mask_BT: right-padded.
         visions: what each row's pictures gave; nothing where no prompt has any.
+        one_pass: all completions together: where weights are sharded, every process has to make as many passes as the others.
     """
+    longest = int(prompt_mask_BP.sum(1).max())  # rows may be part of a wider batch
+    prompt_ids_BP, prompt_mask_BP = prompt_ids_BP[:, -longest:], prompt_mask_BP[:, -longest:]
     numbers = {number: unique for unique, number in enumerate(dict.fromkeys(prompt_B))}
     group_B = torch.tensor([numbers[number] for number in prompt_B], device=prompt_ids_BP.device)
     first = [list(prompt_B).index(number) for number in numbers]
@@ -55,12 +65,43 @@ def group_logps(
         logits_to_keep=1,
         **{name: tensor[:, :-1] if name in BY_TOKEN else tensor for name, tensor in vision.items()},
     )
-    cache = DynamicCache([(layer.keys[group_B], layer.values[group_B]) for layer in prompt.past_key_values.layers])
-    return model(
-        input_ids=torch.cat([prompt_ids_BP[:, -1:], completion_ids_BT[:, :-1]], dim=1),
-        attention_mask=torch.cat([prompt_mask_BP, completion_mask_BT[:, :-1]], dim=1),
-        position_ids=position_BT,
-        past_key_values=cache,
-        shift_labels=completion_ids_BT.masked_fill(completion_mask_BT == 0, -100),
-        fused_lm_head=True,
-    )
+    log_probs_BT = completion_ids_BT.new_zeros(completion_ids_BT.shape, dtype=torch.float32)
+    entropy_BT = torch.zeros_like(log_probs_BT)
+    lengths_B = completion_mask_BT.sum(1).tolist()
+    cost = float("inf") if one_pass else PASS_COST.get(log_probs_BT.device.type, PASS_COST_ELSEWHERE)
+    for rows in like_lengths(lengths_B, cost):
+        width = max(1, lengths_B[rows[0]])
+        ids_bT, mask_bT = completion_ids_BT[rows, :width], completion_mask_BT[rows, :width]
+        cache = DynamicCache([(layer.keys[group_B[rows]], layer.values[group_B[rows]]) for layer in prompt.past_key_values.layers])
+        output = model(
+            input_ids=torch.cat([prompt_ids_BP[rows, -1:], ids_bT[:, :-1]], dim=1),
+            attention_mask=torch.cat([prompt_mask_BP[rows], mask_bT[:, :-1]], dim=1),
+            position_ids=position_BT[..., rows, :width],
+            past_key_values=cache,
+            shift_labels=ids_bT.masked_fill(mask_bT == 0, -100),
+            fused_lm_head=True,
+        )
+        place = (torch.tensor(rows, device=group_B.device)[:, None], torch.arange(width, device=group_B.device))
+        log_probs_BT = log_probs_BT.index_put(place, output.log_probs.float())
+        if output.entropy is not None:
+            entropy_BT = entropy_BT.index_put(place, output.entropy.float())
+    return SimpleNamespace(log_probs=log_probs_BT, entropy=entropy_BT)
+
+
+def like_lengths(lengths: Sequence[int], cost: float) -> list[list[int]]:
+    """Rows cut into passes, longest first, so that Σ over passes of (rows · longest + ``cost``) is least.
+
+    Args:
+        lengths: of each row, in tokens.
+        cost: of a pass beyond its tokens, in tokens.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    least: list[tuple[float, int]] = [(0.0, 0)]  # of the first n rows: the cost, and where the last pass begins
+    for end in range(1, len(order) + 1):
+        least.append(min((least[start][0] + cost + (end - start) * lengths[order[start]], start) for start in range(end)))
+    cuts, end = [], len(order)
+    while end:
+        start = least[end][1]
+        cuts.append(order[start:end])
+        end = start
+    return cuts[::-1]

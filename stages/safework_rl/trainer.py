@@ -169,8 +169,9 @@ class LadderTrainer(GRPOTrainer):
             visions = [s.vision for s in samples]
             if self._share_prompts and not compute_aux_loss:
                 rows = [s.row for s in samples]
+                prompts, completions = (ids_bL[:, :first], mask_bL[:, :first]), (ids_bL[:, first:], mask_bL[:, first:])
                 with self.accelerator.autocast():
-                    part = group_logps(model, rows, ids_bL[:, :first], mask_bL[:, :first], ids_bL[:, first:], mask_bL[:, first:], visions)
+                    part = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
                 parts.append((part.log_probs, part.entropy, None))
                 continue
             lengths = [len(s.prompt_ids) for s in samples]

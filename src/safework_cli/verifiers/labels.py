@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from safework_cli.errors import InputError
-from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
+from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, passes, unshareable
 from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
@@ -156,7 +156,7 @@ class LabelVerifier:
     Args:
         model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call.
         processor: of a backbone that sees; without it, exchanges with pictures cannot be scored.
-        batch_size: exchanges judged together; they are sorted by length first.
+        batch_size: exchanges judged together at most; those of like length are.
         name: in logs and metrics; the task by default.
 
     Attributes:
@@ -216,15 +216,15 @@ class LabelVerifier:
     def _logits(self, rows: Sequence[JudgePrompt]) -> list[torch.Tensor]:
         """Code logits of tokenized prompts, (C,) each on the CPU, in order."""
         found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i].ids))  # like lengths together: less padding
         pad_id = int(self.tokenizer.pad_token_id or 0)
         training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
                 opening = Opening.of(self.model, rows)
-                for start in range(0, len(order), self.batch_size):
-                    chosen = order[start : start + self.batch_size]
+                own = [len(row.ids) - (opening.length if opening else 0) for row in rows]
+                order = sorted(range(len(rows)), key=lambda i: -own[i])
+                for chosen in passes(order, own, self.batch_size):
                     batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
                     logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):

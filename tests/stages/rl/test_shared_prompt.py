@@ -16,7 +16,7 @@ from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.vision import collate, encode_pictured_prompt, placeholders
 from safework_cli.progress import read_metrics
-from safework_rl.shared_prompt import group_logps
+from safework_rl.shared_prompt import PASS_COST, group_logps, like_lengths
 
 SHAPE = {
     "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -64,9 +64,15 @@ def plain(model, ids_BP, mask_BP, ids_BT, mask_BT, **images):
     return output.log_probs[:, -ids_BT.shape[1] :], output.entropy[:, -ids_BT.shape[1] :]
 
 
+@pytest.fixture(params=["several passes", "one pass"])
+def passes(request, monkeypatch):
+    """Passes by length that cost nothing are many; those that cost much are one."""
+    monkeypatch.setitem(PASS_COST, "cpu", 0 if request.param == "several passes" else 10_000)
+
+
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_the_loss_and_every_gradient_agree_with_the_plain_pass(kind, lora):
+def test_the_loss_and_every_gradient_agree_with_the_plain_pass(kind, lora, passes):
     model, (numbers, tensors) = model_of(kind, lora), batch()
     agree(model, tensors, plain(model, *tensors), group_logps(model, numbers, *tensors))
 
@@ -140,7 +146,7 @@ def seeing(request, tiny_model):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_model_that_sees_agrees_too(seeing, lora):
+def test_a_model_that_sees_agrees_too(seeing, lora, passes):
     model, prompts = seeing
     add_fused_lm_head(model, temperature=0.7, outputs=("log_probs", "entropy"))
     if lora:
@@ -183,6 +189,45 @@ def test_the_prompt_passes_once_for_each_group():
     model.base_model.register_forward_pre_hook(lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True)
     group_logps(model, numbers, *tensors)
     assert tokens == [3 * 29, 9 * 11]  # three prompts of 30 less one, nine completions of 11 (their first token is the prompt's last)
+
+
+def test_completions_of_like_length_pass_together(monkeypatch):
+    model, (numbers, tensors) = model_of("llama", False), batch()
+    monkeypatch.setitem(PASS_COST, "cpu", 0)
+    tokens = []
+    model.base_model.register_forward_pre_hook(lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    group_logps(model, numbers, *tensors)
+    assert sum(tokens[1:]) == tensors[3].sum()  # no padding at all
+    tokens.clear()
+    group_logps(model, numbers, *tensors, one_pass=True)
+    assert len(tokens) == 2
+
+
+def test_a_batch_wider_than_its_rows_costs_nothing_more(monkeypatch):
+    model, (numbers, tensors) = model_of("llama", False), batch()
+    expected = group_logps(model, numbers, *tensors).log_probs
+    wider = [torch.nn.functional.pad(t, (5, 0) if side < 2 else (0, 6)) for side, t in enumerate(tensors)]
+    tokens = []
+    model.base_model.register_forward_pre_hook(lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    found = group_logps(model, numbers, *wider).log_probs
+    assert tokens == [3 * 29, 9 * 11]
+    torch.testing.assert_close(found[:, :11], expected)
+    assert not found[:, 11:].any()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "cost", "expected"),
+    [
+        ([5, 5, 5], 0, 15), ([3, 9, 4, 8], 0, 24), ([3, 9, 4, 8], 100, 4 * 9 + 100), ([10, 100, 12, 90], 20, 2 * 100 + 2 * 12 + 2 * 20),
+        ([10, 100], float("inf"), float("inf")), ([0, 0], 1, 1),
+    ],
+)  # fmt: skip
+def test_passes_are_cut_where_they_cost_least(lengths, cost, expected):
+    cuts = like_lengths(lengths, cost)
+    assert sorted(row for rows in cuts for row in rows) == list(range(len(lengths)))
+    assert sum(len(rows) * max(lengths[row] for row in rows) + cost for rows in cuts) == expected
+    if cost == float("inf"):
+        assert len(cuts) == 1
 
 
 def test_a_reply_asks_for_no_picture(seeing):
