@@ -4,7 +4,7 @@ Parquet written. Both sides run in processes of their own, on the same file.
     python benchmarks/data_build.py [--rows 10000 100000 1000000] [--json]
 
 Rows are short questions with a reply, drawn from a fixed vocabulary; one in fifty repeats an earlier one word for word, one in fifty with a
-word changed, and one in a thousand holds a prompt of the held-out set. Prints rows a second and the peak of resident memory.
+word changed, and one in a thousand holds a prompt of the held-out set. Prints rows a second and the peak of memory over all processes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 WORDS = 20_000
 HELD_OUT = 500
+SAMPLE_SECONDS = 0.05
 SHARES = {"copy": 50, "near": 50, "leak": 1000}
 
 PEER = """
@@ -108,21 +110,36 @@ def recipe(folder: Path) -> Path:
     return path
 
 
-def measured(command: list[str], env: dict[str, str], folder: Path) -> dict[str, Any]:
-    """Seconds, peak resident bytes and the last line of stdout of a command, run under a parent of its own that knows the peak."""
-    note = folder / "peak"
-    watcher = (
-        "import resource, subprocess, sys\n"
-        "done = subprocess.run(sys.argv[2:])\n"
-        "open(sys.argv[1], 'w').write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024))\n"
-        "sys.exit(done.returncode)\n"
-    )
+def measured(command: list[str], env: dict[str, str]) -> dict[str, Any]:
+    """Seconds, peak bytes and the last line of stdout of a command; bytes are of all its processes, what they share counted once."""
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", watcher, str(note), *command], env=env, capture_output=True, text=True)
-    seconds = time.perf_counter() - started
-    if done.returncode not in (0, 5):
-        raise SystemExit(done.stderr[-2000:])
-    return {"seconds": seconds, "said": done.stdout.strip().splitlines()[-1], "peak_bytes": int(note.read_text())}
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as complained:
+        running = psutil.Popen(command, env=env, stdout=said, stderr=complained, text=True)
+        peak = 0
+        while running.poll() is None:
+            peak = max(peak, sum(map(proportional_bytes, [running, *children(running)])))
+            time.sleep(SAMPLE_SECONDS)
+        seconds = time.perf_counter() - started
+        for stream in (said, complained):
+            stream.seek(0)
+        if running.returncode not in (0, 5):
+            raise SystemExit(complained.read()[-2000:])
+        return {"seconds": seconds, "said": said.read().strip().splitlines()[-1], "peak_bytes": peak}
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def proportional_bytes(process: psutil.Process) -> int:
+    """Resident memory, a page that n processes share counted as an n-th."""
+    try:
+        return process.memory_full_info().pss
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
 
 
 def compare(count: int, peer: bool) -> dict[str, Any]:
@@ -131,11 +148,11 @@ def compare(count: int, peer: bool) -> dict[str, Any]:
         write_rows(folder, count)
         env = os.environ | {"SAFEWORK_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         safework = str(Path(sys.executable).with_name("safework"))
-        ours = measured([safework, "data", "build", "-c", str(recipe(folder)), "--quiet"], env, folder)
+        ours = measured([safework, "data", "build", "-c", str(recipe(folder)), "--quiet"], env)
         found = {"rows": count, "ours": ours}
         if peer:
             (folder / "peer").mkdir()
-            theirs = measured([sys.executable, "-c", PEER, *(str(folder / f) for f in ("rows.jsonl", "held.jsonl", "peer"))], env, folder)
+            theirs = measured([sys.executable, "-c", PEER, *(str(folder / f) for f in ("rows.jsonl", "held.jsonl", "peer"))], env)
             found |= {
                 "peer": theirs,
                 "seconds_ratio": ours["seconds"] / theirs["seconds"],

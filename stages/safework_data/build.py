@@ -5,6 +5,8 @@
        to be held out by lot)
     3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
 
+What is done with a batch of rows stands in ``batches.py``, and is done in several processes; files are read and written by this one.
+
 The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
 for evaluation prompts, which compares what is left for training with what is held out.
 """
@@ -12,9 +14,10 @@ for evaluation prompts, which compares what is left for training with what is he
 from __future__ import annotations
 
 import shutil
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,29 +26,31 @@ from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
+from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
 from safework_data.card import SourceLine, render_card
-from safework_data.checks import TemplateCheck, examined, settle
-from safework_data.contamination import Leak, LeakIndex
-from safework_data.drops import DROPS, Candidate, Drops
+from safework_data.checks import Fault
+from safework_data.contamination import LeakIndex
+from safework_data.crew import in_order
+from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
 from safework_data.sources import Arrived, read_dataset, read_source
-from safework_data.splits import HoldOut, is_held_out
+from safework_data.splits import HoldOut
 from safework_data.staging import Staging
 from safework_data.tally import Output, Part, by_subset, total
-from safework_data.traits import Traits, digest64
+from safework_data.traits import Traits
 
 CARD = "README.md"
 STAGED = "staged"
 SUBSET_RULES = ("require_thought", "require_reply", "require_label", "check_replies")
 
 
-def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, template: TemplateCheck | None = None) -> Outcome:
+def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, template: Path | None = None) -> Outcome:
     """Builds the dataset into ``work.output``.
 
     Args:
         datasets: further rows, by the name of their source.
-        template: what a model's chat template makes of a row.
+        template: the folder of a model whose chat template is to keep every reply.
 
     Raises:
         InputError: a source is missing or broken, or a subset that had rows ends with none.
@@ -58,23 +63,29 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         read = Read(Staging(folder / "rows.arrow"), config)
         for name, arrive in arrivals(config, datasets):
             with work.progress.phase(f"reading {name}") as phase:
-                for _ in read.through(arrive(), config, drops, template):
-                    phase.advance(1)
+                for rows in read.through(arrive(), Checking(config, template), drops):
+                    phase.advance(rows)
                     work.stop.check()
         read.staging.close()
         refuse_unknown_subsets(config, read.of_subset)
         with work.progress.phase("comparing", read.staging.count):
-            compared = compare(read, config)
+            read.notice_the_rest(config)
+            out = copies(read, config)
+        kept_of: Counter[str] = Counter()
         with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
-            for candidate in left(read, compared, config, drops):
-                output.add(candidate)
-                phase.advance(1)
+            for sifted in left(read, out, config):
+                for drop in sifted.dropped:
+                    drops.add(*drop)
+                for rows_of_part, part in sifted.kept:
+                    output.add(rows_of_part, part)
+                kept_of += sifted.kept_of
+                phase.advance(sifted.rows)
                 work.stop.check()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         drops.close()
-    refuse_nothing(read, output, drops)
-    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], output.kept_of[a.name]) for a in read.arrived]
+    refuse_nothing(read, output, kept_of, drops)
+    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
     for line in summary(output.parts, drops):
         work.progress.note(line)
@@ -90,7 +101,7 @@ def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[
 
 
 class Read:
-    """The first pass: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
+    """What the first pass leaves: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
 
     Attributes:
         traits: of all rows.
@@ -100,7 +111,7 @@ class Read:
     def __init__(self, staging: Staging, config: BuildConfig):
         settings = config.decontaminate
         self.staging = staging
-        self.hold_out = HoldOut(config.heldout, set(config.require_label), config.seed)
+        self.hold_out = HoldOut.of(config)
         self.traits = Traits(near=config.near_duplicate_threshold is not None)
         self.own = LeakIndex(settings.ngram, settings.overlap)
         self.arrived: list[Arrived] = []
@@ -111,88 +122,76 @@ class Read:
     def rows(self) -> int:
         return self.of_source.total()
 
-    def through(self, source: Arrived, config: BuildConfig, drops: Drops, template: TemplateCheck | None) -> Iterator[Candidate]:
-        """Checks and stages a source's rows, and hands each on for counting."""
+    def through(self, source: Arrived, checking: Checking, drops: Drops) -> Iterator[int]:
+        """Checks and stages a source's rows, and yields how many have passed or fallen since."""
         self.arrived.append(source)
-        for candidate, fault in examined(source.rows, config, template):
-            self.of_source[source.name] += 1
-            self.of_subset[candidate.subset] += 1
-            if fault:
-                drops.add(candidate, *fault)
-            else:
-                settle(candidate)
-                self.hold_out.note(candidate)
-                self.staging.add(candidate)
-                if self.hold_out.share == 0:  # its side is known now, and not only when all rows have been seen
-                    self.notice(self.hold_out.place(candidate))
-            yield candidate
+        with closing(in_order(check, checking, pieces(source))) as checked_pieces:
+            for checked in checked_pieces:
+                yield self._take(source.name, checked, drops)
 
-    def notice(self, candidate: Candidate) -> None:
-        self.traits.add(candidate)
-        if is_held_out(candidate):
-            self.own.add(HELDOUT, candidate.row.id, stem(candidate.row))
+    def _take(self, name: str, checked: Checked, drops: Drops) -> int:
+        rows = checked.of_subset.total()
+        self.of_source[name] += rows
+        self.of_subset += checked.of_subset
+        for candidate, fault in checked.dropped:
+            drops.add(candidate, *fault)
+        self.staging.add(checked.batch)
+        self.hold_out.note(name, checked.ranks)
+        if checked.noticed:
+            self._notice(checked.noticed)
+        return rows
 
-    def again(self) -> Iterator[tuple[int, Candidate]]:
-        """Every staged row with its place, on its side of the split."""
-        for place, candidate in enumerate(self.staging):
-            yield place, self.hold_out.place(candidate)
+    def notice_the_rest(self, config: BuildConfig) -> None:
+        """The second pass, where rows are held out by lot: their sides are known only when all have been seen."""
+        if self.hold_out.share:
+            self.hold_out.choose()
+            sided = Sided(self.staging.path, self.hold_out, config)
+            for noticed in in_order(notice_staged, sided, range(len(self.staging.starts))):
+                self._notice(noticed)
 
-
-@dataclass(slots=True)
-class Compared:
-    """What the second pass found out.
-
-    Attributes:
-        out: place → (reason, detail) of rows that go, whatever they hold.
-        near: finds near duplicates among the others, or None where they are not looked for.
-        held_groups: digests of the groups that are held out.
-    """
-
-    out: dict[int, tuple[str, str]]
-    near: NearCopies | None
-    held_groups: set[int]
+    def _notice(self, noticed: Noticed) -> None:
+        self.traits.extend(noticed.traits)
+        for row_id, text in noticed.held:
+            self.own.add(HELDOUT, row_id, text)
 
 
-def compare(read: Read, config: BuildConfig) -> Compared:
-    """The second pass."""
-    traits = read.traits
-    if read.hold_out.share > 0:
-        for _, candidate in read.again():
-            read.notice(candidate)
-    repeated = repeated_ids(traits)
-    copies = exact_copies(traits, repeated)
-    ids = read.staging.ids(place for copy in copies.values() for place in copy.others)
-    out = dict.fromkeys(repeated, ("repeated id", ""))
-    for place, copy in copies.items():
+def copies(read: Read, config: BuildConfig) -> dict[int, Fault]:
+    """Place → why, of rows that go since others are there."""
+    repeated = repeated_ids(read.traits)
+    exact = exact_copies(read.traits, repeated)
+    out: dict[int, Fault] = dict.fromkeys(repeated, ("repeated id", ""))
+    ids = read.staging.ids(other for copy in exact.values() for other in copy.others)
+    for place, copy in exact.items():
         named = ", ".join(ids[other] for other in copy.others)
         out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
-    near = NearCopies(traits, config.near_duplicate_threshold) if config.near_duplicate_threshold is not None else None
-    return Compared(out, near, set(traits.column("group")[traits.held].tolist()))
+    if config.near_duplicate_threshold is not None:
+        near = NearCopies(read.traits, config.near_duplicate_threshold)
+        found = {}
+        for place, candidate in read.staging.at(near.places - out.keys()):
+            if (other := near.find(place, read.hold_out.place(candidate).row)) is not None:
+                found[place] = other
+        ids = read.staging.ids(found.values())
+        out |= {place: ("near duplicate", f"of {ids[other]}") for place, other in found.items()}
+    return out
 
 
-def left(read: Read, compared: Compared, config: BuildConfig, drops: Drops) -> Iterator[Candidate]:
-    """The third pass: the rows that stay, in order; the others are dropped by name."""
+def left(read: Read, out: dict[int, Fault], config: BuildConfig) -> Iterator[Sifted]:
+    """The third pass: batch by batch, the rows that stay and those that are dropped by name.
+
+    Args:
+        out: rows that go whatever they hold.
+    """
     settings = config.decontaminate
-    public = public_prompts(settings)
-    ids: dict[int, str] = {}
-    for place, candidate in read.again():
-        row = candidate.row
-        if place in compared.out:
-            drops.add(candidate, *compared.out[place])
-            continue
-        if compared.near is not None:
-            if (other := compared.near.find(place, row)) is not None:
-                drops.add(candidate, "near duplicate", f"of {ids[other]}")
-                continue
-            if compared.near.remembers(place):
-                ids[place] = row.id
-        held = is_held_out(candidate)
-        if not held and digest64(row.group) in compared.held_groups:
-            drops.add(candidate, "group is held out", row.group)
-        elif not held and (leak := leak_of(candidate, read.own, public, settings)):
-            drops.add(candidate, "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", suite=leak.suite)
-        else:
-            yield candidate
+    traits = read.traits
+    held_groups = frozenset(traits.column("group")[traits.held].tolist())
+    public, exempt = public_prompts(settings), frozenset(settings.exempt)
+    sieve = Sieve(read.staging.path, read.hold_out, read.own, public, exempt, held_groups)
+    of_batch: list[dict[int, Fault]] = [{} for _ in read.staging.starts]
+    for place, fault in out.items():
+        number = bisect_right(read.staging.starts, place) - 1
+        of_batch[number][place - read.staging.starts[number]] = fault
+    with closing(in_order(sift, sieve, enumerate(of_batch))) as batches:
+        yield from batches
 
 
 def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
@@ -204,11 +203,6 @@ def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
     return public
 
 
-def leak_of(candidate: Candidate, own: LeakIndex, public: LeakIndex, settings: DecontaminateSettings) -> Leak | None:
-    """The prompt of a named suite, or of the dataset's own held-out rows, that a training row holds."""
-    return own.find(candidate.row) or (None if candidate.source in settings.exempt else public.find(candidate.row))
-
-
 def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
     """Raises ConfigError where a rule is for a subset that no source fills: it would hold for nothing."""
     defaults = {name for field in SUBSET_RULES for name in BuildConfig.model_fields[field].get_default(call_default_factory=True)}
@@ -218,7 +212,7 @@ def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
                 raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
 
 
-def refuse_nothing(through: Read, output: Output, drops: Drops) -> None:
+def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
     """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
     read = through.of_subset
     if not read:
@@ -239,7 +233,7 @@ def refuse_nothing(through: Read, output: Output, drops: Drops) -> None:
             reasons = drops.biggest(subset if output.parts else None)
             raise InputError(what, f"most often: {reasons}", "mend the source, or relax the rule that drops them")
     for source in through.arrived:
-        if not output.kept_of[source.name]:
+        if not kept_of[source.name]:
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
             raise InputError(
                 what, f"most often: {drops.biggest(source=source.name)}", "mend the source, relax the rule, or leave the source out"

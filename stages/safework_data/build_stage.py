@@ -75,10 +75,9 @@ class BuildStage(Stage):
     def run(self, config: BuildConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         """Builds the dataset; see ``build.py``."""
         from safework_data.build import build
-        from safework_data.checks import template_check
 
         model = inputs.maybe("model")
-        return build(config, inputs.many("data"), work, template_check(model.path) if model else None)
+        return build(config, inputs.many("data"), work, model.path if model else None)
 
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from safework_cli.row_schema import meta_problem
@@ -16,23 +15,18 @@ from safework_data.settings import BuildConfig
 Fault = tuple[str, str]
 """(reason, detail). Reasons are few and countable, details are not."""
 TemplateCheck = Callable[[Row], Fault | None]
-CHUNK_ROWS = 256
 _PARTICULARS = re.compile(r"'[^']*'|\d+")
 
 
-def examined(
-    candidates: Iterable[Candidate], config: BuildConfig, template: TemplateCheck | None = None
-) -> Iterator[tuple[Candidate, Fault | None]]:
-    """Every row with the first rule that it breaks, in order; answers are compared with their gold a few hundred at a time.
+def examined(candidates: Sequence[Candidate], config: BuildConfig, template: TemplateCheck | None = None) -> list[Fault | None]:
+    """The first rule that each row breaks, or None. Answers are compared with their gold together.
 
     Args:
         template: what a model's chat template makes of a row, where one was given.
     """
-    remaining = iter(candidates)
-    while chunk := list(islice(remaining, CHUNK_ROWS)):
-        faults = [fault_of(candidate, config) or (template(candidate.row) if template else None) for candidate in chunk]
-        wrong = _wrong_answers([c for c, fault in zip(chunk, faults, strict=True) if fault is None and _is_checked(c, config)])
-        yield from ((c, fault or wrong.get(id(c))) for c, fault in zip(chunk, faults, strict=True))
+    faults = [fault_of(candidate, config) or (template(candidate.row) if template else None) for candidate in candidates]
+    wrong = _wrong_answers([c for c, fault in zip(candidates, faults, strict=True) if fault is None and _is_checked(c, config)])
+    return [fault or wrong.get(id(c)) for c, fault in zip(candidates, faults, strict=True)]
 
 
 def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:

@@ -70,7 +70,7 @@ class LeakIndex:
             if (number := self._short_in(text, tokens)) is not None:
                 suite, prompt_id, _ = self._prompts[number]
                 return Leak(suite, prompt_id, 1.0)
-            for run in set(self._all_runs(tokens)) & self._runs.keys():
+            for run in filter(self._runs.__contains__, self._all_runs(tokens)):
                 for number, position in self._runs[run]:
                     covered[number].update(range(position, position + self.ngram))
         best: Leak | None = None

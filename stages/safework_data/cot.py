@@ -22,10 +22,9 @@ from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import rule_verifier
 from safework_data.card import front_matter, table
 from safework_data.cot_stage import DEFAULT_SCORE, CotConfig
-from safework_data.drops import Candidate
 from safework_data.operations import balanced, entropy, histogram, operations_of
 from safework_data.starter.tables import allocate
-from safework_data.tally import Output, Part
+from safework_data.tally import Output, Part, written
 
 NO_REPLY = "no reply"
 TOO_LONG = "prompt too long for the teacher"
@@ -84,8 +83,9 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if not drawn:
         _refuse_nothing(failed, work)
     with Output(work.output) as output:
-        for row in drawn:
-            output.add(Candidate(row, config.subset, row.source))
+        for split in dict.fromkeys(row.split for row in drawn):
+            rows_of_split = [row for row in drawn if row.split == split]
+            output.add(written(rows_of_split), Part.of(config.subset, split, rows_of_split))
     write_failures(failed, work)
     metrics = measured(tried, drawn, failed)
     (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref, work.output), encoding="utf-8")

@@ -81,6 +81,11 @@ class NearCopies:
         self._kept: dict[int, list[int]] = defaultdict(list)
         self._texts: dict[int, tuple[set[str], set[str]]] = {}
 
+    @property
+    def places(self) -> set[int]:
+        """Rows that may have a copy: all that ``find`` has to be asked about, in order."""
+        return set(self._runs)
+
     def find(self, place: int, row: Row) -> int | None:
         """The place of the earlier row that this one nearly repeats; None where it stays, and is compared with those that follow."""
         runs = self._runs.get(place)
@@ -96,10 +101,6 @@ class NearCopies:
         for run in runs:
             self._kept[run].append(place)
         return None
-
-    def remembers(self, place: int) -> bool:
-        """Whether later rows are compared with this one."""
-        return place in self._texts
 
 
 def shared_bands(bands_NK: NDArray[np.uint64]) -> dict[int, list[int]]:

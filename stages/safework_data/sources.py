@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from safework_data.settings import (
     SetSource,
     Source,
     StarterSource,
-    TableSource,
     XSTestSource,
     expand,
     matching_files,
@@ -41,15 +41,17 @@ class Arrived:
     Attributes:
         name: as in drops and in the data card.
         licence: as in the data card.
-        rows: in order, read as they are asked for; a broken record raises InputError then.
+        items: in order, read as they are asked for; a broken file raises InputError then.
         origin: for people: a path, a hub id with its commit.
+        candidate: makes a row of an item, perhaps in another process; what does not fit becomes the row's fault.
         digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
     """
 
     name: str
     licence: str
-    rows: Iterable[Candidate]
+    items: Iterable[Any]
     origin: str
+    candidate: Callable[[Any], Candidate]
     digest: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -125,14 +127,15 @@ def _read_starter(seed: int) -> Arrived:
     from safework_data import starter
 
     rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
-    return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework")
+    return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework", as_it_is)
 
 
 def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
     rows = islice(known.read(known, files[0]), source.limit)
-    candidates = (_with_pictures(Candidate(row, source.subset, source.set, row.split == "test"), files[0].parent) for row in rows)
-    return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, digest_of(files))
+    candidates = (Candidate(row, source.subset, source.set, row.split == "test") for row in rows)
+    embed = partial(_with_pictures, folder=files[0].parent)
+    return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, embed, digest_of(files))
 
 
 def read_dataset(name: str, dataset: Artifact) -> Arrived:
@@ -145,12 +148,17 @@ def read_dataset(name: str, dataset: Artifact) -> Arrived:
         for subset in subsets
         for row in stream_rows(dataset.path / subset)
     )
-    return Arrived(name, "as each row says", candidates, dataset.ref, dataset.digest)
+    return Arrived(name, "as each row says", candidates, dataset.ref, as_it_is, dataset.digest)
 
 
 def is_split(dataset: Artifact) -> bool:
     """Whether a dataset holds rows out."""
     return any(entry.path.startswith(f"{HELDOUT}/") or entry.path.endswith("/test.parquet") for entry in dataset.manifest.files)
+
+
+def as_it_is(candidate: Candidate) -> Candidate:
+    """An item that is a row already."""
+    return candidate
 
 
 def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
@@ -167,25 +175,27 @@ def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
     records = (record for path in files for record in read_table(path, source.format))
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
-    rows = _mapped(source, name, records, where, files[0].parent)
-    return Arrived(name, source.licence, rows, where, digest_of(files))
+    maker = RowMaker(source, name, files[0].parent)
+    return Arrived(name, source.licence, _numbered(maker, records, where), where, partial(_mapped, maker), digest_of(files))
 
 
-def _mapped(
-    source: TableSource, name: str, records: Iterable[dict[str, Any]], where: str, folder: Path | None = None
-) -> Iterator[Candidate]:
-    maker = RowMaker(source, name, folder)
+def _numbered(maker: RowMaker, records: Iterable[dict[str, Any]], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Records with their place in the source, from 1, up to its limit. Raises InputError at the end where a column was in none of them."""
     missing, have = set(maker.columns), dict[str, None]()
     for number, record in enumerate(records, start=1):
         if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
             missing -= record.keys()
             have.update(dict.fromkeys(map(str, record)))
-        row, fault = maker.row(number, record)
-        yield Candidate(row, source.subset, name, fault=fault)
-        if number == source.limit:
+        yield number, record
+        if number == maker.source.limit:
             break
     if have:
         refuse_missing([column for column in maker.columns if column in missing], list(have), where)
+
+
+def _mapped(maker: RowMaker, item: tuple[int, dict[str, Any]]) -> Candidate:
+    row, fault = maker.row(*item)
+    return Candidate(row, maker.source.subset, maker.name, fault=fault)
 
 
 def refuse_missing(missing: list[str], have: list[str], where: str) -> None:
@@ -227,8 +237,9 @@ def _read_hub(source: HubSource) -> Arrived:
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Image):  # bytes as they are: checked here, unpacked by whoever looks at them
             table = table.cast_column(column, datasets.Image(decode=False))
-    rows = _mapped(source, name, table, source.id)
-    return Arrived(name, source.licence, rows, f"hf:{source.id}@{revision or 'main'}", notes=notes)
+    maker = RowMaker(source, name)
+    origin = f"hf:{source.id}@{revision or 'main'}"
+    return Arrived(name, source.licence, _numbered(maker, table, source.id), origin, partial(_mapped, maker), notes=notes)
 
 
 XSTEST_LABELS = {
@@ -268,7 +279,7 @@ def _read_xstest(source: XSTestSource) -> Arrived:
             row.meta["group"] = f"{row.group}/{row.split}"
     split = source.test_model is not None
     candidates = [Candidate(row, "verifier", source.name, split, fault=None if row.reply else "no reply") for row in rows]
-    return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), digest_of(files))
+    return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), as_it_is, digest_of(files))
 
 
 def _xstest_row(source: XSTestSource, path: Path, record: dict[str, str]) -> Row:

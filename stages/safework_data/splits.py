@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections import defaultdict
-from collections.abc import Set
+from collections.abc import Iterable, Set
 
 import numpy as np
 
 from safework_data.drops import Candidate
-from safework_data.settings import HELDOUT
+from safework_data.settings import HELDOUT, BuildConfig
 
 
 def is_held_out(candidate: Candidate) -> bool:
@@ -19,7 +18,8 @@ def is_held_out(candidate: Candidate) -> bool:
 
 
 class HoldOut:
-    """Holds out a share of each source's groups. It sees every row once (``note``), and then moves them (``place``), in any order.
+    """Holds out a share of each source's groups. It is told every row's rank once (``note``), and then moves rows (``place``), in any
+    order.
 
     Args:
         share: of each source's groups, in [0, 1); above 0 at least one group goes and one stays.
@@ -29,18 +29,32 @@ class HoldOut:
 
     def __init__(self, share: float, labelled: Set[str], seed: int):
         self.share, self.labelled, self.seed = share, labelled, seed
-        self._groups: dict[str, array[int]] = defaultdict(lambda: array("Q"))
-        self._chosen: set[int] | None = None
+        self._groups: dict[str, array[int]] = {}
+        self._chosen: set[int] = set()
 
-    def note(self, candidate: Candidate) -> None:
+    @classmethod
+    def of(cls, config: BuildConfig) -> HoldOut:
+        """As the settings say."""
+        return cls(config.heldout, set(config.require_label), config.seed)
+
+    def rank(self, candidate: Candidate) -> int | None:
+        """By what a row's group is picked; None where no lot is drawn for it."""
         if self.share > 0 and not candidate.split_already and not is_held_out(candidate):
-            self._groups[candidate.source].append(self._rank(candidate.row.group))
+            return self._rank(candidate.row.group)
+        return None
+
+    def note(self, source: str, ranks: Iterable[int | None]) -> None:
+        """Takes the ranks of a source's rows."""
+        self._groups.setdefault(source, array("Q")).extend(rank for rank in ranks if rank is not None)
+
+    def choose(self) -> None:
+        """Picks the groups, when all ranks are known."""
+        self._chosen = self._choose()
+        self._groups.clear()
 
     def place(self, candidate: Candidate) -> Candidate:
         """Gives the row its ``split``, in place. A row that goes to ``heldout`` becomes a prompt: its reply was for training, and the same
         prompt may come from several subsets."""
-        if self._chosen is None:
-            self._chosen = self._choose()
         row = candidate.row
         if self._chosen and not candidate.split_already and not is_held_out(candidate) and self._rank(row.group) in self._chosen:
             row.split = "test"

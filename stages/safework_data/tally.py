@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from safework_cli.rows import SPLITS, Row, arrow_schema
-from safework_data.drops import Candidate
 from safework_data.settings import HELDOUT
 from safework_data.traits import digest64
 
@@ -35,6 +33,14 @@ class Part:
     counted: dict[str, Counter[str]] = field(default_factory=lambda: {"task": Counter(), "language": Counter(), "category": Counter()})
     _groups: array[int] = field(default_factory=lambda: array("Q"))
 
+    @classmethod
+    def of(cls, subset: str, split: str, rows: Iterable[Row]) -> Part:
+        """These rows, counted."""
+        part = cls(subset, split)
+        for row in rows:
+            part.add(row)
+        return part
+
     def add(self, row: Row) -> None:
         self.rows += 1
         self.replies += row.reply is not None
@@ -44,25 +50,28 @@ class Part:
         self.counted["category"][row.category or "(none)"] += 1
         self._groups.append(digest64(row.group))
 
+    def extend(self, other: Part) -> None:
+        """Counts what another part has counted."""
+        self.rows += other.rows
+        self.replies += other.replies
+        self.characters += other.characters
+        for name, counter in other.counted.items():
+            self.counted[name].update(counter)
+        self._groups.extend(other._groups)
+
     @property
     def groups(self) -> int:
         return len(np.unique(np.frombuffer(self._groups, dtype=np.uint64))) if self.rows else 0
 
 
 class Output:
-    """Writes ``<subset>/<split>.parquet`` below a folder, a row group at a time.
-
-    Attributes:
-        kept_of: source → rows kept.
-    """
+    """Writes ``<subset>/<split>.parquet`` below a folder, a row group at a time."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.kept_of: Counter[str] = Counter()
         self._parts: dict[tuple[str, str], Part] = {}
         self._writers: dict[tuple[str, str], pq.ParquetWriter] = {}
-        self._waiting: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        self._bytes: Counter[tuple[str, str]] = Counter()
+        self._waiting: dict[tuple[str, str], list[pa.RecordBatch]] = {}
 
     def __enter__(self) -> Output:
         return self
@@ -73,20 +82,17 @@ class Output:
                 self._flush(key)
             self._writers.pop(key).close()
 
-    def add(self, candidate: Candidate) -> None:
-        row = candidate.row
-        key = candidate.subset, row.split
+    def add(self, rows: pa.RecordBatch, part: Part) -> None:
+        """Adds rows of one part, and what was counted of them."""
+        key = part.subset, part.split
         if key not in self._parts:
             self._parts[key], self._waiting[key] = Part(*key), []
             (self.folder / key[0]).mkdir(exist_ok=True)
             self._writers[key] = pq.ParquetWriter(self.folder / key[0] / f"{key[1]}.parquet", arrow_schema())
-        self._parts[key].add(row)
-        self.kept_of[candidate.source] += 1
-        self._waiting[key].append(row.to_record())
-        self._bytes[key] += sum(len(message["content"]) for message in row.messages) + sum(
-            len(image["bytes"] or b"") for image in row.images
-        )
-        if len(self._waiting[key]) >= ROW_GROUP_ROWS or self._bytes[key] >= ROW_GROUP_BYTES:
+        self._parts[key].extend(part)
+        self._waiting[key].append(rows)
+        waiting = self._waiting[key]
+        if sum(map(len, waiting)) >= ROW_GROUP_ROWS or sum(batch.nbytes for batch in waiting) >= ROW_GROUP_BYTES:
             self._flush(key)
 
     @property
@@ -100,8 +106,13 @@ class Output:
 
     def _flush(self, key: tuple[str, str]) -> None:
         if self._waiting[key]:
-            self._writers[key].write_table(pa.Table.from_pylist(self._waiting[key], schema=arrow_schema()))
-            self._waiting[key], self._bytes[key] = [], 0
+            self._writers[key].write_table(pa.Table.from_batches(self._waiting[key]))
+            self._waiting[key] = []
+
+
+def written(rows: Iterable[Row]) -> pa.RecordBatch:
+    """Rows as they stand in the dataset's files."""
+    return pa.RecordBatch.from_pylist([row.to_record() for row in rows], schema=arrow_schema())
 
 
 def by_subset(parts: list[Part]) -> dict[str, list[Part]]:

@@ -30,10 +30,8 @@ _MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 | 1 for i in range(PER
 
 def digest64(*parts: object) -> int:
     """A 64-bit digest of texts; never 0, which stands for "nothing"."""
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(f"{part}\0".encode("utf-8", "surrogatepass"))
-    return int.from_bytes(digest.digest(), "big") or 1
+    text = "".join(f"{part}\0" for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big") or 1
 
 
 def conversation_key(row: Row) -> bytes:
@@ -95,7 +93,16 @@ class Traits:
         if self._near:
             self._tokens.append(list(shingles_of(row, "user")))
             if len(self._tokens) >= CHUNK_ROWS:
-                self._sign()
+                self.sign()
+
+    def extend(self, other: Traits) -> None:
+        """Takes over the traits of the rows that come next."""
+        for name, column in self._columns.items():
+            column.extend(other._columns[name])
+        self._held.extend(other._held)
+        self.sign()
+        other.sign()
+        self._bands += other._bands
 
     def __len__(self) -> int:
         return len(self._held)
@@ -111,14 +118,15 @@ class Traits:
 
     def bands(self) -> NDArray[np.uint64]:
         """Hash of each band of each row's signature, with its bucket mixed in, (N, K): equal where LSH proposes a pair."""
-        self._sign()
+        self.sign()
         if not self._bands:
             return np.zeros((0, BANDS), dtype=np.uint64)
         bands_NK = np.concatenate(self._bands)
         self._bands = [bands_NK]
         return bands_NK ^ self.column("bucket")[:, None]
 
-    def _sign(self) -> None:
+    def sign(self) -> None:
+        """Makes the signatures that are still to be made: the words of a row take more room."""
         from rensa import RMinHash
 
         if not self._tokens:

@@ -11,7 +11,7 @@ from safework_data.contamination import LeakIndex
 from safework_data.drops import Candidate
 from safework_data.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
 from safework_data.splits import HoldOut, is_held_out
-from safework_data.staging import Staging
+from safework_data.staging import Staging, as_batch
 from safework_data.text import shingles, words
 from safework_data.traits import Traits
 
@@ -148,7 +148,8 @@ def test_near_duplicates_are_found_among_many() -> None:
 def hold_out(rows: list[Candidate], share: float, labelled: set[str], seed: int) -> None:
     splitter = HoldOut(share, labelled, seed)
     for one in rows:
-        splitter.note(one)
+        splitter.note(one.source, [splitter.rank(one)])
+    splitter.choose()
     for one in rows:
         splitter.place(one)
 
@@ -237,8 +238,11 @@ def test_staged_rows_come_back_as_they_were(tmp_path) -> None:
     rows = [candidate(str(i), f"prompt {i}", "r", subset="cot" if i % 2 else "rl", meta={"n": i}) for i in range(10_000)]
     rows.append(candidate("seen", "<image> what?", task="value", images=picture, answer="x", harmful=False, split_already=True))
     staging = Staging(tmp_path / "rows.arrow")
-    for one in rows:
-        staging.add(one)
+    for start in range(0, len(rows), 4_000):
+        staging.add(as_batch(rows[start : start + 4_000]))
+    staging.add(as_batch([]))
     staging.close()
-    assert list(staging) == rows == list(staging)
+    assert staging.count == 10_001 and staging.starts == [0, 4_000, 8_000]
+    assert [one for _, one in staging.at(range(10_001))] == rows
+    assert list(staging.at([10_000, 3, 4_000])) == [(3, rows[3]), (4_000, rows[4_000]), (10_000, rows[10_000])]
     assert staging.ids([9_999, 3, 10_000, 4_096]) == {3: "3", 4_096: "4096", 9_999: "9999", 10_000: "seen"} and staging.ids([]) == {}
