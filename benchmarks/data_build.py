@@ -1,7 +1,7 @@
 """`safework data build` beside a plain `datasets` + `datasketch` script: exact and near duplicates out, evaluation prompts out,
 Parquet written. Both sides run in processes of their own, on the same file.
 
-    python benchmarks/data_build.py [--rows 10000 100000 1000000] [--json]
+    python benchmarks/data_build.py [--rows 10000 100000 1000000] [--cores N] [--json]
 
 Rows are short questions with a reply, drawn from a fixed vocabulary; one in fifty repeats an earlier one word for word, one in fifty with a
 word changed, and one in a thousand holds a prompt of the held-out set. Prints rows a second and the peak of memory over all processes.
@@ -138,7 +138,7 @@ def proportional_bytes(process: psutil.Process) -> int:
     """Resident memory, a page that n processes share counted as an n-th."""
     try:
         return process.memory_full_info().pss
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
+    except psutil.NoSuchProcess:
         return 0
 
 
@@ -170,11 +170,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--no-peer", action="store_true", help="our side alone")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--cores", type=int, help="for both sides; default: all that this process may use")
     options = parser.parse_args()
+    if options.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    cores = len(os.sched_getaffinity(0))
     results = [compare(count, not options.no_peer) for count in options.rows]
     if options.json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps({"cores": cores, "results": results}, indent=2))
         return
+    print(f"cores: {cores} (ours takes as many processes, the peer's script one)\n")
     print("| rows | side | seconds | rows/s | peak memory | kept |")
     print("|---|---|---|---|---|---|")
     for r in results:

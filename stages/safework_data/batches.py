@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from safework_cli.suites import stem
-from safework_data.checks import Fault, TemplateCheck, examined, settle, template_check
+from safework_data.checks import Fault, examined, settle, template_check
 from safework_data.contamination import LeakIndex
 from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
@@ -25,9 +24,10 @@ from safework_data.staging import as_batch, from_batch, opened, without_own
 from safework_data.tally import Part, written
 from safework_data.traits import Traits, digest64
 
-PIECE_ROWS = 1024
+PIECE_ROWS = 512
 PIECE_WEIGHT, PICTURE_WEIGHT = 16 * 2**20, 2**20
-"""Characters of a piece at most, about, and of what a picture counts for: rows with pictures are large, and several pieces wait at once."""
+"""Characters and bytes of a piece at most, about, and of what a picture counts for that lies in a file of its own: rows with pictures are
+large, and each process has a piece."""
 
 
 class Piece(NamedTuple):
@@ -43,7 +43,7 @@ def pieces(source: Arrived) -> Iterator[Piece]:
     weight = 0
     for item in source.items:
         items.append(item)
-        weight += _weight(item)
+        weight += _weight(item, source.pictures)
         if len(items) >= PIECE_ROWS or weight >= PIECE_WEIGHT:
             yield Piece(source.candidate, items)
             items, weight = [], 0
@@ -51,27 +51,32 @@ def pieces(source: Arrived) -> Iterator[Piece]:
         yield Piece(source.candidate, items)
 
 
-def _weight(item: Any) -> int:
+def _weight(item: Any, pictures: Sequence[str]) -> int:
     if isinstance(item, Candidate):
-        return sum(len(message["content"]) for message in item.row.messages) + PICTURE_WEIGHT * len(item.row.images)
+        texts = sum(len(message["content"]) for message in item.row.messages)
+        return texts + sum(len(image["bytes"] or b"") or PICTURE_WEIGHT for image in item.row.images)
     _, record = item
-    pictures = record.get("image") or record.get("images")  # a guess that costs nothing where it is wrong: texts are counted anyway
-    return sum(len(value) for value in record.values() if isinstance(value, str | bytes)) + (PICTURE_WEIGHT if pictures else 0)
+    return size_of(record) + PICTURE_WEIGHT * sum(len(cell) if isinstance(cell, list) else 1 for cell in map(record.get, pictures) if cell)
 
 
-class Checking:
+def size_of(value: Any) -> int:
+    """Characters and bytes of a cell, however deep they lie."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(size_of, value.values()))
+    return sum(map(size_of, value)) if isinstance(value, list | tuple) else 8
+
+
+class Checking(NamedTuple):
     """What the first pass shares.
 
-    Args:
+    Attributes:
         template: the folder of a model whose chat template is to keep every reply.
     """
 
-    def __init__(self, config: BuildConfig, template: Path | None):
-        self.config, self.template = config, template
-
-    @cached_property
-    def template_check(self) -> TemplateCheck | None:
-        return template_check(self.template) if self.template else None
+    config: BuildConfig
+    template: Path | None
 
 
 @dataclass(slots=True)
@@ -109,7 +114,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
     """Makes rows of items and looks at each alone."""
     config = checking.config
     candidates = [piece.candidate(item) for item in piece.items]
-    faults = examined(candidates, config, checking.template_check)
+    faults = examined(candidates, config, template_check(checking.template) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
     sound: list[Candidate] = []
     dropped: list[tuple[Candidate, Fault]] = []

@@ -24,13 +24,13 @@ from typing import Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
-from safework_cli.stage import Outcome, WorkDir
+from safework_cli.stage import Outcome, StopRequest, WorkDir
 from safework_cli.suites import load_suite, stem
 from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
 from safework_data.card import SourceLine, render_card
 from safework_data.checks import Fault
 from safework_data.contamination import LeakIndex
-from safework_data.crew import in_order
+from safework_data.crew import MOST_PROCESSES, in_order
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
@@ -42,6 +42,8 @@ from safework_data.traits import Traits
 
 CARD = "README.md"
 STAGED = "staged"
+RUNS_IN_MEMORY = 4_000_000
+"""Runs of words of prompts for evaluation over all processes, at about 400 bytes each."""
 SUBSET_RULES = ("require_thought", "require_reply", "require_label", "check_replies")
 
 
@@ -63,17 +65,17 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         read = Read(Staging(folder / "rows.arrow"), config)
         for name, arrive in arrivals(config, datasets):
             with work.progress.phase(f"reading {name}") as phase:
-                for rows in read.through(arrive(), Checking(config, template), drops):
+                for rows in read.through(arrive(), Checking(config, template), drops, work.stop):
                     phase.advance(rows)
                     work.stop.check()
         read.staging.close()
         refuse_unknown_subsets(config, read.of_subset)
         with work.progress.phase("comparing", read.staging.count):
-            read.notice_the_rest(config)
+            read.notice_the_rest(config, work.stop)
             out = copies(read, config)
         kept_of: Counter[str] = Counter()
         with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
-            for sifted in left(read, out, config):
+            for sifted in left(read, out, config, work.stop):
                 for drop in sifted.dropped:
                     drops.add(*drop)
                 for rows_of_part, part in sifted.kept:
@@ -122,10 +124,10 @@ class Read:
     def rows(self) -> int:
         return self.of_source.total()
 
-    def through(self, source: Arrived, checking: Checking, drops: Drops) -> Iterator[int]:
+    def through(self, source: Arrived, checking: Checking, drops: Drops, stop: StopRequest) -> Iterator[int]:
         """Checks and stages a source's rows, and yields how many have passed or fallen since."""
         self.arrived.append(source)
-        with closing(in_order(check, checking, pieces(source))) as checked_pieces:
+        with closing(in_order(check, checking, pieces(source), check=stop.check)) as checked_pieces:
             for checked in checked_pieces:
                 yield self._take(source.name, checked, drops)
 
@@ -141,13 +143,15 @@ class Read:
             self._notice(checked.noticed)
         return rows
 
-    def notice_the_rest(self, config: BuildConfig) -> None:
+    def notice_the_rest(self, config: BuildConfig, stop: StopRequest) -> None:
         """The second pass, where rows are held out by lot: their sides are known only when all have been seen."""
         if self.hold_out.share:
             self.hold_out.choose()
             sided = Sided(self.staging.path, self.hold_out, config)
-            for noticed in in_order(notice_staged, sided, range(len(self.staging.starts))):
-                self._notice(noticed)
+            with closing(in_order(notice_staged, sided, range(len(self.staging.starts)), check=stop.check)) as batches:
+                for noticed in batches:
+                    self._notice(noticed)
+                    stop.check()
 
     def _notice(self, noticed: Noticed) -> None:
         self.traits.extend(noticed.traits)
@@ -175,7 +179,7 @@ def copies(read: Read, config: BuildConfig) -> dict[int, Fault]:
     return out
 
 
-def left(read: Read, out: dict[int, Fault], config: BuildConfig) -> Iterator[Sifted]:
+def left(read: Read, out: dict[int, Fault], config: BuildConfig, stop: StopRequest) -> Iterator[Sifted]:
     """The third pass: batch by batch, the rows that stay and those that are dropped by name.
 
     Args:
@@ -190,7 +194,8 @@ def left(read: Read, out: dict[int, Fault], config: BuildConfig) -> Iterator[Sif
     for place, fault in out.items():
         number = bisect_right(read.staging.starts, place) - 1
         of_batch[number][place - read.staging.starts[number]] = fault
-    with closing(in_order(sift, sieve, enumerate(of_batch))) as batches:
+    most = min(MOST_PROCESSES, 1 + RUNS_IN_MEMORY // (1 + read.own.runs + public.runs))  # each process has a copy of them
+    with closing(in_order(sift, sieve, enumerate(of_batch), most, stop.check)) as batches:
         yield from batches
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from safework_cli.row_schema import meta_problem
@@ -51,6 +52,7 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
     }
 
 
+@cache
 def template_check(folder: Path) -> TemplateCheck:
     """A check that a row's replies survive a model's chat template: its thoughts are kept, and its turns end in a stop token."""
     from safework_cli.lm.chat import TemplateError, encode_conversation

@@ -43,6 +43,11 @@ class LeakIndex:
         self._known: set[tuple[str, ...]] = set()
         self._longest_short = 0
 
+    @property
+    def runs(self) -> int:
+        """How many runs are held in memory."""
+        return len(self._runs)
+
     def add(self, suite: str, prompt_id: str, text: str) -> None:
         """Adds a prompt of a suite, once however often it comes; one of no words is left out, since it would be in every row."""
         tokens = words(text)

@@ -24,7 +24,7 @@ from safework_data.card import front_matter, table
 from safework_data.cot_stage import DEFAULT_SCORE, CotConfig
 from safework_data.operations import balanced, entropy, histogram, operations_of
 from safework_data.starter.tables import allocate
-from safework_data.tally import Output, Part, written
+from safework_data.tally import ROW_GROUP_ROWS, Output, Part, written
 
 NO_REPLY = "no reply"
 TOO_LONG = "prompt too long for the teacher"
@@ -84,8 +84,10 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         _refuse_nothing(failed, work)
     with Output(work.output) as output:
         for split in dict.fromkeys(row.split for row in drawn):
-            rows_of_split = [row for row in drawn if row.split == split]
-            output.add(written(rows_of_split), Part.of(config.subset, split, rows_of_split))
+            of_split = [row for row in drawn if row.split == split]
+            for start in range(0, len(of_split), ROW_GROUP_ROWS):
+                few = of_split[start : start + ROW_GROUP_ROWS]
+                output.add(written(few), Part.of(config.subset, split, few))
     write_failures(failed, work)
     metrics = measured(tried, drawn, failed)
     (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref, work.output), encoding="utf-8")

@@ -1,22 +1,24 @@
 """A function over many pieces of work, in several processes once there are enough of them to pay for starting any.
 
-The standard library's pool, weighed against joblib and datasets' ``map(num_proc)``: it hands results on in order as they come, and takes
-a stream whose length nobody knows. What it lacks is here: no more than a few pieces wait at a time, a worker leaves the ending of a run to
-its parent, and it ends with a parent that was killed.
+Each worker is a Python of its own with a pipe to this process, and has one piece at a time: results come in order without a queue, a lock
+or a thread, a worker's death is the end of its pipe, and so is its parent's. (The standard library's pool, joblib's and datasets' were
+weighed: the first waits for ever after a second Ctrl-C and takes any error of its own for a killed worker, all three import the caller's
+script again or want a folder for sockets, and none hands on results of a stream, in order, without taking all of it in.)
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
+import subprocess
+import sys
+import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, Pipe
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from safework_cli.errors import SafeworkError
@@ -29,51 +31,56 @@ MOST_PROCESSES = 8
 """More would wait for the one that reads and writes."""
 FIRST_HERE = 8
 """Pieces that are worked off before any process is started, which takes about a second."""
-GRACE_S = 5.0
-"""Seconds in which a worker that is told to end may hand over what it has begun."""
 
-_shared: Any = None
+CHECK_S = 0.2
+"""Seconds between two looks at whether the run is to end."""
 
 
 def in_order(
-    work: Callable[[Shared, Piece], Result], shared: Shared, pieces: Iterable[Piece], processes: int | None = None
+    work: Callable[[Shared, Piece], Result],
+    shared: Shared,
+    pieces: Iterable[Piece],
+    most: int = MOST_PROCESSES,
+    check: Callable[[], None] = lambda: None,
 ) -> Generator[Result, None, None]:
     """``work(shared, piece)`` of every piece, in order: the same whatever the number of processes.
 
     Args:
         work: a function of a module.
         shared: what every piece needs; each process gets it once.
-        processes: default: as many as there are cores for this one, up to ``MOST_PROCESSES``; one works here.
+        most: processes at most, and no more than this one has cores; with one, all is done here.
+        check: is called over and over while a worker is waited for; what it raises ends the work at once.
 
     Raises:
-        SafeworkError: a process was killed.
+        SafeworkError: what ``work`` raised, or a worker was killed.
     """
     remaining = iter(pieces)
-    processes = min(MOST_PROCESSES, cores()) if processes is None else processes
-    for piece in remaining if processes < 2 else islice(remaining, FIRST_HERE):
+    processes = min(most, cores())
+    for piece in remaining if processes < 2 or os.name != "posix" else islice(remaining, FIRST_HERE):
         yield work(shared, piece)
-    upcoming = list(islice(remaining, 1))
-    if not upcoming:
+    first = list(islice(remaining, processes))
+    if not first:
         return
-    context = multiprocessing.get_context("forkserver")  # a fork of this process would take its threads' locks along
-    context.set_forkserver_preload([work.__module__])
-    pool = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(shared,))
-    waiting: deque[Future[Result]] = deque()
+    told = ForkingPickler.dumps((work, shared))  # once: it may be large
+    workers: list[_Worker] = []
     try:
-        waiting.extend(pool.submit(_run, work, piece) for piece in upcoming)
-        for piece in remaining:
-            waiting.append(pool.submit(_run, work, piece))
-            if len(waiting) > 2 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        why = "the system does so when memory runs out" if os.name == "posix" else ""
-        raise SafeworkError(
-            "a worker process was killed", why, "ask for more memory, or for fewer cores (taskset, --cpus-per-task)"
-        ) from None
+        for piece in first:
+            workers.append(_Worker())
+            workers[-1].tell(told)
+            workers[-1].give(piece)
+        busy = deque(workers)  # the first is the one whose result comes next
+        while busy:
+            worker = busy.popleft()
+            result = worker.take(check)
+            for piece in islice(remaining, 1):
+                worker.give(piece)
+                busy.append(worker)
+            yield result
+        for worker in workers:
+            worker.end()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in workers:
+            worker.kill()
 
 
 def cores() -> int:
@@ -81,21 +88,96 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(shared: Any) -> None:
-    global _shared
-    _shared = shared
-    # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process: the parent says what becomes of the run, soon.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: threading.Timer(GRACE_S, os._exit, (1,)).start())
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+class _Worker:
+    """A process that works on one piece at a time."""
 
-    def leave() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
+    def __init__(self) -> None:
+        self._pipe, theirs = Pipe()
+        command = [sys.executable, "-P", "-c", f"from safework_data.crew import serve; serve({theirs.fileno()})"]
+        # what this process has found to import, the other one does
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process. The parent says what becomes of the run: workers are born with
+        # both signals blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            with theirs:
+                self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    threading.Thread(target=leave, daemon=True).start()
+    def tell(self, told: memoryview) -> None:
+        """Sends what to do, and what every piece needs."""
+        try:
+            self._pipe.send_bytes(told)
+        except OSError:
+            raise self._lost() from None
+
+    def give(self, piece: Any) -> None:
+        """Sends a piece; the worker has none."""
+        try:
+            self._pipe.send(piece)
+        except OSError:
+            raise self._lost() from None
+
+    def take(self, check: Callable[[], None]) -> Any:
+        """Waits for the result of the piece."""
+        try:
+            while not self._pipe.poll(CHECK_S):
+                check()
+            result, error, warned = self._pipe.recv()
+        except (EOFError, OSError):
+            raise self._lost() from None
+        for message, category, filename, line in warned:
+            warnings.warn_explicit(message, category, filename, line)
+        if error is not None:
+            raise error if isinstance(error, SafeworkError) else RuntimeError(f"in a worker process:\n{error}")
+        return result
+
+    def end(self) -> None:
+        """Nothing more is to be done: the process goes by itself."""
+        self._pipe.close()
+        self._process.wait()
+
+    def kill(self) -> None:
+        """Ends the process in the middle of whatever it does: it holds nothing that anybody misses."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _lost(self) -> SafeworkError:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return SafeworkError(
+                "a worker process was killed",
+                "the system does so when memory runs out",
+                "ask for more memory, or for fewer cores (taskset)",
+            )
+        return SafeworkError(
+            f"a worker process ended with {code}", "what it said stands above, if anything", "run with one core: taskset -c 0"
+        )
 
 
-def _run(work: Callable[[Any, Any], Any], piece: Any) -> Any:
-    return work(_shared, piece)
+def serve(descriptor: int) -> None:
+    """What a worker does: it is told what to do, and does it to every piece that comes, until none can come any more."""
+    with Connection(descriptor) as pipe:
+        try:
+            work, shared = pipe.recv()
+            while True:
+                pipe.send(_done(work, shared, pipe.recv()))
+        except (EOFError, ConnectionError):  # of the parent: it has ended, or needs no more
+            return
+
+
+def _done(work: Callable[[Any, Any], Any], shared: Any, piece: Any) -> tuple[Any, SafeworkError | str | None, list[Any]]:
+    """The result or what went wrong, and the warnings that were given."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result: Any = None
+        error: SafeworkError | str | None = None
+        try:
+            result = work(shared, piece)
+        except SafeworkError as known:
+            error = known
+        except Exception:
+            error = traceback.format_exc()
+    return result, error, [(str(w.message), w.category, w.filename, w.lineno) for w in caught]

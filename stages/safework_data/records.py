@@ -41,8 +41,12 @@ class RowMaker:
     @property
     def columns(self) -> list[str]:
         """Every column that the mapping reads, in order."""
-        given = self.source.columns.values()
-        return list(dict.fromkeys(column for item in given for column in (item if isinstance(item, list) else [item])))
+        return list(dict.fromkeys(column for target in self.source.columns for column in self.of(target)))
+
+    def of(self, target: str) -> list[str]:
+        """The columns that make up one field of a row."""
+        given = self.source.columns.get(target, [])
+        return given if isinstance(given, list) else [given]
 
     def row(self, number: int, record: dict[str, Any]) -> tuple[Row, str | None]:
         """A row of a record, and why it is unfit (then the row holds what could be read, for the list of drops).

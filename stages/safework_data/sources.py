@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -44,6 +44,7 @@ class Arrived:
         items: in order, read as they are asked for; a broken file raises InputError then.
         origin: for people: a path, a hub id with its commit.
         candidate: makes a row of an item, perhaps in another process; what does not fit becomes the row's fault.
+        pictures: keys of an item that name pictures, or hold them.
         digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
     """
 
@@ -53,6 +54,7 @@ class Arrived:
     origin: str
     candidate: Callable[[Any], Candidate]
     digest: str = ""
+    pictures: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -176,7 +178,8 @@ def _read_files(source: FileSource) -> Arrived:
     records = (record for path in files for record in read_table(path, source.format))
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
     maker = RowMaker(source, name, files[0].parent)
-    return Arrived(name, source.licence, _numbered(maker, records, where), where, partial(_mapped, maker), digest_of(files))
+    numbered, make = _numbered(maker, records, where), partial(_mapped, maker)
+    return Arrived(name, source.licence, numbered, where, make, digest_of(files), maker.of("images"))
 
 
 def _numbered(maker: RowMaker, records: Iterable[dict[str, Any]], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -239,7 +242,8 @@ def _read_hub(source: HubSource) -> Arrived:
             table = table.cast_column(column, datasets.Image(decode=False))
     maker = RowMaker(source, name)
     origin = f"hf:{source.id}@{revision or 'main'}"
-    return Arrived(name, source.licence, _numbered(maker, table, source.id), origin, partial(_mapped, maker), notes=notes)
+    numbered, make = _numbered(maker, table, source.id), partial(_mapped, maker)
+    return Arrived(name, source.licence, numbered, origin, make, pictures=maker.of("images"), notes=notes)
 
 
 XSTEST_LABELS = {

@@ -77,7 +77,7 @@ class Staging:
         wanted = np.array(sorted(set(places)), dtype=np.int64)
         with opened(self.path) as reader:
             for number, (start, end) in enumerate(zip(self.starts, self._ends, strict=True)):
-                here = wanted[(wanted >= start) & (wanted < end)]
+                here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
                 if len(here):
                     yield from zip(here.tolist(), from_batch(reader.get_batch(number).take(pa.array(here - start))), strict=True)
 
@@ -87,7 +87,7 @@ class Staging:
         found: dict[int, str] = {}
         with opened(self.path, ["id"]) as reader:
             for number, (start, end) in enumerate(zip(self.starts, self._ends, strict=True)):
-                here = wanted[(wanted >= start) & (wanted < end)]
+                here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
                 if len(here):
                     column = reader.get_batch(number).column(0)
                     found |= {place: column[place - start].as_py() for place in here.tolist()}

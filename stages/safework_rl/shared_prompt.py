@@ -14,11 +14,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from safework_cli.lm.passes import like_lengths, pass_cost
 from safework_cli.lm.vision import BY_TOKEN, Vision, collate, positions
-
-PASS_COST = {"cpu": 128}
-"""What a pass costs beyond its tokens, in tokens, by kind of device: weights are read and gradients added once more, kernels launched."""
-PASS_COST_ELSEWHERE = 4096
 
 
 def group_logps(
@@ -67,8 +64,9 @@ def group_logps(
     )
     log_probs_BT = completion_ids_BT.new_zeros(completion_ids_BT.shape, dtype=torch.float32)
     entropy_BT = torch.zeros_like(log_probs_BT)
-    lengths_B = completion_mask_BT.sum(1).tolist()
-    cost = float("inf") if one_pass else PASS_COST.get(log_probs_BT.device.type, PASS_COST_ELSEWHERE)
+    ends_T = torch.arange(1, completion_mask_BT.shape[1] + 1, device=group_B.device)
+    lengths_B = (completion_mask_BT.bool() * ends_T).amax(1).tolist()  # up to the last token, whatever is masked before it
+    cost = float("inf") if one_pass else pass_cost(group_B.device.type)
     for rows in like_lengths(lengths_B, cost):
         width = max(1, lengths_B[rows[0]])
         ids_bT, mask_bT = completion_ids_BT[rows, :width], completion_mask_BT[rows, :width]
@@ -86,22 +84,3 @@ def group_logps(
         if output.entropy is not None:
             entropy_BT = entropy_BT.index_put(place, output.entropy.float())
     return SimpleNamespace(log_probs=log_probs_BT, entropy=entropy_BT)
-
-
-def like_lengths(lengths: Sequence[int], cost: float) -> list[list[int]]:
-    """Rows cut into passes, longest first, so that Σ over passes of (rows · longest + ``cost``) is least.
-
-    Args:
-        lengths: of each row, in tokens.
-        cost: of a pass beyond its tokens, in tokens.
-    """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    least: list[tuple[float, int]] = [(0.0, 0)]  # of the first n rows: the cost, and where the last pass begins
-    for end in range(1, len(order) + 1):
-        least.append(min((least[start][0] + cost + (end - start) * lengths[order[start]], start) for start in range(end)))
-    cuts, end = [], len(order)
-    while end:
-        start = least[end][1]
-        cuts.append(order[start:end])
-        end = start
-    return cuts[::-1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from safework_cli.lm.decode import common_prefix, passes, unshareable
+from safework_cli.lm.decode import _passes, common_prefix, unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_tokenizer
@@ -134,6 +134,5 @@ def testcommon_prefix_leaves_each_prompt_a_token():
 
 def test_passes_are_of_like_length_and_bounded():
     lengths = [100, 99, 80, 70, 40, 39, 5]
-    assert passes(range(7), lengths) == [[0, 1, 2], [3], [4, 5], [6]]
-    assert max(map(len, passes(range(100), [1000] * 100))) == 8
-    assert passes(range(5), [10] * 5, rows=2) == [[0, 1], [2, 3], [4]]
+    assert _passes(range(7), lengths) == [[0, 1, 2], [3], [4, 5], [6]]
+    assert max(map(len, _passes(range(100), [1000] * 100))) == 8

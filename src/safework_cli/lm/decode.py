@@ -141,7 +141,7 @@ class Decoder:
         order = sorted(range(len(prompts)), key=lambda i: -len(own[i]))
         parts: list[States] = []
         logits, nexts = [], []
-        for batch in passes(order, [len(tokens) for tokens in own]):
+        for batch in _passes(order, [len(tokens) for tokens in own]):
             states, logits_bV, next_b = self._forward([own[i] for i in batch], [visions[i] for i in batch], prefix, shared)
             missing = width - len(own[batch[0]])
             parts.append([(_pad_after(keys, shared, missing), _pad_after(values, shared, missing)) for keys, values in states])
@@ -245,21 +245,16 @@ def common_prefix(prompts: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> i
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
-def passes(order: Sequence[int], lengths: Sequence[int], rows: int | None = None) -> list[list[int]]:
-    """Rows, longest first, cut into passes of like length and bounded size.
-
-    Args:
-        rows: of a pass at most; by default its tokens alone are bounded.
-    """
-    cut: list[list[int]] = []
+def _passes(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Rows, longest first, cut into passes of like length and bounded size."""
+    passes: list[list[int]] = []
     for row in order:
-        longest = lengths[cut[-1][0]] if cut else 0
-        fits = cut and (len(cut[-1]) + 1) * longest <= PREFILL_TOKENS and (rows is None or len(cut[-1]) < rows)
-        if fits and lengths[row] >= MIN_FILL * longest:
-            cut[-1].append(row)
+        longest = lengths[passes[-1][0]] if passes else 0
+        if passes and lengths[row] >= MIN_FILL * longest and (len(passes[-1]) + 1) * longest <= PREFILL_TOKENS:
+            passes[-1].append(row)
         else:
-            cut.append([row])
-    return cut
+            passes.append([row])
+    return passes
 
 
 def _pad_after(states_BHLD: torch.Tensor, shared: int, missing: int) -> torch.Tensor:

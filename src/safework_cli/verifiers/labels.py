@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from safework_cli.errors import InputError
-from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, passes, unshareable
+from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
+from safework_cli.lm.passes import like_lengths, pass_cost
 from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
@@ -224,7 +225,7 @@ class LabelVerifier:
                 opening = Opening.of(self.model, rows)
                 own = [len(row.ids) - (opening.length if opening else 0) for row in rows]
                 order = sorted(range(len(rows)), key=lambda i: -own[i])
-                for chosen in passes(order, own, self.batch_size):
+                for chosen in self._passes(order, own):
                     batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
                     logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):
@@ -232,6 +233,13 @@ class LabelVerifier:
         finally:
             self.model.train(training)
         return found
+
+    def _passes(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Rows, longest first, cut into batches of ``batch_size`` and these into what costs least."""
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            for rows in like_lengths([lengths[row] for row in batch], pass_cost(self.model.device.type)):
+                yield [batch[row] for row in rows]
 
     def _read(self, batch: dict[str, Any]) -> torch.Tensor:
         return sequence_logits(self.model, batch, self._codes) if self._codes else label_logits(self.model, batch, self.code_ids)

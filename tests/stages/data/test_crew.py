@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import psutil
@@ -15,12 +16,15 @@ import pytest
 
 from safework_cli.errors import InputError, SafeworkError
 from safework_cli.progress import Progress, QuietDisplay
-from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.stage import StopRequest, WorkDir
 from safework_data import batches, crew
+from safework_data.build import build
 from safework_data.build_stage import stage
 from safework_data.crew import in_order
+from safework_data.sources import Arrived, as_it_is
 
-WAIT_S = 60
+WAIT_S, SLOW_S = 60, 20
+CORES = crew.cores()
 HELD = "Explain in two paragraphs why the harbour wall of the northern port was raised by three metres."
 
 
@@ -41,21 +45,45 @@ def refused(shared: None, piece: int) -> int:
     return piece
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
-def test_results_come_in_order_from_several_processes(processes: int) -> None:
-    results = list(in_order(doubled, 100, range(30), processes))
+def divided(shared: None, piece: int) -> float:
+    return 1 / (piece - 12)
+
+
+def odd(shared: None, piece: int) -> int:
+    if piece == 12:
+        warnings.warn("row 12 is odd", stacklevel=1)
+    return piece
+
+
+def slow_elsewhere(here: int, piece: int) -> int:
+    if os.getpid() != here:
+        time.sleep(SLOW_S)
+    return piece
+
+
+@pytest.fixture(autouse=True)
+def cores(request, monkeypatch) -> int:
+    """Two, whatever the machine has."""
+    count = getattr(request, "param", 2)
+    monkeypatch.setattr(crew, "cores", lambda: count)
+    return count
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3], indirect=True)
+def test_results_come_in_order_from_several_processes(cores: int) -> None:
+    results = list(in_order(doubled, 100, range(30)))
     assert [value for value, _ in results] == [100 + 2 * piece for piece in range(30)]
-    assert len({pid for _, pid in results}) == (1 if processes == 1 else 1 + processes)
+    assert len({pid for _, pid in results}) == (1 if cores == 1 else 1 + cores)  # the first pieces are given to one each
     assert {pid for _, pid in results[: crew.FIRST_HERE]} == {os.getpid()}
 
 
 def test_few_pieces_start_no_process() -> None:
-    assert {pid for _, pid in in_order(doubled, 0, range(crew.FIRST_HERE), 4)} == {os.getpid()}
+    assert {pid for _, pid in in_order(doubled, 0, range(crew.FIRST_HERE))} == {os.getpid()}
 
 
 def test_only_a_few_pieces_are_taken_ahead() -> None:
     taken = []
-    results = in_order(doubled, 0, (taken.append(piece) or piece for piece in range(1000)), 2)
+    results = in_order(doubled, 0, (taken.append(piece) or piece for piece in range(1000)))
     for _ in range(20):
         next(results)
     assert len(taken) <= 20 + 2 * 2 + 1
@@ -64,13 +92,43 @@ def test_only_a_few_pieces_are_taken_ahead() -> None:
 
 def test_a_worker_that_is_killed_ends_the_run_by_name() -> None:
     with pytest.raises(SafeworkError, match="a worker process was killed"):
-        list(in_order(killed, None, range(30), 2))
+        list(in_order(killed, None, range(30)))
 
 
 def test_an_error_of_a_worker_arrives_whole() -> None:
     with pytest.raises(InputError, match="row 12 is broken") as caught:
-        list(in_order(refused, None, range(30), 2))
+        list(in_order(refused, None, range(30)))
     assert (caught.value.why, caught.value.do) == ("it has no end", "mend it")
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        list(in_order(divided, None, range(30)))
+
+
+def test_a_warning_of_a_worker_is_given_here() -> None:
+    with pytest.warns(UserWarning, match="row 12 is odd"):
+        list(in_order(odd, None, range(30)))
+
+
+def test_nothing_waits_for_the_piece_that_a_worker_has() -> None:
+    started = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() > started + 1:
+            raise InputError("stop", "", "")
+
+    with pytest.raises(InputError, match="stop"):
+        list(in_order(slow_elsewhere, os.getpid(), range(30), check=check))
+    assert time.monotonic() - started < SLOW_S
+
+
+def test_pieces_are_bounded_by_their_size() -> None:
+    def sizes(record: dict, pictures: tuple[str, ...] = ()) -> list[int]:
+        arrived = Arrived("s", "", ((number, record) for number in range(100)), "", as_it_is, pictures=pictures)
+        return [len(piece.items) for piece in batches.pieces(arrived)]
+
+    assert sizes({"q": "short"}) == [100]
+    assert sizes({"img": {"bytes": bytes(2**20)}}) == [16] * 6 + [4]
+    assert sizes({"messages": [{"role": "user", "content": "x" * 2**22}]}) == [4] * 25
+    assert sizes({"file": "a/b.png", "other": None}, ("file", "other")) == [16] * 6 + [4]
 
 
 def recipe(folder: Path, rows: int) -> dict:
@@ -101,39 +159,52 @@ def recipe(folder: Path, rows: int) -> dict:
 
 
 @pytest.mark.parametrize("heldout", [0.0, 0.2])
-def test_a_dataset_is_the_same_to_the_byte_from_several_processes(tmp_path: Path, monkeypatch, heldout: float) -> None:
+def test_a_dataset_is_the_same_to_the_byte_from_several_processes(tmp_path: Path, tiny_artifact, monkeypatch, heldout: float) -> None:
     monkeypatch.setattr(batches, "PIECE_ROWS", 50)
     monkeypatch.setattr(crew, "FIRST_HERE", 2)
+    started = []
+
+    class Counted(crew._Worker):
+        def __init__(self) -> None:
+            super().__init__()
+            started.append(self)
+
+    monkeypatch.setattr(crew, "_Worker", Counted)
     found = []
     for cores in (1, 2):
         monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
         (folder := tmp_path / f"of-{cores}").mkdir()
         work = WorkDir(folder, "0" * 64, Progress(folder, QuietDisplay()), StopRequest())
-        config = stage.Config.model_validate(recipe(tmp_path, 600) | {"heldout": heldout})
-        outcome = stage.run(config, Inputs({}), work)
+        config = stage.Config.model_validate(recipe(tmp_path, 600) | {"heldout": heldout, "check_replies": ["verifier"]})
+        outcome = build(config, {}, work, tiny_artifact.path if heldout == 0 else None)
         files = {str(path.relative_to(work.output)): path.read_bytes() for path in sorted(work.output.rglob("*")) if path.is_file()}
-        found.append((outcome.metrics, files))
-    assert found[0] == found[1]
+        found.append((outcome.metrics, files, len(started)))
+    assert found[0][:2] == found[1][:2]
+    assert found[0][2] == 0 and found[1][2] == (4 if heldout == 0 else 6)  # two for each pass
     assert {"exact duplicate", "near duplicate", "evaluation prompt", "no reply"} <= found[0][0]["dropped"].keys()
 
 
-@pytest.mark.skipif(crew.cores() < 2, reason="one core: no process is started")
+@pytest.mark.skipif(CORES < 2, reason="one core: no process is started")
+@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 75)])
-def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
-    """The signal goes to all processes of the run, as a terminal's or a scheduler's does; a kill to the first alone."""
+def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code: int, times: int) -> None:
+    """The signal goes to all processes of the run, as a terminal's or a scheduler's does; a kill to the first alone. Some press twice."""
     (tmp_path / "data.yaml").write_text(json.dumps(recipe(tmp_path, 40_000)))
     command = [str(Path(sys.executable).with_name("safework")), "data", "build", "-c", str(tmp_path / "data.yaml")]
     env = os.environ | {"SAFEWORK_STORE": str(tmp_path / "store")}
     run = psutil.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     others: list[psutil.Process] = []
+    workers = min(crew.MOST_PROCESSES, CORES)
     deadline = time.monotonic() + WAIT_S
-    while len(others) < 3 and time.monotonic() < deadline:  # the server that forks, and two workers
+    while len(others) < workers and time.monotonic() < deadline:
         others = run.children(recursive=True) if run.is_running() else others
         time.sleep(0.02)
-    assert len(others) >= 3, run.communicate()
-    (os.kill if number is signal.SIGKILL else os.killpg)(run.pid, number)
+    assert len(others) == workers, run.communicate()
+    for _ in range(times):
+        (os.kill if number is signal.SIGKILL else os.killpg)(run.pid, number)
+        time.sleep(0.05)
     _, complained = run.communicate(timeout=WAIT_S)
-    assert run.returncode == code, complained
+    assert run.returncode in ((code,) if times == 1 else (code, -number)), complained
     assert "Traceback" not in complained
     _, alive = psutil.wait_procs(others, timeout=15)
     assert not alive

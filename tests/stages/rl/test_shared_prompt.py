@@ -10,13 +10,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
+from safework_cli.lm import passes as passes_of_lm
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.vision import collate, encode_pictured_prompt, placeholders
 from safework_cli.progress import read_metrics
-from safework_rl.shared_prompt import PASS_COST, group_logps, like_lengths
+from safework_rl.shared_prompt import group_logps
 
 SHAPE = {
     "vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
@@ -67,7 +68,7 @@ def plain(model, ids_BP, mask_BP, ids_BT, mask_BT, **images):
 @pytest.fixture(params=["several passes", "one pass"])
 def passes(request, monkeypatch):
     """Passes by length that cost nothing are many; those that cost much are one."""
-    monkeypatch.setitem(PASS_COST, "cpu", 0 if request.param == "several passes" else 10_000)
+    monkeypatch.setattr(passes_of_lm, "COST_ON_CPU", 0 if request.param == "several passes" else 10_000)
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -193,7 +194,7 @@ def test_the_prompt_passes_once_for_each_group():
 
 def test_completions_of_like_length_pass_together(monkeypatch):
     model, (numbers, tensors) = model_of("llama", False), batch()
-    monkeypatch.setitem(PASS_COST, "cpu", 0)
+    monkeypatch.setattr(passes_of_lm, "COST_ON_CPU", 0)
     tokens = []
     model.base_model.register_forward_pre_hook(lambda _, args, kwargs: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True)
     group_logps(model, numbers, *tensors)
@@ -213,21 +214,6 @@ def test_a_batch_wider_than_its_rows_costs_nothing_more(monkeypatch):
     assert tokens == [3 * 29, 9 * 11]
     torch.testing.assert_close(found[:, :11], expected)
     assert not found[:, 11:].any()
-
-
-@pytest.mark.parametrize(
-    ("lengths", "cost", "expected"),
-    [
-        ([5, 5, 5], 0, 15), ([3, 9, 4, 8], 0, 24), ([3, 9, 4, 8], 100, 4 * 9 + 100), ([10, 100, 12, 90], 20, 2 * 100 + 2 * 12 + 2 * 20),
-        ([10, 100], float("inf"), float("inf")), ([0, 0], 1, 1),
-    ],
-)  # fmt: skip
-def test_passes_are_cut_where_they_cost_least(lengths, cost, expected):
-    cuts = like_lengths(lengths, cost)
-    assert sorted(row for rows in cuts for row in rows) == list(range(len(lengths)))
-    assert sum(len(rows) * max(lengths[row] for row in rows) + cost for rows in cuts) == expected
-    if cost == float("inf"):
-        assert len(cuts) == 1
 
 
 def test_a_reply_asks_for_no_picture(seeing):
