@@ -274,7 +274,7 @@ def git_commit() -> str | None:
 
 
 def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far."""
+    """The largest resident set of this process so far; of other processes that a stage starts, such as data build's, nothing."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,9 +1,8 @@
 """A function over many pieces of work, in several processes once there are enough of them to pay for starting any.
 
 Each worker is a Python of its own with a pipe to this process, and has one piece at a time: results come in order without a queue, a lock
-or a thread, a worker's death is the end of its pipe, and so is its parent's. (The standard library's pool, joblib's and datasets' were
-weighed: the first waits for ever after a second Ctrl-C and takes any error of its own for a killed worker, all three import the caller's
-script again or want a folder for sockets, and none hands on results of a stream, in order, without taking all of it in.)
+or a thread, a worker's death is the end of its pipe, and so is its parent's. (The standard library's ProcessPoolExecutor was tried first: a
+second Ctrl-C left it waiting for ever, every fault of its own read as a killed worker, and a script without a guard ran again in each worker.)
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ MOST_PROCESSES = 8
 """More would wait for the one that reads and writes."""
 FIRST_HERE = 8
 """Pieces that are worked off before any process is started, which takes about a second."""
-
 CHECK_S = 0.2
 """Seconds between two looks at whether the run is to end."""
 
