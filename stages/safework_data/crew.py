@@ -2,7 +2,7 @@
 
 Each worker is a Python of its own with a pipe to this process, and has one piece at a time: results come in order without a queue, a lock
 or a thread, a worker's death is the end of its pipe, and so is its parent's. (The standard library's ProcessPoolExecutor was tried first: a
-second Ctrl-C left it waiting for ever, every fault of its own read as a killed worker, and a script without a guard ran again in each worker.)
+second Ctrl-C left it waiting for ever, its own faults read as killed workers, and a script without a guard ran again in each of them.)
 """
 
 from __future__ import annotations
