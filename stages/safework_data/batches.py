@@ -56,7 +56,10 @@ def _weight(item: Any, pictures: Sequence[str]) -> int:
         texts = sum(len(message["content"]) for message in item.row.messages)
         return texts + sum(len(image["bytes"] or b"") or PICTURE_WEIGHT for image in item.row.images)
     _, record = item
-    return size_of(record) + PICTURE_WEIGHT * sum(len(cell) if isinstance(cell, list) else 1 for cell in map(record.get, pictures) if cell)
+    weight = sum(len(cell) if isinstance(cell, str) else size_of(cell) for cell in record.values())
+    for cell in map(record.get, pictures):
+        weight += PICTURE_WEIGHT * (len(cell) if isinstance(cell, list) else bool(cell))
+    return weight
 
 
 def size_of(value: Any) -> int:

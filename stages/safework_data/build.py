@@ -17,20 +17,19 @@ import shutil
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
-from safework_cli.stage import Outcome, StopRequest, WorkDir
+from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite, stem
 from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
 from safework_data.card import SourceLine, render_card
 from safework_data.checks import Fault
 from safework_data.contamination import LeakIndex
-from safework_data.crew import MOST_PROCESSES, in_order
+from safework_data.crew import MOST_PROCESSES, Crew
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
@@ -62,27 +61,28 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        read = Read(Staging(folder / "rows.arrow"), config)
-        for name, arrive in arrivals(config, datasets):
-            with work.progress.phase(f"reading {name}") as phase:
-                for rows in read.through(arrive(), Checking(config, template), drops, work.stop):
-                    phase.advance(rows)
+        with Crew(work.stop.check) as crew:
+            read = Read(Staging(folder / "rows.arrow"), config)
+            for name, arrive in arrivals(config, datasets):
+                with work.progress.phase(f"reading {name}") as phase:
+                    for rows in read.through(arrive(), Checking(config, template), drops, crew):
+                        phase.advance(rows)
+                        work.stop.check()
+            read.staging.close()
+            refuse_unknown_subsets(config, read.of_subset)
+            with work.progress.phase("comparing", read.staging.count):
+                read.notice_the_rest(config, crew)
+                out = copies(read, config)
+            kept_of: Counter[str] = Counter()
+            with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
+                for sifted in left(read, out, config, crew):
+                    for drop in sifted.dropped:
+                        drops.add(*drop)
+                    for rows_of_part, part in sifted.kept:
+                        output.add(rows_of_part, part)
+                    kept_of += sifted.kept_of
+                    phase.advance(sifted.rows)
                     work.stop.check()
-        read.staging.close()
-        refuse_unknown_subsets(config, read.of_subset)
-        with work.progress.phase("comparing", read.staging.count):
-            read.notice_the_rest(config, work.stop)
-            out = copies(read, config)
-        kept_of: Counter[str] = Counter()
-        with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
-            for sifted in left(read, out, config, work.stop):
-                for drop in sifted.dropped:
-                    drops.add(*drop)
-                for rows_of_part, part in sifted.kept:
-                    output.add(rows_of_part, part)
-                kept_of += sifted.kept_of
-                phase.advance(sifted.rows)
-                work.stop.check()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         drops.close()
@@ -124,12 +124,11 @@ class Read:
     def rows(self) -> int:
         return self.of_source.total()
 
-    def through(self, source: Arrived, checking: Checking, drops: Drops, stop: StopRequest) -> Iterator[int]:
+    def through(self, source: Arrived, checking: Checking, drops: Drops, crew: Crew) -> Iterator[int]:
         """Checks and stages a source's rows, and yields how many have passed or fallen since."""
         self.arrived.append(source)
-        with closing(in_order(check, checking, pieces(source), check=stop.check)) as checked_pieces:
-            for checked in checked_pieces:
-                yield self._take(source.name, checked, drops)
+        for checked in crew.in_order(check, checking, pieces(source)):
+            yield self._take(source.name, checked, drops)
 
     def _take(self, name: str, checked: Checked, drops: Drops) -> int:
         rows = checked.of_subset.total()
@@ -143,15 +142,13 @@ class Read:
             self._notice(checked.noticed)
         return rows
 
-    def notice_the_rest(self, config: BuildConfig, stop: StopRequest) -> None:
+    def notice_the_rest(self, config: BuildConfig, crew: Crew) -> None:
         """The second pass, where rows are held out by lot: their sides are known only when all have been seen."""
         if self.hold_out.share:
             self.hold_out.choose()
             sided = Sided(self.staging.path, self.hold_out, config)
-            with closing(in_order(notice_staged, sided, range(len(self.staging.starts)), check=stop.check)) as batches:
-                for noticed in batches:
-                    self._notice(noticed)
-                    stop.check()
+            for noticed in crew.in_order(notice_staged, sided, range(len(self.staging.starts))):
+                self._notice(noticed)
 
     def _notice(self, noticed: Noticed) -> None:
         self.traits.extend(noticed.traits)
@@ -179,7 +176,7 @@ def copies(read: Read, config: BuildConfig) -> dict[int, Fault]:
     return out
 
 
-def left(read: Read, out: dict[int, Fault], config: BuildConfig, stop: StopRequest) -> Iterator[Sifted]:
+def left(read: Read, out: dict[int, Fault], config: BuildConfig, crew: Crew) -> Iterator[Sifted]:
     """The third pass: batch by batch, the rows that stay and those that are dropped by name.
 
     Args:
@@ -195,8 +192,7 @@ def left(read: Read, out: dict[int, Fault], config: BuildConfig, stop: StopReque
         number = bisect_right(read.staging.starts, place) - 1
         of_batch[number][place - read.staging.starts[number]] = fault
     most = min(MOST_PROCESSES, 1 + RUNS_IN_MEMORY // (1 + read.own.runs + public.runs))  # each process has a copy of them
-    with closing(in_order(sift, sieve, enumerate(of_batch), most, stop.check)) as batches:
-        yield from batches
+    yield from crew.in_order(sift, sieve, enumerate(of_batch), most)
 
 
 def public_prompts(settings: DecontaminateSettings) -> LeakIndex:

@@ -28,57 +28,67 @@ Result = TypeVar("Result")
 
 MOST_PROCESSES = 8
 """More would wait for the one that reads and writes."""
-FIRST_HERE = 8
+TELL, WORK = "tell", "work"
+FIRST_HERE = 32
 """Pieces that are worked off before any process is started, which takes about a second."""
 CHECK_S = 0.2
 """Seconds between two looks at whether the run is to end."""
 
 
-def in_order(
-    work: Callable[[Shared, Piece], Result],
-    shared: Shared,
-    pieces: Iterable[Piece],
-    most: int = MOST_PROCESSES,
-    check: Callable[[], None] = lambda: None,
-) -> Generator[Result, None, None]:
-    """``work(shared, piece)`` of every piece, in order: the same whatever the number of processes.
+class Crew:
+    """The workers of a run, started when there is enough to do and kept for what comes next; to be left with ``with``.
 
     Args:
-        work: a function of a module.
-        shared: what every piece needs; each process gets it once.
-        most: processes at most, and no more than this one has cores; with one, all is done here.
         check: is called over and over while a worker is waited for; what it raises ends the work at once.
-
-    Raises:
-        SafeworkError: what ``work`` raised, or a worker was killed.
     """
-    remaining = iter(pieces)
-    processes = min(most, cores())
-    for piece in remaining if processes < 2 or os.name != "posix" else islice(remaining, FIRST_HERE):
-        yield work(shared, piece)
-    first = list(islice(remaining, processes))
-    if not first:
-        return
-    told = ForkingPickler.dumps((work, shared))  # once: it may be large
-    workers: list[_Worker] = []
-    try:
-        for piece in first:
-            workers.append(_Worker())
-            workers[-1].tell(told)
-            workers[-1].give(piece)
-        busy = deque(workers)  # the first is the one whose result comes next
+
+    def __init__(self, check: Callable[[], None] = lambda: None):
+        self._check = check
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.kill()  # it holds nothing that anybody misses
+        self._workers.clear()
+
+    def in_order(
+        self, work: Callable[[Shared, Piece], Result], shared: Shared, pieces: Iterable[Piece], most: int = MOST_PROCESSES
+    ) -> Generator[Result, None, None]:
+        """``work(shared, piece)`` of every piece, in order: the same whatever the number of processes. To be read to its end before the
+        next.
+
+        Args:
+            work: a function of a module.
+            shared: what every piece needs; each process gets it once.
+            most: processes at most, and no more than this one has cores; with one, all is done here.
+
+        Raises:
+            SafeworkError: what ``work`` raised, or a worker was killed.
+        """
+        remaining = iter(pieces)
+        processes = min(most, cores()) if os.name == "posix" else 1
+        here = remaining if processes < 2 else islice(remaining, 0 if self._workers else FIRST_HERE)
+        for piece in here:
+            yield work(shared, piece)
+        busy: deque[_Worker] = deque()  # the first is the one whose result comes next
+        told: memoryview | None = None
+        for number, piece in enumerate(islice(remaining, processes)):
+            told = told or ForkingPickler.dumps((work, shared))  # once: it may be large
+            if number == len(self._workers):
+                self._workers.append(_Worker())
+            self._workers[number].tell(told)
+            self._workers[number].give(piece)
+            busy.append(self._workers[number])
         while busy:
             worker = busy.popleft()
-            result = worker.take(check)
+            result = worker.take(self._check)
             for piece in islice(remaining, 1):
                 worker.give(piece)
                 busy.append(worker)
             yield result
-        for worker in workers:
-            worker.end()
-    finally:
-        for worker in workers:
-            worker.kill()
 
 
 def cores() -> int:
@@ -104,8 +114,9 @@ class _Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def tell(self, told: memoryview) -> None:
-        """Sends what to do, and what every piece needs."""
+        """Sends what to do from now on, and what every piece needs."""
         try:
+            self._pipe.send(TELL)
             self._pipe.send_bytes(told)
         except OSError:
             raise self._lost() from None
@@ -113,6 +124,7 @@ class _Worker:
     def give(self, piece: Any) -> None:
         """Sends a piece; the worker has none."""
         try:
+            self._pipe.send(WORK)
             self._pipe.send(piece)
         except OSError:
             raise self._lost() from None
@@ -131,13 +143,8 @@ class _Worker:
             raise error if isinstance(error, SafeworkError) else RuntimeError(f"in a worker process:\n{error}")
         return result
 
-    def end(self) -> None:
-        """Nothing more is to be done: the process goes by itself."""
-        self._pipe.close()
-        self._process.wait()
-
     def kill(self) -> None:
-        """Ends the process in the middle of whatever it does: it holds nothing that anybody misses."""
+        """Ends the process in the middle of whatever it does."""
         self._pipe.close()
         self._process.kill()
         self._process.wait()
@@ -159,14 +166,17 @@ def serve(descriptor: int) -> None:
     """What a worker does: it is told what to do, and does it to every piece that comes, until none can come any more."""
     with Connection(descriptor) as pipe:
         try:
-            work, shared = pipe.recv()
+            work, shared = None, None
             while True:
-                pipe.send(_done(work, shared, pipe.recv()))
+                if pipe.recv() == TELL:
+                    work, shared = pipe.recv()
+                else:
+                    pipe.send(_done(work, shared, pipe.recv()))
         except (EOFError, ConnectionError):  # of the parent: it has ended, or needs no more
             return
 
 
-def _done(work: Callable[[Any, Any], Any], shared: Any, piece: Any) -> tuple[Any, SafeworkError | str | None, list[Any]]:
+def _done(work: Any, shared: Any, piece: Any) -> tuple[Any, SafeworkError | str | None, list[Any]]:
     """The result or what went wrong, and the warnings that were given."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
