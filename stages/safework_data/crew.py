@@ -115,17 +115,16 @@ class _Worker:
 
     def tell(self, told: memoryview) -> None:
         """Sends what to do from now on, and what every piece needs."""
-        try:
-            self._pipe.send(TELL)
-            self._pipe.send_bytes(told)
-        except OSError:
-            raise self._lost() from None
+        self._send(TELL, told)
 
     def give(self, piece: Any) -> None:
         """Sends a piece; the worker has none."""
+        self._send(WORK, ForkingPickler.dumps(piece))
+
+    def _send(self, what: str, pickled: memoryview) -> None:
         try:
-            self._pipe.send(WORK)
-            self._pipe.send(piece)
+            self._pipe.send(what)
+            self._pipe.send_bytes(pickled)
         except OSError:
             raise self._lost() from None
 

@@ -24,7 +24,6 @@ PERMUTATIONS, BANDS = 120, 20
 SHINGLE_WORDS = 3
 HASH_SEED = 42
 """Fixed, so that the same rows stay whatever the recipe's seed is."""
-CHUNK_ROWS = 4096
 _MIX = np.array([0x9E3779B97F4A7C15 * (2 * i + 1) % 2**64 | 1 for i in range(PERMUTATIONS // BANDS)], dtype=np.uint64)
 
 
@@ -92,8 +91,6 @@ class Traits:
         self._held.append(is_held_out(candidate))
         if self._near:
             self._tokens.append(list(shingles_of(row, "user")))
-            if len(self._tokens) >= CHUNK_ROWS:
-                self.sign()
 
     def extend(self, other: Traits) -> None:
         """Takes over the traits of the rows that come next."""

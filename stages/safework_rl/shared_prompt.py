@@ -29,7 +29,8 @@ def group_logps(
     *,
     one_pass: bool = False,
 ) -> SimpleNamespace:
-    """``log_probs`` and ``entropy`` of the completions by TRL's fused head, (B, T) each, 0 where masked.
+    """``log_probs`` and ``entropy`` of the completions by TRL's fused head, (B, T) each, 0 where masked; no
+    entropy where the head does not compute it.
 
     Args:
         model: prepared by ``trl.trainer.utils.add_fused_lm_head``, wrapped or not; both passes go through its forward, so that DDP, FSDP
@@ -63,7 +64,7 @@ def group_logps(
         **{name: tensor[:, :-1] if name in BY_TOKEN else tensor for name, tensor in vision.items()},
     )
     log_probs_BT = completion_ids_BT.new_zeros(completion_ids_BT.shape, dtype=torch.float32)
-    entropy_BT = torch.zeros_like(log_probs_BT)
+    entropy_BT: torch.Tensor | None = torch.zeros_like(log_probs_BT)
     ends_T = torch.arange(1, completion_mask_BT.shape[1] + 1, device=group_B.device)
     lengths_B = (completion_mask_BT.bool() * ends_T).amax(1).tolist()  # up to the last token, whatever is masked before it
     cost = float("inf") if one_pass else pass_cost(group_B.device.type)
@@ -81,6 +82,8 @@ def group_logps(
         )
         place = (torch.tensor(rows, device=group_B.device)[:, None], torch.arange(width, device=group_B.device))
         log_probs_BT = log_probs_BT.index_put(place, output.log_probs.float())
-        if output.entropy is not None:
+        if entropy_BT is None or output.entropy is None:  # a head that was not asked for it gives none, and not 0
+            entropy_BT = None
+        else:
             entropy_BT = entropy_BT.index_put(place, output.entropy.float())
     return SimpleNamespace(log_probs=log_probs_BT, entropy=entropy_BT)
