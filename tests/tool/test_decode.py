@@ -126,7 +126,7 @@ def test_a_model_whose_cache_cannot_be_expanded_falls_back_and_says_so(tokenizer
     assert unshareable(learned) is None
 
 
-def testcommon_prefix_leaves_each_prompt_a_token():
+def test_common_prefix_leaves_each_prompt_a_token():
     assert common_prefix([(1, 2, 3), (1, 2, 3), (1, 2, 3, 4)]) == 2
     assert common_prefix([(1, 2, 9, 4), (1, 2, 3, 4), (1, 2, 5, 5)]) == 2
     assert common_prefix([(7,)]) == 0 and common_prefix([(1, 2), (3, 4)]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 
 import pytest
@@ -85,6 +86,18 @@ def test_the_instruction_is_computed_once_for_all(parts, spec, reading, monkeypa
     opening = len(judge.writer._plain.fixed[0])
     assert opening > 50 and sum(passed) - with_opening >= 5 * (opening - 2)  # a letter or two of the query may be shared as well
     for one, other in zip(shared, plain, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_a_backbone_whose_cache_cannot_be_expanded_says_so_and_judges_the_same(parts, spec):
+    model, tokenizer = parts
+    window = copy.deepcopy(model)
+    window.config.layer_types = ["sliding_attention"] * window.config.num_hidden_layers
+    window.config.sliding_window = 10_000  # wider than any prompt, so that the numbers are those of full attention
+    with pytest.warns(UserWarning, match="computes the instruction anew"):
+        falling_back = LabelVerifier(window, tokenizer, spec)
+    exchanges = [exchange(reply) for reply in ("Yes.", "No, I will not.", "Perhaps later, when there is time.")]
+    for one, other in zip(falling_back.read(exchanges), LabelVerifier(model, tokenizer, spec).read(exchanges), strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -186,6 +187,8 @@ class LabelVerifier:
         self.judged = self.truncated = self.empty = 0
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
+        if reason := unshareable(model):
+            warnings.warn(f"{type(model).__name__}: each judgement computes the instruction anew, for {reason}", stacklevel=2)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and spec.max_length > limit:
             raise InputError(f"max_length {spec.max_length} exceeds the model's {limit} positions", "", f"max_length={limit}")
