@@ -21,7 +21,7 @@ from safework_cli.progress import Progress, QuietDisplay
 from safework_cli.stage import StopRequest, WorkDir
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = Path(os.environ.get("SAFEWORK_DATA", ROOT.parent / "shared" / "data"))
+DATA = Path(os.environ.get("SAFEWORK_DATA") or ROOT.parent / "shared" / "data")  # make exports it empty where there is none
 
 
 @pytest.fixture

@@ -25,12 +25,12 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
 def expand(path: str) -> str:
-    """Fills in ``~`` and environment variables. Raises InputError that names an unset one."""
+    """Fills in ``~`` and environment variables. Raises InputError that names an unset or empty one."""
     for plain, braced in _VARIABLE.findall(path):
         name = plain or braced
-        if name not in os.environ:
-            why = "a path with a hole in it would point somewhere else"
-            raise InputError(f"{path}: the environment variable {name} is not set", why, f"export {name}=/path/to/folder")
+        if not os.environ.get(name):
+            state, why = "empty" if name in os.environ else "not set", "a path with a hole in it would point somewhere else"
+            raise InputError(f"{path}: the environment variable {name} is {state}", why, f"export {name}=/path/to/folder")
     return str(Path(os.path.expandvars(path)).expanduser())
 
 

@@ -292,6 +292,9 @@ def test_bad_files_and_columns_are_named(work: WorkDir, tmp_path: Path, monkeypa
     with pytest.raises(InputError, match="the environment variable SAFEWORK_NOT_SET is not set") as caught:
         expand("${SAFEWORK_NOT_SET}/x")
     assert caught.value.exit_code == 3
+    monkeypatch.setenv("SAFEWORK_NOT_SET", "")
+    with pytest.raises(InputError, match="the environment variable SAFEWORK_NOT_SET is empty"):
+        expand("${SAFEWORK_NOT_SET}/x")
     monkeypatch.setenv("HERE", str(tmp_path))
     assert matching_files("$HERE/train.jsonl") == [path]
     with pytest.raises(InputError, match="there are no CSV files in"):
