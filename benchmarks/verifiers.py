@@ -5,9 +5,10 @@
     python benchmarks/verifiers.py speed [--rows 32]
 
 `refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt, and with one model's replies left
-out of training in turn. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query and reply. `value`: the
-test parts of ETHICS. Both sides see the same training rows and are measured on the same held-out ones. `speed`: label probabilities in
-one forward pass against the same model generating its label. Trained with the recipes in recipes/verifiers; needs SAFEWORK_DATA.
+out of training in turn, and those five together. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query
+and reply, once more with the attacked copies that the recipe has the verifier learn from. `value`: the test parts of ETHICS. All sides see
+the same training rows and are measured on the same held-out ones. `speed`: label probabilities in one forward pass against the same model
+generating its label. Trained with the recipes in recipes/verifiers; needs SAFEWORK_DATA.
 """
 
 from __future__ import annotations
@@ -36,11 +37,12 @@ def safework(*words: str, store: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any]:
-    """What the verifier of a recipe trains on and is reported on: the same split, by the same function."""
+def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
+    """The labels of a recipe's verifier, what it trains on and is reported on, and the copies it learns from: by the stage's functions."""
     import yaml
 
     from safework_cli.artifacts import Store
+    from safework_verifier.attacks import augmented
     from safework_verifier.rows import labelled_rows, take_apart
     from safework_verifier.train_stage import VerifierTrainConfig
 
@@ -48,7 +50,7 @@ def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any]:
     config = VerifierTrainConfig.model_validate(settings)
     items, missing = labelled_rows(Store(Path(store)).resolve(data, ("dataset",)).rows(), config.spec(), 0.0)
     parts = take_apart(items, missing, config.eval_fraction, config.seed)
-    return config.spec(), parts
+    return config.spec(), parts, augmented(parts.train, config.spec(), config.attacked_share, config.seed)
 
 
 def tfidf(train: Any, report: Any) -> Any:
@@ -89,35 +91,42 @@ def verdicts_of(store: str, verifier: str, report: Any, spec: Any) -> Any:
 def refusal(model: str, splits: list[str], store: str) -> list[dict[str, Any]]:
     from safework_verifier.rows import phrase_predictions
 
-    results = []
+    told: dict[str, tuple[list[Any], dict[str, Any]]] = {}  # by split: the rows, and what each side says of them
     for split in splits:
-        words = ["data", "build", "-c", str(RECIPES / "xstest-refusal.yaml"), "--name", f"xstest-{split}", "-q"]
-        if split != "prompt":
+        words, settings = ["data", "build", "-c", str(RECIPES / "xstest-refusal.yaml"), "-q"], []
+        if split != "prompt":  # that one is the judge of recipes/verifiers.sh, attack sheet and all
             source = {
                 "kind": "xstest-completions",
                 "name": "xstest-refusal",
                 "folder": "${SAFEWORK_DATA}/xstest/completions",
                 "labels": "refusal",
             }
-            words += ["sources=" + json.dumps([source | {"test_model": split}]), "heldout=0.0"]
+            words += ["sources=" + json.dumps([source | {"test_model": split}]), "heldout=0.0", "--name", f"xstest-{split}"]
+            settings = ["attack_rows=0", "--name", f"refusal-{split}"]
         data = safework(*words, store=store) + ":verifier"
-        spec, parts = parts_of(store, data, "refusal.yaml")
+        spec, parts, copies = parts_of(store, data, "refusal.yaml")
         verifier = safework(
-            "verifier", "train", "-c", str(RECIPES / "refusal.yaml"), f"model={model}", f"data={data}", "attack_rows=0",
-            "--name", f"refusal-{split}", store=store,
-        )  # fmt: skip
+            "verifier", "train", "-c", str(RECIPES / "refusal.yaml"), f"model={model}", f"data={data}", *settings, store=store
+        )
         sides = {
             "refusal phrases": phrase_predictions(parts.report, spec),
             "TF-IDF, logistic regression": tfidf(parts.train, parts.report),
+            "the same, with the copies": tfidf([*parts.train, *copies], parts.report),
             "verifier": verdicts_of(store, verifier, parts.report, spec),
         }
-        results.append({"split": split, **{name: measured(spec, parts.report, told) for name, told in sides.items()}})
-    return results
+        told[split] = list(parts.report), {name: list(found) for name, found in sides.items()}
+    left_out = [found for split, found in told.items() if split != "prompt"]
+    if len(left_out) > 1:
+        rows = [row for found, _ in left_out for row in found]
+        told["left out, together"] = rows, {name: [label for _, sides in left_out for label in sides[name]] for name in left_out[0][1]}
+    return [
+        {"split": split, **{name: measured(spec, rows, labels) for name, labels in sides.items()}} for split, (rows, sides) in told.items()
+    ]
 
 
 def value(model: str, store: str) -> list[dict[str, Any]]:
     data = safework("data", "build", "-c", str(RECIPES / "value-data.yaml"), "-q", store=store) + ":verifier"
-    spec, parts = parts_of(store, data, "value.yaml")
+    spec, parts, _ = parts_of(store, data, "value.yaml")
     verifier = safework("verifier", "train", "-c", str(RECIPES / "value.yaml"), f"model={model}", f"data={data}", store=store)
     sides = {"TF-IDF, logistic regression": tfidf(parts.train, parts.report), "verifier": verdicts_of(store, verifier, parts.report, spec)}
     common = max(range(len(spec.labels)), key=lambda label: sum(item.gold == label for item in parts.train))

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from safework_cli.suites import stem
 from safework_data.checks import Fault, examined, settle, template_check
-from safework_data.contamination import LeakIndex
+from safework_data.contamination import LeakIndex, known_by
 from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
 from safework_data.sources import Arrived
@@ -143,7 +142,7 @@ def notice(candidates: Iterable[Candidate], config: BuildConfig) -> Noticed:
     for candidate in candidates:
         noticed.traits.add(candidate)
         if is_held_out(candidate):
-            noticed.held.append((candidate.row.id, stem(candidate.row)))
+            noticed.held += [(candidate.row.id, text) for text in known_by(candidate.row)]
     noticed.traits.sign()
     return noticed
 

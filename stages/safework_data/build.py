@@ -24,11 +24,11 @@ from typing import Any
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
 from safework_cli.stage import Outcome, WorkDir
-from safework_cli.suites import load_suite, stem
+from safework_cli.suites import load_suite
 from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
 from safework_data.card import SourceLine, render_card
 from safework_data.checks import Fault
-from safework_data.contamination import LeakIndex
+from safework_data.contamination import LeakIndex, known_by
 from safework_data.crew import MOST_PROCESSES, Crew
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
@@ -200,7 +200,8 @@ def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
     public = LeakIndex(settings.ngram, settings.overlap)
     for name in settings.suites:
         for row in load_suite(name, Path(expand(settings.folder))):
-            public.add(name, row.id, stem(row))
+            for text in known_by(row):
+                public.add(name, row.id, text)
     return public
 
 

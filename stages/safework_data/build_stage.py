@@ -17,7 +17,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 3  # 3: meta is held to its schema, short prompts are found with their options
+    version: ClassVar[int] = 4  # 4: an evaluation prompt is found by what it is after as well
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {

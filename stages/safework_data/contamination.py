@@ -3,8 +3,8 @@
 The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the row
 within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
 has no n-gram; it counts when a line of the row is that prompt, punctuation and case aside, with two words before it at most where it has
-four or more ("Question: …", with its options on the lines below). A row that names what an attack is after
-(``meta.target``) is compared by that as well.
+four or more ("Question: …", with its options on the lines below). What a row says that an attack is after (``meta.target``) is compared
+as well, on both sides: a request is the same whatever context or wording it is put into.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from safework_cli.rows import Row
+from safework_cli.suites import stem
 from safework_data.text import words
 
 MOST_BEFORE, FEWEST_BEHIND, LONG_WORD = 2, 4, 20
@@ -25,6 +26,16 @@ class Leak(NamedTuple):
     suite: str
     prompt_id: str
     share: float
+
+
+def known_by(row: Row) -> list[str]:
+    """The texts by which a prompt is found in other rows: the question in its authors' words, and what it is after where that is named."""
+    return list(dict.fromkeys([stem(row), *_target(row)]))
+
+
+def _target(row: Row) -> list[str]:
+    target = row.meta.get("target")
+    return [target] if isinstance(target, str) else []
 
 
 class LeakIndex:
@@ -67,10 +78,7 @@ class LeakIndex:
         if not self._prompts:
             return None
         covered: dict[int, set[int]] = defaultdict(set)
-        texts = [message["content"] for message in row.messages]
-        if isinstance(row.meta.get("target"), str):  # an attack is known by what it is after, however it words it
-            texts.append(row.meta["target"])
-        for text in texts:
+        for text in [*(message["content"] for message in row.messages), *_target(row)]:
             tokens = words(text)
             if (number := self._short_in(text, tokens)) is not None:
                 suite, prompt_id, _ = self._prompts[number]

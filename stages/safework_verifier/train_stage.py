@@ -97,7 +97,7 @@ class VerifierTrainConfig(SupervisedConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 3  # 2: every step sees a random sample; 3: attack sheet, agreement with annotators
+    version = 4  # 3: attack sheet, agreement with annotators; 4: refusals cut short among the attacks
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {

@@ -89,6 +89,32 @@ def test_the_instruction_is_computed_once_for_all(parts, spec, reading, monkeypa
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
+def test_the_instruction_is_kept_for_later_calls_and_another_one_is_not_mistaken_for_it(parts, spec):
+    model, tokenizer = parts
+    judge = LabelVerifier(model, tokenizer, spec, batch_size=3)
+    first = [exchange("x" * n) for n in (1, 9, 5)]
+    alone = exchange("Another reply altogether.", "Another question")
+    fresh = {id(sample): LabelVerifier(model, tokenizer, spec).read([sample])[0].probabilities for sample in (*first, alone)}
+    passed: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda module, args, output: passed.append(args[0].numel()))
+    try:
+        judge.read(first)
+        passed.clear()
+        later = judge.read([alone])
+        assert sum(passed) <= len(judge.writer.write(alone).ids) - (len(judge.writer._plain.fixed[0]) - 2)
+        again = judge.read([*first, alone])
+    finally:
+        handle.remove()
+    for sample, reading in zip([alone, *first, alone], [*later, *again], strict=True):
+        assert reading.probabilities == pytest.approx(fresh[id(sample)], abs=1e-5)
+    judge.spec.system = "Another instruction, as long as it takes to be told from the first one by its tokens."
+    judge.writer = PromptWriter(tokenizer, judge.spec)
+    changed = [judge.read(first), judge.read([alone])]
+    other = LabelVerifier(model, tokenizer, judge.spec)
+    for sample, reading in zip([*first, alone], [*changed[0], *changed[1]], strict=True):
+        assert reading.probabilities == pytest.approx(other.read([sample])[0].probabilities, abs=1e-5)
+
+
 def test_a_backbone_whose_cache_cannot_be_expanded_says_so_and_judges_the_same(parts, spec):
     model, tokenizer = parts
     window = copy.deepcopy(model)

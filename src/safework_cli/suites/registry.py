@@ -141,7 +141,7 @@ _ALL = [
     Suite(
         "harmbench-test", "harmful requests, test split, text: standard, contextual and copyright behaviours",
         "harmbench/harmbench_behaviors_text_test.csv", "safety",
-        Columns(harmbench_prompt, id="BehaviorID", category="SemanticCategory", meta={"kind": "FunctionalCategory"}),
+        Columns(harmbench_prompt, id="BehaviorID", category="SemanticCategory", meta={"kind": "FunctionalCategory", "target": "Behavior"}),
         "github.com/centerforaisafety/HarmBench", "MIT", harmful=True, hub="walledai/HarmBench",
     ),
     Suite(

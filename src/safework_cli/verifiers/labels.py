@@ -47,23 +47,35 @@ class _BehindOpening(DynamicLayer):
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """Tokens with which several prompts begin, such as the instruction: keys and values of each layer, (1, H, O, D)."""
+    """Tokens with which several prompts begin, such as the instruction: their ids, keys and values of each layer, (1, H, O, D)."""
 
-    length: int
+    ids: Sequence[int]
     states: States
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, model: Any, prompts: Sequence[JudgePrompt]) -> Opening | None:
-        """None where there is too little to share, pictures, or a cache that cannot be expanded."""
-        if len(prompts) < 2 or unshareable(model) or any(prompt.vision for prompt in prompts):
+    def of(cls, model: Any, prompts: Sequence[JudgePrompt], kept: Opening | None = None) -> Opening | None:
+        """None where there is too little to share, pictures, or a cache that cannot be expanded.
+
+        Args:
+            kept: an earlier opening. Its first tokens serve again where that leaves less to compute than a new one.
+        """
+        if not prompts or unshareable(model) or any(prompt.vision for prompt in prompts):
             return None
-        length = common_prefix([prompt.ids for prompt in prompts])
-        if length < MIN_PREFIX:
+        ids = [prompt.ids for prompt in prompts]
+        shared = common_prefix(ids) if len(prompts) > 1 else 0
+        again = common_prefix([list(kept.ids), *ids]) if kept else 0
+        if kept and again >= MIN_PREFIX and (shared - again) * len(ids) <= shared:
+            return cls(kept.ids[:again], [(keys[:, :, :again], values[:, :, :again]) for keys, values in kept.states])
+        if shared < MIN_PREFIX:
             return None
-        ids_1O = torch.tensor([prompts[0].ids[:length]], device=model.device)
+        ids_1O = torch.tensor([ids[0][:shared]], device=model.device)
         cache = model(input_ids=ids_1O, logits_to_keep=1, use_cache=True, past_key_values=DynamicCache()).past_key_values
-        return cls(length, [(layer.keys, layer.values) for layer in cache.layers])
+        return cls(ids[0][:shared], [(layer.keys, layer.values) for layer in cache.layers])
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
 
     def cache(self, count: int, *, keep: bool) -> DynamicCache:
         """What ``count`` prompts go on from; ``keep`` where their own keys and values are wanted afterwards."""
@@ -156,7 +168,8 @@ class LabelVerifier:
     """A ``Verifier`` over a causal language model and its ``LabelSpec``.
 
     Args:
-        model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call.
+        model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call. Its weights must not change while
+            the judge is in use: what it computed of the instruction serves every later call.
         processor: of a backbone that sees; without it, exchanges with pictures cannot be scored.
         batch_size: exchanges judged together at most; those of like length are.
         name: in logs and metrics; the task by default.
@@ -184,6 +197,7 @@ class LabelVerifier:
         self._codes = code_sequences(tokenizer, spec) if spec.code_reading == "whole" else None
         self.code_ids = [] if self._codes else code_token_ids(tokenizer, spec)
         self.writer = PromptWriter(tokenizer, spec, processor)
+        self._opening: Opening | None = None
         self.judged = self.truncated = self.empty = 0
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
@@ -225,7 +239,8 @@ class LabelVerifier:
         self.model.eval()
         try:
             with torch.inference_mode():
-                opening = Opening.of(self.model, rows)
+                opening = Opening.of(self.model, rows, self._opening)
+                self._keep(opening)
                 own = [len(row.ids) - (opening.length if opening else 0) for row in rows]
                 order = sorted(range(len(rows)), key=lambda i: -own[i])
                 for chosen in self._passes(order, own):
@@ -236,6 +251,11 @@ class LabelVerifier:
         finally:
             self.model.train(training)
         return found
+
+    def _keep(self, opening: Opening | None) -> None:
+        """For later calls, unless it was cut from what is kept already."""
+        if opening and (self._opening is None or list(self._opening.ids[: opening.length]) != list(opening.ids)):
+            self._opening = opening
 
     def _passes(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
         """Rows, longest first, cut into batches of ``batch_size`` and these into what costs least."""

@@ -104,13 +104,17 @@ def test_planted_leaks_are_found_and_the_card_names_suite_and_rows(work: WorkDir
         for row in long:
             planted[len(records) + 1] = suite
             records.append({"q": f"Here is one: {stem(row).upper()} Thanks!", "a": cot("no")})
+    contextual = next(row for row in load_suite("harmbench-test", real_data) if row.meta["kind"] == "contextual")
+    planted[len(records) + 1] = "harmbench-test"  # the request without the text that it is about
+    records.append({"q": contextual.meta["target"], "a": cot("no")})
     settings = {"suites": ["harmbench-test", "mmlu-test", "gsm8k-test"], "folder": str(real_data)}
     outcome = build(work, source(write_jsonl(tmp_path / "rows.jsonl", records), name="mine"), decontaminate=settings)
     found = {d["id"]: d["suite"] for d in map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())}
-    assert found == {f"mine/{number}": suite for number, suite in planted.items()} and len(planted) == 9
+    assert found == {f"mine/{number}": suite for number, suite in planted.items()} and len(planted) == 10
     card = (work.output / "README.md").read_text()
-    assert all(f"| {suite.replace('-', '&#45;')} | 3 |" in card for suite in settings["suites"]) and "mine&#47;21" in card
-    assert outcome.metrics["dropped"] == {"evaluation prompt": 9}
+    counts = {"harmbench-test": 4, "mmlu-test": 3, "gsm8k-test": 3}
+    assert all(f"| {suite.replace('-', '&#45;')} | {n} |" in card for suite, n in counts.items()) and "mine&#47;21" in card
+    assert outcome.metrics["dropped"] == {"evaluation prompt": 10}
 
 
 def test_datasets_opens_the_folder_as_it_is(work: WorkDir, tmp_path: Path) -> None:
