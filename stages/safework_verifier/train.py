@@ -12,7 +12,7 @@ from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.lm.training import optimisation_of, run_training, training_arguments
+from safework_cli.lm.training import multiplies_in_bf16, optimisation_of, run_training, training_arguments
 from safework_cli.lm.vision import load_processor
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.verifiers.labels import LabelVerifier
@@ -86,7 +86,8 @@ def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir
 
 def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:
     """Fits the head on the backbone as it is."""
-    features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=multiplies_in_bf16(config)):  # as the steps behind it
+        features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
     weight_C = class_weights(examples.golds, len(spec.labels), config.class_weights)
     with work.progress.phase("probe"):
         rows_CD = fit_probe(features_ND, examples.golds, weight_C, config.probe_l2)

@@ -28,6 +28,9 @@ class SupervisedConfig(StageConfig):
     """AdamW's decoupled weight decay."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradient norm above which gradients are scaled down."""
+    bf16: bool | None = None
+    """Multiply in bfloat16 (autocast) while weights, gradients and optimiser stay float32; unset: where the
+    hardware does (CUDA, or a CPU with AVX512-BF16 or AMX), which is several times as fast there."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
     save_steps: int = cosmetic(100, ge=1)

@@ -17,6 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError, SafeworkError
 from safework_cli.forks import COMPLETE, step_of
+from safework_cli.lm.models import pick_dtype
 from safework_cli.progress import Phase
 from safework_cli.stage import WorkDir
 
@@ -54,9 +55,16 @@ OPTIMISATION = (
 )  # fmt: skip
 
 
+def multiplies_in_bf16(config: Any) -> bool:
+    """Whether a stage's ``bf16`` asks for it; unset, whether the hardware does it."""
+    return pick_dtype("auto") == torch.bfloat16 if config.bf16 is None else config.bf16
+
+
 def optimisation_of(config: Any) -> dict[str, Any]:
     """The trainer arguments that a stage's settings of the same names give; ``warmup_ratio`` becomes the steps' share."""
     found = {name: getattr(config, name) for name in OPTIMISATION if hasattr(config, name)}
+    if hasattr(config, "bf16"):
+        found["bf16"] = multiplies_in_bf16(config)
     return found | {"warmup_steps": config.warmup_ratio}  # transformers reads a value below 1 as a share
 
 
@@ -213,6 +221,8 @@ def run_training(
             trainer.add_callback(callback)
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if vars(trainer.model).pop("_original_forward", None):
+        del trainer.model.forward  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
     if trainer.state.global_step < planned:
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",
