@@ -221,8 +221,9 @@ def run_training(
             trainer.add_callback(callback)
         with work.stop.deferred():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if vars(trainer.model).pop("_original_forward", None):
-        del trainer.model.forward  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
+    own: dict[str, Any] = vars(trainer.model)
+    if own.pop("_original_forward", None):
+        del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
     if trainer.state.global_step < planned:
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",

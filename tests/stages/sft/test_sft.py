@@ -102,6 +102,18 @@ def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
+    """The losses are nearly those of float32, and what samples behind the steps is the model as it is saved."""
+    found = {}
+    for bf16 in (False, True):
+        for old in work.checkpoints.iterdir():
+            old.rename(work.path / f"{bf16}-{old.name}")
+        config = SftConfig(bf16=bf16, learning_rate=3e-3, max_steps=4, sample_prompts=2, sample_max_tokens=8)
+        outcome = train(config, tiny_artifact, toy_data.with_subset("cot"), work)
+        found[bf16] = [outcome.metrics[f"loss_{place}"] for place in ("first", "last")]
+    assert found[True] == pytest.approx(found[False], rel=1e-2) and found[True] != found[False]
+
+
 def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
     base = load_model(tiny_artifact.path).state_dict()
     settings = {"learning_rate": 1e-2, "max_steps": 2, "sample_prompts": 0}
