@@ -31,10 +31,11 @@ class SupervisedTrainer(SFTTrainer):
         labels_BT = inputs["labels"][:, 1:]
         keep_BT = labels_BT != IGNORE
         causal = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
-        hidden_BTD = causal.base_model(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-        ).last_hidden_state
-        logits_NV = causal.get_output_embeddings()(hidden_BTD[:, :-1][keep_BT]).float()
+        with self.accelerator.autocast():  # Trainer's own is in the forward of the whole model, which is gone around here
+            hidden_BTD = causal.base_model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).last_hidden_state
+            logits_NV = causal.get_output_embeddings()(hidden_BTD[:, :-1][keep_BT]).float()
         target_N = labels_BT[keep_BT]
         total = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="sum")
         self._metrics["train"]["mean_token_accuracy"].append(float((logits_NV.argmax(-1) == target_N).float().mean()))
