@@ -166,6 +166,7 @@ class Sieve(NamedTuple):
     Attributes:
         own, public: prompts for evaluation: the dataset's held-out ones, and those of the named suites.
         exempt: sources that are not compared with ``public``.
+        shared: sources that are not compared with ``own``: their held-out replies are to prompts that they train on as well.
         held_groups: digests of the groups that are held out.
     """
 
@@ -174,6 +175,7 @@ class Sieve(NamedTuple):
     own: LeakIndex
     public: LeakIndex
     exempt: frozenset[str]
+    shared: frozenset[str]
     held_groups: frozenset[int]
 
 
@@ -231,7 +233,8 @@ def _drop(sieve: Sieve, candidate: Candidate, out: Fault | None) -> Drop | None:
         return None
     if digest64(row.group) in sieve.held_groups:
         return Drop(_light(candidate), "group is held out", row.group)
-    leak = sieve.own.find(row) or (None if candidate.source in sieve.exempt else sieve.public.find(row))
+    own = None if candidate.source in sieve.shared else sieve.own.find(row)
+    leak = own or (None if candidate.source in sieve.exempt else sieve.public.find(row))
     if leak:
         return Drop(_light(candidate), "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", leak.suite)
     return None

@@ -32,7 +32,7 @@ from safework_data.contamination import LeakIndex, known_by
 from safework_data.crew import MOST_PROCESSES, Crew
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, expand
+from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, XSTestSource, expand
 from safework_data.sources import Arrived, read_dataset, read_source
 from safework_data.splits import HoldOut
 from safework_data.staging import Staging
@@ -186,7 +186,8 @@ def left(read: Read, out: dict[int, Fault], config: BuildConfig, crew: Crew) -> 
     traits = read.traits
     held_groups = frozenset(traits.column("group")[traits.held].tolist())
     public, exempt = public_prompts(settings), frozenset(settings.exempt)
-    sieve = Sieve(read.staging.path, read.hold_out, read.own, public, exempt, held_groups)
+    shared = frozenset(source.name for source in config.sources if isinstance(source, XSTestSource) and source.test_model)
+    sieve = Sieve(read.staging.path, read.hold_out, read.own, public, exempt, shared, held_groups)
     of_batch: list[dict[int, Fault]] = [{} for _ in read.staging.starts]
     for place, fault in out.items():
         number = bisect_right(read.staging.starts, place) - 1

@@ -179,7 +179,8 @@ class XSTestSource(Settings):
     labels: Literal["safety", "refusal"] = "safety"
     """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
     test_model: str | None = None
-    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?"""
+    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?
+    The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
     off_topic: int = Field(default=200, ge=0)
     """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
@@ -224,7 +225,7 @@ class DecontaminateSettings(Settings):
     """Which evaluation sets the training data must not hold, and what counts as holding a prompt."""
 
     suites: list[str] = Field(default_factory=list)
-    """Names of evaluation suites. The dataset's own held-out rows are always compared as well."""
+    """Names of evaluation suites. The dataset's own held-out rows are compared as well (but see `test_model`)."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; read only where suites are named."""
     ngram: int = Field(default=8, ge=2)

@@ -261,6 +261,17 @@ def test_xstest_completions(work: WorkDir, real_data: Path) -> None:
             assert row.harmful
 
 
+def test_xstest_completions_with_one_model_left_out(work: WorkDir, real_data: Path) -> None:
+    folder = real_data / "xstest" / "completions"
+    settings = {"kind": "xstest-completions", "folder": str(folder), "labels": "refusal", "test_model": "gpt4"}
+    outcome = build(work, settings, near_duplicate_threshold=None)
+    rows = rows_of(work, "verifier")
+    train, test = ([row for row in rows if row.split == split] for split in ("train", "test"))
+    assert {str(row.meta["model"]) for row in test} == {"gpt4"} and "gpt4" not in {str(row.meta["model"]) for row in train}
+    assert len(test) == 450 and len(train) > 1700 and len({row.question for row in train} & {row.question for row in test}) == 450
+    assert set(outcome.metrics["dropped"]) == {"exact duplicate", "contradicting copies"}
+
+
 def test_nothing_left_names_the_biggest_reasons(work: WorkDir, tmp_path: Path) -> None:
     bad = write_jsonl(tmp_path / "t.jsonl", [{"q": "x", "a": "no thought"}, {"q": "y", "a": "none"}, {"q": "z", "a": None}])
     with pytest.raises(InputError, match="no row is left of 3") as caught:
