@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from safework_cli.errors import InputError, nearest
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.progress import METRICS
@@ -34,10 +36,10 @@ def checkpoint_of(folder: Path) -> Path | None:
 
 
 def unfinished(runs: Path, folder: Path, request: Mapping[str, Any]) -> list[str]:
-    """A sentence for each run of the same stage that was left behind with a checkpoint, and that this one does not continue."""
+    """A sentence for each run of the same stage that was left behind with a checkpoint on which this one could go on, and does not."""
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
-        if checkpoint := checkpoint_of(runs / other):
+        if (checkpoint := checkpoint_of(runs / other)) and not _misfit(other, theirs, request) and not is_held(runs / other):
             lines.append(
                 f"an unfinished run of {request['stage']} lies at step {step_of(checkpoint)} with {_difference(theirs, request)}; this one "
                 f"begins anew (--fork {other} goes on from that checkpoint)"
@@ -71,7 +73,8 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
     source = checkpoint_of(runs / name)
     if source is None:
         raise InputError(f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to begin anew")
-    _refuse_misfit(name, others[name], request)
+    if misfit := _misfit(name, others[name], request):
+        raise misfit
     (folder / "checkpoints").mkdir(exist_ok=True)
     target = folder / "checkpoints" / source.name
     shutil.rmtree(target, ignore_errors=True)
@@ -88,21 +91,32 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
     return note
 
 
-def _refuse_misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) -> InputError | None:
+    """Why a run's checkpoint is none for this request; None where it is one."""
     models = [r.get("digests", {}).get("model") for r in (theirs, request)]
     if models[0] != models[1]:
-        raise InputError(
+        return InputError(
             f"the run '{name}' started from {theirs['inputs'].get('model')}, and this one names {request['inputs'].get('model')}",
             "its checkpoint holds the weights of the former: the manifest would name a model that this is not",
             "fork with the same model=, or leave --fork out",
         )
     other = [key for key in WHICH_WEIGHTS if theirs["config"].get(key) != request["config"].get(key)]
     if other:
-        raise InputError(
+        return InputError(
             f"the run '{name}' has {other[0]}={theirs['config'].get(other[0])}, and this one {request['config'].get(other[0])}",
             "the checkpoint's optimiser knows the weights that were trained there",
             f"fork with {other[0]} as it was, or leave --fork out",
         )
+    return None
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process works in a run folder now."""
+    try:
+        with FileLock(run / "lock", timeout=0):
+            return False
+    except Timeout:
+        return True
 
 
 def step_of(checkpoint: Path) -> int:

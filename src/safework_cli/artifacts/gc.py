@@ -8,10 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from safework_cli.artifacts.manifest import Artifact
 from safework_cli.artifacts.store import Store
+from safework_cli.forks import is_held
 
 DAY_SECONDS = 86400
 
@@ -60,13 +59,7 @@ def _folders(parent: Path) -> list[Path]:
 
 def _abandoned(run: Path, days: float) -> bool:
     newest = max((p.stat().st_mtime for p in run.rglob("*")), default=run.stat().st_mtime)
-    if time.time() - newest < days * DAY_SECONDS:
-        return False
-    try:
-        with FileLock(run / "lock", timeout=0):
-            return True
-    except Timeout:
-        return False
+    return time.time() - newest >= days * DAY_SECONDS and not is_held(run)
 
 
 def _alive(staging: Path) -> bool:

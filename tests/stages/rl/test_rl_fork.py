@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from filelock import FileLock
 
 from safework_cli.artifacts import Store
 from safework_cli.progress import read_metrics
@@ -33,6 +34,11 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     both = cli(*words, "seed=1", "--fork", left_behind, "--fresh")
     assert both.returncode == 2 and "--fork and --fresh" in both.stderr
 
+    cannot = cli(*words, "max_steps=1", "train_layers=1", "--name", "top")
+    assert cannot.returncode == 0 and "an unfinished run" not in cannot.stderr  # its checkpoint would be of no use
+    with FileLock(store.runs / left_behind / "lock"):
+        running = cli(*words, "max_steps=1", "--name", "beside")
+    assert running.returncode == 0 and "an unfinished run" not in running.stderr
     other_weights = cli(*words, "train_layers=1", "--fork", left_behind)
     assert other_weights.returncode == 3 and "train_layers=None, and this one 1" in other_weights.stderr
     other_model = cli(*[w.replace("model=tiny", "model=anew") for w in words], "--fork", left_behind)
