@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Three judges and a value model on public sets, each with its card. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which
-# file lies where); the value model learns from the policy of recipes/smollm2.sh, which has to be run first.
+# file lies where). The value model's policy is the first SFT of recipes/smollm2.sh, by the same commands: where that has been run, it is
+# recognised.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
-RECIPES=$(dirname "${BASH_SOURCE[0]}")/verifiers
+HERE=$(dirname "${BASH_SOURCE[0]}")
+RECIPES=$HERE/verifiers
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 BASE=$(safework models pull smollm2)
@@ -16,5 +18,7 @@ judge refusal xstest-refusal.yaml
 judge value value-data.yaml
 judge knowledge knowledge-data.yaml
 
-ROLLOUTS=$(safework verifier rollouts -c "$RECIPES/rollouts.yaml" model=smollm2-sft data=smollm2-ladder:rl)
-safework verifier values -c "$RECIPES/values.yaml" model=smollm2-sft data="$ROLLOUTS"
+DATA=$(safework data build -c "$HERE/smollm2/data.yaml")
+POLICY=$(safework sft -c "$HERE/smollm2/sft.yaml" model="$BASE" data="$DATA":cot --name smollm2-seed)
+ROLLOUTS=$(safework verifier rollouts -c "$RECIPES/rollouts.yaml" model="$POLICY" data="$DATA":rl)
+safework verifier values -c "$RECIPES/values.yaml" model="$POLICY" data="$ROLLOUTS"
