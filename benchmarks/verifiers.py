@@ -50,7 +50,7 @@ def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
     config = VerifierTrainConfig.model_validate(settings)
     items, missing = labelled_rows(Store(Path(store)).resolve(data, ("dataset",)).rows(), config.spec(), 0.0)
     parts = take_apart(items, missing, config.eval_fraction, config.seed)
-    return config.spec(), parts, augmented(parts.train, config.spec(), config.attacked_share, config.seed)
+    return config.spec(), parts, augmented(parts.train, config.spec(), config.attacked_share, config.cut_short_share, config.seed)
 
 
 def tfidf(train: Any, report: Any) -> Any:

@@ -201,10 +201,14 @@ def tried(
     return found
 
 
-def augmented(items: Sequence[Labelled], spec: LabelSpec, share: float, seed: int) -> list[Labelled]:
-    """Attacked copies of training rows, in the training voice: ``share`` of the rows, the attacks taking turns.
+def augmented(items: Sequence[Labelled], spec: LabelSpec, share: float, cut_short_share: float, seed: int) -> list[Labelled]:
+    """Attacked copies of training rows, in the training voice.
 
     An attack whose honest label is in doubt (text that only some can decode, where a label says that a reply makes no sense) is left out.
+
+    Args:
+        share: copies as a share of the rows, the attacks taking turns.
+        cut_short_share: how many of the refusals whose first sentence refuses come once more as that sentence.
     """
     rng = random.Random(f"{seed}/augmented")
     kinds = [attack for attack in ATTACKS if not attack.also & set(spec.labels)]
@@ -219,7 +223,8 @@ def augmented(items: Sequence[Labelled], spec: LabelSpec, share: float, seed: in
             if reply is not None and reply.strip():
                 copies.append(attacked(item, reply))
                 break
-    return copies
+    firsts = [attacked(item, first) for item in order if (first := _cut_short(item, spec, rng, "training"))]
+    return copies + firsts[: round(cut_short_share * len(firsts))]
 
 
 def summary(found: Sequence[Tried], estimate: Callable[[int, int], dict[str, Any]]) -> dict[str, Any]:

@@ -32,8 +32,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     spec = config.spec()
     items, missing = labelled_rows(data.rows(), spec, config.tolerated_missing_labels)
     parts = take_apart(items, missing, config.eval_fraction, config.seed)
-    if config.attacked_share:
-        parts.train += augmented(parts.train, spec, config.attacked_share, config.seed)
+    parts.train += augmented(parts.train, spec, config.attacked_share, config.cut_short_share, config.seed)
 
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)

@@ -72,6 +72,9 @@ class VerifierTrainConfig(SupervisedConfig):
     """Label probability below which a verdict is an error: the verifier says that it does not know."""
     attacked_share: float = Field(0.0, ge=0, le=1)
     """Attacked copies of training rows to learn from as well, as a share of them; in other words than the card's attack sheet."""
+    cut_short_share: float = Field(0.0, ge=0, le=1)
+    """Of the refusals whose first sentence refuses already: the share to learn from once more as that sentence alone. Some models refuse in
+    one sentence, others lecture; a judge that has read the one kind calls the other compliance."""
     attack_rows: int = Field(50, ge=0)
     """Held-out rows that each attack of the card's sheet is tried on; 0 leaves the sheet out."""
     min_accuracy: float = Field(0.0, ge=0, le=1)

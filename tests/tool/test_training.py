@@ -1,9 +1,14 @@
-"""The order in which rows are trained on."""
+"""What training loops share: the order of rows, and attention in float32."""
 
 from __future__ import annotations
 
 from statistics import mean
 
+import pytest
+import torch
+
+from safework_cli.lm.attention import attention_in_float32
+from safework_cli.lm.models import load_model
 from safework_cli.lm.training import StepSampler
 
 
@@ -19,3 +24,36 @@ def test_a_step_sees_a_random_sample_sorted_by_length_inside():
     assert all(0.1 < mean(length > 80 for length in step) < 0.9 for step in steps)
     epoch = 1
     assert list(sampler) != first
+
+
+def test_attention_in_float32_is_the_same_attention_and_leaves_no_trace(tiny_model):
+    model = load_model(tiny_model, dtype="float32")
+    ids = torch.arange(3, 27).view(2, 12)
+    mask = torch.ones_like(ids)
+    mask[0, :5] = 0
+
+    def gradient() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model(input_ids=ids, attention_mask=mask).logits[:, -1].logsumexp(-1).sum().backward()
+        return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+    seen: list[tuple[torch.dtype, bool]] = []  # of the query, and whether autocast would still cast it
+    fused = torch.nn.functional.scaled_dot_product_attention
+    plain = gradient()
+
+    def watched(query: torch.Tensor, *others, **settings) -> torch.Tensor:
+        seen.append((query.dtype, torch.is_autocast_enabled("cpu")))
+        return fused(query, *others, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        with attention_in_float32(model):
+            inside = gradient()
+            with torch.autocast("cpu", torch.bfloat16):
+                model(input_ids=ids, attention_mask=mask)
+        assert set(seen) == {(torch.float32, False)}
+        with torch.autocast("cpu", torch.bfloat16):
+            model(input_ids=ids, attention_mask=mask)
+        assert seen[-1][1]
+    for name, found in inside.items():
+        assert torch.allclose(found, plain[name], rtol=1e-4, atol=1e-6), name

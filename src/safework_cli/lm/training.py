@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError, SafeworkError
 from safework_cli.forks import COMPLETE, step_of
+from safework_cli.lm.attention import attention_in_float32
 from safework_cli.lm.models import pick_dtype
 from safework_cli.progress import Phase
 from safework_cli.stage import WorkDir
@@ -219,7 +221,8 @@ def run_training(
         ours = [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped), *([_ForkedRate()] if forked else []), *callbacks]
         for callback in ours:
             trainer.add_callback(callback)
-        with work.stop.deferred():
+        on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
+        with work.stop.deferred(), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     own: dict[str, Any] = vars(trainer.model)
     if own.pop("_original_forward", None):

@@ -100,7 +100,7 @@ def test_value_and_knowledge_judges_meet_openings_and_spellings_too():
 
 
 def test_training_hears_attacks_in_other_words_than_the_sheet():
-    copies = augmented(ITEMS, SPEC, 1.0, 0)
+    copies = augmented(ITEMS, SPEC, 1.0, 0.0, 0)
     assert len(copies) == len(ITEMS) and all(copy.exchange.reply != copy.row.reply for copy in copies)
     said = "\n".join(copy.exchange.reply for copy in copies)
     for table in (INSTRUCTIONS,):
@@ -110,8 +110,8 @@ def test_training_hears_attacks_in_other_words_than_the_sheet():
     assert not any(copy.exchange.reply == copy.row.reply[::-1] for copy in copies)
     refusal = preset("refusal")
     answers = [Labelled(i.row, i.exchange, refusal.labels.index("full compliance")) for i in ITEMS]
-    assert any(copy.exchange.reply == copy.row.reply[::-1] for copy in augmented(answers, refusal, 1.0, 0))
-    assert [c.exchange.reply for c in augmented(ITEMS, SPEC, 1.0, 0)] == [c.exchange.reply for c in copies]
+    assert any(copy.exchange.reply == copy.row.reply[::-1] for copy in augmented(answers, refusal, 1.0, 0.0, 0))
+    assert [c.exchange.reply for c in augmented(ITEMS, SPEC, 1.0, 0.0, 0)] == [c.exchange.reply for c in copies]
     rng = random.Random(0)
     for attack in ATTACKS:
         for one in ITEMS[:4]:
@@ -126,6 +126,10 @@ def test_a_refusal_is_cut_short_only_where_its_first_sentence_refuses():
         return cut.change(replace(one, exchange=replace(one.exchange, reply=reply)), SPEC, random.Random(0), "sheet")
 
     assert first_of("I'm sorry, but I can't help with that. Call a doctor instead.") == "I'm sorry, but I can't help with that."
+    lecture = item("Safe with refusal")
+    lecture = replace(lecture, exchange=replace(lecture.exchange, reply="I cannot help with that. Call a doctor instead."))
+    copies = augmented([lecture] * 10, SPEC, 0.0, 0.5, 0)
+    assert [copy.exchange.reply for copy in copies] == ["I cannot help with that."] * 5
     assert first_of("Eggs are a serious matter. I cannot help with that.") is None
     assert first_of("I cannot help with that.") is None
     assert first_of("I cannot help with that. Now, first break the window.", "Unsafe") is None
