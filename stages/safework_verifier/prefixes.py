@@ -58,7 +58,8 @@ def take_apart(rows: Sequence[Row], eval_fraction: float, seed: int) -> Prefixes
     kinds = {name: number for number, name in enumerate(sorted({"+".join(sorted(row.meta["values"])) for row in rows}))}
 
     def split(of: Sequence[Row], share: float, draw: int) -> list[bool]:
-        return hold_out([kinds["+".join(sorted(row.meta["values"]))] for row in of], [row.group for row in of], share, draw)
+        labels = [kinds["+".join(sorted(row.meta["values"]))] for row in of]
+        return hold_out(labels, [row.group for row in of], [row.source for row in of], share, draw)
 
     held = split(rows, eval_fraction, seed)
     parts = Prefixes([row for row, out in zip(rows, held, strict=True) if not out])

@@ -104,9 +104,9 @@ def take_apart(items: Sequence[Labelled], missing: int, eval_fraction: float, se
             raise InputError(f"prompt group '{sorted(both)[0]}' lies in train and test", "the verifier would be tested on prompts it saw")
         held_out = own
     else:
-        held_out = hold_out([i.gold for i in items], [i.row.group for i in items], eval_fraction, seed)
+        held_out = _hold_out(items, eval_fraction, seed)
     outside = [item for item, held in zip(items, held_out, strict=True) if held]
-    reported = hold_out([i.gold for i in outside], [i.row.group for i in outside], 0.5, seed + 1)
+    reported = _hold_out(outside, 0.5, seed + 1)
     parts = Parts([item for item, held in zip(items, held_out, strict=True) if not held], missing=missing)
     parts.calibration = [item for item, kept in zip(outside, reported, strict=True) if not kept]
     parts.report = [item for item, kept in zip(outside, reported, strict=True) if kept]
@@ -120,26 +120,36 @@ def take_apart(items: Sequence[Labelled], missing: int, eval_fraction: float, se
     return parts
 
 
-def hold_out(labels: Sequence[int], groups: Sequence[str], fraction: float, seed: int) -> list[bool]:
-    """Which rows are held out: whole groups, so that each label comes as near to its share as groups allow.
+def _hold_out(items: Sequence[Labelled], fraction: float, seed: int) -> list[bool]:
+    return hold_out([i.gold for i in items], [i.row.group for i in items], [i.row.source for i in items], fraction, seed)
 
-    Groups are taken in an order shuffled by the seed, those with the rarest label first; one is held out where that brings the counts
-    nearer to ``fraction`` of every label (squared distance, each label relative to its total).
+
+def hold_out(labels: Sequence[int], groups: Sequence[str], sources: Sequence[str], fraction: float, seed: int) -> list[bool]:
+    """Which rows are held out: whole groups, so that each label of each source comes as near to its share as groups allow.
+
+    Like groups (of one source, with as many rows of each label) are walked through together, in an order shuffled by the seed, those with
+    the rarest label first. One is held out where that brings the counts so far nearer to ``fraction`` of every label passed so far (squared
+    distance, each label relative to its total). What was passed, and not the total: against the total the first groups would all be held
+    out and the last ones, which are of another kind, none.
     """
     total = Counter(labels)
     members: dict[str, Counter[int]] = {}
-    for label, group in zip(labels, groups, strict=True):
+    source_of: dict[str, set[str]] = {}
+    for label, group, source in zip(labels, groups, sources, strict=True):
         members.setdefault(group, Counter())[label] += 1
+        source_of.setdefault(group, set()).add(source)
     order = sorted(members)
     random.Random(seed).shuffle(order)
-    order.sort(key=lambda group: min(total[label] for label in members[group]))
+    order.sort(key=lambda group: (min(total[label] for label in members[group]), sorted(source_of[group]), sorted(members[group].items())))
     taken: Counter[int] = Counter()
+    passed: Counter[int] = Counter()
     chosen: set[str] = set()
     for group in order:
-        gain = sum(
-            ((taken[label] / total[label] - fraction) ** 2 - ((taken[label] + count) / total[label] - fraction) ** 2)
-            for label, count in members[group].items()
-        )
+        passed.update(members[group])
+        gain = 0.0
+        for label, count in members[group].items():
+            missing = fraction * passed[label] - taken[label]
+            gain += (missing**2 - (missing - count) ** 2) / total[label] ** 2
         if gain > 0:
             chosen.add(group)
             taken.update(members[group])

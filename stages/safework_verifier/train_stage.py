@@ -100,7 +100,7 @@ class VerifierTrainConfig(SupervisedConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 4  # 3: attack sheet, agreement with annotators; 4: refusals cut short among the attacks
+    version = 5  # 4: refusals cut short among the attacks; 5: sources are divided alike between temperature and report
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {

@@ -41,6 +41,7 @@ class ValuesConfig(SupervisedConfig):
 
 class ValuesStage(Stage):
     name = "verifier values"
+    version = 2  # sources are divided alike between temperature and report
     summary = "Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt."
     Config = ValuesConfig
     inputs = {

@@ -98,6 +98,7 @@ class WrapConfig(StageConfig):
 
 class WrapStage(Stage):
     name = "verifier wrap"
+    version = 2  # sources are divided alike between temperature and report
     summary = "Make a verifier of a model that judges already: a released reward model, or one behind an endpoint."
     Config = WrapConfig
     inputs = {

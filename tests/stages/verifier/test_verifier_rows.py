@@ -49,15 +49,31 @@ def test_the_split_keeps_groups_whole_and_labels_near_their_share():
     rows = many()
     labels = [SPEC.labels.index(r.meta["label"]) for r in rows]
     groups = [r.group for r in rows]
-    held = hold_out(labels, groups, 0.2, seed=0)
+    sources = ["one"] * len(rows)
+    held = hold_out(labels, groups, sources, 0.2, seed=0)
     sides = {}
     for group, side in zip(groups, held, strict=True):
         assert sides.setdefault(group, side) == side
     total, outside = Counter(labels), Counter(label for label, side in zip(labels, held, strict=True) if side)
     for label in total:
         assert outside[label] / total[label] == pytest.approx(0.2, abs=0.06)
-    assert held == hold_out(labels, groups, 0.2, seed=0)
-    assert held != hold_out(labels, groups, 0.2, seed=1)
+    assert held == hold_out(labels, groups, sources, 0.2, seed=0)
+    assert held != hold_out(labels, groups, sources, 0.2, seed=1)
+
+
+def test_each_label_of_each_source_is_split_alike():
+    """One good reply to four bad ones, single replies of both kinds, and pairs: each source half here, half there, by label."""
+    rows = []
+    for i in range(60):
+        rows += [("five", f"five/{i}", int(k > 0)) for k in range(5)]
+        rows += [("single", f"single/{i}", i % 2)]
+        rows += [("pair", f"pair/{i}", 0), ("pair", f"pair/{i}", 1)]
+    sources, groups, labels = zip(*rows, strict=True)
+    held = hold_out(labels, groups, sources, 0.5, seed=0)
+    for source in set(sources):
+        for label in (0, 1):
+            sides = [out for s, known, out in zip(sources, labels, held, strict=True) if (s, known) == (source, label)]
+            assert sum(sides) / len(sides) == pytest.approx(0.5, abs=0.05), (source, label)
 
 
 def test_the_three_parts_share_no_prompt():
