@@ -15,10 +15,11 @@ judge() { # TASK, then the recipe of its data
     safework verifier train -c "$RECIPES/$1.yaml" model="$BASE" data="$data":verifier --name "smollm2-$1"
 }
 judge refusal xstest-refusal.yaml
-judge value value-data.yaml
+VALUE=$(judge value value-data.yaml)
+echo "$VALUE"
 judge knowledge knowledge-data.yaml
 
 DATA=$(safework data build -c "$HERE/smollm2/data.yaml")
 POLICY=$(safework sft -c "$HERE/smollm2/sft.yaml" model="$BASE" data="$DATA":cot --name smollm2-seed)
-ROLLOUTS=$(safework verifier rollouts -c "$RECIPES/rollouts.yaml" model="$POLICY" data="$DATA":rl)
+ROLLOUTS=$(safework verifier rollouts -c "$RECIPES/rollouts.yaml" model="$POLICY" data="$DATA":rl verifiers.value="$VALUE")
 safework verifier values -c "$RECIPES/values.yaml" model="$POLICY" data="$ROLLOUTS"
