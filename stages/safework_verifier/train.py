@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train_top_layers
-from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import multiplies_in_bf16, optimisation_of, run_training, training_arguments
 from safework_cli.lm.vision import load_processor
 from safework_cli.stage import Outcome, WorkDir
@@ -44,7 +44,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
         _probe(config, spec, model, tokenizer, examples, work)
     trained, steps = _train(config, spec, model, tokenizer, examples, work)
 
-    trained = trained.to(pick_dtype(config.dtype)).eval()
+    trained = cast_weights(trained, pick_dtype(config.dtype)).eval()
     verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
     metrics = measure(verifier, parts, config.attack_rows, config.seed, work)
     metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}

@@ -18,6 +18,7 @@ from safework_cli.errors import SafeworkError
 from safework_cli.lm.settings import Lora, SupervisedConfig
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.spec import SHORT_TEMPLATES, LabelSpec, preset
+from safework_verifier.attacks import REFUSALS
 from safework_verifier.rows import Parts, check_layers, labelled_rows, take_apart
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -100,7 +101,7 @@ class VerifierTrainConfig(SupervisedConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 5  # 4: refusals cut short among the attacks; 5: sources are divided alike between temperature and report
+    version = 6  # 5: sources are divided alike between temperature and report; 6: measured with unrounded positions
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
@@ -121,6 +122,8 @@ class VerifierTrainStage(Stage):
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
+        if config.cut_short_share and not REFUSALS & set(spec.labels):
+            plan.refuse(f"cut_short_share={config.cut_short_share:g}: a {config.task} judge has no label for refusals", "", "leave it out")
         _estimate(plan, config, spec, parts, parameter_count(model.path), layers)
         plan.lines = [
             f"train {model.ref} to label {config.task} on {data.ref}: {len(parts.train)} rows",

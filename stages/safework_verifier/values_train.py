@@ -17,7 +17,7 @@ from transformers import Trainer, TrainingArguments
 
 from safework_cli.artifacts import Artifact
 from safework_cli.lm.layers import train_top_layers
-from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import StepSampler, optimisation_of, run_training, step_sampler, training_arguments
 from safework_cli.rows import Row
 from safework_cli.stage import Outcome, WorkDir
@@ -139,7 +139,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     )
     state = run_training(trainer, work)
 
-    backbone = backbone.to(pick_dtype(config.dtype)).eval()  # type: ignore[arg-type]
+    backbone = cast_weights(backbone, pick_dtype(config.dtype)).eval()
     values = ValueModel(backbone, tokenizer, heads.eval(), spec, batch_size=config.per_device_eval_batch_size)
     metrics = measure(values, parts, config.seed, work) | {"steps": state.global_step}
     with work.progress.phase("save"):

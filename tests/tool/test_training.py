@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from safework_cli.lm.attention import attention_in_float32
-from safework_cli.lm.models import load_model
+from safework_cli.lm.models import cast_weights, load_model
 from safework_cli.lm.training import StepSampler
 
 
@@ -57,3 +57,13 @@ def test_attention_in_float32_is_the_same_attention_and_leaves_no_trace(tiny_mod
         assert seen[-1][1]
     for name, found in inside.items():
         assert torch.allclose(found, plain[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_cast_weights_leave_the_model_that_would_be_loaded(tiny_model):
+    ids = torch.arange(3, 203).view(1, 200) % 60
+    cast, loaded = cast_weights(load_model(tiny_model, dtype="float32"), torch.bfloat16), load_model(tiny_model, dtype="bfloat16")
+    rounded = load_model(tiny_model, dtype="float32").to(torch.bfloat16)
+    with torch.inference_mode():
+        expected = loaded(input_ids=ids).logits
+        assert torch.equal(cast(input_ids=ids).logits, expected)
+        assert not torch.equal(rounded(input_ids=ids).logits, expected)

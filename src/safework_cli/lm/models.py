@@ -44,6 +44,13 @@ def pick_dtype(dtype: Dtype) -> torch.dtype:
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """Casts the weights, as saving and loading them would. ``Module.to`` rounds the rotary frequencies as well, which loading does not."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+    return model
+
+
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Loads a tokenizer that has a chat template and a stop token; pads with the stop token where it has no padding token.
 

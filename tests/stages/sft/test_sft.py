@@ -111,9 +111,9 @@ def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
             old.rename(work.path / f"{bf16}-{old.name}")
         config = SftConfig(bf16=bf16, learning_rate=3e-3, max_steps=4, sample_prompts=2, sample_max_tokens=8)
         train(config, tiny_artifact, toy_data.with_subset("cot"), work)
-        found[bf16] = [step["loss"] for step in read_metrics(work.progress.metrics_path)[-4:]]
-    assert found[True] == pytest.approx(found[False], rel=1e-3)
-    assert found[True] != found[False]
+        found[bf16] = [(step["loss"], step["grad_norm"]) for step in read_metrics(work.progress.metrics_path)[-4:]]
+    assert [loss for loss, _ in found[True]] == pytest.approx([loss for loss, _ in found[False]], rel=1e-3)
+    assert all(one != other for one, other in zip(found[True], found[False], strict=True))
 
 
 def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):

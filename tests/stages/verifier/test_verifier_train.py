@@ -252,6 +252,12 @@ def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
     refusal = stage.plan(config(), Inputs({"model": inputs.one("model"), "data": data})).refusals[0]
     assert "did you mean 'Unsafe'" in str(refusal)
     assert "keep_layers=9" in str(stage.plan(config(keep_layers=9), inputs).refusals[0])
+    for number, row in enumerate(rows := toy_rows(40)):
+        row.meta["label"] = ("good", "bad")[number % 2]
+    write_rows(tmp_path / "data" / "data.parquet", rows)
+    of_value = Inputs({"model": inputs.one("model"), "data": path_artifact(tmp_path / "data", "data", ("dataset",))})
+    assert not stage.plan(config(task="value"), of_value).refusals
+    assert "no label for refusals" in str(stage.plan(config(task="value", cut_short_share=0.5), of_value).refusals[0])
 
 
 @pytest.mark.parametrize(
