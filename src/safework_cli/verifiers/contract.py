@@ -10,6 +10,10 @@ from safework_cli.errors import SafeworkError
 from safework_cli.rows import Image, Message, Row, parse_reply
 
 
+UNPARSED = "unparsed"
+"""The label of a reply in which a rule found no answer of the kind it compares: score 0, and counted apart from wrong answers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A prompt and the reply to be judged.
@@ -55,7 +59,7 @@ class Verdict:
 
     Attributes:
         score: in [0, 1], or None exactly where ``error`` says why the exchange could not be scored. Unscorable is never 0 or 1.
-        label: the class, for label verifiers ("correct"/"wrong" for rules).
+        label: the class, for label verifiers ("correct", "wrong" or ``UNPARSED`` for rules that compare answers).
         probability: of the label, for verifiers that have one.
         error: why there is no score.
     """
