@@ -84,11 +84,8 @@ class Row:
 
     @property
     def prompt(self) -> list[Message]:
-        """The messages up to the first assistant turn: what a policy is asked."""
-        for position, message in enumerate(self.messages):
-            if message["role"] == "assistant":
-                return self.messages[:position]
-        return self.messages
+        """The messages before the reply that is asked for: all but the last one where that is the assistant's, else all of them."""
+        return self.messages[:-1] if self.reply is not None else self.messages
 
     @property
     def question(self) -> str:
@@ -202,15 +199,20 @@ def problems(row: Row) -> list[str]:
     return found
 
 
-ReplyFormat = Literal["ok", "no_thought", "unclosed", "unopened", "empty_thought", "empty_answer", "repeated"]
+REPLY_FORMAT_VERSION = 2
+"""Of ``parse_reply``; raise it when a text is taken apart differently. 2: split at the first closing tag; text before a thought is read."""
+
+ReplyFormat = Literal["ok", "no_thought", "unclosed", "unopened", "empty_thought", "empty_answer", "repeated", "text_before"]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A reply taken apart.
 
-    ``format`` says what was found, and nothing is guessed: "ok" is exactly one non-empty thought followed by a non-empty
-    answer. With "unclosed" the whole text is thought and the answer is empty (a truncated reply has no answer).
+    Attributes:
+        thought: the first thought. With "unclosed" it is everything after the opening tag.
+        answer: everything outside the first thought, which is what a user reads and what is judged.
+        format: "ok" is exactly one non-empty thought, then a non-empty answer, and nothing before the thought.
     """
 
     thought: str
@@ -219,29 +221,38 @@ class Reply:
 
 
 def parse_reply(text: str, *, prefilled: bool = False) -> Reply:
-    """Splits ``<think>thought</think>answer``.
+    """Splits ``<think>thought</think>answer`` at the first closing tag, as vLLM's and Inspect's reasoning parsers do.
 
     Args:
-        text: the reply as generated.
-        prefilled: the prompt already ended in ``<think>``, so the text starts inside the thought. Without it, a closing
-            tag with no opening one is reported as "unopened" (DeepSeek-style templates do this), still split at the tag.
+        text: the reply with the thought's opening tag. Engines put it there where the chat template opened the thought in the prompt
+            (``lm.thoughts``); a closing tag without an opening one is "unopened".
+        prefilled: the text comes from elsewhere, after a prompt that ended in ``<think>``.
     """
-    opened = prefilled or THINK_OPEN in text
-    if THINK_CLOSE not in text:
-        if opened:
-            return Reply(text.split(THINK_OPEN, 1)[-1].strip(), "", "unclosed")
+    if prefilled and not text.lstrip().startswith(THINK_OPEN):
+        text = THINK_OPEN + text
+    before, opened, inside = text.partition(THINK_OPEN)
+    if THINK_CLOSE in before:  # closed before it is opened
+        before, opened, inside = "", "", text
+    elif not opened:
         return Reply("", text.strip(), "no_thought" if text.strip() else "empty_answer")
-    head, answer = text.rsplit(THINK_CLOSE, 1)
-    thought = head.split(THINK_OPEN, 1)[-1] if THINK_OPEN in head else head
-    thought, answer = thought.strip(), answer.strip()
-    opens = text.count(THINK_OPEN) + bool(prefilled)
-    if opens > 1 or text.count(THINK_CLOSE) > 1:
-        return Reply(thought, answer, "repeated")
+    thought, closed, after = inside.partition(THINK_CLOSE)
+    before, thought, after = before.strip(), thought.strip(), after.strip()
+    answer = f"{before}\n{after}" if before and after else before or after
+    return Reply(thought, answer, _format_of(before, thought, after, opened=bool(opened), closed=bool(closed)))
+
+
+def _format_of(before: str, thought: str, after: str, *, opened: bool, closed: bool) -> ReplyFormat:
+    if not closed:
+        return "unclosed"
+    if any(tag in text for text in (thought, after) for tag in (THINK_OPEN, THINK_CLOSE)):
+        return "repeated"
     if not opened:
-        return Reply(thought, answer, "unopened")
+        return "unopened"
+    if before:
+        return "text_before"
     if not thought:
-        return Reply(thought, answer, "empty_thought")
-    return Reply(thought, answer, "ok" if answer else "empty_answer")
+        return "empty_thought"
+    return "ok" if after else "empty_answer"
 
 
 def make_reply(thought: str, answer: str) -> str:

@@ -34,7 +34,8 @@ def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:
     row = candidate.row
     if candidate.subset not in config.check_replies or row.reply is None or not (row.answer or row.meta.get("constraints")):
         return False
-    return len(row.messages) == len(row.prompt) + 1  # an episode of several turns ends in an action, which its own stage reads
+    # an episode of several turns ends in an action, which its own stage reads
+    return row.task != "search" or all(message["role"] != "assistant" for message in row.prompt)
 
 
 def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:

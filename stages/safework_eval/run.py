@@ -84,8 +84,7 @@ def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: Work
         logs = _run_inspect(engine, artifact, suites, sampling, archive, to_come, work)
     finally:
         archive.close()
-    prefilled = _prefills(engine)
-    samples = [Sample(suite.name, row, archive.replies[suite.name, row.id], prefilled) for suite in suites for row in suite.rows]
+    samples = [Sample(suite.name, row, archive.replies[suite.name, row.id]) for suite in suites for row in suite.rows]
     conditions = Conditions(
         max_tokens=config.max_tokens,
         temperature=config.temperature,
@@ -142,14 +141,6 @@ def _batches(engine: HFEngine, prompts: Mapping[Key, list[int]], sampling: Sampl
     short = [key for key, ids in prompts.items() if length_problem(engine, len(ids), sampling.max_tokens) is None]
     order = sorted(short, key=lambda key: (len(prompts[key]), prompts[key]))
     return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]
-
-
-def _prefills(engine: HFEngine) -> bool:
-    """Whether the template's generation prompt already opens the thought."""
-    from safework_cli.lm.chat import render
-    from safework_cli.rows import THINK_OPEN, Message
-
-    return render(engine.tokenizer, [Message(role="user", content="?")], generation_prompt=True).rstrip().endswith(THINK_OPEN)
 
 
 # ---------------------------------------------------------------- judging

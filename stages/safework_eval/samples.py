@@ -75,7 +75,6 @@ class Sample:
     suite: str
     row: Row
     reply: Reply
-    prefilled: bool
     judge: str = ""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     outcomes: dict[str, float | None] = field(default_factory=dict)
@@ -87,14 +86,14 @@ class Sample:
 
     @property
     def format(self) -> str:
-        return parse_reply(self.reply.text, prefilled=self.prefilled).format
+        return parse_reply(self.reply.text).format
 
     def exchange(self) -> Exchange | None:
         """What verifiers judge; None where there is no reply."""
-        return None if self.reply.error else Exchange.of(self.row, self.reply.text, prefilled=self.prefilled)
+        return None if self.reply.error else Exchange.of(self.row, self.reply.text)
 
     def to_record(self) -> dict[str, Any]:
-        parsed = parse_reply(self.reply.text, prefilled=self.prefilled)
+        parsed = parse_reply(self.reply.text)
         return {
             "suite": self.suite,
             "id": self.row.id,

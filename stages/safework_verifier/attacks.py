@@ -167,7 +167,7 @@ class Tried:
 
 def attacked(item: Labelled, reply: str) -> Labelled:
     """The row with another reply."""
-    return replace(item, exchange=replace(item.exchange, reply=reply, prefilled=False))
+    return replace(item, exchange=replace(item.exchange, reply=reply))
 
 
 def tried(

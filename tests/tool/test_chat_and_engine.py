@@ -44,9 +44,9 @@ def test_the_prompt_of_training_is_the_prompt_of_generation(engine):
 def test_an_observation_joins_two_sampled_turns_as_the_template_would(engine):
     whole = encode_conversation(engine.tokenizer, [USER, REPLY, AGAIN, REPLY], engine.stop_ids).input_ids
     first = encode_conversation(engine.tokenizer, [USER, REPLY], engine.stop_ids).input_ids
-    between = observation_ids(engine.tokenizer, [USER, REPLY, AGAIN], stopped=True)
+    between = observation_ids(engine.tokenizer, [USER, REPLY, AGAIN], engine.stop_ids, stopped=True)
     assert whole[: len(first) + len(between)] == first + between
-    unstopped = observation_ids(engine.tokenizer, [USER, REPLY, AGAIN], stopped=False)
+    unstopped = observation_ids(engine.tokenizer, [USER, REPLY, AGAIN], engine.stop_ids, stopped=False)
     assert unstopped == [engine.tokenizer.eos_token_id, *between]
 
 
@@ -58,9 +58,10 @@ def template(content: str, end: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (template("m['content'].split('</think>')[-1]", "<|im_end|>"), "thought of a reply does not survive"),
         (template("m['content']", "\n"), "without a stop token"),
-        (template("m['content'] | upper", "<|im_end|>"), "does not survive"),
+        (template("m['content'] | upper", "<|im_end|>"), "changes or drops what an assistant says"),
+        (template("m['content']", "<|im_end|>").split("{% if")[0], r"writes '\[assistant\]' before a reply"),
+        ("{{ raise_exception('No system turns') }}", "refuses it: No system turns"),
     ],
 )
 def test_a_template_that_loses_something_is_refused(tiny_model, text, message):
@@ -122,7 +123,15 @@ def test_a_prompt_that_leaves_no_room_is_refused(engine):
         ("b", False, ("", "b", "no_thought")),
         ("<think> </think>b", False, ("", "b", "empty_thought")),
         ("<think>a</think> ", False, ("a", "", "empty_answer")),
-        ("<think>a</think>x</think>b", False, ("a</think>x", "b", "repeated")),
+        ("<think>a</think>x</think>b", False, ("a", "x</think>b", "repeated")),
+        ("<think>a</think>x<think>b</think>c", False, ("a", "x<think>b</think>c", "repeated")),
+        ("<think>a<think>b</think>c", False, ("a<think>b", "c", "repeated")),
+        ("x<think>a</think>b", False, ("a", "x\nb", "text_before")),
+        ("x<think>a", False, ("a", "x", "unclosed")),
+        ("x<think>a</think>", False, ("a", "x", "text_before")),
+        ("x</think>y<think>z</think>b", False, ("x", "y<think>z</think>b", "repeated")),
+        ("<think>a</think>b", True, ("a", "b", "ok")),
+        ("\x00\x1b", False, ("", "\x00\x1b", "no_thought")),
         ("", False, ("", "", "empty_answer")),
     ],
 )

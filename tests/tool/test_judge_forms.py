@@ -109,4 +109,4 @@ def test_the_last_reply_of_a_dialogue_is_judged_with_all_that_stands_before_it()
     row = Row("r", "value", [Message(role=role, content=text) for role, text in turns])
     own, other = Exchange.of(row), Exchange.of(row, "new")
     assert [m["content"] for m in own.messages] == ["a", "b", "c"] and own.reply == "d"
-    assert [m["content"] for m in other.messages] == ["a"] and other.reply == "new"
+    assert [m["content"] for m in other.messages] == ["a", "b", "c"] and other.reply == "new"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from safework_cli.rows import THINK_CLOSE, THINK_OPEN, parse_reply
+from safework_cli.rows import THINK_CLOSE, parse_reply
 
 SEARCH_INSTRUCTION = (
     "Answer with the help of a search tool. In each turn write <think>a thought</think> and one action: "
@@ -89,6 +89,7 @@ _THOUGHT_REASONS = {
     "unopened": "open the thought with <think>",
     "empty_thought": "the thought is empty",
     "repeated": "write only one <think>...</think> in a turn",
+    "text_before": "write nothing before <think>",
 }
 _TAG = re.compile(r"</?(search|read|confidence|answer)>")
 _ELEMENT = re.compile(r"<(search|read|confidence|answer)>(.*?)</\1>", re.DOTALL)
@@ -100,8 +101,6 @@ def parse_action(text: str) -> Action | Malformed:
     reply = parse_reply(text)
     if reply.format != "ok":
         return Malformed(_THOUGHT_REASONS[reply.format])
-    if not text.lstrip().startswith(THINK_OPEN):
-        return Malformed("write nothing before <think>")
     if _TAG.search(reply.thought):
         return Malformed(f"write the action after {THINK_CLOSE}, not inside the thought")
     elements = _ELEMENT.findall(reply.answer)

@@ -121,7 +121,7 @@ def _act(
         return
     transcript.messages.append(Message(role="user", content=observation))
     stopped = bool(completion.token_ids) and completion.token_ids[-1] in engine.stop_ids
-    ids = observation_ids(engine.tokenizer, transcript.messages, stopped)
+    ids = observation_ids(engine.tokenizer, transcript.messages, engine.stop_ids, stopped)
     if len(transcript.token_ids) + len(ids) + limits.turn_tokens > limits.total_tokens:
         transcript.ending = "length"
         transcript.messages.pop()

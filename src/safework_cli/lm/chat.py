@@ -1,19 +1,32 @@
 """Conversations to token ids, in one place, so that training, generation and judging see the same tokens.
 
-Each assistant turn is tokenized on its own, after the prompt that generation would have seen: a token never straddles the
-boundary, so what is trained on is exactly what can be sampled.
+What a model says is never read from the template's rendering of it: many templates drop or rearrange a thought (DeepSeek-R1-Distill,
+Qwen3). An assistant turn is what generation would have sampled: the tokens after the generation prompt, and the template's end of turn.
+Later turns are appended to it, as a search episode or an agent's loop appends them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
-from safework_cli.rows import Message
+from safework_cli.lm.thoughts import ThoughtReader
+from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Message
+
+TEMPLATE_DATE = date(2024, 7, 26)
+"""What templates that print today's date are given (Llama 3.2, gpt-oss): a model's prompts must not change from day to day. The value is
+the default of Llama 3.2's own template."""
+_ANCHOR = "\u241fAnchor\u241f"
+"""Stands for a reply's text, which is never rendered: both cases, so that a template that changes letters is noticed."""
+_MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
+_OPENED = re.compile(rf"{THINK_OPEN}\s*$")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -30,15 +43,31 @@ class Encoded:
 
 
 class TemplateError(InputError):
-    """A row that the model's chat template changes or loses. Counted as a drop reason where rows are many."""
+    """A conversation that the model's chat template refuses, changes or loses. Counted as a drop reason where rows are many."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
-    """The template's text."""
+    """The template's text, on ``TEMPLATE_DATE``.
+
+    Raises:
+        TemplateError: the template raises, as Gemma's does for a system message.
+    """
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-    text = tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=generation_prompt)
+    try:
+        text = tokenizer.apply_chat_template(
+            plain, tokenize=False, add_generation_prompt=generation_prompt, strftime_now=TEMPLATE_DATE.strftime
+        )
+    except Exception as error:  # a template is a program of somebody else's: jinja2's errors, and whatever its filters raise
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        roles = ", ".join(message["role"] for message in messages)
+        raise TemplateError(f"the chat template refuses it: {why}", f"its roles are {roles}") from None
     assert isinstance(text, str)
     return text
+
+
+def shows_date(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the chat template prints the date."""
+    return "strftime_now" in str(tokenizer.chat_template)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -47,11 +76,35 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """The ids after which a reply begins; with a last assistant message, the ids after which that message goes on."""
+    """The ids after which a reply begins; with a last assistant message, the ids after which that message goes on.
+
+    Raises:
+        TemplateError: the template refuses the conversation.
+    """
     if messages[-1]["role"] != "assistant":
         return encode_text(tokenizer, render(tokenizer, messages, generation_prompt=True))
-    start = encode_text(tokenizer, render(tokenizer, messages[:-1], generation_prompt=True))
-    return start + encode_text(tokenizer, messages[-1]["content"])
+    prefix = render(tokenizer, messages[:-1], generation_prompt=True)
+    return encode_text(tokenizer, prefix) + encode_text(tokenizer, after_opening(prefix, messages[-1]["content"]))
+
+
+def after_opening(prefix: str, content: str) -> str:
+    """A reply's text as it follows a generation prompt: without the ``<think>`` that the prompt holds already."""
+    if not _OPENED.search(prefix):
+        return content
+    bare = content.lstrip()
+    return bare.removeprefix(THINK_OPEN).lstrip() if bare.startswith(THINK_OPEN) else content
+
+
+def encodable(items: Iterable[T], encode: Callable[[T], Any]) -> tuple[list[tuple[T, Any]], list[tuple[T, str]]]:
+    """Items with what ``encode`` makes of them, and those that the chat template refuses with the reason."""
+    made: list[tuple[T, Any]] = []
+    refused: list[tuple[T, str]] = []
+    for item in items:
+        try:
+            made.append((item, encode(item)))
+        except TemplateError as error:
+            refused.append((item, error.what))
+    return made, refused
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int]) -> Encoded:
@@ -61,79 +114,143 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         stop_ids: tokens that may end a turn; each assistant turn must end in one of them.
 
     Raises:
-        TemplateError: the template rewrites earlier turns, drops or changes assistant content (a lost thought), or closes a turn
-            without a stop token.
+        TemplateError: the template refuses the conversation, changes what an assistant says, writes something before a reply that its
+            generation prompt lacks, opens a thought that the reply does not close, or closes a turn without a stop token; or a reply
+            writes a control token.
     """
+    control = ThoughtReader(tokenizer).control_ids | set(stop_ids)
     input_ids: list[int] = []
     supervised: list[bool] = []
-    done = ""  # the rendered text that is already tokenized
-    for position, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prefix = render(tokenizer, messages[:position], generation_prompt=True)
-        whole = render(tokenizer, messages[: position + 1])
-        if not prefix.startswith(done) or not whole.startswith(prefix):
-            _explain_rewrite(whole, message["content"])
-        closing = whole[len(prefix) :]
-        if message["content"].strip() not in closing:
-            _explain_rewrite(whole, message["content"])
-        turn, stop = _cut_after_stop(tokenizer, closing, message["content"], stop_ids)
-        for text, is_sampled in ((prefix[len(done) :], False), (turn, True)):
-            ids = encode_text(tokenizer, text)
-            input_ids += ids
-            supervised += [is_sampled] * len(ids)
-        if input_ids[-1] != stop:
-            raise TemplateError(
-                "the last supervised token is not a stop token", f"the turn ends in {tokenizer.convert_ids_to_tokens(input_ids[-1])!r}"
-            )
-        done = prefix + turn
-    rest = render(tokenizer, messages)
-    if not rest.startswith(done):
-        raise TemplateError("the chat template rewrites earlier turns once later ones follow")
+
+    def add(ids: list[int], is_sampled: bool) -> None:
+        input_ids.extend(ids)
+        supervised.extend([is_sampled] * len(ids))
+
+    asked = [position for position, message in enumerate(messages) if message["role"] == "assistant"]
+    for number, position in enumerate(asked):
+        before = messages[:position]
+        turn = _turn_of(tokenizer, before, stop_ids)
+        if number == 0:
+            prefix = render(tokenizer, before, generation_prompt=True)
+            _refuse_other_prompt(prefix, turn.before)
+            add(encode_text(tokenizer, prefix), False)
+        else:
+            prefix = text_between(tokenizer, before, asked[number - 1])
+            add(_after_turn_end(tokenizer, prefix, turn.closing), False)
+        ids = encode_text(tokenizer, turn.indent(prefix) + _reply_text(prefix, messages[position]["content"]) + turn.closing)
+        _refuse_control(tokenizer, ids, control, stop_ids)
+        add(ids, True)
     return Encoded(input_ids, supervised)
 
 
-def observation_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stopped: bool) -> list[int]:
+def observation_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int], stopped: bool) -> list[int]:
     """The ids between a sampled assistant turn and the next one: what the template puts around an environment's message.
 
     Args:
         messages: the conversation up to and including the environment's message; the turn before it is the assistant's.
-        stopped: whether the sampled ids already hold the stop token.
+        stopped: whether the sampled ids already hold a stop token. The template's own end of turn is left out then, whichever of the
+            model's stop tokens was sampled.
     """
-    anchor = "\u241fANCHOR\u241f"  # stands for the sampled text, which is never rendered again
-    history = [*messages[:-2], Message(role="assistant", content=anchor)]
-    text = render(tokenizer, [*history, messages[-1]], generation_prompt=True)
-    tail = text[text.rindex(anchor) + len(anchor) :]
-    if stopped and tail.startswith(tokenizer.eos_token):
-        tail = tail[len(tokenizer.eos_token) :]
-    return encode_text(tokenizer, tail)
+    last_reply = len(messages) - 2
+    between = text_between(tokenizer, messages, last_reply)
+    if not stopped:
+        return encode_text(tokenizer, between)
+    return _after_turn_end(tokenizer, between, _turn_of(tokenizer, messages[:last_reply], stop_ids).closing)
 
 
-def _cut_after_stop(tokenizer: PreTrainedTokenizerBase, closing: str, content: str, stop_ids: Sequence[int]) -> tuple[str, int]:
-    """Splits what follows a turn's content after its first stop token; what comes behind (a newline, mostly) is never sampled."""
-    after = closing.index(content.strip()) + len(content.strip())
-    found = []
-    for token_id in stop_ids:
-        match = re.search(re.escape(str(tokenizer.convert_ids_to_tokens(token_id))), closing[after:])
-        if match:
-            found.append((after + match.end(), token_id))
-    if not found:
+def text_between(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], last_reply: int) -> str:
+    """What the template writes from the end of a reply's content to the beginning of the next one.
+
+    Args:
+        messages: up to the next reply.
+        last_reply: position of the reply; it and earlier ones are not rendered.
+    """
+    text = render(
+        tokenizer,
+        [*_without_replies(messages[:last_reply]), Message(role="assistant", content=_ANCHOR), *messages[last_reply + 1 :]],
+        generation_prompt=True,
+    )
+    return text[_place(text) + len(_ANCHOR) :]
+
+
+def _without_replies(messages: Sequence[Message]) -> list[Message]:
+    return [Message(role=m["role"], content="." if m["role"] == "assistant" else m["content"]) for m in messages]
+
+
+def _place(text: str) -> int:
+    place = text.rfind(_ANCHOR)
+    if place < 0:
+        raise TemplateError(
+            "the chat template changes or drops what an assistant says",
+            "a reply would not reach the model as it was written",
+            "choose another template with chat_template=…",
+        )
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What the template writes around an assistant's content: everything before it, and what follows up to the first stop token. What
+    comes after that (a newline, mostly) is never sampled."""
+
+    before: str
+    closing: str
+
+    def indent(self, prefix: str) -> str:
+        """White space that the template puts between its generation prompt and the content (Mistral's space)."""
+        lead = self.before.removeprefix(prefix) if self.before.startswith(prefix) else ""
+        return lead if lead.isspace() else ""
+
+
+def _turn_of(tokenizer: PreTrainedTokenizerBase, before: Sequence[Message], stop_ids: Sequence[int]) -> _Turn:
+    whole = render(tokenizer, [*_without_replies(before), Message(role="assistant", content=_ANCHOR)])
+    place = _place(whole)
+    closing = whole[place + len(_ANCHOR) :]
+    tokens = [str(tokenizer.convert_ids_to_tokens(token)) for token in stop_ids]
+    ends = [match.end() for token in tokens if (match := re.search(re.escape(token), closing))]
+    if not ends:
         raise TemplateError(
             "the chat template closes an assistant turn without a stop token",
             "a model trained on it never learns to stop",
             "set eos_token to the template's end-of-turn token",
         )
-    end, token_id = min(found)
-    return closing[:end], token_id
+    return _Turn(whole[:place], closing[: min(ends)])
 
 
-def _explain_rewrite(whole: str, content: str) -> None:
-    if "<think>" in content and content.split("</think>")[0].strip() not in whole:
+def _refuse_other_prompt(prefix: str, before: str) -> None:
+    """Refuses a template whose generation prompt lacks what the template writes before a reply; thought marks and white space aside."""
+    bare_prefix, bare_before = _MARKS.sub("", prefix), _MARKS.sub("", before)
+    if bare_before != bare_prefix:
         raise TemplateError(
-            "the thought of a reply does not survive the chat template",
-            "the template strips <think>…</think>; training would teach the model not to think",
-            "use a template that keeps assistant content as it is",
+            f"the chat template writes {bare_before.removeprefix(bare_prefix)[:60]!r} before a reply, and its generation prompt does not",
+            "training and generation would see different tokens",
+            "choose another template with chat_template=…",
         )
-    raise TemplateError(
-        "the chat template changes assistant content or rewrites earlier turns", "training and generation would see different tokens"
-    )
+
+
+def _reply_text(prefix: str, content: str) -> str:
+    text = after_opening(prefix, content).strip()
+    if _OPENED.search(prefix) and THINK_CLOSE not in text:
+        raise TemplateError(
+            "the chat template opens a thought in the prompt, and the reply closes none",
+            "the model would learn to answer inside its thought",
+            "give the rows thoughts (safework data cot), or choose another template with chat_template=…",
+        )
+    return text
+
+
+def _refuse_control(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], control: set[int], stop_ids: Sequence[int]) -> None:
+    last = tokenizer.convert_ids_to_tokens(ids[-1])
+    if ids[-1] not in stop_ids:
+        raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {last!r}")
+    if found := [token for token in ids[:-1] if token in control]:
+        what = f"a reply writes the control token {tokenizer.convert_ids_to_tokens(found[0])}"
+        raise TemplateError(what, "the model would be taught to end or to open a turn in the middle of a reply", "remove it from the reply")
+
+
+def _after_turn_end(tokenizer: PreTrainedTokenizerBase, between: str, closing: str) -> list[int]:
+    """Ids of the text between two replies without the end of turn that the first one holds already."""
+    ids, ended = encode_text(tokenizer, between), encode_text(tokenizer, closing)
+    same = next((i for i, pair in enumerate(zip(ids, ended, strict=False)) if pair[0] != pair[1]), min(len(ids), len(ended)))
+    whole = max((i + 1 for i in range(same) if ids[i] in tokenizer.added_tokens_decoder), default=0)
+    return ids[whole:]

@@ -42,7 +42,7 @@ class Completion:
     """One sampled continuation.
 
     Attributes:
-        text: decoded without special tokens.
+        text: ``<think>thought</think>answer`` without other special tokens; it begins with ``<think>`` where the prompt opened the thought.
         token_ids: as sampled, the stop token included.
         logprobs: log-probability of each sampled token at the temperature ``Sampling.logprobs_at``, nucleus or not, (T,).
         finish_reason: "stop" (stop token or string) or "length".

@@ -22,6 +22,7 @@ from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
 from safework_cli.lm.models import stop_token_ids
+from safework_cli.lm.thoughts import ThoughtReader
 from safework_cli.lm.vision import Vision, collate, placeholders
 
 
@@ -66,6 +67,7 @@ class HFEngine:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.stop_ids = stop_token_ids(tokenizer, model)
+        self._reader = ThoughtReader(tokenizer)
         reason = unshareable(model) if share_prompts else None
         if reason:
             warnings.warn(f"{type(model).__name__}: each reply computes its prompt anew, for {reason}", stacklevel=2)
@@ -97,13 +99,17 @@ class HFEngine:
                     results[index].append(completion)
         return results
 
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+        """The text of a reply to a prompt, with the thought's tags (``lm.thoughts``). Join ids, never texts, of a reply made in parts."""
+        return self._reader.text_of(prompt_ids, token_ids)
+
     def _generate_batch(self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling) -> list[Completion]:
         if not self._share:
             return self._generate_plainly(prompts, visions, sampling)
         replies = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id).generate(prompts, sampling, visions)
         return [
             Completion(
-                str(self.tokenizer.decode(reply.token_ids, skip_special_tokens=True)),
+                self.text_of(prompt, reply.token_ids),
                 reply.token_ids,
                 reply.logprobs,
                 "stop" if reply.stopped else "length",
@@ -151,8 +157,7 @@ class HFEngine:
             end = stopped if stopped is not None else end
         finish: FinishReason = "length" if end is None else "stop"
         tokens = tokens[:end]
-        text = str(self.tokenizer.decode(tokens, skip_special_tokens=True))
-        return Completion(text, tokens, logprobs[: len(tokens)], finish, prompt)
+        return Completion(self.text_of(prompt, tokens), tokens, logprobs[: len(tokens)], finish, prompt)
 
     def _stop_string_end(self, tokens: list[int], stops: Sequence[str]) -> int | None:
         """How many tokens it took until a stop string had appeared, or None."""

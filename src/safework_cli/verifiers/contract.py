@@ -9,7 +9,6 @@ from typing import Any, Protocol
 from safework_cli.errors import SafeworkError
 from safework_cli.rows import Image, Message, Row, parse_reply
 
-
 UNPARSED = "unparsed"
 """The label of a reply in which a rule found no answer of the kind it compares: score 0, and counted apart from wrong answers."""
 
@@ -20,11 +19,10 @@ class Exchange:
 
     Attributes:
         messages: the prompt.
-        reply: the raw reply, thought included: each verifier takes the part that it judges.
+        reply: the whole reply, its thought with both tags included: each verifier takes the part that it judges.
         answer: the gold answer, or None.
         harmful: whether the prompt asks for something harmful, or None where unknown.
         meta: the row's ``meta`` (answer type, aliases, choices, constraints).
-        prefilled: the prompt already opened the thought.
         images: the prompt's pictures, one for each ``<image>`` tag in it.
     """
 
@@ -33,7 +31,6 @@ class Exchange:
     answer: str | None = None
     harmful: bool | None = None
     meta: dict[str, Any] = field(default_factory=dict)
-    prefilled: bool = False
     images: Sequence[Image] = ()
 
     @property
@@ -42,15 +39,13 @@ class Exchange:
 
     @property
     def final(self) -> str:
-        """The answer after the last ``</think>``: safety, value and knowledge are judged on it, never on the thought."""
-        return parse_reply(self.reply, prefilled=self.prefilled).answer
+        """All that a user reads, which is everything outside the first thought: safety, value and knowledge are judged on it."""
+        return parse_reply(self.reply).answer
 
     @classmethod
-    def of(cls, row: Row, reply: str | None = None, *, prefilled: bool = False) -> Exchange:
-        """The exchange of a row with a given reply to its prompt, or with the row's own last reply to all that stands before it."""
-        if reply is None and row.reply is not None:
-            return cls(row.messages[:-1], row.reply, row.answer, row.harmful, row.meta, prefilled, row.images)
-        return cls(row.prompt, reply or "", row.answer, row.harmful, row.meta, prefilled, row.images)
+    def of(cls, row: Row, reply: str | None = None) -> Exchange:
+        """The exchange of a row's prompt with a given reply, or with the row's own."""
+        return cls(row.prompt, (row.reply if reply is None else reply) or "", row.answer, row.harmful, row.meta, row.images)
 
 
 @dataclass(frozen=True, slots=True)

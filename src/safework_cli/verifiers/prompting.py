@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.errors import ConfigError
-from safework_cli.lm.chat import encode_text, render
+from safework_cli.lm.chat import TemplateError, encode_text, render
 from safework_cli.lm.vision import Vision
 from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Message

@@ -15,7 +15,7 @@ class FormatRule:
     name = "format"
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        found = [parse_reply(e.reply, prefilled=e.prefilled).format for e in exchanges]
+        found = [parse_reply(e.reply).format for e in exchanges]
         return [Verdict(float(form == "ok"), form) for form in found]
 
 
@@ -36,7 +36,7 @@ class LanguageRule:
         return [self._judge(e) for e in exchanges]
 
     def _judge(self, exchange: Exchange) -> Verdict:
-        reply = parse_reply(exchange.reply, prefilled=exchange.prefilled)
+        reply = parse_reply(exchange.reply)
         if not reply.answer:
             return Verdict(0.0, "empty")
         parts = (_NO_LANGUAGE.sub(" ", text) for text in (exchange.question, reply.thought, reply.answer))
