@@ -5,11 +5,22 @@ from __future__ import annotations
 import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
-from safework_cli.lm.decode import _passes, common_prefix, unshareable
+from safework_cli.errors import SafeworkError
+from safework_cli.lm.decode import Draws, _passes, common_prefix, unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_tokenizer
@@ -92,6 +103,53 @@ def test_the_draw_follows_the_distribution(tokenizer):
     assert 0.02 < expected_V[top] < 0.98 and share == pytest.approx(float(expected_V[top]), abs=0.03)
     nucleus = HFEngine(model, tokenizer, batch_size=500).generate_ids([prompt], Sampling(max_tokens=1, temperature=2.0, top_p=0.01), n=500)
     assert {c.token_ids[0] for c in nucleus[0]} == {top}
+
+
+def windowed(tokenizer):
+    """Sliding windows: the cache cannot be expanded, and replies are generated plainly."""
+    torch.manual_seed(1)
+    model = MistralForCausalLM(MistralConfig(vocab_size=len(tokenizer), sliding_window=8, **SMALL)).eval()
+    for parameter in model.parameters():
+        parameter.data *= 4
+    return model
+
+
+@pytest.mark.parametrize("kind", ["shared", "plain", "window"])
+def test_a_draw_depends_on_its_prompt_and_seed_and_on_nothing_else(kind, tokenizer):
+    model = windowed(tokenizer) if kind == "window" else model_of("llama", tokenizer)
+    prompts = prompts_of("nothing shared")
+    sampling = Sampling(max_tokens=12, temperature=1.0, top_p=0.9, seed=7)
+
+    def drawn(order, batch_size, n=3, **more):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            engine = HFEngine(model, tokenizer, batch_size, share_prompts=kind != "plain")
+        engine.stop_ids = list(range(20, 60))  # rows leave at different steps
+        groups = engine.generate_ids([prompts[i] for i in order], sampling, n, **more)
+        return {i: [c.token_ids for c in group] for i, group in zip(order, groups, strict=True)}
+
+    expected = drawn(range(4), 64)
+    assert len({tuple(tokens) for group in expected.values() for tokens in group}) > 10
+    for order, batch_size in ((range(4), 1), (range(4), 2), (range(4), 5), ([2, 0, 3, 1], 3), ([1], 64)):
+        assert drawn(order, batch_size) == {i: expected[i] for i in order}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine = HFEngine(model, tokenizer, share_prompts=kind != "plain")
+    engine.stop_ids = list(range(20, 60))
+    drawn_listed = [group[0].token_ids for group in engine.generate_ids([prompts[2]] * 3, sampling)]
+    assert drawn_listed == expected[2]  # a prompt listed thrice is a prompt of which three are asked for
+    given = drawn(range(4), 64, 2, seeds=[[5, 6], [5, 5], [8, 9], [6, 5]])
+    assert given[1][0] == given[1][1] and given[0][0] != given[0][1]
+    assert drawn([0], 64, 1, seeds=[[6]])[0] == given[0][1:]
+
+
+def test_a_token_of_share_zero_is_never_drawn(tokenizer):
+    draws = Draws(Sampling(temperature=1.0), [0, 1, 2], [0])
+    draws._uniform = lambda: np.array([0.0, 0.5, 1 - 2.0**-53])
+    logits = torch.tensor([[3.0, -torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(3, -1)
+    assert draws.next(logits)[0].tolist() == [2, 4, 4]
+    with pytest.raises(SafeworkError, match="NaN or infinite"):
+        draws.next(logits * torch.nan)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])

@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase, TemperatureLogitsWarper
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import TopPLogitsWarper
 
+from safework_cli.errors import SafeworkError
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.packed import packed_linears
 from safework_cli.lm.vision import Vision, base_of, collate, placeholders, positions, sees
@@ -101,16 +103,21 @@ class Decoder:
         self.stop_ids = torch.tensor(list(stop_ids), device=model.device)
         self._placeholders = placeholders(model)
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, visions: Sequence[Vision | None] | None = None) -> list[Reply]:
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], visions: Sequence[Vision | None] | None = None
+    ) -> list[Reply]:
         """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once.
 
         Args:
+            seeds: of each reply's draws.
             visions: what each prompt's pictures gave; the replies of a group share the object.
         """
         with packed_linears(self.model, rows=len(prompts)):
-            return self._generate(prompts, visions or [None] * len(prompts), sampling)
+            return self._generate(prompts, visions or [None] * len(prompts), sampling, Draws(sampling, seeds, self._placeholders))
 
-    def _generate(self, prompts: Sequence[Sequence[int]], visions: Sequence[Vision | None], sampling: Sampling) -> list[Reply]:
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], visions: Sequence[Vision | None], sampling: Sampling, draws: Draws
+    ) -> list[Reply]:
         keys = [(tuple(prompt), id(vision)) for prompt, vision in zip(prompts, visions, strict=True)]
         distinct = dict(zip(keys, visions, strict=True))
         layers, mask_NP, logits_NV, next_N = self._prefill([prompt for prompt, _ in distinct], list(distinct.values()))
@@ -120,7 +127,7 @@ class Decoder:
         while layers:  # popped, so that prompt and group do not lie in memory together for more than a layer
             states = layers.pop(0)
             cache.layers.append(_GrowingLayer(states[0][row_B], states[1][row_B]))
-        return self._decode(cache, mask_NP[row_B], next_N[row_B], logits_NV[row_B], sampling)
+        return self._decode(cache, mask_NP[row_B], next_N[row_B], logits_NV[row_B], sampling, draws)
 
     # ------------------------------------------------------------ prompts
 
@@ -184,53 +191,113 @@ class Decoder:
     # ------------------------------------------------------------ replies
 
     def _decode(
-        self, cache: DynamicCache, mask_BL: torch.Tensor, next_B: torch.Tensor, logits_BV: torch.Tensor, sampling: Sampling
+        self,
+        cache: DynamicCache,
+        mask_BL: torch.Tensor,
+        next_B: torch.Tensor,
+        logits_BV: torch.Tensor,
+        sampling: Sampling,
+        draws: Draws,
     ) -> list[Reply]:
         replies = [Reply() for _ in range(len(mask_BL))]
         running = list(replies)  # the reply of each row of the batch
-        warpers = LogitsProcessorList()
-        if sampling.temperature not in (0, 1):
-            warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.temperature and sampling.top_p < 1:
-            warpers.append(TopPLogitsWarper(sampling.top_p))
         for step in range(sampling.max_tokens):
-            token_B = _draw(logits_BV, warpers, self._placeholders, greedy=sampling.temperature == 0)
-            scaled_BV = logits_BV / sampling.logprobs_at
-            logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
+            token_B, logp_B = draws.next(logits_BV)
             ended_B = torch.isin(token_B, self.stop_ids)
             for reply, token, logp, ended in zip(running, token_B.tolist(), logp_B.tolist(), ended_B.tolist(), strict=True):
                 if not reply.stopped:
                     reply.token_ids.append(token)
                     reply.logprobs.append(logp)
-                    reply.stopped = ended or self._at_stop_string(reply.token_ids, sampling.stop)
+                    reply.stopped = ended or at_stop_string(self.tokenizer, reply.token_ids, sampling.stop)
             alive = [row for row, reply in enumerate(running) if not reply.stopped]
             if not alive or step + 1 == sampling.max_tokens:
                 break
             if len(alive) < COMPACT_BELOW * len(running):
                 rows = torch.tensor(alive, device=mask_BL.device)
                 cache.batch_select_indices(rows)
+                draws.keep(alive)
                 mask_BL, next_B, token_B, running = mask_BL[rows], next_B[rows], token_B[rows], [running[row] for row in alive]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(mask_BL), 1)], dim=1)
             logits_BV = self._logits(token_B[:, None], mask_BL, next_B[:, None], cache, {})
             next_B = next_B + 1
         return replies
 
-    def _at_stop_string(self, token_ids: list[int], stops: Sequence[str]) -> bool:
-        """Whether the newest token completes a stop string. A token holds a byte at least, so the last few tokens suffice."""
-        if not stops:
-            return False
-        tail = self.tokenizer.decode(token_ids[-max(len(stop.encode()) for stop in stops) - 1 :])
-        return any(stop in tail for stop in stops)
+
+class Draws:
+    """The tokens that a batch of replies draws, step by step, each row from random numbers of its own.
+
+    A row's numbers are those of a counter-based generator (Philox, keyed by the row's seed), one for each step, and the token is where
+    the number falls in the cumulated distribution. What a row draws therefore depends on its logits and its seed alone: neither on the
+    other rows nor on when they leave.
+
+    Args:
+        seeds: of each row.
+        barred: tokens that are never drawn.
+    """
+
+    _BLOCK = 64
+    """Steps whose numbers are made at once."""
+
+    def __init__(self, sampling: Sampling, seeds: Sequence[int], barred: Sequence[int]):
+        self._sampling, self._barred = sampling, list(barred)
+        self._bits = [np.random.Philox(key=seed) for seed in seeds]
+        self._uniform_BS = np.empty((len(seeds), 0))
+        self._warpers = LogitsProcessorList()
+        if sampling.temperature not in (0, 1):
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.temperature and sampling.top_p < 1:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def next(self, logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next token of each row (B,), and its log-probability at ``Sampling.logprobs_at`` (B,), whatever is barred or cut off.
+
+        Raises:
+            SafeworkError: the model gave no number there.
+        """
+        token_B = self._token(logits_BV)
+        scaled_BV = logits_BV / self._sampling.logprobs_at
+        logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
+        if not torch.isfinite(logp_B).all():
+            raise SafeworkError(
+                "the model's logits are NaN or infinite",
+                "its weights or activations overflow; a reply drawn from them would mean nothing",
+                "try dtype=float32, or another model",
+            )
+        return token_B, logp_B
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Goes on with these rows only, in this order."""
+        self._bits = [self._bits[row] for row in rows]
+        self._uniform_BS = self._uniform_BS[list(rows)]
+
+    def _token(self, logits_BV: torch.Tensor) -> torch.Tensor:
+        if self._barred:
+            logits_BV = logits_BV.clone()
+            logits_BV[:, self._barred] = -torch.inf
+        if self._sampling.temperature == 0:
+            return logits_BV.argmax(-1)
+        share_BV = self._warpers(None, logits_BV).softmax(-1)  # type: ignore[arg-type] # these two do not read the ids
+        below_BV = share_BV.cumsum(-1, dtype=torch.float64)
+        total_B1 = below_BV[:, -1:]
+        at_B1 = torch.from_numpy(self._uniform()).to(total_B1.device)[:, None] * total_B1
+        at_B1 = torch.minimum(at_B1, total_B1.nextafter(torch.zeros_like(total_B1)))  # a token of share 0 is never drawn
+        return torch.searchsorted(below_BV, at_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)  # NaN would lie behind them all
+
+    def _uniform(self) -> np.ndarray:
+        """The next number of each row, in [0, 1), (B,)."""
+        if not self._uniform_BS.shape[1]:
+            bits_BS = np.stack([bits.random_raw(self._BLOCK) for bits in self._bits])
+            self._uniform_BS = (bits_BS >> 11) * 2.0**-53
+        uniform_B, self._uniform_BS = self._uniform_BS[:, 0].copy(), self._uniform_BS[:, 1:]
+        return uniform_B
 
 
-def _draw(logits_BV: torch.Tensor, warpers: LogitsProcessorList, barred: list[int], *, greedy: bool) -> torch.Tensor:
-    """Token ids (B,), none of those barred."""
-    if barred:
-        logits_BV = logits_BV.clone()
-        logits_BV[:, barred] = -torch.inf
-    if greedy:
-        return logits_BV.argmax(-1)
-    return torch.multinomial(warpers(None, logits_BV).softmax(-1), 1)[:, 0]  # type: ignore[arg-type] # these two do not read the ids
+def at_stop_string(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], stops: Sequence[str]) -> bool:
+    """Whether the newest token completes a stop string. A token holds a byte at least, so the last few tokens suffice."""
+    if not stops:
+        return False
+    tail = tokenizer.decode(token_ids[-max(len(stop.encode()) for stop in stops) - 1 :])
+    return any(stop in tail for stop in stops)
 
 
 def behind(prefix: States, count: int) -> DynamicCache:

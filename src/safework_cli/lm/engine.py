@@ -5,6 +5,8 @@ Sampled token ids are kept in every completion; text is never re-encoded to reco
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -24,7 +26,8 @@ class Sampling:
         temperature: 0 is greedy.
         top_p: nucleus mass in (0, 1].
         stop: strings that end a completion; the string itself is kept in the text.
-        seed: of the draw; the same seed, prompts and order give the same tokens on one machine.
+        seed: what each completion's own seed is derived from, with its prompt and its number among the completions of that prompt
+            (``completion_seeds``). The same seed and prompt give the same tokens whatever else is in the batch, up to rounding.
         logprobs_at: temperature at which log-probabilities are told. 1 is the model's own; a policy that is trained as it samples
             wants its own temperature here.
     """
@@ -70,3 +73,23 @@ class Engine(Protocol):
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of each token of given completions, shape (T,) each."""
         ...
+
+
+def derived_seed(*parts: object) -> int:
+    """A seed in [0, 2^63) for what the parts say: numbers, strings and lists of them, told apart by their ``repr``."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def completion_seeds(seed: int, prompts: Sequence[Sequence[int]], n: int = 1) -> list[list[int]]:
+    """The seed of each completion, (prompts, n), where the caller gives none.
+
+    It depends on the seed, the prompt's tokens and the completion's number among those of equal prompts, and on nothing else: neither
+    the order of the prompts nor how they are cut into batches changes it. Listing a prompt n times is the same as asking for n.
+    """
+    seen: Counter[tuple[int, ...]] = Counter()
+    seeds = []
+    for prompt in map(tuple, prompts):
+        first = seen[prompt]
+        seen[prompt] += n
+        seeds.append([derived_seed(seed, prompt, number) for number in range(first, first + n)])
+    return seeds

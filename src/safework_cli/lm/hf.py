@@ -10,49 +10,49 @@ from typing import Any
 
 import torch
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    SuppressTokensLogitsProcessor,
+    StoppingCriteria,
 )
 
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.decode import Decoder, unshareable
-from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling
+from safework_cli.lm.decode import Decoder, Draws, at_stop_string, unshareable
+from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling, completion_seeds
 from safework_cli.lm.models import stop_token_ids
 from safework_cli.lm.thoughts import ThoughtReader
-from safework_cli.lm.vision import Vision, collate, placeholders
+from safework_cli.lm.vision import Vision, base_of, collate, placeholders
 
 
-class _RecordLogprobs(LogitsProcessor):
-    """Notes the log-probability of each chosen token, keeping one step of logits instead of all of them.
+class _Drawn(LogitsProcessor):
+    """Draws each row's token itself and leaves the loop nothing else to choose; notes the tokens' log-probabilities."""
 
-    It runs before the temperature and nucleus processors, and learns what was drawn at step t when called for step t+1.
-    """
-
-    def __init__(self, prompt_length: int, temperature: float):
-        self._prompt_length, self._temperature = prompt_length, temperature
-        self._last_BV: torch.Tensor | None = None
+    def __init__(self, draws: Draws):
+        self._draws = draws
         self._columns_B: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if input_ids.shape[1] > self._prompt_length:
-            self._note(input_ids[:, -1])
-        self._last_BV = scores.float() / self._temperature
-        return scores
+        token_B, logp_B = self._draws.next(scores.float())
+        self._columns_B.append(logp_B)
+        return torch.full_like(scores, -torch.inf).scatter(1, token_B[:, None], 0.0)
 
-    def _note(self, token_B: torch.Tensor) -> None:
-        assert self._last_BV is not None
-        chosen_B = self._last_BV.gather(1, token_B[:, None])[:, 0]
-        self._columns_B.append(chosen_B - self._last_BV.logsumexp(-1))
-
-    def result(self, sequences: torch.Tensor) -> torch.Tensor:
+    def logprobs(self) -> torch.Tensor:
         """Log-probabilities of every generated token, (B, T)."""
-        if len(self._columns_B) < sequences.shape[1] - self._prompt_length:
-            self._note(sequences[:, -1])
         return torch.stack(self._columns_B, dim=1)
+
+
+class _AtStopString(StoppingCriteria):
+    """Ends the rows whose newest token completes a stop string."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, stops: Sequence[str]):
+        self._tokenizer, self._prompt_length, self._stops = tokenizer, prompt_length, stops
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        rows = input_ids[:, self._prompt_length :].tolist()
+        return torch.tensor([at_stop_string(self._tokenizer, row, self._stops) for row in rows], device=input_ids.device)
 
 
 class HFEngine:
@@ -78,24 +78,30 @@ class HFEngine:
         return self.generate_ids([encode_prompt(self.tokenizer, c) for c in conversations], sampling, n)
 
     def generate_ids(
-        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, visions: Sequence[Vision | None] | None = None
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        n: int = 1,
+        visions: Sequence[Vision | None] | None = None,
+        seeds: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
         """The same for prompts that are token ids already.
 
         Args:
             visions: what each prompt's pictures gave, for models that see.
+            seeds: of each completion's draws, n for each prompt, in place of what ``completion_seeds`` derives from ``sampling.seed``.
         """
         self._check_lengths(prompts, sampling)
-        jobs = [index for index in range(len(prompts)) for _ in range(n)]
-        jobs.sort(key=lambda index: (len(prompts[index]), index))  # like lengths together: less padding
+        seeds = completion_seeds(sampling.seed, prompts, n) if seeds is None else seeds
+        jobs = [(index, seed) for index, own in enumerate(seeds) for seed in own]
+        jobs.sort(key=lambda job: (len(prompts[job[0]]), job[0]))  # like lengths together: less padding
         results: list[list[Completion]] = [[] for _ in prompts]
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with self._inference(), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(sampling.seed)
+        with self._inference():
             for start in range(0, len(jobs), self.batch_size):
                 batch = jobs[start : start + self.batch_size]
-                seen = [visions[i] for i in batch] if visions else None
-                for index, completion in zip(batch, self._generate_batch([prompts[i] for i in batch], seen, sampling), strict=True):
+                seen = [visions[i] for i, _ in batch] if visions else None
+                made = self._generate_batch([prompts[i] for i, _ in batch], seen, sampling, [seed for _, seed in batch])
+                for (index, _), completion in zip(batch, made, strict=True):
                     results[index].append(completion)
         return results
 
@@ -103,10 +109,13 @@ class HFEngine:
         """The text of a reply to a prompt, with the thought's tags (``lm.thoughts``). Join ids, never texts, of a reply made in parts."""
         return self._reader.text_of(prompt_ids, token_ids)
 
-    def _generate_batch(self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling) -> list[Completion]:
+    def _generate_batch(
+        self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
+    ) -> list[Completion]:
         if not self._share:
-            return self._generate_plainly(prompts, visions, sampling)
-        replies = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id).generate(prompts, sampling, visions)
+            return self._generate_plainly(prompts, visions, sampling, seeds)
+        decoder = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id)
+        replies = decoder.generate(prompts, sampling, seeds, visions)
         return [
             Completion(
                 self.text_of(prompt, reply.token_ids),
@@ -118,32 +127,29 @@ class HFEngine:
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
-    def _generate_plainly(self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling) -> list[Completion]:
-        """transformers' own loop, for models whose cache cannot be expanded."""
+    def _generate_plainly(
+        self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
+    ) -> list[Completion]:
+        """transformers' own loop, for models whose cache cannot be expanded; the tokens are drawn as the decoder draws them."""
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
         ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
         mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
-        record = _RecordLogprobs(width, sampling.logprobs_at)
-        processors = LogitsProcessorList([record])
-        if barred := placeholders(self.model):
-            processors.append(SuppressTokensLogitsProcessor(barred, device=str(self.model.device)))
-        greedy = sampling.temperature == 0
-        options: dict[str, Any] = {} if greedy else {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        options |= {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
-        if sampling.stop:
-            options |= {"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer}
-        sequences_BL = self.model.generate(  # type: ignore[operator]
-            input_ids=ids_BP,
-            attention_mask=mask_BP,
-            max_new_tokens=sampling.max_tokens,
-            do_sample=not greedy,
-            eos_token_id=self.stop_ids,
-            pad_token_id=pad,
-            logits_processor=processors,
-            **options,
-        )
-        logp_BT = record.result(sequences_BL).tolist()
+        drawn = _Drawn(Draws(sampling, seeds, placeholders(self.model)))
+        vision = {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
+        with _neutral_generation(self.model) as model:
+            sequences_BL = model.generate(
+                input_ids=ids_BP,
+                attention_mask=mask_BP,
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,  # the processor has drawn already
+                eos_token_id=self.stop_ids,
+                pad_token_id=pad,
+                logits_processor=LogitsProcessorList([drawn]),
+                stopping_criteria=[_AtStopString(self.tokenizer, width, sampling.stop)] if sampling.stop else [],
+                **vision,
+            )
+        logp_BT = drawn.logprobs().tolist()
         return [
             self._completion(prompt, row[width:], logp, sampling)
             for prompt, row, logp in zip(prompts, sequences_BL.tolist(), logp_BT, strict=True)
@@ -217,3 +223,18 @@ class HFEngine:
                 yield
         finally:
             self.model.train(training)
+
+
+@contextmanager
+def _neutral_generation(model: PreTrainedModel) -> Iterator[Any]:
+    """The model under its adapters, with a generation configuration that holds nothing.
+
+    ``generate`` fills whatever it is not given from the model's own configuration: repetition penalties, ``min_p``, barred n-grams,
+    forced and suppressed tokens. What is measured and trained is the policy, and those would make another one of it.
+    """
+    base = base_of(model)
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield base
+    finally:
+        base.generation_config = own

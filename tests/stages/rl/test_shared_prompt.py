@@ -171,7 +171,7 @@ def test_a_picture_is_generated_from_as_by_transformers(seeing):
     order = [0, 1, 2, 0, 2, 0]
     decoder = Decoder(model.eval(), None, [999], 0)
     with torch.inference_mode():
-        found = decoder.generate([prompts[n][0] for n in order], Sampling(12), [prompts[n][1] for n in order])
+        found = decoder.generate([prompts[n][0] for n in order], Sampling(12), [0] * len(order), [prompts[n][1] for n in order])
         for n, reply in zip(order, found, strict=True):
             ids = torch.tensor([prompts[n][0]])
             expected = model.generate(
@@ -180,7 +180,7 @@ def test_a_picture_is_generated_from_as_by_transformers(seeing):
             )  # fmt: skip
             assert reply.token_ids == expected[0, len(prompts[n][0]) :].tolist(), n
         other = {k: -t if k == "pixel_values" else t for k, t in prompts[0][1].items()}
-        one, two = decoder.generate([prompts[0][0]] * 2, Sampling(12), [prompts[0][1], other])
+        one, two = decoder.generate([prompts[0][0]] * 2, Sampling(12), [0, 0], [prompts[0][1], other])
         assert one.logprobs != two.logprobs
 
 
