@@ -74,6 +74,7 @@ class ChoiceRule:
     """1 where the chosen letter is the gold letter, else 0. Labels: "correct", "wrong", "unparsed" (none, or ambiguous: score 0)."""
 
     name = "choice"
+    version = 1
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]

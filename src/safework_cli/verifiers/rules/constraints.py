@@ -63,6 +63,8 @@ class ConstraintsRule:
     """
 
     name = "constraints"
+    version = 1
+    libraries = ("langdetect",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]

@@ -13,6 +13,7 @@ class FormatRule:
     """1 for exactly one non-empty thought followed by a non-empty answer, else 0; the label names what was found (``rows.parse_reply``)."""
 
     name = "format"
+    version = 1
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         found = [parse_reply(e.reply).format for e in exchanges]
@@ -31,6 +32,7 @@ class LanguageRule:
     """
 
     name = "language"
+    version = 1
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]

@@ -91,6 +91,8 @@ class MathRule:
     """
 
     name = "math"
+    version = 1
+    libraries = ("math-verify", "latex2sympy2_extended", "sympy")
 
     def __init__(self, time_limit_seconds: float = 10.0):
         self.time_limit_seconds = time_limit_seconds

@@ -75,6 +75,7 @@ class RefusalRule:
     """
 
     name = "refusal"
+    version = 1
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]

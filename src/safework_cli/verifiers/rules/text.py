@@ -91,6 +91,7 @@ class ExactRule(_TextRule):
     """1 where the stated answer equals the gold answer or an alias, else 0."""
 
     name = "exact"
+    version = 1
 
     def _score(self, final: str, gold: list[str]) -> float:
         return float(gold in (tokens_of(short_answer(final)), tokens_of(final)))
@@ -100,6 +101,7 @@ class F1Rule(_TextRule):
     """Token F1 between the stated answer and the nearest of gold and aliases."""
 
     name = "f1"
+    version = 1
 
     def _score(self, final: str, gold: list[str]) -> float:
         return f1_of(tokens_of(short_answer(final)), gold)
@@ -112,6 +114,7 @@ class ContainsRule(_TextRule):
     """
 
     name = "contains"
+    version = 1
 
     def _score(self, final: str, gold: list[str]) -> float:
         have = tokens_of(final)
