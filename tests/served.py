@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], Any]
-"""Request body → text, or (text, first-token log-probabilities), or one of the faults below."""
+"""Request body → text or fields of the message, or (that, first-token log-probabilities), or one of the faults below."""
 
 
 class Status(Exception):
@@ -37,7 +37,8 @@ def body_of(request: dict[str, Any], answers: list[Any]) -> dict[str, Any]:
     choices = []
     for index, answer in enumerate(answers):
         text, first = answer if isinstance(answer, tuple) else (answer, None)
-        choice: dict[str, Any] = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        message = text if isinstance(text, dict) else {"content": text}
+        choice: dict[str, Any] = {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": None, **message}}
         if first and request.get("logprobs"):
             top = [{"token": token, "logprob": logprob, "bytes": None} for token, logprob in first.items()]
             choice["logprobs"] = {"content": [{"token": top[0]["token"], "logprob": top[0]["logprob"], "bytes": None, "top_logprobs": top}]}

@@ -147,8 +147,8 @@ class _Teacher:
 def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Said]]) -> list[list[Tried]]:
     """Every sample with the first reason that speaks against it, in the order of the rules and then of the verifiers."""
     places = [(number, sample) for number, samples in enumerate(said) for sample in samples]
-    exchanges = [Exchange.of(rows[number], sample.text) for number, sample in places]
-    tried = [Tried(sample.text, _unfinished(sample), {}) for _, sample in places]
+    exchanges = [Exchange.of(rows[number], sample.reply) for number, sample in places]
+    tried = [Tried(sample.reply, _unfinished(sample), {}) for _, sample in places]
     for rule in config.rules:
         for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
             if verdict.score is None:

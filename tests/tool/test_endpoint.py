@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import signal
@@ -12,7 +13,7 @@ import pytest
 from safework_cli.errors import ConfigError, InputError
 from safework_cli.lm.endpoint import Endpoint, EndpointEngine, EndpointSettings
 from safework_cli.lm.engine import Sampling
-from safework_cli.rows import Message
+from safework_cli.rows import Message, parse_reply
 from safework_cli.verifiers.contract import Exchange, judged
 from safework_cli.verifiers.endpoint import disarmed, first_token_probabilities, written_label
 from safework_cli.verifiers.load import load_verifier
@@ -133,6 +134,58 @@ def test_a_wrong_key_or_model_ends_the_run_at_once(code):
         pytest.raises(InputError, match=rf"refuses to serve 'm' \(HTTP {code}\)"),
     ):
         ask(url)
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"),
+    [
+        ({"content": "4", "reasoning_content": "Two and two."}, "<think>Two and two.</think>4"),  # DeepSeek's API, older vLLM
+        ({"content": "4", "reasoning": "Two and two."}, "<think>Two and two.</think>4"),  # vLLM
+        ({"content": "Two and two.\n</think>\n\n4"}, "<think>Two and two.\n</think>\n\n4"),  # a template that opened the thought
+        ({"content": "<think>a</think>4"}, "<think>a</think>4"),
+        ({"content": "4", "reasoning": ""}, "4"),
+        ({"content": "4 \ud800", "reasoning": None}, "4 \ufffd"),
+    ],
+)
+def test_a_served_thought_is_part_of_the_reply(message, reply):
+    with served(lambda request: message) as (url, _):
+        (said,) = ask(url)[0]
+        assert said.reply == reply and said.error is None
+        assert EndpointEngine(settings(url)).generate(HELLO, Sampling())[0][0].text == reply
+
+
+def test_a_reply_cut_inside_a_served_thought_has_no_answer():
+    body = body_of({"model": "m"}, [{"content": None, "reasoning": "Two and"}])
+    body["choices"][0]["finish_reason"] = "length"
+
+    def cut(request):
+        raise Raw(json.dumps(body).encode())
+
+    with served(cut) as (url, _):
+        (said,) = ask(url)[0]
+    assert parse_reply(said.reply).format == "unclosed" and said.finish_reason == "length"
+
+
+def test_a_response_without_end_is_cut_off(monkeypatch):
+    monkeypatch.setattr("safework_cli.lm.endpoint.MAX_BODY", 2000)
+    with served(lambda request: "x" * 5000) as (url, seen):
+        (said,) = ask(url)[0]
+    assert said.error and "larger than" in said.error and len(seen) == 1  # not asked for again
+
+
+def test_prompts_are_not_carried_to_another_host():
+    with served(lambda request: "stolen") as (other, carried):
+        moved = Status(307, "moved", {"Location": f"{other}/chat/completions"})
+        with served(lambda request: (_ for _ in ()).throw(moved)) as (url, _):
+            (said,) = ask(url)[0]
+    assert not carried and said.error and "redirects to" in said.error and other in said.error
+
+
+def test_errors_of_the_other_requests_are_not_reported_as_lost(capfd):
+    with served(lambda request: (_ for _ in ()).throw(Status(401, "no"))) as (url, _), pytest.raises(InputError):
+        list(Endpoint(settings(url)).ask(HELLO * 6, Sampling()))
+    gc.collect()
+    assert "never retrieved" not in capfd.readouterr().err
 
 
 def test_nobody_listens():

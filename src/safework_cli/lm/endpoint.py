@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 
 from safework_cli.errors import ConfigError, InputError
 from safework_cli.lm.engine import Completion, Conversation, Sampling
+from safework_cli.rows import THINK_CLOSE, THINK_OPEN, make_reply
 from safework_cli.stage import Settings
 
 FEWER = (5, 0)
@@ -27,7 +28,10 @@ FEWER = (5, 0)
 AGAIN = 1_000_003
 """Between the seeds of a first request and of the next one for the answers that are missing."""
 PARSE_ATTEMPTS = 2
-"""A reply that is not whole JSON is asked for once more: proxies cut bodies, and the client itself retries transport faults alone."""
+"""A reply that is not whole JSON is asked for once more: proxies cut bodies, and the client itself retries transport errors only."""
+MAX_BODY = 32 * 2**20
+"""Bytes of a response at most: a server must not be able to fill this machine's memory."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class EndpointSettings(Settings):
@@ -69,7 +73,8 @@ class Said:
     """One answer of an endpoint, or why there is none.
 
     Attributes:
-        text: the answer; empty where ``error`` says why.
+        text: the message's content; empty where ``error`` says why.
+        thought: what a server with a reasoning parser returned beside it, as ``reasoning_content`` or ``reasoning``.
         finish_reason: "stop" or "length".
         tokens: how many were generated, as the server counts; 0 where it does not say.
         first: token → log-probability of the most likely first tokens, where they were asked for and told.
@@ -80,6 +85,17 @@ class Said:
     tokens: int = 0
     first: dict[str, float] = field(default_factory=dict)
     error: str | None = None
+    thought: str = ""
+
+    @property
+    def reply(self) -> str:
+        """The reply in the one format, ``<think>thought</think>answer``. A content that closes a thought without opening it comes from a
+        template that opened it in the prompt (DeepSeek-R1-Distill without a reasoning parser)."""
+        if self.thought:
+            cut = not self.text.strip() and self.finish_reason == "length"
+            return THINK_OPEN + self.thought if cut else make_reply(self.thought, self.text)
+        before, closed, _ = self.text.partition(THINK_CLOSE)
+        return THINK_OPEN + self.text if closed and THINK_OPEN not in before else self.text
 
 
 class Endpoint:
@@ -117,9 +133,14 @@ class Endpoint:
                     return await self._several(client, conversation, sampling, n, top, number)
 
             tasks = [loop.create_task(one(number, conversation)) for number, conversation in enumerate(conversations)]
-            for task in tasks:
-                yield loop.run_until_complete(task)
-            loop.run_until_complete(client.close())
+            try:
+                for task in tasks:
+                    yield loop.run_until_complete(task)
+            finally:  # the others of a refused request are refused too: their errors are retrieved, not reported as lost by asyncio
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+                loop.run_until_complete(client.close())
 
     def _client(self) -> Any:
         import httpx2  # what openai is built on: it retries this one's timeouts
@@ -128,12 +149,17 @@ class Endpoint:
         settings = self.settings
 
         class Bounded(openai.DefaultAsyncHttpxClient):
-            """It bounds the wait for each piece; a server that drips would be waited for without end."""
+            """Bounds the whole answer in time (the client bounds the wait for each piece only) and in size, and follows no redirect:
+            prompts go to the server that was named, and to no other."""
 
             async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
                 try:
                     async with asyncio.timeout(settings.timeout_s):
-                        return await super().send(request, **options)
+                        response = await super().send(request, **options | {"stream": True, "follow_redirects": False})
+                        try:
+                            return await _bounded(response)
+                        finally:
+                            await response.aclose()
                 except TimeoutError:
                     raise httpx2.ReadTimeout(f"no whole answer within {settings.timeout_s:g} s", request=request) from None
 
@@ -215,6 +241,26 @@ class Endpoint:
         return re.sub(r"\b(?:sk|hf|Bearer)[-_ ][\w-]{6,}", "…", line)
 
 
+async def _bounded(response: Any) -> Any:
+    """The response, read; one that is too large or a redirect becomes an error that is not worth another attempt."""
+    import httpx2
+
+    def refused(status: int, why: str) -> Any:
+        return httpx2.Response(status, json={"error": {"message": why}}, request=response.request)
+
+    if response.is_redirect:
+        return refused(421, f"it redirects to {response.headers.get('location', '?')[:120]}; name that address in url")
+    body, size = [], 0
+    async for chunk in response.aiter_bytes():
+        body.append(chunk)
+        if (size := size + len(chunk)) > MAX_BODY:
+            return refused(413, f"its answer is larger than {MAX_BODY // 2**20} MiB")
+    headers = [
+        (name, value) for name, value in response.headers.multi_items() if name.lower() not in ("content-encoding", "content-length")
+    ]
+    return httpx2.Response(response.status_code, headers=headers, content=b"".join(body), request=response.request)
+
+
 def _answers(response: Any, n: int) -> list[Said]:
     """The choices of a response. Raises ValueError where there are none or more than n, or they are no text."""
     choices = response.choices
@@ -230,18 +276,23 @@ def _answers(response: Any, n: int) -> list[Said]:
 
 
 def _said(choice: Any, response: Any) -> Said:
-    text = choice.message.content
+    message = choice.message
+    thought = next(
+        (t for name in ("reasoning_content", "reasoning") if isinstance(t := getattr(message, name, None), str) and t.strip()), ""
+    )
+    text = message.content if message.content is not None or not thought else ""  # cut inside the thought: there is no content yet
     if choice.finish_reason not in ("stop", "length"):
         return Said("", error=f"the server stopped for '{choice.finish_reason}'")
     if not isinstance(text, str):
         return Said("", error="the answer holds no text")
+    text, thought = (_SURROGATE.sub("\ufffd", part) for part in (text, thought))  # no file could hold a lone one
     first: dict[str, float] = {}
     told = getattr(choice.logprobs, "content", None) if choice.logprobs else None
     if told:
         first = {entry.token: float(entry.logprob) for entry in (told[0].top_logprobs or [told[0]])}
     usage = getattr(response, "usage", None)
     tokens = usage.completion_tokens if usage and len(response.choices) == 1 else 0
-    return Said(text, choice.finish_reason, tokens or 0, first)
+    return Said(text, choice.finish_reason, tokens or 0, first, thought=thought)
 
 
 class EndpointEngine:
@@ -262,4 +313,4 @@ class EndpointEngine:
 def _completion(said: Said) -> Completion:
     if said.error:
         raise InputError("the endpoint gave no answer", said.error, "run the same command again")
-    return Completion(said.text, [], [], "length" if said.finish_reason == "length" else "stop")
+    return Completion(said.reply, [], [], "length" if said.finish_reason == "length" else "stop")
