@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Public data sets for tests, benchmarks and the verifier of the demo, where they lie beside the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
-.PHONY: install demo tiny test check bench clean
+.PHONY: install demo tiny test test-all check bench clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -24,6 +24,9 @@ tiny: install          ## the same chain on tiny random models
 
 test: install
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+
+test-all: install      ## with what takes longer: the whole ladder with every family's chat template
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m ""
 
 check: install
 	$(BIN)/ruff check .

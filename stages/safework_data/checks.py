@@ -55,19 +55,20 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
 
 @cache
 def template_check(folder: Path) -> TemplateCheck:
-    """A check that a row's replies survive a model's chat template: its thoughts are kept, and its turns end in a stop token."""
-    from safework_cli.lm.chat import TemplateError, encode_conversation
+    """A check that a model's chat template takes a row: its roles, and the end of each reply in a stop token."""
+    from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt
     from safework_cli.lm.models import template_of
 
     tokenizer, stops = template_of(folder)
 
     def check(row: Row) -> Fault | None:
-        if row.reply is None:
-            return None
         try:
-            encode_conversation(tokenizer, row.messages, stops)
+            if row.reply is None:
+                encode_prompt(tokenizer, row.messages)
+            else:
+                encode_conversation(tokenizer, row.messages, stops)
         except TemplateError as error:
-            return "lost in the chat template", error.what
+            return "refused by the chat template", error.what
         return None
 
     return check

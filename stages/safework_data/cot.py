@@ -122,26 +122,29 @@ class _Teacher:
         """``samples`` replies for each row; a reply that could not be had says why."""
         config = self.config
         sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
-        conversations = [self._conversation(row) for row in rows]
         if self.endpoint:
-            return list(self.endpoint.ask(conversations, sampling, config.samples))
-        from safework_cli.lm.chat import encode_prompt
+            conversations = (
+                [Message(role="system", content=system), *asked] if system else asked for system, asked in map(self._asked, rows)
+            )
+            return list(self.endpoint.ask(list(conversations), sampling, config.samples))
+        from safework_cli.lm.chat import encodable, encode_prompt, instructed
 
-        prompts = [encode_prompt(self.engine.tokenizer, conversation) for conversation in conversations]
-        fits = [len(prompt) <= self.engine.longest_prompt(sampling) for prompt in prompts]
-        found = iter(self.engine.generate_ids([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit], sampling, config.samples))
-        return [
-            [Said(c.text, c.finish_reason, len(c.token_ids)) for c in next(found)] if fit else [Said("", error=TOO_LONG)] * config.samples
-            for fit in fits
-        ]
+        tokenizer = self.engine.tokenizer
+        made, refused = encodable(
+            range(len(rows)), lambda place: encode_prompt(tokenizer, instructed(tokenizer, *self._asked(rows[place])))
+        )
+        why = dict(refused)
+        why |= {place: TOO_LONG for place, prompt in made if len(prompt) > self.engine.longest_prompt(sampling)}
+        asked = {place: prompt for place, prompt in made if place not in why}
+        found = self.engine.generate_ids(list(asked.values()), sampling, config.samples)
+        said = {place: [Said(c.text, c.finish_reason, len(c.token_ids)) for c in few] for place, few in zip(asked, found, strict=True)}
+        return [said.get(place) or [Said("", error=why[place], final=True)] * config.samples for place in range(len(rows))]
 
-    def _conversation(self, row: Row) -> list[Message]:
-        """The prompt under the teacher's instruction; a row's own system message stays, behind it."""
+    def _asked(self, row: Row) -> tuple[str, list[Message]]:
+        """The teacher's instruction with the row's own system message after it, and the other messages of the prompt."""
         messages = list(row.prompt)
-        if not self.config.system:
-            return messages
         own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
-        return [Message(role="system", content="\n\n".join(filter(None, (self.config.system, own)))), *messages]
+        return "\n\n".join(filter(None, (self.config.system, own))), messages
 
 
 def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Said]]) -> list[list[Tried]]:
@@ -176,10 +179,8 @@ def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried],
 
 
 def _unfinished(sample: Said) -> str:
-    if sample.error == TOO_LONG:
-        return TOO_LONG
     if sample.error:
-        return f"{NO_REPLY}: {sample.error}"
+        return sample.error if sample.final else f"{NO_REPLY}: {sample.error}"
     return "truncated" if sample.finish_reason == "length" else ""
 
 

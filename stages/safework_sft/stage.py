@@ -1,7 +1,7 @@
 """Fine-tune a model on reasoned replies (chain-of-thought SFT).
 
-Takes a model and a dataset whose rows end in a reply; makes a model. Refuses: rows whose thought does not survive the chat
-template (beyond ``max_dropped``), a supervised-token share of 0 % or 100 %, a turn that does not end in a stop token, rows with
+Takes a model and a dataset whose rows end in a reply; makes a model. Refuses: rows that the chat template refuses or whose reply writes
+a control token (beyond ``max_dropped``), a supervised-token share of 0 % or 100 %, a turn that does not end in a stop token, rows with
 images, zero rows.
 """
 
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.lm.settings import Lora, SupervisedConfig
+from safework_cli.lm.templates import TemplateName
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir
 
 
@@ -31,6 +32,9 @@ class SftConfig(SupervisedConfig):
     """Tokens of a row, prompt and reply; a longer row is dropped by name and counted, never cut."""
     max_dropped: float = Field(0.05, ge=0, le=1)
     """Share of rows that may be dropped before the run is refused."""
+    chat_template: TemplateName = "model"
+    """Template to train with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
+    earlier turns) or a name that TRL ships, such as `qwen3_training`."""
     lora: Lora | None = None
     """Train adapters in place of all weights."""
     train_layers: int | None = Field(None, ge=1)
@@ -47,7 +51,7 @@ class SftConfig(SupervisedConfig):
 
 class SftStage(Stage):
     name = "sft"
-    version = 3  # 3: every step sees a random sample
+    version = 4  # 4: a reply is trained on as it would be sampled, whatever the template makes of it
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {

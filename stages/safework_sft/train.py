@@ -10,10 +10,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 
 from safework_cli.artifacts import Artifact
+from safework_cli.lm.chat import dated
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.layers import lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, stop_token_ids, template_hash
+from safework_cli.lm.templates import use_template
 from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
 from safework_cli.stage import Outcome, WorkDir, require_rows
@@ -26,6 +28,7 @@ from safework_sft.trainer import SupervisedTrainer
 def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
     """Encodes, refuses, trains, saves, samples."""
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    use_template(tokenizer, config.chat_template)
     rows = data.rows()
     require_rows(len(rows), data, "rows")
     rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
@@ -107,6 +110,7 @@ def _outcome(
         seeds={
             "order of rows, LoRA initialisation, dropout": f"seed={config.seed}",
             "matrix products": "not pinned: other hardware or thread counts round differently",
+            **dated(tokenizer),
         },
         chat_template_hash=template_hash(tokenizer),
     )

@@ -7,10 +7,12 @@ Later turns are appended to it, as a search episode or an agent's loop appends t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -26,6 +28,7 @@ _ANCHOR = "\u241fAnchor\u241f"
 """Stands for a reply's text, which is never rendered: both cases, so that a template that changes letters is noticed."""
 _MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
 _OPENED = re.compile(rf"{THINK_OPEN}\s*$")
+_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 T = TypeVar("T")
 
 
@@ -54,9 +57,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     """
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     try:
-        text = tokenizer.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=generation_prompt, strftime_now=TEMPLATE_DATE.strftime
-        )
+        template = with_fixed_date(tokenizer.get_chat_template())
+        text = tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt)
     except Exception as error:  # a template is a program of somebody else's: jinja2's errors, and whatever its filters raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         roles = ", ".join(message["role"] for message in messages)
@@ -65,9 +67,20 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     return text
 
 
+@lru_cache(maxsize=64)
+def with_fixed_date(template: str) -> str:
+    """A template that prints ``TEMPLATE_DATE`` where it would ask for today's date (transformers passes data only, so it is written in)."""
+    return _NOW.sub(lambda match: json.dumps(TEMPLATE_DATE.strftime(match[2])), template)
+
+
 def shows_date(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the chat template prints the date."""
     return "strftime_now" in str(tokenizer.chat_template)
+
+
+def dated(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """For a manifest's seeds: what the template's date is fixed to, where it prints one."""
+    return {"date in the chat template": TEMPLATE_DATE.isoformat()} if shows_date(tokenizer) else {}
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -85,6 +98,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
         return encode_text(tokenizer, render(tokenizer, messages, generation_prompt=True))
     prefix = render(tokenizer, messages[:-1], generation_prompt=True)
     return encode_text(tokenizer, prefix) + encode_text(tokenizer, after_opening(prefix, messages[-1]["content"]))
+
+
+def instructed(tokenizer: PreTrainedTokenizerBase, system: str, messages: Sequence[Message]) -> list[Message]:
+    """A conversation under an instruction of ours: a system message, or the beginning of the user's where the template takes no system
+    message (Gemma's raises)."""
+    if not system:
+        return list(messages)
+    with_system = [Message(role="system", content=system), *messages]
+    try:
+        render(tokenizer, with_system, generation_prompt=True)
+    except TemplateError:
+        first, *others = messages
+        return [Message(role=first["role"], content=f"{system}\n\n{first['content']}"), *others]
+    return with_system
 
 
 def after_opening(prefix: str, content: str) -> str:
@@ -137,9 +164,12 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         else:
             prefix = text_between(tokenizer, before, asked[number - 1])
             add(_after_turn_end(tokenizer, prefix, turn.closing), False)
-        ids = encode_text(tokenizer, turn.indent(prefix) + _reply_text(prefix, messages[position]["content"]) + turn.closing)
-        _refuse_control(tokenizer, ids, control, stop_ids)
-        add(ids, True)
+        text = turn.indent(prefix) + _reply_text(prefix, messages[position]["content"])
+        _refuse_control(tokenizer, text, control)
+        add(encode_text(tokenizer, text + turn.closing), True)
+        if (last := input_ids[-1]) not in stop_ids:
+            ends = tokenizer.convert_ids_to_tokens(last)
+            raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {ends!r}")
     return Encoded(input_ids, supervised)
 
 
@@ -239,11 +269,8 @@ def _reply_text(prefix: str, content: str) -> str:
     return text
 
 
-def _refuse_control(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], control: set[int], stop_ids: Sequence[int]) -> None:
-    last = tokenizer.convert_ids_to_tokens(ids[-1])
-    if ids[-1] not in stop_ids:
-        raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {last!r}")
-    if found := [token for token in ids[:-1] if token in control]:
+def _refuse_control(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> None:
+    if found := [token for token in encode_text(tokenizer, text) if token in control]:
         what = f"a reply writes the control token {tokenizer.convert_ids_to_tokens(found[0])}"
         raise TemplateError(what, "the model would be taught to end or to open a turn in the middle of a reply", "remove it from the reply")
 

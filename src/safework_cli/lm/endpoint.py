@@ -74,6 +74,7 @@ class Said:
 
     Attributes:
         text: the message's content; empty where ``error`` says why.
+        final: asking again would bring the same ``error``.
         thought: what a server with a reasoning parser returned beside it, as ``reasoning_content`` or ``reasoning``.
         finish_reason: "stop" or "length".
         tokens: how many were generated, as the server counts; 0 where it does not say.
@@ -86,6 +87,7 @@ class Said:
     first: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     thought: str = ""
+    final: bool = False
 
     @property
     def reply(self) -> str:

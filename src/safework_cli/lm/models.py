@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from safework_cli.errors import InputError
+from safework_cli.lm.chat import TEMPLATE_DATE, shows_date
 from safework_cli.lm.vision import has_vision
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
@@ -114,9 +115,11 @@ def _keep_freed_memory() -> None:
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """sha256 of the chat template: part of a model's identity, compared between training and evaluation."""
+    """sha256 of the chat template, and of the date that it prints: part of a model's identity, compared between training and evaluation."""
     template = tokenizer.chat_template
     text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    if shows_date(tokenizer):
+        text += f"\n{TEMPLATE_DATE}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.errors import ConfigError
-from safework_cli.lm.chat import TemplateError, encode_text, render
+from safework_cli.lm.chat import encode_text, instructed, render
 from safework_cli.lm.vision import Vision
 from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Message
@@ -160,14 +160,7 @@ class PromptWriter:
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
-    """The template's text; where the template knows no system role (Gemma's raises), the system message opens the user's."""
-    asked = Message(role="user", content=user)
-    if not system:
-        return render(tokenizer, [asked], generation_prompt=True)
-    try:
-        return render(tokenizer, [Message(role="system", content=system), asked], generation_prompt=True)
-    except TemplateError:
-        return render(tokenizer, [Message(role="user", content=f"{system}\n\n{user}")], generation_prompt=True)
+    return render(tokenizer, instructed(tokenizer, system, [Message(role="user", content=user)]), generation_prompt=True)
 
 
 def code_token_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[int]:

@@ -438,21 +438,21 @@ def test_replies_are_held_to_their_gold_and_to_what_their_prompt_asks_for(work: 
     assert len(build(work, rows, check_replies=[]).metrics["dropped"]) == 0
 
 
-def test_what_a_chat_template_loses_is_dropped_by_name(work: WorkDir, tmp_path: Path, tiny_model: Path) -> None:
+def test_what_a_chat_template_refuses_is_dropped_by_name(work: WorkDir, tmp_path: Path, tiny_model: Path) -> None:
     import shutil
 
     from safework_cli.artifacts.external import path_artifact
 
-    stripping = tmp_path / "model"
-    shutil.copytree(tiny_model, stripping)
-    template = next(path for path in stripping.iterdir() if path.name.endswith(".jinja"))
-    template.write_text(template.read_text().replace("message['content']", "message['content'].split('</think>')[-1]"))
+    shouting = tmp_path / "model"
+    shutil.copytree(tiny_model, shouting)
+    template = next(path for path in shouting.iterdir() if path.name.endswith(".jinja"))
+    template.write_text(template.read_text().replace("message['content']", "message['content'] | upper"))
     records = [{"q": "Why?", "a": cot("Because.")}, {"q": "How?", "a": cot("So.")}]
     config = stage.Config.model_validate({"sources": [source(write_jsonl(tmp_path / "rows.jsonl", records))]})
     kept = stage.run(config, Inputs({"model": path_artifact(tiny_model, "tiny", ("model",))}), work)
     assert kept.metrics["rows"] == 2
-    with pytest.raises(InputError, match="lost in the chat template 2"):
-        stage.run(config, Inputs({"model": path_artifact(stripping, "stripping", ("model",))}), work)
+    with pytest.raises(InputError, match="refused by the chat template 2"):
+        stage.run(config, Inputs({"model": path_artifact(shouting, "shouting", ("model",))}), work)
 
 
 def test_two_datasets_of_one_cache_are_two(cli, store, tmp_path: Path) -> None:
