@@ -71,6 +71,20 @@ def test_a_template_that_loses_something_is_refused(tiny_model, text, message):
         encode_conversation(tokenizer, [USER, REPLY], [tokenizer.eos_token_id])
 
 
+def test_a_template_that_drops_the_question_is_refused(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)  # as LLaVA's, which reads lists of parts: plain text leaves no trace
+    tokenizer.chat_template = "{% for m in messages %}USER: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}ASSISTANT:"
+    with pytest.raises(TemplateError, match="drops or changes what the user says"):
+        encode_prompt(tokenizer, [USER])
+
+
+def test_a_template_without_a_generation_prompt_is_refused(tiny_model, engine):
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = template("m['content']", "<|im_end|>").split("{% if")[0]
+    with pytest.raises(InputError, match=r"no generation prompt: it ignores add_generation_prompt and never writes '\[assistant\]'"):
+        HFEngine(engine.model, tokenizer)
+
+
 def test_a_folder_without_a_chat_template_is_refused(tiny_model, tmp_path):
     import shutil
 

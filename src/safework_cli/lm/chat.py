@@ -92,11 +92,11 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     """The ids after which a reply begins; with a last assistant message, the ids after which that message goes on.
 
     Raises:
-        TemplateError: the template refuses the conversation.
+        TemplateError: the template refuses the conversation, or drops what the user says.
     """
     if messages[-1]["role"] != "assistant":
-        return encode_text(tokenizer, render(tokenizer, messages, generation_prompt=True))
-    prefix = render(tokenizer, messages[:-1], generation_prompt=True)
+        return encode_text(tokenizer, _asked(tokenizer, messages))
+    prefix = _asked(tokenizer, messages[:-1])
     return encode_text(tokenizer, prefix) + encode_text(tokenizer, after_opening(prefix, messages[-1]["content"]))
 
 
@@ -112,6 +112,30 @@ def instructed(tokenizer: PreTrainedTokenizerBase, system: str, messages: Sequen
         first, *others = messages
         return [Message(role=first["role"], content=f"{system}\n\n{first['content']}"), *others]
     return with_system
+
+
+def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
+    """The text of a prompt, generation prompt included."""
+    text = render(tokenizer, messages, generation_prompt=True)
+    if messages and messages[-1]["content"].strip() not in text:
+        raise TemplateError(
+            f"the chat template drops or changes what the {messages[-1]['role']} says",
+            "the model would be asked something else; templates of some vision-language models take lists of parts and no plain text",
+            "choose another template with chat_template=…, or another model",
+        )
+    return text
+
+
+def missing_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """What the template writes before a reply and leaves out of its prompts, where it has no generation prompt at all."""
+    asked = [Message(role="user", content="?")]
+    try:
+        before = render(tokenizer, [*asked, Message(role="assistant", content=_ANCHOR)])
+        before = _MARKS.sub("", before[: _place(before)])
+        prompts = [_MARKS.sub("", render(tokenizer, asked, generation_prompt=given)) for given in (False, True)]
+    except TemplateError:
+        return None  # each row says why
+    return before.removeprefix(prompts[1]) if prompts[0] == prompts[1] != before and before.startswith(prompts[1]) else None
 
 
 def after_opening(prefix: str, content: str) -> str:
@@ -158,7 +182,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         before = messages[:position]
         turn = _turn_of(tokenizer, before, stop_ids)
         if number == 0:
-            prefix = render(tokenizer, before, generation_prompt=True)
+            prefix = _asked(tokenizer, before)
             _refuse_other_prompt(prefix, turn.before)
             add(encode_text(tokenizer, prefix), False)
         else:

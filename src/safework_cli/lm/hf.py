@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from safework_cli.errors import InputError
-from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.chat import encode_prompt, missing_generation_prompt
 from safework_cli.lm.decode import Decoder, Draws, at_stop_string, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling, completion_seeds
 from safework_cli.lm.models import stop_token_ids
@@ -62,12 +62,21 @@ class HFEngine:
         model, tokenizer: as loaded by ``lm.models``; the model may be in training (its mode is restored after each call).
         batch_size: sequences generated together.
         share_prompts: compute a prompt once for all its replies, where the architecture allows it (a warning says where not).
+
+    Raises:
+        InputError: the chat template has no generation prompt.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True):
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.stop_ids = stop_token_ids(tokenizer, model)
         self._reader = ThoughtReader(tokenizer)
+        if missing := missing_generation_prompt(tokenizer):
+            raise InputError(
+                f"the model's chat template has no generation prompt: it ignores add_generation_prompt and never writes {missing!r}",
+                "the model would continue the user's message, or open a turn of its own",
+                "add the generation prompt to chat_template.jinja",
+            )
         reason = unshareable(model) if share_prompts else None
         if reason:
             warnings.warn(f"{type(model).__name__}: each reply computes its prompt anew, for {reason}", stacklevel=2)
