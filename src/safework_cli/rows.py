@@ -236,11 +236,16 @@ def parse_reply(text: str, *, prefilled: bool = False) -> Reply:
     if THINK_CLOSE in before:  # closed before it is opened
         before, opened, inside = "", "", text
     elif not opened:
-        return Reply("", text.strip(), "no_thought" if text.strip() else "empty_answer")
+        return Reply("", seen(text), "no_thought" if seen(text) else "empty_answer")
     thought, closed, after = inside.partition(THINK_CLOSE)
-    before, thought, after = before.strip(), thought.strip(), after.strip()
+    before, thought, after = seen(before), seen(thought), seen(after)
     answer = f"{before}\n{after}" if before and after else before or after
     return Reply(thought, answer, _format_of(before, thought, after, opened=bool(opened), closed=bool(closed)))
+
+
+def seen(text: str) -> str:
+    """The text without white space around it; empty where nothing of it can be seen (control and zero-width characters only)."""
+    return text.strip() if any(char.isprintable() and not char.isspace() for char in text) else ""
 
 
 def _format_of(before: str, thought: str, after: str, *, opened: bool, closed: bool) -> ReplyFormat:

@@ -145,7 +145,10 @@ def test_a_prompt_that_leaves_no_room_is_refused(engine):
         ("x<think>a</think>", False, ("a", "x", "text_before")),
         ("x</think>y<think>z</think>b", False, ("x", "y<think>z</think>b", "repeated")),
         ("<think>a</think>b", True, ("a", "b", "ok")),
-        ("\x00\x1b", False, ("", "\x00\x1b", "no_thought")),
+        ("\x00\x1b\u200b\u2066 \x85", False, ("", "", "empty_answer")),  # a user sees nothing
+        ("<think>a</think>\u200b", False, ("a", "", "empty_answer")),
+        ("<think>\ufeff</think>b", False, ("", "b", "empty_thought")),
+        ("\x1b[31mNo.", False, ("", "\x1b[31mNo.", "no_thought")),
         ("", False, ("", "", "empty_answer")),
     ],
 )
