@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safework_cli.artifacts.manifest import MANIFEST, Artifact, FileEntry, Manifest, canonical_digest, payload_digest, sha256_of
+from safework_cli.artifacts.payload import refuse_adapter
 from safework_cli.artifacts.references import HubReference
 from safework_cli.errors import InputError
 
@@ -39,6 +40,8 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
         )
     if path.is_dir() and (path / MANIFEST).exists():
         return Artifact(path.absolute(), Manifest.read(path), external=str(path.absolute()))
+    if path.is_dir() and "dataset" not in kinds:
+        refuse_adapter(path)
     kind = kind_of_folder(path) if path.is_dir() else ("dataset" if path.suffix == ".parquet" else None)
     if kind is None:
         hint = (

@@ -5,15 +5,14 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import struct
+import re
 import sys
-from collections import Counter
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
@@ -23,10 +22,15 @@ from transformers import (
     ProcessorMixin,
 )
 
-from safework_cli.errors import InputError
+from safework_cli.artifacts.payload import weight_headers
+from safework_cli.errors import InputError, SafeworkError
 from safework_cli.lm.chat import TEMPLATE_DATE, shows_date
+from safework_cli.lm.folder import first_line, read_config, read_json
 from safework_cli.lm.vision import has_vision
+from safework_cli.lm.weights import listed, not_finite, refuse_not_finite, refuse_unfit, refuse_unlike_saved
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -46,9 +50,12 @@ def pick_dtype(dtype: Dtype) -> torch.dtype:
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:
-    """Casts the weights, as saving and loading them would. ``Module.to`` rounds the rotary frequencies as well, which loading does not."""
-    for weight in model.parameters():
-        weight.data = weight.data.to(dtype)
+    """Casts the weights, as saving and loading them would. ``Module.to`` rounds the rotary frequencies as well, which loading does not;
+    nor does loading round what an architecture keeps in float32 (the router of some mixtures of experts)."""
+    whole = [re.escape(name).replace(r"\*", ".*") for name in getattr(model, "_get_dtype_plan", lambda _: ())(dtype)]
+    kept = re.compile("|".join(whole)) if whole else None
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(torch.float32 if kept and kept.search(name) else dtype)
     return model
 
 
@@ -56,14 +63,18 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     """Loads a tokenizer that has a chat template and a stop token; pads with the stop token where it has no padding token.
 
     Raises:
-        InputError: the folder has no tokenizer, no chat template, or no end-of-sequence token.
+        InputError: the folder has no tokenizer or a damaged one, no chat template, no end-of-sequence token, or more tokens than the
+            model has embeddings for.
     """
+    config = read_config(folder, trust_remote_code=trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise InputError(
-            f"no tokenizer can be loaded from {folder}", str(error).splitlines()[0], "is this a Hugging Face model folder?"
-        ) from None
+            f"no tokenizer can be loaded from {folder}",
+            first_line(error),
+            "is this a Hugging Face model folder, with tokenizer.json and tokenizer_config.json?",
+        ) from error
     if not tokenizer.chat_template:
         raise InputError(
             f"the model in {folder} has no chat template",
@@ -76,6 +87,13 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             "a model that cannot stop cannot be trained to",
             "set eos_token in tokenizer_config.json",
         )
+    rows, last = getattr(config.get_text_config(), "vocab_size", None), max(tokenizer.get_vocab().values(), default=0)
+    if isinstance(rows, int) and last >= rows:
+        raise InputError(
+            f"the tokenizer in {folder} has tokens that the model has no embedding for",
+            f"its last token is {last}, and the model has {rows} embeddings (vocab_size): such a token cannot be looked up",
+            "model.resize_token_embeddings(len(tokenizer)), and save both; or take the tokenizer that belongs to the model",
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask here goes by length, never by token id
     return tokenizer
@@ -85,21 +103,74 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     """Loads a causal language model, one that sees pictures or one that does not, from safetensors onto the device at hand, in eval mode.
 
     Raises:
-        InputError: no safetensors weights, or transformers does not know the architecture.
+        InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
+            that transformers does not know.
     """
+    config = read_config(folder, trust_remote_code=trust_remote_code)
+    weight_headers(folder)
+    settings = read_generation_config(folder)
+    kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-        kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
-        model = kind.from_pretrained(str(folder), dtype=pick_dtype(dtype), use_safetensors=True, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        model, found = kind.from_pretrained(
+            str(folder),
+            dtype=pick_dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            generation_config=settings,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # whatever a library makes of a folder that somebody else filled
         raise InputError(
-            f"no causal language model can be loaded from {folder}", str(error).splitlines()[0], f"safework artifacts verify {folder}"
-        ) from None
+            f"no causal language model can be loaded from {folder}", first_line(error), "compare its files with the original model's"
+        ) from error
+    refuse_unfit(folder, found)
+    if getattr(model, "is_quantized", False):
+        raise InputError(
+            f"the weights in {folder} are quantised", "they can be neither trained nor saved again", "take the unquantised model"
+        )
+    for name in model.config._get_generation_parameters():  # where earlier releases kept them; config.json cannot be saved with them
+        setattr(model.config, name, None)
     device = pick_device()
     if device.type == "cpu":
         _keep_freed_memory()
     model.to(device)  # type: ignore[arg-type] # transformers wraps nn.Module.to
+    refuse_not_finite(folder, model)
     return model.eval()
+
+
+def read_generation_config(folder: Path) -> GenerationConfig | None:
+    """A model's generation configuration as it can be saved again, or None where the folder has none.
+
+    transformers refuses to save an invalid one, after all the training. Settings that do not act (a temperature without ``do_sample``)
+    are taken out, with a warning; where that does not make it valid, all but the special tokens are.
+
+    Raises:
+        InputError: the file is damaged, or a special token in it is not a number.
+    """
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return None
+    said = read_json(file)
+    tokens = {name: said[name] for name in _TOKENS if said.get(name) is not None}
+    for name, value in tokens.items():
+        if not all(type(token) is int for token in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{name} in {file} is {value!r}", "a token is named by its number there", "correct the file")
+    shorter = {key: value for key, value in said.items() if key not in _OF_SAMPLING}
+    why = ""
+    for settings in (said, tokens) if said.get("do_sample") else (said, shorter, tokens):
+        try:
+            found = GenerationConfig.from_dict(settings)
+            found.validate(strict=True)
+        except (ValueError, TypeError) as error:
+            why = why or first_line(error)
+            continue
+        if why:
+            warnings.warn(f"{file} is invalid and was repaired for this run: {why}", stacklevel=3)
+        return found
+    raise InputError(f"{file} cannot be used", why, "correct the file")
 
 
 def _keep_freed_memory() -> None:
@@ -132,44 +203,33 @@ def stop_token_ids(tokenizer: PreTrainedTokenizerBase, settings: PreTrainedModel
     return sorted(stops)
 
 
-def template_of(folder: Path) -> tuple[PreTrainedTokenizerBase, list[int]]:
+def template_of(folder: Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedTokenizerBase, list[int]]:
     """A model's tokenizer and the tokens that end its turns, without its weights."""
-    settings = GenerationConfig.from_pretrained(str(folder)) if (folder / "generation_config.json").exists() else None
-    tokenizer = load_tokenizer(folder)
+    settings = read_generation_config(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     return tokenizer, stop_token_ids(tokenizer, settings)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
 
     Args:
         tokenizer: or the whole processor, for a model that sees pictures.
+        dtype: that the weights are cast to, in memory too: what is sampled or measured afterwards is the model as it is saved.
 
     Raises:
-        InputError: a tensor is missing, empty or of another shape than the model's.
+        SafeworkError: the weights are not finite, or what was saved is less than what the model holds.
     """
+    if dtype is not None:
+        cast_weights(model, dtype)
+    if bad := not_finite(model):
+        raise SafeworkError(
+            f"{len(bad)} tensors to save hold NaN or infinite numbers: {listed(bad)}",
+            f"training diverged, or they are too large for {str(model.dtype).removeprefix('torch.')}",
+            "lower learning_rate; or save_dtype=float32",
+        )
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-    saved: dict[str, list[int]] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        saved.update({name: entry["shape"] for name, entry in safetensors_header(file).items()})
-    tied = set(getattr(model, "_tied_weights_keys", None) or {})
-    held = {name: list(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
-    # some architectures are saved under the names of an earlier release: then what is left on both sides must be of the same shapes
-    renamed = Counter(str(saved[name]) for name in saved.keys() - held.keys() - tied)
-    for name, shape in held.items():
-        if 0 in shape or (saved[name] != shape if name in saved else not renamed[str(shape)]):
-            raise InputError(
-                f"tensor {name} was saved as {saved.get(name)}, the model holds {shape}", "the save lost weights", "report this"
-            )
-        if name not in saved:
-            renamed[str(shape)] -= 1
-
-
-def safetensors_header(file: Path) -> dict[str, Any]:
-    """Names, types and shapes of the tensors of a file, without reading them."""
-    with open(file, "rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(length))
-    header.pop("__metadata__", None)
-    return header
+    refuse_unlike_saved(model, folder)

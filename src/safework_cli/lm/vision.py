@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from safework_cli.errors import InputError
+from safework_cli.lm.folder import first_line, read_config
 from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Image, Message
 
@@ -53,13 +54,13 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Processo
     Raises:
         InputError: there is none, or a package that it needs is not installed.
     """
-    if not has_vision(AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)):
+    if not has_vision(read_config(folder, trust_remote_code=trust_remote_code)):
         return None
     why = ""
     try:
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        processor, why = None, (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # whatever a library makes of a folder that somebody else filled
+        processor, why = None, first_line(error)
     if not isinstance(processor, ProcessorMixin):  # where a part cannot be loaded, AutoProcessor returns the tokenizer alone
         raise InputError(
             f"the model in {folder} sees pictures, and its processor cannot be loaded",
