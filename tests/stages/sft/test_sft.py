@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import time
 from collections import Counter
 
 import pytest
 import torch
+from datasets import Dataset
 from pydantic import ValidationError
+from tiny_families import FAMILIES, tiny_of
 
 from safework_cli.artifacts import Store
 from safework_cli.errors import InputError
@@ -68,7 +71,6 @@ def test_no_or_all_supervised_tokens_are_refused(labels, share):
 
 
 def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_data, work):
-    from datasets import Dataset
     from trl import SFTTrainer
 
     from safework_sft.train import _arguments
@@ -92,6 +94,38 @@ def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_dat
     assert ours == pytest.approx(trls, rel=1e-5)
     for name, grad in trls_grad.items():
         assert torch.allclose(ours_grad[name], grad, rtol=1e-3, atol=1e-6), name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_loss_is_the_models_own(name, tiny_model, work):
+    """Of families whose heads scale or cap their logits, have biases, or sit beside routers; values and gradients."""
+    from safework_sft.train import _arguments
+    from safework_sft.trainer import SupervisedTrainer
+
+    tokenizer = load_tokenizer(tiny_model)
+    model = tiny_of(name, tokenizer)
+    drawn = random.Random(3)
+    rows = [[drawn.randrange(10, 250) for _ in range(n)] for n in (9, 14, 30, 12)]
+    labels = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
+    trainer = SupervisedTrainer(
+        model=model,
+        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
+        train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
+        processing_class=tokenizer,
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    model.eval()  # no dropout
+    found = []
+    for own in (True, False):
+        model.zero_grad()
+        router = {"output_router_logits": True} if trainer.aux_loss_enabled else {}
+        loss = model(**batch, use_cache=False, **router).loss if own else trainer.compute_loss(model, dict(batch))
+        loss.backward()
+        found.append((loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    (expected, expected_grad), (loss, grad) = found
+    assert loss == pytest.approx(expected, rel=1e-5) and grad.keys() == expected_grad.keys()
+    for name_, gradient in expected_grad.items():
+        assert torch.allclose(grad[name_], gradient, rtol=1e-3, atol=1e-5), name_
 
 
 def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
