@@ -14,7 +14,7 @@ from safework_cli.artifacts.manifest import RECORD
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.layers import freeze_vision, lora_config, merged, train_top_layers
+from safework_cli.lm.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
 from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
@@ -77,6 +77,7 @@ def train(
         preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
 
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    disable_dropout(model)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(

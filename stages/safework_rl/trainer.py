@@ -21,7 +21,7 @@ from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.errors import SafeworkError
 from safework_cli.lm.decode import unshareable
 from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.vision import Vision, collate
+from safework_cli.lm.vision import Vision, collate, positions_given
 from safework_cli.rows import Row
 from safework_cli.stage import WorkDir
 from safework_rl.cpgd import cpgd_loss, epsilon_schedule
@@ -178,9 +178,10 @@ class LadderTrainer(GRPOTrainer):
             images: dict[str, Any] = {k: t.to(input_ids.device) for k, t in collate(visions, lengths, first, logits_to_keep).items()}
             if images:
                 images["num_images"] = [len(self.rows[s.row].images) for s in samples]
-            found: Any = super()._get_per_token_logps_and_entropies(
-                model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
-            )
+            with positions_given(model):
+                found: Any = super()._get_per_token_logps_and_entropies(
+                    model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
+                )
             parts.append(found)
         logp_BT = torch.cat([part[0] for part in parts])
         entropy_BT = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None

@@ -51,6 +51,8 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     )
     state = run_training(trainer, work)
     trained = merged(trainer.model)
+    if trainer.aux_loss_enabled:
+        trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
     with work.progress.phase("save"):
         save_model(trained, tokenizer, work.output)
     sampled = _sample(config, trained, tokenizer, rows, work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peft import LoraConfig, PeftModel
+from torch import nn
 
 from safework_cli.errors import ConfigError
 from safework_cli.lm.settings import Lora
@@ -47,7 +48,27 @@ def lora_config(lora: Lora | None) -> LoraConfig | None:
     """peft's configuration of adapters on every linear layer."""
     if lora is None:
         return None
-    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        exclude_modules=["router"],  # some are linear layers that return more than a product (Phi-MoE, Llama 4)
+        task_type="CAUSAL_LM",
+    )
+
+
+def disable_dropout(model: Any) -> None:
+    """Sets every dropout of a model and every jitter of its routers to 0, those that modules keep as plain numbers included.
+
+    A policy that drops activations in training is not the one that was sampled from.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if ("dropout" in name or "jitter" in name) and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def merged(model: Any) -> Any:

@@ -131,6 +131,9 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
         raise InputError(
             f"the weights in {folder} are quantised", "they can be neither trained nor saved again", "take the unquantised model"
         )
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # asked for in every pass, they break generation; trainers ask for them themselves
+        text.output_router_logits = False
     for name in model.config._get_generation_parameters():  # where earlier releases kept them; config.json cannot be saved with them
         setattr(model.config, name, None)
     device = pick_device()

@@ -8,7 +8,9 @@ architectures; two kinds are told apart here: one entry for each picture, and on
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +136,26 @@ def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: V
         )
         return found[0]
     return (mask_BL.cumsum(1) - 1).clamp(min=0)
+
+
+@contextmanager
+def positions_given(model: Any) -> Iterator[None]:
+    """Inside, a model of text that is called without positions gets those that its attention mask says, counted from the first token
+    that is not padding. Where positions are learned (GPT-2), a padded prompt would otherwise begin at another one.
+    """
+    causal = base_of(getattr(model, "module", model))
+    if sees(causal) or "position_ids" not in signature(type(causal).forward).parameters:
+        yield
+        return
+
+    def give(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        mask_BL = kwargs.get("attention_mask")
+        if mask_BL is None or kwargs.get("position_ids") is not None:
+            return args, kwargs
+        return args, kwargs | {"position_ids": (mask_BL.cumsum(1) - 1).clamp(min=0)}
+
+    handle = model.register_forward_pre_hook(give, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,158 @@
+"""Mixtures of experts, and dense families whose heads, caches or positions differ, through every stage on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from tiny_families import DENSE, MIXTURES, tiny_of
+
+from safework_cli.lm.models import load_model, load_tokenizer, save_model
+from safework_cli.progress import Progress, QuietDisplay, read_metrics
+from safework_cli.rows import Row, write_rows
+from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.load import load_verifier
+
+STEPS = {"max_steps": 1, "warmup_ratio": 0.0, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+
+
+class Length:
+    """Scores a reply by its letters "e" and its length: the groups of a random model differ in them."""
+
+    name = "length"
+
+    def judge(self, exchanges):
+        return [Verdict(min(1.0, e.reply.count("e") / 4 + len(e.reply) / 64)) for e in exchanges]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A work folder for each stage."""
+    opened = []
+
+    def make(name):
+        (tmp_path / name).mkdir()
+        progress = Progress(tmp_path / name, QuietDisplay())
+        opened.append(progress)
+        return WorkDir(tmp_path / name, "0" * 64, progress, StopRequest())
+
+    yield make
+    for progress in opened:
+        progress.close()
+
+
+@pytest.fixture
+def start(tiny_model, store, tmp_path):
+    """Saves a tiny model of a family as an artifact."""
+
+    def save(name, **changes):
+        tokenizer = load_tokenizer(tiny_model)
+        save_model(tiny_of(name, tokenizer, **changes), tokenizer, tmp_path / name)
+        return store.resolve(str(tmp_path / name), ("model",))
+
+    return save
+
+
+def moved(before, after):
+    one, two = (load_model(folder, dtype="float32").state_dict() for folder in (before, after))
+    assert one.keys() == two.keys()
+    return [name for name in one if not torch.equal(one[name], two[name])]
+
+
+def sft(model, data, work, **more):
+    from safework_sft.stage import SftConfig
+    from safework_sft.stage import stage as sft_stage
+
+    settings = STEPS | {"sample_prompts": 2, "sample_max_tokens": 6} | more
+    return sft_stage.run(SftConfig(**settings), Inputs({"model": model, "data": data.with_subset("cot")}), work)
+
+
+def m3(model, data, work, monkeypatch, **more):
+    from safework_rl import train
+    from safework_rl.m3_stage import M3Config
+    from safework_rl.m3_stage import stage as m3_stage
+
+    monkeypatch.setattr(train, "load_verifier", lambda *_, **__: Length())
+    config = M3Config(
+        **STEPS | {
+            "max_steps": 2, "num_generations": 4, "gradient_accumulation_steps": 1, "max_completion_length": 12, "preflight": 0,
+            "phases": [{"tasks": ["general", "safety"], "share": 1.0}], "filter_groups": False,
+            "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}}, "format": {"mode": "term", "weight": 0.01},
+            "language": {"mode": "off"},
+        } | more
+    )  # fmt: skip
+    inputs = Inputs({"model": model, "data": data.with_subset("rl"), "verifiers": {"judge": model}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where prompts cannot be shared
+        m3_stage.run(config, inputs, work)
+    return read_metrics(work.progress.metrics_path)
+
+
+@pytest.mark.parametrize("name", [*MIXTURES, "gemma2", "gemma3_text", "cohere2", "granite", "gpt2", "opt", "mistral", "phi3"])
+def test_a_family_passes_every_stage(name, start, toy_data, store, made, tmp_path, monkeypatch):
+    from safework_eval.eval_stage import EvalConfig
+    from safework_eval.eval_stage import stage as eval_stage
+    from safework_search.stage import GuidedConfig
+    from safework_search.stage import stage as search_stage
+    from safework_verifier.train_stage import VerifierTrainConfig
+    from safework_verifier.train_stage import stage as verifier_stage
+
+    model = start(name)
+    work = made("sft")
+    outcome = sft(model, toy_data, work)
+    assert outcome.metrics["samples"]["n"] == 2 and len(moved(model.path, work.output)) > 5
+    trained = store.resolve(str(work.output), ("model",))
+    work = made("rl")
+    gap = 0.5 if name == "phimoe" else 1e-4  # whose routers sample experts in training
+    assert all(step["engine/logprob_gap"] < gap for step in m3(trained, toy_data, work, monkeypatch))
+    assert len(moved(trained.path, work.output)) > 5
+    policy = store.resolve(str(work.output), ("model",))
+
+    labels = ["Safe with refusal", "Safe without risk", "Unsafe"]
+    rows = [
+        Row(
+            str(i), "safety", [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "no yes zz".split()[i % 3]}],
+            harmful=i % 3 != 1, meta={"label": labels[i % 3]},
+        )
+        for i in range(60)
+    ]  # fmt: skip
+    (tmp_path / "judged").mkdir()
+    write_rows(tmp_path / "judged" / "a.parquet", rows)
+    config = VerifierTrainConfig(
+        **STEPS | {"instruction": "short", "max_length": 256, "max_steps": 2, "eval_fraction": 0.4, "dtype": "float32"}
+    )
+    work = made("verifier")
+    verifier_stage.run(config, Inputs({"model": policy, "data": store.resolve(str(tmp_path / "judged"), ("dataset",))}), work)
+    (verdict,) = load_verifier(work.output, dtype="float32").judge([Exchange([{"role": "user", "content": "q"}], "no")])
+    assert verdict.error is None and verdict.score is not None
+    judge = store.resolve(str(work.output), ("verifier",))
+
+    suites = [{"name": "k", "rows": {"task": "general"}}]
+    config = EvalConfig(suites=suites, max_tokens=6, batch_size=4, dtype="float32", max_failed=1.0)
+    work = made("eval")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        eval_stage.run(config, Inputs({"model": policy, "data": toy_data.with_subset("rl")}), work)
+    assert json.loads((work.output / "summary.json").read_text())
+    config = GuidedConfig(method="best_of_n", candidates=2, max_tokens=6, limit=2, batch_prompts=2)
+    work = made("search")
+    search_stage.run(config, Inputs({"model": policy, "prompts": toy_data.with_subset("rl"), "guide": {"judge": judge}}), work)
+    assert pq.read_table(work.output / "generations.parquet").num_rows == 2
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_adapters_of_a_mixture_are_merged(name, start, toy_data, made):
+    model, work = start(name), made("sft")
+    sft(model, toy_data, work, lora={"r": 4, "alpha": 8}, sample_prompts=0)
+    assert moved(model.path, work.output)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_what_is_sampled_is_what_is_trained_without_shared_prompts(name, start, toy_data, made, monkeypatch):
+    """Prompts of unequal length are padded: where positions are learned they have to be given."""
+    steps = m3(start(name), toy_data, made("rl"), monkeypatch, share_prompts=False)
+    assert all(step["engine/logprob_gap"] < 1e-5 for step in steps)
