@@ -8,7 +8,6 @@ import warnings
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tiny_families import DENSE, MIXTURES, tiny_of
 
 from safework_cli.lm.models import load_model, load_tokenizer, save_model
 from safework_cli.progress import Progress, QuietDisplay, read_metrics
@@ -16,6 +15,7 @@ from safework_cli.rows import Row, write_rows
 from safework_cli.stage import Inputs, StopRequest, WorkDir
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.load import load_verifier
+from tiny_families import MIXTURES, tiny_of
 
 STEPS = {"max_steps": 1, "warmup_ratio": 0.0, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
 
@@ -115,7 +115,7 @@ def test_a_family_passes_every_stage(name, start, toy_data, store, made, tmp_pat
     labels = ["Safe with refusal", "Safe without risk", "Unsafe"]
     rows = [
         Row(
-            str(i), "safety", [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "no yes zz".split()[i % 3]}],
+            str(i), "safety", [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": ["no", "yes", "zz"][i % 3]}],
             harmful=i % 3 != 1, meta={"label": labels[i % 3]},
         )
         for i in range(60)
@@ -151,7 +151,7 @@ def test_adapters_of_a_mixture_are_merged(name, start, toy_data, made):
     assert moved(model.path, work.output)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma2", "bloom", "mamba"])
 def test_what_is_sampled_is_what_is_trained_without_shared_prompts(name, start, toy_data, made, monkeypatch):
     """Prompts of unequal length are padded: where positions are learned they have to be given."""
     steps = m3(start(name), toy_data, made("rl"), monkeypatch, share_prompts=False)

@@ -7,11 +7,11 @@ import warnings
 
 import pytest
 import torch
-from tiny_families import FAMILIES, MIXTURES, tiny_of
 
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer, save_model
+from tiny_families import FAMILIES, tiny_of
 
 ACTING = {
     "do_sample": True, "temperature": 0.3, "top_k": 2, "min_p": 0.5, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "max_length": 3,

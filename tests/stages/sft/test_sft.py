@@ -13,7 +13,6 @@ import pytest
 import torch
 from datasets import Dataset
 from pydantic import ValidationError
-from tiny_families import FAMILIES, tiny_of
 
 from safework_cli.artifacts import Store
 from safework_cli.errors import InputError
@@ -24,6 +23,7 @@ from safework_sft.encode import encode_rows, refuse_useless
 from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig, stage
 from safework_sft.train import train
+from tiny_families import FAMILIES, tiny_of
 
 
 def row(row_id: str, *texts: str, **more) -> Row:
