@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from safework_cli.artifacts.payload import parameter_count
-from safework_cli.lm.settings import Lora
+from safework_cli.lm.settings import Lora, SaveDtype
 from safework_cli.stage import Inputs, Plan, Settings, Slot, StageConfig, cosmetic
 
 Weighting = Literal["equal", "std", "clip_filter"]
@@ -123,6 +123,8 @@ class RlConfig(StageConfig):
     share_prompts: bool = True
     """Compute a group's prompt once, in generation and in training, where the architecture allows it (the run says where not). The
     loss and its gradients are the same; false takes the plain path."""
+    save_dtype: SaveDtype = "source"
+    """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
     save_steps: int = cosmetic(50, ge=1)

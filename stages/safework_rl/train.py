@@ -15,7 +15,7 @@ from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
-from safework_cli.lm.models import load_model, load_tokenizer, save_model, template_hash
+from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.rows import Row
@@ -93,7 +93,7 @@ def train(
         args=grpo_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora),
+        peft_config=lora_config(config.lora, model),
     )
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it
@@ -101,7 +101,8 @@ def train(
     watch = Watch(work, config.max_idle_steps)
     state = run_training(trainer, work, max_skipped=config.max_skipped_updates, unit=config.num_iterations, callbacks=[watch])
     with work.progress.phase("save"):
-        save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output)
+        dtype = saved_dtype(config.save_dtype, model_artifact.path)
+        save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
         trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
@@ -114,6 +115,7 @@ def train(
     )
     idle = sum(entry["grad_norm"] == 0 for entry in state.log_history if "grad_norm" in entry)
     outcome.metrics |= {"steps_without_gradient": idle, "skipped_updates": skipped_updates(state)}
+    outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
     if idle == state.global_step:
         nothing = "no step had a gradient: in every group all replies earned the same (safework/samples.parquet shows them)"
         if config.require_gradient:

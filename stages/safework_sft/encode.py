@@ -36,8 +36,15 @@ class EncodedRows:
         return sum(label != IGNORE for labels in self.labels for label in labels)
 
 
-def encode_rows(rows: list[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], max_length: int) -> EncodedRows:
-    """Tokenizes rows; drops by name what is over-long, has no reply, carries images, or is changed by the chat template."""
+def encode_rows(
+    rows: list[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], max_length: int, positions: int | None = None
+) -> EncodedRows:
+    """Tokenizes rows; drops by name what is over-long, has no reply, carries images, or is changed by the chat template.
+
+    Args:
+        max_length: tokens of a row at most, as the settings say.
+        positions: as the model says.
+    """
     encoded = EncodedRows()
     for row in rows:
         reason = None
@@ -53,6 +60,8 @@ def encode_rows(rows: list[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: l
             else:
                 if len(one.input_ids) > max_length:
                     reason = f"longer than max_length={max_length} tokens"
+                elif positions is not None and len(one.input_ids) > positions:
+                    reason = f"longer than the model's {positions} positions"
         if reason:
             encoded.dropped.setdefault(reason, []).append(row.id)
             continue

@@ -12,7 +12,7 @@ import math
 from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
-from safework_cli.lm.settings import Lora, SupervisedConfig
+from safework_cli.lm.settings import Lora, SaveDtype, SupervisedConfig
 from safework_cli.lm.templates import TemplateName
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir
 
@@ -41,6 +41,8 @@ class SftConfig(SupervisedConfig):
     """Train this many of the top layers (and the final norm) alone: on a CPU nearly twice as fast. All weights where null."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    save_dtype: SaveDtype = "source"
+    """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
     sample_prompts: int = Field(8, ge=0)
     """Replies sampled after training to measure the stop rate and the format."""
     sample_max_tokens: int = Field(192, ge=1)

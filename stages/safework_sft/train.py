@@ -5,16 +5,28 @@ from __future__ import annotations
 from statistics import mean
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 
 from safework_cli.artifacts import Artifact
-from safework_cli.lm.chat import dated
+from safework_cli.errors import InputError, SafeworkError
+from safework_cli.lm.chat import dated, encode_prompt
 from safework_cli.lm.engine import Sampling
+from safework_cli.lm.folder import positions_of
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.layers import lora_config, merged, train_top_layers
-from safework_cli.lm.models import load_model, load_tokenizer, save_model, stop_token_ids, template_hash
+from safework_cli.lm.models import (
+    cast_weights,
+    load_model,
+    load_tokenizer,
+    pick_dtype,
+    save_model,
+    saved_dtype,
+    stop_token_ids,
+    template_hash,
+)
 from safework_cli.lm.templates import use_template
 from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
@@ -35,7 +47,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
-        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length)
+        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model))
     refuse_useless(encoded, len(rows), config.max_dropped)
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
@@ -47,17 +59,23 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
         args=_arguments(config, work, tokenizer),
         train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
         processing_class=tokenizer,
-        peft_config=lora_config(config.lora),
+        peft_config=lora_config(config.lora, model),
     )
     state = run_training(trainer, work)
     trained = merged(trainer.model)
     if trainer.aux_loss_enabled:
         trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
     with work.progress.phase("save"):
-        save_model(trained, tokenizer, work.output)
-    sampled = _sample(config, trained, tokenizer, rows, work)
+        dtype = saved_dtype(config.save_dtype, model_artifact.path)
+        save_model(trained, tokenizer, work.output, dtype=dtype)
+    if dtype != pick_dtype("auto"):
+        cast_weights(trained, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
+    dropped = {row_id for ids in encoded.dropped.values() for row_id in ids}
+    sampled = _sample(config, trained, tokenizer, [row for row in rows if row.id not in dropped], work)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return _outcome(config, encoded, losses, sampled, state.global_step, tokenizer)
+    outcome = _outcome(config, encoded, losses, sampled, state.global_step, tokenizer)
+    outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
+    return outcome
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
@@ -76,21 +94,29 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
 def _sample(
     config: SftConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], work: WorkDir
 ) -> dict[str, Any]:
-    """Greedy replies to evenly spread training prompts: does the model stop, and does it keep the format?"""
+    """Greedy replies to evenly spread prompts that were trained on: does the model stop, and does it keep the format?
+
+    The model is trained and saved by now: what goes wrong here is said, and loses nothing.
+    """
     if not config.sample_prompts:
         return {}
-    chosen = rows[:: max(1, len(rows) // config.sample_prompts)][: config.sample_prompts]
-    with work.progress.phase("sample", len(chosen)):
-        engine = HFEngine(model, tokenizer)
-        completions = [
-            group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
-        ]
+    engine, sampling = HFEngine(model, tokenizer), Sampling(config.sample_max_tokens, seed=config.seed)
+    fitting = [(row, ids) for row in rows if len(ids := encode_prompt(tokenizer, row.prompt)) <= engine.longest_prompt(sampling)]
+    chosen = fitting[:: max(1, len(fitting) // config.sample_prompts)][: config.sample_prompts]
+    try:
+        if not chosen:
+            raise InputError(f"no prompt leaves room for sample_max_tokens={config.sample_max_tokens} tokens")
+        with work.progress.phase("sample", len(chosen)):
+            completions = [group[0] for group in engine.generate_ids([ids for _, ids in chosen], sampling)]
+    except SafeworkError as error:
+        work.progress.warn(f"no replies could be sampled: {error.what}")
+        return {}
     return {
         "n": len(completions),
         "stop_rate": mean(c.finish_reason == "stop" for c in completions),
         "format_rate": mean(parse_reply(c.text).format == "ok" for c in completions),
         "mean_tokens": mean(len(c.token_ids) for c in completions),
-        "replies": [{"row": row.id, "reply": c.text} for row, c in zip(chosen, completions, strict=True)],
+        "replies": [{"row": row.id, "reply": c.text} for (row, _), c in zip(chosen, completions, strict=True)],
     }
 
 
@@ -116,6 +142,8 @@ def _outcome(
         },
         chat_template_hash=template_hash(tokenizer),
     )
+    if not sampled and config.sample_prompts and config.min_stop_rate:
+        outcome.failed_gates.append("the stop rate could not be measured: no replies could be sampled")
     if sampled and sampled["stop_rate"] < config.min_stop_rate:
         outcome.failed_gates.append(f"stop rate {sampled['stop_rate']:.2f} is below min_stop_rate={config.min_stop_rate}")
     return outcome

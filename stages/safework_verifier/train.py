@@ -97,7 +97,7 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
     """The trained model (adapters merged) and the steps taken."""
     if config.train_layers == 0:
         return model, 0
-    adapters = lora_config(config.lora)
+    adapters = lora_config(config.lora, model)
     if adapters is not None:
         model = get_peft_model(model, adapters)
     trainer = LabelTrainer(

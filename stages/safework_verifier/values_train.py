@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from safework_cli.artifacts import Artifact
+from safework_cli.lm.folder import positions_of
 from safework_cli.lm.layers import train_top_layers
 from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import StepSampler, optimisation_of, run_training, step_sampler, training_arguments
@@ -128,7 +129,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     heads = ValueHeads(backbone.config.get_text_config().hidden_size, len(principles)).to(backbone.device)
     spec = ValueSpec(principles=principles, temperatures=[1.0] * len(principles), max_length=config.max_length)
     with work.progress.phase("tokenize", len(parts.train)):
-        examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length))
+        examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone)))
     trainer = ValueTrainer(
         model=WithHeads(backbone, heads),
         args=_arguments(config, work),

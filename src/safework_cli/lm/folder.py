@@ -56,6 +56,12 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
+def positions_of(model: Any) -> int | None:
+    """Tokens of a sequence at most, or None where the architecture has no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def stored_dtype(folder: Path) -> torch.dtype:
     """The type that a model's weights are saved in: that of most numbers in its files; bfloat16 where those are quantised."""
     count: Counter[str] = Counter()

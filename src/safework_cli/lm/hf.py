@@ -22,6 +22,7 @@ from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt, missing_generation_prompt
 from safework_cli.lm.decode import Decoder, Draws, at_stop_string, unshareable
 from safework_cli.lm.engine import Completion, Conversation, FinishReason, Sampling, completion_seeds
+from safework_cli.lm.folder import positions_of
 from safework_cli.lm.models import stop_token_ids
 from safework_cli.lm.thoughts import ThoughtReader
 from safework_cli.lm.vision import Vision, base_of, collate, placeholders
@@ -210,7 +211,7 @@ class HFEngine:
 
     def longest_prompt(self, sampling: Sampling) -> float:
         """Tokens of a prompt at most, so that a whole reply fits behind it; infinite where the model has no limit."""
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        limit = positions_of(self.model)
         return math.inf if limit is None else limit - sampling.max_tokens
 
     def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:

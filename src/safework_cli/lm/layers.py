@@ -44,16 +44,18 @@ def freeze_vision(model: Any) -> None:
         tower.requires_grad_(False)
 
 
-def lora_config(lora: Lora | None) -> LoraConfig | None:
-    """peft's configuration of adapters on every linear layer."""
+def lora_config(lora: Lora | None, model: nn.Module) -> LoraConfig | None:
+    """peft's configuration of adapters on every linear layer of a model."""
     if lora is None:
         return None
+    # some routers are linear layers that return more than a product (Phi-MoE, Llama 4)
+    routers = [name for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)]
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear",
-        exclude_modules=["router"],  # some are linear layers that return more than a product (Phi-MoE, Llama 4)
+        exclude_modules=routers or None,
         task_type="CAUSAL_LM",
     )
 

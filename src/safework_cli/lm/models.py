@@ -25,7 +25,8 @@ from transformers import (
 from safework_cli.artifacts.payload import weight_headers
 from safework_cli.errors import InputError, SafeworkError
 from safework_cli.lm.chat import TEMPLATE_DATE, shows_date
-from safework_cli.lm.folder import first_line, read_config, read_json
+from safework_cli.lm.folder import first_line, read_config, read_json, stored_dtype
+from safework_cli.lm.settings import SaveDtype
 from safework_cli.lm.vision import has_vision
 from safework_cli.lm.weights import listed, not_finite, refuse_not_finite, refuse_unfit, refuse_unlike_saved
 
@@ -47,6 +48,11 @@ def pick_dtype(dtype: Dtype) -> torch.dtype:
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def saved_dtype(choice: SaveDtype, source: Path) -> torch.dtype:
+    """The type to save a model in that was trained from the one in the folder ``source``."""
+    return stored_dtype(source) if choice == "source" else getattr(torch, choice)
 
 
 def cast_weights(model: Any, dtype: torch.dtype) -> Any:

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from safework_cli.stage import Settings, StageConfig, cosmetic
 
+SaveDtype = Literal["source", "float32", "bfloat16", "float16"]
+"""The type that a trained model's weights are saved in; "source" is that of the model that it started from."""
+
 
 class SupervisedConfig(StageConfig):
     """Settings of every stage that learns from given answers; names are those of transformers' TrainingArguments."""

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,6 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.folder import first_line, positions_of
+from safework_cli.lm.weights import refuse_not_finite
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.labels import pad_left
 from safework_cli.verifiers.prompting import cut_middle
@@ -80,9 +83,15 @@ class ValueHeads(nn.Module):
 
 
 class PrefixWriter:
-    """Token ids of a prompt and a prefix of its reply. The prefix is untrusted: none of its tokens is a control token."""
+    """Token ids of a prompt and a prefix of its reply. The prefix is untrusted: none of its tokens is a control token.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int):
+    Args:
+        positions: of the model, at most. Raises InputError where ``max_length`` exceeds them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int | None = None):
+        if positions is not None and max_length > positions:
+            raise InputError(f"max_length {max_length} exceeds the model's {positions} positions", "", f"max_length={positions}")
         self.tokenizer, self.max_length = tokenizer, max_length
 
     def write(self, exchange: Exchange) -> tuple[list[int], int]:
@@ -124,7 +133,7 @@ class ValueModel:
     ):
         self.model, self.tokenizer, self.heads, self.spec = model, tokenizer, heads.to(model.device), spec
         self.name, self.batch_size = name or "values", batch_size
-        self.writer = PrefixWriter(tokenizer, spec.max_length)
+        self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model))
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """The routed value of each prefix; the label names the principle that weighs most."""
@@ -174,8 +183,7 @@ def load_heads(folder: Path, spec: ValueSpec) -> ValueHeads:
         state = load_file(folder / HEADS_FILE)
         heads = ValueHeads(state["values.weight"].shape[1], len(spec.principles))
         heads.load_state_dict(state)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"{folder / HEADS_FILE} does not fit verifier.json", str(error).splitlines()[0], "train it again with --fresh"
-        ) from None
+    except (OSError, LookupError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{folder / HEADS_FILE} does not fit verifier.json", first_line(error), "train it again with --fresh") from None
+    refuse_not_finite(folder, heads)
     return heads.eval()

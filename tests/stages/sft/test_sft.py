@@ -15,10 +15,13 @@ from datasets import Dataset
 from pydantic import ValidationError
 
 from safework_cli.artifacts import Store
+from safework_cli.artifacts.payload import weight_headers
 from safework_cli.errors import InputError
-from safework_cli.lm.models import load_model, load_tokenizer, stop_token_ids
+from safework_cli.lm.engine import Sampling
+from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, stop_token_ids
 from safework_cli.progress import read_metrics
-from safework_cli.rows import Row
+from safework_cli.rows import Row, write_rows
 from safework_sft.encode import encode_rows, refuse_useless
 from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig, stage
@@ -148,6 +151,64 @@ def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
         found[bf16] = [(step["loss"], step["grad_norm"]) for step in read_metrics(work.progress.metrics_path)[-4:]]
     assert [loss for loss, _ in found[True]] == pytest.approx([loss for loss, _ in found[False]], rel=1e-3)
     assert all(one != other for one, other in zip(found[True], found[False], strict=True))
+
+
+@pytest.mark.parametrize(("stored", "choice", "expected"), [("bfloat16", {}, "BF16"), ("bfloat16", {"save_dtype": "float32"}, "F32"),
+    ("float32", {}, "F32"), ("float32", {"save_dtype": "bfloat16"}, "BF16"), ("float16", {}, "F16")])  # fmt: skip
+def test_a_model_is_saved_in_the_type_that_it_came_in(tiny_model, store, toy_data, work, tmp_path, stored, choice, expected):
+    """And what is sampled behind the training is what was saved."""
+    tokenizer = load_tokenizer(tiny_model)
+    save_model(load_model(tiny_model, dtype="float32"), tokenizer, tmp_path / "m", dtype=getattr(torch, stored))
+    config = SftConfig(learning_rate=3e-3, max_steps=2, warmup_ratio=0.0, sample_prompts=2, sample_max_tokens=8, **choice)
+    outcome = train(config, store.resolve(str(tmp_path / "m"), ("model",)), toy_data.with_subset("cot"), work)
+    assert {entry["dtype"] for header in weight_headers(work.output).values() for entry in header.values()} == {expected}
+    assert outcome.metrics["dtype"] == {"BF16": "bfloat16", "F32": "float32", "F16": "float16"}[expected]
+    assert json.loads((work.output / "config.json").read_text())["dtype"] == outcome.metrics["dtype"]
+    before, after = (load_model(folder, dtype="float32").state_dict() for folder in (tmp_path / "m", work.output))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    rows = {row.id: row for row in toy_data.with_subset("cot").rows()}
+    fast = "bfloat16" if expected == "BF16" and pick_dtype("auto") == torch.bfloat16 else "float32"
+    engine = HFEngine(load_model(work.output, dtype=fast), tokenizer)
+    told = outcome.metrics["samples"]["replies"]
+    groups = engine.generate([rows[one["row"]].prompt for one in told], Sampling(8))
+    assert [group[0].text for group in groups] == [one["reply"] for one in told]
+
+
+def test_what_an_architecture_keeps_in_float32_is_saved_so(tiny_model, tmp_path):
+    tokenizer = load_tokenizer(tiny_model)
+    save_model(tiny_of("deepseek_v3", tokenizer), tokenizer, tmp_path / "m", dtype=torch.bfloat16)
+    types = {name: entry["dtype"] for header in weight_headers(tmp_path / "m").values() for name, entry in header.items()}
+    assert {name for name, kind in types.items() if kind == "F32"} == {"model.layers.1.mlp.gate.e_score_correction_bias"}
+
+
+def test_a_row_beyond_the_models_positions_is_dropped_by_name(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    rows = [row("long", "q" * 60, "<think>t</think>a"), row("short", "q", "<think>t</think>a")]
+    encoded = encode_rows(rows, tokenizer, [tokenizer.eos_token_id], 4096, 80)
+    assert encoded.dropped == {"longer than the model's 80 positions": ["long"]} and len(encoded.input_ids) == 1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt"])
+def test_learned_positions_end_and_nothing_is_a_traceback(name, tiny_model, store, toy_data, work, tmp_path):
+    """Rows beyond them are dropped, prompts without room for a reply are not sampled from, and the model is kept where none has any."""
+    tokenizer = load_tokenizer(tiny_model)
+    changes = {"n_positions": 150} if name == "gpt2" else {"max_position_embeddings": 150}
+    save_model(tiny_of(name, tokenizer, **changes), tokenizer, tmp_path / "m")
+    model = store.resolve(str(tmp_path / "m"), ("model",))
+    long = [row(f"l{i}", "q" * 200, "<think>t</think>a") for i in range(4)]
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows" / "a.parquet", [*toy_data.with_subset("cot").rows(), *long])
+    data = store.resolve(str(tmp_path / "rows"), ("dataset",))
+    config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=4, max_dropped=0.5)
+    outcome = train(config, model, data, work)
+    assert outcome.metrics["dropped"] == {"longer than the model's 150 positions": 4} and outcome.metrics["samples"]["n"] == 3
+    for old in work.checkpoints.iterdir():
+        os.rename(old, work.path / f"old-{old.name}")
+    config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=150, max_dropped=0.5, min_stop_rate=0.1)
+    outcome = train(config, model, data, work)
+    assert (
+        outcome.metrics["samples"] == {} and "could not be measured" in outcome.failed_gates[0] and (work.output / "config.json").exists()
+    )
 
 
 def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
