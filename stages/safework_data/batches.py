@@ -116,7 +116,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
     """Makes rows of items and looks at each alone."""
     config = checking.config
     candidates = [piece.candidate(item) for item in piece.items]
-    faults = examined(candidates, config, template_check(checking.template) if checking.template else None)
+    faults = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
     sound: list[Candidate] = []
     dropped: list[tuple[Candidate, Fault]] = []

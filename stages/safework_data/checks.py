@@ -54,12 +54,12 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
 
 
 @cache
-def template_check(folder: Path) -> TemplateCheck:
+def template_check(folder: Path, trust_remote_code: bool = False) -> TemplateCheck:
     """A check that a model's chat template takes a row: its roles, and the end of each reply in a stop token."""
     from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt
     from safework_cli.lm.models import template_of
 
-    tokenizer, stops = template_of(folder)
+    tokenizer, stops = template_of(folder, trust_remote_code=trust_remote_code)
 
     def check(row: Row) -> Fault | None:
         try:

@@ -59,7 +59,9 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = rows[: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     require_text(rows, data, "a teacher is sent")
-    judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
+    judges = {
+        name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
+    }
     teacher = _Teacher(config, inputs)
 
     journal = work.path / "samples.jsonl"

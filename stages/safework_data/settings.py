@@ -269,6 +269,8 @@ class BuildConfig(StageConfig):
     heldout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of each source's groups that is held out, for sources that are not split already. Held-out rows go to the subset
     `heldout`; of subsets that require labels they stay, as their test split."""
+    trust_remote_code: bool = False
+    """Run Python code that the folder of `model` brings along (its tokenizer's)."""
     max_dropped: float = Field(default=0.5, ge=0.0, le=1.0)
     """Share of rows, for whatever reason they go, up to which the run counts as a success; above it the exit code is 5."""
 

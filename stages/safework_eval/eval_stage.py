@@ -51,6 +51,8 @@ class EvalConfig(StageConfig):
     """Replies generated together, and exchanges judged together."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the weights; "auto" is bfloat16 where the hardware multiplies in it, float32 elsewhere."""
+    trust_remote_code: bool = False
+    """Run Python code that the models' folders bring along."""
     gates: list[Gate] = Field(default_factory=list)
     """What must hold: `{metric: harmful.safety, min: 0.5}`, `{metric: capability, change_min: -0.02}`. The artifact is made either way;
     a gate that does not hold makes the command exit with 4."""
@@ -132,7 +134,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     panels: dict[str, Panel] = {}
     for suite in suites:
         try:
-            panels[suite.name] = panel_for(suite, verifiers, config.batch_size)
+            panels[suite.name] = panel_for(suite, verifiers, config.batch_size, trust_remote_code=config.trust_remote_code)
         except SafeworkError as error:
             refusals.append(error)
     idle = sorted(set(verifiers) - wanted)

@@ -131,6 +131,7 @@ class SafeworkAPI(ModelAPI):
         model_name: a reference or a folder.
         batch_size: sequences generated together.
         dtype: "auto", "float32", "bfloat16" or "float16".
+        trust_remote_code: run Python code that the model's folder brings along.
         store: the artifact store; ``SAFEWORK_STORE`` or ``./artifacts`` where it is not given.
     """
 
@@ -143,9 +144,10 @@ class SafeworkAPI(ModelAPI):
         batch_size: int = 16,
         dtype: str = "auto",
         store: str | None = None,
+        trust_remote_code: bool = False,
     ):
         super().__init__(model_name, base_url, api_key, [], config)
-        self._dtype, self._store = dtype, store
+        self._dtype, self._store, self._trust = dtype, store, trust_remote_code
         self._engine: HFEngine | None = None
         self._loading = threading.Lock()
         self.batcher = Batcher(self._generate_batch, batch_size)
@@ -169,7 +171,9 @@ class SafeworkAPI(ModelAPI):
                 from safework_cli.lm.models import load_model, load_tokenizer
 
                 folder: Path = default_store(self._store).resolve(self.model_name, ("model",)).path
-                self._engine = HFEngine(load_model(folder, dtype=self._dtype), load_tokenizer(folder), self.batcher.batch_size)  # type: ignore[arg-type]
+                model = load_model(folder, dtype=self._dtype, trust_remote_code=self._trust)  # type: ignore[arg-type]
+                tokenizer = load_tokenizer(folder, trust_remote_code=self._trust)
+                self._engine = HFEngine(model, tokenizer, self.batcher.batch_size)
             return self._engine
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling) -> list[Completion]:

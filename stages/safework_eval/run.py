@@ -72,8 +72,9 @@ def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: Work
     with work.progress.phase(f"load {artifact.ref}"):
         from safework_cli.lm.hf import HFEngine
 
-        tokenizer = load_tokenizer(artifact.path)
-        engine = HFEngine(load_model(artifact.path, dtype=config.dtype), tokenizer, config.batch_size)
+        tokenizer = load_tokenizer(artifact.path, trust_remote_code=config.trust_remote_code)
+        model = load_model(artifact.path, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        engine = HFEngine(model, tokenizer, config.batch_size)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
     prompts = _prompt_ids(engine, suites)
     archive = Archive(work.path / archive_name)

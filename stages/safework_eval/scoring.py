@@ -71,11 +71,11 @@ def rule_judge(name: str) -> Judge:
     return Judge(f"rule:{name}", _source_digest("refusal.py" if name == "refusal" else "*.py"), "", load)
 
 
-def artifact_judge(key: str, artifact: Artifact, batch_size: int) -> Judge:
+def artifact_judge(key: str, artifact: Artifact, batch_size: int, *, trust_remote_code: bool = False) -> Judge:
     def load() -> Verifier:
         from safework_cli.verifiers.load import load_verifier
 
-        return load_verifier(artifact, batch_size=batch_size)
+        return load_verifier(artifact, batch_size=batch_size, trust_remote_code=trust_remote_code)
 
     return Judge(f"verifier:{key}", artifact.digest, artifact.ref, load)
 
@@ -90,14 +90,17 @@ def _source_digest(pattern: str) -> str:
     return digest.hexdigest()
 
 
-def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int) -> Panel:
+def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int, *, trust_remote_code: bool = False) -> Panel:
     """Chooses the judges of a suite.
+
+    Args:
+        trust_remote_code: run Python code that a verifier's folder brings along.
 
     Raises:
         ConfigError: `judge: verifier` without a verifier for the metric, or rows that no judge here can judge.
     """
     key = "safety" if suite.metric in SAFETY_METRICS else suite.metric
-    trained = artifact_judge(key, verifiers[key], batch_size) if key in verifiers else None
+    trained = artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code) if key in verifiers else None
     rule = rule_judge("refusal" if suite.metric in SAFETY_METRICS else "correctness")
     choice: JudgeChoice = suite.judge
     if choice == "verifier" and trained is None:

@@ -129,7 +129,10 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskReward
     """The verifiers that the routes name, loaded once each."""
     given = inputs.many("verifiers")
     names = {name for route in routes.values() for name in route if name in given or name in rule_names()} | {"format", "language"}
-    verifiers = {name: load_verifier(given[name]) if name in given else rule_verifier(name) for name in sorted(names)}
+    verifiers = {
+        name: load_verifier(given[name], trust_remote_code=config.trust_remote_code) if name in given else rule_verifier(name)
+        for name in sorted(names)
+    }
     return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold)
 
 

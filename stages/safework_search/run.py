@@ -28,7 +28,11 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     engine = HFEngine(load_model(model_artifact.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
-    guides = Guides({name: load_verifier(a) for name, a in inputs.many("guide").items()}, config.guide_weights, config.likelihood_weight)
+    guides = Guides(
+        {name: load_verifier(a, trust_remote_code=config.trust_remote_code) for name, a in inputs.many("guide").items()},
+        config.guide_weights,
+        config.likelihood_weight,
+    )
 
     journal = work.path / "generations.jsonl"
     done = {record["row"]: record for record in read_journal(journal)}

@@ -45,7 +45,9 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     require_text(rows, data, "the policy is sent")
-    judges = {name: load_verifier(artifact) for name, artifact in inputs.many("verifiers").items()}
+    judges = {
+        name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
+    }
     judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
     tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
     engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)

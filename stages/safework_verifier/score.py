@@ -32,7 +32,10 @@ def score(config: ScoreConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     items = list(islice(of_artifact(data) if data else of_file(Path(str(config.file)).expanduser()), config.limit))
     if not items:
         raise InputError(f"{data.ref if data else config.file} holds no replies", "there is nothing to judge")
-    verifiers: dict[str, Verifier] = {n: load_verifier(a, batch_size=config.batch_size) for n, a in inputs.many("verifiers").items()}
+    verifiers: dict[str, Verifier] = {
+        n: load_verifier(a, batch_size=config.batch_size, trust_remote_code=config.trust_remote_code)
+        for n, a in inputs.many("verifiers").items()
+    }
     verifiers |= {f"rule:{name}": load_verifier(f"rule:{name}") for name in config.rules}
 
     journal = work.path / "verdicts.jsonl"

@@ -29,6 +29,8 @@ class ScoreConfig(StageConfig):
     """How many replies are judged, from the first; default all."""
     max_failed: float = Field(0.05, ge=0, le=1)
     """Share of verdicts that may be missing before the command exits with 5."""
+    trust_remote_code: bool = False
+    """Run Python code that the models' folders bring along."""
     chunk_rows: int = cosmetic(512, ge=1)
     """Replies judged between two writes; finished ones survive a kill."""
     batch_size: int = cosmetic(32, ge=1)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from safework_cli.errors import InputError
 from safework_cli.lm.models import load_model, load_tokenizer, save_model
 from safework_cli.progress import Progress, QuietDisplay, read_metrics
 from safework_cli.rows import Row, write_rows
@@ -156,3 +157,72 @@ def test_what_is_sampled_is_what_is_trained_without_shared_prompts(name, start, 
     """Prompts of unequal length are padded: where positions are learned they have to be given."""
     steps = m3(start(name), toy_data, made("rl"), monkeypatch, share_prompts=False)
     assert all(step["engine/logprob_gap"] < 1e-5 for step in steps)
+
+
+OWN_CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+class MineConfig(LlamaConfig):
+    model_type = "mine"
+
+
+class MineForCausalLM(LlamaForCausalLM):
+    config_class = MineConfig
+"""
+
+
+@pytest.fixture
+def own_code(start, tmp_path, store, monkeypatch):
+    """A model whose architecture is in its own folder."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder = start("llama").path
+    (folder / "modeling_mine.py").write_text(OWN_CODE)
+    said = json.loads((folder / "config.json").read_text())
+    said |= {"model_type": "mine", "architectures": ["MineForCausalLM"]}
+    said["auto_map"] = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(said))
+    return store.resolve(str(folder), ("model",))
+
+
+def test_code_of_a_model_runs_where_it_is_asked_for_and_nowhere_else(own_code, toy_data, store, made, tmp_path, monkeypatch):
+    """As a policy, as a judge's backbone, as a template: the key is there in every stage, and the refusal names it."""
+    from safework_data.checks import template_check
+    from safework_eval.eval_stage import EvalConfig
+    from safework_eval.eval_stage import stage as eval_stage
+    from safework_search.stage import GuidedConfig
+    from safework_search.stage import stage as search_stage
+    from safework_verifier.score_stage import ScoreConfig
+    from safework_verifier.score_stage import stage as score_stage
+    from safework_verifier.wrap_stage import WrapConfig
+    from safework_verifier.wrap_stage import stage as wrap_stage
+
+    work = made("wrap")
+    labels = {"safe": {"code": "A", "score": 1.0}, "unsafe": {"code": "B", "score": 0.0}}
+    wrap = {"labels": labels, "template": "{query}\n{response}\nA or B?", "strict_template": "", "system": "", "max_length": 512}
+    wrap_stage.run(WrapConfig(trust_remote_code=True, **wrap), Inputs({"model": own_code}), work)
+    judge = store.resolve(str(work.output), ("verifier",))
+    rl, cot = toy_data.with_subset("rl"), toy_data.with_subset("cot")
+    suites = [{"name": "s", "rows": {"task": "safety"}}]
+    searched = {"method": "best_of_n", "candidates": 2, "max_tokens": 4, "limit": 2, "batch_prompts": 2}
+    commands = {
+        "sft": lambda work, **key: sft(own_code, toy_data, work, **key),
+        "eval": lambda work, **key: eval_stage.run(
+            EvalConfig(suites=suites, max_tokens=4, dtype="float32", max_failed=1.0, **key),
+            Inputs({"model": own_code, "data": rl, "verifiers": {"safety": judge}}), work,
+        ),
+        "search": lambda work, **key: search_stage.run(
+            GuidedConfig(**searched, **key), Inputs({"model": own_code, "prompts": rl, "guide": {"judge": judge}}), work
+        ),
+        "score": lambda work, **key: score_stage.run(
+            ScoreConfig(limit=4, **key), Inputs({"data": cot, "verifiers": {"judge": judge}}), work
+        ),
+        "judge": lambda work, **key: load_verifier(judge, **key),
+        "template": lambda work, **key: template_check(own_code.path, *key.values()),
+    }  # fmt: skip
+    for name, run in commands.items():
+        with pytest.raises(InputError, match="trust_remote_code=true"):
+            run(made(f"{name} refused"))
+        assert run(made(name), trust_remote_code=True) is not None

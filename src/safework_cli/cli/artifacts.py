@@ -226,6 +226,7 @@ def command() -> Any:
         reference: str = typer.Argument(..., metavar="REF"),
         folder: Path = typer.Argument(..., help="A folder that does not exist yet."),
         check: bool = typer.Option(False, "--check", help="Load the exported model and generate one token."),
+        trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="With --check: run Python code of the model's own."),
         store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.artifacts.transfer import export_folder
@@ -233,20 +234,20 @@ def command() -> Any:
         artifact = _store(store).resolve(reference)
         export_folder(artifact, folder)
         if check and artifact.kind == "model":
-            _generate_one_token(folder)
+            _generate_one_token(folder, trust_remote_code)
         print(folder)
 
     return typer.main.get_command(app)
 
 
-def _generate_one_token(folder: Path) -> None:
+def _generate_one_token(folder: Path, trust_remote_code: bool) -> None:
     from safework_cli.lm.engine import Sampling
     from safework_cli.lm.hf import HFEngine
     from safework_cli.lm.models import load_model, load_tokenizer
 
-    completion = HFEngine(load_model(folder), load_tokenizer(folder)).generate(
-        [[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1)
-    )[0][0]
+    model = load_model(folder, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    completion = HFEngine(model, tokenizer).generate([[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1))[0][0]
     print(f"{folder} loads and generates (token {completion.token_ids})", file=sys.stderr)
 
 

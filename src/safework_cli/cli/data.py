@@ -24,6 +24,7 @@ def preview_command() -> Any:
         model: Optional[str] = typer.Option(None, "--model", help="A model artifact whose chat template is used.", show_default=False),
         rows: int = typer.Option(3, "-n", "--rows", min=1, help="How many rows."),
         start: int = typer.Option(0, "--start", min=0, help="The first row, counted from 0."),
+        trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the model's folder brings along."),
         row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
     ) -> None:
@@ -43,7 +44,7 @@ def preview_command() -> Any:
             chosen = found[start : start + rows]
             if not chosen:
                 raise InputError(f"{data} holds {len(found):,} rows", f"--start is {start}", "begin at a smaller number")
-        tokens = _tokens(where, model) if model else None
+        tokens = _tokens(where, model, trust_remote_code) if model else None
         console = Console(highlight=False)
         for row in chosen:
             _show(console, row, tokens)
@@ -51,12 +52,12 @@ def preview_command() -> Any:
     return typer.main.get_command(app)
 
 
-def _tokens(store: Any, model: str) -> Any:
+def _tokens(store: Any, model: str, trust_remote_code: bool) -> Any:
     """A function from messages to (text of a token, whether it is supervised) pairs, under a model's template."""
     from safework_cli.lm.chat import encode_conversation
     from safework_cli.lm.models import template_of
 
-    tokenizer, stops = template_of(store.resolve(model, ("model",)).path)
+    tokenizer, stops = template_of(store.resolve(model, ("model",)).path, trust_remote_code=trust_remote_code)
 
     def pairs(messages: Any) -> list[tuple[str, bool]]:
         encoded = encode_conversation(tokenizer, messages, stops)

@@ -24,6 +24,7 @@ def load_verifier(
     use_harmful: bool | None = None,
     batch_size: int = 16,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    trust_remote_code: bool = False,
 ) -> Verifier:
     """Loads a verifier.
 
@@ -32,6 +33,7 @@ def load_verifier(
         reading, use_harmful: in place of what ``verifier.json`` says.
         batch_size: exchanges judged together.
         dtype: of the weights; "auto" is the fast one of this machine.
+        trust_remote_code: run Python code that the verifier's folder brings along.
 
     Raises:
         ConfigError: an unknown rule.
@@ -52,8 +54,10 @@ def load_verifier(
         from safework_cli.verifiers.values import ValueModel, ValueSpec, load_heads
 
         values = ValueSpec.read(folder)
-        model, heads = load_model(folder, dtype=dtype), load_heads(folder, values)
-        return ValueModel(model, load_tokenizer(folder), heads, values, batch_size=batch_size, name=name)
+        heads = load_heads(folder, values)
+        model = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        return ValueModel(model, tokenizer, heads, values, batch_size=batch_size, name=name)
     spec = LabelSpec.read(folder)
     changes: dict[str, Any] = {"reading": reading, "use_harmful": use_harmful}
     for key, value in changes.items():
@@ -68,7 +72,9 @@ def load_verifier(
     from safework_cli.verifiers.labels import LabelVerifier
 
     try:
-        model, tokenizer, processor = load_model(folder, dtype=dtype), load_tokenizer(folder), load_processor(folder)
+        model = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+        processor = load_processor(folder, trust_remote_code=trust_remote_code)
         return LabelVerifier(model, tokenizer, spec, processor=processor, batch_size=batch_size, name=name)
     except ConfigError as error:
         raise InputError(f"the verifier in {folder} does not fit its own tokenizer", error.what, "train it again with --fresh") from None

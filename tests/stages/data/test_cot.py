@@ -113,7 +113,7 @@ def test_several_samples_are_kept_once_each_and_the_best_scored_first(work, data
 
             return [Verdict(1.0 if "Zero" in exchange.reply else 0.6) for exchange in exchanges]
 
-    monkeypatch.setattr(cot, "load_verifier", lambda artifact: Shortness())
+    monkeypatch.setattr(cot, "load_verifier", lambda artifact, **_: Shortness())
     with served(several) as (url, _):
         config = CotConfig.model_validate({"endpoint": {"url": url, "model": "m"}, "samples": 3, "keep": 3, "limit": 1})
         stage.run(config, Inputs({"data": data, "verifiers": {"short": data}}), work)

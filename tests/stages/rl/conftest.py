@@ -22,7 +22,7 @@ def rewards(monkeypatch):
     """Routes every task to ``Length``, with the format as a light term: random models keep no format."""
     from safework_rl import train
 
-    monkeypatch.setattr(train, "load_verifier", lambda artifact: Length())
+    monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Length())
     return {
         "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}},
         "format": {"mode": "term", "weight": 0.01},

@@ -146,7 +146,7 @@ class Same:
 def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch):
     from safework_rl import train
 
-    monkeypatch.setattr(train, "load_verifier", lambda artifact: Same())
+    monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
     with pytest.raises(SafeworkError, match="no step had a gradient for 3 steps"):
         run_m3(max_steps=9, max_idle_steps=3, format={"mode": "term", "weight": 0.0})
     assert len(read_metrics(work.progress.metrics_path)) == 3

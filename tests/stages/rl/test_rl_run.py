@@ -101,7 +101,7 @@ class Broken:
 def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
     from safework_rl import train
 
-    monkeypatch.setattr(train, "load_verifier", lambda artifact: Broken())
+    monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Broken())
     with pytest.raises(TooManyFailed, match=r"8 of 8 replies .*verifier 'judge': no answer"):
         m3.run(M3Config(phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
@@ -134,7 +134,7 @@ class Same:
 def test_a_run_in_which_nothing_was_learnt_is_not_green(tiny_artifact, toy_data, work, rewards, monkeypatch, required):
     from safework_rl import train
 
-    monkeypatch.setattr(train, "load_verifier", lambda artifact: Same())
+    monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
     settings = M3 | rewards | {"format": {"mode": "term", "weight": 0.0}, "require_gradient": required}
     outcome = m3.run(M3Config(phases=PHASES, **settings), inputs_of(tiny_artifact, toy_data), work)
     assert outcome.metrics["steps_without_gradient"] == 2

@@ -72,7 +72,7 @@ def test_an_open_thought_is_read_as_a_reply():
 def test_finished_batches_are_not_done_again(tiny_artifact, toy_data, work, monkeypatch):
     from safework_search import run as module
 
-    monkeypatch.setattr(module, "load_verifier", lambda artifact: Likes("e"))
+    monkeypatch.setattr(module, "load_verifier", lambda artifact, **_: Likes("e"))
     config = GuidedConfig(method="best_of_n", candidates=2, max_tokens=8, limit=4, batch_prompts=2)
     inputs = Inputs({"model": tiny_artifact, "prompts": toy_data.with_subset("rl"), "guide": {"e": tiny_artifact}})
     stage.run(config, inputs, work)
