@@ -81,6 +81,14 @@ def write(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def a_folder_named(name):
+    def change(folder):
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
+
+
 def cut(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -130,12 +138,16 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder, spoil, message):
         (write("config.json", b"\xff\xfe"), "config.json is not JSON"),
         (write("config.json", b"[" * 100_000), "config.json is not JSON"),
         (write("config.json", b"[1]"), "holds no JSON object"),
+        (a_folder_named("config.json"), "config.json cannot be read"),
+        (a_folder_named("model.safetensors"), "model.safetensors cannot be read"),
+        (lambda folder: edit_json(folder, "generation_config.json", eos_token_id=[2, -1]), "eos_token_id in .*generation_config.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (config(model_type=...), "names no model_type"),
         (config(model_type="nothing_like_it"), "model_type is 'nothing_like_it'"),
         (config(model_type=["llama"]), r"model_type is \['llama'\]"),
         (config(model_type="bert"), "do not fit its config.json"),
         (config(hidden_size="wide"), "cannot be used|no causal language model"),
+        (config(attention_dropout=1.5), "attention_dropout in .*config.json is 1.5"),
         (config(num_attention_heads=0), "cannot be used|no causal language model"),
         (config(num_hidden_layers=-1), "cannot be used|no causal language model|do not fit"),
         (config(rope_parameters={"rope_type": "none such"}), "cannot be used|no causal language model"),
@@ -160,6 +172,7 @@ def test_a_damaged_folder_is_refused_and_not_a_traceback(folder, spoil, message)
         (write("tokenizer.json", b"{}"), "no tokenizer can be loaded"),
         (write("tokenizer.json", b"\x00"), "no tokenizer can be loaded"),
         (write("tokenizer_config.json", b"{"), "no tokenizer can be loaded"),
+        (lambda folder: edit_json(folder, "tokenizer_config.json", model_max_length="x"), "model_max_length in .*tokenizer_config.json"),
         (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
         (config(vocab_size=200), "has tokens that the model has no embedding for"),
         (config(vocab_size=258), "its last token is 258, and the model has 258 embeddings"),

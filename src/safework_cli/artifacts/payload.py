@@ -93,13 +93,16 @@ def safetensors_header(file: Path) -> dict[str, Any]:
     Raises:
         InputError: no such header, or the file is shorter or longer than it says.
     """
-    size = file.stat().st_size
-    with open(file, "rb") as handle:
-        start = handle.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        if length + 8 > size:
-            raise InputError(f"{file} is cut short", "its header is longer than the file", "fetch the file again")
-        text = handle.read(length)
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            if length + 8 > size:
+                raise InputError(f"{file} is cut short", "its header is longer than the file", "fetch the file again")
+            text = handle.read(length)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read", error.strerror or str(error), "check the folder") from None
     try:
         header: dict[str, Any] = json.loads(text)
         header.pop("__metadata__", None)

@@ -38,9 +38,14 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
         what = f"its model_type is {kind!r}" if kind else "config.json names no model_type"
         raise InputError(f"{folder} holds no architecture that transformers knows", what, "is this a Hugging Face model folder?")
     try:
-        return AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise InputError(f"{folder / 'config.json'} cannot be used", first_line(error), "compare it with the original model's") from error
+    for name, value in vars(config.get_text_config()).items():
+        share = name.endswith(("dropout", "pdrop")) and name != "classifier_dropout"
+        if share and not (isinstance(value, (int, float)) and 0 <= value < 1):  # it would end a training run that had begun
+            raise InputError(f"{name} in {folder / 'config.json'} is {value!r}", "it is a share below 1", "correct the file")
+    return config
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -49,6 +54,8 @@ def read_json(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{file.parent} has no {file.name}", "a model is a Hugging Face folder", "check the path") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read", error.strerror or first_line(error), "check the folder") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON", first_line(error), "fetch the file again") from None
     if not isinstance(found, dict):

@@ -72,6 +72,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
         InputError: the folder has no tokenizer or a damaged one, no chat template, no end-of-sequence token, or more tokens than the
             model has embeddings for.
     """
+    folder = Path(folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
@@ -93,6 +94,9 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             "a model that cannot stop cannot be trained to",
             "set eos_token in tokenizer_config.json",
         )
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        what = f"model_max_length in {folder / 'tokenizer_config.json'} is {tokenizer.model_max_length!r}"
+        raise InputError(what, "it is a number of tokens", "correct the file")
     rows, last = getattr(config.get_text_config(), "vocab_size", None), max(tokenizer.get_vocab().values(), default=0)
     if isinstance(rows, int) and last >= rows:
         raise InputError(
@@ -112,6 +116,7 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
         InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
             that transformers does not know.
     """
+    folder = Path(folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     weight_headers(folder)
     settings = read_generation_config(folder)
@@ -165,7 +170,7 @@ def read_generation_config(folder: Path) -> GenerationConfig | None:
     said = read_json(file)
     tokens = {name: said[name] for name in _TOKENS if said.get(name) is not None}
     for name, value in tokens.items():
-        if not all(type(token) is int for token in (value if isinstance(value, list) else [value])):
+        if not all(type(token) is int and token >= 0 for token in (value if isinstance(value, list) else [value])):
             raise InputError(f"{name} in {file} is {value!r}", "a token is named by its number there", "correct the file")
     shorter = {key: value for key, value in said.items() if key not in _OF_SAMPLING}
     why = ""
