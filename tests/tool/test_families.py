@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
+from safework_cli.lm.decode import unshareable
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer, save_model
-from tiny_families import FAMILIES, tiny_of
+from tiny_families import FAMILIES, MIXTURES, tiny_of
 
 ACTING = {
     "do_sample": True, "temperature": 0.3, "top_k": 2, "min_p": 0.5, "repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "max_length": 3,
@@ -67,3 +70,11 @@ def test_both_paths_draw_the_same_whatever_the_generation_config_says(name, toke
                 logits_TV = model(torch.tensor([c.prompt_ids + c.token_ids])).logits[0, len(c.prompt_ids) - 1 : -1].float()
             expected = logits_TV.log_softmax(-1).gather(1, torch.tensor(c.token_ids)[:, None])[:, 0].tolist()
             assert c.logprobs == pytest.approx(expected, abs=1e-3)
+
+
+def test_the_table_of_families_is_that_of_the_tests(tokenizer):
+    """docs/models.md, and every family's way of generating."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)`(?: \\\*)? \| (yes|–) \| (yes|no) \|$", page, re.MULTILINE)
+    shared = {name: unshareable(tiny_of(name, tokenizer)) is None for name in FAMILIES}
+    assert rows == [(name, "yes" if name in MIXTURES else "–", "yes" if shared[name] else "no") for name in FAMILIES]
