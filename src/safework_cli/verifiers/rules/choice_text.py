@@ -1,0 +1,142 @@
+"""Replies to multiple-choice questions as plain text: markup, LaTeX and full-width characters resolved, and option texts compared."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+OPEN_BOX, CLOSE_BOX = "⟦", "⟧"
+r"""What a box (``\boxed{…}``, ``<answer>…</answer>``) becomes."""
+
+_SAME = str.maketrans({
+    "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "`": "", "−": "-", "‐": "-", "‑": "-", "\u200b": "", "\u200c": "",
+    "\u200d": "", "\u2060": "", "\ufeff": "", "\u200e": "", "\u200f": "", "\u3164": "", "\ufe0f": "", "⇒": "→", "➡": "→", "⟶": "→", "⟹": "→",
+    "أ": "A", OPEN_BOX: "[", CLOSE_BOX: "]", "∶": ":",
+})  # fmt: skip
+_SPACES = re.compile(r"[ \t\xa0\r\f\v]+")
+_LINES = re.compile(r"\n\s*")
+_BOX = r"(?:\\f?boxed|\\fbox|\\framebox|\x08oxed|(?<![A-Za-z\\])boxed(?=\s?\{))"
+_BOX_WITHOUT_BRACES = re.compile(r"\\boxed\s?\(?([A-Za-z])\)?(?![A-Za-z])")
+_BRACES = re.compile(rf"\\[{{}}]|{_BOX}\s?\{{|[{{}}]")
+_STYLE = re.compile(
+    r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|sf|it|bb|cal|tt|normal)|boldsymbol|bm|operatorname\*?|mbox|hbox|underline|emph|bf|rm"
+    r"|large|Large|displaystyle|left|right)(?![A-Za-z])\s?"
+)
+_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad(?![A-Za-z])\s?)|(?<=[^\\])~(?!~)")
+_LATEX_MATH = re.compile(r"\\[()\[\]]|\${1,2}")
+_STRUCK = re.compile(r"~~[^~\n]{1,300}~~")
+_EMPHASIS = re.compile(r"\*{2,}|(?<![0-9A-Za-z)])\*|\*(?![0-9A-Za-z(])|_{2,}|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
+_HTML = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|mark|code|font|center|h\d|li|ul|ol|sup|sub|details|summary)\b[^<>\n]{0,100}>", re.IGNORECASE)
+_TAGS = r"(?:final[_ ]?answer|answer|option|choice|final|response|solution)"
+_TAG_OPENS, _TAG_CLOSES = re.compile(rf"<{_TAGS}>", re.IGNORECASE), re.compile(rf"</{_TAGS}>", re.IGNORECASE)
+_LINE_START = re.compile(r"^ ?(?:(?:#{1,6}|>) ?|[-•·▪◦+–—] |\d{1,2}[.)] (?=[A-Z][.):]? ?$))+(?=\S)", re.MULTILINE)
+_WORD_UNDERSCORE = re.compile(r"(?<=[a-z])_(?=[a-z]{2})")
+_HYPHEN_CUE = re.compile(r"\b(answer|option|choice|ans) ?- ?(?=[A-Za-z](?![A-Za-z]))", re.IGNORECASE)
+
+_TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W\d_]+)?|[\u3040-\u30ff\u3400-\u9fff]|[^\w\s]")
+_PUNCTUATION = frozenset(".,;:!?'\"()[]⟦⟧、。，；：！？【】「」『』《》<>…·|")
+_ARTICLES = frozenset(("a", "an", "the"))
+
+
+def readable(text: str) -> str:
+    """A reply without what only shows it: NFKC (full-width letters and punctuation become plain), one space, no blank lines, no markdown, no
+    LaTeX styles and mathematics marks; boxes and answer tags become ``⟦…⟧``. Takes time linear in the text."""
+    text = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
+    text = _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
+    text = _TAG_CLOSES.sub(CLOSE_BOX + "\n", _TAG_OPENS.sub("\nanswer: " + OPEN_BOX, text))
+    text = _HTML.sub("", text.replace("<br>", "\n").replace("<br/>", "\n"))
+    if "\\" in text or "oxed" in text:
+        text = _LATEX_SPACE.sub(" ", text.replace("\\\\", "\n"))
+        text = _STYLE.sub("", text)
+    text = _LATEX_MATH.sub("", text)
+    text = _unbraced(_BOX_WITHOUT_BRACES.sub(rf"{OPEN_BOX}\1{CLOSE_BOX}", text))
+    text = _EMPHASIS.sub("", _STRUCK.sub("", _WORD_UNDERSCORE.sub(" ", text)))
+    text = _HYPHEN_CUE.sub(r"\1: ", _LINE_START.sub("", text))
+    return _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
+
+
+def _unbraced(text: str) -> str:
+    """Braces dropped, but for those of boxes, which become ``⟦`` and ``⟧``; a box that never closes ends nowhere."""
+    if "{" not in text and "}" not in text:
+        return text
+    pieces: list[str] = []
+    closers: list[str] = []
+    last = 0
+    for match in _BRACES.finditer(text):
+        pieces.append(text[last : match.start()])
+        last, found = match.end(), match.group()
+        if found in ("\\{", "\\}"):
+            continue
+        if found == "}":
+            pieces.append(closers.pop() if closers else "")
+            continue
+        boxed = len(found) > 1
+        pieces.append(OPEN_BOX if boxed else "")
+        closers.append(CLOSE_BOX if boxed else "")
+    pieces.append(text[last:])
+    return "".join(pieces)
+
+
+def tokens_of(text: str) -> list[str]:
+    """Words, numbers with their decimal points, Chinese characters and signs, lower case; no punctuation, and no articles where words remain."""
+    tokens = [token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION]
+    return [token for token in tokens if token not in _ARTICLES] or tokens
+
+
+class Options:
+    """The texts of a question's options.
+
+    Attributes:
+        valid: the letters that the question has.
+        texts: each option's tokens, joined by spaces; empty for an option that has none or that is itself a letter.
+    """
+
+    def __init__(self, choices: Sequence[str], letters: str):
+        self.valid = letters
+        plain = [readable(str(choice)) for choice in choices]
+        joined = [" ".join(tokens_of(text)) for text in plain]
+        self.texts = ["" if len(text) == 1 and text.upper() in letters else text for text in joined]
+        self._plain = [text.lower() for text in plain]
+
+    def equal_to(self, text: str) -> str | None:
+        """The letter of the option whose whole text this is."""
+        have = " ".join(tokens_of(text))
+        same = [i for i, option in enumerate(self.texts) if option and option == have]
+        return self.valid[same[0]] if len(same) == 1 else None
+
+    def begins(self, text: str) -> str | None:
+        """The letter of the option whose text this begins with: the longest of those that do."""
+        have = " ".join(tokens_of(text[:600])) + " "
+        same = [i for i, option in enumerate(self.texts) if option and have.startswith(option + " ")]
+        best = max(same, key=lambda i: len(self.texts[i]), default=None)
+        return None if best is None or sum(self.texts[i] == self.texts[best] for i in same) > 1 else self.valid[best]
+
+    def length_after(self, letter: str, text: str) -> int:
+        """How many characters of the text are this letter's own option text, with what separates it from the letter; 0 where it does not follow."""
+        own = self._plain[self.valid.index(letter)] if self._plain else ""
+        stripped = text.lstrip(" .:,)]-–—、\t\"'(⟧】=")
+        return len(text) - len(stripped) + len(own) if own and stripped.startswith(own) else 0
+
+    def occurring(self, text: str) -> list[tuple[int, int, str]]:
+        """(start, end, letter) of option texts among the text's tokens, the longest first where one holds another; positions count in the
+        joined tokens, which ``joined`` gives."""
+        found: list[tuple[int, int, str]] = []
+        rest = f" {self.joined(text)} "
+        for i in sorted(range(len(self.texts)), key=lambda i: -len(self.texts[i])):
+            option = f" {self.texts[i]} "
+            at = rest.find(option) if self.texts[i] else -1
+            while at >= 0 and len(found) < 200:
+                found.append((at, at + len(option) - 2, self.valid[i]))
+                rest = rest[: at + 1] + "\x00" * (len(option) - 2) + rest[at + len(option) - 1 :]
+                at = rest.find(option, at + 1)
+        return sorted(found)
+
+    @staticmethod
+    def joined(text: str) -> str:
+        return " ".join(tokens_of(text))
+
+    def is_plain_word(self, letter: str) -> bool:
+        """Whether an option's text stands in many replies that do not choose it: a number, "yes", "none"."""
+        text = self.texts[self.valid.index(letter)]
+        return " " not in text and (len(text) <= 3 or not text.isalpha() or text in ("true", "false", "none", "both", "neither", "maybe"))
