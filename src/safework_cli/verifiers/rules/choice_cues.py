@@ -23,13 +23,15 @@ _FILLER = (
 )
 STATED = re.compile(rf"\b(?:{_ANSWER}|{_OPTION})\b(?P<mid>[^.!?\n;]{{0,90}}?){_BE}(?:[\s,:\"'(=→>-]|\b{_FILLER}\b)*$")
 """The answer (…) is (therefore the option) …"""
-HEADED = re.compile(rf"\b(?:{_ANSWER}|(?:correct|right|best|selected|chosen|final|my) {_OPTION})$|【答案】$")
+HEADED = re.compile(
+    rf"\b(?:{_ANSWER}|(?:correct|right|best|selected|chosen|final|my) {_OPTION})$|(?:^|\n)(?:correct|final|vote|output|sol|decision|selected|chosen)$|答案[】\]]$"
+)
 """Answer …, with a mark, a line end or nothing between it and the letter."""
 PLURAL = re.compile(r"\b(?:choices|options|answers|alternatives|each|every|following|possible|candidates|any)\b")
 """A cue that introduces the list of options and no answer."""
 CHOSEN = re.compile(
     r"(?P<subject>(?:^|[.;:,!?\n(]\s*|\b(?:i|we|you|i'd|i'll|we'd|we'll|i'm|would|should|must|will|can|to|so|then|therefore|thus|hence|let's|let"
-    r" us|me|also|and|please|am|are)\s+))"
+    r" us|me|also|and|please|am|are|gonna)\s+))"
     r"(?:choose|chose|select|selected|pick|picked|go with|going with|went with|go for|opt for|vote for|settle on|mark|say|choosing|selecting"
     r"|picking)(?:\s+(?:the|with|correct|right|final|option|choice|answer|letter))*[\s\"'(:]*$"
 )
@@ -38,22 +40,30 @@ BUT = re.compile(r"\bnot\b[^.!?\n]{0,40}\b(?:but|rather)(?: rather)?(?: option| 
 """Not A but …"""
 SOFT = re.compile(
     rf"(?:\b(?:so|therefore|thus|hence|then|consequently|accordingly|finally|overall|ultimately|conclusion|elimination|it is|it's|it must be"
-    rf"|it has to be|it should be|it would be|must be|has to be|that is|that's|that would be|which is|i think|i believe|i guess|i'd guess"
-    rf"|i suspect|we get|we have|leaves|leaves us with|leaving|left with|left is|remaining|corresponds to|corresponding to|matches|means"
+    rf"|it has to be|it should be|it would be|it can only be|that'd be|must be|has to be|that is|that's|that would be|which is|i think|i believe|i guess|i'd guess"
+    rf"|i suspect|i reckon|we conclude|i conclude|we get|we have|leaves|leaves us with|leaving|left with|left is|remaining|corresponds to|corresponding to|consistent with|confident in|matches|means|namely|in other words|no doubt|yes|sure|well|okay|ok"
     rf"|gives|points to|probably|maybe|perhaps|clearly|definitely|is)\b|⇒|∴)(?:[\s,:\"'(-]|\b{_FILLER}\b)*$"
 )
 """So …, it must be …, I think …: a statement where the letter ends its clause."""
 DENIED = re.compile(
     r"(?:\b(?:not|never|neither|nor|non|no|cannot|except|excluding|unlike|eliminate[sd]?|eliminating|excludes?|excluded|rule out|ruled out"
-    r"|ruling out|rejects?|rejected|discard(?:ed)?|dismiss(?:ed)?|avoid|instead of|rather than|other than|over|than|versus|vs|against"
+    r"|ruling out|rejects?|rejected|discard(?:ed)?|dismiss(?:ed)?|avoid|instead of|rather than|(?<!none )other than|over|(?<!other )than|versus|vs|against"
     r"|tempted to (?:choose|pick|select|say))|n't)(?:\s+(?:be|to be|an?|the|is|was|choose|pick|select|say|go with|option|choice|answer|letter"
     r"|correct|right|both|either|only))*[\s\"'(:]*$"
 )
 NEGATION = re.compile(
     r"\b(?:not|never|no|cannot|neither|nor|incorrect|wrong|false|unlikely|inaccurate|untrue|invalid|hardly|doubt|impossible|least)\b|n't\b"
 )
-DISBELIEF = re.compile(r"(?:not|n't|never)\s+(?:think|believe|say|mean|agree|feel|claim|conclude|sure)(?:\s+(?:that|if|whether))?\s*(?:the|that|my)?\s*$")
+DISBELIEF = re.compile(
+    r"(?<!no )(?<!without )(?<!without a )\bdoubt(?:\s+(?:that|if|whether))?\s*(?:the|that|my)?\s*$|(?:not|n't|never)\s+(?:think|believe|say|mean|agree|feel|claim|conclude|sure)(?:\s+(?:that|if|whether))?\s*(?:the|that|my)?\s*$"
+)
 """I don't think that (the answer is B)."""
+REPORTED = re.compile(
+    r"\b(?:some|many|most|people|students|others|they|you|one|someone|anyone)\b[^.!?\n]{0,30}\b(?:say|think|believe|argue|claim|assume|guess|expect)s?"
+    r"(?:\s+that)?(?:\s+the)?\s*$"
+)
+"""Some say that (the answer is B)."""
+ZH_DISBELIEF = re.compile(r"(?:不|难以|很难)(?:认为|觉得|相信|同意|确定|能说|说)[^。,!?\n]{0,6}$")
 
 _BECOMES = r"(?:is|was|would be|must be|should be|has to be|will be|seems|seems to be|appears|appears to be|looks|looks like|remains|being)"
 ANSWERS = re.compile(
@@ -62,8 +72,8 @@ ANSWERS = re.compile(
 )
 """(B) is the correct answer."""
 GOOD = re.compile(
-    rf"^(?:{_BECOMES}\s+(?:\w+\s+){{0,2}}?(?:correct|right|true|accurate|valid|best|most \w+|appropriate|suitable|it|mine)\b"
-    r"|(?:makes the most sense|fits best|fits the best|best \w+|it is\b|wins\b|works\b|is the one\b|remains\b)"
+    rf"^(?:{_BECOMES}\s+(?:\w+\s+){{0,2}}?(?:correct|right|true|accurate|valid|best|(?:the )?most \w+|more \w+|appropriate|suitable|it|mine)\b"
+    r"|(?:makes (?:the most )?sense|fits best|fits the best|best \w+|it is\b|wins\b|works\b|is the one\b|remains\b)"
     r"|[\s.):\-–—=]*(?:(?:correct|right|true|yes)\b(?! +\w)|✅|✓|✔|√))"
 )
 BAD = re.compile(
@@ -75,8 +85,8 @@ BAD = re.compile(
 
 _ZH_NOT = r"(?:不得不)?(?P<not>(?<!不得)(?:不|没有?|未|别|勿|莫|非|排除|除|并非|而非|否定|放弃))?"
 ZH_STATED = re.compile(
-    rf"(?:(?:答案|正解|正确(?:的)?(?:选项|答案|说法|是|的是)|应答|答|最终选择|我的选择|选项(?=[是为:应]))[^。!?\n;，,选答不是为:]{{0,12}}"
-    r"(?P<not>不|并不|不可能|不会|不应该?|未必)?"
+    r"(?:(?:答案|正解|正确(?:的)?(?:选项|答案|说法|是|的是)|应答|答|最终选择|我的选择|选项(?=[是为:应]))[】\]\"')]*[^。!?\n;,选答不是为:a-z【】\[]{0,12}"
+    r"(?P<not>并不|不可能|不太可能|不一定|不会|不应该?|不该|不能|绝不|未必|不)?"
     r"(?:应该是|应当是|应是|应为|应该为|应该选择?|应当选择?|应选择?|应|就是|便是|即为|即是|当是|是|为|选择|选|:|=|→|为选项|是选项)?"
     r"(?:选项|字母)?|故答案?|所以答案?|因此答案?)[\s\"'(:是为选]*(?:选项)?\s*$"
 )
@@ -88,7 +98,7 @@ ZH_DENIED = re.compile(
     r"(?:(?<!难道)(?<!岂)(?<!不得)(?:不|并不|并非|而不|绝不)(?:是|为|属于|可能是|会是|应是|应该是|应为|包括|能是|选)|而非|非|排除了?|除了|除去|去掉|否定了?|放弃)"
     r"(?:选项|答案|项)?[\s\"'(:]*$"
 )
-ZH_BUT = re.compile(r"(?:而是|应改为|改为|改选|更正为|修正为|应该改成|改成)(?:选项)?[\s\"'(:]*$")
+ZH_BUT = re.compile(r"(?:而是|应改为|改为|改选|更正|修正|订正|改正|应该改成|改成)(?:为|:)?(?:选项)?[\s\"'(:]*$")
 ZH_SOFT = re.compile(
     r"(?:所以|因此|故|即|则|显然|可见|综上|综上所述|由此|于是|只有|唯有|剩下|剩余|只剩下?|说明|应该是|应是|应为|就是|是|为|得到?|得出|说法(?:错误|不正确|正确)的(?:选项)?是"
     r"|(?:错误|不正确|不符合)的(?:选项|说法)?是|符合(?:题意|要求|条件)的(?:选项)?是|です|は|대답은|답은|정답은)(?:选项|项)?[\s\"'(:,，]*$"
@@ -104,26 +114,44 @@ ZH_GOOD = re.compile(
 ZH_BAD = re.compile(
     r"^\s*(?:项|选项)?(?:的)?(?:说法|表述|描述|内容|叙述)?\s*(?:是|的|均|都|也|显然|明显|应该?|才|则|:|并|可以|可)*\s*(?:不|错|误|有误|排除|无关|❌|×)"
 )
-ZH_NOT_OTHER = re.compile(r"^\s*[,，]?\s*(?:而)?(?:不是|非)\s*[\"'(]?[a-z]\b")
+ZH_NOT_OTHER = re.compile(r"^\s*,?\s*(?:而)?(?:不是|不选|不要|非)\s*[\"'(]?[a-z](?![a-z])")
 """B不是A: B, and not A."""
 
 ANOTHER = re.compile(
-    r"^[\s\"')\]⟧】」』》]*(?:or|and|and/or|,\s*or|,\s*and|,|/|&|\+|、|和|或者?|与|及|以及|还是|跟)[\s\"'(\[⟦【「『《]*"
-    r"(?:also |maybe |possibly |perhaps |either |both )?(?:option |choice |answer |选项)?[\"'(\[⟦【]*(?P<letter>[a-z])(?![a-z0-9'])"
+    r"^[\s\"')\]⟧】」』》(]*(?:"
+    r"(?:(?:or|and|and/or|as well as|along with|,\s*or|,\s*and|或者?|和|与|及|以及|还是|跟|,?\s*(?:也|还|又)(?:可能|可以)?(?:是|选)?)[\s\"'(\[⟦【「『《]*"
+    r"(?:(?:also|maybe|possibly|perhaps|either|both|it|the answer|might|could|may|be|is|选|是)\s?)*)"
+    r"|(?:,|/|&|\+|、|;|\?(?=\s*[a-z]\s*\?)|(?<=[)\]】])(?=\s*[(\[【]))[\s\"'(\[⟦【「『《]*)"
+    r"(?:option |choice |answer |选项)?[\"'(\[⟦【]*(?P<letter>[a-z])(?![a-z0-9'])"
 )
 """A second letter that is stated with the first."""
+LISTED_BAD = re.compile(
+    r"^(?:\s*(?:,\s*and|,\s*or|and|or|&|、|和|与|及|,)?\s*\(?[a-z]\)?(?![a-z0-9']))*[\s,]*(?:项|选项)?(?:are|is|were|was|都|均|全|也)?\s*(?:both |all )?"
+    r"(?:wrong|incorrect|false|not\b|out\b|错|不|有误)"
+)
+"""What shows of a list of letters that they are the wrong ones: "(A), C and D are wrong"."""
 CONTINUES = re.compile(
     r"^\s+(?:because|since|as|for|which|that|and|or|is|was|would|must|seems|due|with|in|by|given|based|on|if|but|not|rather|instead|over|i'm)\b"
 )
 """After a letter: what shows that "A" is one and no article."""
 REVISED = re.compile(
     r"\b(?:wait|hold on|correction|on second thoughts?|let me (?:re-?\w+|correct|double)|i made (?:a|an) (?:mistake|error)|i was wrong|scratch that"
-    r"|oops|my mistake|i stand corrected)\b|\bno[,.!;—–-]|\bactually\b|等等|等一下|等下|不对|更正|我错了|纠正|修正|重新(?:考虑|审视|检查|计算|思考)"
+    r"|oops|my mistake|i stand corrected)\b|\bno[,.!;—–-]|\bactually\b|(?:^|[。.!?,…\s])不[,。]|等等|等一下|等下|不对|更正|我错了|纠正|修正|重新(?:考虑|审视|检查|计算|思考)"
 )
 """What comes next takes back what was said."""
 QUESTION = re.compile(r"^[^.!?\n。！？]{0,60}\?")
-ASKS = re.compile(r"(?:^|[.!?\n。！？,:]\s*)(?:is|are|was|could|would|should|why|how|what|which|can|does|maybe|perhaps|might|shall)\b[^.!?\n。！？]*$")
-SUPPOSES = re.compile(r"\b(?:if|suppose|assuming|unless|were)\b[^.!?\n]*$|(?:如果|假如|假设|倘若|若|要是)[^。!?\n]*$")
+ASKS = re.compile(
+    r"(?:^|[.!?\n。！？,:]\s*)(?:is|are|was|could|would|should|why|how|what|which|can|does|maybe|perhaps|might|shall)\b[^.!?\n。！？]*$"
+)
+ZH_QUESTION = re.compile(r"^[^.!?\n。,]{0,20}(?:吗|么(?!样))")
+ZH_ASKS = re.compile(r"(?:难道|是否|是不是|会不会|莫非)[^。!?\n]*$")
+SUPPOSES = re.compile(r"\b(?:if|suppose|assuming|unless|were|had (?:it|the|this|we))\b[^.!?\n]*$")
+ZH_SUPPOSES = re.compile(r"(?:如果|假如|假设|倘若|若(?!干)|要是)(?:(?!因此|所以|故|综上)[^。!?\n;])*$")
+IF = re.compile(r"^[^.!?\n]{0,60}\b(?:if|were|unless)\b")
+BUT_SAYS = re.compile(
+    r"(?:\b(?:but|however|yet|although|instead)\b,?(?:\s+(?:actually|option|choice|the|in fact))*|但(?:是)?|其实|实际上|却)[\s\"'(,]*$"
+)
+"""What makes the later of two verdicts the one that counts."""
 UNSURE = re.compile(
     r"\b(?:don't know|do not know|can't (?:tell|say|answer|determine)|cannot (?:tell|say|answer|determine|be determined)|not sure|unsure|unclear|no idea"
     r"|unable to|not enough|insufficient|can't help|cannot help|impossible to)\b|不知道|不清楚|无法|不能(?:确定|判断|回答)|不确定|难以(?:确定|判断)"

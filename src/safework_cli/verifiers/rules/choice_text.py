@@ -9,6 +9,9 @@ from collections.abc import Sequence
 OPEN_BOX, CLOSE_BOX = "⟦", "⟧"
 r"""What a box (``\boxed{…}``, ``<answer>…</answer>``) becomes."""
 
+FIRST_READ, LAST_READ = 50_000, 150_000
+"""Characters of a reply that are read, from each end."""
+
 _SAME = str.maketrans({
     "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "`": "", "−": "-", "‐": "-", "‑": "-", "\u200b": "", "\u200c": "",
     "\u200d": "", "\u2060": "", "\ufeff": "", "\u200e": "", "\u200f": "", "\u3164": "", "\ufe0f": "", "⇒": "→", "➡": "→", "⟶": "→", "⟹": "→",
@@ -27,8 +30,8 @@ _LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad(?![A-Za-z])\s?)|(?<=[^\\])~(?!~)
 _LATEX_MATH = re.compile(r"\\[()\[\]]|\${1,2}")
 _STRUCK = re.compile(r"~~[^~\n]{1,300}~~")
 _EMPHASIS = re.compile(r"\*{2,}|(?<![0-9A-Za-z)])\*|\*(?![0-9A-Za-z(])|_{2,}|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
-_HTML = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|mark|code|font|center|h\d|li|ul|ol|sup|sub|details|summary)\b[^<>\n]{0,100}>", re.IGNORECASE)
-_TAGS = r"(?:final[_ ]?answer|answer|option|choice|final|response|solution)"
+_HTML = re.compile(r"</?(?:b|i|u|em|strong|span|p|div|mark|code|font|center|h\d|li|ul|ol|sup|sub|details|summary)\b[^<>\n]{0,100}>")
+_TAGS = r"(?:final[_ ]?answer|answer|ans|option|choice|final|response|solution)"
 _TAG_OPENS, _TAG_CLOSES = re.compile(rf"<{_TAGS}>", re.IGNORECASE), re.compile(rf"</{_TAGS}>", re.IGNORECASE)
 _LINE_START = re.compile(r"^ ?(?:(?:#{1,6}|>) ?|[-•·▪◦+–—] |\d{1,2}[.)] (?=[A-Z][.):]? ?$))+(?=\S)", re.MULTILINE)
 _WORD_UNDERSCORE = re.compile(r"(?<=[a-z])_(?=[a-z]{2})")
@@ -43,6 +46,8 @@ def readable(text: str) -> str:
     """A reply without what only shows it: NFKC (full-width letters and punctuation become plain), one space, no blank lines, no markdown, no
     LaTeX styles and mathematics marks; boxes and answer tags become ``⟦…⟧``. Takes time linear in the text."""
     text = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
+    if len(text) > FIRST_READ + LAST_READ:
+        text = f"{text[:FIRST_READ]}\n{text[-LAST_READ:]}"
     text = _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
     text = _TAG_CLOSES.sub(CLOSE_BOX + "\n", _TAG_OPENS.sub("\nanswer: " + OPEN_BOX, text))
     text = _HTML.sub("", text.replace("<br>", "\n").replace("<br/>", "\n"))
@@ -54,6 +59,12 @@ def readable(text: str) -> str:
     text = _EMPHASIS.sub("", _STRUCK.sub("", _WORD_UNDERSCORE.sub(" ", text)))
     text = _HYPHEN_CUE.sub(r"\1: ", _LINE_START.sub("", text))
     return _LINES.sub("\n", _SPACES.sub(" ", text)).strip()
+
+
+def lower_case(text: str) -> str:
+    """Lower case with the positions of the original."""
+    low = text.lower()
+    return low if len(low) == len(text) else "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
 
 
 def _unbraced(text: str) -> str:
@@ -97,10 +108,13 @@ class Options:
         plain = [readable(str(choice)) for choice in choices]
         joined = [" ".join(tokens_of(text)) for text in plain]
         self.texts = ["" if len(text) == 1 and text.upper() in letters else text for text in joined]
-        self._plain = [text.lower() for text in plain]
+        self._plain = [lower_case(text) for text in plain]
+        self._longest = max(map(len, plain), default=0)
 
     def equal_to(self, text: str) -> str | None:
         """The letter of the option whose whole text this is."""
+        if len(text) > 2 * self._longest + 100:
+            return None
         have = " ".join(tokens_of(text))
         same = [i for i, option in enumerate(self.texts) if option and option == have]
         return self.valid[same[0]] if len(same) == 1 else None
