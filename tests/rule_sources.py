@@ -38,16 +38,26 @@ def sources() -> dict[str, tuple[int, str]]:
         modules = sorted(_reached(entry.partition(":")[0], set()))
         texts = [f"{module}\n{_normalised(_tree(module))}" for module in modules]
         found[name] = (registry.rule_class(name).version, _digest(texts))
-    reply = [node for node in _tree(rows.parse_reply.__module__).body if _is_of_replies(node)]
-    return found | {"reply parser": (rows.REPLY_FORMAT_VERSION, _digest([_normalised(ast.Module(reply, []))]))}
+    return found | {
+        "reply parser": (rows.REPLY_FORMAT_VERSION, _digest([_normalised(ast.Module(_used_by(rows.parse_reply.__name__), []))]))
+    }
 
 
-def _is_of_replies(node: ast.stmt) -> bool:
-    """Functions and constants of the reply's format: by their names, "reply", "think" or "thought" in them."""
-    named = [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
-    if isinstance(node, ast.Assign):
-        named = [name.id for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)]
-    return any(word in name.lower() for name in named for word in ("reply", "think", "thought")) and "REPLY_FORMAT_VERSION" not in named
+def _used_by(function: str) -> list[ast.stmt]:
+    """A function of ``rows`` with all that it uses of the module, in the module's order."""
+    tree = _tree(rows.__name__)
+    defined: dict[str, ast.stmt] = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            defined[node.name] = node
+        elif isinstance(node, ast.Assign):
+            defined |= {name.id: node for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    used, left = set[str](), [function]
+    while left:
+        if (name := left.pop()) not in used and name in defined:
+            used.add(name)
+            left += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    return [node for node in tree.body if any(defined[name] is node for name in used)]
 
 
 def _reached(module: str, seen: set[str]) -> set[str]:

@@ -36,8 +36,6 @@ ROLES = ("system", "user", "assistant")
 SPLITS = ("train", "test")
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 SCHEMA_VERSION = 1
-REPLY_FORMAT_VERSION = 1
-"""Of ``parse_reply``: raised when the same text could be taken apart otherwise. Every rule's digest rests on it."""
 
 
 class Message(TypedDict):

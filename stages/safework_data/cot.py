@@ -17,9 +17,10 @@ from safework_cli.lm.engine import Sampling
 from safework_cli.report.text import escaped
 from safework_cli.rows import Message, Row, parse_reply
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
-from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
+from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
-from safework_cli.verifiers.rules import rule_verifier
+from safework_cli.verifiers.rules import bare_name, rule_verifier
+from safework_cli.verifiers.rules.correctness import ANSWER_TYPES
 from safework_data.card import front_matter, table
 from safework_data.cot_stage import DEFAULT_SCORE, CotConfig
 from safework_data.operations import balanced, entropy, histogram, operations_of
@@ -159,7 +160,7 @@ def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], s
             if verdict.score is None:
                 tried[place].reason = f"{rule}: {verdict.error}"
             elif verdict.score < 1.0:
-                tried[place].reason = rule if verdict.label is None else f"{rule}: {verdict.label}"
+                tried[place].reason = _refused(rule, verdict)
     for name, verifier in judges.items():
         for place, verdict in _verdicts(verifier, exchanges, tried, lambda _: True):
             if verdict.score is None:
@@ -186,10 +187,21 @@ def _unfinished(sample: Said) -> str:
     return "truncated" if sample.finish_reason == "length" else ""
 
 
+def _refused(rule: str, verdict: Verdict) -> str:
+    """Why a rule rejects a sample; an answer that it could not read is a reason of its own, since the sample may well be right."""
+    if verdict.label == UNPARSED:
+        return f"{UNPARSED}: {rule} found no answer that it can compare"
+    return rule if verdict.label is None else f"{rule}: {verdict.label}"
+
+
 def _applies(rule: str, exchange: Exchange) -> bool:
-    if rule == "correctness":
-        return exchange.answer is not None or bool(exchange.meta.get("constraints"))
-    return exchange.harmful is not None if rule == "refusal" else True
+    """Whether a rule says anything of a row: those that compare need a gold answer, the refusal rule whether the prompt is harmful."""
+    name = bare_name(rule)
+    if name in ("correctness", "constraints"):
+        return (exchange.answer is not None and name == "correctness") or bool(exchange.meta.get("constraints"))
+    if name in ANSWER_TYPES or name == "f1":
+        return exchange.answer is not None
+    return exchange.harmful is not None if name == "refusal" else True
 
 
 def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:

@@ -8,18 +8,18 @@ threshold for nobody.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from safework_cli.errors import nearest
 from safework_cli.lm.endpoint import EndpointSettings
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+from safework_cli.verifiers.rules.registry import RuleText, bare_name, rule_digests
 from safework_cli.verifiers.spec import LabelSpec, is_value_model
 from safework_data.settings import SubsetName
 
-RuleName = Literal["format", "correctness", "refusal", "language"]
-RULES: tuple[RuleName, ...] = ("format", "correctness", "refusal", "language")
+RULES = ("format", "correctness", "refusal", "language")
 SYSTEM = (
     "Reason before you answer. Write your reasoning inside <think> and </think>: what is asked, what follows step by step, who could be "
     "hurt, and a check of the result. Then write the answer for the user behind </think>, and nothing else."
@@ -53,9 +53,10 @@ class CotConfig(StageConfig):
     """Nucleus mass."""
     max_tokens: int = Field(1024, ge=1)
     """Tokens of a reply; one that does not end within them is rejected."""
-    rules: list[RuleName] = Field(default_factory=lambda: list(RULES))
+    rules: list[RuleText] = Field(default_factory=lambda: list(RULES))
     """Rules that a reply must pass where they apply: exactly one thought; the gold answer; a refusal for harmful prompts and none for
-    harmless ones, where the row says which; the language of the prompt."""
+    harmless ones, where the row says which; the language of the prompt. Others by name, with parameters as in "math{time_limit_seconds: 20}";
+    those that compare answers apply to rows with one."""
     min_scores: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Verifier → score from which a reply is accepted; 0.5 where not given."""
     tasks: list[TaskName] = Field(default_factory=list)
@@ -102,7 +103,7 @@ class CotStage(Stage):
                 plan.refuse(f"min_scores names '{name}'{nearest(name, judges)}", "no such verifier was given", f"add verifiers.{name}=…")
         for name, judge in judges.items():
             threshold = config.min_scores.get(name, DEFAULT_SCORE)
-            if "refusal" in config.rules and (paid := refusal_score(judge.path)) is not None and paid < threshold:
+            if "refusal" in map(bare_name, config.rules) and (paid := refusal_score(judge.path)) is not None and paid < threshold:
                 plan.refuse(
                     f"no refusal of a harmful prompt could pass '{name}'",
                     f"the rule 'refusal' wants one, and {judge.ref} scores 'Safe with refusal' {paid:g}, below {threshold:g}",
@@ -121,6 +122,10 @@ class CotStage(Stage):
             f"keep {config.keep} that pass: {accepted}",
         ]
         return plan
+
+    def external_digests(self, config: CotConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return rule_digests(config.rules)
 
     def run(self, config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_data.cot import construct

@@ -39,7 +39,7 @@ class EvalConfig(StageConfig):
     suites_folder: str | None = None
     """The folder that holds the public sets, one folder each."""
     judge: JudgeChoice = "auto"
-    """Who decides: "rule" (refusal phrases, gold answers), "verifier" (`verifiers.<metric>`; `verifiers.safety` for over-refusal too),
+    """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier" (`verifiers.<metric>`; `verifiers.safety` for over-refusal too),
     or "auto": the safety verifier where one is given, gold answers where rows have them. Both verdicts are kept where both exist."""
     max_tokens: int = Field(512, ge=1)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
@@ -113,6 +113,13 @@ class EvalStage(Stage):
         plan.tokens = sides * rows * config.max_tokens
         plan.disk_bytes = sides * rows * 20_000
         return plan
+
+    def external_digests(self, config: EvalConfig) -> dict[str, str]:
+        """What the rules rest on: a rule of another version gives another evaluation."""
+        from safework_cli.verifiers.rules.registry import rule_digests
+
+        named = {judge for judge in (config.judge, *(block.judge for block in config.suites)) if judge and judge.startswith("rule:")}
+        return rule_digests(["correctness", "f1", "refusal", *sorted(named)])
 
     def run(self, config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_eval.run import evaluate

@@ -11,7 +11,7 @@ from safework_cli.errors import nearest
 from safework_cli.stage import Settings
 
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
-"""Beside its own metric, what a gate can name of a suite."""
+"""Beside its own metric, what a gate can name of a suite. ``unparsable``: empty answers, and those in which the judging rule found none."""
 AXES = ("safety", "capability")
 
 

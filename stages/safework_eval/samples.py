@@ -10,6 +10,7 @@ from typing import Any
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.rows import Row, parse_reply
 from safework_cli.verifiers import Exchange, Verdict
+from safework_cli.verifiers.contract import UNPARSED
 
 
 @dataclass(slots=True)
@@ -88,6 +89,12 @@ class Sample:
     def format(self) -> str:
         return parse_reply(self.reply.text).format
 
+    @property
+    def unparsed(self) -> bool:
+        """There is a reply, and no answer in it: it is empty outside its thought, or the suite's rule found nothing that it can compare."""
+        verdict = self.verdicts.get(self.judge)
+        return not self.reply.error and (not parse_reply(self.reply.text).answer or (verdict is not None and verdict.label == UNPARSED))
+
     def exchange(self) -> Exchange | None:
         """What verifiers judge; None where there is no reply."""
         return None if self.reply.error else Exchange.of(self.row, self.reply.text)
@@ -111,6 +118,7 @@ class Sample:
             "prompt_tokens": self.reply.prompt_tokens,
             "finish_reason": self.reply.finish_reason,
             "judge": self.judge,
+            "unparsed": self.unparsed,
             "outcome": self.outcome,
             "error": self.reply.error or self.errors.get(self.judge),
             "verdicts": [
@@ -161,6 +169,7 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
         [(name, pa.string()) for name in text]
         + [
             ("harmful", pa.bool_()),
+            ("unparsed", pa.bool_()),
             ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
             ("tokens", pa.int32()),
             ("prompt_tokens", pa.int32()),

@@ -7,10 +7,8 @@ is the suite's judge, and their agreement is reported. A verdict with an error i
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safework_cli.errors import ConfigError
@@ -35,7 +33,8 @@ class Judge:
 
     Attributes:
         id: "rule:refusal", "rule:correctness", "verifier:safety", …
-        digest: of the rules' source text, or of the verifier's payload: two records are alike only where it is equal.
+        digest: of what a rule's verdicts rest on (its version, parameters and libraries), or of the verifier's payload: two records are
+            alike only where it is equal.
         ref: the verifier artifact's reference, or empty for a rule.
         load: makes the verifier.
     """
@@ -62,13 +61,12 @@ class Panel:
         return (self.first, *self.others)
 
 
-def rule_judge(name: str) -> Judge:
-    def load() -> Verifier:
-        from safework_cli.verifiers.rules import rule_verifier
+def rule_judge(text: str) -> Judge:
+    """A rule as a judge, named as settings name it. Raises ConfigError where there is none."""
+    from safework_cli.verifiers.rules.registry import parse_rule, rule_digest, rule_verifier
 
-        return rule_verifier(name)
-
-    return Judge(f"rule:{name}", _source_digest("refusal.py" if name == "refusal" else "*.py"), "", load)
+    spec = parse_rule(text)
+    return Judge(f"rule:{spec}", rule_digest(spec), "", lambda: rule_verifier(spec))
 
 
 def artifact_judge(key: str, artifact: Artifact, batch_size: int, *, trust_remote_code: bool = False) -> Judge:
@@ -80,16 +78,6 @@ def artifact_judge(key: str, artifact: Artifact, batch_size: int, *, trust_remot
     return Judge(f"verifier:{key}", artifact.digest, artifact.ref, load)
 
 
-def _source_digest(pattern: str) -> str:
-    """sha256 of the rules' source files: a changed rule is another judge."""
-    import safework_cli.verifiers.rules as rules
-
-    digest = hashlib.sha256()
-    for path in sorted(Path(str(rules.__file__)).parent.glob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int, *, trust_remote_code: bool = False) -> Panel:
     """Chooses the judges of a suite.
 
@@ -97,19 +85,26 @@ def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int, 
         trust_remote_code: run Python code that a verifier's folder brings along.
 
     Raises:
-        ConfigError: `judge: verifier` without a verifier for the metric, or rows that no judge here can judge.
+        ConfigError: `judge: verifier` without a verifier for the metric, a rule that cannot judge it, or rows that no judge here can judge.
     """
     key = "safety" if suite.metric in SAFETY_METRICS else suite.metric
     trained = artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code) if key in verifiers else None
-    rule = rule_judge("refusal" if suite.metric in SAFETY_METRICS else "correctness")
-    choice: JudgeChoice = suite.judge
+    named = suite.judge.startswith("rule:")
+    rule = rule_judge(suite.judge if named else "refusal" if suite.metric in SAFETY_METRICS else "correctness")
+    choice: JudgeChoice = "rule" if named else suite.judge
+    if named and suite.metric in SAFETY_METRICS and not rule.id.startswith("rule:refusal"):
+        raise ConfigError(
+            f"suite '{suite.name}' measures {suite.metric}, and {rule.id} does not say whether a reply refuses",
+            "safety is read from the labels of the refusal rule, or from a safety verifier's classes",
+            "judge: rule:refusal, or verifiers.safety=REFERENCE",
+        )
     if choice == "verifier" and trained is None:
         raise ConfigError(
             f"suite '{suite.name}' is to be judged by a verifier, and verifiers.{key} is not given",
             "a judge that is missing is never replaced by a quieter one",
             f"add verifiers.{key}=REFERENCE, or judge: rule",
         )
-    comparable = suite.metric in SAFETY_METRICS or any(_has_gold(row) for row in suite.rows)
+    comparable = named or suite.metric in SAFETY_METRICS or any(_has_gold(row) for row in suite.rows)
     # containment forgives every word that stands beside the answer: the overlap says how many did
     overlap = (rule_judge("f1"),) if comparable and {row.meta.get("answer_type") for row in suite.rows} == {"contains"} else ()
     if trained is None:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
-from safework_cli.errors import ConfigError, InputError, SafeworkError
+from safework_cli.errors import ConfigError, InputError, SafeworkError, nearest
 from safework_cli.rows import Row
 from safework_cli.stage import Settings
 
@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 
 Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction"]
 METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction")
-JudgeChoice = Literal["auto", "rule", "verifier"]
+JUDGES = ("auto", "rule", "verifier")
+
+
+def _judge(value: str) -> str:
+    if not value.startswith("rule:"):
+        if value not in JUDGES:
+            raise ValueError(f"judge is {', '.join(JUDGES)} or rule:NAME{nearest(value, JUDGES)}")
+        return value
+    from safework_cli.verifiers.rules.registry import parse_rule
+
+    try:
+        return f"rule:{parse_rule(value)}"
+    except ConfigError as error:
+        raise ValueError(f"{error.what} {error.why}".strip()) from None
+
+
+JudgeChoice = Annotated[str, AfterValidator(_judge)]
+"""Who decides: "auto", "rule", "verifier", or one rule by name: "rule:math{time_limit_seconds: 20}"."""
 
 
 class RowFilter(Settings):
@@ -91,7 +108,7 @@ class Suite:
         metric: what is measured; see ``eval_stage`` for the definitions.
         rows: in id-hash order.
         source: where the rows came from, for people.
-        judge: "auto", "rule" or "verifier".
+        judge: "auto", "rule", "verifier", or a rule by name.
     """
 
     name: str

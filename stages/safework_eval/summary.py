@@ -91,7 +91,7 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict
         "stop": [s.reply.finish_reason == "stop" for s in replied],
         "truncated": [s.reply.finish_reason == "length" for s in replied],
         "format": [f == "ok" for f in formats],
-        "unparsable": [not s.to_record()["answer"] for s in replied],
+        "unparsable": [s.unparsed for s in replied],
     }
     record |= {name: sum(values) / len(values) if values else None for name, values in shares.items()}
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples) for judge in panel.judges}

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskName, WorkDir
-from safework_rl.routing import Routes, check_routes
+from safework_rl.routing import Routes, check_routes, digests_of_rules
 from safework_rl.settings import MODEL_SLOT, VERIFIERS_SLOT, RlConfig, plan_rl
 
 
@@ -45,6 +45,10 @@ class EfficientStage(Stage):
         plan.lines.append(f"length advantage: {config.length_advantage} (a stand-in for CALE), alpha {config.alpha}")
         check_routes(plan, config.rewards, set(config.tasks), inputs)
         return plan
+
+    def external_digests(self, config: EfficientConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return digests_of_rules(config.rewards)
 
     def run(self, config: EfficientConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_rl.objectives import EfficientObjective

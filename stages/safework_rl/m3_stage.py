@@ -10,7 +10,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, TaskName, TaskWeights, WorkDir
-from safework_rl.routing import Routes, check_routes
+from safework_rl.routing import Routes, check_routes, digests_of_rules
 from safework_rl.settings import MODEL_SLOT, VERIFIERS_SLOT, RlConfig, plan_rl
 
 PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
@@ -58,6 +58,10 @@ class M3Stage(Stage):
         plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
         check_routes(plan, config.rewards, {task for phase in config.phases for task in phase.tasks}, inputs)
         return plan
+
+    def external_digests(self, config: M3Config) -> dict[str, str]:
+        """What the rules rest on."""
+        return digests_of_rules(config.rewards)
 
     def run(self, config: M3Config, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_rl.objectives import M3Objective

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 from safework_cli.rows import Row, parse_reply
+from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import refusal_label
 from safework_rl.rollout import Group, Round, flat
 
@@ -14,6 +15,7 @@ from safework_rl.rollout import Group, Round, flat
 def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:
     """Metrics by name, of the groups as drawn: groups that were sampled to replace others were chosen by what they earned.
 
+    unparsed: share of replies in which a rule found no answer that it can compare; their score is 0, and wrong answers are not among them.
     verifier/TASK/NAME and …/std: mean and standard deviation of a verifier's score.
     refusal/harmful, refusal/benign: share of replies that refuse, by refusal phrases.
     groups/zero_variance: share of groups whose replies all earn the same; groups/replaced: groups sampled again.
@@ -23,6 +25,7 @@ def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:
     rewards = [sample.reward for sample in samples if not math.isnan(sample.reward)]
     found = {
         "unscorable": 1 - len(rewards) / len(samples),
+        "unparsed": fmean(any(v.label == UNPARSED for v in sample.verdicts.values()) for sample in samples),
         "groups/zero_variance": fmean(_all_equal(group) for group in made.drawn),
         "groups/replaced": float(made.replaced),
         "groups/attempts": float(made.attempts),

@@ -9,6 +9,7 @@ from statistics import fmean
 from safework_cli.errors import InputError
 from safework_cli.rows import Row, language_of
 from safework_cli.verifiers.contract import Verdict
+from safework_cli.verifiers.rules import bare_name
 from safework_rl.objectives import Objective
 from safework_rl.rewards import Scored
 
@@ -70,11 +71,11 @@ def junk_answer(row: Row, deciding: str) -> str | None:
 
 
 def _about_refusing(row: Row, deciding: str) -> bool:
-    return deciding == "refusal" or row.task == "safety"
+    return bare_name(deciding) == "refusal" or row.task == "safety"
 
 
 def _comparable(row: Row, deciding: str) -> bool:
-    return deciding not in ("format", "language", "constraints") and not row.meta.get("constraints")
+    return bare_name(deciding) not in ("format", "language", "constraints") and not row.meta.get("constraints")
 
 
 def _score(row: Row, answer: str, deciding: str, found: dict[str, Verdict]) -> float:

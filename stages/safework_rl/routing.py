@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from safework_cli.errors import nearest
+from safework_cli.errors import ConfigError, nearest
 from safework_cli.stage import Inputs, Plan
-from safework_cli.verifiers.rules import rule_names
+from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
 
 ROUTES: dict[str, dict[str, float]] = {
     "safety": {"safety": 1.0},
@@ -40,9 +40,20 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
                 f"set rewards.{task}={{correctness: 1}}",
             )
         for name in routes.get(task, {}):
-            if name not in known:
+            if name not in inputs.many("verifiers") and names_rule(name):
+                try:
+                    parse_rule(name)
+                except ConfigError as error:  # a parameter that the rule does not have, or out of its bounds
+                    plan.refusals.append(error)
+            elif name not in known:
                 plan.refuse(
                     f"rewards.{task} names the verifier '{name}'{nearest(name, known)}",
                     "it was neither given nor is it a rule",
                     f"add verifiers.{name}=…, or set rewards.{task} (rules: {', '.join(rule_names())})",
                 )
+
+
+def digests_of_rules(routes: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """What the rules of the routes rest on, and those that judge every reply: a rule of another version trains towards something else."""
+    named = {name for route in routes.values() for name in route if names_rule(name)}
+    return rule_digests(sorted({"format", "language", "refusal"} | named))

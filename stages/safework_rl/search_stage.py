@@ -80,6 +80,12 @@ class SearchRlStage(Stage):
             )
         return plan
 
+    def external_digests(self, config: SearchConfig) -> dict[str, str]:
+        """What the rule that compares answers rests on."""
+        from safework_cli.verifiers.rules import rule_digests
+
+        return rule_digests(["correctness"])
+
     def run(self, config: SearchConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_cli.episode.index import SearchIndex
         from safework_cli.episode.runner import EpisodeLimits

@@ -21,7 +21,7 @@ from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processo
 from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
 from safework_cli.verifiers.load import load_verifier
-from safework_cli.verifiers.rules import rule_names, rule_verifier
+from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.curriculum import Curriculum
 from safework_rl.objectives import Objective
 from safework_rl.preflight import preflight
@@ -33,6 +33,7 @@ from safework_rl.watch import Watch
 CURVES = (
     "reward",
     "correct",
+    "unparsed",
     "completions/mean_length",
     "entropy",
     "cpgd/drift",
@@ -128,7 +129,7 @@ def train(
 def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
     """The verifiers that the routes name, loaded once each."""
     given = inputs.many("verifiers")
-    names = {name for route in routes.values() for name in route if name in given or name in rule_names()} | {"format", "language"}
+    names = {name for route in routes.values() for name in route if name in given or names_rule(name)} | {"format", "language"}
     verifiers = {
         name: load_verifier(given[name], trust_remote_code=config.trust_remote_code) if name in given else rule_verifier(name)
         for name in sorted(names)

@@ -6,16 +6,16 @@ approves of. Refuses: no principle, a rule or verifier that is not there, one co
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from safework_cli.errors import nearest
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+from safework_cli.verifiers.rules.registry import RuleText, rule_digests
 
 
 class RolloutsConfig(StageConfig):
     """Settings of ``safework verifier rollouts``."""
 
-    rules: dict[str, str] = Field(default_factory=dict)
+    rules: dict[str, RuleText] = Field(default_factory=dict)
     """Principle → rule that judges it, such as {safety: refusal, knowledge: correctness}. A principle with a verifier is given as
     verifiers.PRINCIPLE. Where a judge cannot score a prompt's replies, the principle has no value there."""
     replies: int = Field(2, ge=1)
@@ -45,16 +45,6 @@ class RolloutsConfig(StageConfig):
     generation_batch_size: int = cosmetic(32, ge=1)
     """Sequences sampled together."""
 
-    @field_validator("rules")
-    @classmethod
-    def _known(cls, value: dict[str, str]) -> dict[str, str]:
-        from safework_cli.verifiers.rules import rule_names
-
-        for name in value.values():
-            if name not in rule_names():
-                raise ValueError(f"there is no rule '{name}'{nearest(name, rule_names())} (rules: {', '.join(rule_names())})")
-        return value
-
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
@@ -83,6 +73,10 @@ class RolloutsStage(Stage):
             ),
         ]
         return plan
+
+    def external_digests(self, config: RolloutsConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return rule_digests(sorted(config.rules.values()))
 
     def run(self, config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.rollouts import roll_out

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.artifacts.references import artifact_name
-from safework_cli.errors import InputError, nearest
+from safework_cli.errors import InputError
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
 from safework_cli.suites.tables import format_of
+from safework_cli.verifiers.rules.registry import RuleText, rule_digests
 
 
 class ScoreConfig(StageConfig):
@@ -23,8 +24,8 @@ class ScoreConfig(StageConfig):
     file: str | None = None
     """A JSONL, CSV or Parquet file in place of `data`. Columns: `reply`, and `prompt` (text) or `messages` (a list of role and content);
     `id`, `answer` (the gold answer), `harmful` and `meta` where it has them."""
-    rules: list[str] = Field(default_factory=list)
-    """Rule verifiers that judge as well: refusal, format, correctness, …"""
+    rules: list[RuleText] = Field(default_factory=list)
+    """Rule verifiers that judge as well: refusal, format, correctness, …; with parameters as in "math{time_limit_seconds: 20}"."""
     limit: int | None = Field(None, ge=1)
     """How many replies are judged, from the first; default all."""
     max_failed: float = Field(0.05, ge=0, le=1)
@@ -35,16 +36,6 @@ class ScoreConfig(StageConfig):
     """Replies judged between two writes; finished ones survive a kill."""
     batch_size: int = cosmetic(32, ge=1)
     """Replies in a forward pass."""
-
-    @field_validator("rules")
-    @classmethod
-    def _known(cls, value: list[str]) -> list[str]:
-        from safework_cli.verifiers.rules import rule_names  # imports no torch, and still takes longer than --help may
-
-        for name in value:
-            if name not in rule_names():
-                raise ValueError(f"there is no rule '{name}'{nearest(name, rule_names())} (rules: {', '.join(rule_names())})")
-        return value
 
 
 class ScoreStage(Stage):
@@ -79,7 +70,9 @@ class ScoreStage(Stage):
         return score(config, inputs, work)
 
     def external_digests(self, config: ScoreConfig) -> dict[str, str]:
-        return {"file": sha256_of(Path(config.file).expanduser())} if config.file and Path(config.file).expanduser().is_file() else {}
+        """The file's content, and what the rules rest on."""
+        path = Path(config.file).expanduser() if config.file else None
+        return rule_digests(config.rules) | ({"file": sha256_of(path)} if path and path.is_file() else {})
 
 
 stage = ScoreStage()

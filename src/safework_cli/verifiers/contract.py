@@ -109,7 +109,7 @@ def judged(verifier: Verifier, exchanges: Sequence[Exchange]) -> list[Verdict]:
 
 
 def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Mean score, how many were scored, how many were not, and how often each label fell."""
+    """Mean score, how many were scored, how many were not, in how many a rule found no answer (score 0), and how often each label fell."""
     scores = [v.score for v in verdicts if v.score is not None]
     labels: dict[str, int] = {}
     for verdict in verdicts:
@@ -119,5 +119,6 @@ def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         "mean": sum(scores) / len(scores) if scores else None,
         "n": len(scores),
         "failed": len(verdicts) - len(scores),
+        "unparsed": labels.get(UNPARSED, 0),
         "labels": labels,
     }

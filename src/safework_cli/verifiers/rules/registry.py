@@ -186,6 +186,8 @@ def parse_rule(text: Any) -> RuleSpec:
     Raises:
         ConfigError: it is not of this form, the rule does not exist, or a parameter is unknown or out of its bounds.
     """
+    if isinstance(text, RuleSpec):
+        return text
     if isinstance(text, Mapping) and len(text) == 1:
         ((name, given),) = text.items()
     elif isinstance(text, str):
@@ -231,10 +233,23 @@ def _made(text: str) -> BoundedRule:
 def rule_verifier(text: Any) -> BoundedRule:
     """The rule that a setting names, one object for the process and the parameters (the mathematics rule owns a worker process).
 
+    Args:
+        text: as ``parse_rule`` takes it.
+
     Raises:
         ConfigError: as ``parse_rule``.
     """
     return _made(str(parse_rule(text)))
+
+
+def bare_name(text: str) -> str:
+    """The name in a rule's setting, without ``rule:`` and parameters; of a text that names no rule, the text up to a brace."""
+    return text.strip().removeprefix(PREFIX).partition("{")[0].strip()
+
+
+def names_rule(text: str) -> bool:
+    """Whether a text names one of the rules, whatever the parameters after the name say."""
+    return bare_name(text) in _entries()
 
 
 def rule_identity(text: Any) -> dict[str, Any]:
@@ -244,7 +259,7 @@ def rule_identity(text: Any) -> dict[str, Any]:
     Raises:
         ConfigError: as ``parse_rule``.
     """
-    spec = parse_rule(text) if not isinstance(text, RuleSpec) else text
+    spec = parse_rule(text)
     made = rule_class(spec.name)
     parameters = _parameters_model(spec.name).model_validate(dict(spec.parameters)).model_dump(mode="json")
     return {
