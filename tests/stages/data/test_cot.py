@@ -226,3 +226,17 @@ def test_pictures_are_refused_and_a_safety_judge_that_no_refusal_can_please(work
     inputs = Inputs({"data": data, "verifiers": {"safety": path_artifact(judge, "judge", ("verifier",))}})
     plan = stage.plan(CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}}), inputs)
     assert "no refusal of a harmful prompt could pass 'safety'" in str(plan.refusals[0]) and "min_scores.safety=0.1" in plan.refusals[0].do
+
+
+def test_an_answer_that_a_rule_cannot_read_is_a_reason_of_its_own(work, tmp_path):
+    meta = {"answer_type": "choice", "choices": ["iron", "copper", "gold"]}
+    rows = [Row(f"q{n}", "knowledge", [Message(role="user", content=f"{n}: which metal?")], answer="C", meta=meta) for n in range(3)]
+    (tmp_path / "choices").mkdir()
+    write_rows(tmp_path / "choices" / "rows.parquet", rows)
+    data = path_artifact(tmp_path / "choices", "choices", ("dataset",))
+    answers = ("The answer is C.", "The answer is A.", "Metals are many.")
+    with served(lambda request: GOOD.format(answers[int(asked(request)[0])])) as (url, _):
+        outcome = run(work, data, url, samples=1, max_failed=1.0, rules=["format", "choice"])
+    assert outcome.metrics["rejected"] == {"choice": 1, "unparsed": 1}
+    failed = {r["id"]: list(r["reasons"]) for r in map(json.loads, (work.output / "failed.jsonl").read_text().splitlines())}
+    assert failed == {"q1": ["choice: wrong"], "q2": ["unparsed: choice found no answer that it can compare"]}

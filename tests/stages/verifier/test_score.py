@@ -12,6 +12,7 @@ from safework_cli.artifacts.external import path_artifact
 from safework_cli.errors import InputError
 from safework_cli.rows import Message, Row, write_rows
 from safework_cli.stage import Inputs
+from safework_cli.verifiers.rules import registry
 from safework_verifier.score_stage import ScoreConfig, stage
 
 RECORDS = [
@@ -133,3 +134,23 @@ def test_rules_alone_may_judge_a_file(cli, tmp_path):
     path.write_text(json.dumps({"prompt": "q", "reply": "I can't help with that.", "harmful": True}) + "\n", encoding="utf-8")
     done = cli("verifier", "score", f"file={path}", "rules=[refusal]")
     assert done.returncode == 0 and "generations/my-replies-scored@v1" in done.stdout, done.stderr
+
+
+def test_replies_without_an_answer_are_counted_apart_from_wrong_ones(work, tmp_path):
+    meta = {"choices": ["iron", "gold"]}
+    texts = ("The answer is B.", "The answer is A.", "Both are metals.", "A or B")
+    records = [{"id": str(i), "prompt": "Which?", "reply": text, "answer": "B", "meta": meta} for i, text in enumerate(texts)]
+    outcome, scored = run(work, file=jsonl(tmp_path / "replies.jsonl", records), rules=["rule:choice"])
+    counted = outcome.metrics["verifiers"]["rule:choice"]
+    assert (counted["unparsed"], counted["labels"], counted["mean"]) == (2, {"correct": 1, "wrong": 1, "unparsed": 2}, 0.25)
+    assert [record["rule:choice.label"] for record in scored] == ["correct", "wrong", "unparsed", "unparsed"]
+
+
+def test_a_rule_is_checked_when_the_settings_are_read_and_is_part_of_the_fingerprint(monkeypatch):
+    for wrong, words in (("choise", "did you mean 'choice'"), ("choice{depth: 2}", "no parameter 'depth'")):
+        with pytest.raises(ValueError, match=words):
+            ScoreConfig(file="x", rules=[wrong])
+    config = ScoreConfig(file=None, rules=["choice"])
+    before = stage.external_digests(config)
+    monkeypatch.setattr(registry.rule_class("choice"), "version", 99)
+    assert set(before) == {"rule:choice"} and stage.external_digests(config) != before

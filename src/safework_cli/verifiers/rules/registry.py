@@ -195,7 +195,7 @@ def parse_rule(text: Any) -> RuleSpec:
         given = parse_yaml(brace + rest, text) if brace else {}
     else:
         raise ConfigError(f"{text!r} does not name a rule", "", "write NAME, NAME{parameter: value}, or {NAME: {parameter: value}}")
-    name = str(name).strip().removeprefix(PREFIX)
+    name = str(name).strip().removeprefix(PREFIX).strip()
     rule_class(name)
     given = {} if given is None else given
     if not isinstance(given, Mapping):
