@@ -55,8 +55,8 @@ class CotConfig(StageConfig):
     """Tokens of a reply; one that does not end within them is rejected."""
     rules: list[RuleText] = Field(default_factory=lambda: list(RULES))
     """Rules that a reply must pass where they apply: exactly one thought; the gold answer; a refusal for harmful prompts and none for
-    harmless ones, where the row says which; the language of the prompt. Others by name, with parameters as in "math{time_limit_seconds: 20}";
-    those that compare answers apply to rows with one."""
+    harmless ones, where the row says which; the language of the prompt. Others by name, with parameters as in
+    "math{time_limit_seconds: 20}"; those that compare answers apply to rows with one."""
     min_scores: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
     """Verifier → score from which a reply is accepted; 0.5 where not given."""
     tasks: list[TaskName] = Field(default_factory=list)

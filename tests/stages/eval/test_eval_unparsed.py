@@ -1,4 +1,4 @@
-"""A reply in which a rule finds no answer is counted as unparsed: in the samples, in the summary, by the gate; and rules as judges by name."""
+"""A reply in which a rule finds no answer is counted as unparsed in samples, summary and gates; a suite can name its rule."""
 
 from __future__ import annotations
 

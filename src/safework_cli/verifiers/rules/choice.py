@@ -56,8 +56,8 @@ def options_of(choices: tuple[str, ...], letters: str) -> Options:
 class ChoiceRule:
     """1 where the chosen letter is the gold letter, else 0. Labels: "correct", "wrong", "unparsed" (none, or not clear: score 0).
 
-    The gold answer is a letter of ``meta.choices`` (at most 26); without choices the letters A to J count, and a later gold letter with those
-    before it.
+    The gold answer is a letter of ``meta.choices`` (at most 26); without choices the letters A to J count, and a later gold letter with
+    those before it.
     """
 
     name = "choice"

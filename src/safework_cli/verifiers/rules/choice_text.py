@@ -13,8 +13,9 @@ FIRST_READ, LAST_READ = 50_000, 150_000
 """Characters of a reply that are read, from each end."""
 
 _SAME = str.maketrans({
-    "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "`": "", "−": "-", "‐": "-", "‑": "-", "\u200b": "", "\u200c": "",
-    "\u200d": "", "\u2060": "", "\ufeff": "", "\u200e": "", "\u200f": "", "\u3164": "", "\ufe0f": "", "⇒": "→", "➡": "→", "⟶": "→", "⟹": "→",
+    "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "`": "", "−": "-", "‐": "-", "‑": "-", "\u200b": "",
+    "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": "", "\u200e": "", "\u200f": "", "\u3164": "", "\ufe0f": "",
+    "⇒": "→", "➡": "→", "⟶": "→", "⟹": "→",
     "أ": "A", OPEN_BOX: "[", CLOSE_BOX: "]", "∶": ":",
 })  # fmt: skip
 _SPACES = re.compile(r"[ \t\xa0\r\f\v]+")
@@ -43,8 +44,8 @@ _ARTICLES = frozenset(("a", "an", "the"))
 
 
 def readable(text: str) -> str:
-    """A reply without what only shows it: NFKC (full-width letters and punctuation become plain), one space, no blank lines, no markdown, no
-    LaTeX styles and mathematics marks; boxes and answer tags become ``⟦…⟧``. Takes time linear in the text."""
+    """A reply without what only shows it: NFKC (full-width letters and punctuation become plain), one space, no blank lines, no markdown,
+    no LaTeX styles and mathematics marks; boxes and answer tags become ``⟦…⟧``. Takes time linear in the text."""
     text = unicodedata.normalize("NFKC", text.translate(_SAME)).translate(_SAME)
     if len(text) > FIRST_READ + LAST_READ:
         text = f"{text[:FIRST_READ]}\n{text[-LAST_READ:]}"
@@ -90,7 +91,7 @@ def _unbraced(text: str) -> str:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Words, numbers with their decimal points, Chinese characters and signs, lower case; no punctuation, and no articles where words remain."""
+    """Words, numbers with their decimal points, Chinese characters and signs, lower case; no punctuation, no articles if words remain."""
     tokens = [token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION]
     return [token for token in tokens if token not in _ARTICLES] or tokens
 
@@ -127,7 +128,8 @@ class Options:
         return None if best is None or sum(self.texts[i] == self.texts[best] for i in same) > 1 else self.valid[best]
 
     def length_after(self, letter: str, text: str) -> int:
-        """How many characters of the text are this letter's own option text, with what separates it from the letter; 0 where it does not follow."""
+        """How many characters of the text are this letter's own option text and what separates it from the letter; 0 where it does not
+        follow."""
         own = self._plain[self.valid.index(letter)] if self._plain else ""
         stripped = text.lstrip(" .:,)]-–—、\t\"'(⟧】=")
         return len(text) - len(stripped) + len(own) if own and stripped.startswith(own) else 0
