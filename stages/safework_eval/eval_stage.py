@@ -40,7 +40,8 @@ class EvalConfig(StageConfig):
     """The folder that holds the public sets, one folder each."""
     judge: JudgeChoice = "auto"
     """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier"
-    (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers where rows have them. Both verdicts are kept where both exist."""
+    (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers
+    where rows have them. Both verdicts are kept where both exist."""
     max_tokens: int = Field(512, ge=1)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
     temperature: float = Field(0.0, ge=0.0)

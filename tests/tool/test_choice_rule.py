@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from safework_cli.suites.registry import load_suite
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import rule_verifier
-from safework_cli.verifiers.rules.choice import chosen_letter
+from safework_cli.verifiers.rules.choice import LETTERS, chosen_letter
 
 METALS = ["iron", "copper", "gold", "silver"]
 PLANETS = ["水星", "金星", "地球", "火星"]
@@ -466,6 +467,106 @@ OTHERS = [
 ]
 
 
+MORE_ENGLISH = [
+    # taken back, denied, joined, supposed, reported
+    ("I was going to say A, but C is correct.", "C"),
+    ("A seems right at first, but C is correct.", "C"),
+    ("While A is tempting, the answer is C.", "C"),
+    ("Either A or C, but C is more likely.", "C"),
+    ("The answer is not A, B, or D. It's C.", "C"),
+    ("A and B are both wrong, so it's C.", "C"),
+    ("The answer is C, A and B are wrong.", "C"),
+    ("The correct answer is none other than C.", "C"),
+    ("There is no doubt that the answer is C.", "C"),
+    ("Is it A? No. Is it C? Yes, C.", "C"),
+    ("The answer is not (A), (B), or (D).", None),
+    ("I refuse to choose C.", None),
+    ("I doubt the answer is C.", None),
+    ("I doubt it's C.", None),
+    ("It couldn't be C.", None),
+    ("Rule out C.", None),
+    ("C? No.", None),
+    ("Some say the answer is C.", None),
+    ("You may think the answer is C.", None),
+    ("Students often pick C.", None),
+    ("The answer would be A if it were cheap.", None),
+    ("Had it been cheap, the answer would be A.", None),
+    ("The answer might be A or it might be C.", None),
+    ("Answer: A (or C)", None),
+    ("Answer: A or possibly C", None),
+    ("A as well as C", None),
+    ("A; C", None),
+    ("(A)(C)", None),
+    ("Answer: A? C?", None),
+    ("A is iron, B is copper, C is gold, D is silver.", None),
+    ("What if the answer is C?", None),
+    ("Why is C correct?", None),
+    ("We have A, B, C and D to choose from.", None),
+    ("Let A be a set and B a subset of A.", None),
+    ("The triangle ABC has a right angle at C.", None),
+    ("Vitamin C12", None),
+    ("\\boxed{A \\cup C}", None),
+    ("\\boxed{A+C}", None),
+    ("<answer>A or C</answer>", None),
+    ('{"answer": ["A", "C"]}', None),
+    ('{"choice": "C", "why": "A is heavy"}', "C"),
+    # question and answer prefixes, other shapes
+    ("A: C", "C"),
+    ("A: gold", "C"),
+    ("A: iron", "A"),
+    ("A: I don't know.", None),
+    ("Q: Which metal?\nA: C", "C"),
+    ("Question 1: C", "C"),
+    ("1. C", "C"),
+    ("1. A\n2. C", None),
+    ("Correct: C", "C"),
+    ("Vote: C", "C"),
+    ("Yes, C.", "C"),
+    ("namely C", "C"),
+    ("C (A is wrong).", "C"),
+    ("gold => C", "C"),
+    ("hence c is the answer", "C"),
+    ("Let me go through them. A. iron\nB. copper\nC. gold\nD. silver", None),
+    ("A. iron\nB. copper\nC. gold\nD. silver\n\nThe right one is gold.", "C"),
+]  # fmt: skip
+
+MORE_CHINESE = [
+    ("【答案】D【解析】A是水星。", "D"),
+    ("答案是A。不，应该是D。", "D"),
+    ("答案：A（更正：D）", "D"),
+    ("虽然A看起来对，但答案是D", "D"),
+    ("选A不对，应选D", "D"),
+    ("选D不选A", "D"),
+    ("D而不是A", "D"),
+    ("A×B×C×D√", "D"),
+    ("ACB错误，D正确", "D"),
+    ("答案是火星，不是水星", "D"),
+    ("如果选A，则离太阳最近；因此选D", "D"),
+    ("答案不该是D", None),
+    ("我不认为答案是D", None),
+    ("我不认为是D", None),
+    ("难道是D？", None),
+    ("D对吗？", None),
+    ("选D吗", None),
+    ("D是正确答案吗？", None),
+    ("选A还是选D？", None),
+    ("答案可能是A，也可能是D", None),
+    ("如果问最近的行星，答案是A", None),
+    ("A对应水星，D对应火星", None),
+    ("A地到B地的距离", None),
+]
+
+
+@pytest.mark.parametrize(("reply", "letter"), MORE_ENGLISH)
+def test_what_is_said_of_a_letter(reply, letter):
+    assert chosen_letter(reply, METALS) == letter
+
+
+@pytest.mark.parametrize(("reply", "letter"), MORE_CHINESE)
+def test_what_is_said_of_a_letter_in_chinese(reply, letter):
+    assert chosen_letter(reply, PLANETS) == letter
+
+
 @pytest.mark.parametrize(("reply", "letter"), ENGLISH)
 def test_english(reply, letter):
     assert chosen_letter(reply, METALS) == letter
@@ -491,6 +592,38 @@ def test_an_answer_far_into_a_reply_is_read(padding, reply):
 def test_every_form_reads_every_letter(letter):
     for form in ("{}", "({})", "The answer is {}.", "Answer: {}", "\\boxed{{{}}}", "答案是{}", "故选{}。", "I would go with {}.", "**{}**"):
         assert chosen_letter(form.format(letter), METALS) == letter, form
+
+
+SHAPES = (
+    "{letter}", "{letter}. {text}", "({letter}) {text}", "Answer: {letter}", "The answer is {letter}.", "The answer is ({letter}) {text}",
+    "\\boxed{{{letter}}}", "**{letter}. {text}**", "答案是{letter}", "故选{letter}。", "{listed}\n\nThe answer is {letter}.",
+    "{listed}\n\nSo {letter}.", "The answer is {letter}, because the others are wrong.", "I would choose {letter}.", "{text}",
+)  # fmt: skip
+NO_CHOICES = (
+    "{listed}",
+    "The answer is not {letter}.",
+    "{letter} or {other}",
+    "\\boxed{{{letter}, {other}}}",
+    "不选{letter}",
+    "Is it {letter}?",
+)
+
+
+@pytest.mark.parametrize("suite", ["mmlu-test", "truthfulqa", "safetybench", "ethics-commonsense"])
+def test_real_options_do_not_hide_the_letter(suite, real_data):
+    """Real options hold articles, formulas, "yes", "no", sentences and parts of one another."""
+    rows = load_suite(suite, real_data)
+    for number, row in enumerate(rows[:: max(1, len(rows) // 40)]):
+        options = [str(choice) for choice in row.meta["choices"]]
+        if len(set(options)) < len(options):
+            continue
+        place = number % len(options)
+        names = {"letter": LETTERS[place], "other": LETTERS[place - 1], "text": options[place]}
+        names["listed"] = "\n".join(f"{LETTERS[i]}. {option}" for i, option in enumerate(options))
+        for shape in SHAPES:
+            assert chosen_letter(shape.format(**names), options) == names["letter"], (shape, options)
+        for shape in NO_CHOICES:
+            assert chosen_letter(shape.format(**names), options) is None, (shape, options)
 
 
 def test_verdicts_and_errors():

@@ -22,7 +22,7 @@ Kind = Literal["stated", "several", "denied", "verdict", "soft", "mentioned"]
 _EDGE = "0-9A-Za-z_\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f\u0370-\u03ff\u0400-\u052f"
 MENTION = re.compile(rf"(?<![{_EDGE}\\])(?<![0-9A-Za-z]['-])([A-Za-z])(?![{_EDGE}])(?!'[A-Za-z])(?!-[0-9A-Za-z])(?!\+\+|#)(?!\.[A-Z]\.)")
 _RUN = re.compile(rf"(?<![{_EDGE}])([A-Z]{{2,}})(?![{_EDGE}])")
-_FORMULA = re.compile(r"^ ?(?:[<>+^*≤≥≠]|=(?![>=]))")
+_FORMULA = re.compile(r"^ ?(?:[<>+^*≤≥≠∪∩×÷]|=(?![>=])|\\[a-z])")
 _OPENERS, _CLOSERS = " \"'([⟦【「『《<", " \"')]⟧】」』》>"
 _ENDS = re.compile(r"^(?:$|[\s]*[.,;:!?)\]⟧】」』》\"'\n。！？、✅✓✔|])")
 _CLAUSE_ENDS = re.compile(r"^(?:$|[\s]*[.,;:!?)\]⟧】」』》\"'\n。！？、✅✓✔|]|\s*(?:项|选项|因|,|,)|\s*[-–—→])")
@@ -34,6 +34,9 @@ _BOXED_LETTER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SEVERAL = re.compile(r"^\W*[A-Z](?:\W*(?:,|and|or|&|/|、|和|或|;|与|及)?\W*[A-Z])+\W*$")
+_HEDGES = re.compile(
+    r"^[\s:]*(?:(?:therefore|thus|then|clearly|probably|likely|just|simply|option|i think|i believe)[\s,:]+){0,4}", re.IGNORECASE
+)
 _CJK_GAP = re.compile(r"(?<=[\u3040-\u9fff]) (?=[\u3040-\u9fff])")
 SENTENCE = re.compile(r"(?<=[.!?])\s+|[。！？\n]")
 
@@ -119,21 +122,15 @@ class Mentions:
         found: list[Event] = []
         for match in list(cues.TEXT_STATED.finditer(self.low))[-40:]:
             start = match.start("object")
-            sentence = SENTENCE.split(match.group("object"), maxsplit=1)[0]
-            if cues.NEGATION.search(self.low[match.start() : start]) or cues.DISBELIEF.search(
-                self.low[max(0, match.start() - 60) : match.start()]
-            ):
+            cue, before = match.group()[: start - match.start()], self.low[max(0, match.start() - 60) : match.start()]
+            if cues.NEGATION.search(cue) or cues.PLURAL.search(cue) or cues.DISBELIEF.search(before):
                 continue
-            sentence = re.sub(
-                r"^[\s:]*(?:(?:therefore|thus|then|clearly|probably|likely|just|simply|option|i think|i believe)[\s,:]+)*", "", sentence
-            )
-            letter = self.options.equal_to(sentence) or self.options.begins(sentence)
-            if letter is None:
-                among = self.unnegated(sentence)
-                letter = next(iter(among)) if len(among) == 1 and not self.options.is_plain_word(next(iter(among))) else None
-            elif len(self.unnegated(sentence)) > 1:
-                letter = None
-            if letter is not None:
+            what = _HEDGES.sub("", self.text[start : match.end("object")])
+            sentence = SENTENCE.split(what, maxsplit=1)[0]
+            letter, among = self.options.begins(what), self.unnegated(sentence)
+            if letter is None and len(among) == 1 and self.unnegated(what) == among and not self.options.is_plain_word(next(iter(among))):
+                (letter,) = among
+            if letter is not None and len(among) <= 1:
                 found.append(Event(start, match.end("object"), letter, "stated"))
         return found
 
@@ -182,7 +179,7 @@ class Mentions:
         return Event(start, end, letter if kind != "several" else None, kind)
 
     def _kind(self, start: int, end: int, letter: str, own: int) -> Kind:
-        left, right = self._sides(start, end)
+        left, right = self._sides(start, end + own)
         if cues.BUT.search(left) or cues.ZH_BUT.search(left) or right.startswith("莫属"):
             return "stated"
         if self.denied(left):

@@ -125,11 +125,7 @@ class Reading(Mentions):
                 continue
             if match := _LONE_LINE.match(line):
                 pure.append(match.group(1).upper())
-            elif (
-                (match := _TEXT_LINE.match(line))
-                and match.group(1) in self.options.valid
-                and self.options.equal_to(match.group(2)) == match.group(1)
-            ):
+            elif (match := _TEXT_LINE.match(line)) and match.group(1) in self.options.valid and self.options.is_text_of(*match.groups()):
                 listed.append(match.group(1))
         valid = self.options.valid
         if pure:
@@ -167,9 +163,9 @@ class Reading(Mentions):
         others = {m.group(1) for m in list(_LISTED.finditer(self.text, end))[: FIRST + LAST]} & set(self.options.valid) - {letter}
         if others and not any(other < letter for other in others):
             return ""  # a list of the options, which begins with this one
-        follows = self.text[end : end + 300].split("\n")[0]
-        stated = self.options.equal_to(follows) if not own else letter
-        return "" if stated not in (None, letter) else letter
+        line = self.text[end:].partition("\n")[0]
+        named = self.options.begins(line) if own else self.options.equal_to(line)
+        return "" if named not in (None, letter) else letter  # "B. Paris", where B is London
 
     def _by_text(self) -> str | None:
         """The option whose text a reply without letters gives."""
@@ -182,7 +178,11 @@ class Reading(Mentions):
         opening = _OPENING.match(text)  # "No, it was not."
         if opening and (same := options.equal_to(opening.group(1))) is not None and len(self.unnegated(text[:600])) == 1:
             return same
+        if "\n" in text and _TEXT_LINE.match(last):
+            return None  # the end of a list
         near = text if len(text) <= 500 else last[-500:]
+        if "\n" in text and len(last) <= 500 and len(self.unnegated(last)) == 1:
+            near = last  # the conclusion, where the options were gone through before
         if cues.UNSURE.search(lower_case(near)):
             return None
         equals = _EQUALS.search(near.rstrip(" .。"))

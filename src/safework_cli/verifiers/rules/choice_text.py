@@ -27,7 +27,7 @@ _STYLE = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|rm|sf|it|bb|cal|tt|normal)|boldsymbol|bm|operatorname\*?|mbox|hbox|underline|emph|bf|rm"
     r"|large|Large|displaystyle|left|right)(?![A-Za-z])\s?"
 )
-_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad(?![A-Za-z])\s?)|(?<=[^\\])~(?!~)")
+_LATEX_SPACE = re.compile(r"\\(?:[ ,;:!]|q?quad(?![A-Za-z])\s?)|(?<=\w)~(?=\w)")
 _LATEX_MATH = re.compile(r"\\[()\[\]]|\${1,2}")
 _STRUCK = re.compile(r"~~[^~\n]{1,300}~~")
 _EMPHASIS = re.compile(r"\*{2,}|(?<![0-9A-Za-z)])\*|\*(?![0-9A-Za-z(])|_{2,}|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
@@ -40,6 +40,9 @@ _HYPHEN_CUE = re.compile(r"\b(answer|option|choice|ans) ?- ?(?=[A-Za-z](?![A-Za-
 
 _TOKEN = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_\u3040-\u30ff\u3400-\u9fff]+(?:'[^\W\d_]+)?|[\u3040-\u30ff\u3400-\u9fff]|[^\w\s]")
 _PUNCTUATION = frozenset(".,;:!?'\"()[]⟦⟧、。，；：！？【】「」『』《》<>…·|")
+_MARK = "ａ"
+_LETTER_A = re.compile(r"\bA(?![\w'])(?! \w)")
+"""The letter, which "A." or "(A)" is and "A city" is not."""
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -53,8 +56,7 @@ def readable(text: str) -> str:
     text = _TAG_CLOSES.sub(CLOSE_BOX + "\n", _TAG_OPENS.sub("\nanswer: " + OPEN_BOX, text))
     text = _HTML.sub("", text.replace("<br>", "\n").replace("<br/>", "\n"))
     if "\\" in text or "oxed" in text:
-        text = _LATEX_SPACE.sub(" ", text.replace("\\\\", "\n"))
-        text = _STYLE.sub("", text)
+        text = _STYLE.sub("", _LATEX_SPACE.sub(" ", text.replace("\\\\", "\n")))
     text = _LATEX_MATH.sub("", text)
     text = _unbraced(_BOX_WITHOUT_BRACES.sub(rf"{OPEN_BOX}\1{CLOSE_BOX}", text))
     text = _EMPHASIS.sub("", _STRUCK.sub("", _WORD_UNDERSCORE.sub(" ", text)))
@@ -92,8 +94,8 @@ def _unbraced(text: str) -> str:
 
 def tokens_of(text: str) -> list[str]:
     """Words, numbers with their decimal points, Chinese characters and signs, lower case; no punctuation, no articles if words remain."""
-    tokens = [token for token in _TOKEN.findall(text.lower()) if token not in _PUNCTUATION]
-    return [token for token in tokens if token not in _ARTICLES] or tokens
+    tokens = [token for token in _TOKEN.findall(_LETTER_A.sub(_MARK, text).lower()) if token not in _PUNCTUATION]
+    return ["a" if token == _MARK else token for token in tokens if token not in _ARTICLES] or tokens
 
 
 class Options:
@@ -120,12 +122,23 @@ class Options:
         same = [i for i, option in enumerate(self.texts) if option and option == have]
         return self.valid[same[0]] if len(same) == 1 else None
 
+    def is_text_of(self, letter: str, text: str) -> bool:
+        """Whether this is the whole text of a letter's option; another option may have the same."""
+        own = self.texts[self.valid.index(letter)] if self.texts else ""
+        return bool(own) and len(text) <= 2 * self._longest + 100 and own == self.joined(text)
+
     def begins(self, text: str) -> str | None:
-        """The letter of the option whose text this begins with: the longest of those that do."""
-        have = " ".join(tokens_of(text[:600])) + " "
-        same = [i for i, option in enumerate(self.texts) if option and have.startswith(option + " ")]
-        best = max(same, key=lambda i: len(self.texts[i]), default=None)
-        return None if best is None or sum(self.texts[i] == self.texts[best] for i in same) > 1 else self.valid[best]
+        """The letter of the option whose text this begins with, the longest of those that do; None where "or" and another's follow."""
+        have = self.joined(text[: 3 * self._longest + 200])
+        best = self._first(have)
+        if best is None or sum(option == self.texts[best] for option in self.texts) > 1:
+            return None
+        joined = re.match(r" (?:or|and|&|/|\+|或 者|或|和|及|与|还 是) ", have[len(self.texts[best]) :] + " ")
+        return None if joined and self._first(have[len(self.texts[best]) + joined.end() :]) is not None else self.valid[best]
+
+    def _first(self, joined: str) -> int | None:
+        same = [i for i, option in enumerate(self.texts) if option and f"{joined} ".startswith(option + " ")]
+        return max(same, key=lambda i: len(self.texts[i]), default=None)
 
     def length_after(self, letter: str, text: str) -> int:
         """How many characters of the text are this letter's own option text and what separates it from the letter; 0 where it does not
