@@ -1,7 +1,7 @@
-"""Going on from a checkpoint of another run: never by accident, always on the record.
+"""Resuming from a checkpoint of another run: never by accident, always recorded in the manifest.
 
-A checkpoint belongs to its run's settings and inputs, and a run with others has a folder of its own. ``--fork`` carries the last whole
-checkpoint over and says what changed; without it a run that looks like the continuation of another one says that it is none.
+A checkpoint belongs to its run's settings and inputs, and a run with others has a folder of its own. ``--fork`` copies the last whole
+checkpoint over and says what changed; without it, a run that looks like the continuation of another one says that it is not.
 """
 
 from __future__ import annotations
@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from safework_cli.checkpoints import COMPLETE, checkpoints_in, damage, is_complete, seal, step_of
 from safework_cli.errors import InputError, nearest
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.progress import METRICS
+from safework_cli.runs import is_held, read_request, run_folders
 
-COMPLETE = "COMPLETE.json"
-"""Written last into a checkpoint: one without it was cut by a kill."""
 FORK = "fork.json"
 """What a forked run's folder says of its origin."""
 WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
@@ -30,19 +28,23 @@ JOURNALS = (METRICS, "samples.jsonl")
 
 
 def checkpoint_of(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run folder."""
-    found = [path for path in (folder / "checkpoints").glob("checkpoint-*") if (path / COMPLETE).exists()]
-    return max(found, key=step_of, default=None)
+    """The newest complete checkpoint of a run folder; its bytes are compared when it is used."""
+    return next((path for path in checkpoints_in(folder) if is_complete(path)), None)
 
 
-def unfinished(runs: Path, folder: Path, request: Mapping[str, Any]) -> list[str]:
-    """A sentence for each run of the same stage that was left behind with a checkpoint on which this one could go on, and does not."""
+def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
+    """A sentence for each run of the same stage that was left behind with a checkpoint from which this one could resume, and does not.
+
+    Args:
+        made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
+    """
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
-        if (checkpoint := checkpoint_of(runs / other)) and not _misfit(other, theirs, request) and not is_held(runs / other):
+        checkpoint = checkpoint_of(runs / other)
+        if checkpoint and not _misfit(other, theirs, request) and not is_held(runs / other) and not made(str(theirs.get("fingerprint"))):
             lines.append(
                 f"an unfinished run of {request['stage']} lies at step {step_of(checkpoint)} with {_difference(theirs, request)}; this one "
-                f"begins anew (--fork {other} goes on from that checkpoint)"
+                f"starts from scratch (--fork {other} resumes from that checkpoint)"
             )
     return lines
 
@@ -68,11 +70,20 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
         raise InputError(
             f"there is no unfinished run '{name}' of {request['stage']}{nearest(name, others)}",
             f"there {'are ' + ', '.join(sorted(others)) if others else 'is none'}; what a finished run made is an artifact (model=…)",
-            "leave --fork out to begin anew",
+            "leave --fork out to start from scratch",
         )
-    source = checkpoint_of(runs / name)
-    if source is None:
-        raise InputError(f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to begin anew")
+    complete = [path for path in checkpoints_in(runs / name) if is_complete(path)]
+    if not complete:
+        raise InputError(
+            f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to start from scratch"
+        )
+    source = complete[0]
+    if why := damage(source):
+        raise InputError(
+            f"{source} is damaged: {why}",
+            "a fork starts from the last checkpoint, byte for byte",
+            "run that run's own command again: it resumes from an earlier whole checkpoint",
+        )
     if misfit := _misfit(name, others[name], request):
         raise misfit
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -84,8 +95,7 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
         with open_journal(folder / journal) as handle:
             for record in records:
                 write_line(handle, record)
-    mark = {"fingerprint": request["fingerprint"], "step": step_of(source), "forked": True}
-    (target / COMPLETE).write_text(json.dumps(mark))
+    seal(target, request["fingerprint"], forked=True)
     note = f"forked from {name} at step {step_of(source)}, with {_difference(others[name], request)}"
     (folder / FORK).write_text(json.dumps({"run": name, "step": step_of(source), "note": note}))
     return note
@@ -110,31 +120,10 @@ def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) ->
     return None
 
 
-def is_held(run: Path) -> bool:
-    """Whether a process works in a run folder now."""
-    try:
-        with FileLock(run / "lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step behind which a checkpoint was written."""
-    return int(checkpoint.name.rsplit("-", 1)[1])
-
-
 def _runs_of(runs: Path, stage: str, without: Path) -> dict[str, dict[str, Any]]:
     """Requests of the unfinished runs of a stage, by folder name."""
-    found = {}
-    for path in sorted(runs.glob("*/request.json")):
-        try:
-            request = json.loads(path.read_text())
-        except ValueError:
-            continue  # cut by a kill as it was written: there is nothing behind it
-        if path.parent != without and request.get("stage") == stage:
-            found[path.parent.name] = request
-    return found
+    requests = {run.name: read_request(run) for run in run_folders(runs) if run != without}
+    return {name: request for name, request in requests.items() if request is not None and request.get("stage") == stage}
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

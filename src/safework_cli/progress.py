@@ -1,4 +1,4 @@
-"""What a run says while it works: one stream of events, shown live on a terminal, as plain lines in a log, and kept in files.
+"""What a run reports while it works: one stream of events, shown live on a terminal, as plain lines in a log, and kept in files.
 
 ``events.jsonl`` holds everything; ``metrics.jsonl`` only the numbers by step, for curves. stdout is never written to: it carries the
 artifact's reference alone.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safework_cli.journal import open_journal, read_journal, write_line
+from safework_cli.terminal import console, say
 
 PLAIN_INTERVAL_SECONDS = 10.0
 EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
@@ -90,7 +91,7 @@ class Progress:
         self.display.line(text, "warning")
 
     def event(self, kind: str, **values: Any) -> None:
-        """Something for the record alone."""
+        """Something for the record only."""
         write_line(self._events, {"time": round(time.time(), 3), "event": kind, **values})
 
     def close(self) -> None:
@@ -118,7 +119,7 @@ def format_value(value: Any) -> str:
 
 
 class QuietDisplay:
-    """Shows warnings alone."""
+    """Shows warnings only."""
 
     def phase_started(self, name: str, total: int | None) -> None: ...
     def advanced(self, name: str, done: int, total: int | None) -> None: ...
@@ -127,7 +128,7 @@ class QuietDisplay:
 
     def line(self, text: str, level: str) -> None:
         if level == "warning":
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            say(f"warning: {text}")
 
     def close(self) -> None: ...
 
@@ -157,22 +158,20 @@ class PlainDisplay(QuietDisplay):
 
     def _say(self, text: str) -> None:
         self._last = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
 
 class RichDisplay:
     """A live display on a terminal: a bar for each running phase and the last numbers under it."""
 
     def __init__(self) -> None:
-        from rich.console import Console
         from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self._console = Console(stderr=True)
-        self._bars = Bars(
-            SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-        )
+        self._console = console(stderr=True)
+        description = TextColumn("{task.description}", markup=False)
+        self._bars = Bars(SpinnerColumn(), description, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         self._numbers: tuple[int, dict[str, float]] | None = None
         self._tasks: dict[str, Any] = {}
         self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True)
@@ -204,7 +203,7 @@ class RichDisplay:
         self._numbers = (step, values)
 
     def line(self, text: str, level: str) -> None:
-        from rich.text import Text  # Text, not markup: a path or model text in brackets must not style anything
+        from rich.text import Text
 
         styles = {"warning": "yellow", "done": "green dim", "note": ""}
         self._console.print(Text(f"warning: {text}" if level == "warning" else text, style=styles.get(level, "")))
@@ -214,7 +213,7 @@ class RichDisplay:
 
 
 def make_display(*, quiet: bool) -> Display:
-    """Live on a terminal, plain lines otherwise, warnings alone when quiet."""
+    """Live on a terminal, plain lines otherwise, only warnings when quiet."""
     if quiet:
         return QuietDisplay()
     return RichDisplay() if sys.stderr.isatty() else PlainDisplay()

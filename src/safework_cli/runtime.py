@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import platform
@@ -12,21 +11,23 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from safework_cli import forks
+from safework_cli import forks, runs
 from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.artifacts.manifest import RECORD
+from safework_cli.artifacts.manifest import MANIFEST, RECORD, write_durably
 from safework_cli.artifacts.references import check_name
-from safework_cli.artifacts.store import now
+from safework_cli.artifacts.staging import this_host
+from safework_cli.artifacts.store import GC_LOCK, now
 from safework_cli.config import Resolved, fingerprint
-from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, RunAgain
+from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, InputError, RunAgain, SafeworkError
+from safework_cli.faults import explained
 from safework_cli.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir
 
@@ -90,7 +91,7 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     """Runs a prepared request, or returns what an earlier run of the same request made.
 
     Args:
-        fork: the folder of an unfinished run of the same stage with other settings or inputs: go on from its last checkpoint.
+        fork: the folder of an unfinished run of the same stage with other settings or inputs: resume from its last checkpoint.
 
     Raises:
         SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
@@ -99,42 +100,52 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         raise prepared.plan.refusals[0]
     if fork:
         prepared.fingerprint = forks.identity(prepared.fingerprint, fork)
-    if not fresh and (done := _already_done(prepared, store)):
-        return done
     folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=0):
+        if not fresh and (done := _already_done(prepared, store)):
+            runs.clear(folder)  # left behind by a kill after the commit
+            return done
+        with runs.held(folder):
             if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
-                return done
-            result = _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
+                result = done
+            else:
+                result = _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
+            runs.empty(folder)
+        return result
     except Timeout:
         raise RunAgain(
             f"another process is running this very stage on these very inputs ({_holder(folder)})",
             "two processes never write the same run",
             "wait for it; the same command then prints what it made",
         ) from None
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunAgain(
-                f"no space left in {store.root}",
-                "what was done so far is kept",
-                "free space (`safework artifacts gc`), then run the same command again",
-            ) from error
+    except SafeworkError:
         raise
-    shutil.rmtree(folder)
-    return result
+    except Exception as error:
+        if known := explained(error, store.root, prepared.resolved.config):
+            raise known from error
+        _refuse_if_deleted(prepared)
+        raise
 
 
 def _already_done(prepared: Prepared, store: Store) -> Result | None:
-    found = store.find_run(prepared.fingerprint, prepared.stage.output)
+    found = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
     if found is None:
         return None
     store.verify(found)
-    if prepared.resolved.name and found.name != prepared.resolved.name:
-        same = [a for a in store.list(found.kind, prepared.resolved.name, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint]
-        found = same[-1] if same else store.relink(found, prepared.resolved.name)
+    if found.name != prepared.name:
+        found = store.relink(found, prepared.name)
     return Result(found, True, exit_code(found.manifest))
+
+
+def _refuse_if_deleted(prepared: Prepared) -> None:
+    """Raises InputError where an input is not there any more."""
+    for artifact in prepared.inputs.flat().values():
+        if not (artifact.path if artifact.external else artifact.path / MANIFEST).exists():
+            raise InputError(
+                f"{artifact.ref} was deleted in the meantime",
+                "a gc that started before this run did not know that the run needs it",
+                "run the stage that made it again",
+            )
 
 
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
@@ -150,11 +161,15 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         "inputs": {key: artifact.ref for key, artifact in prepared.inputs.flat().items()},
         "digests": {key: artifact.digest for key, artifact in prepared.inputs.flat().items()},
         "pid": os.getpid(),
-        "host": platform.node(),
+        "host": this_host(),
     }
+    with store.lock(GC_LOCK):
+        _refuse_if_deleted(prepared)
+        write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
     forked = forks.begin(store.runs, fork, folder, request) if fork else None
-    others = [] if forked or forks.checkpoint_of(folder) else forks.unfinished(store.runs, folder, request)
-    (folder / "request.json").write_text(json.dumps(request, indent=2))
+    others = []
+    if not forked and forks.checkpoint_of(folder) is None:
+        others = forks.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
     progress = Progress(folder, make_display(quiet=quiet))
     for line in [forked] if forked else others:
         progress.note(line)
@@ -164,7 +179,8 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         with stop.installed(), _warnings_recorded(progress), _stdout_to_stderr():
             outcome = stage.run(resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
     except BaseException as error:
-        progress.event("failed", error=type(error).__name__, text=str(error))
+        with suppress(OSError):  # the disk that is full is this one
+            progress.event("failed", error=type(error).__name__, text=str(error))
         raise
     finally:
         progress.close()
@@ -282,8 +298,5 @@ def peak_memory_bytes() -> int:
 
 
 def _holder(folder: Path) -> str:
-    try:
-        request = json.loads((folder / "request.json").read_text())
-        return f"process {request['pid']} on {request['host']}"
-    except (OSError, ValueError, KeyError):
-        return "it has just begun"
+    request = runs.read_request(folder)
+    return f"process {request.get('pid')} on {request.get('host')}" if request else "it has just started"

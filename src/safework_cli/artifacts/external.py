@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safework_cli.artifacts.manifest import MANIFEST, Artifact, FileEntry, Manifest, canonical_digest, payload_digest, sha256_of
+from safework_cli.artifacts.manifest import EXTERNAL, MANIFEST, Artifact, FileEntry, Manifest, canonical_digest, entry_of, payload_digest
 from safework_cli.artifacts.payload import refuse_adapter
-from safework_cli.artifacts.references import HubReference
+from safework_cli.artifacts.references import HubReference, name_from_path
 from safework_cli.errors import InputError
 
 _DATASET_SUFFIXES = (".parquet", ".jsonl", ".csv")
@@ -15,7 +15,7 @@ HUB_SECONDS = 20
 
 def _manifest(kind: str, name: str, files: list[FileEntry], digest: str) -> Manifest:
     return Manifest(
-        kind=kind, name=name, version=0, created="", stage="external", stage_version=0, fingerprint="", files=files, digest=digest
+        kind=kind, name=name, version=0, created="", stage=EXTERNAL, stage_version=0, fingerprint="", files=files, digest=digest
     )
 
 
@@ -49,15 +49,16 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
             if path.suffix in _DATASET_SUFFIXES
             else "safework artifacts ls"
         )
-        raise InputError(f"{reference} is no {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
+        raise InputError(f"{reference} is not a {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
     files = (
         [path]
         if path.is_file()
         else sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
     )
     base = path.parent if path.is_file() else path
-    entries = [FileEntry(path=p.relative_to(base).as_posix(), sha256=sha256_of(p), size=p.stat().st_size) for p in files]
-    return Artifact(base.absolute(), _manifest(kind, path.stem, entries, payload_digest(entries)), external=str(path.absolute()))
+    entries = [entry_of(p, base) for p in files]
+    name = name_from_path(path, otherwise=kind)
+    return Artifact(base.absolute(), _manifest(kind, name, entries, payload_digest(entries)), external=str(path.absolute()))
 
 
 def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> Artifact:
@@ -85,10 +86,12 @@ def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> 
         )
     except RepositoryNotFoundError:
         raise InputError(
-            f"the hub has no repository '{reference.repo}' that you may read", "", "check the name; for a private one: `hf auth login`"
+            f"the hub has no repository '{reference.repo}', or you have no access to it",
+            "",
+            "check the name; for a private one: `hf auth login`",
         ) from None
     except HFValidationError as error:
-        raise InputError(f"'{reference.repo}' is no repository name", str(error)) from None
+        raise InputError(f"'{reference.repo}' is not a repository name", str(error)) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, OSError) as error:
         raise InputError(
             f"{text} cannot be fetched", f"the hub is out of reach ({type(error).__name__}) and the local cache does not hold it", away

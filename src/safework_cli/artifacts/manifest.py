@@ -1,18 +1,20 @@
-"""What an artifact says of itself: ``manifest.json``, and the digests it rests on."""
+"""What is recorded of an artifact: ``manifest.json``, and the digests in it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safework_cli.errors import InputError, nearest
+from safework_cli.stage import KINDS
 
 if TYPE_CHECKING:
     from safework_cli.rows import Row
@@ -20,7 +22,21 @@ if TYPE_CHECKING:
 MANIFEST = "manifest.json"
 RECORD = "safework"
 """The folder of an artifact that keeps its run's events and curves."""
-SCHEMA_VERSION = 1
+EXTERNAL = "external"
+"""The stage of a manifest that is not on disk: it was made for a folder without one, whose files were hashed just now."""
+SCHEMA_VERSION = 2  # 2: the manifest carries a digest of itself
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]*"
+"""What an artifact may be called: safe as a folder's name and in a reference."""
+LONGEST_NAME = 180
+_UNSET = "0" * 64
+_DIGEST_FIELD = re.compile(rb'\n  "manifest_sha256": "([^"]*)"')
+_AGAIN = "run the stage that made it again with --fresh"
+_IGNORED = re.compile(r"\.manifest\.json\.[^/]*\.tmp|\.nfs[0-9a-f]+")
+"""Files that are not of the payload: what a kill in the middle of pinning leaves, and what NFS keeps for a deleted file that is open."""
+
+
+class NotThere(InputError):
+    """There is no manifest: never was, or the folder was deleted in the meantime."""
 
 
 class _Strict(BaseModel):
@@ -74,22 +90,70 @@ class Manifest(_Strict):
     failed_items: int = 0
     tolerated_items: int = 0
     pinned: bool = False
+    reuse: bool = True
+    """Whether a run with the same fingerprint may print this artifact as "already done": false for imports, whose fingerprint is only
+    somebody's word."""
+    manifest_sha256: str = ""
+    """sha256 over the bytes of ``manifest.json`` with 64 zeros in this place; empty in manifests of before schema version 2."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads a folder's manifest. Raises InputError where it is missing or damaged."""
+        """Reads a folder's manifest and compares its digest.
+
+        Raises:
+            NotThere: there is none.
+            InputError: it cannot be read, is damaged, or names what no artifact may hold.
+        """
         path = folder / MANIFEST
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError:
-            raise InputError(f"{folder} has no {MANIFEST}", "it is not an artifact, or it was cut", "safework artifacts ls") from None
+            if path.is_symlink():
+                raise InputError(f"{path} is damaged", "it is a symbolic link", _AGAIN)
+            raw = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotThere(f"{folder} has no {MANIFEST}", "it is not an artifact, or it is incomplete", "safework artifacts ls") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be read", str(error.strerror), "check its permissions and the disk") from None
+        try:
+            manifest = cls.model_validate_json(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is damaged", f"{where}: {first['msg']}", "run the stage that made it again with --fresh") from None
+            raise InputError(f"{path} is damaged", f"{where}: {first['msg']}", _AGAIN) from None
+        if why := _senseless(manifest, raw):
+            raise InputError(f"{path} is damaged", why, _AGAIN)
+        return manifest
 
     def write(self, folder: Path) -> None:
-        write_durably(folder / MANIFEST, self.model_dump_json(indent=2).encode() + b"\n")
+        """Writes ``manifest.json``, its own digest in it."""
+        self.schema_version, self.manifest_sha256 = SCHEMA_VERSION, _UNSET
+        raw = self.model_dump_json(indent=2).encode() + b"\n"
+        self.manifest_sha256 = hashlib.sha256(raw).hexdigest()
+        write_durably(folder / MANIFEST, _with_digest(raw, self.manifest_sha256))
+
+
+def _with_digest(raw: bytes, digest: str) -> bytes:
+    match = _DIGEST_FIELD.search(raw)
+    return raw if match is None else raw[: match.start(1)] + digest.encode() + raw[match.end(1) :]
+
+
+def _senseless(manifest: Manifest, raw: bytes) -> str | None:
+    """What is wrong with a manifest that is valid JSON: other bytes than were written, or values that would lead out of the store."""
+    if manifest.schema_version > SCHEMA_VERSION:
+        return f"it was written by a newer safework (schema version {manifest.schema_version}; this one reads {SCHEMA_VERSION})"
+    has_digest = manifest.schema_version >= 2 or manifest.manifest_sha256
+    if has_digest and hashlib.sha256(_with_digest(raw, _UNSET)).hexdigest() != manifest.manifest_sha256:
+        return "its bytes changed: they do not give the digest that it carries"
+    if manifest.kind not in KINDS:
+        return f"'{manifest.kind}' is not a kind of artifact ({', '.join(KINDS)})"
+    if not re.fullmatch(NAME, manifest.name) or len(manifest.name) > LONGEST_NAME:
+        return f"'{manifest.name}' cannot name an artifact"
+    if manifest.version < 1 or manifest.stage == EXTERNAL:
+        return f"version {manifest.version} of stage '{manifest.stage}' is never committed"
+    for entry in manifest.files:
+        parts = PurePosixPath(entry.path).parts
+        if not parts or entry.path.startswith("/") or ".." in parts or "\0" in entry.path or "/".join(parts) != entry.path:
+            return f"the path '{entry.path}' leads out of the artifact"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,16 +221,33 @@ def sha256_of(path: Path) -> str:
 
 
 def payload_files(folder: Path) -> Iterator[Path]:
-    """Every payload file below a folder, in name order. Links are refused: an artifact must not lean on what lies outside it."""
+    """Every payload file below a folder, in name order.
+
+    Raises:
+        InputError: a link, which leads to what lies outside; a pipe, socket or device; a name that is not UTF-8.
+    """
     for path in sorted(folder.rglob("*")):
         if path.is_symlink():
             raise InputError(f"{path} is a symbolic link", "an artifact holds its own bytes", "replace the link by a copy of the file")
-        if path.is_file() and path != folder / MANIFEST:
-            yield path
+        if path.is_dir() or path == folder / MANIFEST or _IGNORED.fullmatch(path.name):
+            continue
+        if not path.is_file() and path.exists():
+            raise InputError(f"{path} is not a regular file", "an artifact holds files and folders only", "remove it")
+        yield path
+
+
+def entry_of(path: Path, folder: Path) -> FileEntry:
+    """Digest and size of a file below a folder. Raises InputError where its name is not UTF-8."""
+    name = path.relative_to(folder).as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the name of {path} is not UTF-8", "a manifest is JSON, which holds Unicode only", "rename the file") from None
+    return FileEntry(path=name, sha256=sha256_of(path), size=path.stat().st_size)
 
 
 def hash_payload(folder: Path) -> list[FileEntry]:
-    return [FileEntry(path=p.relative_to(folder).as_posix(), sha256=sha256_of(p), size=p.stat().st_size) for p in payload_files(folder)]
+    return [entry_of(path, folder) for path in payload_files(folder)]
 
 
 def payload_digest(files: list[FileEntry]) -> str:
@@ -184,11 +265,15 @@ def canonical_digest(value: Any) -> str:
 def write_durably(path: Path, data: bytes) -> None:
     """Writes a file so that a reader sees the old content or the new, also after a power cut."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_folder(path.parent)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from safework_cli.artifacts.manifest import LONGEST_NAME, NAME
 from safework_cli.errors import InputError
 from safework_cli.stage import KINDS
 
-NAME = r"[a-zA-Z0-9][a-zA-Z0-9._-]*"
 _STORE = re.compile(rf"^(?:(?P<kind>[a-z]+)/)?(?P<name>{NAME})(?:@(?P<version>v\d+|latest))?(?::(?P<subset>{NAME}))?$")
 _HUB = re.compile(rf"^hf:(?P<repo>(?:{NAME}/)?{NAME})(?:@(?P<revision>[\w./-]+))?(?::(?P<subset>{NAME}))?$")
+
+LONGEST_FROM_PATH = 100
+"""Characters that are taken from a folder's name: a stage adds its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,10 @@ def parse_reference(text: str) -> Reference:
 
 def check_name(name: str) -> str:
     """Returns an artifact name that is safe as a folder's name. Raises InputError otherwise."""
-    if not re.fullmatch(NAME, name):
+    if not re.fullmatch(NAME, name) or len(name) > LONGEST_NAME:
         raise InputError(
-            f"'{name}' cannot name an artifact",
-            "a name is letters, digits, '.', '_' and '-', and begins with a letter or digit",
+            f"'{name[:LONGEST_NAME]}' cannot name an artifact",
+            f"a name is at most {LONGEST_NAME} letters, digits, '.', '_' and '-', and begins with a letter or digit",
             "choose another --name",
         )
     return name
@@ -81,3 +86,15 @@ def check_name(name: str) -> str:
 def artifact_name(text: str, otherwise: str) -> str:
     """A name for an artifact from a file's or a model's: lower case, with dashes for what a reference cannot hold."""
     return re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_") or otherwise
+
+
+def name_from_path(path: Path, otherwise: str) -> str:
+    """The name of a folder or file, made fit for an artifact: ``Qwen2.5-7B-Instruct`` stays, ``my model`` becomes ``my-model``.
+
+    Args:
+        otherwise: what stands before a digest of the name, where nothing of it is ASCII.
+    """
+    name = path.absolute().name if path.is_dir() else path.stem
+    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    fit = re.sub(r"[^a-zA-Z0-9._-]+", "-", ascii_).lstrip("-._").rstrip("-.")[:LONGEST_FROM_PATH]
+    return fit or f"{otherwise}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import os
+import re
 import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,20 +16,25 @@ from safework_cli.artifacts.external import hub_artifact, path_artifact
 from safework_cli.artifacts.manifest import (
     MANIFEST,
     Artifact,
+    FileEntry,
     Manifest,
+    NotThere,
     fsync_folder,
     hash_payload,
     payload_digest,
     payload_files,
-    sha256_of,
-    write_durably,
 )
 from safework_cli.artifacts.payload import check_payload
 from safework_cli.artifacts.references import HubReference, PathReference, check_name, parse_reference
+from safework_cli.artifacts.staging import Staging
+from safework_cli.artifacts.verify import verify
 from safework_cli.errors import InputError, RunAgain, nearest
+from safework_cli.faults import explained
 from safework_cli.stage import KINDS
 
 LOCK_SECONDS = 60
+GC_LOCK = "gc"
+"""The lock under which artifacts are deleted, and under which a run records which ones it needs."""
 
 
 def default_store(path: str | Path | None = None) -> Store:
@@ -40,20 +43,22 @@ def default_store(path: str | Path | None = None) -> Store:
 
 
 class Store:
-    """A folder ``<kind>/<name>/v<N>/`` of artifacts, beside ``.runs`` (run folders), ``.locks`` and ``.verified``.
+    """A folder ``<kind>/<name>/v<N>/`` of artifacts, beside ``.runs`` (run folders), ``.staging``, ``.locks`` and ``.verified``.
 
     Args:
-        root: made when first written to.
+        root: made when first written to; reading writes nothing that is needed.
     """
 
     def __init__(self, root: Path):
         self.root = root.expanduser().absolute()
         self.runs = self.root / ".runs"
+        self._staging = Staging(self.root / ".staging")
 
     # ---------------------------------------------------------------- reading
 
     def list(self, kind: str | None = None, name: str | None = None, *, damaged: list[InputError] | None = None) -> list[Artifact]:
-        """Every version, oldest first. Folders without a manifest do not exist for a reader.
+        """Every version, oldest first; versions of one name in their order, whatever the clocks said. Folders without a manifest do not
+        exist for a reader.
 
         Args:
             damaged: takes the errors of manifests that cannot be read, where one of them shall not hide all others.
@@ -61,17 +66,45 @@ class Store:
         Raises:
             InputError: a manifest is damaged, and ``damaged`` is not given.
         """
-        kinds = [kind] if kind else list(KINDS)
-        folders = [folder for k in kinds for folder in (self.root / k).glob(f"{name or '*'}/v*") if (folder / MANIFEST).exists()]
         found = []
-        for folder in folders:
+        for folder in self._version_folders(kind, name):
             try:
-                found.append(Artifact(folder, Manifest.read(folder)))
+                found.append(self._read(folder))
+            except NotThere:
+                continue  # no artifact, or one that a gc has just taken
             except InputError as error:
                 if damaged is None:
                     raise
                 damaged.append(error)
-        return sorted(found, key=lambda a: (a.manifest.created, a.kind, a.name, a.manifest.version))
+        created: dict[tuple[str, str], str] = {}
+        ordered = []
+        for artifact in sorted(found, key=lambda a: (a.kind, a.name, a.manifest.version)):
+            home = (artifact.kind, artifact.name)
+            created[home] = max(created.get(home, ""), artifact.manifest.created)
+            ordered.append(((created[home], *home, artifact.manifest.version), artifact))
+        return [artifact for _, artifact in sorted(ordered, key=lambda pair: pair[0])]
+
+    def _version_folders(self, kind: str | None, name: str | None) -> Iterator[Path]:
+        for k in [kind] if kind else KINDS:
+            for home in [self.root / k / name] if name else _folders_in(self.root / k):
+                yield from (home / f"v{number}" for number in _versions_in(home))
+
+    def manifests(self) -> set[Path]:
+        """Every manifest of the store, damaged or not."""
+        return {folder / MANIFEST for folder in self._version_folders(None, None) if (folder / MANIFEST).exists()}
+
+    def _read(self, folder: Path) -> Artifact:
+        """The artifact in a folder of the store. Raises InputError where its manifest is damaged or belongs elsewhere."""
+        manifest = Manifest.read(folder)
+        here = f"{folder.parent.parent.name}/{folder.parent.name}@{folder.name}"
+        artifact = Artifact(folder, manifest)
+        if artifact.ref != here:
+            raise InputError(
+                f"{folder / MANIFEST} is damaged",
+                f"it is the manifest of {artifact.ref}, and the folder is that of {here}",
+                "move the folder back, or bring it in with `safework artifacts import`",
+            )
+        return artifact
 
     def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True) -> Artifact:
         """Finds what a reference means and checks that it is undamaged.
@@ -111,15 +144,18 @@ class Store:
                     "safework artifacts ls",
                 )
             hint = nearest(f"{wanted[0]}/{name}", known)
-            raise InputError(
-                f"no artifact '{reference}' in {self.root}{hint}", "", "safework artifacts ls" if known else "safework models pull smollm2"
-            )
+            do = "safework artifacts ls" if known else "safework models pull smollm2"
+            if Path(reference).exists():
+                do = f"write ./{reference} for the {'folder' if Path(reference).is_dir() else 'file'} of that name"
+            raise InputError(f"no artifact '{reference}' in {self.root}{hint}", "", do)
         if len(found) > 1:
             raise InputError(
                 f"'{reference}' is ambiguous", f"{' and '.join(f'{k}/{name}' for k in found)} both exist", f"write {found[0]}/{name}"
             )
         folder = self.root / found[0] / name
-        versions = sorted(int(p.parent.name[1:]) for p in folder.glob(f"v*/{MANIFEST}") if p.parent.name[1:].isdigit())
+        versions = [number for number in _versions_in(folder) if (folder / f"v{number}" / MANIFEST).exists()]
+        if not versions:
+            raise NotThere(f"{reference} was deleted in the meantime", "a gc ran beside this command", "safework artifacts ls")
         chosen = version if version is not None else versions[-1]
         if chosen not in versions:
             raise InputError(
@@ -127,7 +163,7 @@ class Store:
                 f"it has {', '.join(f'v{v}' for v in versions)}",
                 f"write {found[0]}/{name}@v{versions[-1]}",
             )
-        return Artifact(folder / f"v{chosen}", Manifest.read(folder / f"v{chosen}"))
+        return self._read(folder / f"v{chosen}")
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact | None]:
         """Every ancestor by reference, nearest first; None for one that is no longer here (or lives outside the store)."""
@@ -138,55 +174,44 @@ class Store:
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
                 if reference in found:
                     continue
-                parent: Artifact | None = None
-                if reference.startswith("hf:"):
-                    found[reference] = None
-                    continue
-                with suppress(InputError):  # an ancestor that is gone stays None: lineage outlives it
-                    parent = self.resolve(reference, verify=False)
-                found[reference] = parent
+                parent = found[reference] = self.ancestor(reference)
                 if parent is not None:
                     queue.append(parent)
         return found
 
-    def find_run(self, fingerprint: str, kind: str) -> Artifact | None:
-        """The newest artifact that a run with this fingerprint made."""
-        same = [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint]  # one that is damaged is not that one
-        return same[-1] if same else None
+    def ancestor(self, reference: str) -> Artifact | None:
+        """The artifact that an input's recorded reference means; None where it is not here any more, or was not an artifact."""
+        with suppress(InputError):
+            parsed = parse_reference(reference)
+            if isinstance(
+                parsed, PathReference
+            ):  # only an artifact's own folder: nothing else is walked or hashed for a name in a manifest
+                return Artifact(parsed.path.absolute(), Manifest.read(parsed.path), external=str(parsed.path.absolute()))
+            if not isinstance(parsed, HubReference):
+                return self._find(reference, parsed.kind, parsed.name, parsed.version, KINDS)
+        return None
+
+    def find_run(self, fingerprint: str, kind: str, name: str | None = None) -> Artifact | None:
+        """The newest artifact that a run with this fingerprint made: of this name where there is one, else of any name."""
+        made = [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint and a.manifest.reuse]
+        return next((a for a in reversed(made) if a.name == name), made[-1] if made else None)
 
     # ---------------------------------------------------------------- verifying
 
     def verify(self, artifact: Artifact, *, thorough: bool = False) -> None:
-        """Compares every file with the manifest.
+        """Compares every file with the manifest, and the manifest with its digest.
 
         Args:
-            thorough: hash every file again, also those whose size, inode and time are those of the last check.
+            thorough: hash every file again, also those that look as they did at the last comparison.
 
         Raises:
-            InputError: a file is missing, of another size, or of other bytes.
+            NotThere: the artifact was deleted in the meantime.
+            InputError: a file is missing, of another size or of other bytes, or is not listed.
         """
-        stamp = _stamp(artifact)
-        record = self.root / ".verified" / f"{artifact.kind}.{artifact.name}.v{artifact.manifest.version}.json"
-        if not thorough and stamp and record.exists() and json.loads(record.read_text()) == stamp:
-            return
-        do = "run the stage that made it again with --fresh, or restore the file"
-        for entry in artifact.manifest.files:
-            path = artifact.path / entry.path
-            if not path.is_file():
-                raise InputError(f"{artifact.ref} is damaged: {entry.path} is missing", "the manifest lists it", do)
-            if path.stat().st_size != entry.size:
-                raise InputError(
-                    f"{artifact.ref} is damaged: {entry.path} has {path.stat().st_size} bytes", f"the manifest says {entry.size}", do
-                )
-            if sha256_of(path) != entry.sha256:
-                raise InputError(f"{artifact.ref} is damaged: the bytes of {entry.path} changed", "its sha256 is not the manifest's", do)
-        if payload_digest(artifact.manifest.files) != artifact.manifest.digest:
-            raise InputError(
-                f"{artifact.ref} is damaged: its manifest was edited", "the list of files does not give the recorded digest", do
-            )
-        if stamp and artifact.external is None:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(record, json.dumps(stamp).encode())
+        record = None
+        if artifact.external is None and not thorough:
+            record = self.root / ".verified" / f"{artifact.kind}.{artifact.name}.v{artifact.manifest.version}.json"
+        verify(artifact, record)
 
     # ---------------------------------------------------------------- writing
 
@@ -194,96 +219,125 @@ class Store:
     def lock(self, name: str, *, wait: float = LOCK_SECONDS) -> Iterator[None]:
         """Holds a lock that a killed process releases by dying. Raises RunAgain where another holds it for longer than ``wait`` seconds."""
         folder = self.root / ".locks"
-        self._make(folder)
         try:
-            with FileLock(folder / f"{name}.lock", timeout=wait):
-                yield
+            folder.mkdir(parents=True, exist_ok=True)
+            held = FileLock(folder / f"{name}.lock", timeout=wait).acquire()
         except Timeout:
             raise RunAgain(
                 f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again"
             ) from None
+        except OSError as error:
+            raise explained(error, self.root) or error from error
+        with held:
+            yield
 
-    def commit(self, payload: Path, manifest: Manifest) -> Artifact:
+    def commit(self, payload: Path, manifest: Manifest, *, expected: Sequence[FileEntry] | None = None) -> Artifact:
         """Makes a folder an artifact: hashed, flushed, checked by reopening, then renamed into place as the next version.
 
         Args:
             payload: a folder on the store's own file system; it is moved, not copied.
             manifest: ``files``, ``digest`` and ``version`` are filled in here.
+            expected: the files that a copy must consist of.
 
         Raises:
-            InputError: the payload is not what its kind promises.
+            InputError: the payload is not what its kind promises, or not what is expected.
             RunAgain: the disk is full; the payload stays where it is.
         """
         check_name(manifest.name)
+        if manifest.kind not in KINDS:
+            raise InputError(f"'{manifest.kind}' is not a kind of artifact", f"the kinds are {', '.join(KINDS)}")
         try:
             check_payload(payload, manifest.kind)
             manifest.files = hash_payload(payload)
             manifest.digest = payload_digest(manifest.files)
+            if expected is not None:
+                _compare_copy(manifest.files, expected)
             mode = 0o666 & ~_umask()
             for path in payload_files(payload):
-                path.chmod(mode)  # safetensors writes private files; a store is shared as the user's umask says
+                if path.stat().st_mode & 0o777 != mode:
+                    path.chmod(mode)  # safetensors writes private files; a store is shared as the user's umask says
                 with open(path, "rb") as handle:
                     os.fsync(handle.fileno())
             home = self.root / manifest.kind / manifest.name
-            self._make(home)
+            home.mkdir(parents=True, exist_ok=True)
             with self.lock(f"{manifest.kind}.{manifest.name}"):
-                taken = [int(p.name[1:]) for p in home.glob("v*") if p.name[1:].isdigit()]
-                manifest.version = max(taken, default=0) + 1
+                manifest.version = max(_versions_in(home), default=0) + 1
                 manifest.write(payload)
                 target = home / f"v{manifest.version}"
                 os.rename(payload, target)
                 fsync_folder(home)
         except OSError as error:
-            raise self._disk_error(error) from error
+            raise explained(error, self.root) or error from error
+        self._staging.done(payload)
         return Artifact(target, manifest)
 
     def staging(self) -> Path:
-        """A fresh folder on the store's file system for putting a payload together."""
-        folder = self.root / ".staging" / f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._make(folder)
-        return folder
+        """A fresh folder on the store's file system for putting a payload together. ``commit`` or ``discard`` ends it."""
+        try:
+            return self._staging.new()
+        except OSError as error:
+            raise explained(error, self.root) or error from error
+
+    def discard(self, folder: Path) -> None:
+        """Deletes a staging folder."""
+        self._staging.done(folder)
+
+    def left_behind(self) -> list[Path]:
+        """Staging folders of processes that are gone."""
+        return self._staging.left_behind()
 
     def relink(self, artifact: Artifact, name: str) -> Artifact:
         """The same artifact under another name: hard links where the file system has them, copies elsewhere."""
         folder = self.staging()
-        for path in payload_files(artifact.path):
-            target = folder / path.relative_to(artifact.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except OSError:
-                shutil.copy2(path, target)
-        manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False})
-        return self.commit(folder, manifest)
+        try:
+            for path in payload_files(artifact.path):
+                target = folder / path.relative_to(artifact.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path, target)
+                except OSError:
+                    shutil.copy2(path, target)
+            manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False})
+            return self.commit(folder, manifest, expected=artifact.manifest.files)
+        except OSError as error:
+            raise explained(error, self.root) or error from error
+        finally:
+            self.discard(folder)
 
     def set_pinned(self, artifact: Artifact, pinned: bool) -> None:
-        artifact.manifest.pinned = pinned
-        artifact.manifest.write(artifact.path)
+        """Keeps an artifact from gc, or lets it go again."""
+        with self.lock(f"{artifact.kind}.{artifact.name}"):
+            artifact.manifest.pinned = pinned
+            artifact.manifest.write(artifact.path)
 
     def remove(self, artifact: Artifact) -> None:
         """Takes an artifact out of sight by a rename, then deletes it: a kill in between leaves nothing half-visible."""
-        bin_ = self.staging() / "removed"
-        os.rename(artifact.path, bin_)
-        shutil.rmtree(bin_.parent)
-
-    def _make(self, folder: Path) -> None:
+        bin_ = self.staging()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._disk_error(error) from error
+            os.rename(artifact.path, bin_ / "removed")
+        finally:
+            self.discard(bin_)
 
-    def _disk_error(self, error: OSError) -> Exception:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return RunAgain(
-                f"no space left in {self.root}",
-                "nothing is lost: the run folder keeps what was made",
-                "free space (`safework artifacts gc`), then run the same command again",
-            )
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return InputError(
-                f"cannot write to {self.root}", str(error.strerror), "choose a store that you may write to with --store or SAFEWORK_STORE"
-            )
-        return error
+
+def _compare_copy(copied: Sequence[FileEntry], expected: Sequence[FileEntry]) -> None:
+    """Raises InputError where a copy is not what was to be copied."""
+    ours, theirs = ({entry.path: entry.sha256 for entry in files} for files in (copied, expected))
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            how = "is missing in" if path not in ours else "came into" if path not in theirs else "has other bytes in"
+            raise InputError(f"{path} {how} the copy", "something changed the files while they were copied", "run the same command again")
+
+
+def _folders_in(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _versions_in(home: Path) -> list[int]:
+    """The numbers of the folders ``v1``, ``v2``, … in order."""
+    return sorted(int(path.name[1:]) for path in _folders_in(home) if re.fullmatch("v[1-9][0-9]{0,8}", path.name))
 
 
 def _umask() -> int:
@@ -294,15 +348,3 @@ def _umask() -> int:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _stamp(artifact: Artifact) -> list[list[str | int]] | None:
-    """What tells cheaply that no file was touched since its last check; None where one is missing."""
-    stats: list[list[str | int]] = []
-    for entry in artifact.manifest.files:
-        try:
-            status = (artifact.path / entry.path).stat()
-        except OSError:
-            return None
-        stats.append([entry.sha256, status.st_size, status.st_mtime_ns, status.st_ino])
-    return stats

@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.terminal import console, say, visible
+
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
 
@@ -33,12 +35,11 @@ def command() -> Any:
         damaged: list[InputError] = []
         found = _store(store).list(kind, damaged=damaged)
         for error in damaged:
-            print(f"damaged  {error}", file=sys.stderr)
+            say(f"damaged  {error}")
         status = EXIT_INPUT if damaged else 0
         if as_json:
             print(json.dumps([_summary(a) for a in found]))
             return status
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -55,21 +56,21 @@ def command() -> Any:
                 _size(size),
                 Text(inputs, style="dim"),
             )
-        Console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
+        console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
         return status
 
     @app.command(help="Show an artifact's manifest.")
     def show(reference: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
         artifact = _store(store).resolve(reference, verify=False)
         if as_json:
-            print(artifact.manifest.model_dump_json())
+            print(json.dumps(artifact.manifest.model_dump(mode="json")))
             return
         import yaml
 
         shown = artifact.manifest.model_dump()
         shown["files"] = [f"{entry.path} ({_size(entry.size)}, sha256 {entry.sha256[:12]}…)" for entry in artifact.manifest.files]
-        print(f"# {artifact.ref} in {artifact.path}")
-        print(_printable(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=140)), end="")
+        print(visible(f"# {artifact.ref} in {artifact.path}"))
+        print(visible(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=140)), end="")
 
     @app.command(help="Show what an artifact descends from.")
     def lineage(reference: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
@@ -84,7 +85,6 @@ def command() -> Any:
             }
             print(json.dumps({"artifact": artifact.ref, "inputs": edges}))
             return
-        from rich.console import Console
         from rich.text import Text
         from rich.tree import Tree
 
@@ -98,7 +98,7 @@ def command() -> Any:
 
         tree = Tree(Text.assemble(artifact.ref, (f"  {artifact.manifest.stage}", "dim")))
         grow(tree, artifact)
-        Console().print(tree)
+        console().print(tree)
 
     @app.command(help="Compare two artifacts: settings, inputs, metrics, packages.")
     def diff(
@@ -139,14 +139,13 @@ def command() -> Any:
         if as_json:
             print(json.dumps({"first": sides[0].ref, "second": sides[1].ref, "changed": changed}, default=str))
             return
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
         table = Table("key", sides[0].ref, sides[1].ref, box=None, header_style="bold")
         for key, (before, after) in changed.items():
             table.add_row(key, Text(str(before)[:300]), Text(str(after)[:300]))
-        Console().print(table if changed else f"{sides[0].ref} and {sides[1].ref} say the same of themselves")
+        console().print(table if changed else f"the manifests of {sides[0].ref} and {sides[1].ref} are identical")
 
     @app.command(help="Compare every byte with the manifests; exit 3 where anything differs.")
     def verify(
@@ -155,22 +154,28 @@ def command() -> Any:
         ),
         store: Optional[Path] = STORE,
     ) -> int:
+        from safework_cli.artifacts.manifest import NotThere
         from safework_cli.errors import EXIT_INPUT, InputError
 
         where = _store(store)
         unreadable: list[InputError] = []
         found = [where.resolve(r, verify=False) for r in references] if references else where.list(damaged=unreadable)
         for error in unreadable:
-            print(f"damaged  {error}", file=sys.stderr)
+            say(f"damaged  {error}")
         damaged = 0
+        checked = len(unreadable)
         for artifact in found:
             try:
                 where.verify(artifact, thorough=True)
-                print(f"ok       {artifact.ref}", file=sys.stderr)
+                without = "" if artifact.manifest.manifest_sha256 else "  (its manifest carries no digest: only the files were compared)"
+                say(f"ok       {artifact.ref}{without}")
+            except NotThere:
+                continue  # a gc took it: that is not damage
             except InputError as error:
                 damaged += 1
-                print(f"damaged  {error}", file=sys.stderr)
-        print(f"{len(found) - damaged} of {len(found) + len(unreadable)} artifacts are whole", file=sys.stderr)
+                say(f"damaged  {error}")
+            checked += 1
+        say(f"{checked - damaged - len(unreadable)} of {checked} artifacts are whole")
         return EXIT_INPUT if damaged or unreadable else 0
 
     @app.command(help="Keep an artifact (and all that it descends from) from gc, or let it go again.")
@@ -198,15 +203,17 @@ def command() -> Any:
         store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.artifacts.gc import collect, garbage
+        from safework_cli.errors import InputError
 
-        where = _store(store)
-        found = garbage(where, keep=keep, runs_days=runs_days, with_ancestors=with_ancestors)
-        for item in found:
-            print(f"{'delete' if yes else 'would delete'}  {_size(item.size):>10}  {item.label}", file=sys.stderr)
-        total = sum(item.size for item in found)
-        if yes:
-            collect(where, found)
-        print(f"{_size(total)} {'freed' if yes else 'to free; --yes deletes'}", file=sys.stderr)
+        where, total = _store(store), 0
+        damaged: list[InputError] = []
+        found = garbage(where, keep=keep, runs_days=runs_days, with_ancestors=with_ancestors, damaged=damaged)
+        for error in damaged:
+            say(f"kept     {error}")
+        for item in found if not yes else collect(where, found) if found else []:
+            total += item.size
+            say(f"{'deleted' if yes else 'would delete'}  {_size(item.size):>10}  {item.label}")
+        say(f"{_size(total)} freed" if yes else f"{_size(total)} would be freed; use --yes")
 
     @app.command(
         name="import",
@@ -215,11 +222,16 @@ def command() -> Any:
     def import_(
         path: Path = typer.Argument(...),
         name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        reuse: bool = typer.Option(
+            False,
+            "--reuse",
+            help="Believe the folder's fingerprint: a command with the same settings and inputs prints this artifact as already done.",
+        ),
         store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.artifacts.transfer import import_folder
 
-        print(import_folder(_store(store), path, name).ref)
+        print(import_folder(_store(store), path, name, reuse=reuse).ref)
 
     @app.command(help="Copy an artifact out of the store, manifest and all. With --check, a model is loaded and made to say one token.")
     def export(
@@ -248,7 +260,7 @@ def _generate_one_token(folder: Path, trust_remote_code: bool) -> None:
     model = load_model(folder, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     completion = HFEngine(model, tokenizer).generate([[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1))[0][0]
-    print(f"{folder} loads and generates (token {completion.token_ids})", file=sys.stderr)
+    say(f"{folder} loads and generates (token {completion.token_ids})")
 
 
 def _store(path: Path | None) -> Any:
@@ -276,8 +288,3 @@ def _size(count: int) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
-
-
-def _printable(text: str) -> str:
-    """Model text may hold control characters that would drive the terminal: they are shown, not sent."""
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

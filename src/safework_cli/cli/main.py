@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
 from safework_cli.registry import stage_entries, stage_summary
+from safework_cli.terminal import guard_stderr, say
 
 GROUPS = {
     "data": "Build datasets, reasoned replies and search indexes, and look at them.",
@@ -29,7 +30,7 @@ TOOLS = {
     "data sets": ("safework_cli.cli.data:sets_command", "List the public sets that can be trained on, and the suites that are kept out."),
     "data schema": ("safework_cli.cli.data:schema_command", "Print the JSON schema of a row."),
 }
-"""Commands that are no stages: where they are made, and their line in the help. Stages share a word with some."""
+"""Commands that are not stages: where they are made, and their line in the help. Stages share a word with some."""
 
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -113,7 +114,7 @@ def build_app() -> typer.Typer:
 
     @app.callback(
         help="Raise a model's safety and capability together, one rung of SafeLadder at a time. "
-        "Each stage reads artifacts and writes one; stdout carries its reference alone."
+        "Each stage reads artifacts and writes one; stdout carries its reference only."
     )
     def root(
         show_version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
@@ -124,24 +125,51 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point: turns errors into their message and exit code."""
+    guard_stderr()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     command = typer.main.get_command(build_app())
     try:
         code = command.main(prog_name="safework", standalone_mode=False)
     except SafeworkError as error:
-        from safework_cli.report.text import visible  # names of rows, columns, labels come from outside
-
-        print(f"error: {visible(str(error))}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
     except typer.Exit as error:
         sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # click takes every EOFError, a truncated file's too, for the end of a person's input
+            raise error.__cause__ from None
+        say("error: interrupted")
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
+        _abandon_stdout()
         sys.exit(EXIT_FAULT)
-    sys.exit(code if isinstance(code, int) else 0)
+    except Exception as error:
+        from safework_cli.faults import explained
+
+        known = explained(error)
+        if known is None:
+            raise
+        say(f"error: {known}")
+        sys.exit(known.exit_code)
+    code = code if isinstance(code, int) else 0
+    try:
+        if sys.stdout is None:
+            raise OSError("it is closed")
+        sys.stdout.flush()
+    except OSError as error:
+        _abandon_stdout()
+        if not isinstance(error, BrokenPipeError):
+            say(f"error: stdout cannot be written: {error.strerror or error}")
+        sys.exit(code or EXIT_FAULT)
+    sys.exit(code)
+
+
+def _abandon_stdout() -> None:
+    """Points stdout at nothing: what is still buffered would fail once more when the process ends, with an exit code of Python's own."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)

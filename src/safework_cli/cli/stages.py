@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -17,6 +16,7 @@ from typer import _click as click  # typer carries its own click; the range of t
 
 from safework_cli.registry import load_stage, stage_entries
 from safework_cli.stage import Stage
+from safework_cli.terminal import console, say
 
 
 def stage_command(name: str) -> click.Command:
@@ -42,7 +42,7 @@ def stage_command(name: str) -> click.Command:
             None,
             "--fork",
             metavar="RUN",
-            help="Go on from the last checkpoint of a run with other settings.",
+            help="Resume from the last checkpoint of a run with other settings.",
             show_default=False,
         ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
@@ -61,7 +61,9 @@ def stage_command(name: str) -> click.Command:
         if dry_run:
             return _show_plan(prepared, where, as_json=as_json)
         if fork and fresh:
-            raise ConfigError("--fork and --fresh are both given", "one goes on from a checkpoint, the other begins anew", "choose one")
+            raise ConfigError(
+                "--fork and --fresh are both given", "one resumes from a checkpoint, the other starts from scratch", "choose one"
+            )
         result = execute(prepared, where, fresh=fresh, quiet=quiet, fork=fork)
         say_result(result, as_json=as_json, quiet=quiet)
         return result.exit_code
@@ -76,11 +78,11 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
     manifest = result.artifact.manifest
     if not quiet:
         how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
-        print(f"{manifest.stage}: {how} → {result.artifact.ref}", file=sys.stderr)
+        say(f"{manifest.stage}: {how} → {result.artifact.ref}")
     for gate in manifest.failed_gates:
-        print(f"gate failed: {gate}", file=sys.stderr)
+        say(f"gate failed: {gate}")
     if manifest.failed_items > manifest.tolerated_items:
-        print(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated", file=sys.stderr)
+        say(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated")
     if as_json:
         print(
             json.dumps(
@@ -99,7 +101,7 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
 def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     """Prints what would run: to stdout as JSON, else to stderr for people. Exits like the first refusal."""
     plan, resolved = prepared.plan, prepared.resolved
-    done = store.find_run(prepared.fingerprint, prepared.stage.output)
+    done = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
     estimates = {
         "optimizer steps": plan.optimizer_steps,
         "tokens": plan.tokens,
@@ -128,13 +130,10 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
             )
         )
         return code
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from safework_cli.report.text import visible
-
-    console = Console(stderr=True)
+    out = console(stderr=True)
     table = Table(title=f"safework {prepared.stage.name}", title_justify="left", box=None, header_style="bold")
     for column in ("key", "value", "from"):
         table.add_column(column, overflow="fold")
@@ -142,18 +141,18 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
         table.add_row(key, Text(artifact.ref), Text(resolved.sources.get(key, "")))
     for key, value, source in resolved.rows():
         table.add_row(key, Text(json.dumps(value, ensure_ascii=False)), Text(source, style="dim" if source == "default" else ""))
-    console.print(table)
+    out.print(table)
     for line in plan.lines:
-        console.print(Text(f"  {line}"))
-    console.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
-    console.print(
+        out.print(Text(f"  {line}"))
+    out.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
+    out.print(
         Text(
             f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16]}"
             + (f", already done as {done.ref}" if done else "")
         )
     )
     for refusal in plan.refusals:
-        console.print(Text(f"refused: {visible(str(refusal))}", style="red"))
+        out.print(Text(f"refused: {refusal}", style="red"))
     return code
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer import TRAINER_STATE_NAME
 
-from safework_cli.artifacts.manifest import write_durably
+from safework_cli.checkpoints import PREFIX, latest, read_mark, rotate, seal, step_of
 from safework_cli.errors import InputError, SafeworkError
-from safework_cli.forks import COMPLETE, step_of
 from safework_cli.lm.attention import attention_in_float32
 from safework_cli.lm.models import pick_dtype
 from safework_cli.progress import Phase
@@ -35,7 +32,7 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
         "data_seed": seed,
         "save_strategy": "steps",
         "save_steps": save_steps,
-        "save_total_limit": 2,
+        "save_total_limit": None,  # transformers rotates by the files' times: Seal rotates by step
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it shows a NaN loss as the last good one
         "report_to": "none",
@@ -71,10 +68,10 @@ def optimisation_of(config: Any) -> dict[str, Any]:
 
 
 class WorkCallback(TrainerCallback):
-    """Ties a trainer to its run folder: metrics and progress out, signals in, checkpoints marked when whole.
+    """Ties a trainer to its run folder: metrics and progress out, signals in.
 
     Args:
-        unit: steps that belong together: a signal is heeded behind a multiple of it.
+        unit: steps that belong together: a signal is handled after each multiple of it.
     """
 
     def __init__(self, work: WorkDir, phase: Phase, unit: int):
@@ -95,30 +92,25 @@ class WorkCallback(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
+
+class Seal(TrainerCallback):
+    """Marks a checkpoint as whole, with the digests of its files, and deletes old ones. The last callback: others write into it too."""
+
+    def __init__(self, work: WorkDir):
+        self._work = work
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        for file in folder.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as handle:
-                    os.fsync(handle.fileno())
-        write_durably(folder / COMPLETE, json.dumps({"fingerprint": self._work.fingerprint, "step": state.global_step}).encode())
+        seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
+        rotate(self._work.path)
 
 
 def latest_checkpoint(work: WorkDir) -> Path | None:
     """The newest whole checkpoint of this very run.
 
     Raises:
-        InputError: a checkpoint of other inputs or settings lies in the folder.
+        InputError: a checkpoint of other inputs or settings lies in the folder, or every one is damaged.
     """
-    found = sorted(work.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True)
-    for folder in found:
-        if not (folder / COMPLETE).exists():
-            work.progress.note(f"{folder.name} was cut short by a kill and is not used")
-            continue
-        if json.loads((folder / COMPLETE).read_text())["fingerprint"] != work.fingerprint:
-            raise InputError(f"{folder} belongs to another run", "its inputs or settings were others", "run again with --fresh")
-        return folder
-    return None
+    return latest(work.path, work.fingerprint, work.progress.warn)
 
 
 class FiniteGuard(TrainerCallback):
@@ -132,7 +124,7 @@ class FiniteGuard(TrainerCallback):
         self._trainer, self._work, self._max = trainer, work, max_skipped
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """transformers sets its sum of losses back by taking it from itself, which leaves a NaN a NaN for ever."""
+        """transformers sets its sum of losses back by taking it from itself, which leaves a NaN a NaN permanently."""
         if not torch.isfinite(self._trainer._tr_loss):
             self._trainer._tr_loss.zero_()
 
@@ -190,21 +182,22 @@ def run_training(
     unit: int = 1,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainerState:
-    """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken.
+    """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken, and none more:
+    where the checkpoint is the last step's, the trainer gets its weights, state and random numbers and trains nothing.
 
     Args:
         max_skipped: updates that may be skipped for a gradient that is not finite.
-        unit: steps that belong together, such as the passes over one batch of completions: checkpoints lie behind multiples of it.
+        unit: steps that belong together, such as the passes over one batch of completions: checkpoints are written after multiples of it.
         callbacks: called after a step's numbers are written down.
 
     Raises:
-        InputError: a forked checkpoint lies at or behind the last step.
+        InputError: a forked checkpoint lies at or after the last step; a checkpoint is damaged, and no earlier one is whole.
         Interrupted, RunAgain: a signal came; a checkpoint was written.
         SafeworkError: fewer steps were taken than planned, or more gradients than that were not finite.
     """
     checkpoint = latest_checkpoint(work)
     planned = _planned_steps(trainer)
-    forked = checkpoint is not None and json.loads((checkpoint / COMPLETE).read_text()).get("forked", False)
+    forked = checkpoint is not None and read_mark(checkpoint)["forked"]
     if checkpoint is not None and forked and step_of(checkpoint) >= planned:
         raise InputError(
             f"the forked checkpoint lies at step {step_of(checkpoint)}, and this run ends at step {planned}",
@@ -217,23 +210,46 @@ def run_training(
         if checkpoint is not None:
             phase.advance(step_of(checkpoint))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
-        trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-        ours = [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped), *([_ForkedRate()] if forked else []), *callbacks]
-        for callback in ours:
-            trainer.add_callback(callback)
-        on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
-        with work.stop.deferred(), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    own: dict[str, Any] = vars(trainer.model)
-    if own.pop("_original_forward", None):
-        del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
+        if checkpoint is not None and step_of(checkpoint) >= planned:
+            _take_over(trainer, checkpoint)
+        else:
+            _train(trainer, work, checkpoint, [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped)], forked, callbacks)
     if trainer.state.global_step < planned:
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",
-            "the loop stopped by itself",
+            "the trainer stopped early",
             "run with --fresh; if it repeats, report it",
         )
     return trainer.state
+
+
+def _train(
+    trainer: Trainer,
+    work: WorkDir,
+    checkpoint: Path | None,
+    ours: list[TrainerCallback],
+    forked: bool,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
+    for callback in [*ours, *([_ForkedRate()] if forked else []), *callbacks, Seal(work)]:
+        trainer.add_callback(callback)
+    args = trainer.args
+    on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
+    with work.stop.deferred(), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    own: dict[str, Any] = vars(trainer.model)
+    if own.pop("_original_forward", None):
+        del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
+
+
+def _take_over(trainer: Trainer, checkpoint: Path) -> None:
+    """Puts a trainer where it stood when the last step's checkpoint was written. ``trainer.train`` would train another step first."""
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    trainer._load_rng_state(str(checkpoint))
+    assert trainer.model is not None
+    trainer.model.train()  # as the loop leaves it
 
 
 def _planned_steps(trainer: Trainer) -> int:

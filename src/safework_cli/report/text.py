@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from typing import Any
+
+from safework_cli.terminal import visible
 
 LONGEST = 3000
 """Characters of a reply that are shown."""
 
-# Controls (line feed and tab excepted), marks that turn or hide text, line separators, tags, lone surrogates.
-# The joiners U+200C and U+200D stay: Persian and emoji need them.
-_UNSAFE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
 _MARKDOWN = set("\\`*_{}[]()<>#+-.!|~&@:/$'\"=^")
-
-
-def visible(text: str) -> str:
-    """Shows every control and direction mark as a sign: a reply must not hide or reorder what is around it."""
-    return _UNSAFE.sub(_sign, text)
-
-
-def _sign(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def escaped(text: str) -> str:
@@ -89,3 +74,6 @@ def plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
     return str(value)
+
+
+__all__ = ["duration", "escaped", "percent", "plain", "points", "shortened", "size", "visible"]
