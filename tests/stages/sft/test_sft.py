@@ -267,19 +267,6 @@ def wait_for_checkpoint(store: Store, process, seconds: float = 120) -> None:
     raise AssertionError("no checkpoint appeared")
 
 
-def test_a_torn_checkpoint_is_not_used(work):
-    from safework_cli.lm.training import COMPLETE, latest_checkpoint
-
-    for step in (2, 4):
-        (work.checkpoints / f"checkpoint-{step}").mkdir()
-    assert latest_checkpoint(work) is None
-    (work.checkpoints / "checkpoint-2" / COMPLETE).write_text(json.dumps({"fingerprint": work.fingerprint, "step": 2}))
-    assert latest_checkpoint(work) == work.checkpoints / "checkpoint-2"
-    (work.checkpoints / "checkpoint-4" / COMPLETE).write_text(json.dumps({"fingerprint": "another", "step": 4}))
-    with pytest.raises(InputError, match="belongs to another run"):
-        latest_checkpoint(work)
-
-
 def test_the_plan_counts_and_refuses(tiny_artifact, toy_data):
     from safework_cli.stage import Inputs
 

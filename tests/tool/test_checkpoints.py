@@ -1,0 +1,105 @@
+"""Checkpoints: whole with every byte, or named and not used."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from safework_cli import checkpoints
+from safework_cli.checkpoints import COMPLETE, checkpoints_in, damage, latest, rotate, seal
+from safework_cli.errors import InputError
+
+FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+FINGERPRINT = "f" * 64
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    for step in (2, 4):
+        make(tmp_path, step)
+    return tmp_path
+
+
+def make(run: Path, step: int, *, sealed: bool = True, fingerprint: str = FINGERPRINT) -> Path:
+    folder = run / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    for name in FILES:
+        (folder / name).write_text(f'{{"{name}": {step}}}' * 3)
+    if sealed:
+        seal(folder, fingerprint)
+    return folder
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def mark_without_digests(folder: Path) -> None:
+    (folder / COMPLETE).write_text(json.dumps({"fingerprint": FINGERPRINT, "step": 4}))
+
+
+SPOILT = {
+    **{f"flip {name}": (lambda folder, name=name: flip(folder / name), name) for name in FILES},
+    **{f"without {name}": (lambda folder, name=name: (folder / name).unlink(), f"{name} is missing") for name in FILES},
+    "flip COMPLETE": (lambda folder: flip(folder / COMPLETE), COMPLETE),
+    "empty COMPLETE": (lambda folder: (folder / COMPLETE).write_text(""), COMPLETE),
+    "no digests": (mark_without_digests, COMPLETE),
+    "a stranger": (lambda folder: (folder / "optimizer.bin").write_text("x"), "optimizer.bin was added later"),
+    "another step's": (lambda folder: folder.rename(folder.with_name("checkpoint-6")), "written at step 4"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(run, case):
+    spoil, why = SPOILT[case]
+    spoil(run / "checkpoints" / "checkpoint-4")
+    said: list[str] = []
+    assert latest(run, FINGERPRINT, said.append) == run / "checkpoints" / "checkpoint-2"
+    assert len(said) == 1 and "is damaged" in said[0] and why in said[0] and "checkpoint-2 takes its place" in said[0]
+    assert [path.name for path in checkpoints_in(run)] == ["checkpoint-2"]  # the next one is written into a folder of its own
+
+
+def test_where_no_whole_one_is_left_the_run_is_refused_again_and_again(run):
+    for step in (2, 4):
+        flip(run / "checkpoints" / f"checkpoint-{step}" / "optimizer.pt")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"checkpoint-4 is damaged: the bytes of optimizer.pt changed") as caught:
+            latest(run, FINGERPRINT, lambda _: None)
+        assert caught.value.exit_code == 3 and "--fresh" in caught.value.do
+
+
+def test_a_torn_one_is_not_used_and_another_runs_is_refused(tmp_path):
+    said: list[str] = []
+    assert latest(tmp_path, FINGERPRINT, said.append) is None
+    make(tmp_path, 2, sealed=False)
+    assert latest(tmp_path, FINGERPRINT, said.append) is None and "cut short by a kill" in said[0]
+    whole = make(tmp_path, 4)
+    make(tmp_path, 6, sealed=False)
+    assert latest(tmp_path, FINGERPRINT, said.append) == whole
+    make(tmp_path, 8, fingerprint="another")
+    with pytest.raises(InputError, match="belongs to another run"):
+        latest(tmp_path, FINGERPRINT, said.append)
+
+
+def test_rotation_is_by_step_whatever_the_clock_says(tmp_path):
+    for step in (2, 4, 10):
+        folder = make(tmp_path, step)
+        for path in [folder, *folder.iterdir()]:
+            os.utime(path, (1e9 - 1000 * step,) * 2)  # a clock that runs backwards
+        rotate(tmp_path)
+    assert [path.name for path in checkpoints_in(tmp_path)] == ["checkpoint-10", "checkpoint-4"]
+
+
+def test_bytes_are_hashed_once_in_a_process_and_again_where_a_file_was_touched(run, monkeypatch):
+    hashed = []
+    real = checkpoints.sha256_of
+    monkeypatch.setattr(checkpoints, "sha256_of", lambda path: hashed.append(path) or real(path))
+    folder = run / "checkpoints" / "checkpoint-4"
+    assert damage(folder) is None and damage(folder) is None and len(hashed) == len(FILES)
+    flip(folder / "model.safetensors")
+    assert damage(folder) == "the bytes of model.safetensors changed"
