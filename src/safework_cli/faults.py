@@ -58,11 +58,11 @@ def explained(error: BaseException, store: Path | None = None, config: Any = Non
     """
     if isinstance(error, SafeworkError):
         return None
-    chain = list(_chain(error))
+    chain = list(_chain(error, contexts=True))
     for link in chain:
         if (number := _full(link)) is not None:
             return _no_space(link, number, store)
-    for link in chain:
+    for link in _chain(error, contexts=False):  # what a library met and coped with explains no later error
         if isinstance(link, OSError) and link.errno in FORBIDDEN:
             return _forbidden(link, store)
         if isinstance(link, OSError) and link.errno in NOT_A_FOLDER and store is not None and store.exists() and not store.is_dir():
@@ -74,14 +74,14 @@ def explained(error: BaseException, store: Path | None = None, config: Any = Non
     return None
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from or while."""
+def _chain(error: BaseException, *, contexts: bool) -> Iterator[BaseException]:
+    """An error and what it was raised from, or (``contexts``) while what was handled."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
         seen.add(id(link))
         yield link
-        link = link.__cause__ or link.__context__
+        link = link.__cause__ or (link.__context__ if contexts else None)
 
 
 def _full(error: BaseException) -> int | None:

@@ -91,6 +91,7 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
                             continue
                     else:
                         item.path.rename(bin_ / str(number))
+                        item.path.with_name(f"{item.path.name}.lock").unlink(missing_ok=True)  # of a staging folder
                     deleted.append(item)
     finally:
         store.discard(bin_)
