@@ -124,6 +124,8 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         if known := explained(error, store.root, prepared.resolved.config):
             raise known from error
         _refuse_if_deleted(prepared)
+        if isinstance(error, BrokenPipeError):  # click takes it for a reader of stdout that has enough, and ends without a word
+            raise RuntimeError("the other end of a pipe is gone: a child process died") from error
         raise
 
 

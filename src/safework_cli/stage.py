@@ -64,8 +64,8 @@ class StageConfig(Settings):
 
     seed: int = 0
     """Seed of Python, NumPy and torch; the manifest records which parts it acts on."""
-    launch: LaunchSettings = cosmetic(default_factory=LaunchSettings)
-    """How the process starts; never changes the result's identity."""
+    launch: LaunchSettings = Field(default_factory=LaunchSettings)
+    """How the process starts. The class of strategy is part of the result's identity: it decides how many rows make a step."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,15 @@ Names of rows and files, fields of manifests, model text and error texts come fr
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from safework_cli.errors import SafeworkError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,21 +39,21 @@ def _sign(match: re.Match[str]) -> str:
 class Outlet:
     """A text stream in which control characters, escape sequences and marks that turn or hide text are shown as signs.
 
-    What cannot be written is dropped: nobody reads a stderr that is full, closed or gone, and the run matters more.
-
     Args:
         inner: the stream to write to.
         raw: pass text on as it is, for a writer that makes it visible itself and steers the terminal.
+        required: raise SafeworkError for what cannot be written. Otherwise it is dropped: nobody reads a stderr that is full, closed or
+            gone, and the run matters more.
     """
 
-    def __init__(self, inner: Any, *, raw: bool = False):
-        self.inner, self._raw = inner, raw
+    def __init__(self, inner: Any, *, raw: bool = False, required: bool = False):
+        self.inner, self._raw, self._required = inner, raw, required
 
     def write(self, text: str) -> int:
         try:
             self.inner.write(text if self._raw else visible(text))
-        except (OSError, ValueError):
-            self._lose()
+        except (OSError, ValueError) as error:
+            self._lost(error)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -59,10 +63,10 @@ class Outlet:
     def flush(self) -> None:
         try:
             self.inner.flush()
-        except (OSError, ValueError):
-            self._lose()
+        except (OSError, ValueError) as error:
+            self._lost(error)
 
-    def _lose(self) -> None:
+    def _lost(self, error: Exception) -> None:
         """Points the stream's descriptor at nothing, so that what is still buffered cannot fail once more when the process ends."""
         try:
             nothing = os.open(os.devnull, os.O_WRONLY)
@@ -71,25 +75,44 @@ class Outlet:
             self.inner.flush()
         except (OSError, ValueError):
             pass
+        if isinstance(error, BrokenPipeError) and self._required:
+            raise error  # whoever read has enough
+        if self._required:
+            raise SafeworkError(
+                f"stdout cannot be written ({getattr(error, 'strerror', None) or error})",
+                "what the command was asked for is made, but not printed",
+                "give it a stdout and run the same command again",
+            ) from None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
 
-def guard_stderr() -> None:
-    """Makes ``sys.stderr`` an outlet. Where the process was started without a stderr, there is one that goes nowhere: the next file that
-    is opened would get its number, and the messages with it."""
-    try:
-        os.fstat(2)
-    except OSError:
-        nothing = os.open(os.devnull, os.O_RDWR)
-        if nothing != 2:
-            os.dup2(nothing, 2)
-            os.close(nothing)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+class _Closed(io.TextIOBase):
+    """A stdout that the process was started without."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EBADF, "it is closed")
+
+
+def guard() -> None:
+    """Makes ``sys.stderr`` and ``sys.stdout`` outlets, of which stdout is required.
+
+    Where the process was started without one of them, its number is taken by a file that goes nowhere: the next file that is opened would
+    get it otherwise, and what libraries print with it.
+    """
+    for number in (1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
     if not isinstance(sys.stderr, Outlet):
-        sys.stderr = Outlet(sys.stderr)  # type: ignore[assignment]
+        sys.stderr = Outlet(sys.stderr or open(2, "w", closefd=False, encoding="utf-8"))  # type: ignore[assignment] # noqa: SIM115
+    if not isinstance(sys.stdout, Outlet):
+        sys.stdout = Outlet(sys.stdout or _Closed(), raw=True, required=True)  # type: ignore[assignment]
 
 
 def say(text: str) -> None:

@@ -163,17 +163,23 @@ def test_a_store_that_may_only_be_read(store, tiny_artifact, toy_data, tmp_path,
             if words[1] == "gc":
                 assert done.returncode == 0, done.stderr  # there is nothing to delete
                 continue
-            assert done.returncode == 3 and f"cannot write to {store.root}" in done.stderr and "--store" in done.stderr, (words, done.stderr)
+            assert done.returncode == 3 and f"cannot write to {store.root}" in done.stderr and "--store" in done.stderr, (
+                words,
+                done.stderr,
+            )
     finally:
         subprocess.run(["umount", str(store.root)], check=True)
 
 
-END_OF_FILE = """
+END_OF_FILE = (
+    """
 import safework_cli.runtime as runtime
 def broken(*_, **__):
     raise EOFError("Ran out of input")
 runtime.prepare = broken
-""" + MAIN
+"""
+    + MAIN
+)
 
 
 def test_the_end_of_a_file_is_no_interruption(store, tiny_artifact, toy_data):

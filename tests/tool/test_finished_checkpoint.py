@@ -61,7 +61,8 @@ def test_it_trains_no_step_more(command, tiny_artifact, toy_data, tmp_path, stor
             words += [f"data={_prefixes(tmp_path / 'rows')}", "max_length=64", "train_layers=0", "head_learning_rate=0.01"]
         case "rl m3":
             words += [
-                "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term", "format.weight=0.1", "filter_groups=false", "preflight=0",
+                "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term", "format.weight=0.1", "filter_groups=false",
+                "preflight=0",
                 "num_generations=4", "per_device_train_batch_size=4", "gradient_accumulation_steps=1", "max_completion_length=8",
                 "phases=[{tasks: [safety], share: 1}]",
             ]  # fmt: skip
@@ -71,7 +72,9 @@ def test_it_trains_no_step_more(command, tiny_artifact, toy_data, tmp_path, stor
     store.remove(expected)
 
     environment = os.environ | {"SAFEWORK_STORE": str(store.root)}
-    killed = subprocess.run([sys.executable, "-c", KILLED_AS_IT_SAVES, *words], env=environment, capture_output=True, text=True, timeout=280)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_AS_IT_SAVES, *words], env=environment, capture_output=True, text=True, timeout=280
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     again = cli(*words)
     assert again.returncode == 0, again.stderr

@@ -11,10 +11,12 @@ import sys
 import pytest
 from filelock import FileLock
 
-from safework_cli.config import resolve
-from safework_cli.errors import ConfigError, Interrupted, RunAgain
+from safework_cli import runs, runtime
+from safework_cli.checkpoints import seal
+from safework_cli.config import _result_settings, resolve
+from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain
 from safework_cli.runtime import execute, prepare
-from safework_cli.stage import Inputs, Outcome, Plan, Stage, StageConfig, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir
 
 
 class NoteConfig(StageConfig):
@@ -177,6 +179,55 @@ def test_what_libraries_print_never_reaches_stdout(stage, store, capfd):
     run(stage, store)
     out, err = capfd.readouterr()
     assert out == "" and "from a child process" in err and "a library prints" in err
+
+
+def test_the_name_asked_for_is_printed_whatever_else_was_made_of_it(stage, store):
+    assert run(stage, store, "name=other").artifact.ref == "generations/other@v1"
+    again = run(stage, store)
+    assert again.already and again.artifact.ref == "generations/note@v1"
+    assert run(stage, store).artifact.ref == "generations/note@v1"
+
+
+def test_versions_order_what_clocks_do_not(stage, store, monkeypatch):
+    run(stage, store)
+    monkeypatch.setattr(runtime, "now", lambda: "2001-01-01T00:00:00.000Z")
+    assert run(stage, store, fresh=True).artifact.ref == "generations/note@v2"
+    assert run(stage, store).artifact.ref == "generations/note@v2"
+    assert [a.ref for a in store.list()] == ["generations/note@v1", "generations/note@v2"]
+
+
+def test_a_kill_between_commit_and_clean_up_leaves_nothing_that_is_called_unfinished(stage, store, monkeypatch):
+    def killed(run):
+        raise KeyboardInterrupt
+
+    type(stage).during = staticmethod(lambda work: (work.checkpoints / "checkpoint-1").mkdir())
+    monkeypatch.setattr(runs, "empty", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(stage, store)
+    (left,) = store.runs.iterdir()
+    seal(left / "checkpoints" / "checkpoint-1", "f" * 64)
+    monkeypatch.undo()
+    type(stage).during = staticmethod(lambda work: None)
+    other = run(stage, store, "text=b").artifact
+    assert "unfinished" not in "".join(p.read_text() for p in other.path.rglob("events.jsonl"))
+    assert left.exists() and run(stage, store).already
+    assert not left.exists()
+
+
+def test_an_input_that_a_gc_took_before_the_run_began_is_named(stage, store, commit):
+    class Reading(NoteStage):
+        inputs = {"source": Slot(("generations",), "read")}
+
+    made = run(stage, store).artifact
+    reading = Reading()
+    prepared = prepare(reading, resolve(reading, [], ["source=note"], {}), store)
+    store.remove(made)
+    with pytest.raises(InputError, match=r"generations/note@v1 was deleted in the meantime"):
+        execute(prepared, store, quiet=True)
+
+
+def test_the_class_of_strategy_is_part_of_the_identity():
+    assert "launch" in _result_settings(NoteConfig())
 
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "inspect_ai", "matplotlib", "pyarrow", "bm25s"}

@@ -13,6 +13,7 @@ import pytest
 
 from safework_cli.artifacts import InputEntry, Manifest, Store
 from safework_cli.artifacts.gc import collect, garbage
+from safework_cli.artifacts.references import check_name, name_from_path
 from safework_cli.artifacts.store import now
 from safework_cli.artifacts.transfer import export_folder, import_folder
 from safework_cli.errors import InputError, RunAgain
@@ -243,3 +244,35 @@ def test_a_name_cannot_leave_its_folder(store, name):
     safetensors(folder / "model.safetensors")
     with pytest.raises(InputError, match="cannot name"):
         store.commit(folder, manifest("model", name))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Qwen2.5-7B-Instruct", "Qwen2.5-7B-Instruct"),
+        ("Llama-3.1-8B", "Llama-3.1-8B"),
+        ("my model", "my-model"),
+        (".cache", "cache"),
+        ("Modèle (final)", "Modele-final"),
+        ("x" * 200, "x" * 100),
+    ],
+)
+def test_a_folder_keeps_its_name_made_fit(tmp_path, folder, name, monkeypatch):
+    path = tmp_path / folder
+    path.mkdir()
+    assert check_name(name_from_path(path, "model")) == name
+    monkeypatch.chdir(path)
+    assert name_from_path(Path(), "model") == name
+
+
+def test_names_beyond_ascii_do_not_share_one(tmp_path):
+    names = [name_from_path(tmp_path / name, "model") for name in ("模型", "數據")]
+    assert all(check_name(name).startswith("model-") for name in names) and names[0] != names[1]
+    assert name_from_path(tmp_path / "train.v2.parquet", "dataset") == "train.v2"
+
+
+def test_a_folder_that_is_meant_is_offered(store, tmp_path, monkeypatch):
+    (tmp_path / "Qwen2.5-7B-Instruct").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"write \./Qwen2.5-7B-Instruct"):
+        store.resolve("Qwen2.5-7B-Instruct", ("model",))

@@ -172,8 +172,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(store, dataset, commi
         folder = store.staging()
         (folder / "x").write_text(name)
         commit(folder, "generations", name)
-    os.unlink(store.root / "generations" / "loop" / "v1" / "manifest.json")
-    os.symlink("manifest.json", store.root / "generations" / "loop" / "v1" / "manifest.json")
+    (store.root / "generations" / "loop" / "v1" / "manifest.json").unlink()
+    (store.root / "generations" / "loop" / "v1" / "manifest.json").symlink_to("manifest.json")
     (store.root / "generations" / "folder" / "v1" / "manifest.json").unlink()
     (store.root / "generations" / "folder" / "v1" / "manifest.json").mkdir()
     store.resolve("cache")
@@ -186,5 +186,3 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(store, dataset, commi
     for done in (listed, checked):
         assert done.returncode == 3 and "loop/v1" in done.stderr and "folder/v1" in done.stderr and "Traceback" not in done.stderr
     assert "2 of 4 artifacts are whole" in checked.stderr
-
-

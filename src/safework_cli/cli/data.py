@@ -28,10 +28,9 @@ def preview_command() -> Any:
         row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
     ) -> None:
-        from rich.console import Console
-
         from safework_cli.artifacts import default_store
         from safework_cli.errors import InputError, nearest
+        from safework_cli.terminal import console as make_console
 
         where = default_store(store)
         found = where.resolve(data, ("dataset",)).rows()
@@ -45,7 +44,7 @@ def preview_command() -> Any:
             if not chosen:
                 raise InputError(f"{data} holds {len(found):,} rows", f"--start is {start}", "begin at a smaller number")
         tokens = _tokens(where, model, trust_remote_code) if model else None
-        console = Console(highlight=False)
+        console = make_console()
         for row in chosen:
             _show(console, row, tokens)
 
@@ -115,10 +114,11 @@ def sets_command() -> Any:
                 keys = ("name", "task", "language", "licence", "hub", "upstream", "file", "summary")
                 print(json.dumps({"use": use, **{key: getattr(s, key) for key in keys}}, ensure_ascii=False))
             return
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console()
+        from safework_cli.terminal import console as make_console
+
+        console = make_console()
         table = Table(box=None, header_style="bold")
         wide = console.width >= 140  # elsewhere --json has the rest
         for column in ("use", "name", "task", *(("licence", "hub id") if wide else ()), "what"):

@@ -15,6 +15,8 @@ from typing import Any, Literal, Optional
 
 import typer
 
+from safework_cli.terminal import console
+
 Level = Literal["ok", "note", "broken"]
 
 # Each optional or required package with something that must be importable from it: a folder of the same name is no package.
@@ -72,7 +74,6 @@ def command() -> Any:
                 )
             )
             return EXIT_INPUT if broken else 0
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -82,7 +83,7 @@ def command() -> Any:
             table.add_column(column, overflow="fold")
         for f in findings:
             table.add_row(Text(f.level, style=styles[f.level]), f.what, Text(f.text), Text(f.do, style="bold"))
-        Console(stderr=True).print(table)
+        console(stderr=True).print(table)
         return EXIT_INPUT if broken else 0
 
     return typer.main.get_command(app)

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
 from safework_cli.registry import stage_entries, stage_summary
-from safework_cli.terminal import guard_stderr, say
+from safework_cli.terminal import guard, say
 
 GROUPS = {
     "data": "Build datasets, reasoned replies and search indexes, and look at them.",
@@ -125,12 +125,13 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Entry point: turns errors into their message and exit code."""
-    guard_stderr()
+    guard()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     command = typer.main.get_command(build_app())
     try:
         code = command.main(prog_name="safework", standalone_mode=False)
+        sys.stdout.flush()
     except SafeworkError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
@@ -145,7 +146,6 @@ def main() -> None:
         say("error: interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        _abandon_stdout()
         sys.exit(EXIT_FAULT)
     except Exception as error:
         from safework_cli.faults import explained
@@ -155,21 +155,4 @@ def main() -> None:
             raise
         say(f"error: {known}")
         sys.exit(known.exit_code)
-    code = code if isinstance(code, int) else 0
-    try:
-        if sys.stdout is None:
-            raise OSError("it is closed")
-        sys.stdout.flush()
-    except OSError as error:
-        _abandon_stdout()
-        if not isinstance(error, BrokenPipeError):
-            say(f"error: stdout cannot be written: {error.strerror or error}")
-        sys.exit(code or EXIT_FAULT)
-    sys.exit(code)
-
-
-def _abandon_stdout() -> None:
-    """Points stdout at nothing: what is still buffered would fail once more when the process ends, with an exit code of Python's own."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.close(nothing)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.terminal import console, say
+
 
 def command() -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -28,11 +30,9 @@ def command() -> Any:
         damaged: list[InputError] = []
         table = write_report(default_store(store), out, damaged)
         for error in damaged:
-            print(f"not in the report: {error}", file=sys.stderr)
+            say(f"not in the report: {error}")
         if not quiet:
-            from rich.console import Console
-
-            print_ladder(table, Console(stderr=True, width=None if sys.stderr.isatty() else 160))
+            print_ladder(table, console(stderr=True, width=None if sys.stderr.isatty() else 160))
         print(out)
         return EXIT_INPUT if damaged else 0
 
