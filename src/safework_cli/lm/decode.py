@@ -241,7 +241,7 @@ class Draws:
     def __init__(self, sampling: Sampling, seeds: Sequence[int], barred: Sequence[int]):
         self._sampling, self._barred = sampling, list(barred)
         self._bits = [np.random.Philox(key=seed) for seed in seeds]
-        self._uniform_BS = np.empty((len(seeds), 0))
+        self._uniform_BS: np.ndarray = np.empty((len(seeds), 0))
         self._warpers = LogitsProcessorList()
         if sampling.temperature not in (0, 1):
             self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
@@ -292,7 +292,7 @@ class Draws:
         return uniform_B
 
 
-def at_stop_string(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], stops: Sequence[str]) -> bool:
+def at_stop_string(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stops: Sequence[str]) -> bool:
     """Whether the newest token completes a stop string. A token holds a byte at least, so the last few tokens suffice."""
     if not stops:
         return False

@@ -39,6 +39,8 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
         raise InputError(f"{folder} holds no architecture that transformers knows", what, "is this a Hugging Face model folder?")
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except SafeworkError:
+        raise
     except Exception as error:
         raise InputError(f"{folder / 'config.json'} cannot be used", first_line(error), "compare it with the original model's") from error
     for name, value in vars(config.get_text_config()).items():

@@ -76,6 +76,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     config = read_config(folder, trust_remote_code=trust_remote_code)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except SafeworkError:
+        raise
     except Exception as error:
         raise InputError(
             f"no tokenizer can be loaded from {folder}",
@@ -122,7 +124,7 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     settings = read_generation_config(folder)
     kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
     try:
-        model, found = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             str(folder),
             dtype=pick_dtype(dtype),
             use_safetensors=True,
@@ -131,12 +133,13 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, by name
         )
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, torch.OutOfMemoryError, SafeworkError):
         raise
     except Exception as error:  # whatever a library makes of a folder that somebody else filled
         raise InputError(
             f"no causal language model can be loaded from {folder}", first_line(error), "compare its files with the original model's"
         ) from error
+    model, found = loaded
     refuse_unfit(folder, found)
     if getattr(model, "is_quantized", False):
         raise InputError(
@@ -150,7 +153,7 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     device = pick_device()
     if device.type == "cpu":
         _keep_freed_memory()
-    model.to(device)  # type: ignore[arg-type] # transformers wraps nn.Module.to
+    model.to(device)
     refuse_not_finite(folder, model)
     return model.eval()
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
-from safework_cli.errors import InputError
+from safework_cli.errors import InputError, SafeworkError
 from safework_cli.lm.folder import first_line, read_config
 from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Image, Message
@@ -61,6 +61,8 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Processo
     why = ""
     try:
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except SafeworkError:
+        raise
     except Exception as error:  # whatever a library makes of a folder that somebody else filled
         processor, why = None, first_line(error)
     if not isinstance(processor, ProcessorMixin):  # where a part cannot be loaded, AutoProcessor returns the tokenizer alone

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -15,6 +13,7 @@ from safework_cli.lm.chat import encode_prompt
 from safework_cli.lm.decode import Decoder
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
+from safework_cli.lm.models import load_tokenizer
 from safework_cli.lm.vision import collate, encode_pictured_prompt, placeholders
 from safework_cli.progress import read_metrics
 from safework_rl.shared_prompt import group_logps
@@ -216,17 +215,16 @@ def test_a_batch_wider_than_its_rows_costs_nothing_more(monkeypatch):
     assert not found[:, 11:].any()
 
 
-def test_a_reply_asks_for_no_picture(seeing):
+def test_a_reply_asks_for_no_picture(seeing, tiny_model):
     """The token that stands for a picture is never sampled, however much the model wants to."""
     model, prompts = seeing
-    barred = placeholders(model)
+    barred, tokenizer = placeholders(model), load_tokenizer(tiny_model)
     assert barred
     wanted = barred[0]
     with torch.no_grad():
         model.get_output_embeddings().weight[wanted] = 100 * model.get_output_embeddings().weight.mean(0)
         model.get_output_embeddings().weight[wanted] += 1
     for share in (True, False):
-        tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=999, decode=lambda ids, **_: "")
         engine = HFEngine(model, tokenizer, share_prompts=share)
         for temperature in (0.0, 1.0):
             ids, vision = prompts[0]
