@@ -44,7 +44,7 @@ class EvalConfig(StageConfig):
     max_tokens: int = Field(512, ge=1)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
     temperature: float = Field(0.0, ge=0.0)
-    """0 is greedy; above it tokens are sampled, seeded by `seed` and each batch's content."""
+    """0 is greedy; above it tokens are sampled, each reply by a seed derived from `seed`, its sample and its prompt."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus mass, where tokens are sampled."""
     batch_size: int = Field(16, ge=1)

@@ -76,10 +76,9 @@ def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: Work
         model = load_model(artifact.path, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         engine = HFEngine(model, tokenizer, config.batch_size)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
-    prompts = _prompt_ids(engine, suites)
     archive = Archive(work.path / archive_name)
     try:
-        batches = _batches(engine, prompts, sampling)
+        batches = _batches(engine, suites, sampling)
         archive.keep_whole(batches)
         to_come = sum(map(len, batches)) - len(archive.replies)
         logs = _run_inspect(engine, artifact, suites, sampling, archive, to_come, work)
@@ -129,18 +128,13 @@ def _run_inspect(
     return {log.eval.task.rpartition("/")[2]: log for log in logs}
 
 
-def _prompt_ids(engine: HFEngine, suites: list[Suite]) -> dict[Key, list[int]]:
-    from safework_cli.lm.chat import encode_prompt
+def _batches(engine: HFEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
+    """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
+    from safework_eval.provider import ask_for
 
-    return {(suite.name, row.id): encode_prompt(engine.tokenizer, row.prompt) for suite in suites for row in suite.rows}
-
-
-def _batches(engine: HFEngine, prompts: Mapping[Key, list[int]], sampling: Sampling) -> list[list[Key]]:
-    """The batches that an undisturbed run makes: the provider's order, over every prompt that leaves room for a reply."""
-    from safework_eval.provider import length_problem
-
-    short = [key for key, ids in prompts.items() if length_problem(engine, len(ids), sampling.max_tokens) is None]
-    order = sorted(short, key=lambda key: (len(prompts[key]), prompts[key]))
+    asked = {(suite.name, row.id): ask_for(engine, row.prompt, sampling) for suite in suites for row in suite.rows}
+    order = [key for key, prompt in asked.items() if prompt.problem is None]
+    order.sort(key=lambda key: (len(asked[key].prompt_ids), asked[key].prompt_ids))
     return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]
 
 
@@ -224,7 +218,7 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         notes.append("safety is judged by refusal phrases: a lower bound, since a reply that neither refuses nor helps counts as unsafe")
     return Outcome(
         metrics=metrics,
-        seeds={"sampling": "seed and each batch's content" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},
+        seeds={"sampling": "seed, sample and prompt of each reply" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},
         notes=notes,
         chat_template_hash=sides[0].conditions.template_hash,
         failed_gates=failed_gates(config.gates, summary),

@@ -37,7 +37,8 @@ Key = tuple[str, str]
 class Archive:
     """The replies of a run, one JSON line each, written as they finish and read by the next attempt.
 
-    A batch's replies depend on the whole batch where tokens are sampled, so ``keep_whole`` forgets batches that a kill cut in two.
+    Each reply draws by a seed of its own, but what it is batched with changes the rounding of its logits: ``keep_whole`` forgets batches
+    that a kill cut in two, so that a run that was killed gives the very bytes of one that was not.
     """
 
     def __init__(self, path: Path):

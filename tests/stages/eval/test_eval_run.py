@@ -22,7 +22,7 @@ from safework_cli.lm.tiny import create_tiny_model
 from safework_cli.rows import Message, Row, write_rows
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_eval.eval_stage import EvalConfig, stage
-from safework_eval.provider import SafeworkAPI, batch_seed, to_messages
+from safework_eval.provider import SafeworkAPI, to_messages
 from safework_eval.samples import Archive, Reply, read_samples
 
 
@@ -271,11 +271,6 @@ def test_the_provider_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_thought_goes_back_where_inspect_took_it_from() -> None:
     reply = ChatMessageAssistant(content=[ContentReasoning(reasoning="why"), ContentText(text="so")])
     assert to_messages([reply]) == [{"role": "assistant", "content": "<think>why</think>so"}]
-
-
-def test_batches_have_seeds_of_their_own() -> None:
-    assert batch_seed(0, [[1, 2]]) == batch_seed(0, [[1, 2]])
-    assert len({batch_seed(0, [[1, 2]]), batch_seed(1, [[1, 2]]), batch_seed(0, [[1], [2]])}) == 3
 
 
 def test_an_archive_survives_separators_and_torn_lines(tmp_path: Path) -> None:
