@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from safework_cli import forks
 from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.artifacts.manifest import RECORD
 from safework_cli.artifacts.references import check_name
 from safework_cli.artifacts.store import now
@@ -72,7 +73,9 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     values: dict[str, Any] = {}
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
-        artifact = store.resolve(reference, stage.inputs[slot].kinds)
+        takes = stage.inputs[slot]
+        by_rule = takes.rules and reference.startswith(RULE_PREFIX)
+        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
         if part:
             values.setdefault(slot, {})[part] = artifact
         else:

@@ -77,12 +77,14 @@ class Slot:
         doc: what the stage does with it.
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
+        rules: the slot takes ``rule:NAME`` too, wherever it takes a verifier.
     """
 
     kinds: tuple[str, ...]
     doc: str
     optional: bool = False
     many: bool = False
+    rules: bool = False
 
 
 class Inputs:

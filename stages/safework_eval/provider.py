@@ -39,9 +39,8 @@ from inspect_ai.model import (
 )
 from inspect_ai.solver._task_state import sample_state  # which sample and epoch a request belongs to; the public names do not say it
 from inspect_ai.tool import ToolChoice, ToolInfo
-from jinja2 import TemplateError as JinjaError
 
-from safework_cli.errors import ConfigError, SafeworkError
+from safework_cli.errors import ConfigError
 from safework_cli.lm.engine import Completion, Sampling, derived_seed
 from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Message
 
@@ -62,7 +61,7 @@ DONE_BY_INSPECT = frozenset(
         "max_connections", "adaptive_connections", "max_tool_output", "parallel_tool_calls", "internal_tools", "cache_prompt",
     }
 )  # fmt: skip
-"""Settings that Inspect carries out itself, or that concern connections and tools, which this provider does not have: they change no reply."""
+"""Settings that Inspect carries out, or that concern connections and tools, which this provider does not have: they change no reply."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0.0,), "presence_penalty": (0.0,), "top_k": (0, -1), "top_logprobs": (0,), "prompt_logprobs": (0,),
     "logit_bias": ({},), "fallback_models": ([],), "fail_on_refusal": (False,), "batch": (False,), "extra_headers": ({},),
@@ -237,9 +236,12 @@ class SafeworkAPI(ModelAPI):
         sampling = sampling_of(config)
         choices = config.num_choices or 1
         engine = self.engine if self._engine is not None else await asyncio.to_thread(lambda: self.engine)
+        from safework_cli.lm.asking import ask_for
+
         asked = ask_for(engine, to_messages(input), sampling)
         if asked.problem:
-            return reply_output(self.model_name, "", asked.reason, len(asked.prompt_ids), 0, asked.problem)
+            reason: StopReason = "model_length" if asked.too_long else "unknown"
+            return reply_output(self.model_name, "", reason, len(asked.prompt_ids), 0, asked.problem)
         state = sample_state()
         sample = None if state is None else (str(state.sample_id), state.epoch)
         seeds = self._seeds.next(config.seed or 0, sample, asked.prompt_ids, max(choices, config.best_of or 1))
@@ -251,8 +253,6 @@ class SafeworkAPI(ModelAPI):
     def _output(
         self, engine: HFEngine, prompt_ids: list[int], completions: list[Completion], sampling: Sampling, *, logprobs: bool
     ) -> ModelOutput:
-        if any(not math.isfinite(value) for completion in completions for value in completion.logprobs):
-            return reply_output(self.model_name, "", "unknown", len(prompt_ids), 0, "the model's logits are not finite numbers")
         outputs = [
             reply_output(
                 self.model_name,
@@ -270,7 +270,11 @@ class SafeworkAPI(ModelAPI):
         return output
 
     async def count_tokens(self, input: str | list[ChatMessage], config: GenerateConfig | None = None) -> int:
-        return await self.count_text_tokens(input) if isinstance(input, str) else len(ask_for(self.engine, to_messages(input), Sampling()).prompt_ids)
+        from safework_cli.lm.chat import encode_prompt
+
+        return (
+            await self.count_text_tokens(input) if isinstance(input, str) else len(encode_prompt(self.engine.tokenizer, to_messages(input)))
+        )
 
     async def count_text_tokens(self, text: str) -> int:
         return len(self.engine.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -366,37 +370,6 @@ def _logprobs(engine: HFEngine, completion: Completion) -> Logprobs:
         token = str(engine.tokenizer.decode([token_id]))
         content.append(Logprob(token=token, logprob=logprob, bytes=list(token.encode())))
     return Logprobs(content=content)
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A prompt as token ids, or why it cannot be asked.
-
-    Attributes:
-        problem: None where it can be.
-        reason: the stop reason that goes with the problem.
-    """
-
-    prompt_ids: list[int]
-    problem: str | None = None
-    reason: StopReason = "stop"
-
-
-def ask_for(engine: HFEngine, messages: Sequence[Message], sampling: Sampling) -> Asked:
-    """Encodes a prompt. A template that refuses it, or one that is too long for the model, is that prompt's problem and no other's."""
-    from safework_cli.lm.chat import TemplateError, encode_prompt
-
-    try:
-        prompt_ids = encode_prompt(engine.tokenizer, messages)
-    except (TemplateError, JinjaError) as error:
-        what = error.what if isinstance(error, SafeworkError) else f"the chat template refuses the prompt: {error}"
-        return Asked([], what, "unknown")
-    most = engine.longest_prompt(sampling)
-    if len(prompt_ids) <= most:
-        return Asked(prompt_ids)
-    limit = most + sampling.max_tokens
-    why = f"a prompt of {len(prompt_ids)} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit:.0f} positions"
-    return Asked(prompt_ids, why, "model_length")
 
 
 def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:

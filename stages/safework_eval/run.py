@@ -130,7 +130,7 @@ def _run_inspect(
 
 def _batches(engine: HFEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
     """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
-    from safework_eval.provider import ask_for
+    from safework_cli.lm.asking import ask_for
 
     asked = {(suite.name, row.id): ask_for(engine, row.prompt, sampling) for suite in suites for row in suite.rows}
     order = [key for key, prompt in asked.items() if prompt.problem is None]

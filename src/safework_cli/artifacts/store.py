@@ -14,7 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from safework_cli.artifacts.external import hub_artifact, path_artifact
+from safework_cli.artifacts.external import RULE_PREFIX, hub_artifact, path_artifact
 from safework_cli.artifacts.manifest import (
     MANIFEST,
     Artifact,
@@ -135,6 +135,8 @@ class Store:
         queue = [artifact]
         while queue:
             for entry in queue.pop(0).manifest.inputs.values():
+                if entry.ref.startswith(RULE_PREFIX):
+                    continue  # a part of the program: no artifact stands behind it
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
                 if reference in found:
                     continue

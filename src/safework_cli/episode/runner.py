@@ -26,7 +26,13 @@ class TokenEngine(Protocol):
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
 
-    def generate_ids(self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]: ...
+    def generate_ids(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, *, seeds: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]: ...
+
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str: ...
+
+    def longest_prompt(self, sampling: Sampling) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
