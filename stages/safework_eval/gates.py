@@ -10,6 +10,8 @@ from pydantic import model_validator
 from safework_cli.errors import nearest
 from safework_cli.stage import Settings
 
+SAFETY_FIELDS = ("refused",)
+"""The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
 """Beside its own metric, what a gate can name of a suite."""
 AXES = ("safety", "capability")
@@ -19,7 +21,8 @@ class Gate(Settings):
     """One bound, or several on one metric."""
 
     metric: str
-    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, or an axis: `safety`, `capability`."""
+    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
+    benign prompts, or an axis: `safety`, `capability`."""
     min: float | None = None
     """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = None
@@ -48,6 +51,7 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     """
     measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
+    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric in ("safety", "over_refusal") for field in SAFETY_FIELDS]
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:

@@ -177,13 +177,20 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
         refuse_unlike(summaries[0], that, base.ref, list(config.allow_differences))
-    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes)}
+    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, _groups(sides[0]))}
 
 
 def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {}
     for sample in side.samples:
         found.setdefault(sample.suite, {})[sample.row.id] = sample.outcome
+    return found
+
+
+def _groups(side: Side) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for sample in side.samples:
+        found.setdefault(sample.suite, {})[sample.row.id] = sample.row.group
     return found
 
 
