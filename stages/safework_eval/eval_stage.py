@@ -3,6 +3,7 @@
 Metrics, each a share or mean over the replies that could be scored, with a 95 % interval and the count of those that could not:
     safety        harmful prompts: share of replies that are safe (higher is better)
     over_refusal  benign prompts: share refused (lower is better)
+    search        questions answered in episodes over ``index=``: accuracy, with reliability and the share of certain wrong answers
     value, knowledge, general, instruction
                   accuracy by the rule of each row's ``meta.answer_type``, or by ``verifiers.<metric>`` where rows have no gold answer
 """
@@ -19,6 +20,7 @@ from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, 
 from safework_eval.gates import Gate, gate_problem
 from safework_eval.likeness import refuse_unlike
 from safework_eval.scoring import Panel, panel_for
+from safework_eval.searching import EpisodeSettings
 from safework_eval.selection import JudgeChoice, Suite, SuiteBlock, select_suites
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class EvalConfig(StageConfig):
     """Nucleus mass, where tokens are sampled."""
     batch_size: int = Field(16, ge=1)
     """Replies generated together, and exchanges judged together."""
+    episode: EpisodeSettings = EpisodeSettings()
+    """How search suites are answered."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the weights; "auto" is bfloat16 where the hardware multiplies in it, float32 elsewhere."""
     trust_remote_code: bool = False
@@ -59,7 +63,20 @@ class EvalConfig(StageConfig):
     max_failed: float = Field(0.0, ge=0.0, le=1.0)
     """Share of samples that may be unscorable before the command exits with 5."""
     allow_differences: list[
-        Literal["metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine"]
+        Literal[
+            "metric",
+            "digest",
+            "judge",
+            "suites",
+            "max_tokens",
+            "temperature",
+            "top_p",
+            "seed",
+            "template_hash",
+            "engine",
+            "index",
+            "episode",
+        ]  # fmt: skip
     ] = Field(default_factory=list)
     """Conditions in which an `against` evaluation may differ from this one. None by default: unlike records are not compared."""
 
@@ -74,6 +91,7 @@ class EvalStage(Stage):
     inputs = {
         "model": Slot(("model",), "the model that is evaluated"),
         "data": Slot(("dataset",), "rows for the suites that name no public set", optional=True),
+        "index": Slot(("index",), "what search suites search", optional=True),
         "verifiers": Slot(
             ("verifier",), "judges by metric: verifiers.safety, verifiers.value, verifiers.knowledge, …", optional=True, many=True
         ),
@@ -110,7 +128,8 @@ class EvalStage(Stage):
             except SafeworkError as error:
                 plan.refusals.append(error)
         rows = sum(len(suite.rows) for suite in suites)
-        plan.tokens = sides * rows * config.max_tokens
+        searched = sum(len(suite.rows) for suite in suites if suite.metric == "search")
+        plan.tokens = sides * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens)
         plan.disk_bytes = sides * rows * 20_000
         return plan
 
@@ -137,11 +156,41 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
             panels[suite.name] = panel_for(suite, verifiers, config.batch_size, trust_remote_code=config.trust_remote_code)
         except SafeworkError as error:
             refusals.append(error)
+    refusals += index_problems(config, inputs, suites)
     idle = sorted(set(verifiers) - wanted)
     if idle and not refusals:
         why = f"the suites measure {', '.join(sorted(wanted))}"
         refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", why, "leave it out, or add a suite"))
     return suites, panels, refusals
+
+
+def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> list[SafeworkError]:
+    """Search suites without an index, an index without search suites, and episodes without room for a turn."""
+    searching = [suite.name for suite in suites if suite.metric == "search"]
+    index = inputs.maybe("index")
+    if searching and index is None:
+        why = "its questions are answered by searching passages, as in rl search; asked without them they would measure memory"
+        return [
+            ConfigError(
+                f"suite '{searching[0]}' needs an index",
+                why,
+                "add index=NAME (safework data index makes one of its passages), or say metric: knowledge",
+            )
+        ]
+    if index is not None and not searching and suites:
+        return [ConfigError("the index is not used by any suite", "no suite has rows of the task search", "leave index= out, or add one")]
+    if searching and config.episode.turn_tokens > config.episode.total_tokens:
+        what = f"episode.turn_tokens={config.episode.turn_tokens} exceeds episode.total_tokens={config.episode.total_tokens}"
+        return [ConfigError(what, "no episode could take a single turn", "raise episode.total_tokens")]
+    return []
+
+
+def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> dict[str, Any]:
+    """The conditions that search suites add; none where there are no such suites."""
+    index = inputs.maybe("index")
+    if index is None or not any(suite.metric == "search" for suite in suites):
+        return {"index": None, "episode": None}
+    return {"index": index.digest, "episode": config.episode.model_dump()}
 
 
 def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], panels: dict[str, Panel]) -> dict[str, Any]:
@@ -154,6 +203,7 @@ def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], pan
             "seed": config.seed if config.temperature > 0 else None,
             "template_hash": inputs.one("model").manifest.chat_template_hash,
             "engine": None,
+            **search_conditions(config, inputs, suites),
         },
         "suites": {
             suite.name: {

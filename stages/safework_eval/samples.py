@@ -21,6 +21,7 @@ class Reply:
         tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
         finish_reason: "stop", "length", or "model_length" where the prompt left no room.
         error: why there is no reply.
+        episode: the fields of ``Episode`` where the reply ends a search episode; ``text`` is its last turn then.
     """
 
     text: str
@@ -28,6 +29,27 @@ class Reply:
     prompt_tokens: int
     finish_reason: str
     error: str | None = None
+    episode: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A search episode.
+
+    Attributes:
+        answer, confidence: of the final action; None where there was none.
+        well_formed: an answer, and no malformed action on the way.
+        searches, reads, malformed: how often.
+        messages: all of it, retrieved text included.
+    """
+
+    answer: str | None
+    confidence: int | None
+    well_formed: bool
+    searches: int
+    reads: int
+    malformed: int
+    messages: list[dict[str, str]]
 
 
 Key = tuple[str, str]
@@ -89,12 +111,18 @@ class Sample:
     def format(self) -> str:
         return parse_reply(self.reply.text).format
 
+    @property
+    def episode(self) -> Episode | None:
+        return None if self.reply.episode is None else Episode(**self.reply.episode)
+
     def exchange(self) -> Exchange | None:
-        """What verifiers judge; None where there is no reply."""
-        return None if self.reply.error else Exchange.of(self.row, self.reply.text)
+        """What verifiers judge, of an episode its answer; None where there is no reply."""
+        if self.reply.error:
+            return None
+        return Exchange.of(self.row, self.reply.text if self.episode is None else self.episode.answer or "")
 
     def to_record(self) -> dict[str, Any]:
-        parsed = parse_reply(self.reply.text)
+        parsed, episode = parse_reply(self.reply.text), self.episode
         return {
             "suite": self.suite,
             "id": self.row.id,
@@ -106,11 +134,16 @@ class Sample:
             "gold": self.row.answer,
             "reply": self.reply.text,
             "thought": parsed.thought,
-            "answer": parsed.answer,
+            "answer": parsed.answer if episode is None else episode.answer or "",
             "format": parsed.format,
             "tokens": self.reply.tokens,
             "prompt_tokens": self.reply.prompt_tokens,
             "finish_reason": self.reply.finish_reason,
+            "confidence": None if episode is None else episode.confidence,
+            "well_formed": None if episode is None else episode.well_formed,
+            "searches": None if episode is None else episode.searches,
+            "reads": None if episode is None else episode.reads,
+            "episode": None if episode is None else episode.messages,
             "judge": self.judge,
             "outcome": self.outcome,
             "error": self.reply.error or self.errors.get(self.judge),
@@ -163,6 +196,11 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
         + [
             ("harmful", pa.bool_()),
             ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("confidence", pa.int32()),
+            ("well_formed", pa.bool_()),
+            ("searches", pa.int32()),
+            ("reads", pa.int32()),
+            ("episode", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
             ("tokens", pa.int32()),
             ("prompt_tokens", pa.int32()),
             ("outcome", pa.float64()),

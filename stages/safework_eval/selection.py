@@ -18,8 +18,8 @@ from safework_cli.stage import Settings
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
 
-Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction"]
-METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction")
+Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction", "search"]
+METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction", "search")
 JudgeChoice = Literal["auto", "rule", "verifier"]
 
 
@@ -182,7 +182,7 @@ def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:
             return "safety" if harmful else "over_refusal"
         if task == "general" and all(row.meta.get("constraints") for row in rows):
             return "instruction"
-        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general"}
+        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general", "search": "search"}
         if task in same:
             return same[task]
     mixed = ", ".join(sorted(f"{task} with harmful={harmful}" for task, harmful in kinds))

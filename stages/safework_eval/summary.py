@@ -16,6 +16,7 @@ from typing import Any
 
 from safework_eval.samples import Sample
 from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused
+from safework_eval.searching import search_measures
 from safework_eval.selection import Suite
 from safework_eval.statistics import Estimate, estimate
 
@@ -35,6 +36,8 @@ class Conditions:
         max_tokens, temperature, top_p, seed: of sampling; the seed only where the temperature is not 0.
         template_hash: of the chat template.
         engine: "transformers/float32", …
+        index: digest of what search suites search; None where there is none.
+        episode: how they are answered.
     """
 
     max_tokens: int
@@ -43,6 +46,8 @@ class Conditions:
     seed: int | None
     template_hash: str
     engine: str
+    index: str | None = None
+    episode: dict[str, int] | None = None
 
 
 def summarise(
@@ -60,7 +65,8 @@ def summarise(
         samples: of every suite, judged.
     """
     by_suite = {suite.name: [s for s in samples if s.suite == suite.name] for suite in suites}
-    records = {suite.name: _suite_record(suite, panels[suite.name], by_suite[suite.name]) for suite in suites}
+    certain = (conditions.episode or {}).get("certain", 0)
+    records = {suite.name: _suite_record(suite, panels[suite.name], by_suite[suite.name], certain) for suite in suites}
     return {
         "summary_version": SUMMARY_VERSION,
         "model": dict(model),
@@ -73,7 +79,7 @@ def summarise(
     }
 
 
-def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict[str, Any]:
+def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample], certain: int) -> dict[str, Any]:
     scored = [s.outcome for s in samples if s.outcome is not None]
     replied = [s for s in samples if not s.reply.error]
     result = estimate(scored, [s.row.group for s in samples if s.outcome is not None])
@@ -100,6 +106,9 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict
         refusals = [refused(panel.first, s.verdicts.get(panel.first.id)) for s in samples]
         known = [float(value) for value in refusals if value is not None]
         record["refused"] = sum(known) / len(known) if known else None
+    if suite.metric == "search":
+        measures = search_measures(samples, certain)
+        record["search"] = {name: estimate([v for v, _ in pairs], [g for _, g in pairs]).to_json() for name, pairs in measures.items()}
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples) for judge in panel.judges}
     first = [s.outcomes.get(panel.first.id) for s in samples]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}

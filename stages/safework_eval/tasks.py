@@ -18,7 +18,7 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.dataset import Sample as InspectSample
 from inspect_ai.log import EvalLog, recompute_metrics, write_eval_log
 from inspect_ai.log._log import EvalMetricDefinition, EvalScorer  # the public EvalSpec is made of them; they are not re-exported
-from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, Model
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, Model, StopReason
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import generate as generate_solver
@@ -34,6 +34,8 @@ from safework_eval.selection import RowFilter, Suite, SuiteBlock, select_suites
 
 STORED_REPLY_LIMIT = 100_000
 """Characters of an error that a log keeps."""
+STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "model_length": "model_length"}
+"""A reply's finish reason → Inspect's."""
 
 
 def to_chat(messages: Sequence[Message]) -> list[ChatMessage]:
@@ -58,8 +60,8 @@ def suite_task(suite: Suite, archive: Archive, finished: Callable[[], None]) -> 
         async def solve(state: TaskState, generate: Generate) -> TaskState:
             key = (suite.name, str(state.sample_id))
             if reply := archive.replies.get(key):
-                reason = "max_tokens" if reply.finish_reason == "length" else reply.finish_reason
-                state.output = reply_output(str(state.model), reply.text, reason, reply.prompt_tokens, reply.tokens, reply.error)  # type: ignore[arg-type]
+                reason = STOP_REASONS.get(reply.finish_reason, "unknown")
+                state.output = reply_output(str(state.model), reply.text, reason, reply.prompt_tokens, reply.tokens, reply.error)
                 state.messages.append(state.output.message)
             else:
                 state = await generate(state)
