@@ -29,7 +29,7 @@ from safework_cli.artifacts.store import now
 from safework_cli.config import Resolved, fingerprint
 from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, RunAgain
 from safework_cli.progress import EVENTS, METRICS, Progress, make_display
-from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir, verdict_settings
 
 PACKAGES = (
     "safework",
@@ -66,6 +66,8 @@ class Result:
     artifact: Artifact
     already: bool
     exit_code: int
+    note: str = ""
+    """What people should know of how it came about."""
 
 
 def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
@@ -133,11 +135,34 @@ def _already_done(prepared: Prepared, store: Store) -> Result | None:
     found = store.find_run(prepared.fingerprint, prepared.stage.output)
     if found is None:
         return None
+    found, note = _judged(prepared, store, found)
     store.verify(found)
     if prepared.resolved.name and found.name != prepared.resolved.name:
         same = [a for a in store.list(found.kind, prepared.resolved.name, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint]
         found = same[-1] if same else store.relink(found, prepared.resolved.name)
-    return Result(found, True, exit_code(found.manifest))
+    return Result(found, True, exit_code(found.manifest), note)
+
+
+def _judged(prepared: Prepared, store: Store, found: Artifact) -> tuple[Artifact, str]:
+    """The result as the request's own ``verdict`` settings judge it, and a note where it had to be judged by them for the first time: that
+    is a further version with the same payload, because the manifest says which gates were applied."""
+    config = prepared.resolved.config
+    wanted = verdict_settings(config)
+    same = [a for a in store.list(found.kind, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint]
+    alike = [a for a in same if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
+    if not wanted or alike:
+        return (found if found in alike or not alike else alike[-1]), ""
+    store.verify(found)
+    outcome = prepared.stage.judge_again(config, found)
+    note = f"{', '.join(wanted)} applied to what {found.ref} holds: nothing was run again"
+    changes = {
+        "config": config.model_dump(mode="json"),
+        "config_sources": {key: source for key, _, source in prepared.resolved.rows()},
+        "failed_gates": outcome.failed_gates,
+        "tolerated_items": outcome.tolerated_items,
+        "notes": [*found.manifest.notes, note],
+    }
+    return store.relink(found, prepared.resolved.name or found.name, **changes), note
 
 
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:

@@ -11,25 +11,32 @@ Metrics, each a share or mean over the replies that could be scored, with a 95 %
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from safework_cli.errors import ConfigError, InputError, SafeworkError
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir
-from safework_eval.gates import Gate, gate_problem
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic, verdict
+from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.likeness import refuse_unlike
 from safework_eval.scoring import Panel, panel_for
 from safework_eval.searching import EpisodeSettings
 from safework_eval.selection import JudgeChoice, Suite, SuiteBlock, select_suites
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from safework_cli.artifacts import Artifact
 
 SUMMARY = "summary.json"
 SAMPLES = "samples.parquet"
 AGAINST = "against"
 """Folder of the payload that holds the base's record where it was evaluated in the same run."""
+
+Condition = Literal[
+    "metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine", "index", "episode"
+]  # fmt: skip
 
 
 class EvalConfig(StageConfig):
@@ -38,8 +45,9 @@ class EvalConfig(StageConfig):
     suites: list[SuiteBlock] = Field(default_factory=list)
     """What is measured: `{name: harmful, rows: {task: safety, harmful: true}, limit: 40}` takes rows of the `data` input,
     `{suite: harmbench-test, limit: 100}` reads a public set from `suites_folder`."""
-    suites_folder: str | None = None
-    """The folder that holds the public sets, one folder each."""
+    suites_folder: str | None = cosmetic(None)
+    """The folder that holds the public sets, one folder each; $SAFEWORK_DATA where it is not given. The rows that are read from it, and not
+    the folder's name, are part of what is asked for."""
     judge: JudgeChoice = "auto"
     """Who decides: "rule" (refusal phrases, gold answers), "verifier" (`verifiers.<metric>`; `verifiers.safety` for over-refusal too),
     or "auto": the safety verifier where one is given, gold answers where rows have them. Both verdicts are kept where both exist."""
@@ -57,27 +65,12 @@ class EvalConfig(StageConfig):
     """Number type of the weights; "auto" is bfloat16 where the hardware multiplies in it, float32 elsewhere."""
     trust_remote_code: bool = False
     """Run Python code that the models' folders bring along."""
-    gates: list[Gate] = Field(default_factory=list)
+    gates: list[Gate] = verdict(default_factory=list)
     """What must hold: `{metric: harmful.safety, min: 0.5}`, `{metric: capability, change_min: -0.02}`. The artifact is made either way;
-    a gate that does not hold makes the command exit with 4."""
-    max_failed: float = Field(0.0, ge=0.0, le=1.0)
-    """Share of samples that may be unscorable before the command exits with 5."""
-    allow_differences: list[
-        Literal[
-            "metric",
-            "digest",
-            "judge",
-            "suites",
-            "max_tokens",
-            "temperature",
-            "top_p",
-            "seed",
-            "template_hash",
-            "engine",
-            "index",
-            "episode",
-        ]  # fmt: skip
-    ] = Field(default_factory=list)
+    a gate that does not hold makes the command exit with 4. Other gates are applied to a finished evaluation without asking again."""
+    max_failed: float = verdict(0.0, ge=0.0, le=1.0)
+    """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
+    allow_differences: list[Condition] = Field(default_factory=list)
     """Conditions in which an `against` evaluation may differ from this one. None by default: unlike records are not compared."""
 
 
@@ -85,7 +78,7 @@ class EvalStage(Stage):
     """``safework eval``: model (+ rows) → evaluation."""
 
     name = "eval"
-    version = 2  # 2: the overlap of words beside containment
+    version = 3  # 3: intervals by group, a seed for each sample, other ways of counting; 2: the overlap of words beside containment
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {
@@ -133,10 +126,32 @@ class EvalStage(Stage):
         plan.disk_bytes = sides * rows * 20_000
         return plan
 
+    def external_digests(self, config: EvalConfig) -> dict[str, str]:
+        """The rows of the public sets: a set that was downloaded again, or read by other code, is another evaluation."""
+        public = [block for block in config.suites if block.suite is not None]
+        suites, _ = select_suites(public, config.judge, None, folder_of(config))
+        return {f"suites.{suite.name}": suite.digest for suite in suites}
+
+    def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:
+        summary = read_summary(artifact)
+        sides = 2 if (artifact.path / AGAINST / SUMMARY).exists() else 1
+        samples = sides * sum(record["rows"] for record in summary["suites"].values())
+        return Outcome(failed_gates=failed_gates(config.gates, summary), tolerated_items=int(config.max_failed * samples))
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_eval.table import summary_table
+
+        return summary_table(read_summary(artifact))
+
     def run(self, config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_eval.run import evaluate
 
         return evaluate(config, inputs, work)
+
+
+def folder_of(config: EvalConfig) -> str | None:
+    """The folder of public sets: as given, or $SAFEWORK_DATA."""
+    return config.suites_folder or os.environ.get("SAFEWORK_DATA") or None
 
 
 def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict[str, Panel], list[SafeworkError]]:
@@ -146,7 +161,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
         refusals.append(
             ConfigError("no suites", "an evaluation of nothing would end green", "take -c recipes/quickstart/eval.yaml, or set suites")
         )
-    suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), config.suites_folder)
+    suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
     verifiers = inputs.many("verifiers")
     wanted = {"safety" if suite.metric in ("safety", "over_refusal") else suite.metric for suite in suites}

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -245,8 +246,12 @@ class Store:
         self._make(folder)
         return folder
 
-    def relink(self, artifact: Artifact, name: str) -> Artifact:
-        """The same artifact under another name: hard links where the file system has them, copies elsewhere."""
+    def relink(self, artifact: Artifact, name: str, **changes: Any) -> Artifact:
+        """The same artifact under another name or as a further version: hard links where the file system has them, copies elsewhere.
+
+        Args:
+            changes: fields of the manifest that differ.
+        """
         folder = self.staging()
         for path in payload_files(artifact.path):
             target = folder / path.relative_to(artifact.path)
@@ -255,7 +260,7 @@ class Store:
                 os.link(path, target)
             except OSError:
                 shutil.copy2(path, target)
-        manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False})
+        manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False, **changes})
         return self.commit(folder, manifest)
 
     def set_pinned(self, artifact: Artifact, pinned: bool) -> None:

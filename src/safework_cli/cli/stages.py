@@ -18,6 +18,9 @@ from typer import _click as click  # typer carries its own click; the range of t
 from safework_cli.registry import load_stage, stage_entries
 from safework_cli.stage import Stage
 
+LOG_COLUMNS = 160
+"""Of a table in a log file, which wraps nothing."""
+
 
 def stage_command(name: str) -> click.Command:
     """The click command of a stage."""
@@ -64,6 +67,8 @@ def stage_command(name: str) -> click.Command:
             raise ConfigError("--fork and --fresh are both given", "one goes on from a checkpoint, the other begins anew", "choose one")
         result = execute(prepared, where, fresh=fresh, quiet=quiet, fork=fork)
         say_result(result, as_json=as_json, quiet=quiet)
+        if not quiet:
+            show_result(stage, result.artifact)
         return result.exit_code
 
     command = typer.main.get_command(app)
@@ -77,6 +82,8 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
     if not quiet:
         how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
         print(f"{manifest.stage}: {how} → {result.artifact.ref}", file=sys.stderr)
+        if result.note:
+            print(result.note, file=sys.stderr)
     for gate in manifest.failed_gates:
         print(f"gate failed: {gate}", file=sys.stderr)
     if manifest.failed_items > manifest.tolerated_items:
@@ -94,6 +101,16 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
         )
     else:
         print(result.artifact.ref)
+
+
+def show_result(stage: Stage, artifact: Any) -> None:
+    """What the stage has to show of a finished result, on stderr."""
+    shown = stage.show(artifact)
+    if shown is not None:
+        from rich.console import Console
+
+        wide = None if sys.stderr.isatty() else LOG_COLUMNS
+        Console(stderr=True, highlight=False, width=wide).print(shown)
 
 
 def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
