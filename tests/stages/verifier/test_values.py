@@ -195,6 +195,13 @@ def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     assert len(ids) == 200 and behind == 100
 
 
+def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    ids, behind = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
+    assert tokenizer.decode(ids) == "q<think>\nso far" and tokenizer.decode(ids[-behind:]).strip() == "so far"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("values")
