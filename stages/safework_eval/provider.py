@@ -100,7 +100,7 @@ class Batcher:
         self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: Request) -> Future[Completion]:
+    def submit(self, request: Request) -> Future[list[Completion]]:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="safework-generate", daemon=True)
             self._thread.start()

@@ -110,7 +110,7 @@ def reply_of_episode(transcript: Transcript) -> Reply:
                 searches=transcript.searches,
                 reads=transcript.reads,
                 malformed=transcript.malformed,
-                messages=[dict(message) for message in transcript.messages],
+                messages=[{"role": m["role"], "content": m["content"]} for m in transcript.messages],
             )
         ),
     )

@@ -215,7 +215,8 @@ def compare_paired(first: Mapping[str, float], second: Mapping[str, float], grou
     within = all(0 <= side[key] <= 1 for key in shared for side in (first, second))
     interval = _t_interval(difference_N, group_N, (-1.0, 1.0) if within else (-math.inf, math.inf))
     method = "none" if interval is None else _by_group("t", count, len(shared))
-    return Paired(len(shared), mean, *(interval or (None, None)), method, count, None, None, None)
+    low_bound, high_bound = interval or (None, None)
+    return Paired(len(shared), mean, low_bound, high_bound, method, count, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)

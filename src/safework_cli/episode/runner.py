@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safework_cli.episode.grammar import Action, Malformed, document_observation, parse_action, results_observation
 from safework_cli.episode.index import SearchIndex
@@ -108,10 +108,11 @@ def run_episodes(
         if not active:
             break
         budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
+        drawn_by: Any = {} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}
         drawn = engine.generate_ids(
             [t.prompt_ids + t.token_ids for t in active],
             replace(sampling, max_tokens=budget, seed=sampling.seed * 31 + turn),
-            **({} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}),
+            **drawn_by,
         )
         for transcript, group in zip(active, drawn, strict=True):
             _act(transcript, group[0], engine, index, limits, last=turn == limits.turns - 1)
