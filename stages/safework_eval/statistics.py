@@ -1,14 +1,8 @@
-"""Intervals and paired tests, pure: what every rate and every comparison of an evaluation rests on.
+"""Paired comparisons and sums of changes, pure. What groups do to an interval: ``safework_cli.intervals``.
 
-Samples of one group (questions about one passage, paraphrases of one request) are not independent: where groups have several members, each
-interval goes by the variance between groups, and no interval is narrower than independent samples would give. Every interval says what it
-is by ``method``:
-
-    wilson      a share (E. B. Wilson 1927)
-    tango       a difference of two paired shares: the score interval (T. Tango 1998, Statistics in Medicine 17, 891-908)
-    t           any other mean: Student's t. Where the values have bounds, one value at each bound is added to the variance, as the score
-                intervals of shares do in effect: two equal scores, or one, do not make a mean certain
-    … by group  the same from the effective number of samples, n / design effect (L. Kish 1965), with the t quantile of the number of groups
+tango       a difference of two paired shares: the score interval (T. Tango 1998, Statistics in Medicine 17, 891-908)
+t           a difference of other paired means
+… by group  the same where pairs of one group are not independent
 """
 
 from __future__ import annotations
@@ -16,58 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import stdtrit
 
-LEVEL = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its interval at ``LEVEL``.
-
-    Attributes:
-        n: how many samples it rests on.
-        value: None where n is 0: nothing measured is not zero.
-        low, high: None where nothing bounds the value and there are fewer than two groups.
-        method: see the module; "none" where there is no interval.
-        groups: how many groups the samples fall into; n where each stands for itself.
-    """
-
-    n: int
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-    groups: int
-
-    def to_json(self) -> dict[str, object]:
-        interval = None if self.low is None else [self.low, self.high]
-        return {"n": self.n, "groups": self.groups, "value": self.value, "interval": interval, "method": self.method}
-
-
-def wilson(successes: float, n: float, level: float = LEVEL, z: float | None = None) -> tuple[float, float]:
-    """The Wilson score interval of a share (E. B. Wilson 1927, without continuity correction).
-
-    Args:
-        successes, n: need not be whole numbers: an effective number of samples is none.
-        z: the quantile; the normal one of ``level`` where not given.
-
-    Raises:
-        ValueError: n is 0 or successes lie outside 0..n.
-    """
-    if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"no share of {successes} in {n}")
-    z = _normal(level) if z is None else z
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if successes == 0 else max(0.0, centre - half)  # rounding would leave 1e-17
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return low, high
+from safework_cli.intervals import LEVEL, by_group, effective_samples, normal_quantile, numbered, t_interval
 
 
 def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float | None = None) -> tuple[float, float]:
@@ -85,7 +32,7 @@ def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float |
     """
     if n <= 0 or gained < 0 or lost < 0 or gained + lost > n * (1 + 1e-12):
         raise ValueError(f"no difference of {gained} and {lost} in {n}")
-    z = _normal(level) if z is None else z
+    z = normal_quantile(level) if z is None else z
     difference = (gained - lost) / n
 
     def excess(delta: float) -> float:
@@ -100,33 +47,6 @@ def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float |
     low = -1.0 if difference - step <= -1 or excess(-1.0) <= 0 else brentq(excess, -1.0, difference - step)
     high = 1.0 if difference + step >= 1 or excess(1.0) <= 0 else brentq(excess, difference + step, 1.0)
     return float(low), float(high)
-
-
-def estimate(values: Sequence[float], groups: Sequence[Hashable] | None = None, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """The mean of values with its interval: a share where they are scores, and each of them is 0 or 1.
-
-    Args:
-        groups: of each value; values of one group are not independent. Each stands for itself where none are given.
-        bounds: between which every value lies by definition: those of a score, or (0, ∞) for a length.
-
-    Raises:
-        ValueError: a value outside the bounds.
-    """
-    if not values:
-        return Estimate(0, None, None, None, "none", 0)
-    value_N = np.asarray(values, dtype=np.float64)
-    if not ((value_N >= bounds[0]) & (value_N <= bounds[1])).all():  # NaN fails this test too
-        raise ValueError(f"a value outside {bounds}")
-    group_N = _numbered(groups, len(value_N))
-    mean, count = float(value_N.mean()), int(group_N.max()) + 1
-    if bounds == (0.0, 1.0) and np.isin(value_N, (0.0, 1.0)).all():
-        size, z = _effective(value_N, group_N, mean * (1 - mean) / len(value_N))
-        low, high = wilson(mean * size, size, z=z)
-        return Estimate(len(value_N), mean, low, high, _by_group("wilson", count, len(value_N)), count)
-    interval = _t_interval(value_N, group_N, bounds)
-    if interval is None:
-        return Estimate(len(value_N), mean, None, None, "none", count)
-    return Estimate(len(value_N), mean, *interval, _by_group("t", count, len(value_N)), count)
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -204,17 +124,17 @@ def compare_paired(first: Mapping[str, float], second: Mapping[str, float], grou
     if not shared:
         return Paired(0, None, None, None, "none", 0, None, None, None)
     difference_N = np.array([first[key] - second[key] for key in shared])
-    group_N = _numbered([(groups or {}).get(key, key) for key in shared], len(shared))
+    group_N = numbered([(groups or {}).get(key, key) for key in shared], len(shared))
     count, mean = int(group_N.max()) + 1, float(difference_N.mean())
     if all(side[key] in (0, 1) for key in shared for side in (first, second)):
         gained, lost = int((difference_N > 0).sum()), int((difference_N < 0).sum())
-        size, z = _effective(difference_N, group_N, float(difference_N.var()) / len(shared))
+        size, z = effective_samples(difference_N, group_N, float(difference_N.var()) / len(shared))
         low, high = tango(gained / len(shared) * size, lost / len(shared) * size, size, z=z)
         p = sign_flip_exact(np.bincount(group_N, difference_N).round().astype(int).tolist())
-        return Paired(len(shared), mean, low, high, _by_group("tango", count, len(shared)), count, p, gained, lost)
+        return Paired(len(shared), mean, low, high, by_group("tango", count, len(shared)), count, p, gained, lost)
     within = all(0 <= side[key] <= 1 for key in shared for side in (first, second))
-    interval = _t_interval(difference_N, group_N, (-1.0, 1.0) if within else (-math.inf, math.inf))
-    method = "none" if interval is None else _by_group("t", count, len(shared))
+    interval = t_interval(difference_N, group_N, (-1.0, 1.0) if within else (-math.inf, math.inf))
+    method = "none" if interval is None else by_group("t", count, len(shared))
     low_bound, high_bound = interval or (None, None)
     return Paired(len(shared), mean, low_bound, high_bound, method, count, None, None, None)
 
@@ -249,66 +169,3 @@ def weighted_sum(terms: Sequence[Term]) -> tuple[float, tuple[float, float] | No
             groups, down, up = groups | other[0], down + other[1], up + other[2]
         clusters.append((groups, down, up))
     return total, (total - math.hypot(*(down for _, down, _ in clusters)), total + math.hypot(*(up for _, _, up in clusters)))
-
-
-# ---------------------------------------------------------------- groups
-
-
-def _numbered(groups: Sequence[Hashable] | None, n: int) -> np.ndarray:
-    """Each value's group as a number from 0, (n,)."""
-    if groups is None:
-        return np.arange(n)
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-
-
-def _by_group(method: str, groups: int, n: int) -> str:
-    return method if groups == n else f"{method} by group"
-
-
-def _variance(value_N: np.ndarray, group_N: np.ndarray) -> float:
-    """Of the mean, from the groups' deviations from it: K/(K − 1) Σ_g (Σ_i∈g (x_i − mean))² / n². For at least two groups."""
-    deviation_K = np.bincount(group_N, value_N - value_N.mean())
-    return float(len(deviation_K) / (len(deviation_K) - 1) * (deviation_K**2).sum() / len(value_N) ** 2)
-
-
-def _effective(value_N: np.ndarray, group_N: np.ndarray, independent: float) -> tuple[float, float]:
-    """The number of independent samples that would tell as much, and the quantile that goes with it.
-
-    Args:
-        independent: the variance of the mean if the samples were independent.
-    """
-    n, count = len(value_N), int(group_N.max()) + 1
-    if count == n:
-        return n, _normal(LEVEL)
-    if count == 1:
-        return 1.0, _normal(LEVEL)  # what a group has in common cannot be told from one group: it counts as one sample
-    if independent == 0:
-        return count, _student(count - 1)  # all alike: the groups might be alike as a whole
-    effect = max(1.0, _variance(value_N, group_N) / independent)
-    return max(1.0, n / effect), _student(count - 1)
-
-
-def _t_interval(value_N: np.ndarray, group_N: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float] | None:
-    """Student's interval of a mean, from the groups' deviations and, where there are bounds, a group of middling size at each of them."""
-    n, count = len(value_N), int(group_N.max()) + 1
-    mean = float(value_N.mean())
-    deviation_K = np.bincount(group_N, value_N - mean)
-    low, high = bounds
-    if math.isfinite(low) and math.isfinite(high):
-        size = n / count
-        deviation_K = np.append(deviation_K, [size * (low - mean), size * (high - mean)])
-    freedom = len(deviation_K) - 1
-    if freedom < 1:
-        return None
-    half = _student(freedom) * math.sqrt(float((deviation_K**2).sum()) * count / freedom) / n
-    return max(low, mean - half), min(high, mean + half)
-
-
-def _normal(level: float) -> float:
-    return NormalDist().inv_cdf((1 + level) / 2)
-
-
-def _student(freedom: int) -> float:
-    """The quantile of Student's t for ``LEVEL``."""
-    return float(stdtrit(freedom, (1 + LEVEL) / 2))

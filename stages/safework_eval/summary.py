@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from safework_cli.intervals import Estimate, estimate
 from safework_eval.samples import Sample
 from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused
 from safework_eval.searching import search_measures
 from safework_eval.selection import Suite
-from safework_eval.statistics import Estimate, estimate
 
 SUMMARY_VERSION = 2
 AXES: dict[str, dict[str, float]] = {

@@ -13,6 +13,7 @@ from safework_cli.artifacts import Artifact, Store
 from safework_cli.episode.grammar import SEARCH_INSTRUCTION
 from safework_cli.episode.index import Passage, write_index
 from safework_cli.errors import InputError
+from safework_cli.intervals import wilson
 from safework_cli.lm.engine import Completion
 from safework_cli.lm.hf import HFEngine
 from safework_cli.rows import Message, Row, write_rows
@@ -22,7 +23,6 @@ from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.likeness import unlike
 from safework_eval.samples import Reply, Sample, read_samples
 from safework_eval.searching import episode_prompt, is_reliable, search_measures
-from safework_eval.statistics import wilson
 
 SUITE = {"name": "passages", "rows": {"task": "search"}}
 
