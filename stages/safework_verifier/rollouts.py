@@ -87,10 +87,7 @@ def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], 
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
     asked = [ask_for(engine, row.prompt, sampling) for row in rows]
     fitting = [place for place, prompt in enumerate(asked) if prompt.problem is None]
-    rows, prompts = (
-        [rows[place] for place in fitting],
-        [asked[place].prompt_ids for place in fitting],
-    )  # the others have no value, and count
+    rows, prompts = [rows[place] for place in fitting], [asked[place].prompt_ids for place in fitting]  # the others count as failed
     prefixes: list[Prefix] = []
     seeds = [[derived_seed(config.seed, row.id, "reply", number) for number in range(config.replies)] for row in rows]
     for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies, seeds=seeds)):
