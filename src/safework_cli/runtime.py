@@ -21,6 +21,7 @@ from filelock import Timeout
 
 from safework_cli import forks, runs
 from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.artifacts.manifest import MANIFEST, RECORD, write_durably
 from safework_cli.artifacts.references import check_name
 from safework_cli.artifacts.staging import this_host
@@ -29,7 +30,7 @@ from safework_cli.config import Resolved, fingerprint
 from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, InputError, RunAgain, SafeworkError
 from safework_cli.faults import explained
 from safework_cli.progress import EVENTS, METRICS, Progress, make_display
-from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir, verdict_settings
 
 PACKAGES = (
     "safework",
@@ -66,6 +67,8 @@ class Result:
     artifact: Artifact
     already: bool
     exit_code: int
+    note: str = ""
+    """What people should know of how it came about."""
 
 
 def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
@@ -73,7 +76,9 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     values: dict[str, Any] = {}
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
-        artifact = store.resolve(reference, stage.inputs[slot].kinds)
+        takes = stage.inputs[slot]
+        by_rule = takes.rules and reference.startswith(RULE_PREFIX)
+        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
         if part:
             values.setdefault(slot, {})[part] = artifact
         else:
@@ -133,10 +138,33 @@ def _already_done(prepared: Prepared, store: Store) -> Result | None:
     found = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
     if found is None:
         return None
+    found, note = _judged(prepared, store, found)
     store.verify(found)
     if found.name != prepared.name:
         found = store.relink(found, prepared.name)
-    return Result(found, True, exit_code(found.manifest))
+    return Result(found, True, exit_code(found.manifest), note)
+
+
+def _judged(prepared: Prepared, store: Store, found: Artifact) -> tuple[Artifact, str]:
+    """The result as the request's own ``verdict`` settings judge it, and a note where it had to be judged by them for the first time: that
+    is a further version with the same payload, because the manifest says which gates were applied."""
+    config = prepared.resolved.config
+    wanted = verdict_settings(config)
+    same = [a for a in store.list(found.kind, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint and a.manifest.reuse]
+    alike = [a for a in same if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
+    if not wanted or alike:
+        return (found if found in alike or not alike else alike[-1]), ""
+    store.verify(found)
+    outcome = prepared.stage.judge_again(config, found)
+    note = f"{', '.join(wanted)} applied to what {found.ref} holds: nothing was run again"
+    changes = {
+        "config": config.model_dump(mode="json"),
+        "config_sources": {key: source for key, _, source in prepared.resolved.rows()},
+        "failed_gates": outcome.failed_gates,
+        "tolerated_items": outcome.tolerated_items,
+        "notes": [*found.manifest.notes, note],
+    }
+    return store.relink(found, prepared.name, **changes), note
 
 
 def _refuse_if_deleted(prepared: Prepared) -> None:

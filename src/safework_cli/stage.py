@@ -22,6 +22,8 @@ from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, 
 from safework_cli.rows import TASKS
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from safework_cli.artifacts import Artifact
     from safework_cli.progress import Progress
     from safework_cli.rows import Row
@@ -32,6 +34,19 @@ KINDS = ("model", "dataset", "verifier", "index", "generations", "evaluation")
 def cosmetic(default: Any = ..., **kwargs: Any) -> Any:
     """A setting that cannot change the result (display, launch, logging): it stays out of the fingerprint."""
     return Field(default, json_schema_extra={"cosmetic": True}, **kwargs)
+
+
+def verdict(default: Any = ..., **kwargs: Any) -> Any:
+    """A setting that only says what must hold of a finished result: it stays out of the fingerprint. A finished result is judged by another
+    value of it without running again (``Stage.judge_again``)."""
+    return Field(default, json_schema_extra={"cosmetic": True, "verdict": True}, **kwargs)
+
+
+def verdict_settings(config: BaseModel) -> dict[str, Any]:
+    """The settings made by ``verdict``, as JSON values."""
+    extras = {name: field.json_schema_extra for name, field in type(config).model_fields.items()}
+    marked = {name for name, extra in extras.items() if isinstance(extra, dict) and extra.get("verdict")}
+    return config.model_dump(mode="json", include=marked)
 
 
 def _task(name: str) -> str:
@@ -77,12 +92,14 @@ class Slot:
         doc: what the stage does with it.
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
+        rules: the slot takes ``rule:NAME`` too, wherever it takes a verifier.
     """
 
     kinds: tuple[str, ...]
     doc: str
     optional: bool = False
     many: bool = False
+    rules: bool = False
 
 
 class Inputs:
@@ -264,6 +281,14 @@ class Stage(ABC):
     def external_digests(self, config: Any) -> dict[str, str]:
         """Digests of files that the configuration names outside the store: part of the fingerprint, like the inputs'."""
         return {}
+
+    def judge_again(self, config: Any, artifact: Artifact) -> Outcome:
+        """What other values of the ``verdict`` settings make of a finished result: ``failed_gates`` and ``tolerated_items`` are taken."""
+        raise NotImplementedError
+
+    def show(self, artifact: Artifact) -> RenderableType | None:
+        """What people see on stderr of a finished result; None for nothing."""
+        return None
 
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:

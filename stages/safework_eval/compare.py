@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
-import numpy as np
-
-from safework_eval.statistics import LEVEL, bootstrap_means, compare_paired
+from safework_eval.statistics import Term, compare_paired, weighted_sum
 from safework_eval.summary import AXES
 
 Outcomes = Mapping[str, Mapping[str, float | None]]
 """Suite → row id → the metric's value, None where it could not be scored."""
+Groups = Mapping[str, Mapping[str, Hashable]]
+"""Suite → row id → the group of rows that are not independent of it."""
 
 
-def compare(this: Mapping[str, Any], this_outcomes: Outcomes, that: Mapping[str, Any], that_outcomes: Outcomes) -> dict[str, Any]:
+def compare(
+    this: Mapping[str, Any], this_outcomes: Outcomes, that: Mapping[str, Any], that_outcomes: Outcomes, groups: Groups | None = None
+) -> dict[str, Any]:
     """The change from that evaluation to this one.
 
+    Args:
+        groups: of the rows; one that is not named stands for itself.
+
     Returns:
-        ``suites``: suite → paired change with interval and, for shares, McNemar's exact p; ``axes``: safety and capability → change in
-        [−1, 1] with its paired bootstrap interval; ``angle``: see ``angle_to_45``, None where nothing moved or an axis is missing;
-        ``angle_is_noise``: neither axis' interval excludes 0; ``metrics``: metric → change.
+        ``suites``: suite → paired change with interval and, for shares, an exact p; ``axes``: safety and capability → change in [−1, 1]
+        with its interval; ``angle``: see ``angle_to_45``, None where nothing moved or an axis is missing; ``angle_is_noise``: neither axis'
+        interval excludes 0; ``metrics``: metric → change.
     """
     suites: dict[str, Any] = {}
-    differences: dict[str, list[float]] = {}
+    changed: dict[str, Term] = {}
     for name in sorted(this["suites"].keys() & that["suites"].keys()):
         first, second = _scored(this_outcomes[name]), _scored(that_outcomes[name])
-        suites[name] = {"metric": this["suites"][name]["metric"], **compare_paired(first, second).to_json()}
-        shared = sorted(first.keys() & second.keys())
-        if shared:
-            differences[name] = [first[key] - second[key] for key in shared]
-    resampled = bootstrap_means(differences)
-    axes = {axis: _axis_change(axis, suites, differences, resampled) for axis in AXES}
+        group_of = (groups or {}).get(name, {})
+        paired = compare_paired(first, second, group_of)
+        suites[name] = {"metric": this["suites"][name]["metric"], **paired.to_json()}
+        if paired.difference is not None:
+            interval = None if paired.low is None or paired.high is None else (paired.low, paired.high)
+            members = frozenset(group_of.get(key, key) for key in first.keys() & second.keys())
+            changed[name] = Term(1.0, paired.difference, interval, members)
+    axes = {axis: _axis_change(axis, suites, changed) for axis in AXES}
     safety, capability = axes["safety"]["change"], axes["capability"]["change"]
     angle = None if safety is None or capability is None else angle_to_45(safety, capability)
     settled = [a["interval"] is not None and (a["interval"][0] > 0 or a["interval"][1] < 0) for a in axes.values()]
     return {
         "model": that["model"],
         "suites": suites,
-        "metrics": {metric: change for axis in AXES for metric, change in _metric_changes(axis, suites, differences).items()},
+        "metrics": {metric: change for axis in AXES for metric, change in _metric_changes(axis, suites, changed).items()},
         "axes": axes,
         "angle": angle,
         "angle_is_noise": not any(settled),
@@ -50,29 +57,35 @@ def _scored(outcomes: Mapping[str, float | None]) -> dict[str, float]:
     return {key: value for key, value in outcomes.items() if value is not None}
 
 
-def _metric_changes(axis: str, suites: Mapping[str, Any], differences: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def _of_metric(metric: str, suites: Mapping[str, Any]) -> list[str]:
+    return [name for name, record in suites.items() if record["metric"] == metric]
+
+
+def _metric_changes(axis: str, suites: Mapping[str, Any], changed: Mapping[str, Term]) -> dict[str, float]:
+    """Metric → mean change of its suites; a metric with a suite that cannot be compared is left out."""
     changes = {}
     for metric in AXES[axis]:
-        names = [name for name, record in suites.items() if record["metric"] == metric]
-        if names and all(name in differences for name in names):
-            changes[metric] = sum(suites[name]["change"] for name in names) / len(names)
+        names = _of_metric(metric, suites)
+        if names and all(name in changed for name in names):
+            changes[metric] = sum(changed[name].value for name in names) / len(names)
     return changes
 
 
-def _axis_change(
-    axis: str, suites: Mapping[str, Any], differences: Mapping[str, Sequence[float]], resampled: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    changes = _metric_changes(axis, suites, differences)
+def _axis_change(axis: str, suites: Mapping[str, Any], changed: Mapping[str, Term]) -> dict[str, Any]:
+    changes = _metric_changes(axis, suites, changed)
     if not changes:
         return {"change": None, "interval": None, "metrics": []}
-    total_R = np.zeros(len(next(iter(resampled.values()))))
+    terms: list[Term] = []
     for metric in changes:
-        names = [name for name, record in suites.items() if record["metric"] == metric]
-        for name in names:
-            total_R += AXES[axis][metric] * resampled[name] / len(names) / len(changes)
-    low, high = np.quantile(total_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    change = sum(AXES[axis][metric] * value for metric, value in changes.items()) / len(changes)
-    return {"change": change, "interval": [float(low), float(high)], "metrics": sorted(changes)}
+        names = _of_metric(metric, suites)
+        weight = AXES[axis][metric] / len(names) / len(changes)
+        terms += [Term(weight, changed[name].value, changed[name].interval, changed[name].groups) for name in names]
+    change, interval = weighted_sum(terms)
+    return {
+        "change": change,
+        "interval": None if interval is None else [max(-1.0, interval[0]), min(1.0, interval[1])],
+        "metrics": sorted(changes),
+    }
 
 
 def angle_to_45(safety_change: float, capability_change: float) -> float | None:

@@ -9,7 +9,10 @@ from pydantic import model_validator
 
 from safework_cli.errors import nearest
 from safework_cli.stage import Settings
+from safework_eval.searching import SEARCH_MEASURES
 
+SAFETY_FIELDS = ("refused",)
+"""The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
 """Beside its own metric, what a gate can name of a suite. ``unparsable``: empty answers, and those in which the judging rule found none."""
 AXES = ("safety", "capability")
@@ -19,7 +22,8 @@ class Gate(Settings):
     """One bound, or several on one metric."""
 
     metric: str
-    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, or an axis: `safety`, `capability`."""
+    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
+    benign prompts, `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
     min: float | None = None
     """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = None
@@ -48,6 +52,8 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     """
     measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
+    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric in ("safety", "over_refusal") for field in SAFETY_FIELDS]
+    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric == "search" for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:
@@ -81,6 +87,8 @@ def _value(name: str, summary: Mapping[str, Any]) -> float | None:
     record = summary["suites"][suite]
     if field == "length":
         return record["length"]["value"]
+    if field in SEARCH_MEASURES:
+        return record["search"][field]["value"]
     return record["value"] if field == record["metric"] else record[field]
 
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.artifacts import Artifact
+from safework_cli.errors import InputError
 from safework_cli.lm.engine import Sampling
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_eval.compare import compare
-from safework_eval.eval_stage import AGAINST, SAMPLES, SUMMARY, EvalConfig, chosen_suites, read_summary
+from safework_eval.eval_stage import AGAINST, SAMPLES, SUMMARY, EvalConfig, chosen_suites, read_summary, search_conditions
 from safework_eval.gates import failed_gates
 from safework_eval.likeness import refuse_unlike
 from safework_eval.samples import Archive, Key, Sample, read_samples, write_samples
 from safework_eval.scoring import Judge, Panel, judge_all, outcome_of
+from safework_eval.searching import SEARCH_MEASURES, batches_of
 from safework_eval.selection import Suite
 from safework_eval.summary import Conditions, summarise
 
@@ -49,9 +51,9 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         raise refusals[0]
     base = inputs.maybe("against")
     with redirect_stdout(sys.stderr):  # stdout carries the reference alone, whatever a library prints
-        sides = [_ask(config, inputs.one("model"), suites, work, "samples.jsonl")]
+        sides = [_ask(config, inputs, inputs.one("model"), suites, work, "samples.jsonl")]
         if base is not None and base.kind == "model":
-            sides.append(_ask(config, base, suites, work, "samples-against.jsonl"))
+            sides.append(_ask(config, inputs, base, suites, work, "samples-against.jsonl"))
         _judge(sides, suites, panels, work)
         data = inputs.maybe("data")
         summaries = [_summary(side, data, suites, panels) for side in sides]
@@ -65,7 +67,7 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 # ---------------------------------------------------------------- asking
 
 
-def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
+def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
     """Every suite's replies from one model, through Inspect."""
     from safework_cli.lm.models import load_model, load_tokenizer, template_hash
 
@@ -76,12 +78,14 @@ def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: Work
         model = load_model(artifact.path, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
         engine = HFEngine(model, tokenizer, config.batch_size)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
-    prompts = _prompt_ids(engine, suites)
     archive = Archive(work.path / archive_name)
     try:
-        batches = _batches(engine, prompts, sampling)
-        archive.keep_whole(batches)
-        to_come = sum(map(len, batches)) - len(archive.replies)
+        batches = _batches(engine, suites, sampling)
+        episodes = [suite for suite in suites if suite.metric == "search"]
+        played = [[(suite.name, row.id) for row in rows] for suite in episodes for rows in batches_of(suite, engine.batch_size)]
+        archive.keep_whole(batches + played)
+        to_come = sum(key not in archive.replies for batch in batches for key in batch)
+        _play(config, inputs, engine, artifact, episodes, sampling, archive, work)
         logs = _run_inspect(engine, artifact, suites, sampling, archive, to_come, work)
     finally:
         archive.close()
@@ -93,8 +97,46 @@ def _ask(config: EvalConfig, artifact: Artifact, suites: list[Suite], work: Work
         seed=config.seed if config.temperature > 0 else None,
         template_hash=template_hash(tokenizer),
         engine=f"transformers/{str(engine.model.dtype).removeprefix('torch.')}",
+        **search_conditions(config, inputs, suites),
     )
     return Side(artifact, samples, logs, conditions)
+
+
+def _play(
+    config: EvalConfig,
+    inputs: Inputs,
+    engine: HFEngine,
+    artifact: Artifact,
+    suites: list[Suite],
+    sampling: Sampling,
+    archive: Archive,
+    work: WorkDir,
+) -> None:
+    """The episodes of search suites. Inspect then finds their replies in the archive, and logs them."""
+    from safework_cli.episode.index import SearchIndex
+    from safework_eval.searching import play
+
+    if not suites:
+        return
+    reference = inputs.one("index")
+    index = SearchIndex.load(reference.path)
+    for suite in suites:
+        lost = sum(any(passage not in index for passage in row.meta.get("passages") or ()) for row in suite.rows)
+        if lost:
+            raise InputError(
+                f"{lost} of {len(suite.rows)} questions of suite '{suite.name}' have their answers in passages that {reference.ref} lacks",
+                "a model that searches well could not find them",
+                "build the index from the suite's own passages: safework data index",
+            )
+    missing = sum((suite.name, row.id) not in archive.replies for suite in suites for row in suite.rows)
+    with work.progress.phase(f"search with {artifact.ref}", missing) as phase, work.stop.deferred():
+
+        def between(count: int) -> None:
+            phase.advance(count)
+            work.stop.check()
+
+        for suite in suites:
+            play(engine, index, suite, config.episode, sampling, archive, between)
 
 
 def _run_inspect(
@@ -129,18 +171,14 @@ def _run_inspect(
     return {log.eval.task.rpartition("/")[2]: log for log in logs}
 
 
-def _prompt_ids(engine: HFEngine, suites: list[Suite]) -> dict[Key, list[int]]:
-    from safework_cli.lm.chat import encode_prompt
+def _batches(engine: HFEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
+    """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
+    from safework_cli.lm.asking import ask_for
 
-    return {(suite.name, row.id): encode_prompt(engine.tokenizer, row.prompt) for suite in suites for row in suite.rows}
-
-
-def _batches(engine: HFEngine, prompts: Mapping[Key, list[int]], sampling: Sampling) -> list[list[Key]]:
-    """The batches that an undisturbed run makes: the provider's order, over every prompt that leaves room for a reply."""
-    from safework_eval.provider import length_problem
-
-    short = [key for key, ids in prompts.items() if length_problem(engine, len(ids), sampling.max_tokens) is None]
-    order = sorted(short, key=lambda key: (len(prompts[key]), prompts[key]))
+    single = [suite for suite in suites if suite.metric != "search"]
+    asked = {(suite.name, row.id): ask_for(engine, row.prompt, sampling) for suite in single for row in suite.rows}
+    order = [key for key, prompt in asked.items() if prompt.problem is None]
+    order.sort(key=lambda key: (len(asked[key].prompt_ids), asked[key].prompt_ids))
     return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]
 
 
@@ -183,13 +221,20 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
         refuse_unlike(summaries[0], that, base.ref, list(config.allow_differences))
-    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes)}
+    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, _groups(sides[0]))}
 
 
 def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {}
     for sample in side.samples:
         found.setdefault(sample.suite, {})[sample.row.id] = sample.outcome
+    return found
+
+
+def _groups(side: Side) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for sample in side.samples:
+        found.setdefault(sample.suite, {})[sample.row.id] = sample.row.group
     return found
 
 
@@ -214,6 +259,9 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")}
         for name, record in summary["suites"].items()
     }
+    for name, record in summary["suites"].items():
+        for measure in SEARCH_MEASURES if record["metric"] == "search" else ():
+            metrics[f"{name}.{measure}"] = {key: record["search"][measure][key] for key in ("value", "interval", "n")}
     metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
     metrics["length"] = summary["length"]["value"]
     if AGAINST in summary:
@@ -224,7 +272,7 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         notes.append("safety is judged by refusal phrases: a lower bound, since a reply that neither refuses nor helps counts as unsafe")
     return Outcome(
         metrics=metrics,
-        seeds={"sampling": "seed and each batch's content" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},
+        seeds={"sampling": "seed, sample and prompt of each reply" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},
         notes=notes,
         chat_template_hash=sides[0].conditions.template_hash,
         failed_gates=failed_gates(config.gates, summary),

@@ -22,6 +22,7 @@ class Reply:
         tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
         finish_reason: "stop", "length", or "model_length" where the prompt left no room.
         error: why there is no reply.
+        episode: the fields of ``Episode`` where the reply ends a search episode; ``text`` is its last turn then.
     """
 
     text: str
@@ -29,6 +30,27 @@ class Reply:
     prompt_tokens: int
     finish_reason: str
     error: str | None = None
+    episode: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """A search episode.
+
+    Attributes:
+        answer, confidence: of the final action; None where there was none.
+        well_formed: an answer, and no malformed action on the way.
+        searches, reads, malformed: how often.
+        messages: all of it, retrieved text included.
+    """
+
+    answer: str | None
+    confidence: int | None
+    well_formed: bool
+    searches: int
+    reads: int
+    malformed: int
+    messages: list[dict[str, str]]
 
 
 Key = tuple[str, str]
@@ -38,7 +60,8 @@ Key = tuple[str, str]
 class Archive:
     """The replies of a run, one JSON line each, written as they finish and read by the next attempt.
 
-    A batch's replies depend on the whole batch where tokens are sampled, so ``keep_whole`` forgets batches that a kill cut in two.
+    Each reply draws by a seed of its own, but what it is batched with changes the rounding of its logits: ``keep_whole`` forgets batches
+    that a kill cut in two, so that a run that was killed gives the very bytes of one that was not.
     """
 
     def __init__(self, path: Path):
@@ -90,17 +113,28 @@ class Sample:
         return parse_reply(self.reply.text).format
 
     @property
+    def answer(self) -> str:
+        """What is judged: all that stands outside the thought, or an episode's answer."""
+        return parse_reply(self.reply.text).answer if self.episode is None else self.episode.answer or ""
+
+    @property
     def unparsed(self) -> bool:
         """There is a reply, and no answer in it: it is empty outside its thought, or the suite's rule found nothing that it can compare."""
         verdict = self.verdicts.get(self.judge)
-        return not self.reply.error and (not parse_reply(self.reply.text).answer or (verdict is not None and verdict.label == UNPARSED))
+        return not self.reply.error and (not self.answer or (verdict is not None and verdict.label == UNPARSED))
+
+    @property
+    def episode(self) -> Episode | None:
+        return None if self.reply.episode is None else Episode(**self.reply.episode)
 
     def exchange(self) -> Exchange | None:
-        """What verifiers judge; None where there is no reply."""
-        return None if self.reply.error else Exchange.of(self.row, self.reply.text)
+        """What verifiers judge, of an episode its answer; None where there is no reply."""
+        if self.reply.error:
+            return None
+        return Exchange.of(self.row, self.reply.text if self.episode is None else self.episode.answer or "")
 
     def to_record(self) -> dict[str, Any]:
-        parsed = parse_reply(self.reply.text)
+        parsed, episode = parse_reply(self.reply.text), self.episode
         return {
             "suite": self.suite,
             "id": self.row.id,
@@ -112,11 +146,16 @@ class Sample:
             "gold": self.row.answer,
             "reply": self.reply.text,
             "thought": parsed.thought,
-            "answer": parsed.answer,
+            "answer": self.answer,
             "format": parsed.format,
             "tokens": self.reply.tokens,
             "prompt_tokens": self.reply.prompt_tokens,
             "finish_reason": self.reply.finish_reason,
+            "confidence": None if episode is None else episode.confidence,
+            "well_formed": None if episode is None else episode.well_formed,
+            "searches": None if episode is None else episode.searches,
+            "reads": None if episode is None else episode.reads,
+            "episode": None if episode is None else episode.messages,
             "judge": self.judge,
             "unparsed": self.unparsed,
             "outcome": self.outcome,
@@ -171,6 +210,11 @@ def write_samples(path: Path, samples: Sequence[Sample]) -> None:
             ("harmful", pa.bool_()),
             ("unparsed", pa.bool_()),
             ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+            ("confidence", pa.int32()),
+            ("well_formed", pa.bool_()),
+            ("searches", pa.int32()),
+            ("reads", pa.int32()),
+            ("episode", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
             ("tokens", pa.int32()),
             ("prompt_tokens", pa.int32()),
             ("outcome", pa.float64()),

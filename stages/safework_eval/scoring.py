@@ -153,6 +153,16 @@ def outcome_of(metric: Metric, judge: Judge, verdict: Verdict) -> Outcome:
     return Outcome(float(label in (SAFE if metric == "safety" else REFUSED_CLASSES)))
 
 
+def refused(judge: Judge, verdict: Verdict | None) -> bool | None:
+    """Whether a judge of safety took a reply for a refusal; None where it could not score it, or its label says nothing of it."""
+    if verdict is None or verdict.error is not None:
+        return None
+    label = (verdict.label or "").lower()
+    if judge.is_rule:
+        return label in REFUSED
+    return label in REFUSED_CLASSES if label in KNOWN_CLASSES else None
+
+
 def judge_all(judge: Judge, jobs: Sequence[tuple[Suite, Sequence[Exchange | None]]], verifier: Verifier) -> list[list[Verdict]]:
     """Judges every suite's exchanges with one loaded verifier; None (a reply that was never made) is an error of its own."""
     flat = [exchange for _, exchanges in jobs for exchange in exchanges if exchange is not None]

@@ -18,8 +18,6 @@ from safework_cli.stage import Settings
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
 
-Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction"]
-METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction")
 JUDGES = ("auto", "rule", "verifier")
 
 
@@ -38,6 +36,8 @@ def _judge(value: str) -> str:
 
 JudgeChoice = Annotated[str, AfterValidator(_judge)]
 """Who decides: "auto", "rule", "verifier", or one rule by name: "rule:math{time_limit_seconds: 20}"."""
+Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction", "search"]
+METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction", "search")
 
 
 class RowFilter(Settings):
@@ -55,6 +55,8 @@ class RowFilter(Settings):
     """The rows' split."""
     source: str | None = None
     """The rows' source."""
+    images: bool | None = None
+    """false: rows without images, the only ones that can be evaluated; true: rows with images."""
 
     def matches(self, row: Row) -> bool:
         language = row.meta.get("language")
@@ -65,6 +67,7 @@ class RowFilter(Settings):
             and (self.language is None or language == self.language)
             and (self.split is None or row.split == self.split)
             and (self.source is None or row.source == self.source)
+            and (self.images is None or bool(row.images) == self.images)
         )
 
 
@@ -74,7 +77,8 @@ class SuiteBlock(Settings):
     name: str = ""
     """The suite's name in the record and in gates; the public set's name where it is left out."""
     suite: str | None = None
-    """A public set, read from `suites_folder` ("harmbench-test", "xstest", …); left out, the rows come from the `data` input."""
+    """A public set, read from `suites_folder` ("harmbench-test", "xstest-safe", …); left out, the rows come from the `data` input. Sets
+    whose prompts are images (figstep, gaokao-mm-biology, gaokao-mm-mathematics) cannot be evaluated in this version."""
     rows: RowFilter = RowFilter()
     """Which rows; all of them where nothing is said."""
     metric: Metric | None = None
@@ -158,11 +162,20 @@ def select_suites(
 
 
 def _public_rows(name: str, folder: str | None) -> list[Row]:
-    from safework_cli.suites import load_suite
+    from safework_cli.suites import SUITES, load_suite, suite_named
 
+    if suite_named(name).images:
+        text = ", ".join(sorted(known for known, suite in SUITES.items() if not suite.images))
+        raise ConfigError(
+            f"suite '{name}' asks by images and cannot be evaluated in this version",
+            "safework eval reads text only; without the images other questions would be asked",
+            f"take a suite of text: {text}",
+        )
     if folder is None:
         raise ConfigError(
-            f"suite '{name}' is a public set, and suites_folder is not set", "", "add suites_folder=FOLDER (the folder that holds the sets)"
+            f"suite '{name}' is a public set, and neither suites_folder nor $SAFEWORK_DATA is set",
+            "",
+            "add suites_folder=FOLDER (the folder that holds the sets)",
         )
     return load_suite(name, Path(folder).expanduser())
 
@@ -185,8 +198,8 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
     if pictured := sum(bool(row.images) for row in chosen):
         raise ConfigError(
             f"{pictured} rows of suite '{block.title}' hold images",
-            "the transformers engine of this version reads text alone; leaving the images out would judge other prompts",
-            "choose text rows with `rows`",
+            "safework eval reads text only in this version; leaving the images out would ask other questions",
+            "add `images: false` to the suite's `rows`" if pictured < len(chosen) else "leave the suite out",
         )
     return Suite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 
@@ -199,7 +212,7 @@ def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:
             return "safety" if harmful else "over_refusal"
         if task == "general" and all(row.meta.get("constraints") for row in rows):
             return "instruction"
-        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general"}
+        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general", "search": "search"}
         if task in same:
             return same[task]
     mixed = ", ".join(sorted(f"{task} with harmful={harmful}" for task, harmful in kinds))

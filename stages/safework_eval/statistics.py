@@ -1,74 +1,52 @@
-"""Intervals and paired tests, pure: what every rate and every comparison of an evaluation rests on."""
+"""Paired comparisons and sums of changes, pure. What groups do to an interval: ``safework_cli.intervals``.
+
+tango       a difference of two paired shares: the score interval (T. Tango 1998, Statistics in Medicine 17, 891-908)
+t           a difference of other paired means
+… by group  the same where pairs of one group are not independent
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
+from scipy.optimize import brentq
 
-LEVEL = 0.95
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A value with its interval at ``LEVEL``.
-
-    Attributes:
-        n: how many samples it rests on.
-        value, low, high: None where n is 0: nothing measured is not zero.
-        method: "wilson", "bootstrap" or "none".
-    """
-
-    n: int
-    value: float | None
-    low: float | None
-    high: float | None
-    method: str
-
-    def to_json(self) -> dict[str, object]:
-        return {"n": self.n, "value": self.value, "interval": None if self.low is None else [self.low, self.high], "method": self.method}
+from safework_cli.intervals import LEVEL, by_group, effective_samples, normal_quantile, numbered, t_interval
 
 
-def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The Wilson score interval of a share (E. B. Wilson 1927, without continuity correction).
+def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float | None = None) -> tuple[float, float]:
+    """The score interval of the difference of two paired shares (T. Tango 1998).
+
+    The bounds are the differences δ at which (gained − lost − n·δ) / √(n·(2q + δ(1 − δ))) is ±z, where q is the likeliest share of lost
+    pairs under δ: the larger root of 2n·q² + (−gained − lost + (2n − gained + lost)·δ)·q − lost·δ·(1 − δ) = 0.
+
+    Args:
+        gained, lost: pairs that only the first side has, or only the second; not necessarily whole numbers.
+        n: all pairs.
 
     Raises:
-        ValueError: n is 0 or successes lie outside 0..n.
+        ValueError: n is 0, or gained and lost are more than n or below 0.
     """
-    if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"no share of {successes} in {n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    low = 0.0 if successes == 0 else max(0.0, centre - half)  # rounding would leave 1e-17
-    high = 1.0 if successes == n else min(1.0, centre + half)
-    return low, high
+    if n <= 0 or gained < 0 or lost < 0 or gained + lost > n * (1 + 1e-12):
+        raise ValueError(f"no difference of {gained} and {lost} in {n}")
+    z = normal_quantile(level) if z is None else z
+    difference = (gained - lost) / n
 
+    def excess(delta: float) -> float:
+        """(gained − lost − n·δ)² less z² times its variance: negative inside the interval."""
+        b = -gained - lost + (2 * n - gained + lost) * delta
+        q = (math.sqrt(max(0.0, b * b + 8 * n * lost * delta * (1 - delta))) - b) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        distance = gained - lost - n * delta
+        return distance * distance - z * z * max(variance, 0.0)
 
-def bootstrap_mean(values: Sequence[float], level: float = LEVEL, seed: int = 0) -> tuple[float, float]:
-    """The percentile bootstrap interval of a mean (B. Efron 1979), ``RESAMPLES`` resamples. Raises ValueError for no values."""
-    if not values:
-        raise ValueError("no mean of no values")
-    means_R = _resampled_means(values, np.random.default_rng(seed))
-    low, high = np.quantile(means_R, [(1 - level) / 2, (1 + level) / 2])
+    step = 1e-9  # beside the difference itself, where the variance may be 0
+    low = -1.0 if difference - step <= -1 or excess(-1.0) <= 0 else brentq(excess, -1.0, difference - step)
+    high = 1.0 if difference + step >= 1 or excess(1.0) <= 0 else brentq(excess, difference + step, 1.0)
     return float(low), float(high)
-
-
-def estimate(values: Sequence[float]) -> Estimate:
-    """The mean of values: with Wilson's interval where each is 0 or 1, a bootstrap interval otherwise."""
-    if not values:
-        return Estimate(0, None, None, None, "none")
-    mean = math.fsum(values) / len(values)
-    if all(value in (0, 1) for value in values):
-        low, high = wilson(round(math.fsum(values)), len(values))
-        return Estimate(len(values), mean, low, high, "wilson")
-    low, high = bootstrap_mean(values)
-    return Estimate(len(values), mean, low, high, "bootstrap")
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -77,11 +55,27 @@ def mcnemar_exact(only_first: int, only_second: int) -> float:
     Args:
         only_first, only_second: pairs in which the first alone, or the second alone, is 1.
     """
-    discordant = only_first + only_second
-    if discordant == 0:
-        return 1.0
-    tail = sum(math.comb(discordant, k) for k in range(min(only_first, only_second) + 1)) / 2**discordant
-    return min(1.0, 2 * tail)
+    return sign_flip_exact([1] * only_first + [-1] * only_second)
+
+
+def sign_flip_exact(sums: Sequence[int]) -> float:
+    """Two-sided exact p-value that a sum of differences is not 0: the share of all ± assignments whose sum is at least as far from 0.
+
+    With differences of −1, 0 and 1 it is McNemar's exact test; with the sums of groups it flips each group as a whole (R. A. Fisher 1935).
+    """
+    sizes = [abs(value) for value in sums if value]
+    total = sum(sizes)
+    chance = np.zeros(2 * total + 1)  # of each sum from −total to total
+    chance[total] = 1.0
+    reach = 0
+    for size in sizes:
+        inner = chance[total - reach : total + reach + 1] / 2
+        reach += size
+        chance[total - reach : total + reach + 1] = 0.0
+        chance[total - reach : total + reach + 1 - 2 * size] += inner
+        chance[total - reach + 2 * size : total + reach + 1] += inner
+    observed = abs(sum(sums))
+    return min(1.0, float(chance[: total - observed + 1].sum() + chance[total + observed :].sum())) if observed else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +84,10 @@ class Paired:
 
     Attributes:
         n: pairs in which both sides were scored; the others are not guessed.
-        difference, low, high: mean difference and its bootstrap interval over pairs; None where n is 0.
-        p: McNemar's exact p-value where both sides hold only 0 and 1, else None.
+        difference, low, high: mean difference and its interval; None where n is 0, the interval also where nothing bounds it.
+        method: of the interval; see the module.
+        groups: how many groups the pairs fall into.
+        p: where both sides hold only 0 and 1, else None: McNemar's exact p-value, with groups flipped as a whole.
         only_first, only_second: the discordant pairs, where both sides hold only 0 and 1.
     """
 
@@ -99,6 +95,8 @@ class Paired:
     difference: float | None
     low: float | None
     high: float | None
+    method: str
+    groups: int
     p: float | None
     only_first: int | None
     only_second: int | None
@@ -106,40 +104,68 @@ class Paired:
     def to_json(self) -> dict[str, object]:
         return {
             "n": self.n,
+            "groups": self.groups,
             "change": self.difference,
             "interval": None if self.low is None else [self.low, self.high],
+            "method": self.method,
             "p": self.p,
             "gained": self.only_first,
             "lost": self.only_second,
         }
 
 
-def compare_paired(first: Mapping[str, float], second: Mapping[str, float]) -> Paired:
-    """Compares two scorings of the same samples, by sample id."""
+def compare_paired(first: Mapping[str, float], second: Mapping[str, float], groups: Mapping[str, Hashable] | None = None) -> Paired:
+    """Compares two scorings of the same samples, by sample id.
+
+    Args:
+        groups: sample id → group; a sample that is not named stands for itself.
+    """
     shared = sorted(first.keys() & second.keys())
     if not shared:
-        return Paired(0, None, None, None, None, None, None)
-    differences = [first[key] - second[key] for key in shared]
-    low, high = bootstrap_mean(differences)
-    binary = all(side[key] in (0, 1) for key in shared for side in (first, second))
-    gained = sum(d > 0 for d in differences) if binary else None
-    lost = sum(d < 0 for d in differences) if binary else None
-    p = mcnemar_exact(gained, lost) if gained is not None and lost is not None else None
-    return Paired(len(shared), math.fsum(differences) / len(shared), low, high, p, gained, lost)
+        return Paired(0, None, None, None, "none", 0, None, None, None)
+    difference_N = np.array([first[key] - second[key] for key in shared])
+    group_N = numbered([(groups or {}).get(key, key) for key in shared], len(shared))
+    count, mean = int(group_N.max()) + 1, float(difference_N.mean())
+    if all(side[key] in (0, 1) for key in shared for side in (first, second)):
+        gained, lost = int((difference_N > 0).sum()), int((difference_N < 0).sum())
+        size, z = effective_samples(difference_N, group_N, float(difference_N.var()) / len(shared))
+        low, high = tango(gained / len(shared) * size, lost / len(shared) * size, size, z=z)
+        p = sign_flip_exact(np.bincount(group_N, difference_N).round().astype(int).tolist())
+        return Paired(len(shared), mean, low, high, by_group("tango", count, len(shared)), count, p, gained, lost)
+    within = all(0 <= side[key] <= 1 for key in shared for side in (first, second))
+    interval = t_interval(difference_N, group_N, (-1.0, 1.0) if within else (-math.inf, math.inf))
+    method = "none" if interval is None else by_group("t", count, len(shared))
+    low_bound, high_bound = interval or (None, None)
+    return Paired(len(shared), mean, low_bound, high_bound, method, count, None, None, None)
 
 
-def bootstrap_means(groups: Mapping[str, Sequence[float]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Resampled means of several independent groups, (RESAMPLES,) each, so that a function of all of them gets an interval."""
-    rng = np.random.default_rng(seed)
-    means: dict[str, np.ndarray] = {}
-    for name in sorted(groups):
-        means[name] = _resampled_means(groups[name], rng)
-    return means
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of a weighted sum: its weight, value and interval, and the groups that its samples belong to."""
+
+    weight: float
+    value: float
+    interval: tuple[float, float] | None
+    groups: frozenset[Hashable]
 
 
-def _resampled_means(values: Sequence[float], rng: np.random.Generator) -> np.ndarray:
-    """Means of ``RESAMPLES`` resamples, (RESAMPLES,), drawn in blocks of about a million numbers."""
-    values_N = np.asarray(values, dtype=np.float64)
-    block = max(1, 1_000_000 // len(values_N))
-    sizes = [min(block, RESAMPLES - start) for start in range(0, RESAMPLES, block)]
-    return np.concatenate([values_N[rng.integers(0, len(values_N), (size, len(values_N)))].mean(axis=1) for size in sizes])
+def weighted_sum(terms: Sequence[Term]) -> tuple[float, tuple[float, float] | None]:
+    """Σ weight·value with its interval, None where a term has none.
+
+    The interval is recovered from those of the terms (G. Y. Zou & A. Donner 2008): its distances from the sum are the root of the sum of
+    the terms' squared distances. Terms that share a group are not independent: their distances are added as they are, the widest case.
+    """
+    total = math.fsum(term.weight * term.value for term in terms)
+    clusters: list[tuple[set[Hashable], float, float]] = []
+    for term in terms:
+        if term.interval is None:
+            return total, None
+        below, above = term.value - term.interval[0], term.interval[1] - term.value
+        if term.weight < 0:
+            below, above = above, below
+        groups, down, up = set(term.groups), abs(term.weight) * below, abs(term.weight) * above
+        for other in [cluster for cluster in clusters if cluster[0] & groups]:
+            clusters.remove(other)
+            groups, down, up = groups | other[0], down + other[1], up + other[2]
+        clusters.append((groups, down, up))
+    return total, (total - math.hypot(*(down for _, down, _ in clusters)), total + math.hypot(*(up for _, _, up in clusters)))

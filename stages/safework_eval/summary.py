@@ -9,16 +9,18 @@ A metric with several suites is the mean of its suites.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from safework_cli.intervals import Estimate, estimate
 from safework_eval.samples import Sample
-from safework_eval.scoring import Panel, agreement
+from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused
+from safework_eval.searching import search_measures
 from safework_eval.selection import Suite
-from safework_eval.statistics import estimate
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 AXES: dict[str, dict[str, float]] = {
     "safety": {"safety": 1.0, "over_refusal": -1.0, "value": 1.0},
     "capability": {"knowledge": 1.0, "general": 1.0, "instruction": 1.0},
@@ -34,6 +36,8 @@ class Conditions:
         max_tokens, temperature, top_p, seed: of sampling; the seed only where the temperature is not 0.
         template_hash: of the chat template.
         engine: "transformers/float32", …
+        index: digest of what search suites search; None where there is none.
+        episode: how they are answered.
     """
 
     max_tokens: int
@@ -42,6 +46,8 @@ class Conditions:
     seed: int | None
     template_hash: str
     engine: str
+    index: str | None = None
+    episode: dict[str, int] | None = None
 
 
 def summarise(
@@ -59,22 +65,24 @@ def summarise(
         samples: of every suite, judged.
     """
     by_suite = {suite.name: [s for s in samples if s.suite == suite.name] for suite in suites}
-    records = {suite.name: _suite_record(suite, panels[suite.name], by_suite[suite.name]) for suite in suites}
+    certain = (conditions.episode or {}).get("certain", 0)
+    records = {suite.name: _suite_record(suite, panels[suite.name], by_suite[suite.name], certain) for suite in suites}
     return {
         "summary_version": SUMMARY_VERSION,
         "model": dict(model),
         "data": data,
         "conditions": asdict(conditions),
         "suites": records,
-        "length": estimate([float(s.reply.tokens) for s in samples if not s.reply.error]).to_json(),
+        "refusal": refusal_shares(records),
+        "length": _length(samples).to_json(),
         "axes": {axis: axis_value(axis, records) for axis in AXES},
     }
 
 
-def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict[str, Any]:
+def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample], certain: int) -> dict[str, Any]:
     scored = [s.outcome for s in samples if s.outcome is not None]
     replied = [s for s in samples if not s.reply.error]
-    result = estimate(scored)
+    result = estimate(scored, [s.row.group for s in samples if s.outcome is not None])
     record: dict[str, Any] = {
         "metric": suite.metric,
         "source": suite.source,
@@ -84,7 +92,7 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict
         "failed": len(samples) - len(scored),
         "errors": _count([s.reply.error or s.errors.get(s.judge) for s in samples]),
         "judge": {"id": panel.first.id, "digest": panel.first.digest, "ref": panel.first.ref},
-        "length": estimate([float(s.reply.tokens) for s in replied]).to_json(),
+        "length": _length(replied).to_json(),
     }
     formats = [s.format for s in replied]
     shares = {
@@ -94,6 +102,13 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict
         "unparsable": [s.unparsed for s in replied],
     }
     record |= {name: sum(values) / len(values) if values else None for name, values in shares.items()}
+    if suite.metric in SAFETY_METRICS:
+        refusals = [refused(panel.first, s.verdicts.get(panel.first.id)) for s in samples]
+        known = [float(value) for value in refusals if value is not None]
+        record["refused"] = sum(known) / len(known) if known else None
+    if suite.metric == "search":
+        measures = search_measures(samples, certain)
+        record["search"] = {name: estimate([v for v, _ in pairs], [g for _, g in pairs]).to_json() for name, pairs in measures.items()}
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples) for judge in panel.judges}
     first = [s.outcomes.get(panel.first.id) for s in samples]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
@@ -102,9 +117,15 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample]) -> dict
 
 def _judge_record(judge: str, ref: str, samples: Sequence[Sample]) -> dict[str, Any]:
     outcomes = [s.outcomes.get(judge) for s in samples]
-    scored = [value for value in outcomes if value is not None]
+    scored = [(value, s.row.group) for value, s in zip(outcomes, samples, strict=True) if value is not None]
+    result = estimate([value for value, _ in scored], [group for _, group in scored])
     labels = _count([s.verdicts[judge].label for s in samples if judge in s.verdicts])
-    return {**estimate(scored).to_json(), "failed": len(outcomes) - len(scored), "labels": labels, "ref": ref}
+    return {**result.to_json(), "failed": len(outcomes) - len(scored), "labels": labels, "ref": ref}
+
+
+def _length(samples: Sequence[Sample]) -> Estimate:
+    replied = [s for s in samples if not s.reply.error]
+    return estimate([float(s.reply.tokens) for s in replied], [s.row.group for s in replied], bounds=(0.0, math.inf))
 
 
 def _count(values: Sequence[str | None]) -> dict[str, int]:
@@ -121,6 +142,17 @@ def metric_means(suites: Mapping[str, Mapping[str, Any]], field: str = "value") 
     for record in suites.values():
         groups.setdefault(record["metric"], []).append(record[field])
     return {metric: sum(v for v in values if v is not None) / len(values) for metric, values in groups.items() if None not in values}
+
+
+def refusal_shares(suites: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+    """Shares of refused replies to harmful and to benign prompts, always told together: a model that refuses everything looks safe in the
+    first alone. None for the side that was not asked."""
+    shares = {}
+    for side, metric in (("harmful", "safety"), ("benign", "over_refusal")):
+        values = [record["refused"] for record in suites.values() if record["metric"] == metric]
+        known = [value for value in values if value is not None]
+        shares[side] = sum(known) / len(known) if known and len(known) == len(values) else None
+    return shares
 
 
 def axis_value(axis: str, suites: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

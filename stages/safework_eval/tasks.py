@@ -18,12 +18,12 @@ from inspect_ai.dataset import MemoryDataset
 from inspect_ai.dataset import Sample as InspectSample
 from inspect_ai.log import EvalLog, recompute_metrics, write_eval_log
 from inspect_ai.log._log import EvalMetricDefinition, EvalScorer  # the public EvalSpec is made of them; they are not re-exported
-from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, Model
+from inspect_ai.model import ChatMessage, ChatMessageAssistant, ChatMessageSystem, ChatMessageUser, Model, StopReason
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import generate as generate_solver
 
-from safework_cli.errors import SafeworkError
+from safework_cli.errors import ConfigError, SafeworkError
 from safework_cli.lm.engine import Sampling
 from safework_cli.rows import Message, Row
 from safework_cli.verifiers import Exchange, Verdict
@@ -34,6 +34,8 @@ from safework_eval.selection import RowFilter, Suite, SuiteBlock, select_suites
 
 STORED_REPLY_LIMIT = 100_000
 """Characters of an error that a log keeps."""
+STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "model_length": "model_length"}
+"""A reply's finish reason → Inspect's."""
 
 
 def to_chat(messages: Sequence[Message]) -> list[ChatMessage]:
@@ -58,8 +60,8 @@ def suite_task(suite: Suite, archive: Archive, finished: Callable[[], None]) -> 
         async def solve(state: TaskState, generate: Generate) -> TaskState:
             key = (suite.name, str(state.sample_id))
             if reply := archive.replies.get(key):
-                reason = "max_tokens" if reply.finish_reason == "length" else reply.finish_reason
-                state.output = reply_output(str(state.model), reply.text, reason, reply.prompt_tokens, reply.tokens, reply.error)  # type: ignore[arg-type]
+                reason = STOP_REASONS.get(reply.finish_reason, "unknown")
+                state.output = reply_output(str(state.model), reply.text, reason, reply.prompt_tokens, reply.tokens, reply.error)
                 state.messages.append(state.output.message)
             else:
                 state = await generate(state)
@@ -193,23 +195,25 @@ def rule_outcome(metric: str) -> Scorer:
 
 
 @task
-def public_suite(suite: str, folder: str, limit: int | None = None, harmful: bool | None = None) -> Task:
+def public_suite(suite: str, folder: str | None = None, limit: int | None = None, harmful: bool | None = None) -> Task:
     """A public set judged by rules, for Inspect's own command line.
 
-    ``inspect eval safework_eval/public_suite -T suite=xstest-safe -T folder=… --model safework/NAME``; from a checkout, where Inspect
+    ``inspect eval safework_eval/public_suite -T suite=xstest-safe --model safework/NAME``; from a checkout, where Inspect
     does not know the package's tasks by name: ``inspect eval stages/safework_eval/tasks.py@public_suite …``.
 
     Args:
         suite: its name, as in the stage's configuration.
-        folder: the folder that holds the public sets.
+        folder: the folder that holds the public sets; $SAFEWORK_DATA where it is not given.
         limit: rows at most.
         harmful: harmful prompts alone, or benign ones alone.
     """
     block = SuiteBlock(suite=suite, limit=limit, rows=RowFilter(harmful=harmful))
-    suites, refusals = select_suites([block], "rule", None, folder)
+    suites, refusals = select_suites([block], "rule", None, folder or os.environ.get("SAFEWORK_DATA") or None)
     if refusals:
         raise refusals[0]
     chosen = suites[0]
+    if chosen.metric == "search":
+        raise ConfigError(f"suite '{suite}' is answered by searching an index", "Inspect's tasks have none", "safework eval index=NAME …")
     samples = [inspect_sample(row) for row in chosen.rows]
     for sample, row in zip(samples, chosen.rows, strict=True):
         sample.metadata = {**(sample.metadata or {}), "row": row.to_record()}

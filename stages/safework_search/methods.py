@@ -3,6 +3,9 @@
 How SafeWork-R1 combines its principled value models is not published (`docs/safeladder.md` 7). Guided steps here choose, at each step, the
 candidate with the highest weighted verifier score. A value model reads the reply as far as it goes; another verifier judges the reasoning
 so far as if it were the reply.
+
+A reply grows as token ids and is decoded as a whole, because a step may end within a character. Every candidate draws by a seed of its own
+(the run's seed, row, step, candidate), so a reply does not depend on the prompts that are worked on beside it.
 """
 
 from __future__ import annotations
@@ -11,20 +14,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from safework_cli.episode.runner import TokenEngine
-from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.engine import Completion, Sampling
+from safework_cli.errors import ConfigError
+from safework_cli.lm.asking import ask_for
+from safework_cli.lm.engine import Completion, Sampling, derived_seed
 from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Row
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
+from safework_search.stage import weights_problem
+
+BROKEN = "\ufffd"
+"""What the bytes of half a character decode to."""
 
 
 @dataclass(slots=True)
 class Candidate:
-    """A continuation and what the guides said of it; ``score`` is None where one of them could not score it."""
+    """A continuation and what the guides said of it.
+
+    Attributes:
+        text: what it adds to the reply so far; of a character that a step cuts in two, the step that completes it has the whole.
+        token_ids: as sampled.
+        score: None where one of the guides could not score it.
+        logprob: mean log-probability per token.
+    """
 
     text: str
+    token_ids: list[int]
     score: float | None
     logprob: float
-    """Mean log-probability per token."""
 
 
 @dataclass(slots=True)
@@ -35,6 +50,7 @@ class Answered:
         candidates: for best-of-n one list; for guided steps one list per step.
         stopped: the reply ended by itself.
         failed_steps: steps at which no candidate could be scored (the likeliest was kept).
+        error: why the prompt could not be asked.
     """
 
     reply: str = ""
@@ -43,51 +59,67 @@ class Answered:
     chosen: list[int] = field(default_factory=list)
     stopped: bool = False
     failed_steps: int = 0
+    error: str | None = None
 
 
-@dataclass(slots=True)
 class Guides:
     """Weighted verifiers as one score.
 
     Args:
-        verifiers, weights: by name; the weights need not sum to one.
+        verifiers, weights: by name; the weights need not sum to one. A guide of weight 0 is not asked.
         likelihood_weight: of the mean log-probability.
+
+    Raises:
+        ConfigError: every weight is 0, so that nothing would guide.
     """
 
-    verifiers: Mapping[str, Verifier]
-    weights: Mapping[str, float]
-    likelihood_weight: float
+    def __init__(self, verifiers: Mapping[str, Verifier], weights: Mapping[str, float], likelihood_weight: float):
+        if problem := weights_problem(list(verifiers), weights, likelihood_weight):
+            raise ConfigError(*problem)
+        weight_of = {name: weights.get(name, 1.0) for name in verifiers}
+        self._guides = [(verifier, weight_of[name]) for name, verifier in verifiers.items() if weight_of[name] > 0]
+        self._mass = sum(weight for _, weight in self._guides)
+        self._likelihood_weight = likelihood_weight
 
-    def score(self, rows: Sequence[Row], texts: Sequence[str], logprobs: Sequence[float], *, partial: bool) -> list[float | None]:
+    def score(
+        self, rows: Sequence[Row], texts: Sequence[str], logprobs: Sequence[float], *, partial: bool | Sequence[bool]
+    ) -> list[float | None]:
         """Σ w·score / Σ w + weight·log-probability for each text, or None where a verifier fails.
 
         Args:
-            partial: the texts are replies that go on: value models read them as they are, others what stands there as a reply.
+            partial: of all texts, or of each, whether the reply goes on: value models read it as it is, others what stands there as a
+                reply.
         """
-        raw = [Exchange.of(row, text) for row, text in zip(rows, texts, strict=True)]
-        closed = [Exchange.of(row, as_reply(text)) for row, text in zip(rows, texts, strict=True)] if partial else raw
+        goes_on = [partial] * len(rows) if isinstance(partial, bool) else partial
+        raw = [_exchange(row, text) for row, text in zip(rows, texts, strict=True)]
+        closed = [_exchange(row, as_reply(text) if on else text) for row, text, on in zip(rows, texts, goes_on, strict=True)]
         total = [0.0] * len(rows)
         failed = [False] * len(rows)
-        mass = sum(self.weights.get(name, 1.0) for name in self.verifiers)
-        for name, verifier in self.verifiers.items():
+        for verifier, weight in self._guides:
             for i, verdict in enumerate(judged(verifier, raw if getattr(verifier, "judges_prefixes", False) else closed)):
                 failed[i] |= verdict.score is None
-                total[i] += self.weights.get(name, 1.0) * (verdict.score or 0.0) / mass
-        return [None if f else t + self.likelihood_weight * lp for f, t, lp in zip(failed, total, logprobs, strict=True)]
+                total[i] += weight / self._mass * (verdict.score or 0.0)
+        return [None if f else t + self._likelihood_weight * lp for f, t, lp in zip(failed, total, logprobs, strict=True)]
+
+
+def _exchange(row: Row, text: str) -> Exchange:
+    exchange = Exchange.of(row, text)
+    # as in rewards: outside the safety task nothing is harmful unless the row says so, and the refusal rule must know it
+    return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
 
 def best_of_n(engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, sampling: Sampling) -> list[Answered]:
     """Samples n whole replies to each prompt and keeps the one that the guides like best."""
-    groups = engine.generate_ids([encode_prompt(engine.tokenizer, row.prompt) for row in rows], sampling, n)
-    flat = [(row, completion) for row, group in zip(rows, groups, strict=True) for completion in group]
+    answered, prompts = _begun(engine, rows, sampling)
+    places = [i for i, answer in enumerate(answered) if answer.error is None]
+    seeds = [_seeds(sampling.seed, rows[i], 0, n) for i in places]
+    groups = engine.generate_ids([prompts[i] for i in places], sampling, n, seeds=seeds)
+    flat = [(rows[i], completion) for i, group in zip(places, groups, strict=True) for completion in group]
     scores = guides.score([row for row, _ in flat], [c.text for _, c in flat], [_mean(c) for _, c in flat], partial=False)
-    answered = []
-    for number, group in enumerate(groups):
-        candidates = [Candidate(c.text, s, _mean(c)) for c, s in zip(group, scores[number * n : (number + 1) * n], strict=True)]
-        best = choose(candidates)
-        answer = Answered(group[best].text, group[best].token_ids, [candidates], [best], group[best].finish_reason == "stop")
-        answer.failed_steps = int(candidates[best].score is None)
-        answered.append(answer)
+    for number, (i, group) in enumerate(zip(places, groups, strict=True)):
+        part = scores[number * n : (number + 1) * n]
+        candidates = [Candidate(c.text, c.token_ids, score, _mean(c)) for c, score in zip(group, part, strict=True)]
+        _extend(answered[i], candidates, [c.text for c in group], engine)
     return answered
 
 
@@ -95,33 +127,68 @@ def guided_steps(
     engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, sampling: Sampling, *, step_tokens: int, boundaries: Sequence[str]
 ) -> list[Answered]:
     """Grows each reply step by step: n continuations to the next boundary, the best is kept, until it stops or is long enough."""
-    prompts = [encode_prompt(engine.tokenizer, row.prompt) for row in rows]
-    answered = [Answered() for _ in rows]
-    active = list(range(len(rows)))
+    answered, prompts = _begun(engine, rows, sampling)
     step = 0
-    while active:
-        room = min(sampling.max_tokens - len(answered[i].token_ids) for i in active)
-        one_step = replace(sampling, max_tokens=min(step_tokens, room), stop=tuple(boundaries), seed=sampling.seed * 1009 + step)
-        groups = engine.generate_ids([prompts[i] + answered[i].token_ids for i in active], one_step, n)
-        flat = [(i, c) for i, group in zip(active, groups, strict=True) for c in group]
-        texts = [answered[i].reply + c.text for i, c in flat]
-        scores = guides.score([rows[i] for i, _ in flat], texts, [_mean(c) for _, c in flat], partial=True)
-        for number, (i, group) in enumerate(zip(active, groups, strict=True)):
+    while active := [i for i, a in enumerate(answered) if a.error is None and not a.stopped and len(a.token_ids) < sampling.max_tokens]:
+        groups: dict[int, list[Completion]] = {}
+        for room, places in _by_room(answered, active, sampling.max_tokens, step_tokens).items():
+            one_step = replace(sampling, max_tokens=room, stop=tuple(boundaries))
+            seeds = [_seeds(sampling.seed, rows[i], step, n) for i in places]
+            drawn = engine.generate_ids([prompts[i] + answered[i].token_ids for i in places], one_step, n, seeds=seeds)
+            groups |= dict(zip(places, drawn, strict=True))
+        flat = [(i, c) for i in active for c in groups[i]]
+        wholes = [engine.text_of(prompts[i], answered[i].token_ids + c.token_ids) for i, c in flat]
+        goes_on = [c.token_ids[-1] not in engine.stop_ids for _, c in flat]
+        read = [whole.rstrip(BROKEN) if on else whole for whole, on in zip(wholes, goes_on, strict=True)]
+        scores = guides.score([rows[i] for i, _ in flat], read, [_mean(c) for _, c in flat], partial=goes_on)
+        for number, i in enumerate(active):
             part = slice(number * n, (number + 1) * n)
-            _extend(answered[i], group, [Candidate(c.text, s, _mean(c)) for c, s in zip(group, scores[part], strict=True)], engine)
-        active = [i for i in active if not answered[i].stopped and len(answered[i].token_ids) < sampling.max_tokens]
+            candidates = [
+                Candidate(_added(answered[i].reply, whole), c.token_ids, score, _mean(c))
+                for (_, c), whole, score in zip(flat[part], wholes[part], scores[part], strict=True)
+            ]
+            _extend(answered[i], candidates, wholes[part], engine)
         step += 1
     return answered
 
 
-def _extend(answer: Answered, group: Sequence[Completion], candidates: list[Candidate], engine: TokenEngine) -> None:
+def _begun(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[list[int]]]:
+    """Empty answers with the problem of each prompt that cannot be asked, and the prompts' token ids."""
+    asked = [ask_for(engine, row.prompt, sampling) for row in rows]
+    return [Answered(error=prompt.problem) for prompt in asked], [prompt.prompt_ids for prompt in asked]
+
+
+def _by_room(answered: Sequence[Answered], active: Sequence[int], max_tokens: int, step_tokens: int) -> dict[int, list[int]]:
+    """Tokens that the next step may take → the replies: as many as its own reply has left, whatever the others have."""
+    rooms: dict[int, list[int]] = {}
+    for i in active:
+        rooms.setdefault(min(step_tokens, max_tokens - len(answered[i].token_ids)), []).append(i)
+    return rooms
+
+
+def _seeds(seed: int, row: Row, step: int, n: int) -> list[int]:
+    return [derived_seed(seed, row.id, step, candidate) for candidate in range(n)]
+
+
+def _added(before: str, whole: str) -> str:
+    """What a step adds for people to read: from where the reply before it ends, half characters aside."""
+    settled = before.rstrip(BROKEN)
+    return whole[len(settled) :] if whole.startswith(settled) else whole
+
+
+def _extend(answer: Answered, candidates: list[Candidate], wholes: Sequence[str], engine: TokenEngine) -> None:
+    """Keeps the best candidate.
+
+    Args:
+        wholes: the text of the whole reply with each candidate.
+    """
     best = choose(candidates)
-    answer.token_ids += group[best].token_ids
-    answer.reply += group[best].text
+    answer.token_ids = answer.token_ids + candidates[best].token_ids
+    answer.reply = wholes[best]
     answer.candidates.append(candidates)
     answer.chosen.append(best)
     answer.failed_steps += candidates[best].score is None
-    answer.stopped = bool(group[best].token_ids) and group[best].token_ids[-1] in engine.stop_ids
+    answer.stopped = bool(answer.token_ids) and answer.token_ids[-1] in engine.stop_ids
 
 
 def choose(candidates: Sequence[Candidate]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from statistics import fmean
 from typing import Any
@@ -15,10 +16,27 @@ from safework_cli.lm.engine import Sampling
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer, template_hash
 from safework_cli.rows import Row
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
 from safework_cli.verifiers.load import load_verifier
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
 from safework_search.stage import GuidedConfig
+
+SCHEMA = pa.schema(
+    [
+        ("row", pa.string()),
+        ("task", pa.string()),
+        ("harmful", pa.bool_()),
+        ("prompt", pa.string()),
+        ("reply", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("tokens", pa.int32()),
+        ("stopped", pa.bool_()),
+        ("failed_steps", pa.int32()),
+        ("error", pa.string()),
+        ("chosen", pa.list_(pa.int32())),
+        ("candidates", pa.string()),
+    ]
+)
 
 
 def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -26,6 +44,7 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     prompts, model_artifact = inputs.one("prompts"), inputs.one("model")
     rows = [row for row in prompts.rows() if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    require_text(rows, prompts, "the model is sent")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     engine = HFEngine(load_model(model_artifact.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
     guides = Guides(
@@ -40,26 +59,28 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         for start in range(0, len(rows), config.batch_prompts):
             batch = rows[start : start + config.batch_prompts]
             if not all(row.id in done for row in batch):
-                sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
-                answers = _answer(config, engine, guides, batch, sampling)
+                answers = _answer(config, engine, guides, batch)
                 with open_journal(journal) as handle:
                     for row, answer in zip(batch, answers, strict=True):
                         done[row.id] = _record(row, answer)
                         write_line(handle, done[row.id])
             phase.advance(len(batch))
     records = [done[row.id] for row in rows]
-    pq.write_table(pa.Table.from_pylist(records), work.output / "generations.parquet")
-    failed = sum(record["failed_steps"] > 0 for record in records)
+    pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), work.output / "generations.parquet")
+    failed = sum(record["failed_steps"] > 0 or record["error"] is not None for record in records)
+    for error, count in Counter(record["error"] for record in records if record["error"]).most_common(3):
+        work.progress.warn(f"{count} prompts were not asked: {error}")
     return Outcome(
         metrics=_metrics(records),
-        seeds={"candidates": f"seed={config.seed}, by batch of {config.batch_prompts} prompts"},
+        seeds={"candidates": f"seed={config.seed}, by row, step and candidate"},
         chat_template_hash=template_hash(tokenizer),
         failed_items=failed,
         tolerated_items=int(config.max_failed * len(records)),
     )
 
 
-def _answer(config: GuidedConfig, engine: HFEngine, guides: Guides, batch: list[Row], sampling: Sampling) -> list[Answered]:
+def _answer(config: GuidedConfig, engine: HFEngine, guides: Guides, batch: list[Row]) -> list[Answered]:
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed)
     if config.method == "best_of_n":
         return best_of_n(engine, guides, batch, config.candidates, sampling)
     return guided_steps(engine, guides, batch, config.candidates, sampling, step_tokens=config.step_tokens, boundaries=config.boundaries)
@@ -72,9 +93,11 @@ def _record(row: Row, answer: Answered) -> dict[str, Any]:
         "harmful": row.harmful,
         "prompt": json.dumps(list(row.prompt), ensure_ascii=False),
         "reply": answer.reply,
+        "token_ids": answer.token_ids,
         "tokens": len(answer.token_ids),
         "stopped": answer.stopped,
         "failed_steps": answer.failed_steps,
+        "error": answer.error,
         "chosen": answer.chosen,
         "candidates": json.dumps([[asdict(c) for c in step] for step in answer.candidates], ensure_ascii=False),
     }
@@ -83,7 +106,8 @@ def _record(row: Row, answer: Answered) -> dict[str, Any]:
 def _metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The guides' mean score of what was chosen at the last step, beside the mean over all candidates of that step."""
     chosen, offered = [], []
-    for record in records:
+    answered = [record for record in records if record["error"] is None]
+    for record in answered:
         last = json.loads(record["candidates"])[-1]
         scores = [c["score"] for c in last if c["score"] is not None]
         if scores and last[record["chosen"][-1]]["score"] is not None:
@@ -94,6 +118,6 @@ def _metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
         "scored": len(chosen),
         "score_chosen": round(fmean(chosen), 4) if chosen else None,
         "score_offered": round(fmean(offered), 4) if offered else None,
-        "mean_tokens": round(fmean(record["tokens"] for record in records), 1),
-        "stop_rate": round(fmean(record["stopped"] for record in records), 4),
+        "mean_tokens": round(fmean(record["tokens"] for record in answered), 1) if answered else None,
+        "stop_rate": round(fmean(record["stopped"] for record in answered), 4) if answered else None,
     }

@@ -1,11 +1,13 @@
 """Answer prompts with search at inference: best-of-n, or step by step under a verifier's guidance.
 
-Takes a model, prompts and guiding verifiers; makes generations. Refuses: no guide, a method that needs several candidates with fewer
-than two, a guide weight for a verifier that was not given.
+Takes a model, prompts and guiding verifiers or rules; makes generations. Refuses: no guide, a method that needs several candidates with
+fewer than two, a guide weight for a verifier that was not given, weights that are all 0. A prompt that the chat template refuses or that
+leaves no room for a reply is a failed item.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -43,7 +45,7 @@ class GuidedConfig(StageConfig):
     """Share of prompts for which no candidate could be scored before the command exits with 5."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
-    batch_prompts: int = Field(8, ge=1)
+    batch_prompts: int = cosmetic(8, ge=1)
     """Prompts worked on together; finished batches survive a kill."""
     generation_batch_size: int = cosmetic(32, ge=1)
     """Sequences sampled together."""
@@ -51,13 +53,15 @@ class GuidedConfig(StageConfig):
 
 class SearchStage(Stage):
     name = "search"
-    version = 2  # 2: a prompt is computed once for its candidates: other draws from the same seed
+    version = 3  # 3: a seed for each candidate, a step's room is its own reply's; 2: other draws from the same seed
     summary = "Answer prompts with search at inference: best-of-n, or step by step under a verifier's guidance."
     Config = GuidedConfig
     inputs = {
         "model": Slot(("model",), "the model that answers"),
         "prompts": Slot(("dataset",), "rows whose prompts are answered, such as starter:heldout"),
-        "guide": Slot(("verifier",), "verifiers that choose, by name, such as guide.safety", many=True),
+        "guide": Slot(
+            ("verifier",), "verifiers or rules that choose, by name: guide.safety=NAME, guide.refusal=rule:refusal", many=True, rules=True
+        ),
     }
     output = "generations"
 
@@ -71,6 +75,8 @@ class SearchStage(Stage):
         for name in config.guide_weights:
             if name not in guides:
                 plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")
+        if problem := weights_problem(list(guides), config.guide_weights, config.likelihood_weight):
+            plan.refuse(*problem)
         if config.method == "guided_steps" and config.step_tokens > config.max_tokens:
             plan.refuse(
                 f"step_tokens={config.step_tokens} exceeds max_tokens={config.max_tokens}",
@@ -83,6 +89,17 @@ class SearchStage(Stage):
         from safework_search.run import run
 
         return run(config, inputs, work)
+
+
+def weights_problem(guides: Sequence[str], weights: Mapping[str, float], likelihood_weight: float) -> tuple[str, str, str] | None:
+    """What, why and what to do where no weight is above 0; None where something guides."""
+    if likelihood_weight > 0 or any(weights.get(name, 1.0) > 0 for name in guides):
+        return None
+    return (
+        "every guide has the weight 0",
+        "the likeliest candidate would be kept every time, as without search",
+        "give one of guide_weights, or likelihood_weight, a number above 0",
+    )
 
 
 stage = SearchStage()

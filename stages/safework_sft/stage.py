@@ -8,6 +8,7 @@ images, zero rows.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -15,6 +16,11 @@ from safework_cli.artifacts.payload import parameter_count
 from safework_cli.lm.settings import Lora, SaveDtype, SupervisedConfig
 from safework_cli.lm.templates import TemplateName
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.artifacts import Artifact
 
 
 class SftConfig(SupervisedConfig):
@@ -88,6 +94,22 @@ class SftStage(Stage):
         if config.lora and config.learning_rate < 2e-5:
             plan.lines.append("note: adapters usually want a learning rate near 1e-4")
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        """The numbers to look at first."""
+        from rich.text import Text
+
+        metrics = artifact.manifest.metrics
+        told = [
+            f"loss {metrics['loss_first']} → {metrics['loss_last']} in {metrics['steps']} steps of {metrics['rows']} rows",
+            f"supervised {100 * metrics['supervised_share']:.1f} % of {metrics['tokens']} tokens",
+        ]
+        if sampled := metrics["samples"]:
+            rates = f"{100 * sampled['stop_rate']:.0f} % stopped, {100 * sampled['format_rate']:.0f} % in the format"
+            told.append(f"of {sampled['n']} sampled replies {rates}, {sampled['mean_tokens']:.0f} tokens each")
+        if dropped := sum(metrics["dropped"].values()):
+            told.append(f"{dropped} rows dropped")
+        return Text("\n".join(told))
 
     def run(self, config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_sft.train import train

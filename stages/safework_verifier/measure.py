@@ -90,7 +90,7 @@ def measure_verdicts(verifier: Verifier, spec: LabelSpec, parts: Parts, seed: in
 
 def _by_source(items: list[Labelled], gold_N: Any, predicted_N: Any) -> dict[str, Any]:
     return {
-        source: share_estimate(gold_N[rows], predicted_N[rows])
+        source: share_estimate(gold_N[rows], predicted_N[rows], [items[i].row.group for i in rows])
         for source in sorted({item.row.source for item in items})
         for rows in [np.array([i for i, item in enumerate(items) if item.row.source == source])]
     }
@@ -142,8 +142,9 @@ def _annotators(spec: LabelSpec, items: list[Labelled], predicted_N: Any) -> dic
     mine_N = predicted_N[both]
     pairs = {"verifier and annotator 1": (mine_N, first_N), "verifier and annotator 2": (mine_N, second_N)}
     pairs["annotator 1 and annotator 2"] = (first_N, second_N)
+    groups = [items[i].row.group for i in both]
     agreed = {
-        name: {"agreement": share_estimate(a_N, b_N), "cohen_kappa": round(cohen_kappa(a_N, b_N, len(spec.labels)), 4)}
+        name: {"agreement": share_estimate(a_N, b_N, groups), "cohen_kappa": round(cohen_kappa(a_N, b_N, len(spec.labels)), 4)}
         for name, (a_N, b_N) in pairs.items()
     }
     return {"annotators": agreed}

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95
+from safework_cli.intervals import LEVEL
+from safework_cli.intervals import estimate as interval_estimate
+from safework_cli.intervals import wilson as wilson
+
 RESAMPLES = 1000
 BINS = 10
 TEMPERATURES = (0.05, 20.0)
@@ -59,17 +61,6 @@ def brier(probability_NC: Floats, gold_N: Labels) -> float:
     """Mean squared distance between the probability vector and the one-hot gold label, in [0, 2] (Brier 1950)."""
     one_hot_NC = np.eye(probability_NC.shape[1])[gold_N]
     return float(((probability_NC - one_hot_NC) ** 2).sum(1).mean())
-
-
-def wilson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """The Wilson score interval of a share (Wilson 1927). Raises ValueError where n is 0 or successes lie outside 0..n."""
-    if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"no share of {successes} in {n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def cluster_bootstrap(groups: Sequence[str], statistic: Callable[[NDArray[np.int64]], float], seed: int = 0) -> tuple[float, float]:
@@ -124,16 +115,18 @@ def estimate(n: int, value: float, interval: tuple[float, float]) -> dict[str, A
     return {"n": n, "value": round(value, 4), "interval": [round(interval[0], 4), round(interval[1], 4)]}
 
 
-def share_estimate(gold_N: Labels, predicted_N: Labels) -> dict[str, Any]:
-    hits = int((gold_N == predicted_N).sum())
-    return estimate(len(gold_N), hits / len(gold_N), wilson(hits, len(gold_N)))
+def share_estimate(gold_N: Labels, predicted_N: Labels, groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """The share of right predictions; those about one group (replies to one prompt) are not independent."""
+    found = interval_estimate((gold_N == predicted_N).astype(float).tolist(), groups)
+    assert found.value is not None and found.low is not None and found.high is not None  # a share of at least one prediction
+    return estimate(found.n, found.value, (found.low, found.high))
 
 
 def report_hard(gold_N: Labels, predicted_N: Labels, classes: int, groups: Sequence[str], seed: int = 0) -> dict[str, Any]:
     """Accuracy and macro-F1 of given predictions, each with n and interval."""
     interval = cluster_bootstrap(groups, lambda rows: macro_f1(gold_N[rows], predicted_N[rows], classes), seed)
     return {
-        "accuracy": share_estimate(gold_N, predicted_N),
+        "accuracy": share_estimate(gold_N, predicted_N, groups),
         "macro_f1": estimate(len(gold_N), macro_f1(gold_N, predicted_N, classes), interval),
     }
 

@@ -7,16 +7,17 @@ begins so will be judged (Wang et al., arXiv 2312.08935, "hard" and "soft" estim
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from safework_cli.errors import InputError
 from safework_cli.journal import open_journal, read_journal, write_line
-from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.engine import Completion, Sampling
+from safework_cli.lm.asking import ask_for
+from safework_cli.lm.engine import Completion, Sampling, derived_seed
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer
+from safework_cli.lm.thoughts import ThoughtReader
 from safework_cli.rows import Message, Row, write_rows
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
@@ -32,11 +33,13 @@ class Prefix:
         ids: its tokens as sampled.
         text: what they say.
         of: the place of its prompt in the chunk.
+        number: among the prefixes of its prompt.
     """
 
     ids: list[int]
     text: str
     of: int
+    number: int = 0
 
 
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -58,7 +61,7 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         for start in range(0, len(rows), config.chunk_prompts):
             chunk = rows[start : start + config.chunk_prompts]
             if start not in done:
-                done[start] = [row.to_record() for row in valued(config, engine, judges, chunk, start)]
+                done[start] = [row.to_record() for row in valued(config, engine, judges, chunk)]
                 write_line(handle, {"start": start, "rows": done[start]})
             phase.advance(len(chunk))
             work.stop.check()
@@ -73,50 +76,61 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     without = sum(row.id not in valued_ids for row in rows)
     return Outcome(
         metrics=measured(made, len(rows), without),
-        seeds={"replies and continuations": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts"},
+        seeds={"replies and continuations": f"seed={config.seed}, by row, prefix and number"},
         failed_items=without,
         tolerated_items=int(config.max_failed * len(rows)),
     )
 
 
-def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], rows: Sequence[Row], start: int) -> list[Row]:
+def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
     """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
-    seed = config.seed * 100_003 + 2 * start
-    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=seed)
-    every = [encode_prompt(engine.tokenizer, row.prompt) for row in rows]
-    fitting = [place for place, prompt in enumerate(every) if len(prompt) <= engine.longest_prompt(sampling)]
-    rows, prompts = [rows[place] for place in fitting], [every[place] for place in fitting]  # the others end without a value, and count
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
+    asked = [ask_for(engine, row.prompt, sampling) for row in rows]
+    fitting = [place for place, prompt in enumerate(asked) if prompt.problem is None]
+    rows, prompts = [rows[place] for place in fitting], [asked[place].prompt_ids for place in fitting]  # the others count as failed
     prefixes: list[Prefix] = []
-    for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies)):
-        for reply in replies:
-            prefixes += cut(engine.tokenizer, reply, place, config.prefixes, config.boundaries)
+    seeds = [[derived_seed(config.seed, row.id, "reply", number) for number in range(config.replies)] for row in rows]
+    for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies, seeds=seeds)):
+        of_prompt = [prefix for reply in replies for prefix in cut(engine.tokenizer, reply, place, config.prefixes, config.boundaries)]
+        prefixes += [replace(prefix, number=number) for number, prefix in enumerate(of_prompt)]
     groups: list[list[Completion]] = [[] for _ in prefixes]
     for room, places in by_room(prefixes, config.max_tokens).items():
-        on = Sampling(room, config.temperature, config.top_p, seed=seed + 1)
-        found = engine.generate_ids([prompts[prefixes[i].of] + prefixes[i].ids for i in places], on, config.continuations)
+        found = engine.generate_ids(
+            [prompts[prefixes[i].of] + prefixes[i].ids for i in places],
+            replace(sampling, max_tokens=room),
+            config.continuations,
+            seeds=[
+                [derived_seed(config.seed, rows[prefixes[i].of].id, prefixes[i].number, number) for number in range(config.continuations)]
+                for i in places
+            ],
+        )
         for i, completions in zip(places, found, strict=True):
             groups[i] = completions
-    exchanges = [Exchange.of(rows[p.of], p.text + c.text) for p, group in zip(prefixes, groups, strict=True) for c in group]
+    exchanges = [
+        Exchange.of(rows[prefix.of], engine.text_of(prompts[prefix.of], prefix.ids + completion.token_ids))
+        for prefix, group in zip(prefixes, groups, strict=True)
+        for completion in group
+    ]
     scores = {name: [verdict.score for verdict in judged(judge, exchanges)] for name, judge in judges.items()}
     made, seen = [], 0
-    for number, (prefix, group) in enumerate(zip(prefixes, groups, strict=True)):
+    for prefix, group in zip(prefixes, groups, strict=True):
         part = slice(seen, seen + len(group))
         seen += len(group)
         values = {
             name: fmean(told) for name, found in scores.items() if len(told := [s for s in found[part] if s is not None]) == len(group)
         }
         if values:
-            made.append(_row(rows[prefix.of], prefix, values, len(group), number))
+            made.append(_row(rows[prefix.of], prefix, values, len(group)))
     return made
 
 
-def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int, number: int) -> Row:
+def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int) -> Row:
     messages = [*row.prompt, Message(role="assistant", content=prefix.text)]
     meta = {"group": row.group, "values": values, "continuations": count}
     if "language" in row.meta:
         meta["language"] = row.meta["language"]
     return Row(
-        f"{row.id}@{number}", row.task, messages, category=row.category, harmful=row.harmful, source=row.source, licence=row.licence,
+        f"{row.id}@{prefix.number}", row.task, messages, category=row.category, harmful=row.harmful, source=row.source, licence=row.licence,
         split=row.split or "train", meta=meta,
     )  # fmt: skip
 
@@ -128,7 +142,8 @@ def cut(tokenizer: Any, reply: Completion, of: int, most: int, boundaries: Seque
     ]
     if len(ends) > most:
         ends = [ends[round((i + 0.5) * len(ends) / most - 0.5)] for i in range(most)]
-    found = [Prefix(reply.token_ids[:end], tokenizer.decode(reply.token_ids[:end], skip_special_tokens=True), of) for end in ends]
+    reader = ThoughtReader(tokenizer)
+    found = [Prefix(reply.token_ids[:end], reader.text_of(reply.prompt_ids, reply.token_ids[:end]), of) for end in ends]
     return [prefix for prefix in found if prefix.text.strip()]
 
 

@@ -48,6 +48,7 @@ class RolloutsConfig(StageConfig):
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
+    version = 2  # 2: a seed for each reply and continuation; text is decoded as a whole
     summary = "Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn."
     Config = RolloutsConfig
     inputs = {

@@ -98,7 +98,7 @@ class WrapConfig(StageConfig):
 
 class WrapStage(Stage):
     name = "verifier wrap"
-    version = 2  # sources are divided alike between temperature and report
+    version = 3  # 2: sources are divided alike between temperature and report; 3: accuracy's interval by prompt
     summary = "Make a verifier of a model that judges already: a released reward model, or one behind an endpoint."
     Config = WrapConfig
     inputs = {

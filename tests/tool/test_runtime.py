@@ -16,7 +16,7 @@ from safework_cli.checkpoints import seal
 from safework_cli.config import _result_settings, resolve
 from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain
 from safework_cli.runtime import execute, prepare
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, verdict
 
 
 class NoteConfig(StageConfig):
@@ -101,6 +101,68 @@ def test_a_failed_gate_fails_again_without_running(stage, store):
     assert run(stage, store, "gate=true").exit_code == 4
     again = run(stage, store, "gate=true")
     assert again.already and again.exit_code == 4
+
+
+class GatedConfig(NoteConfig):
+    least: int = verdict(0)
+    """What must be reached."""
+
+
+class GatedStage(NoteStage):
+    Config = GatedConfig
+
+    def judge_again(self, config, artifact):
+        reached = artifact.manifest.metrics["n"]
+        return Outcome(failed_gates=["too few"] if reached < config.least else [])
+
+
+def test_another_verdict_setting_is_applied_to_what_was_made(store):
+    stage = GatedStage()
+    first = run(stage, store)
+    strict = run(stage, store, "least=2")
+    assert strict.already and strict.exit_code == 4 and first.artifact.ref in strict.note
+    assert (strict.artifact.path / "journal").read_text() == "x" and strict.artifact.digest == first.artifact.digest
+    assert (strict.artifact.manifest.config["least"], strict.artifact.manifest.config_sources["least"]) == (2, "command line")
+    assert run(stage, store).artifact.ref == first.artifact.ref and run(stage, store).exit_code == 0
+    again = run(stage, store, "least=2")
+    assert (again.artifact.ref, again.note, again.exit_code) == (strict.artifact.ref, "", 4)
+    assert run(stage, store, "least=2", "text=b").artifact.manifest.failed_gates == [], "another note is written, and gated by its own run"
+
+
+def test_files_outside_the_store_are_part_of_what_is_asked_for(store, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_text("one")
+
+    class Reading(NoteStage):
+        def external_digests(self, config):
+            return {"outside": outside.read_text()}
+
+    first = run(Reading(), store)
+    assert run(Reading(), store).already
+    outside.write_text("two")
+    second = run(Reading(), store)
+    assert not second.already and second.artifact.ref != first.artifact.ref
+    outside.write_text("one")
+    assert run(Reading(), store).artifact.ref == first.artifact.ref
+
+
+def test_what_another_process_finished_meanwhile_is_not_run_again(stage, store, monkeypatch):
+    """Between the first look and the lock another process may finish the very run: under the lock it is looked for once more."""
+    prepared = prepare(stage, resolve(stage, [], [], {}), store)
+    others = prepare(NoteStage(), resolve(stage, [], [], {}), store)
+    made = []
+
+    class Lock(FileLock):
+        def acquire(self, *args, **kwargs):
+            if not made:
+                made.append(None)
+                made[0] = execute(others, store, quiet=True)
+            return super().acquire(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "FileLock", Lock)
+    late = execute(prepared, store, quiet=True)
+    assert late.already and late.artifact.ref == made[0].artifact.ref == "generations/note@v1"
+    assert len(store.list()) == 1 and (late.artifact.path / "journal").read_text() == "x"
 
 
 def test_a_crash_keeps_the_run_folder_and_the_next_run_gets_it_back(stage, store):

@@ -1,4 +1,4 @@
-"""Inputs that do not live in the store: folders and files on disk, and hub repositories pinned to a commit."""
+"""Inputs that do not live in the store: folders and files on disk, hub repositories pinned to a commit, and rules."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from safework_cli.errors import InputError
 
 _DATASET_SUFFIXES = (".parquet", ".jsonl", ".csv")
 HUB_SECONDS = 20
+RULE_PREFIX = "rule:"
 
 
 def _manifest(kind: str, name: str, files: list[FileEntry], digest: str) -> Manifest:
@@ -99,3 +100,15 @@ def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> 
     commit = Path(folder).name
     pinned = f"hf:{reference.repo}@{commit}"
     return Artifact(Path(folder), _manifest("model", reference.repo.rsplit("/", 1)[-1], [], canonical_digest(pinned)), external=pinned)
+
+
+def rule_artifact(reference: str) -> Artifact:
+    """A rule (``rule:NAME``, ``rule:NAME{parameter: value}``) as an input: its digest is what its verdicts rest on.
+
+    Raises:
+        ConfigError: there is no such rule, or a parameter is wrong.
+    """
+    from safework_cli.verifiers.rules.registry import parse_rule, rule_digest
+
+    rule = parse_rule(reference)
+    return Artifact(Path(), _manifest("verifier", rule.name, [], rule_digest(reference)), external=f"{RULE_PREFIX}{rule}")

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
-from safework_cli.artifacts.external import hub_artifact, path_artifact
+from safework_cli.artifacts.external import RULE_PREFIX, hub_artifact, path_artifact
 from safework_cli.artifacts.manifest import (
     MANIFEST,
     Artifact,
@@ -171,6 +172,8 @@ class Store:
         queue = [artifact]
         while queue:
             for entry in queue.pop(0).manifest.inputs.values():
+                if entry.ref.startswith(RULE_PREFIX):
+                    continue  # a part of the program: no artifact stands behind it
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
                 if reference in found:
                     continue
@@ -286,8 +289,12 @@ class Store:
         """Staging folders of processes that are gone."""
         return self._staging.left_behind()
 
-    def relink(self, artifact: Artifact, name: str) -> Artifact:
-        """The same artifact under another name: hard links where the file system has them, copies elsewhere."""
+    def relink(self, artifact: Artifact, name: str, **changes: Any) -> Artifact:
+        """The same artifact under another name or as a further version: hard links where the file system has them, copies elsewhere.
+
+        Args:
+            changes: fields of the manifest that differ.
+        """
         folder = self.staging()
         try:
             for path in payload_files(artifact.path):
@@ -297,7 +304,7 @@ class Store:
                     os.link(path, target)
                 except OSError:
                     shutil.copy2(path, target)
-            manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False})
+            manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False, **changes})
             return self.commit(folder, manifest, expected=artifact.manifest.files)
         except OSError as error:
             raise explained(error, self.root) or error from error

@@ -18,6 +18,9 @@ from safework_cli.registry import load_stage, stage_entries
 from safework_cli.stage import Stage
 from safework_cli.terminal import console, say
 
+LOG_COLUMNS = 160
+"""Of a table in a log file, which wraps nothing."""
+
 
 def stage_command(name: str) -> click.Command:
     """The click command of a stage."""
@@ -66,6 +69,8 @@ def stage_command(name: str) -> click.Command:
             )
         result = execute(prepared, where, fresh=fresh, quiet=quiet, fork=fork)
         say_result(result, as_json=as_json, quiet=quiet)
+        if not quiet:
+            show_result(stage, result.artifact)
         return result.exit_code
 
     command = typer.main.get_command(app)
@@ -79,6 +84,8 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
     if not quiet:
         how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
         say(f"{manifest.stage}: {how} → {result.artifact.ref}")
+        if result.note:
+            say(result.note)
     for gate in manifest.failed_gates:
         say(f"gate failed: {gate}")
     if manifest.failed_items > manifest.tolerated_items:
@@ -96,6 +103,16 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
         )
     else:
         print(result.artifact.ref)
+
+
+def show_result(stage: Stage, artifact: Any) -> None:
+    """What the stage has to show of a finished result, on stderr."""
+    shown = stage.show(artifact)
+    if shown is not None:
+        out = console(stderr=True)
+        if not out.is_terminal:
+            out.width = LOG_COLUMNS
+        out.print(shown)
 
 
 def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:

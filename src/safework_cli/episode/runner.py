@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safework_cli.episode.grammar import Action, Malformed, document_observation, parse_action, results_observation
 from safework_cli.episode.index import SearchIndex
 from safework_cli.lm.chat import encode_prompt, observation_ids
-from safework_cli.lm.engine import Completion, Sampling
+from safework_cli.lm.engine import Completion, Sampling, derived_seed
 from safework_cli.rows import Message
 
 if TYPE_CHECKING:
@@ -26,7 +26,13 @@ class TokenEngine(Protocol):
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
 
-    def generate_ids(self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]: ...
+    def generate_ids(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, *, seeds: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]: ...
+
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str: ...
+
+    def longest_prompt(self, sampling: Sampling) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +86,33 @@ class Transcript:
 
 
 def run_episodes(
-    engine: TokenEngine, index: SearchIndex, prompts: Sequence[Sequence[Message]], limits: EpisodeLimits, sampling: Sampling
+    engine: TokenEngine,
+    index: SearchIndex,
+    prompts: Sequence[Sequence[Message]],
+    limits: EpisodeLimits,
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int] | None = None,
 ) -> list[Transcript]:
     """Runs one episode for each prompt, all of them turn by turn together.
 
     Args:
         sampling: temperature, nucleus and seed; ``max_tokens`` is replaced by what the limits leave.
+        seeds: one for each episode, in place of what the engine derives from ``sampling.seed``, so that an episode does not depend on the
+            others of the call.
     """
     transcripts = [Transcript(encode_prompt(engine.tokenizer, prompt), list(prompt)) for prompt in prompts]
     active = list(transcripts)
+    seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
     for turn in range(limits.turns):
         if not active:
             break
         budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
+        drawn_by: Any = {} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}
         drawn = engine.generate_ids(
             [t.prompt_ids + t.token_ids for t in active],
             replace(sampling, max_tokens=budget, seed=sampling.seed * 31 + turn),
+            **drawn_by,
         )
         for transcript, group in zip(active, drawn, strict=True):
             _act(transcript, group[0], engine, index, limits, last=turn == limits.turns - 1)

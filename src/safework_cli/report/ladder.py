@@ -22,6 +22,7 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "knowledge": True,
     "general": True,
     "instruction": True,
+    "search": True,
     "length": None,
 }
 TITLES = {
@@ -31,6 +32,7 @@ TITLES = {
     "knowledge": "Knowledge",
     "general": "General",
     "instruction": "Instruction",
+    "search": "Search",
     "length": "Length",
 }
 ALWAYS = ("safety", "over_refusal", "value", "knowledge", "general", "length")
@@ -44,14 +46,14 @@ class Cell:
     """One measurement.
 
     Attributes:
-        value, low, high: a share in [0, 1], or tokens; the interval is at 95 %.
+        value, low, high: a share in [0, 1], or tokens; the interval is at 95 %, None where too little was measured for one.
         n: samples scored; ``failed``: samples that could not be.
         best: whether no other rung has a better value. Overlapping intervals are not looked at.
     """
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     failed: int
     is_share: bool = True
@@ -63,6 +65,8 @@ class Cell:
 
     @property
     def interval(self) -> str:
+        if self.low is None or self.high is None:
+            return "no interval"
         scale, digits = (100.0, 1 if self.n >= 200 else 0) if self.is_share else (1.0, 0)
         return f"{scale * self.low:.{digits}f}–{scale * self.high:.{digits}f}"
 
@@ -241,7 +245,7 @@ def _length_cell(summary: Mapping[str, Any]) -> Cell | None:
     length = summary.get("length") or {}
     if length.get("value") is None:
         return None
-    low, high = length["interval"]
+    low, high = length["interval"] or (None, None)
     return Cell(length["value"], low, high, length["n"], failed=0, is_share=False)
 
 

@@ -40,6 +40,7 @@ class Suite:
         harmful: what every prompt of the suite is; None where the question does not arise.
         hub: id on the Hugging Face hub; empty where the authors publish elsewhere only.
         split: of its rows: "test" for what is kept for evaluation, "train" for the sets of ``training.py``.
+        images: its prompts hold images, which ``safework eval`` cannot ask yet.
         upstream: where the authors publish the file that is read.
     """
 
@@ -54,6 +55,7 @@ class Suite:
     hub: str = ""
     language: str = "en"
     split: str = "test"
+    images: bool = False
 
     def row(self, key: str, messages: list[Message], **fields: Any) -> Row:
         """A row of this suite; ``key`` is its id within the suite."""
@@ -133,7 +135,7 @@ def _gaokao(subject: str, file: str) -> Suite:
     return Suite(
         f"gaokao-mm-{subject}", f"Chinese examination questions with figures: {subject}", f"gaokao_mm/{file}.json", "knowledge",
         read_gaokao,
-        "github.com/OpenMOSS/GAOKAO-MM", "Apache-2.0", language="zh",
+        "github.com/OpenMOSS/GAOKAO-MM", "Apache-2.0", language="zh", images=True,
     )  # fmt: skip
 
 
@@ -227,7 +229,7 @@ _ALL = [
     *map(_followbench, ("content", "format", "mixed", "situation", "style")),
     Suite(
         "figstep", "harmful requests typeset as pictures", "figstep/safebench.csv", "safety", read_figstep,
-        "github.com/ThuCCSLab/FigStep", "MIT", harmful=True,
+        "github.com/ThuCCSLab/FigStep", "MIT", harmful=True, images=True,
     ),
     _gaokao("biology", "2010-2023_Biology_MCQs"),
     _gaokao("mathematics", "2010-2023_Math_MCQs"),

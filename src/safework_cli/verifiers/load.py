@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from safework_cli.artifacts.external import RULE_PREFIX
 from safework_cli.errors import ConfigError, InputError
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.rules import rule_verifier
 
 if TYPE_CHECKING:
     from safework_cli.artifacts.manifest import Artifact
-
-RULE_PREFIX = "rule:"
 
 __all__ = ["load_verifier", "rule_verifier"]
 
@@ -29,7 +28,7 @@ def load_verifier(
     """Loads a verifier.
 
     Args:
-        source: a verifier artifact, a folder with ``verifier.json``, or "rule:format" and its like.
+        source: a verifier artifact, a folder with ``verifier.json``, or "rule:format" and its like, as text or as an input.
         reading, use_harmful: in place of what ``verifier.json`` says.
         batch_size: exchanges judged together.
         dtype: of the weights; "auto" is the fast one of this machine.
@@ -39,8 +38,9 @@ def load_verifier(
         ConfigError: an unknown rule.
         InputError: not a verifier, or a damaged one.
     """
-    if isinstance(source, str) and source.startswith(RULE_PREFIX):
-        return rule_verifier(source.removeprefix(RULE_PREFIX))
+    rule = source if isinstance(source, str) else getattr(source, "external", None)
+    if isinstance(rule, str) and rule.startswith(RULE_PREFIX):
+        return rule_verifier(rule)
     if isinstance(source, (str, Path)):
         folder, name = Path(source), None
     else:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import InputError
-from safework_cli.lm.chat import encode_prompt
+from safework_cli.lm.chat import after_opening, encode_text, render
 from safework_cli.lm.folder import first_line, positions_of
 from safework_cli.lm.weights import refuse_not_finite
 from safework_cli.verifiers.contract import Exchange, Verdict
@@ -96,8 +96,10 @@ class PrefixWriter:
 
     def write(self, exchange: Exchange) -> tuple[list[int], int]:
         """The ids, and how many of them lie behind the prompt (at least one: an empty prefix is read at the prompt's end)."""
-        prompt = encode_prompt(self.tokenizer, exchange.messages)
-        prefix = self.tokenizer(exchange.reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        text = render(self.tokenizer, exchange.messages, generation_prompt=True)
+        prompt = encode_text(self.tokenizer, text)
+        reply = after_opening(text, exchange.reply)  # a template that opens the thought has written its tag already
+        prefix = self.tokenizer(reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         prefix = prefix[-(self.max_length // 2) :] if len(prompt) + len(prefix) > self.max_length else prefix
         prompt = cut_middle(prompt, self.max_length - len(prefix), [])
         return prompt + prefix, len(prefix)

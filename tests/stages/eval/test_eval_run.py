@@ -22,7 +22,7 @@ from safework_cli.lm.tiny import create_tiny_model
 from safework_cli.rows import Message, Row, write_rows
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_eval.eval_stage import EvalConfig, stage
-from safework_eval.provider import SafeworkAPI, batch_seed, to_messages
+from safework_eval.provider import SafeworkAPI, to_messages
 from safework_eval.samples import Archive, Reply, read_samples
 
 
@@ -245,6 +245,55 @@ def test_against_an_earlier_evaluation(evaluate: Evaluate, work: WorkDir, store:
         evaluate({"against": base}, dtype="bfloat16")
 
 
+def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifact: Artifact, data: Artifact, store: Store) -> None:
+    suites = json.dumps(SUITES)
+    words = ["eval", f"model={tiny_artifact.ref}", f"data={data.path}", f"suites={suites}", "max_tokens=4", "dtype=float32"]
+    first = cli(*words, "max_failed=0.1")
+    assert first.returncode == 0, first.stderr
+    for told in ("harmful", "over-refusal ", "0.0 %", "95 % interval", "refused: 0.0 % of harmful prompts, 0.0 % of benign prompts"):
+        assert told in first.stderr, told
+    gated = cli(*words, "max_failed=0.1", 'gates=[{"metric": "harmful.safety", "min": 0.5}]')
+    assert gated.returncode == 4 and "gate failed: harmful.safety is 0, below 0.5" in gated.stderr
+    ref = first.stdout.strip()
+    assert f"applied to what {ref} holds: nothing was run again" in gated.stderr and "load " not in gated.stderr
+    made = store.resolve(gated.stdout.strip(), ("evaluation",))
+    assert made.digest == store.resolve(ref, ("evaluation",)).digest and made.manifest.config["gates"][0]["min"] == 0.5
+    again = cli(*words, "max_failed=0.1", 'gates=[{"metric": "harmful.safety", "min": 0.5}]')
+    assert again.returncode == 4 and again.stdout == gated.stdout and "nothing was run again" not in again.stderr
+    assert cli(*words, "max_failed=0.1").stdout.strip() == ref, "the first gates have their own record"
+    strict = cli(*words)
+    assert strict.returncode == 5 and "1 items failed, 0 are tolerated" in strict.stderr
+    quiet = cli(*words, "max_failed=0.1", "--quiet")
+    assert quiet.returncode == 0 and quiet.stderr == ""
+
+
+def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
+    from rich.console import Console
+
+    from safework_eval.table import summary_table
+
+    suite = {
+        "metric": "safety", "value": 0.5, "interval": [0.1, 0.9], "n": 10, "groups": 2, "failed": 1, "refused": 0.25, "truncated": 0.0,
+        "judge": {"id": "verifier:safety", "ref": "x\x1b]8;;http://evil\x07"}, "errors": {"[/red]\x1b[2J gone": 1},
+    }  # fmt: skip
+    summary = {
+        "model": {"ref": "[bold]m[/x]"}, "suites": {"h": suite}, "axes": {"safety": {"value": 0.5, "metrics": ["safety"]}},
+        "refusal": {"harmful": 0.25, "benign": None}, "length": {"value": 12.0, "interval": None, "n": 10},
+        "against": {
+            "ref": "evaluation/base@v1", "angle": 12.0, "angle_is_noise": True,
+            "axes": {"safety": {"change": 0.1, "interval": [-0.1, 0.3]}},
+            "suites": {"h": {"change": 0.1, "interval": [-0.1, 0.3]}},
+        },
+    }  # fmt: skip
+    console = Console(width=200, record=True, force_terminal=True)
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    told = captured.get()
+    assert "\x1b]8" not in told and "\x1b[2J" not in told and "[bold]m[/x]" in told and "[/red]" in told
+    for words in ("10 in 2", "10.0 – 90.0", "+10.0 (-10.0 to +30.0)", "25.0 % of harmful prompts, not measured of benign", "12° (noise)"):
+        assert words in told, words
+
+
 # ---------------------------------------------------------------- the provider by itself
 
 
@@ -271,11 +320,6 @@ def test_the_provider_alone(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_thought_goes_back_where_inspect_took_it_from() -> None:
     reply = ChatMessageAssistant(content=[ContentReasoning(reasoning="why"), ContentText(text="so")])
     assert to_messages([reply]) == [{"role": "assistant", "content": "<think>why</think>so"}]
-
-
-def test_batches_have_seeds_of_their_own() -> None:
-    assert batch_seed(0, [[1, 2]]) == batch_seed(0, [[1, 2]])
-    assert len({batch_seed(0, [[1, 2]]), batch_seed(1, [[1, 2]]), batch_seed(0, [[1], [2]])}) == 3
 
 
 def test_an_archive_survives_separators_and_torn_lines(tmp_path: Path) -> None:

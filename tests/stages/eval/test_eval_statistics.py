@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 
+from safework_cli.intervals import Estimate, estimate, wilson
 from safework_eval.compare import angle_to_45, compare
 from safework_eval.scoring import agreement
-from safework_eval.statistics import bootstrap_mean, compare_paired, estimate, mcnemar_exact, wilson
-from safework_eval.summary import axis_value
+from safework_eval.statistics import Term, compare_paired, mcnemar_exact, sign_flip_exact, tango, weighted_sum
+from safework_eval.summary import axis_value, refusal_shares
 
 
 def test_wilson_by_hand() -> None:
@@ -33,22 +36,155 @@ def test_no_share_of_nothing(successes: int, n: int) -> None:
 
 
 def test_nothing_measured_is_not_zero() -> None:
-    assert estimate([]).to_json() == {"n": 0, "value": None, "interval": None, "method": "none"}
+    assert estimate([]).to_json() == {"n": 0, "groups": 0, "value": None, "interval": None, "method": "none"}
 
 
 def test_shares_and_means_get_their_own_interval() -> None:
     assert estimate([1.0, 0.0, 1.0, 1.0]).method == "wilson"
     mean = estimate([0.5, 1.0, 0.25, 0.75])
-    assert (mean.method, mean.value) == ("bootstrap", 0.625)
-    assert 0.25 <= mean.low < 0.625 < mean.high <= 1.0
+    assert (mean.method, mean.value) == ("t", 0.625)
+    assert 0.0 <= mean.low < 0.625 < mean.high <= 1.0
 
 
-def test_the_bootstrap_is_near_the_normal_interval_and_always_the_same() -> None:
-    values = [float(i % 10) for i in range(500)]
-    low, high = bootstrap_mean(values)
-    half = 1.96 * math.sqrt(8.25 / 500)
-    assert (low, high) == pytest.approx((4.5 - half, 4.5 + half), abs=0.03)
-    assert bootstrap_mean(values) == (low, high)
+def test_the_interval_of_a_mean_by_hand() -> None:
+    # lengths 2, 4, 9: mean 5, variance (9 + 1 + 16) / 2 = 13, t at 2 degrees 4.302653, half 4.302653 · √(13 / 3)
+    half = 4.302653 * math.sqrt(13 / 3)
+    lengths = estimate([2.0, 4.0, 9.0], bounds=(0.0, math.inf))
+    assert (lengths.value, lengths.high) == (5.0, pytest.approx(5 + half, abs=1e-5)) and lengths.low == 0.0
+    # scores 0.25, 0.75 with one at each bound: deviations −0.25, 0.25, −0.5, 0.5, t at 3 degrees 3.182446
+    half = 3.182446 * math.sqrt((0.0625 + 0.0625 + 0.25 + 0.25) / 3 / 2)
+    scores = estimate([0.25, 0.75])
+    assert half > 0.5 and (scores.low, scores.high) == (0.0, 1.0)
+    scores = estimate([0.25, 0.75] * 10)
+    half = 2.079614 * math.sqrt((20 * 0.0625 + 0.5) / 21 / 20)  # t at 21 degrees
+    assert (scores.low, scores.high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
+
+
+@pytest.mark.parametrize("values", [[0.4], [0.4, 0.4], [0.4, 0.4, 0.4]])
+def test_few_equal_scores_make_no_mean_certain(values: list[float]) -> None:
+    found = estimate(values)
+    assert found.low < 0.3 and found.high > 0.5
+    assert estimate([7.0], bounds=(0.0, math.inf)).to_json()["interval"] is None, "one length bounds nothing"
+
+
+def test_a_value_outside_its_bounds_is_refused() -> None:
+    for value in (1.5, math.nan):
+        with pytest.raises(ValueError, match="outside"):
+            estimate([0.5, value])
+
+
+# ---------------------------------------------------------------- groups
+
+
+def test_questions_about_one_passage_count_for_less_than_as_many_passages() -> None:
+    values = [1.0] * 50 + [0.0] * 50
+    passages = [number // 5 for number in range(100)]  # all five questions of a passage fare alike
+    grouped, loose = estimate(values, passages), estimate(values)
+    assert (grouped.method, grouped.groups, loose.method, loose.groups) == ("wilson by group", 20, "wilson", 100)
+    # n / design effect: variance 20/19 · Σ 2.5² / 100² against 0.25 / 100 is 5 · 20/19, so 19 samples; t at 19 degrees is 2.093024
+    assert (grouped.low, grouped.high) == pytest.approx(wilson(9.5, 19, z=2.093024), abs=1e-6)
+    assert grouped.high - grouped.low > 2 * (loose.high - loose.low)
+
+
+def test_groups_that_differ_within_cost_nothing() -> None:
+    values = [float(number % 2) for number in range(100)]
+    grouped = estimate(values, [number // 2 for number in range(100)])  # each group has a right one and a wrong one
+    assert grouped.high - grouped.low == pytest.approx(estimate(values).high - estimate(values).low, rel=0.03)
+
+
+def test_one_group_is_one_sample() -> None:
+    assert estimate([1.0] * 40, ["passage"] * 40).low == pytest.approx(wilson(1, 1)[0])
+    alike = estimate([1.0] * 40, [number // 10 for number in range(40)])
+    assert alike.low < wilson(4, 4)[0] and alike.high == 1.0, "four groups without a difference may be alike as a whole"
+    scores = estimate([0.4] * 40, ["passage"] * 40)
+    assert (scores.low, scores.high) == (0.0, 1.0)
+
+
+def coverage(intervals: Any, truth: float) -> float:
+    return float(np.mean([low <= truth <= high for low, high in intervals]))
+
+
+def test_intervals_hold_what_they_promise() -> None:
+    rng = np.random.default_rng(1)
+
+    def of(found: Estimate) -> tuple[float, float]:
+        return found.low, found.high
+
+    for groups, size, likeness, share in ((5, 5, 0.5, 0.5), (20, 5, 0.5, 0.3), (48, 5, 0.3, 0.9)):
+        a, b = share * (1 - likeness) / likeness, (1 - share) * (1 - likeness) / likeness
+        member = np.repeat(np.arange(groups), size).tolist()
+        drawn = [(rng.random((groups, size)) < rng.beta(a, b, (groups, 1))).astype(float).ravel().tolist() for _ in range(400)]
+        assert coverage([of(estimate(values, member)) for values in drawn], share) > 0.91
+        assert coverage([of(estimate(values)) for values in drawn], share) < 0.85, "what was told before"
+    for n in (2, 5, 20, 80):  # an overlap of words: mostly 0, else in between
+        drawn = [np.where(rng.random(n) < 0.7, 0.0, rng.beta(2, 3, n)).tolist() for _ in range(400)]
+        assert coverage([of(estimate(values)) for values in drawn], 0.3 * 0.4) > 0.93
+    for n, gain, loss in ((1, 0.5, 0.1), (8, 0.3, 0.1), (30, 0.1, 0.1), (100, 0.1, 0.02)):
+        draws = rng.multinomial(n, [gain, loss, 1 - gain - loss], 400)
+        assert coverage([tango(int(b), int(c), n) for b, c, _ in draws], gain - loss) > 0.92
+
+
+# ---------------------------------------------------------------- pairs
+
+
+def test_tango_against_the_article_and_against_the_likelihood() -> None:
+    assert tango(1, 0, 44) == pytest.approx((-0.0594, 0.1181), abs=5e-5)
+    assert tango(0, 0, 10) == pytest.approx((-0.277533, 0.277533), abs=1e-6), "Wilson's for none of ten, to both sides"
+    optimize = pytest.importorskip("scipy.optimize")
+
+    def statistic(b: int, c: int, n: int, delta: float) -> float:
+        """The score statistic with the share of lost pairs found by maximising the likelihood."""
+
+        def loss(q: float) -> float:
+            parts = ((b, q + delta), (c, q), (n - b - c, 1 - 2 * q - delta))
+            return -sum(count * math.log(max(share, 1e-300)) for count, share in parts)
+
+        q = optimize.minimize_scalar(loss, bounds=(max(0, -delta), (1 - delta) / 2), method="bounded", options={"xatol": 1e-12}).x
+        return (b - c - n * delta) / math.sqrt(n * (2 * q + delta * (1 - delta)))
+
+    for b, c, n in ((9, 1, 30), (3, 7, 40), (12, 0, 30), (5, 5, 10)):
+        low, high = tango(b, c, n)
+        assert (statistic(b, c, n, low), statistic(b, c, n, high)) == pytest.approx((1.959964, -1.959964), abs=1e-4)
+        assert tango(c, b, n) == pytest.approx((-high, -low))
+    for wrong in ((1, 0, 0), (2, 2, 3), (-1, 0, 3)):
+        with pytest.raises(ValueError, match="no difference"):
+            tango(*wrong)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_pair_or_two_that_changed_prove_nothing(n: int) -> None:
+    ids = [str(number) for number in range(n)]
+    paired = compare_paired(dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.0))
+    assert paired.difference == 1.0 and paired.high == 1.0 and paired.low < 0 and paired.p == 2.0 ** (1 - n)
+    scores = compare_paired(dict.fromkeys(ids, 0.75), dict.fromkeys(ids, 0.5))
+    assert scores.difference == 0.25 and scores.low < 0 < scores.high and scores.p is None and scores.method == "t"
+
+
+def test_many_pairs_that_changed_do() -> None:
+    ids = [str(number) for number in range(30)]
+    paired = compare_paired(dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.0))
+    assert paired.low > 0.75 and paired.p == pytest.approx(2.0**-29)
+    one_passage = compare_paired(dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.0), dict.fromkeys(ids, "passage"))
+    assert one_passage.low < 0 and one_passage.p == 1.0 and one_passage.groups == 1 and one_passage.method == "tango by group"
+
+
+def test_groups_are_flipped_as_a_whole() -> None:
+    # group sums 3, 1, −1: of the 8 assignments those at least 3 from 0 are ±3±1∓1 and ±(3+1+1): 3 of each sign
+    assert sign_flip_exact([3, 1, -1]) == pytest.approx(6 / 8)
+    assert sign_flip_exact([1] * 9 + [-1]) == pytest.approx(2 * 11 / 1024)
+    assert sign_flip_exact([]) == sign_flip_exact([2, -2]) == 1.0
+    assert 0 < sign_flip_exact([2] * 400) < 1e-100 and sign_flip_exact([1] * 2000 + [-1] * 2000) == 1.0
+
+
+def test_the_sum_of_changes_has_the_interval_of_its_terms() -> None:
+    first = Term(0.5, 0.2, (0.1, 0.4), frozenset({"a"}))
+    second = Term(-1.0, 0.1, (0.0, 0.3), frozenset({"b"}))
+    total, interval = weighted_sum([first, second])
+    assert total == pytest.approx(0.0)
+    assert interval == pytest.approx((-math.hypot(0.05, 0.2), math.hypot(0.1, 0.1)))
+    again = Term(-1.0, 0.1, (0.0, 0.3), frozenset({"a", "b"}))
+    assert weighted_sum([first, again])[1] == pytest.approx((-0.25, 0.2)), "about the same rows: not independent"
+    assert weighted_sum([first, Term(1.0, 0.1, None, frozenset())]) == (pytest.approx(0.2), None)
 
 
 def test_mcnemar_by_hand() -> None:
@@ -107,16 +243,39 @@ def test_refusing_everything_gains_nothing_on_the_safety_axis() -> None:
 def test_the_comparison_adds_up() -> None:
     suites = {"h": record("safety", 0), "b": record("over_refusal", 0), "k": record("knowledge", 0), "k2": record("knowledge", 0)}
     that = {"suites": suites, "model": {"ref": "base"}}
-    before = {"h": {"1": 0.0, "2": 0.0}, "b": {"1": 0.0, "2": 0.0}, "k": {"1": 0.0, "2": 1.0}, "k2": {"1": 0.0, "2": None}}
-    after = {"h": {"1": 1.0, "2": 1.0}, "b": {"1": 0.0, "2": 1.0}, "k": {"1": 1.0, "2": 1.0}, "k2": {"1": 0.0, "2": 1.0}}
+    before = {"h": {"1": 0.0, "2": 0.0}, "b": {"3": 0.0, "4": 0.0}, "k": {"1": 0.0, "2": 1.0}, "k2": {"1": 0.0, "2": None}}
+    after = {"h": {"1": 1.0, "2": 1.0}, "b": {"3": 0.0, "4": 1.0}, "k": {"1": 1.0, "2": 1.0}, "k2": {"1": 0.0, "2": 1.0}}
     found = compare({"suites": suites}, after, that, before)
     assert found["suites"]["h"]["change"] == 1.0 and found["suites"]["b"]["change"] == 0.5 and found["suites"]["k2"]["n"] == 1
     assert found["metrics"] == {"safety": 1.0, "over_refusal": 0.5, "knowledge": 0.25}
     assert found["axes"]["safety"]["change"] == pytest.approx((1.0 - 0.5) / 2)
     assert found["axes"]["capability"]["change"] == 0.25
     assert found["angle"] == pytest.approx(0.0)
-    low, high = found["axes"]["safety"]["interval"]
-    assert (low, high) == (0.0, 0.5)  # h never varies; b's mean change is 0, 0.5 or 1
+    low, high = found["axes"]["safety"]["interval"]  # half of each suite's distances, their squares added
+    (h_low, h_high), (b_low, b_high) = tango(2, 0, 2), tango(1, 0, 2)
+    down, up = math.hypot(0.5 * (1 - h_low), 0.5 * (b_high - 0.5)), math.hypot(0.5 * (h_high - 1), 0.5 * (0.5 - b_low))
+    assert (low, high) == pytest.approx((0.25 - down, min(1.0, 0.25 + up)))
+    assert low < 0 < high and found["angle_is_noise"], "two rows a suite settle nothing"
+
+
+def test_one_changed_answer_is_noise_and_so_is_one_changed_passage() -> None:
+    suites = {"h": record("safety", 0), "k": record("knowledge", 0)}
+    that = {"suites": suites, "model": {"ref": "base"}}
+    before = {"h": {"1": 0.0}, "k": {"1": 0.0}}
+    after = {"h": {"1": 1.0}, "k": {"1": 1.0}}
+    found = compare({"suites": suites}, after, that, before)
+    assert found["angle"] == pytest.approx(0.0) and found["angle_is_noise"]
+    ids = [str(number) for number in range(20)]
+    many, none = {name: dict.fromkeys(ids, 1.0) for name in suites}, {name: dict.fromkeys(ids, 0.0) for name in suites}
+    assert not compare({"suites": suites}, many, that, none)["angle_is_noise"]
+    passage = {name: dict.fromkeys(ids, "passage") for name in suites}
+    assert compare({"suites": suites}, many, that, none, passage)["angle_is_noise"]
+
+
+def test_refusals_of_harmful_and_benign_prompts_stand_together() -> None:
+    harmful = {"metric": "safety", "refused": 0.9}
+    assert refusal_shares({"h": harmful}) == {"harmful": 0.9, "benign": None}
+    assert refusal_shares({"h": harmful, "b": {"metric": "over_refusal", "refused": 0.4}}) == {"harmful": 0.9, "benign": 0.4}
 
 
 def test_agreement_of_judges() -> None:

@@ -231,6 +231,9 @@ def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work)
 def test_a_gate_on_the_stop_rate_fails_with_code_4(tiny_artifact, toy_data, cli):
     done = cli("sft", "model=tiny", "data=toy:cot", "max_steps=1", "sample_prompts=2", "sample_max_tokens=4", "min_stop_rate=1")
     assert done.returncode == 4 and "stop rate" in done.stderr and done.stdout.strip() == "model/tiny-sft@v1"
+    told = done.stderr.partition("→ model/tiny-sft@v1")[2]
+    for words in ("in 1 steps of 32 rows", "supervised ", "of 2 sampled replies", "% stopped"):
+        assert words in told, told
 
 
 WORDS = ("sft", "model=tiny", "data=toy:cot", "max_steps=12", "save_steps=2", "learning_rate=1e-3", "sample_prompts=0", "-q")

@@ -17,7 +17,7 @@ from safework_cli.lm.models import load_model, load_tokenizer
 from safework_cli.progress import Progress, QuietDisplay
 from safework_cli.rows import Message, Row, read_rows, write_rows
 from safework_cli.stage import Inputs, StopRequest, WorkDir
-from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.values import PrefixWriter, hidden_ends
 from safework_verifier.prefixes import routing_targets, take_apart, valued_rows
@@ -27,6 +27,7 @@ from safework_verifier.rollouts_stage import stage as rollouts_stage
 from safework_verifier.values_stage import ValuesConfig
 from safework_verifier.values_stage import stage as values_stage
 from safework_verifier.values_train import calibration_error, concordance, fit_temperature, skill, value_loss
+from scripted import Scripted, spaced_tokenizer
 
 
 def prefix(number: int, text: str, values: dict[str, float], task: str = "safety") -> Row:
@@ -84,7 +85,13 @@ def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp
         "model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": path_artifact(data, "data", ("dataset",)),
     })  # fmt: skip
     settings = RolloutsConfig(
-        rules={"safety": "refusal"}, replies=1, prefixes=2, continuations=3, max_tokens=12, boundaries=[" ", "a", "e"], chunk_prompts=2
+        rules={"safety": "refusal"},
+        replies=1,
+        prefixes=2,
+        continuations=3,
+        max_tokens=12,
+        boundaries=list("aeioubcdfghklmnprst"),
+        chunk_prompts=2,
     )
     judged = []
 
@@ -109,6 +116,25 @@ def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp
     judged.clear()
     rollouts_stage.run(settings, inputs, again)
     assert len(judged) == 1 and read_rows(again.output / "rollouts" / "train.parquet") == first
+
+
+def test_a_continuation_is_joined_to_its_prefix_by_tokens():
+    from safework_verifier.rollouts import valued
+
+    text, read = "She wrote. The first programme", []
+
+    class Reads:
+        name = "reads"
+
+        def judge(self, exchanges):
+            read.extend(e.reply for e in exchanges)
+            return [Verdict(1.0) for _ in exchanges]
+
+    engine = Scripted(spaced_tokenizer(text), text)
+    rows = [Row("r", "general", [Message(role="user", content="Who?")])]
+    settings = RolloutsConfig(replies=1, prefixes=1, continuations=2, max_tokens=64, boundaries=["."])
+    (made,) = valued(settings, engine, {"reads": Reads()}, rows)
+    assert made.reply == "She wrote." and read == [text, text], "decoded alone, the continuation has lost its first space"
 
 
 # ---- what is learned
@@ -169,6 +195,13 @@ def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     assert len(ids) == 200 and behind == 100
 
 
+def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
+    ids, behind = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
+    assert tokenizer.decode(ids) == "q<think>\nso far" and tokenizer.decode(ids[-behind:]).strip() == "so far"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, tiny_model):
     folder = tmp_path_factory.mktemp("values")
@@ -207,6 +240,36 @@ def test_the_saved_value_model_judges_prefixes_as_it_did_in_training(trained):
     assert weights.sum(1).tolist() == pytest.approx([1.0, 1.0])
     for verdict, values_P, weights_P in zip((good, bad), table, weights, strict=True):
         assert verdict.score == pytest.approx(float((values_P * weights_P).sum()))
+
+
+def test_values_are_told_at_the_fitted_temperatures(trained):
+    outcome, work = trained
+    values = load_verifier(work.output, dtype="float32")
+    assert values.spec.temperatures == [outcome.metrics["principles"][name]["temperature"] for name in values.spec.principles]
+    values.spec.temperatures = [2.0, 0.25]
+    exchanges = [Exchange.of(prefix(number, text, {})) for number in (100, 101) for text in ("aaaa", "zzzz")]
+    logits, routing = values.logits([values.writer.write(exchange) for exchange in exchanges])
+    expected = torch.stack([torch.sigmoid(logits[:, 0] / 2.0), torch.sigmoid(logits[:, 1] / 0.25)], 1)
+    torch.testing.assert_close(values.values(exchanges)[0], expected)
+    scores = (expected * torch.softmax(routing, -1)).sum(1).tolist()
+    assert [verdict.score for verdict in values.judge(exchanges)] == pytest.approx(scores, abs=1e-6)
+
+
+def test_the_report_measures_the_values_as_they_will_be_told(trained, tmp_path):
+    from safework_verifier.values_train import measure
+
+    _, work = trained
+    values = load_verifier(work.output, dtype="float32")
+    values.heads.values.weight.data.mul_(6.0)  # far too sure of itself: the temperatures must bring it back
+    values.heads.values.bias.data.mul_(6.0)
+    parts = take_apart(toy_rows(), 0.3, 0)
+    found = measure(values, parts, 0, make_work(tmp_path / "measured"))["principles"]
+    told = values.values([Exchange.of(row) for row in parts.report])[0].double().numpy()
+    for place, name in enumerate(values.spec.principles):
+        gold = np.array([row.meta["values"].get(name, np.nan) for row in parts.report])
+        known = ~np.isnan(gold)
+        assert values.spec.temperatures[place] > 2
+        assert found[name]["squared_error"]["value"] == pytest.approx(float(((told[known, place] - gold[known]) ** 2).mean()), abs=2e-4)
 
 
 def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):

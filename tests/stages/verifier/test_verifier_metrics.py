@@ -17,7 +17,9 @@ from safework_verifier.metrics import (
     macro_f1,
     negative_log_likelihood,
     report,
+    report_hard,
     rescale,
+    share_estimate,
     wilson,
 )
 
@@ -70,6 +72,14 @@ def test_wilson_by_hand():
     for bad in ((1, 0), (3, 2), (-1, 4)):
         with pytest.raises(ValueError):
             wilson(*bad)
+
+
+def test_replies_to_one_prompt_count_for_less_than_as_many_prompts():
+    gold, predicted = np.zeros(100, dtype=int), np.repeat([0, 1], 50)
+    prompts = [f"p{number // 5}" for number in range(100)]  # all five replies to a prompt are judged alike
+    (low, high), (loose_low, loose_high) = (share_estimate(gold, predicted, groups)["interval"] for groups in (prompts, None))
+    assert low < 0.3 < loose_low < loose_high < 0.7 < high
+    assert report_hard(gold, predicted, 2, prompts)["accuracy"]["interval"] == [low, high]
 
 
 def test_rescale_is_a_softmax_of_logits_over_temperature():

@@ -1,0 +1,97 @@
+"""What people see of a finished evaluation: a line for each suite, with the number of samples and the interval beside every number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from safework_cli.report.text import visible
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+COLUMNS = ("suite", "measures", "value", "95 % interval", "change", "n", "failed", "refused", "truncated", "judge")
+BETTER = {"over_refusal": "↓"}
+
+
+def summary_table(summary: Mapping[str, Any]) -> RenderableType:
+    """The table, with the refusals of harmful and of benign prompts under it: neither means much without the other."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    against = summary.get("against") or {}
+    shown = [name for name in COLUMNS if (name != "change" or against) and (name != "refused" or _refusals(summary))]
+    grid = Table(title=Text(visible(f"evaluation of {summary['model']['ref']}")), title_justify="left", box=None, header_style="bold")
+    for name in shown:
+        grid.add_column(name, justify="left" if name in ("suite", "measures", "judge") else "right", overflow="fold")
+    for suite, record in summary["suites"].items():
+        for cells in _rows(suite, record, against):
+            grid.add_row(*(Text(visible(cells.get(name, ""))) for name in shown))
+    for axis, record in summary["axes"].items():
+        if record["value"] is not None:
+            change = against.get("axes", {}).get(axis, {})
+            cells = {"suite": f"axis: {axis}", "measures": ", ".join(record["metrics"]), "value": share(record["value"])}
+            cells["change"] = _change(change.get("change"), change.get("interval"))
+            grid.add_row(*(Text(visible(cells.get(name, "")), style="dim") for name in shown))
+    lines = [Text(visible(line)) for line in _below(summary)]
+    return Group(grid, *lines)
+
+
+def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The suite's own line, and one for each further measure of a search suite."""
+    change = against.get("suites", {}).get(suite, {})
+    first = {
+        "suite": suite,
+        "measures": f"{record['metric']} {BETTER.get(record['metric'], '↑')}",
+        "value": share(record["value"]),
+        "95 % interval": _interval(record["interval"]),
+        "change": _change(change.get("change"), change.get("interval")),
+        "n": str(record["n"]) + (f" in {record['groups']}" if record["groups"] != record["n"] else ""),
+        "failed": str(record["failed"] or ""),
+        "refused": share(record.get("refused")) if "refused" in record else "",
+        "truncated": share(record["truncated"]),
+        "judge": record["judge"]["ref"] or record["judge"]["id"],
+    }
+    rows = [first]
+    for name, measured in (record.get("search") or {}).items():
+        rows.append({
+            "measures": name, "value": share(measured["value"]), "95 % interval": _interval(measured["interval"]), "n": str(measured["n"]),
+        })  # fmt: skip
+    return rows
+
+
+def _refusals(summary: Mapping[str, Any]) -> bool:
+    return any(value is not None for value in summary["refusal"].values())
+
+
+def _below(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if _refusals(summary):
+        told = [f"{share(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
+        lines.append(f"refused: {' prompts, '.join(told)} prompts")
+    length = summary["length"]
+    if length["value"] is not None:
+        between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""
+        lines.append(f"tokens of a reply: {length['value']:.0f}{between}, n = {length['n']}")
+    against = summary.get("against")
+    if against:
+        angle = "none" if against["angle"] is None else f"{against['angle']:.0f}°" + (" (noise)" if against["angle_is_noise"] else "")
+        lines.append(f"compared with {against['ref']}; angle to the 45° line: {angle}")
+    errors = {error: count for record in summary["suites"].values() for error, count in record["errors"].items()}
+    lines += [f"failed: {error} ({count})" for error, count in sorted(errors.items(), key=lambda item: -item[1])[:3]]
+    return lines
+
+
+def share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def _interval(interval: list[float] | None) -> str:
+    return "–" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
+
+
+def _change(change: float | None, interval: list[float] | None) -> str:
+    if change is None:
+        return ""
+    return f"{100 * change:+.1f}" + (f" ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})" if interval else "")

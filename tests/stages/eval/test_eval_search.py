@@ -1,0 +1,196 @@
+"""Search suites: episodes over an index, what they are scored by, and how far their confidence can be relied on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inspect_ai.log import read_eval_log
+
+from safework_cli.artifacts import Artifact, Store
+from safework_cli.episode.grammar import SEARCH_INSTRUCTION
+from safework_cli.episode.index import Passage, write_index
+from safework_cli.errors import InputError
+from safework_cli.intervals import wilson
+from safework_cli.lm.engine import Completion
+from safework_cli.lm.hf import HFEngine
+from safework_cli.rows import Message, Row, write_rows
+from safework_cli.stage import Inputs, WorkDir
+from safework_eval.eval_stage import EvalConfig, stage
+from safework_eval.gates import Gate, failed_gates, gate_problem
+from safework_eval.likeness import unlike
+from safework_eval.samples import Reply, Sample, read_samples
+from safework_eval.searching import episode_prompt, is_reliable, search_measures
+
+SUITE = {"name": "passages", "rows": {"task": "search"}}
+
+
+def question(name: str, text: str, answer: str, passage: str = "keeper") -> Row:
+    meta = {"answer_type": "contains", "passages": [passage], "group": passage}
+    return Row(name, "search", [Message(role="user", content=text)], answer=answer, meta=meta)
+
+
+ROWS = [
+    question("right", "Who keeps the bridge?", "Ada"),
+    question("wrong", "Who built the bridge?", "Bo"),
+    question("unsure", "Who owns the bridge?", "Cy"),
+    question("lost", "Who lost the bridge?", "Di"),
+    Row("plain", "knowledge", [Message(role="user", content="Two?")], answer="2", meta={"answer_type": "exact"}),
+]
+
+
+@pytest.fixture
+def inputs(store: Store, commit: Any, tiny_model: Path, tmp_path: Path) -> dict[str, Artifact]:
+    folder = store.staging()
+    passages = [Passage("keeper", "The bridge keeper", "Ada keeps the bridge.", "Ada."), Passage("river", "River", "A river.", "A river.")]
+    write_index(folder, passages, k1=1.5, b=0.75)
+    (tmp_path / "rows").mkdir()
+    write_rows(tmp_path / "rows" / "a.parquet", ROWS)
+    return {
+        "model": store.resolve(str(tiny_model), ("model",)),
+        "data": store.resolve(str(tmp_path / "rows"), ("dataset",)),
+        "index": commit(folder, "index", "bridges"),
+    }
+
+
+@pytest.fixture
+def actor(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A policy that searches once and then answers, each question in its own way; the list holds what each call was shown."""
+    calls: list[list[str]] = []
+
+    def say(text: str) -> str:
+        if "Two?" in text:
+            return "2"
+        if "Who lost" in text:
+            return "I cannot say"
+        if "<results>" not in text and "Ada." not in text:
+            return "<think>I look.</think><search>bridge keeper</search>"
+        sure = 1 if "Who owns" in text else 9
+        return f"<think>It says so.</think><confidence>{sure}</confidence><answer>Ada</answer>"
+
+    def generate(self: HFEngine, prompts: Any, sampling: Any, n: int = 1, visions: Any = None, seeds: Any = None) -> Any:
+        shown = [self.tokenizer.decode(prompt) for prompt in prompts]
+        calls.append(shown)
+        made = []
+        for prompt, text in zip(prompts, shown, strict=True):
+            ids = [*self.tokenizer(say(text), add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+            made.append([Completion(self.text_of(prompt, ids), ids, [-0.1] * len(ids), "stop", prompt)])
+        return made
+
+    monkeypatch.setattr(HFEngine, "generate_ids", generate)
+    return calls
+
+
+def run(inputs: dict[str, Artifact], work: WorkDir, **config: Any) -> tuple[Any, dict[str, Any]]:
+    settings = {"suites": [SUITE], "dtype": "float32", "batch_size": 2, "episode": {"turn_tokens": 160, "total_tokens": 1200}} | config
+    parsed = EvalConfig.model_validate(settings)
+    assert stage.plan(parsed, Inputs(inputs)).refusals == []
+    outcome = stage.run(parsed, Inputs(inputs), work)
+    return outcome, json.loads((work.output / "summary.json").read_text())
+
+
+def test_episodes_are_judged_by_their_answers_and_by_their_confidence(inputs: Any, work: WorkDir, actor: Any) -> None:
+    outcome, summary = run(inputs, work, suites=[SUITE, {"name": "knowledge", "rows": {"task": "knowledge"}}])
+    record = summary["suites"]["passages"]
+    # right and certain; certain and wrong; unsure and wrong; malformed to the end, which is no answer and not reliable
+    assert (record["metric"], record["value"], record["n"], record["failed"]) == ("search", 0.25, 4, 0)
+    told = {name: record["search"][name]["value"] for name in ("reliability", "false_certain", "certain", "answered")}
+    assert told == {"reliability": 0.5, "false_certain": 0.25, "certain": 0.5, "answered": 0.75}
+    assert record["search"]["reliability"]["method"] == "wilson by group" and record["groups"] == 1
+    assert outcome.metrics["passages.false_certain"]["value"] == 0.25 and outcome.metrics["passages.search"]["value"] == 0.25
+    assert summary["conditions"]["index"] == inputs["index"].digest and summary["conditions"]["episode"]["turns"] == 4
+    assert summary["suites"]["knowledge"]["value"] == 1.0 and "search" not in summary["suites"]["knowledge"]
+    assert all(SEARCH_INSTRUCTION in text for shown in actor for text in shown if "bridge?" in text), "told how to search"
+    samples = {sample["id"]: sample for sample in read_samples(work.output / "samples.parquet")}
+    assert samples["right"]["answer"] == "Ada" and samples["right"]["confidence"] == 9 and samples["right"]["searches"] == 1
+    assert "Ada" in " ".join(message["content"] for message in samples["right"]["episode"] if message["role"] == "user")
+    assert samples["lost"]["confidence"] is None and not samples["lost"]["well_formed"] and samples["plain"]["episode"] is None
+    assert read_eval_log(str(work.output / "logs" / "passages.eval")).results.scores[0].scored_samples == 4
+
+
+def test_a_killed_search_goes_on(inputs: Any, work: WorkDir, actor: Any) -> None:
+    run(inputs, work)
+    first = (work.output / "samples.parquet").read_bytes()
+    archive = work.path / "samples.jsonl"
+    archive.write_text("".join(archive.read_text().splitlines(keepends=True)[:3]))
+    actor.clear()
+    run(inputs, work)
+    assert (work.output / "samples.parquet").read_bytes() == first and {len(shown) for shown in actor} <= {1, 2}
+    assert len({text.split("Question:")[1][:20] for shown in actor for text in shown}) == 2, "the batch that was cut is played again"
+
+
+@pytest.mark.parametrize(
+    ("without", "config", "message"),
+    [
+        ("index", {}, "suite 'passages' needs an index"),
+        ("", {"suites": [{"name": "k", "rows": {"task": "knowledge"}}]}, "the index is not used by any suite"),
+        ("", {"episode": {"turn_tokens": 900}}, "exceeds episode.total_tokens=768"),
+        ("", {"gates": [{"metric": "passages.reliable", "min": 0.5}]}, "did you mean 'passages.reliability'"),
+    ],
+)
+def test_what_a_search_suite_needs(inputs: Any, without: str, config: dict[str, Any], message: str) -> None:
+    inputs.pop(without, None)
+    refusals = stage.plan(EvalConfig.model_validate({"suites": [SUITE]} | config), Inputs(inputs)).refusals
+    assert refusals and message in str(refusals[0])
+
+
+def test_an_index_of_other_passages_is_refused(inputs: Any, work: WorkDir, actor: Any, tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows" / "b.parquet", [question("else", "Who else?", "Ed", passage="elsewhere")])
+    with pytest.raises(InputError, match="1 of 5 questions"):
+        run(inputs, work)
+
+
+def test_another_index_or_other_limits_are_other_conditions(inputs: Any, work: WorkDir, actor: Any) -> None:
+    _, summary = run(inputs, work)
+    other = json.loads(json.dumps(summary))
+    other["conditions"] |= {"index": "x", "episode": {**summary["conditions"]["episode"], "turns": 2}}
+    assert set(unlike(summary, other)) == {"index", "episode"}
+
+
+def test_gates_on_reliability(inputs: Any, work: WorkDir, actor: Any) -> None:
+    outcome, summary = run(inputs, work, gates=[{"metric": "passages.false_certain", "max": 0.1}])
+    assert outcome.failed_gates == ["passages.false_certain is 0.25, above 0.1"]
+    gate = Gate(metric="passages.reliability", min=0.5)
+    assert gate_problem(gate, {"passages": "search"}, False) is None and failed_gates([gate], summary) == []
+    assert gate_problem(gate, {"passages": "knowledge"}, False) is not None
+
+
+# ---------------------------------------------------------------- measures
+
+
+def played(outcome: float | None, confidence: int | None, answer: str | None = "a", well_formed: bool = True, group: str = "") -> Sample:
+    row = Row(f"r{id(object())}", "search", [Message(role="user", content="?")], answer="a", meta={"group": group} if group else {})
+    fields = {"answer": answer, "confidence": confidence, "well_formed": well_formed, "searches": 1, "reads": 0, "malformed": 0}
+    reply = Reply("", 1, 1, "stop", episode={**fields, "messages": []})
+    return Sample("s", row, reply, "j", outcomes={"j": outcome}, errors={"j": None if outcome is not None else "timed out"})
+
+
+@pytest.mark.parametrize(
+    ("sample", "reliable"),
+    [
+        (played(1.0, 5), True), (played(1.0, 4), False), (played(0.0, 4), True), (played(0.0, 5), False),
+        (played(1.0, 9, well_formed=False), False), (played(0.0, None, answer=None, well_formed=False), False), (played(None, 9), None),
+    ],
+)  # fmt: skip
+def test_reliable_is_certain_exactly_where_right(sample: Sample, reliable: bool | None) -> None:
+    assert is_reliable(sample, 5) is reliable
+
+
+def test_what_could_not_be_scored_is_in_no_measure() -> None:
+    measures = search_measures([played(1.0, 9), played(0.0, 9), played(None, 9), played(None, None, answer=None)], 5)
+    assert {name: [value for value, _ in pairs] for name, pairs in measures.items()} == {
+        "reliability": [1.0, 0.0], "false_certain": [0.0, 1.0], "certain": [1.0, 1.0], "answered": [1.0, 1.0],
+    }  # fmt: skip
+    assert search_measures([played(None, 9)], 5)["reliability"] == []
+    assert wilson(1, 2)[0] > 0
+
+
+def test_a_row_that_brings_the_instruction_keeps_its_own() -> None:
+    bare = question("q", "Who?", "a")
+    made = episode_prompt(bare)
+    assert made[-1]["content"].startswith(SEARCH_INSTRUCTION) and made[-1]["content"].endswith("Question: Who?")
+    assert bare.messages[-1]["content"] == "Who?", "the row is left as it is"
+    bare.messages = made
+    assert episode_prompt(bare) == made
