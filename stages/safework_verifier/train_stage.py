@@ -101,7 +101,7 @@ class VerifierTrainConfig(SupervisedConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 6  # 5: sources are divided alike between temperature and report; 6: measured with unrounded positions
+    version = 7  # 7: warm-up begins above 0; 6: measured with unrounded positions; 5: sources are divided alike between the two halves
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
