@@ -242,7 +242,6 @@ def run_training(
             "there would be nothing to train, and what came out would be the other run's model",
             "ask for more steps",
         )
-    args = trainer.args
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
             phase.advance(step_of(checkpoint))
