@@ -215,7 +215,8 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
             return Scored([float(i % 2) for i in range(len(rows))], [i % 2 == 1 for i in range(len(rows))], [{} for _ in rows])
 
     work = WorkDir(scratch, "0" * 64, Progress(scratch, make_display(quiet=True)), StopRequest())
-    config = RlConfig(**shared_settings(options))
+    shared = shared_settings(options)
+    config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"])  # TRL's default: a rollout for each step
     args = grpo_arguments(config, work)
     args.save_strategy, args.bf16 = "no", False
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]

@@ -13,26 +13,29 @@ from safework_rl.settings import Weighting
 EPSILON = 1e-6
 
 
-def group_mean(reward_NG: torch.Tensor, weighting: Weighting, cap: float = 3.0) -> torch.Tensor:
+def group_mean(reward_NG: torch.Tensor, weighting: Weighting, cap: float = 3.0, *, spread_NG: torch.Tensor | None = None) -> torch.Tensor:
     """A = ω·(R − mean R), the mean over the whole group and not leave-one-out (CPGD, arXiv 2505.12504).
 
+    The deviation is the sample's, with G − 1 below the root, as in TRL's GRPOTrainer, siiRL's CPGD and LightRFT's ``group_norm``: at
+    G = 8 advantages are 1.069 times smaller than with the population's.
+
     Args:
-        weighting: ω = 1 ("equal"); 1/std R ("std", which gives GRPO's advantage); or min(cap, N / groups with std ≠ 0)
-            ("clip_filter": groups that say nothing are made up for by those that do).
+        weighting: ω = 1 ("equal"); 1/std ("std", which gives GRPO's advantage); or min(cap, N / groups with std R ≠ 0)
+            ("clip_filter": groups without a signal are made up for by those that have one).
+        spread_NG: what "std" divides by the deviation of, where that is not the reward; ω = 1 in a group in which it does not vary.
 
     Returns:
         (N, G); all zero in a group whose rewards are equal.
     """
     centred_NG = torch.nan_to_num(reward_NG - reward_NG.nanmean(dim=1, keepdim=True))
-    std_N1 = _std(reward_NG)
-    informative_N1 = std_N1 > EPSILON
+    informative_N1 = _std(reward_NG) > EPSILON
+    weight_N1 = torch.ones_like(centred_NG[:, :1])
     if weighting == "std":
-        weight_N1 = 1 / (std_N1 + EPSILON)
+        std_N1 = _std(reward_NG if spread_NG is None else spread_NG)
+        weight_N1 = torch.where(std_N1 > EPSILON, 1 / (std_N1 + EPSILON), weight_N1)
     elif weighting == "clip_filter":
         share = informative_N1.float().mean().clamp(min=1 / len(reward_NG))
-        weight_N1 = (1 / share).clamp(max=cap).expand_as(std_N1)
-    else:
-        weight_N1 = torch.ones_like(std_N1)
+        weight_N1 = (1 / share).clamp(max=cap).expand_as(weight_N1)
     return torch.where(informative_N1, weight_N1 * centred_NG, torch.zeros_like(centred_NG))
 
 
@@ -76,7 +79,7 @@ def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Ten
         A = (R − mean R)/(std R + ε) + β·A_len
         A_len = −(s − mean_C s)·(n/G) on the n correct completions C, 0 elsewhere;  s = sigmoid((len − mean_C len)/(std_C len + ε))
 
-    Switched off in a group with fewer than two correct completions or with equal lengths.
+    Deviations are the sample's, in both. Switched off in a group with fewer than two correct completions or with equal lengths.
     """
     accuracy_NG = group_mean(reward_NG, "std")
     nan = torch.full_like(reward_NG, torch.nan)
@@ -93,7 +96,7 @@ def mixed_groups(correct_NG: torch.Tensor) -> torch.Tensor:
     """Which groups have a right and a wrong reply *in the task*, (N,); one that could not be scored (NaN) is neither.
 
     Filtering on the summed reward, as the official code does, keeps all-correct groups whose formats differ and drops groups that have
-    the format alone (`docs/safeladder.md` 3.4).
+    only the format (`docs/safeladder.md` 3.4).
     """
     return (correct_NG == 1).any(dim=1) & (correct_NG == 0).any(dim=1)
 
@@ -112,6 +115,8 @@ def overlong_penalty(length_B: torch.Tensor, limit: int, buffer: int, factor: fl
 
 
 def _std(value_NG: torch.Tensor) -> torch.Tensor:
-    """Population standard deviation along a group, NaN left out, (N, 1); 0 where nothing is left."""
+    """Sample standard deviation along a group, NaN left out, (N, 1); 0 where fewer than two values are left."""
     mean_N1 = value_NG.nanmean(dim=1, keepdim=True)
-    return torch.nan_to_num((value_NG - mean_N1).square().nanmean(dim=1, keepdim=True).sqrt())
+    count_N1 = (~torch.isnan(value_NG)).sum(dim=1, keepdim=True)
+    squares_N1 = torch.nan_to_num(value_NG - mean_N1).square().sum(dim=1, keepdim=True)
+    return (squares_N1 / (count_N1 - 1).clamp(min=1)).sqrt()

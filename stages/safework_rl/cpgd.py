@@ -29,7 +29,7 @@ def epsilon_schedule(mask_BT: torch.Tensor, epsilon: float, tight: float) -> tor
     """Tight-to-loose clip widths, (B, T): ε_i = λ·ε + (1−λ)·ε·i/|y| with i = 1 … |y| (CPGD, `docs/safeladder.md` 3.3).
 
     Args:
-        mask_BT: 1 on the tokens that the policy sampled: i and |y| count these alone.
+        mask_BT: 1 on the tokens that the policy sampled: i and |y| count only these.
         tight: λ in [0, 1]; 1 is the constant ε.
     """
     position_BT = mask_BT.float().cumsum(1)
@@ -61,8 +61,8 @@ def cpgd_loss(
         logp_BT, old_logp_BT: log-probabilities of the sampled tokens under the trained and the sampling policy.
         advantage_B: group-relative advantages, already weighted.
         mask_BT: 1 on tokens that the policy sampled.
-        denominator_B: per completion, the tokens of its whole group times the number of groups of the optimiser step: the paper's mean
-            over prompts of the token mean over a group, whichever micro-batches the group's completions fall into.
+        denominator_B: per completion, the tokens of its whole group times the number of groups of the update: the paper's mean over
+            prompts of the token mean over a group, whichever micro-batches the group's completions fall into.
         epsilon_BT: clip widths in (0, 1).
         drift_coef: α ≥ 0.
         drift_cap: c > 0.
@@ -80,3 +80,14 @@ def cpgd_loss(
         removed_BT = (gain_BT != log_ratio_BT * advantage_BT).to(mask_BT.dtype)
         k3_BT = ratio_BT - 1 - log_ratio_BT
         return CpgdLoss(loss, (removed_BT * mask_BT).sum() / tokens, (k3_BT * mask_BT).sum() / tokens)
+
+
+def reference_kl(logp_BT: torch.Tensor, reference_BT: torch.Tensor, mask_BT: torch.Tensor, denominator_B: torch.Tensor) -> torch.Tensor:
+    """The k3 estimate of KL(policy ‖ reference), weighted as ``cpgd_loss`` weights tokens, scalar: r − 1 − ln r with r = π_ref/π_θ.
+
+    The term that the official scripts add to the CPG clip (LightRFT, ``--use_kl_loss --kl_estimator k3``), without a ratio before it.
+    (They average it over each reply first; here it is averaged over the tokens of a group, as the rest of the loss is.)
+    """
+    log_ratio_BT = reference_BT - logp_BT
+    k3_BT = log_ratio_BT.exp() - 1 - log_ratio_BT
+    return (k3_BT * mask_BT / denominator_B[:, None]).sum()

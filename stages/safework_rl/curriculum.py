@@ -1,7 +1,8 @@
-"""Which prompts a run sees, in which order: functions of the seed and the step alone, so that a resumed run sees the same. Pure."""
+"""Which prompts a run sees, in which order: functions of only the seed and the step, so that a resumed run sees the same. Pure."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,8 +15,8 @@ class Curriculum:
 
     Args:
         phases: (tasks, share) in order; shares are relative.
-        rounds: how often completions are sampled (optimiser steps / passes over each batch).
-        per_round: prompts of a round.
+        prompts: groups that the run trains on.
+        per_round: groups of a rollout; the last one may have fewer.
         task_weights: how often a task is drawn beside the others of its phase; 1 where not given.
 
     Raises:
@@ -26,12 +27,13 @@ class Curriculum:
         self,
         rows: Sequence[Row],
         phases: Sequence[tuple[Sequence[str], float]],
-        rounds: int,
+        prompts: int,
         per_round: int,
         task_weights: Mapping[str, float],
         seed: int,
     ):
-        self._phases, self._rounds, self._per_round, self._weights, self._seed = phases, rounds, per_round, task_weights, seed
+        self._phases, self._prompts, self._per_round, self._weights, self._seed = phases, prompts, per_round, task_weights, seed
+        self._ends = phase_ends([share for _, share in phases], prompts)
         self._by_task: dict[str, list[int]] = {}
         for position, row in enumerate(rows):
             self._by_task.setdefault(row.task, []).append(position)
@@ -45,39 +47,48 @@ class Curriculum:
                     )
 
     def order(self) -> list[int]:
-        """Positions of the rows to train on, rounds × prompts of a round. Each task's rows come in shuffled turns: none comes again
-        before all of its task came."""
+        """Positions of the rows to train on, whole rollouts of them: where the last one has fewer prompts, more follow that are not
+        used. Each task's rows come in shuffled turns: none comes again before all of its task came."""
         chooser = random.Random(self._seed)
         queues: dict[str, list[int]] = {}
         order: list[int] = []
-        for number in range(len(self._phases)):
-            while len(order) < self._end(number) * self._per_round:
-                task = self._task(number, chooser)
-                if not queues.get(task):
-                    queues[task] = self._by_task[task].copy()
-                    chooser.shuffle(queues[task])
-                order.append(queues[task].pop())
+        for place in range(math.ceil(self._prompts / self._per_round) * self._per_round):
+            task = self._task(self._phase(place), chooser)
+            if not queues.get(task):
+                queues[task] = self._by_task[task].copy()
+                chooser.shuffle(queues[task])
+            order.append(queues[task].pop())
         return order
 
-    def spares(self, round_: int, attempt: int, count: int, taken: Collection[int]) -> list[int]:
-        """Other prompts for a round whose groups taught nothing: drawn like the round's own, distinct and none of those taken. Fewer
-        than ``count`` where the tasks have no more."""
-        number = next((n for n in range(len(self._phases)) if round_ < self._end(n)), len(self._phases) - 1)
+    def spares(self, round_: int, attempt: int, places: Sequence[int], taken: Collection[int]) -> list[int]:
+        """Other prompts for those of a rollout whose groups gave no signal: each drawn from its phase, distinct and none of those taken.
+        Fewer than there are places where the tasks have no more.
+
+        Args:
+            places: of the groups within the rollout.
+        """
         chooser = random.Random(f"{self._seed}/{round_}/{attempt}")
-        pools = {task: [row for row in self._by_task[task] if row not in taken] for task in self._phases[number][0]}
+        pools = {task: [row for row in own if row not in taken] for task, own in self._by_task.items()}
         for pool in pools.values():
             chooser.shuffle(pool)
         drawn: list[int] = []
-        while len(drawn) < count and any(pools[task] for task in pools if self._weights.get(task, 1.0) > 0):
-            if pool := pools[self._task(number, chooser)]:
-                drawn.append(pool.pop())
+        for place in places:
+            phase = self._phase(round_ * self._per_round + place)
+            while any(pools[task] for task in self._phases[phase][0] if self._weights.get(task, 1.0) > 0):
+                if pool := pools[self._task(phase, chooser)]:
+                    drawn.append(pool.pop())
+                    break
         return drawn
+
+    def _phase(self, place: int) -> int:
+        """The phase of the prompt at a place in the run's order."""
+        return next((number for number, end in enumerate(self._ends) if place < end), len(self._ends) - 1)
 
     def _task(self, number: int, chooser: random.Random) -> str:
         tasks = list(self._phases[number][0])
         return chooser.choices(tasks, [self._weights.get(task, 1.0) for task in tasks])[0]
 
-    def _end(self, number: int) -> int:
-        """The round at which a phase ends."""
-        shares = [share for _, share in self._phases]
-        return round(self._rounds * sum(shares[: number + 1]) / sum(shares))
+
+def phase_ends(shares: Sequence[float], prompts: int) -> list[int]:
+    """How many of a run's prompts come before the end of each phase."""
+    return [round(prompts * sum(shares[: number + 1]) / sum(shares)) for number in range(len(shares))]

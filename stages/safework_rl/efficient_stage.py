@@ -1,4 +1,4 @@
-"""Safe-and-efficient RL: shorter reasoning, paid for only where the reply is safe and right.
+"""Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right.
 
 Takes a policy, prompts and verifiers; makes a model. The conditional length advantage is CANON's (default) or DDCA's: both stand in
 for CALE, whose formula is not published. Refuses what ``rl m3`` refuses.
@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskName, WorkDir
-from safework_rl.routing import Routes, check_routes, digests_of_rules
+from safework_rl.routing import Routes, check_routes, digests_of_rules, unread_routes
 from safework_rl.settings import MODEL_SLOT, VERIFIERS_SLOT, RlConfig, plan_rl
 
 
@@ -24,18 +24,27 @@ class EfficientConfig(RlConfig):
     """CANON: weight of the comparison between the short and the long half; 0 compares within a half."""
     alpha: float = Field(0.9, gt=0, le=1)
     """CANON: discount of long replies; 1 has no preference for length."""
-    ddca_beta: float = Field(0.2, ge=0)
+    ddca_beta: float = Field(0.2, ge=0, le=1000)
     """DDCA: weight of the length advantage."""
     tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
     """Tasks whose prompts are drawn, equally often."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """As in rl m3."""
 
+    def ignored(self) -> list[str]:
+        found = [text for text in super().ignored() if not text.startswith("cpgd.weighting")]
+        if "weighting" in self.cpgd.model_fields_set:
+            found.append("cpgd.weighting is not read: length_advantage weighs the groups")
+        found += unread_routes(self.rewards, set(self.tasks))
+        unread = ("mu", "alpha") if self.length_advantage == "ddca" else ("ddca_beta",)
+        found += [f"{name} is not read with length_advantage={self.length_advantage}" for name in unread if name in self.model_fields_set]
+        return found
+
 
 class EfficientStage(Stage):
     name = "rl efficient"
-    version = 3  # 3: language term; 2: other draws from the same seed
-    summary = "Safe-and-efficient RL: shorter reasoning, paid for only where the reply is safe and right."
+    version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
+    summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."
     Config = EfficientConfig
     inputs = {"model": MODEL_SLOT, "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"), "verifiers": VERIFIERS_SLOT}
     output = "model"

@@ -6,33 +6,33 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 WINDOW = 10
-"""Steps that are looked at together: one step's mean is mostly noise."""
+"""Rollouts that are looked at together: the mean of one is mostly noise."""
 
 
 def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
-    """Hints by kind, of the steps so far.
+    """Hints by kind, of the rollouts so far.
 
     Args:
-        history: the metrics of each step, oldest first; a step need not have every number.
+        history: the metrics of the first update of each rollout, oldest first; none need have every number.
 
     Returns:
-        What compares needs 2·WINDOW steps: the first window is what the last one is compared with. λ and verifiers need one window of
-        steps that have their numbers: a step that goes over old completions again has none, nor one that did not draw the task.
+        What compares needs 2·WINDOW rollouts: the first window is what the last one is compared with. λ and verifiers need one window of
+        rollouts that have their numbers: one that did not draw a task has none of its.
     """
     found: dict[str, str] = {}
     recent, first = list(history[-WINDOW:]), list(history[:WINDOW])
     if len(_series(history, "search/lambda_pinned")) >= WINDOW and all(_series(history, "search/lambda_pinned")[-WINDOW:]):
         now = {name: _series(history, f"search/{name}")[-1] for name in ("lambda", "threshold", "reliability_ema")}
         found["lambda"] = (
-            f"λ has been at its bound ({now['lambda']:.3g}) for {WINDOW} steps: the constraint (reliability ≥ {now['threshold']:.2g}, "
-            f"now {now['reliability_ema']:.2f}) may be out of reach, or cost nothing"
+            f"λ has been at its bound ({now['lambda']:.3g}) for {WINDOW} rollouts: the constraint (reliability ≥ {now['threshold']:.2g}, "
+            f"now {now['reliability_ema']:.2f}) may be out of reach, or is inactive"
         )
     for name in sorted({key for step in history for key in step if key.startswith("verifier/") and not key.endswith("/std")}):
         values, spreads = _series(history, name)[-WINDOW:], _series(history, f"{name}/std")[-WINDOW:]
         same = len(values) == WINDOW and max(spreads) < 0.01 and max(values) - min(values) < 0.02
         if same and not name.endswith(("/format", "/language")):  # the form of a reply is meant to saturate
             found[f"saturated {name}"] = (
-                f"{name} has been {fmean(values):.2f} for every reply of its last {WINDOW} steps: it teaches nothing any more"
+                f"{name} has been {fmean(values):.2f} for every reply of its last {WINDOW} rollouts: no learning signal"
             )
     if len(history) < 2 * WINDOW:
         return found
@@ -44,8 +44,33 @@ def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
         )
     length = _change(first, recent, "completions/mean_length")
     if length and length[1] < 0.5 * length[0]:
-        found["length"] = f"replies fell from {length[0]:.0f} tokens to {length[1]:.0f}: does the reasoning still stand in them?"
+        found["length"] = f"replies fell from {length[0]:.0f} tokens to {length[1]:.0f}: check that the reasoning is still present"
     return found
+
+
+def why_idle(steps: Sequence[Mapping[str, float]], skipped: int = 0) -> str:
+    """Why steps made no update, as far as their numbers say.
+
+    Args:
+        steps: metrics of the steps; only the first one of a rollout has its groups' numbers.
+        skipped: how many of them were skipped for a gradient that was not finite.
+    """
+    if skipped and skipped == len(steps):
+        return f"the gradients of all {skipped} steps were NaN or infinite"
+    reasons = []
+    if skipped:
+        reasons.append(f"{skipped} gradients were NaN or infinite")
+    equal, zero = _series(steps, "groups/zero_variance"), _series(steps, "advantage/zero_share")
+    if equal and min(equal) == 1:
+        reasons.append("in every group all replies earned the same")
+    elif zero and min(zero) == 1:
+        reasons.append(
+            "every advantage was 0, though the rewards of some groups differed: none of those had a right reply and a wrong one "
+            "(filter_groups), or its replies could not be scored"
+        )
+    elif zero:
+        reasons.append(f"the gradient was 0 although {1 - fmean(zero):.0%} of the groups had advantages")
+    return "; ".join(reasons) or "the numbers of the groups do not say why"
 
 
 def _series(steps: Sequence[Mapping[str, float]], name: str) -> list[float]:

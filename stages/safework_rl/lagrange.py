@@ -19,7 +19,7 @@ class Multiplier:
         threshold: what the constrained mean must reach, in [0, 1].
         step: η of λ ← λ·exp(η·(threshold − mean)).
         low, high: bounds that λ is projected onto.
-        decay: of the exponential moving average of the mean; 0 uses the batch alone.
+        decay: of the exponential moving average of the mean; 0 uses only the batch.
         mean: the moving average, None before the first batch.
     """
 

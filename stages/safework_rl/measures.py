@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
 from safework_cli.rows import Row, parse_reply
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import refusal_label
 from safework_rl.rollout import Group, Round, flat
+
+ADVANTAGES = "advantage/nonzero"
+"""A number of each update: the share of its replies that have an advantage."""
+
+
+def learns(step: Mapping[str, float]) -> bool:
+    """Whether an update had a gradient that came of rewards: that of a drift, of a KL or of a router teaches no task."""
+    return step.get("grad_norm") != 0 and step.get(ADVANTAGES, 1.0) > 0
 
 
 def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:

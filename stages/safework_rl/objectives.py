@@ -41,11 +41,11 @@ class Objective(Protocol):
         ...
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        """Advantages of all groups of the step, (N, G)."""
+        """Advantages of all groups of the rollout, (N, G)."""
         ...
 
     def finish_step(self) -> dict[str, float]:
-        """Called once a step, with its rewards given: moves what moves between steps, and returns the objective's own numbers."""
+        """Called once a rollout, with its rewards given: moves what moves between rollouts, and returns the objective's own numbers."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -93,7 +93,8 @@ class M3Objective(_TaskObjective):
         return mixed_groups(correct_NG) if self._filter else super().wanted(correct_NG)
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        return group_mean(reward_NG, self._weighting) * self.wanted(correct_NG)[:, None]
+        unwanted_N1 = ~self.wanted(correct_NG)[:, None]  # out of "clip_filter"'s count of groups that vary, too
+        return group_mean(reward_NG.masked_fill(unwanted_N1, math.nan), self._weighting)
 
 
 class EfficientObjective(_TaskObjective):
@@ -115,7 +116,9 @@ class SearchObjective:
         R = R_format·(0.1·R_format + 0.9·R_acc + λ·R_reliab)
         R_reliab = 1 if (right and confidence ≥ ζ) or (wrong and confidence < ζ) else 0
 
-    λ is updated once a step from the batch's mean R_reliab; a transcript out of format is not reliable.
+    λ is updated once a rollout from its mean R_reliab; a transcript out of format is not reliable. "std" divides by the deviation of
+    being right, and not by that of R: where every answer of a group is right, or none is, R varies by λ·R_reliab only, and its own
+    deviation would divide λ away.
     """
 
     def __init__(self, judge: Verifier, multiplier: Multiplier, certain: int, weighting: Weighting, threshold: float):
@@ -171,7 +174,7 @@ class SearchObjective:
         return torch.ones(len(correct_NG), dtype=torch.bool, device=correct_NG.device)
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        return group_mean(reward_NG, self._weighting)
+        return group_mean(reward_NG, self._weighting, spread_NG=correct_NG)
 
     def finish_step(self) -> dict[str, float]:
         """Moves λ."""

@@ -84,7 +84,7 @@ def _score(row: Row, answer: str, deciding: str, found: dict[str, Verdict]) -> f
             raise InputError(
                 f"the verifier '{name}' cannot score the reply {answer!r} to row {row.id}: {verdict.error}",
                 "what fails on a known reply fails on sampled ones",
-                "mend the row (meta.answer_type, harmful) or the verifier",
+                "fix the row (meta.answer_type, harmful) or the verifier",
             )
     score = found[deciding].score
     assert score is not None
@@ -99,7 +99,7 @@ def _refuse_wrong(pairs: Sequence[tuple[Row, str]], scores: Sequence[float], wan
             f"{len(wrong)} of {len(pairs)} {kind} replies of the task '{row.task}' do not score {wanted:g}: the verifier '{deciding}' "
             f"gives {score:g} to {answer!r} on row {row.id} ({row.question[:80]!r})",
             "a reward that is wrong about known replies trains towards something else",
-            "mend the gold answer or its meta.answer_type, or route the task to another verifier (preflight=0 runs without this check)",
+            "fix the gold answer or its meta.answer_type, or route the task to another verifier (preflight=0 runs without this check)",
         )
 
 

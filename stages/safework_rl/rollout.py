@@ -1,7 +1,7 @@
-"""One round of sampling: a group of completions for each prompt, judged; groups that teach nothing are sampled again with other prompts.
+"""One round of sampling: a group of completions for each prompt, judged; groups without a signal are sampled again with other prompts.
 
 The second half is dynamic sampling (DAPO, arXiv 2503.14476): without it, prompts that are always right or always wrong shrink the batch
-that the gradient is taken over. Here a group counts as taught out by correctness in its task, not by its summed reward.
+that the gradient is taken over. Here a group has no signal where it is all right or all wrong in its task, whatever its summed rewards are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.errors import TooManyFailed
-from safework_cli.lm.engine import Sampling
+from safework_cli.lm.engine import Sampling, derived_seed
 from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.vision import Vision
 from safework_cli.rows import Row
@@ -71,7 +71,7 @@ class Round:
 
     Attributes:
         drawn: a group for each prompt that the curriculum named: what the policy does, unselected. Metrics are taken from it.
-        kept: the same with groups that teach nothing replaced, as far as others were found: what is trained on.
+        kept: the same with groups without a signal replaced, as far as others were found: what is trained on.
         attempts: how often was sampled.
         replaced: groups that were.
     """
@@ -90,7 +90,7 @@ class Rollouts:
         engine: makes the engine over the policy as it is now.
         encode: makes token ids of a row, and what its pictures gave.
         search: index and limits, where completions are search episodes.
-        refill: attempts to replace groups that teach nothing; 0 leaves them, without an advantage.
+        refill: attempts to replace groups without a signal; 0 leaves them, without an advantage.
     """
 
     def __init__(
@@ -109,29 +109,30 @@ class Rollouts:
         self._engine, self._encode = engine, encode
         self._search, self._refill = search, refill
 
-    def round(self, number: int, seed: int, rows: Sequence[int]) -> Round:
+    def round(self, number: int, rows: Sequence[int]) -> Round:
         """Samples num_generations completions of each of these rows.
 
+        What is drawn depends on the run's seed, the round's number, the attempt, the prompt and the completion's number in its group, so a
+        resumed run draws what the uninterrupted one would have drawn.
+
         Args:
-            number: of the round, from 0: the phase that replacements come from.
-            seed: of the draw; the attempts take the next ones. A round has a seed of its own, so a resumed run draws what the
-                uninterrupted one would have drawn.
+            number: of the round, from 0: which replacements it may take, and its draws.
 
         Raises:
             TooManyFailed: more replies than tolerated could not be scored.
         """
-        drawn = self._groups(rows, seed)
+        drawn = self._groups(rows, number, 0)
         self._refuse_unscorable(flat(drawn))
         done = Round(drawn, list(drawn))
         taken = set(rows)
         while stale := self._stale(done.kept):
             if done.attempts > self._refill:
                 break
-            spares = self._curriculum.spares(number, done.attempts, len(stale), taken)
+            spares = self._curriculum.spares(number, done.attempts, stale, taken)
             if not spares:
                 break
             taken.update(spares)
-            fresh = self._groups(spares, seed + done.attempts)
+            fresh = self._groups(spares, number, done.attempts)
             useless = {*self._stale(fresh), *(i for i, group in enumerate(fresh) if any(s.correct is None for s in group))}
             for place, group in zip(stale, (g for i, g in enumerate(fresh) if i not in useless), strict=False):
                 done.kept[place] = group
@@ -143,8 +144,8 @@ class Rollouts:
         correct_NG = torch.tensor([[as_number(sample.correct) for sample in group] for group in groups])
         return [i for i, wanted in enumerate(self._objective.wanted(correct_NG).tolist()) if not wanted]
 
-    def _groups(self, rows: Sequence[int], seed: int) -> list[Group]:
-        size = self._config.num_generations
+    def _groups(self, rows: Sequence[int], number: int, attempt: int) -> list[Group]:
+        size, seed = self._config.num_generations, derived_seed(self._config.seed, "rollout", number, attempt)
         samples = self._sample([row for row in rows for _ in range(size)], seed)
         self._judge(samples)
         return [samples[i : i + size] for i in range(0, len(samples), size)]
@@ -191,7 +192,7 @@ class Rollouts:
             raise TooManyFailed(
                 f"{len(failed)} of {len(samples)} replies of a step could not be scored (verifier '{name}': {error})",
                 f"max_unscorable tolerates {self._config.max_unscorable:.0%}; training on what is left would be training on something else",
-                "mend the verifier or the rows; the run continues from its last checkpoint",
+                "fix the verifier or the rows; the same command then resumes from the last checkpoint",
             )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from safework_cli.errors import ConfigError, nearest
-from safework_cli.stage import Inputs, Plan
+from safework_cli.stage import Inputs, Plan, TaskName
 from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
 
 ROUTES: dict[str, dict[str, float]] = {
@@ -25,8 +25,17 @@ def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, floa
     return ROUTES | routes
 
 
-Routes = Annotated[dict[str, dict[str, float]], AfterValidator(_with_usual)]
+Routes = Annotated[dict[TaskName, dict[str, Annotated[float, Field(ge=0, le=1000)]]], AfterValidator(_with_usual)]
 """The setting: what the user gives stands in place of a task's usual route; the others keep theirs."""
+
+
+def unread_routes(given: Mapping[str, Mapping[str, float]], tasks: set[str]) -> list[str]:
+    """A sentence for each route that the user gave and that no drawn task takes."""
+    return [
+        f"rewards.{task} routes a task that is not drawn"
+        for task, route in given.items()
+        if task not in tasks and route != ROUTES.get(task)
+    ]
 
 
 def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: set[str], inputs: Inputs) -> None:
@@ -36,6 +45,12 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
         if not routes.get(task):
             plan.refuse(
                 f"rewards has no verifier for the task '{task}'",
+                "its replies would all earn nothing",
+                f"set rewards.{task}={{correctness: 1}}",
+            )
+        elif not any(routes[task].values()):
+            plan.refuse(
+                f"rewards.{task} gives every verifier the weight 0",
                 "its replies would all earn nothing",
                 f"set rewards.{task}={{correctness: 1}}",
             )

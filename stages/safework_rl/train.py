@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
+from transformers import AutoConfig
 from trl import GRPOConfig
 
 from safework_cli.artifacts.manifest import RECORD
+from safework_cli.checkpoints import read_mark
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
-from safework_cli.lm.chat import encode_prompt
+from safework_cli.errors import InputError
+from safework_cli.lm.chat import TemplateError, encode_prompt
 from safework_cli.lm.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved_dtype, template_hash
-from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
+from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments, warmup_share
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
+from safework_cli.progress import read_metrics
 from safework_cli.rows import Row
 from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
+from safework_rl.checkpoint import KeepRollout, load_state
 from safework_rl.curriculum import Curriculum
+from safework_rl.hints import why_idle
+from safework_rl.measures import learns
 from safework_rl.objectives import Objective
 from safework_rl.preflight import preflight
 from safework_rl.rewards import Routes, TaskRewards
 from safework_rl.settings import RlConfig
-from safework_rl.trainer import LadderTrainer, load_objective_state
+from safework_rl.trainer import LadderTrainer
 from safework_rl.watch import Watch
 
 CURVES = (
@@ -38,11 +46,16 @@ CURVES = (
     "entropy",
     "cpgd/drift",
     "cpgd/clip_share",
+    "kl",
     "engine/logprob_gap",
     "search/reliability",
     "search/lambda",
 )
 """Numbers whose first and last values go into the manifest."""
+
+
+CISPO_CAP = 5.0
+"""The largest ratio of CISPO where none is given (ScaleRL, arXiv 2510.13786). TRL would take epsilon, 0.2, and scale every ratio to it."""
 
 
 def train(
@@ -58,21 +71,26 @@ def train(
 ) -> Outcome:
     """Picks the prompts, trains, saves, and says what the curves did."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
+    warnings = config.warnings()
+    for text in warnings:
+        work.progress.warn(text)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     tasks = {task for tasks, _ in phases for task in tasks}
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    positions = _positions(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
     def encode(row: Row) -> tuple[list[int], Vision | None]:
         if row.images:
             return encode_pictured_prompt(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
-    rows, dropped = _usable_rows(data.rows(), tasks, encode, processor is not None and search is None, config)
-    require_rows(len(rows), data, "prompts of the tasks asked for")
+    rows, dropped = _usable_rows(data.rows(), tasks, encode, positions, processor is not None and search is None, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
-    rounds = math.ceil(config.max_steps / config.num_iterations)
-    curriculum = Curriculum(rows, phases, rounds, config.prompts_per_step, task_weights, config.seed)
+    _refuse_dropped(len(rows), dropped, config)
+    require_rows(len(rows), data, "prompts of the tasks asked for")
+    per_rollout = config.prompts_per_step * config.updates_per_rollout
+    curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
     order = curriculum.order()
     with work.progress.phase("preflight"):
         preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
@@ -98,9 +116,11 @@ def train(
     )
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it
-    load_objective_state(objective, latest_checkpoint(work))
+    trainer.add_callback(KeepRollout(trainer))
+    checkpoint = latest_checkpoint(work)
+    load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     watch = Watch(work, config.max_idle_steps)
-    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, unit=config.num_iterations, callbacks=[watch])
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
@@ -113,14 +133,22 @@ def train(
             "matrix products": "not pinned: other hardware or thread counts round differently, and sampling amplifies it",
         },
         chat_template_hash=template_hash(tokenizer),
+        notes=warnings,
     )
-    idle = sum(entry["grad_norm"] == 0 for entry in state.log_history if "grad_norm" in entry)
-    outcome.metrics |= {"steps_without_gradient": idle, "skipped_updates": skipped_updates(state)}
-    outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
-    if idle == state.global_step:
-        nothing = "no step had a gradient: in every group all replies earned the same (safework/samples.parquet shows them)"
-        if config.require_gradient:
-            outcome.failed_gates.append(f"{nothing}; the model is the one that it started from (require_gradient=false accepts that)")
+    history = read_metrics(work.progress.metrics_path)
+    skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
+    made = sum(learns(entry) and entry["step"] not in skipped for entry in state.log_history if "grad_norm" in entry)
+    outcome.metrics |= {
+        "updates": made,
+        "steps_without_gradient": state.global_step - made - len(skipped),
+        "skipped_updates": len(skipped),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if made == 0:
+        what = "no update was made" if skipped else "no step had a gradient"
+        nothing = f"{what}: {why_idle(history, len(skipped))}; the model has learnt nothing"
+        if config.require_gradient or skipped:
+            outcome.failed_gates.append(nothing if skipped else f"{nothing} (require_gradient=false accepts that)")
         else:
             work.progress.warn(nothing)
     return outcome
@@ -138,25 +166,59 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskReward
 
 
 def _usable_rows(
-    rows: list[Row], tasks: set[str], encode: Callable[[Row], tuple[list[int], Any]], pictures: bool, config: RlConfig
+    rows: list[Row],
+    tasks: set[str],
+    encode: Callable[[Row], tuple[list[int], Any]],
+    positions: float,
+    pictures: bool,
+    config: RlConfig,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on.
 
     Args:
+        positions: of the model, for prompt and reply together.
         pictures: whether rows with images can be.
     """
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
+    longest = positions - config.max_completion_length
     for row in rows:
         if row.task not in tasks:
             continue
         if row.images and not pictures:
-            dropped.setdefault("has images, and the model or the stage takes text alone", []).append(row.id)
-        elif len(encode(row)[0]) > config.max_prompt_length:
+            dropped.setdefault("has images, and the model or the stage is text only", []).append(row.id)
+            continue
+        try:
+            length = len(encode(row)[0])
+        except TemplateError as error:
+            dropped.setdefault(error.what, []).append(row.id)
+            continue
+        if length > config.max_prompt_length:
             dropped.setdefault(f"prompt longer than max_prompt_length={config.max_prompt_length} tokens", []).append(row.id)
+        elif length > longest:
+            reason = f"prompt longer than the {longest} tokens that max_completion_length={config.max_completion_length} leaves of the "
+            dropped.setdefault(f"{reason}model's {positions} positions", []).append(row.id)
         else:
             kept.append(row)
     return kept, dropped
+
+
+def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlConfig) -> None:
+    """Refuses to train on what is left where most rows cannot be."""
+    lost = sum(len(ids) for ids in dropped.values())
+    if lost > config.max_dropped * (kept + lost):
+        reason, ids = max(dropped.items(), key=lambda item: len(item[1]))
+        raise InputError(
+            f"{lost} of {kept + lost} rows cannot be trained on; {len(ids)} of them: {reason} (such as {ids[0]})",
+            f"max_dropped tolerates {config.max_dropped:.0%}; what is left would be another data set than the one that was given",
+            "change the lengths, the data or the chat template, or raise max_dropped",
+        )
+
+
+def _positions(folder: Path, *, trust_remote_code: bool) -> float:
+    """How many tokens the model has positions for; infinite where it sets no limit."""
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code).get_text_config()
+    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
@@ -168,6 +230,8 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
             "temperature", "beta", "gradient_checkpointing", "epsilon", "epsilon_high",
         }
     )  # fmt: skip
+    if config.algorithm == "cispo" and config.epsilon_high is None:
+        shared["epsilon_high"] = CISPO_CAP
     # with cpgd the loss is ours and this value is not read; GSPO is GRPO's loss with one ratio a reply
     loss_type = {"cpgd": "dapo", "gspo": "grpo"}.get(config.algorithm, config.algorithm)
     return training_arguments(
@@ -175,7 +239,9 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         work,
         seed=config.seed,
         save_steps=config.save_steps,
-        warmup_steps=config.warmup_ratio,
+        warmup_steps=warmup_share(config.warmup_ratio),
+        steps_per_generation=config.passes_per_rollout,
+        use_bias_correction_kl=False,  # TRL's default multiplies the KL by the ratio; the official scripts do not
         shuffle_dataset=False,  # the order is the curriculum's
         remove_unused_columns=False,
         loss_type=loss_type,

@@ -5,16 +5,14 @@ It overrides private methods of TRL 1.16; ``tests/stages/rl/test_rl_run.py`` hol
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedTokenizerBase
 from trl import GRPOTrainer
-from trl.trainer.utils import split_pixel_values_by_grid, split_tensor_dict, unsplit_pixel_values_by_grid
+from trl.trainer.utils import split_tensor_dict
 
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
@@ -24,16 +22,15 @@ from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.vision import Vision, collate, positions_given
 from safework_cli.rows import Row
 from safework_cli.stage import WorkDir
-from safework_rl.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.cpgd import cpgd_loss, epsilon_schedule, reference_kl
 from safework_rl.curriculum import Curriculum
-from safework_rl.measures import round_measures
+from safework_rl.measures import ADVANTAGES, round_measures
 from safework_rl.objectives import Objective
 from safework_rl.rollout import Rollouts, Sample, as_number, flat
 from safework_rl.samples import SampleLog
 from safework_rl.settings import RlConfig
 from safework_rl.shared_prompt import group_logps
 
-STATE = "safework_state.json"
 OF_KEPT = ("completions/", "reward", "frac_reward_zero_std")
 """Numbers of TRL's of the groups that were kept, which were chosen by what they earned."""
 
@@ -41,12 +38,15 @@ OF_KEPT = ("completions/", "reward", "frac_reward_zero_std")
 class LadderTrainer(GRPOTrainer):
     """A GRPOTrainer whose reward and advantage come from an ``Objective``.
 
+    One rollout serves ``RlConfig.rollout_steps`` updates, each of whole groups: the passes of an update follow one another in the order of
+    the rollout. Log-probabilities of the policy that sampled are computed once, before the first of them.
+
     Args:
         rows: by the number in the dataset's ``row`` column.
         encode: makes token ids of a row, and what its pictures gave.
         curriculum: where other prompts come from.
         search: index and limits, for stages whose rollouts are search episodes.
-        refill: attempts to replace groups that teach nothing.
+        refill: attempts to replace groups without a signal.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class LadderTrainer(GRPOTrainer):
         refill: int = 0,
         **kwargs: Any,
     ):
-        self.config, self.rows, self.work = config, rows, work
+        self.config, self.rows, self.work, self._encode = config, rows, work, encode
         self.objective: Objective = objective
         self.samples = SampleLog(work.path / "samples.jsonl")
         self._rollouts = Rollouts(config, objective, rows, curriculum, self._engine, encode, search, refill=refill)
@@ -70,15 +70,19 @@ class LadderTrainer(GRPOTrainer):
         self._passed: list[Sample] = []
         """The samples of the pass at hand: all that were kept while old log-probabilities are computed, then those of each pass."""
         super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
-        self.add_callback(_StateCallback(self))
+        self.first_gap: float | None = None
+        self.scored: dict[str, Any] | None = None
+        """The rollout at hand, as the passes take it: whole groups, one row for each completion."""
         self._share_prompts = config.share_prompts
         if reason := self._why_not_share():
             self._share_prompts = False
-            work.progress.warn(f"each completion computes its prompt anew in training: {reason}")
+            work.progress.warn(f"prompt sharing is off in training: {reason}")
 
     def _why_not_share(self) -> str | None:
         if self.config.share_prompts and self.config.gradient_checkpointing:
             return "gradient_checkpointing recomputes layers and keeps no cache"
+        if self.config.share_prompts and self.aux_loss_enabled:
+            return "the router's auxiliary loss counts the tokens of whole sequences"
         return unshareable(self.accelerator.unwrap_model(self.model)) if self.config.share_prompts else None
 
     def _engine(self) -> HFEngine:
@@ -91,11 +95,9 @@ class LadderTrainer(GRPOTrainer):
     # ------------------------------------------------------------ rollouts, rewards and advantages
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        number = self.state.global_step // self.num_iterations
+        number = self.state.global_step // self.config.rollout_steps
         assert len(inputs) % self.config.num_generations == 0, "a process holds whole groups"
-        # a thousand seeds for each step, of which a round takes one for every attempt
-        seed = (self.config.seed * 1_000_003 + self.state.global_step) * 1_000
-        made = self._rollouts.round(number, seed, [x["row"] for x in inputs[:: self.config.num_generations]])
+        made = self._rollouts.round(number, [x["row"] for x in inputs[:: self.config.num_generations]])
         self._kept = self._passed = flat(made.kept)
         output = super()._generate_and_score_completions([{"prompt": self.rows[s.row].prompt, "row": s.row} for s in self._kept])
 
@@ -118,7 +120,7 @@ class LadderTrainer(GRPOTrainer):
             del numbers[name]
         for name, value in measures.items():
             numbers[name] = [value]
-        if number % math.ceil(self.config.sample_steps / self.num_iterations) == 0:
+        if number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:
             self.samples.add(self.state.global_step, self.rows, flat(made.drawn))
         return output
 
@@ -139,15 +141,36 @@ class LadderTrainer(GRPOTrainer):
     # ------------------------------------------------------------ loss
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, but for its shuffle of a step's rows over its passes: a group that stays together shares its prompt."""
+        """TRL's, but for its shuffle of a rollout's rows over its passes: a group that stays together shares its prompt. And the last
+        rollout samples no more than the run's last updates take."""
         if not self.model.training:  # type: ignore[union-attr]
             return super()._prepare_inputs(generation_batch)
-        passes = self.args.steps_per_generation  # type: ignore[attr-defined] # args is a GRPOConfig
-        if self._step % (passes * self.num_iterations) == 0 or self._buffered_inputs is None:
-            scored: Any = split_pixel_values_by_grid(self._generate_and_score_completions(generation_batch))
-            parts: list[Any] = split_tensor_dict(scored, passes)
-            self._buffered_inputs: Any = [unsplit_pixel_values_by_grid(part) for part in parts]
+        passes, every = self.config.passes_per_rollout, self.config.passes_per_rollout * self.num_iterations
+        begun = self._step - self._step % every  # a resumed run may be within a rollout
+        used = min(passes, self.args.max_steps * self.args.gradient_accumulation_steps - begun)
+        if self._step == begun or self.scored is None:
+            self.scored = self._generate_and_score_completions(generation_batch[: len(generation_batch) * used // passes])
+            self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes
+            self._buffered_inputs: Any = None
+        if self._buffered_inputs is None:
+            self._buffered_inputs = split_tensor_dict(self.scored, used)
         return self._buffered_inputs[self._step % passes]
+
+    def resume_rollout(self, rows: Sequence[int], scored: Mapping[str, torch.Tensor]) -> None:
+        """Restores the rollout within which a checkpoint was written.
+
+        Args:
+            rows: of each completion.
+            scored: what ``scored`` was.
+        """
+        encoded = {row: self._encode(self.rows[row]) for row in dict.fromkeys(rows)}
+        self._kept = [Sample(row, encoded[row][0], [], [], [], "", encoded[row][1]) for row in rows]
+        self.scored = {name: tensor.to(self.accelerator.device) for name, tensor in scored.items()}
+
+    @property
+    def kept_rows(self) -> list[int]:
+        """The row of each completion of the rollout at hand."""
+        return [sample.row for sample in self._kept]
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -191,6 +214,7 @@ class LadderTrainer(GRPOTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         self._passed = [self._kept[i] for i in inputs["sample"].tolist()]
+        self._note(ADVANTAGES, float((inputs["advantages"] != 0).float().mean()))
         loss = self._cpgd(model, inputs) if self.config.algorithm == "cpgd" else super()._compute_loss(model, inputs)
         if torch.isfinite(loss):  # else the update is skipped, and counted
             self._check_engine(inputs)
@@ -199,30 +223,41 @@ class LadderTrainer(GRPOTrainer):
     def _cpgd(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         prompt_mask_BP, completion_mask_BT = inputs["prompt_mask"], inputs["completion_mask"]
         mask_BT = completion_mask_BT * inputs["tool_mask"]
-        logp_BT, entropy_BT, _ = self._get_per_token_logps_and_entropies(
+        logp_BT, entropy_BT, router_loss = self._get_per_token_logps_and_entropies(
             model,
             torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
             torch.cat([prompt_mask_BP, completion_mask_BT], dim=1),
             inputs["completion_ids"].size(1),
             compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
         )
         old_logp_BT = inputs.get("old_per_token_logps")
         settings = self.config.cpgd
+        denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step
         parts = cpgd_loss(
             logp_BT,
             logp_BT.detach() if old_logp_BT is None else old_logp_BT,
             inputs["advantages"],
             mask_BT,
-            inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step,
+            denominator_B,
             epsilon_BT=epsilon_schedule(mask_BT, settings.epsilon, settings.tight),
             drift_coef=settings.drift_coef,
             drift_cap=settings.drift_cap,
         )
+        loss = parts.loss
+        tokens = mask_BT.sum().clamp(min=1)
         self._note("cpgd/clip_share", float(parts.clip_share))
         self._note("cpgd/drift", float(parts.drift))
         assert entropy_BT is not None
-        self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)))
-        return parts.loss
+        self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / tokens))
+        if self.beta:
+            loss = loss + self.beta * reference_kl(logp_BT, inputs["ref_per_token_logps"], mask_BT, denominator_B)
+            with torch.no_grad():
+                self._note("kl", float(reference_kl(logp_BT, inputs["ref_per_token_logps"], mask_BT, tokens.expand(len(mask_BT)))))
+        if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
+            loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
+            self._note("aux_loss", float(router_loss.detach()))
+        return loss
 
     def _check_engine(self, inputs: dict[str, Any]) -> None:
         """Measures how far the sampled log-probabilities lie from the trainer's own for the same tokens and the same weights."""
@@ -232,33 +267,35 @@ class LadderTrainer(GRPOTrainer):
         difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
         gap = float(difference.mean()) if difference.numel() else 0.0
         self._note("engine/logprob_gap", gap)
-        if not gap <= self.config.max_logprob_gap:  # also where the gap is NaN: that is no small one
+        limit = gap_limit(self.config.max_logprob_gap, self.first_gap, in_bf16=self.args.bf16)
+        if not gap <= limit:  # also where the gap is NaN: that is not a small one
+            first = "" if self.first_gap is None else f"; the first step's gap was {self.first_gap:.2g}"
             raise SafeworkError(
-                f"the sampled log-probabilities are {gap:.3f} nats per token away from the trainer's",
-                f"max_logprob_gap={self.config.max_logprob_gap}: the engine that samples is not the policy that is trained",
-                "check dtype and engine",
+                f"the sampled log-probabilities are {gap:#.4g} nats per token away from the trainer's",
+                f"at most {limit:.2g} is allowed (max_logprob_gap){first}: the engine that samples is not the policy that is trained",
+                "check dtype and engine; max_logprob_gap=… allows more",
             )
+        if self.first_gap is None:
+            self.first_gap = gap
 
     def _note(self, name: str, value: float) -> None:
         """Takes a number of one pass; the step's is the mean over its passes."""
         self._metrics["train"][name].append(value)
 
 
-class _StateCallback(TrainerCallback):
-    """Keeps the objective's state (λ and its average) with each checkpoint."""
+def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> float:
+    """The gap between sampled and trained log-probabilities from which a run stops, in nats a token.
 
-    def __init__(self, trainer: LadderTrainer):
-        self._trainer = trainer
+    A healthy gap is about 1e-7 in float32 and 2e-3 in bfloat16.
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / STATE).write_text(json.dumps(self._trainer.objective.state()))
-
-
-def load_objective_state(objective: Objective, checkpoint: Path | None) -> None:
-    """Brings λ and its like back as they were when the checkpoint was written."""
-    if checkpoint is not None:
-        objective.load_state(json.loads((checkpoint / STATE).read_text()))
+    Args:
+        asked: what the user set; it stands as it is.
+        first: the first rollout's gap; later ones may be ten times as large, and no smaller limit than a tenth of the absolute one is set.
+    """
+    if asked is not None:
+        return asked
+    absolute = 0.02 if in_bf16 else 1e-3
+    return absolute if first is None else min(absolute, max(absolute / 10, 10 * first))
 
 
 def _rollout(prompts: list[Any], trainer: LadderTrainer) -> dict[str, list[Any]]:
@@ -269,4 +306,4 @@ def total_reward(**_: Any) -> list[float]:
     raise AssertionError("rewards come from safework_rl.rollout")
 
 
-__all__ = ["LadderTrainer", "load_objective_state"]
+__all__ = ["LadderTrainer", "gap_limit"]

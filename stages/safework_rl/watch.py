@@ -10,10 +10,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from safework_cli.errors import SafeworkError
 from safework_cli.progress import read_metrics
 from safework_cli.stage import WorkDir
-from safework_rl.hints import WINDOW, hints
+from safework_rl.hints import WINDOW, hints, why_idle
+from safework_rl.measures import learns
 
 LOOKED_BACK = 20 * WINDOW
-"""Steps that hints are sought in, beside the first ones: a run of many thousands is not read again at every step."""
+"""Rollouts that hints are sought in, beside the first ones: a run of many thousands is not read again at every step."""
+ROLLOUT = "groups/attempts"
+"""A number that only the first update of a rollout has."""
 
 
 class Watch(TrainerCallback):
@@ -31,7 +34,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Takes in what was before a resume."""
         self._history = [step for step in read_metrics(self._work.progress.metrics_path) if step["step"] <= state.global_step]
-        self._said = set(hints(self._history))
+        self._said = set(hints([step for step in self._history if ROLLOUT in step]))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -39,15 +42,18 @@ class Watch(TrainerCallback):
         if logs is None or "grad_norm" not in logs:
             return
         self._history.append({name: float(value) for name, value in logs.items() if isinstance(value, (int, float))})
-        looked_at = self._history if len(self._history) <= LOOKED_BACK else self._history[:WINDOW] + self._history[-LOOKED_BACK:]
+        rollouts = [step for step in self._history if ROLLOUT in step]  # the other updates have no numbers of replies
+        looked_at = rollouts if len(rollouts) <= LOOKED_BACK else rollouts[:WINDOW] + rollouts[-LOOKED_BACK:]
         for kind, text in hints(looked_at).items():
             if kind not in self._said:
                 self._said.add(kind)
                 self._work.progress.note(f"hint: {text}")
-        idle = sum(1 for _ in takewhile(lambda step: step.get("grad_norm") == 0, reversed(self._history)))
+        idle = sum(1 for _ in takewhile(lambda step: not learns(step), reversed(self._history)))
         if idle >= self._max_idle:
+            begun = max((i for i, step in enumerate(self._history[:-idle]) if ROLLOUT in step), default=-idle)
+            since = self._history[begun:] if ROLLOUT not in self._history[-idle] else self._history[-idle:]
             raise SafeworkError(
-                f"no step had a gradient for {idle} steps: in every group all replies earned the same",
-                "more steps of that kind cost time and teach nothing (max_idle_steps)",
+                f"no step had a gradient for {idle} steps: {why_idle(since)}",
+                "more steps of that kind cost time and have no effect (max_idle_steps)",
                 "look at the samples; change the prompts, the rewards or the temperature",
             )

@@ -101,7 +101,7 @@ class VerifierTrainConfig(SupervisedConfig):
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 7  # 5: sources are divided alike between temperature and report; 6: unrounded positions; 7: accuracy's interval by prompt
+    version = 7  # 6: measured with unrounded positions; 7: accuracy's interval by prompt, warm-up begins above 0
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {

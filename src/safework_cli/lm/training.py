@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import SchedulerType
 
 from safework_cli.checkpoints import PREFIX, latest, read_mark, rotate, seal, step_of
 from safework_cli.errors import InputError, SafeworkError
@@ -45,7 +47,17 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
         "log_level": "error",
         "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), docs/safeladder.md 1
     }
-    return kind(**(defaults | settings))
+    args = kind(**(defaults | settings))
+    _pin_one_device(args, work)
+    return args
+
+
+def _pin_one_device(args: TrainingArguments, work: WorkDir) -> None:
+    """One process trains on one GPU. Where several are visible, transformers would spread each batch over them by DataParallel, which
+    computes other gradients for losses that are not plain means, and which most models here do not survive."""
+    if args.n_gpu > 1:
+        work.progress.note(f"{args.n_gpu} GPUs are visible, one is used: {args.device} (CUDA_VISIBLE_DEVICES=… chooses another)")
+        args._n_gpu = 1
 
 
 OPTIMISATION = (
@@ -64,18 +76,19 @@ def optimisation_of(config: Any) -> dict[str, Any]:
     found = {name: getattr(config, name) for name in OPTIMISATION if hasattr(config, name)}
     if hasattr(config, "bf16"):
         found["bf16"] = multiplies_in_bf16(config)
-    return found | {"warmup_steps": config.warmup_ratio}  # transformers reads a value below 1 as a share
+    return found | {"warmup_steps": warmup_share(config.warmup_ratio)}
+
+
+def warmup_share(ratio: float) -> float:
+    """A share of the steps as transformers' ``warmup_steps``, which reads a value below 1 as a share and 1 as one step."""
+    return min(ratio, math.nextafter(1.0, 0.0))
 
 
 class WorkCallback(TrainerCallback):
-    """Ties a trainer to its run folder: metrics and progress out, signals in.
+    """Ties a trainer to its run folder: metrics and progress out, signals in."""
 
-    Args:
-        unit: steps that belong together: a signal is handled after each multiple of it.
-    """
-
-    def __init__(self, work: WorkDir, phase: Phase, unit: int):
-        self._work, self._phase, self._unit = work, phase, unit
+    def __init__(self, work: WorkDir, phase: Phase):
+        self._work, self._phase = work, phase
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -88,7 +101,7 @@ class WorkCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._phase.advance()
-        if self._work.stop.requested and state.global_step % self._unit == 0:
+        if self._work.stop.requested:
             control.should_save = True
             control.should_training_stop = True
 
@@ -152,6 +165,33 @@ def skipped_updates(state: TrainerState) -> int:
     return sum("skipped_update" in entry for entry in state.log_history)
 
 
+class _FirstStepLearns(TrainerCallback):
+    """Lets warm-up begin above 0: transformers' first step has rate 0, so a run of one step learnt nothing and looked as if it had."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        steps = args.get_warmup_steps(state.max_steps)
+        if not steps or args.lr_scheduler_type == SchedulerType.CONSTANT:
+            return
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        schedule.lr_lambdas = [partial(warm_up, steps=steps, after=factor) for factor in schedule.lr_lambdas]
+        for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
+
+
+def warm_up(step: int, *, steps: int, after: Callable[[int], float]) -> float:
+    """The learning rate's factor at a step, from 0: 1/(steps+1), 2/(steps+1), … and from ``steps`` on what ``after`` says."""
+    return (step + 1) / (steps + 1) if step < steps else after(step)
+
+
 class _ForkedRate(TrainerCallback):
     """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's stand in their place."""
 
@@ -179,7 +219,6 @@ def run_training(
     *,
     name: str = "train",
     max_skipped: int = 0,
-    unit: int = 1,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainerState:
     """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken, and none more:
@@ -187,7 +226,6 @@ def run_training(
 
     Args:
         max_skipped: updates that may be skipped for a gradient that is not finite.
-        unit: steps that belong together, such as the passes over one batch of completions: checkpoints are written after multiples of it.
         callbacks: called after a step's numbers are written down.
 
     Raises:
@@ -204,8 +242,6 @@ def run_training(
             "there would be nothing to train, and what came out would be the other run's model",
             "ask for more steps",
         )
-    args = trainer.args
-    args.save_steps = math.ceil(args.save_steps / unit) * unit
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
             phase.advance(step_of(checkpoint))
@@ -213,7 +249,7 @@ def run_training(
         if checkpoint is not None and step_of(checkpoint) >= planned:
             _take_over(trainer, checkpoint)
         else:
-            _train(trainer, work, checkpoint, [WorkCallback(work, phase, unit), FiniteGuard(trainer, work, max_skipped)], forked, callbacks)
+            _train(trainer, work, checkpoint, [WorkCallback(work, phase), FiniteGuard(trainer, work, max_skipped)], forked, callbacks)
     if trainer.state.global_step < planned:
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",
@@ -232,7 +268,7 @@ def _train(
     callbacks: Sequence[TrainerCallback],
 ) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-    for callback in [*ours, *([_ForkedRate()] if forked else []), *callbacks, Seal(work)]:
+    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, Seal(work)]:
         trainer.add_callback(callback)
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"

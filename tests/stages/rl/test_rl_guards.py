@@ -14,7 +14,7 @@ from safework_cli.progress import read_metrics
 from safework_cli.rows import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
-from safework_rl.hints import WINDOW, hints
+from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.lagrange import Multiplier
 from safework_rl.objectives import M3Objective, SearchObjective
 from safework_rl.preflight import preflight
@@ -136,6 +136,55 @@ def test_too_many_stop_the_run_and_its_checkpoint_is_good(run_m3, work, monkeypa
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
+@pytest.mark.parametrize("required", [True, False])
+def test_a_run_whose_every_update_was_skipped_is_not_green(run_m3, work, tiny_artifact, monkeypatch, required):
+    spoil(monkeypatch, {1, 2, 3})
+    outcome = run_m3(max_steps=3, max_skipped_updates=3, require_gradient=required, **STEADY)
+    assert outcome.metrics["skipped_updates"] == 3 and outcome.metrics["updates"] == outcome.metrics["steps_without_gradient"] == 0
+    (gate,) = outcome.failed_gates
+    assert "no update was made: the gradients of all 3 steps were NaN or infinite" in gate
+    before, after = load_model(tiny_artifact.path).state_dict(), load_model(work.output).state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_one_update_among_skipped_ones_is_one(run_m3, monkeypatch):
+    spoil(monkeypatch, {1, 3})
+    outcome = run_m3(max_steps=3, **STEADY)
+    assert (outcome.metrics["updates"], outcome.metrics["skipped_updates"], outcome.failed_gates) == (1, 2, [])
+
+
+def test_the_gate_says_why_no_step_had_a_gradient():
+    equal = {"groups/zero_variance": 1.0, "advantage/zero_share": 1.0}
+    filtered = {"groups/zero_variance": 0.25, "advantage/zero_share": 1.0}
+    assert why_idle([equal, {}, equal]) == "in every group all replies earned the same"
+    assert why_idle([equal, filtered]).startswith("every advantage was 0, though the rewards of some groups differed")
+    assert "all replies earned the same" not in why_idle([filtered, {}])
+    assert (
+        why_idle([equal | {"advantage/zero_share": 0.5, "groups/zero_variance": 0.5}])
+        == "the gradient was 0 although 50% of the groups had advantages"
+    )
+    assert why_idle([{}, equal], 1).startswith("1 gradients were NaN or infinite; in every group")
+
+
+def test_a_filter_that_leaves_nothing_is_not_called_equal_rewards(run_m3, monkeypatch):
+    """Every reply is wrong in the task, and their rewards differ by a second verifier: the filter, and not the rewards, took the signal."""
+    from safework_rl import train
+
+    class Both:
+        def __init__(self, name):
+            self.name = name
+
+        def judge(self, exchanges):
+            return [Verdict(0.0 if self.name == "never" else min(1.0, len(e.reply) / 64)) for e in exchanges]
+
+    names = iter(["length", "never"])
+    monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Both(next(names)))
+    routes = {"general": {"never": 1.0, "length": 1.0}, "safety": {"never": 1.0, "length": 1.0}}
+    outcome = run_m3(filter_groups=True, refill_attempts=0, rewards=routes, verifiers=("length", "never"))
+    (gate,) = outcome.failed_gates
+    assert "every advantage was 0, though the rewards of some groups differed" in gate and "earned the same" not in gate
+
+
 class Same:
     name = "same"
 
@@ -143,13 +192,16 @@ class Same:
         return [Verdict(1.0) for _ in exchanges]
 
 
-def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch):
+@pytest.mark.parametrize(("updates", "idle"), [(1, 3), (4, 3), (2, 3)])
+def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch, updates, idle):
+    """Whether the idle steps begin with a rollout or within one, the reason is that of the rollouts that they were taken of."""
     from safework_rl import train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
-    with pytest.raises(SafeworkError, match="no step had a gradient for 3 steps"):
-        run_m3(max_steps=9, max_idle_steps=3, format={"mode": "term", "weight": 0.0})
-    assert len(read_metrics(work.progress.metrics_path)) == 3
+    why = "no step had a gradient for 3 steps: in every group all replies earned the same"
+    with pytest.raises(SafeworkError, match=why):
+        run_m3(max_steps=9, max_idle_steps=idle, steps_per_generation=updates, format={"mode": "term", "weight": 0.0})
+    assert len(read_metrics(work.progress.metrics_path)) == idle
 
 
 def test_several_passes_over_a_batch_do_not_stretch_the_phases(run_m3, work):
@@ -177,7 +229,7 @@ def test_hints_by_their_kind():
     assert "replies fell from 86 tokens to 26" in hints(falling)["length"]
     assert not hints(falling[: WINDOW - 1])
     pinned = steps(WINDOW, search__lambda_pinned=1.0, search__lambda=5.0, search__threshold=0.9, search__reliability_ema=0.3)
-    assert "λ has been at its bound (5) for 10 steps" in hints(pinned)["lambda"]
+    assert "λ has been at its bound (5) for 10 rollouts" in hints(pinned)["lambda"]
     pinned[3]["search/lambda_pinned"] = 0.0
     assert not hints(pinned)
     flat = {
@@ -189,7 +241,7 @@ def test_hints_by_their_kind():
     assert set(hints([flat] * WINDOW)) == {"saturated verifier/safety/judge"}
     assert not hints([flat | {"verifier/safety/judge/std": 0.3}] * WINDOW)
     assert not hints([flat | {"verifier/safety/judge": float(i % 2)} for i in range(WINDOW)]), "right and wrong groups in turn"
-    assert set(hints([flat, {}] * WINDOW)) == {"saturated verifier/safety/judge"}, "every second step goes over old completions"
+    assert set(hints([flat, {}] * WINDOW)) == {"saturated verifier/safety/judge"}, "every second rollout did not draw the task"
 
 
 def test_a_hint_is_given_once(run_m3, work, monkeypatch):

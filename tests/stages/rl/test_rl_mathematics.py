@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty
-from safework_rl.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.cpgd import cpgd_loss, epsilon_schedule, reference_kl
 from safework_rl.lagrange import Multiplier
 
 NAN = math.nan
@@ -48,6 +48,9 @@ def test_on_policy_the_gradient_is_minus_the_advantage_over_the_tokens():
         (math.log(0.5), -1.0, 0.0),  # below the clip and still punished: no more
         (math.log(0.5), 1.0, -1.0),  # below the clip, rewarded: back up
         (math.log(1.1), 1.0, -1.0),  # inside
+        (math.log(0.82), -1.0, 1.0),  # inside below, too: the bound is ln(1−ε) = −0.22, and not −ln(1+ε) = −0.18
+        (math.log(0.79), -1.0, 0.0),
+        (math.log(1.21), 1.0, 0.0),
     ],
 )
 def test_the_clip_stops_the_favoured_side_alone(log_ratio, advantage, expected):
@@ -90,6 +93,15 @@ def test_clip_share_and_drift_are_measured():
     assert parts.drift.item() == pytest.approx((1.5 - 1 - math.log(1.5)) / 2)
 
 
+def test_the_reference_kl_is_the_official_scripts_k3():
+    """exp(ref − new) − 1 − (ref − new), averaged as the loss averages tokens; its gradient is 1 − exp(ref − new)."""
+    logp = torch.tensor([[-1.2, -0.5, -9.0]], dtype=torch.float64, requires_grad=True)
+    found = reference_kl(logp, torch.tensor([[-1.0, -0.9, 0.0]]), torch.tensor([[1, 1, 0]]), torch.tensor([4.0]))
+    assert found.item() == pytest.approx((math.exp(0.2) - 1.2 + math.exp(-0.4) - 0.6) / 4, abs=1e-7)
+    found.backward()
+    assert logp.grad.tolist()[0] == pytest.approx([(1 - math.exp(0.2)) / 4, (1 - math.exp(-0.4)) / 4, 0.0], abs=1e-7)
+
+
 def test_tight_to_loose_widths():
     found = epsilon_schedule(torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 1]]), 0.2, 0.5)
     assert torch.allclose(found, torch.tensor([[0.125, 0.15, 0.175, 0.2], [0.15, 0.2, 0.2, 0.2], [0.15, 0.15, 0.15, 0.2]]))
@@ -105,10 +117,25 @@ def test_the_overlong_penalty_falls_in_a_line():
 def test_group_mean_weightings():
     reward = torch.tensor([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 1.0]])
     assert torch.allclose(group_mean(reward, "equal")[0], torch.tensor([0.5, -0.5, -0.5, 0.5]))
-    assert torch.allclose(group_mean(reward, "std")[0], torch.tensor([1.0, -1.0, -1.0, 1.0]), atol=1e-4)
+    root = math.sqrt(3 / 4)  # the sample's deviation, as in TRL, siiRL and LightRFT: √(G/(G−1)) of the population's
+    assert torch.allclose(group_mean(reward, "std")[0], torch.tensor([root, -root, -root, root]), atol=1e-4)
+    trl = (reward - reward.mean(1, keepdim=True)) / (reward.std(1, keepdim=True) + 1e-6)
+    assert torch.allclose(group_mean(reward, "std"), trl)
     assert torch.allclose(group_mean(reward, "clip_filter")[0], torch.tensor([0.75, -0.75, -0.75, 0.75]))  # 3 groups, 2 of them vary
     for weighting in ("equal", "std", "clip_filter"):
         assert (group_mean(reward, weighting)[1] == 0).all()
+
+
+def test_the_weight_for_groups_without_a_signal_is_capped():
+    reward = torch.cat([torch.tensor([[1.0, 0.0]]), torch.ones(9, 2)])
+    assert torch.allclose(group_mean(reward, "clip_filter")[0], torch.tensor([1.5, -1.5])), "1 of 10 groups varies: 3, not 10"
+    assert torch.allclose(group_mean(reward, "clip_filter", cap=4.0)[0], torch.tensor([2.0, -2.0]))
+    assert torch.allclose(group_mean(reward[:2], "clip_filter")[0], torch.tensor([1.0, -1.0])), "1 of 2: 2"
+
+
+def test_the_deviation_is_that_of_the_scored_replies():
+    found = group_mean(torch.tensor([[1.0, NAN, 0.0, 0.5]]), "std")
+    assert torch.allclose(found, torch.tensor([[1.0, 0.0, -1.0, 0.0]]), atol=1e-5), "three of them: the root of 0.5/2"
 
 
 def test_an_unscored_completion_moves_nothing_and_no_one():
@@ -164,7 +191,7 @@ def test_ddca_is_zero_sum_among_the_right_and_silent_elsewhere():
     extra = ddca(reward, length, correct, beta=0.2) - ddca(reward, length, correct, beta=0.0)
     assert extra[0, :3].sum().item() == pytest.approx(0, abs=1e-6)
     assert extra[0, 0] > 0 > extra[0, 2] and extra[0, 3] == 0
-    z = (10 - 20) / (math.sqrt(200 / 3))
+    z = (10 - 20) / math.sqrt(200 / 2)
     sigmoid = 1 / (1 + math.exp(-z))
     assert extra[0, 0].item() == pytest.approx(-0.2 * (sigmoid - 0.5) * 3 / 4, abs=1e-5)
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import pytest
+import torch
 
 from safework_cli.episode.runner import Transcript
 from safework_cli.errors import InputError
@@ -14,7 +15,7 @@ from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
-from safework_rl.objectives import SearchObjective
+from safework_rl.objectives import M3Objective, SearchObjective
 from safework_rl.rewards import TaskRewards
 from safework_rl.routing import ROUTES
 from safework_rl.settings import FormatSettings, LanguageSettings, RlConfig
@@ -91,9 +92,9 @@ def test_the_usual_routes_judge_real_rows():
 def test_the_order_follows_the_phases_and_is_drawn_once():
     rows = [row(task) for task in ("knowledge", "general", "safety", "value") for _ in range(3)]
     phases = [(["knowledge", "general"], 1.0), (["safety", "value", "knowledge", "general"], 2.0)]
-    order = Curriculum(rows, phases, 30, 2, {"safety": 3.0}, seed=1).order()
-    assert len(order) == 60 and order == Curriculum(rows, phases, 30, 2, {"safety": 3.0}, 1).order()
-    assert order != Curriculum(rows, phases, 30, 2, {"safety": 3.0}, 2).order()
+    order = Curriculum(rows, phases, 60, 2, {"safety": 3.0}, seed=1).order()
+    assert len(order) == 60 and order == Curriculum(rows, phases, 60, 2, {"safety": 3.0}, 1).order()
+    assert order != Curriculum(rows, phases, 60, 2, {"safety": 3.0}, 2).order()
     tasks = [rows[i].task for i in order]
     assert set(tasks[:20]) == {"knowledge", "general"}
     late = Counter(tasks[20:])
@@ -109,19 +110,26 @@ def test_a_phase_without_rows_is_refused():
 
 def test_spare_prompts_are_of_the_phase_and_not_taken():
     rows = [row(task) for task in ("knowledge", "safety") for _ in range(4)]
-    plan = Curriculum(rows, [(["knowledge"], 1.0), (["knowledge", "safety"], 1.0)], 10, 2, {}, 0)
-    assert set(plan.spares(0, 1, 9, {0})) == {1, 2, 3}, "no more than there are"
-    assert plan.spares(0, 1, 2, {0}) == plan.spares(0, 1, 2, {0}) != plan.spares(0, 2, 2, {0})
-    assert set(plan.spares(5, 1, 9, {0, 4})) == {1, 2, 3, 5, 6, 7}
-    silent = Curriculum(rows, [(["knowledge", "safety"], 1.0)], 10, 2, {"safety": 0.0}, 0)
-    assert set(silent.spares(0, 1, 9, set())) == {0, 1, 2, 3}
+    plan = Curriculum(rows, [(["knowledge"], 1.0), (["knowledge", "safety"], 1.0)], 180, 9, {}, 0)
+    assert set(plan.spares(0, 1, range(9), {0})) == {1, 2, 3}, "no more than there are"
+    assert plan.spares(0, 1, [3, 7], {0}) == plan.spares(0, 1, [3, 7], {0}) != plan.spares(0, 2, [3, 7], {0})
+    assert set(plan.spares(10, 1, range(9), {0, 4})) == {1, 2, 3, 5, 6, 7}
+    silent = Curriculum(rows, [(["knowledge", "safety"], 1.0)], 180, 9, {"safety": 0.0}, 0)
+    assert set(silent.spares(0, 1, range(9), set())) == {0, 1, 2, 3}
+
+
+def test_a_phase_may_end_within_a_rollout():
+    rows = [row(task) for task in ("knowledge", "safety") for _ in range(4)]
+    plan = Curriculum(rows, [(["knowledge"], 1.0), (["safety"], 2.0)], 9, 6, {}, 0)
+    assert [rows[i].task for i in plan.order()] == ["knowledge"] * 3 + ["safety"] * 9, "whole rollouts; the last three are not used"
+    assert [rows[i].task for i in plan.spares(0, 1, [1, 4], set())] == ["knowledge", "safety"], "each from its own phase"
 
 
 def test_a_group_must_divide_the_step():
     with pytest.raises(ValueError, match="num_generations=3 does not divide the 8 completions"):
         RlConfig(num_generations=3, per_device_train_batch_size=8, gradient_accumulation_steps=1)
-    with pytest.raises(ValueError, match="beta"):
-        RlConfig(beta=0.1)
+    with pytest.raises(ValueError, match="steps_per_generation=6 is not a multiple of gradient_accumulation_steps=4"):
+        RlConfig(steps_per_generation=6)
     assert RlConfig(num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=2).prompts_per_step == 4
 
 
@@ -147,3 +155,51 @@ def test_the_search_reward_by_hand():
     assert numbers["search/reliability"] == pytest.approx(2 / 6) and numbers["search/false_certain"] == pytest.approx(1 / 6)
     assert numbers["search/lambda"] == pytest.approx(0.5 * math.exp(0.1 * (0.9 - 2 / 6)))
     assert numbers["search/unanswered"] == pytest.approx(1 / 6)
+
+
+class Unsure:
+    """A judge that cannot score one answer."""
+
+    name = "unsure"
+
+    def judge(self, exchanges):
+        return [Verdict(None, error="no") if e.final == "?" else Verdict(float(e.final == "Ada")) for e in exchanges]
+
+
+def test_replies_that_were_not_scored_are_not_in_the_reliability():
+    objective = SearchObjective(Unsure(), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
+    scored = objective.score([row("search", answer="Ada")] * 3, [""] * 3, [transcript("Ada", 9), transcript("?", 2), transcript("Bob", 9)])
+    assert math.isnan(scored.reward[1]) and scored.correct == [True, None, False]
+    numbers = objective.finish_step()
+    assert numbers["search/reliability"] == 0.5, "of the two that were scored; an unscored uncertain reply is not reliable either"
+    assert numbers["search/true_certain"] == numbers["search/false_certain"] == 0.5 and numbers["search/false_uncertain"] == 0
+    objective.score([row("search", answer="Ada")], [""], [transcript("?", 2)])
+    before = objective.multiplier.value
+    assert objective.finish_step()["search/lambda"] == before, "nothing scored moves nothing"
+
+
+@pytest.mark.parametrize("weighting", ["equal", "std", "clip_filter"])
+def test_the_multiplier_acts_on_the_size_of_the_advantage(weighting):
+    """Two groups in which the answers are all right, or all wrong: only confidence differs, and its price is λ."""
+    question, sizes = row("search", answer="Ada", meta={"answer_type": "exact"}), []
+    for value in (1e-3, 0.1, 5.0):
+        objective = SearchObjective(rule_verifier("correctness"), Multiplier(value, 0.9, 0.1, 1e-3, 5, 0.0), 5, weighting, 0.5)
+        transcripts = [transcript(answer, sure) for answer in ("Ada", "Bob") for sure in (9, 2)]
+        scored = objective.score([question] * 4, [""] * 4, transcripts)
+        found = objective.advantages(
+            torch.tensor(scored.reward).view(2, 2), torch.ones(2, 2), torch.tensor(scored.correct).float().view(2, 2)
+        )
+        assert found[0, 0] > 0 > found[0, 1] and found[1, 0] < 0 < found[1, 1]
+        sizes.append(found.abs().max().item())
+    assert sizes[1] == pytest.approx(100 * sizes[0], rel=1e-3) and sizes[2] == pytest.approx(5000 * sizes[0], rel=1e-3)
+    mixed = objective.advantages(torch.tensor([[1.1, 1.0, 0.1, 0.0]]), torch.ones(1, 4), torch.tensor([[1.0, 1.0, 0.0, 0.0]]))
+    scale = {"equal": 1.0, "std": 1 / math.sqrt(1 / 3), "clip_filter": 1.0}[weighting]
+    assert torch.allclose(mixed, scale * torch.tensor([[0.55, 0.45, -0.45, -0.55]]), atol=1e-4), "where they vary, by the deviation of that"
+
+
+def test_a_group_that_the_filter_drops_does_not_count_as_one_that_varies():
+    """Four groups whose rewards vary, of which one has a right reply and a wrong one: ω is min(3, 4/1), and not 1."""
+    objective = M3Objective(TaskRewards({}, {}, FormatSettings(), LanguageSettings(), 0.5), "clip_filter", True)
+    reward = torch.tensor([[1.0, 0.0], [1.0, 0.9], [0.1, 0.0], [1.0, 0.9]])
+    correct = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+    assert torch.allclose(objective.advantages(reward, reward, correct), torch.tensor([[1.5, -1.5]] + [[0.0, 0.0]] * 3))

@@ -25,10 +25,11 @@ class Telling:
     name = "telling"
 
     def __init__(self, tokenizer):
-        self.tokenizer, self.asked = tokenizer, []
+        self.tokenizer, self.asked, self.seeds = tokenizer, [], []
 
     def generate_ids(self, prompts, sampling, n=1, visions=None):
         self.asked.append(len(prompts))
+        self.seeds.append(sampling.seed)
         texts = [f"<think>t</think>{i % 2}" for i in range(len(prompts))]
         return [
             [Completion(t, list(range(3 + i % 2)), [0.0] * (3 + i % 2), "stop", p)]
@@ -49,7 +50,7 @@ def rounds(tiny_model):
         verifiers = {"telling": judge or one, "format": rule_verifier("format")}
         rewards = TaskRewards({"general": {"telling": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
         config = CONFIG.model_copy(update=settings)
-        plan = Curriculum(rows, [(["general"], 1.0)], 4, 2, {}, 0)
+        plan = Curriculum(rows, [(["general"], 1.0)], 8, 2, {}, 0)
 
         def encode(row):
             return [1, 2], None
@@ -61,7 +62,7 @@ def rounds(tiny_model):
 
 def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(rounds):
     rollouts, engine, rows = rounds(["always", "mixed", "mixed", "mixed"])
-    made = rollouts.round(0, 7, [0, 1])
+    made = rollouts.round(0, [0, 1])
     assert engine.asked == [4, 2] and (made.attempts, made.replaced) == (2, 1)
     assert [group[0].row for group in made.drawn] == [0, 1]
     assert made.kept[0][0].row in (2, 3) and made.kept[1] is made.drawn[1]
@@ -75,12 +76,12 @@ def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(rounds):
 
 def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(rounds):
     rollouts, engine, _ = rounds(["always", "never", *["always"] * 20], refill=3)
-    made = rollouts.round(0, 7, [0, 1])
+    made = rollouts.round(0, [0, 1])
     assert engine.asked == [4, 4, 4, 4] and made.replaced == 0 and made.kept == made.drawn
     rollouts, engine, _ = rounds(["always", "never"], refill=3)
-    assert rollouts.round(0, 7, [0, 1]).attempts == 1
+    assert rollouts.round(0, [0, 1]).attempts == 1
     rollouts, engine, _ = rounds(["always", "mixed", "mixed"], refill=0)
-    assert rollouts.round(0, 7, [0, 1]).attempts == 1 and engine.asked == [4]
+    assert rollouts.round(0, [0, 1]).attempts == 1 and engine.asked == [4]
 
 
 def test_one_unscorable_spare_does_not_stop_the_step(rounds):
@@ -92,13 +93,46 @@ def test_one_unscorable_spare_does_not_stop_the_step(rounds):
             return [Verdict(None, error="no") if e.question == "broken" and e.final == "1" else known([e])[0] for e in exchanges]
 
     rollouts, engine, _ = rounds(["always", "mixed", "broken"], judge=Failing(None), max_unscorable=0.0)
-    made = rollouts.round(0, 7, [0, 1])
+    made = rollouts.round(0, [0, 1])
     assert engine.asked == [4, 2] and made.replaced == 0 and [group[0].row for group in made.kept] == [0, 1]
 
 
 def test_a_long_reply_pays_before_its_group_is_compared(rounds):
     rollouts, _, _ = rounds(["always"], max_completion_length=4, overlong=CONFIG.overlong.model_copy(update={"buffer": 2, "factor": 0.4}))
-    assert [sample.reward for sample in rollouts.round(0, 0, [0]).drawn[0]] == pytest.approx([0.8, 0.6])
+    assert [sample.reward for sample in rollouts.round(0, [0]).drawn[0]] == pytest.approx([0.8, 0.6])
+
+
+def test_each_round_and_attempt_has_draws_of_its_own_and_the_same_ones_again(rounds):
+    words = ["always", "never", *["always"] * 20]
+    rollouts, engine, _ = rounds(words)
+    rollouts.round(0, [0, 1])
+    rollouts.round(1, [2, 3])
+    assert len(engine.seeds) == 6 and len(set(engine.seeds)) == 6, "three attempts in each of two rounds"
+    again, other, _ = rounds(words)
+    again.round(1, [2, 3])
+    assert other.seeds == engine.seeds[3:], "whatever was drawn before"
+    seeded, third, _ = rounds(words, seed=1)
+    seeded.round(1, [2, 3])
+    assert not set(third.seeds) & set(engine.seeds)
+
+
+def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(rounds, monkeypatch):
+    """The limit is the context's, so the penalty is over all tokens behind the prompt; the length that is reported is the policy's own."""
+    from safework_cli.episode.runner import Transcript
+    from safework_rl import rollout
+
+    def episodes(engine, index, prompts, limits, sampling):
+        read = Transcript([1, 2], [], token_ids=[5] * 8, mask=[1, 1, 0, 0, 0, 0, 1, 1], logprobs=[0.0] * 8, answer="1", ending="answered")
+        short = Transcript([1, 2], [], token_ids=[5] * 4, mask=[1] * 4, logprobs=[0.0] * 4, answer="1", ending="answered")
+        return [read, short]
+
+    monkeypatch.setattr(rollout, "run_episodes", episodes)
+    monkeypatch.setattr(rollout, "_exchange_text", lambda transcript: "<think>t</think>1")
+    rollouts, _, _ = rounds(["always"], max_completion_length=10, overlong=CONFIG.overlong.model_copy(update={"buffer": 4, "factor": 1.0}))
+    rollouts._search = (None, None)
+    (group,) = rollouts.round(0, [0]).drawn
+    assert [sample.length for sample in group] == [4, 4]
+    assert [sample.reward for sample in group] == pytest.approx([0.5, 1.0])
 
 
 class Misbehaving:
@@ -144,9 +178,9 @@ def test_verdicts_that_cannot_be_told_apart_are_refused():
 
 def test_unscorable_replies_are_left_out_up_to_a_limit(rounds):
     rollouts, _, rows = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.5)
-    made = rollouts.round(0, 0, [0, 1])
+    made = rollouts.round(0, [0, 1])
     measures = round_measures(made, rows)
     assert measures["unscorable"] == 0.5 and measures["correct"] == 1.0, "what could not be scored is neither right nor wrong"
     rollouts, _, _ = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
     with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'telling': ZeroDivisionError: no words"):
-        rollouts.round(0, 0, [0, 1])
+        rollouts.round(0, [0, 1])

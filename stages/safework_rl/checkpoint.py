@@ -1,0 +1,54 @@
+"""What a checkpoint keeps beside weights and optimiser: the objective's state, and the rollout where its updates are not all made yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+
+from safework_rl.trainer import LadderTrainer
+
+STATE, ROLLOUT = "safework_state.json", "rollout.safetensors"
+
+
+class KeepRollout(TrainerCallback):
+    """Writes it, and puts the trainer back to its place in the rollout."""
+
+    def __init__(self, trainer: LadderTrainer):
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._trainer._step = state.global_step * args.gradient_accumulation_steps
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        trainer, folder = self._trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        (folder / STATE).write_text(json.dumps({"objective": trainer.objective.state(), "first_gap": trainer.first_gap}))
+        within = state.global_step % trainer.config.rollout_steps and state.global_step < args.max_steps
+        if within and trainer.scored is not None:
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.scored.items()}
+            save_file(tensors | {"rows": torch.tensor(trainer.kept_rows)}, folder / ROLLOUT)
+
+
+def load_state(trainer: LadderTrainer, checkpoint: Path | None, *, forked: bool) -> None:
+    """Restores λ and its like, and an unfinished rollout, as they were when the checkpoint was written.
+
+    Args:
+        forked: the checkpoint is another run's: λ is taken over, but its rollout was made under other settings and is sampled again.
+    """
+    if checkpoint is None:
+        return
+    kept = json.loads((checkpoint / STATE).read_text())
+    trainer.objective.load_state(kept["objective"])
+    if forked:
+        return
+    trainer.first_gap = kept["first_gap"]
+    if (checkpoint / ROLLOUT).exists():
+        tensors = load_file(checkpoint / ROLLOUT)
+        trainer.resume_rollout(tensors.pop("rows").tolist(), tensors)
+
+
+__all__ = ["KeepRollout", "load_state"]

@@ -1,0 +1,42 @@
+"""What of an episode is trained on: the tokens that the policy sampled, and nothing that the index said."""
+
+from __future__ import annotations
+
+import pytest
+
+from safework_cli.stage import Inputs
+from safework_rl import trainer as trainer_module
+from safework_rl.search_stage import SearchConfig, stage
+from safework_rl.trainer import LadderTrainer
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_retrieved_tokens_are_neither_trained_on_nor_counted(tiny_artifact, index_artifact, search_data, acting, work, monkeypatch, share):
+    losses, rounds = [], []
+    loss, generate = trainer_module.cpgd_loss, LadderTrainer._generate_and_score_completions
+
+    def noted_loss(logp, old, advantage, mask, denominator, **more):
+        losses.append((mask.tolist(), denominator.tolist()))
+        return loss(logp, old, advantage, mask, denominator, **more)
+
+    def noted_round(self, inputs):
+        output = generate(self, inputs)
+        rounds.append(list(self._kept))
+        return output
+
+    monkeypatch.setattr(trainer_module, "cpgd_loss", noted_loss)
+    monkeypatch.setattr(LadderTrainer, "_generate_and_score_completions", noted_round)
+    config = SearchConfig(
+        max_steps=2, num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_completion_length=160,
+        learning_rate=1e-3, preflight=0, share_prompts=share, limits={"turns": 2, "results": 2, "turn_tokens": 12},
+        require_gradient=False,
+    )  # fmt: skip
+    stage.run(config, Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data.with_subset("rl")}), work)
+    samples = [sample for kept in rounds for sample in kept]
+    rows = [(mask, tokens) for masks, denominators in losses for mask, tokens in zip(masks, denominators, strict=True)]
+    assert len(samples) == len(rows) == 16
+    assert any(len(sample.token_ids) > sample.length for sample in samples), "something was retrieved"
+    for place, (sample, (mask, tokens)) in enumerate(zip(samples, rows, strict=True)):
+        assert mask == sample.mask + [0] * (len(mask) - len(sample.mask))
+        group = samples[place - place % 4 : place - place % 4 + 4]
+        assert tokens == config.prompts_per_step * sum(other.length for other in group)
