@@ -19,11 +19,11 @@ from safework_cli.lm.chat import encode_text, instructed, render
 from safework_cli.lm.vision import Vision
 from safework_cli.pictures import TAG, open_picture
 from safework_cli.rows import Message
+from safework_cli.text_safety import BREAK
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
 from safework_cli.verifiers.verdicts import template_for, unreadable
 
-BREAK = "\u200b"  # zero-width space: the text still reads the same
 MARKS = {QUERY: "\ue0f1query\ue0f1", REFERENCE: "\ue0f3reference\ue0f3", RESPONSE: "\ue0f2response\ue0f2"}
 GAP = "\n[…]\n"
 MIN_CONTENT_TOKENS = 16
