@@ -32,8 +32,8 @@ _KEYS = (
 )
 _NOUN = rf"\b(?:{_KEYS})(?: (?:for|of|to) (?:the|this|that) (?:response|reply|query|answer|case|exchange))?(?: here| therefore)?"
 _FILL = (
-    r"(?:\s|therefore|thus|then|clearly|definitely|simply|plainly|obviously|certainly|follows|as|be|to|the|a|an|under|into|in|with"
-    r"|label|class|category|option|code|letter|answer|verdict|:|=|->|=>|→|-|–|—|\()*"
+    r"(?:\s++|(?:therefore|thus|then|clearly|definitely|simply|plainly|obviously|certainly|follows|as|be|to|the|a|an|under|into|in|with"
+    r"|label|class|category|option|code|letter|answer|verdict)\b|:|=|->|=>|→|-|–|—|\()*+"
 )
 _SAID = re.compile(
     rf"{_NOUN}\s*(?:is|was|would be|should be|must be|will be|has to be|:|=|->|=>|→|-|–|—)\s*{_FILL}$"
@@ -251,12 +251,12 @@ def _in_prose(said: str, names: _Names, cut: bool) -> str | None:
     def unquoted(match: re.Match[str]) -> str:
         return f" {match[1]} " if names.label(match[1]) is not None else " … "
 
-    plain = re.sub(r"[*`]|(?m:^\s*(?:>|#+|[-•]\s)\s*)|__", "", said)
+    plain = re.sub(r"[*`]|(?m:^[ \t]*+(?:>|#+|[-•]\s)\s*)|__", "", said)
     whole = _QUOTED.fullmatch(plain.strip())
     plain = _QUOTED.sub(unquoted, whole[1] if whole else plain)
     plain = re.sub(r"(?<![\w])'([^'\n]{1,40})'(?![\w])", unquoted, plain)
     plain = re.sub(
-        r"[(\[【<]+([^()\[\]【】<>\n]{1,40})[)\]】>]+", lambda m: f" {m[1]} " if names.label(m[1]) is not None else m[0], plain
+        r"[(\[【<]([^()\[\]【】<>\n]{1,40})[)\]】>]", lambda m: f" {m[1]} " if names.label(m[1]) is not None else m[0], plain
     ).strip()
     mentions = names.mentions(plain)
     if not mentions or len(mentions) > 200:
