@@ -56,6 +56,8 @@ class WrapConfig(StageConfig):
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
     min_probability: float = Field(0.0, ge=0, lt=1)
     """Label probability below which a verdict is an error."""
+    answer_tokens: int = Field(1024, ge=1, le=1_000_000)
+    """Tokens that a served judge may write; a judge that reasons needs room for its thought."""
     endpoint: EndpointSettings | None = None
     """Where the judge is served, in place of `model`."""
     attack_rows: int = Field(50, ge=0)
@@ -87,7 +89,7 @@ class WrapConfig(StageConfig):
             base["empty_label"] = self.empty_label or min(labels, key=lambda name: labels[name].score)
         given = ("empty_label", "system", "template", "strict_template")
         base |= {name: value for name in given if (value := getattr(self, name)) is not None}
-        kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability")
+        kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability", "answer_tokens")
         base |= {name: getattr(self, name) for name in kept}
         base["endpoint"] = self.endpoint.model_dump() if self.endpoint else None
         try:

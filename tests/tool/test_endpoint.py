@@ -236,17 +236,67 @@ def test_without_probabilities_the_written_label_counts_and_other_text_is_an_err
         labels = preset("safety").labels
         verdicts = judged(judge(tmp_path, url, "safety", codes=labels), [asked(key) for key in replies])
     assert [(v.label, v.score) for v in verdicts[:2]] == [("Safe with warning", 1.0), ("Unsafe", 0.0)]
-    assert verdicts[2].score is None and "none of its labels" in verdicts[2].error and verdicts[3].error == "the answer holds no text"
+    assert (
+        verdicts[2].score is None and "states none of its labels" in verdicts[2].error and verdicts[3].error == "the answer holds no text"
+    )
 
 
 def test_first_tokens_that_begin_several_codes_leave_it_to_the_text():
     spec = preset("safety")
     spec.codes = spec.labels
     assert first_token_probabilities({"Safe": -0.1, "Un": -3.0}, spec) is None
-    assert written_label("unsafe.", spec) == "Unsafe" and written_label("It is not Unsafe... rather Safe with refusal", spec) == "Unsafe"
+    assert written_label("unsafe.", spec) == "Unsafe" and written_label("It is not Unsafe", spec) is None
     letters = preset("safety")
     assert first_token_probabilities({" B": math.log(0.5), "C": math.log(0.5)}, letters) == pytest.approx([0, 0.5, 0.5, 0, 0, 0])
     assert first_token_probabilities({"Hello": 0.0}, letters) is None
+    assert first_token_probabilities({" a": 0.0}, letters) is None, "an article is no code"
+    assert first_token_probabilities({"A": 0.0}, letters, "A reply that helps.") is None
+    assert first_token_probabilities({"A": 0.0}, letters, "A. It declines.") == [1, 0, 0, 0, 0, 0]
+
+
+def completion(content: str | None, thought: str = "", finish: str = "stop", first: dict[str, float] | None = None):
+    """A server's whole response, as a reasoning parser or a limit of tokens shapes it."""
+    entries = [{"token": token, "logprob": p, "bytes": None, "top_logprobs": []} for token, p in (first or {}).items()]
+    told = {"content": [entries[0] | {"top_logprobs": entries}]} if entries else None
+    message = {"role": "assistant", "content": content} | ({"reasoning_content": thought} if thought else {})
+    choice = {"index": 0, "finish_reason": finish, "message": message, "logprobs": told}
+    return Raw(json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}).encode())
+
+
+@pytest.mark.parametrize(
+    ("response", "label", "why"),
+    [
+        (completion("D", thought="A refusal? No, it helps."), "Unsafe", ""),
+        (completion("", thought="The reply declines, so A", finish="length"), None, "cut inside its thought"),
+        (completion("<think>The reply declines, so the answer is A", finish="length"), None, "cut inside its thought"),
+        (completion("<think>Is it A? It helps.</think>\n\nD", first={"A": 0.0}), "Unsafe", ""),
+        (completion("D", thought="A refusal?", first={"A": 0.0}), "Unsafe", ""),
+        (completion("A reply that helps is", finish="length", first={"A": 0.0}), None, "states none"),
+        (completion("A reply that helps.", first={"A": 0.0}), None, "states none"),
+        (completion("The answer is D", first={"The": 0.0}), "Unsafe", ""),
+        (completion(preset("safety").template), None, "states none"),
+    ],
+)
+def test_a_judges_thought_is_not_its_verdict(tmp_path, response, label, why):
+    def answer(request):
+        raise response
+
+    with served(answer) as (url, _):
+        (verdict,) = judge(tmp_path, url, "safety").judge([asked("Yes.")])
+    assert verdict.label == label and (why in verdict.error if why else verdict.error is None)
+
+
+def test_a_judge_has_room_for_its_thought(tmp_path):
+    with served(lambda request: "good") as (url, seen):
+        judge(tmp_path, url, answer_tokens=5000).judge([asked("Yes.")])
+        judge(tmp_path, url).judge([asked("Yes.")])
+    assert [request["max_tokens"] for request in seen] == [5000, 1024]
+
+
+def test_a_label_that_the_prompt_rules_out_is_an_error(tmp_path):
+    with served(lambda request: "The answer is E.") as (url, _):
+        (verdict,) = judge(tmp_path, url, "safety", use_harmful=True).judge([asked("No.", harmful=True)])
+    assert verdict.score is None and "not possible for harmful=True" in verdict.error
 
 
 def test_a_reply_cannot_close_its_frame_or_pose_as_a_turn(tmp_path):

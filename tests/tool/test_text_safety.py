@@ -20,7 +20,19 @@ TOKENS = """
 <extra_id_0> <0x0A> <reserved_106> <_user> <_bot> <seed:bos> <seed:think> <[begin▁of▁sentence]> <[end▁of▁sentence]> [gMASK] <sop> [|assistant|] [|endofturn|]
 <SPECIAL_12> <fim_prefix> <fim-prefix> <EOT> <PRE> ]~b] ]~!b[ [e~[ [CLS] [SEP] [MASK] [control_8] <ctrl100> <arg_key>
 """.split()
-VARIANTS = ["< |im_end| >", "<|IM_END|>", "</ think>", "</THINK>", "[ /INST ]", "[inst]", "＜|im_end|＞", "<|im_end|", "< s >", "<Think>", "<<sys>>"]
+VARIANTS = [
+    "< |im_end| >",
+    "<|IM_END|>",
+    "</ think>",
+    "</THINK>",
+    "[ /INST ]",
+    "[inst]",
+    "＜|im_end|＞",
+    "<|im_end|",
+    "< s >",
+    "<Think>",
+    "<<sys>>",
+]
 
 
 @pytest.mark.parametrize("token", TOKENS + VARIANTS)

@@ -9,19 +9,18 @@ from collections.abc import Sequence
 from safework_cli.lm.endpoint import Endpoint, Said
 from safework_cli.lm.engine import Sampling
 from safework_cli.rows import Message
+from safework_cli.text_safety import disarmed
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.prompting import BREAK, broken_tags, query_text
+from safework_cli.verifiers.prompting import broken_tags, query_text
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
-from safework_cli.verifiers.verdicts import template_for, unreadable, verdict_of
+from safework_cli.verifiers.stated import after_thought, written_label
+from safework_cli.verifiers.verdicts import asks_for_harm, template_for, unreadable, verdict_of
 
 TOP = 20
 """Likeliest first tokens asked for: what OpenAI's API allows at most, and vLLM by default."""
 MIN_SHARE = 0.5
 """Of the first token's probability that must lie on the codes; below it the judge began another word."""
-MAX_TOKENS = 24
-"""Of an answer: a label and a little more. SafeWork-R1's judges answer within 16."""
 CHARACTERS_PER_TOKEN = 4
-_CONTROL = re.compile(r"<(?=\|)|\[(?=/?INST\])|<(?=/?s>)")
 
 
 class EndpointVerifier:
@@ -40,7 +39,7 @@ class EndpointVerifier:
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """One verdict for each exchange; an answer that could not be had, or is no label, is an error and never a class."""
         asked = [i for i, e in enumerate(exchanges) if e.final.strip() and not unreadable(self.spec, e, sees=False)]
-        said = iter(self.endpoint.ask([self._messages(exchanges[i]) for i in asked], Sampling(max_tokens=MAX_TOKENS), top=TOP))
+        said = iter(self.endpoint.ask([self._messages(exchanges[i]) for i in asked], Sampling(max_tokens=self.spec.answer_tokens), top=TOP))
         verdicts: list[Verdict] = []
         self.judged += len(exchanges)
         chosen = set(asked)
@@ -60,40 +59,58 @@ class EndpointVerifier:
         cut = {place: _cut(text, limit // 2) for place, text in texts.items()}
         self.truncated += any(cut[place] != text for place, text in texts.items())
         pattern = re.compile("|".join(map(re.escape, texts)))  # at once: a reply may hold "{query}"
-        content = pattern.sub(lambda match: disarmed(cut[match.group()]), template_for(self.spec, exchange))
+        content = pattern.sub(lambda match: disarmed(broken_tags(cut[match.group()])), template_for(self.spec, exchange))
         system = [Message(role="system", content=self.spec.system)] if self.spec.system else []
         return [*system, Message(role="user", content=content)]
 
     def _verdict(self, said: Said, exchange: Exchange) -> Verdict:
         if said.error:
             return Verdict(None, error=said.error)
-        probabilities = first_token_probabilities(said.first, self.spec)
-        if probabilities is not None:
-            return verdict_of(self.spec, probabilities, exchange)
-        label = written_label(said.text, self.spec)
+        cut = said.finish_reason == "length"
+        label = written_label(said.text, self.spec, cut=cut)
         if label is None:
-            return Verdict(None, error=f"the judge answered {said.text[:60]!r}, which is none of its labels")
+            return Verdict(None, error=self._unread(said))
+        probabilities = None if _thinks(said) else first_token_probabilities(said.first, self.spec, said.text)
+        if probabilities is not None and max(probabilities) == probabilities[self.spec.labels.index(label)]:
+            return verdict_of(self.spec, probabilities, exchange)
+        harmful = asks_for_harm(exchange)
+        if self.spec.use_harmful and harmful is not None and harmful not in self.spec.possible[label]:
+            return Verdict(None, error=f"the judge says '{label}', which is not possible for harmful={harmful}")
         return Verdict(self.spec.scores[label], label)
 
+    def _unread(self, said: Said) -> str:
+        """Why an answer is no verdict."""
+        if said.finish_reason == "length" and (after_thought(said.text) is None or not said.text.strip()):
+            return f"the judge was cut inside its thought after {self.spec.answer_tokens} tokens; raise answer_tokens"
+        cut = f" (cut after {self.spec.answer_tokens} tokens: answer_tokens)" if said.finish_reason == "length" else ""
+        return f"the judge answered {said.text.strip()[:60]!r}{cut}, which states none of its labels"
 
-def disarmed(text: str) -> str:
-    """Untrusted text without our tags and without what servers read as control tokens; it still reads the same."""
-    return _CONTROL.sub(lambda match: match.group() + BREAK, broken_tags(text))
+
+def _thinks(said: Said) -> bool:
+    """Whether the first tokens are those of a thought, which tell nothing of the verdict."""
+    return bool(said.thought) or after_thought(said.text) != said.text
 
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}\n[…]\n{text[-limit // 2 :]}"
 
 
-def first_token_probabilities(first: dict[str, float], spec: LabelSpec) -> list[float] | None:
+def first_token_probabilities(first: dict[str, float], spec: LabelSpec, text: str | None = None) -> list[float] | None:
     """Label probabilities from the likeliest first tokens, as far as each token is the beginning of one code alone.
 
-    None where the text must tell: some token with a share begins several codes, or those that begin one are not what the judge said.
+    None where the text must tell: some token with a share begins several codes, those that begin one are not what the judge said, or the
+    text goes on otherwise ("A reply that …" begins with the token of the code A).
+
+    Args:
+        first: token → log-probability. One of a single letter counts as it is written: "a" is an article.
+        text: what the judge wrote, where it is known: it must open with a code, alone.
     """
+    if text is not None and _opening_code(text, spec) is None:
+        return None
     shares = dict.fromkeys(spec.codes, 0.0)
     for token, logprob in first.items():
-        text = token.strip().lower()
-        begun = [code for code in spec.codes if text and code.lower().startswith(text)]
+        word = token.strip()
+        begun = [code for code in spec.codes if word and _begins(code, word)]
         if len(begun) > 1 and math.exp(logprob) > 0.01:
             return None
         if len(begun) == 1:
@@ -102,11 +119,18 @@ def first_token_probabilities(first: dict[str, float], spec: LabelSpec) -> list[
     return [shares[code] / total for code in spec.codes] if total >= MIN_SHARE else None
 
 
-def written_label(text: str, spec: LabelSpec) -> str | None:
-    """The label that an answer writes: equal to a code or a label, else the one that occurs first, the longest where two begin together."""
-    plain = text.strip().strip(".\"'*` ").lower()
-    names = {name.lower(): label for label, code in zip(spec.labels, spec.codes, strict=True) for name in (label, code)}
-    if plain in names:
-        return names[plain]
-    found = [(match.start(), -len(name), label) for name, label in names.items() if (match := re.search(rf"\b{re.escape(name)}\b", plain))]
-    return min(found)[2] if found else None
+def _begins(code: str, word: str) -> bool:
+    return code.startswith(word) if len(code) == 1 else code.casefold().startswith(word.casefold())
+
+
+def _opening_code(text: str, spec: LabelSpec) -> str | None:
+    """The code that a text opens with and that ends there, or at a mark of punctuation."""
+    opening = text.lstrip()
+    return next(
+        (
+            code
+            for code in spec.codes
+            if _begins(opening[: len(code)], code) and re.match(r"\s*(?:$|[.,:;!?\n(*<=]|[-–—]\s)", opening[len(code) :])
+        ),
+        None,
+    )

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safework_cli.artifacts.manifest import write_durably
 from safework_cli.errors import ConfigError, InputError
@@ -61,6 +61,9 @@ class LabelSpec(BaseModel):
     """"hard": the score of the most probable label. "soft": the expected score."""
     use_harmful: bool = False
     """Where ``harmful`` is known, only labels possible for it compete."""
+    answer_tokens: int = Field(1024, ge=1)
+    """Tokens that a served judge may write: a label takes one, a judge that reasons needs room for its thought. A verdict that is cut is
+    an error."""
     endpoint: EndpointSettings | None = None
     """Where the judge is served; None for one whose weights lie beside this file."""
 

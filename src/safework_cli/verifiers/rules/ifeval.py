@@ -1,7 +1,9 @@
-"""The 25 instructions of IFEval (arXiv 2311.07911), by the ids and arguments that its data use.
+"""The 25 instructions of IFEval (arXiv 2311.07911), by the ids and arguments that its data use, and its strict and loose reading.
 
-Written from the paper's descriptions and the behaviour of its published checker. Where that checker counts sentences and words with NLTK's
-models, the counts here are by punctuation and by runs of letters (``constraints``); keywords are text here, and patterns there.
+Written to the definitions of the published checker, in time linear in the reply. Sentences and the words of ``capital_word_frequency`` are
+those of NLTK's Punkt and Treebank tokenizers, as there. NLTK's trained parameters for English are a download of their own: in their place
+stand the abbreviations and sentence starters below, written for this module. Keywords are text here, and patterns there; a letter that is
+none of a–z ("#") is counted here, and replaced by a random one there. langdetect is seeded.
 """
 
 from __future__ import annotations
@@ -14,10 +16,22 @@ from typing import Any
 
 Arguments = Mapping[str, Any]
 
-_HIGHLIGHT = re.compile(r"\*\*(?P<two>[^\n*]*)\*\*|\*(?P<one>[^\n*]*)\*")
-_BULLET = re.compile(r"^\s*(?:\*[^*]|-).*$", re.MULTILINE)
-_FENCE = re.compile(r"^```(?:json)?\s*|\s*```$", re.IGNORECASE)
-_FIRST_WORD = re.compile(r"^[\s'\"“‘(\[]*([^\s.,?!'\"”’)\]]+)")
+_FENCES = ("```json", "```Json", "```JSON", "```")
+_ABBREVIATIONS = (
+    "mr mrs ms dr prof rev hon st jr sr messrs gen col maj capt lt sgt adm gov sen rep reps pres supt "
+    "inc ltd co corp bros cie dept univ assn ave blvd rd ft mt vs etc al fig no nos vol pp ed eds cf viz approx est "
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thur thurs fri sat sun "
+    "a.m p.m e.g i.e u.s u.k u.n u.s.a u.s.s.r d.c n.y n.j n.c s.c n.h n.m w.va l.a ph.d m.d b.a m.a m.b.a b.c a.d "
+    "ala ariz ark calif colo conn del fla ga ill ind kan ky la md mass mich minn miss mo mont neb nev okla ore pa tenn tex va vt wash wis wyo "
+    "yr yrs mg kg km cm mm lb oz hr hrs min sec"
+)
+_STARTERS = (
+    "the this that these those he she it they we you i there here in on at by for from with without if when while although though since "
+    "because as after before during until once but and so yet or nor however therefore moreover furthermore meanwhile instead indeed thus "
+    "hence also additionally finally first second third next then now today what who where why how which whose many most some all any each "
+    "every both either neither several few one two his her its their our my your let please no not yes even despite under over among "
+    "according between through"
+)
 
 
 def _compare(count: int, relation: str, wanted: int) -> bool:
@@ -28,14 +42,26 @@ def _compare(count: int, relation: str, wanted: int) -> bool:
     raise ValueError(f"relation '{relation}' is neither 'at least' nor 'less than'")
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text)
+@cache
+def _punkt() -> Any:
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(_ABBREVIATIONS.split()) | set("abcdefghjklmnopqrstuvwxyz")
+    parameters.sent_starters = set(_STARTERS.split())
+    return PunktSentenceTokenizer(parameters)
 
 
-def _sentences(text: str) -> int:
-    from safework_cli.verifiers.rules.constraints import count_sentences
+def sentences(text: str) -> list[str]:
+    """The sentences of an English text, by Punkt (Kiss and Strunk 2006)."""
+    return list(_punkt().tokenize(text))
 
-    return count_sentences(text)
+
+def _capital_words(text: str) -> int:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
+    words = NLTKWordTokenizer()
+    return sum(word.isupper() for sentence in sentences(text) for word in words.tokenize(sentence))
 
 
 @cache
@@ -46,53 +72,90 @@ def _detector() -> Callable[[str], str]:
     return detect
 
 
-def _language(text: str) -> str | None:
-    """The ISO code of a text, or None where it has no words to tell it by."""
+def _in_language(text: str, language: str) -> bool:
+    """A text without words to tell its language by is in every language."""
     from langdetect import LangDetectException
 
     try:
-        return _detector()(text)
+        return _detector()(text) == language
     except LangDetectException:
-        return None
+        return True
 
 
 def _is_json(text: str) -> bool:
+    plain = text.strip()
+    for fence in _FENCES:
+        plain = plain.removeprefix(fence)
     try:
-        json.loads(_FENCE.sub("", text.strip()))
-    except ValueError:
+        json.loads(plain.removesuffix("```").strip())
+    except (ValueError, RecursionError):
         return False
     return True
 
 
+def _placeholders(text: str) -> int:
+    """Pairs of square brackets on one line; the first that closes ends the first that is open."""
+    count = 0
+    for line in text.split("\n"):
+        place = line.find("[")
+        while place >= 0 and (end := line.find("]", place)) >= 0:
+            count, place = count + 1, line.find("[", end)
+    return count
+
+
+def _bullets(text: str) -> int:
+    """Lines that begin with a dash, and lines that begin with one asterisk; a lone asterisk takes the next line along."""
+    lines = text.split("\n")
+    count, taken = 0, False
+    for number, line in enumerate(lines):
+        head = line.lstrip()
+        count += head.startswith("-")
+        if taken:
+            taken = False
+        elif head == "*":
+            taken = number + 1 < len(lines)
+            count += taken
+        else:
+            count += head.startswith("*") and not head.startswith("**")
+    return count
+
+
 def _highlights(text: str) -> int:
-    return sum(bool((match["two"] or match["one"] or "").strip()) for match in _HIGHLIGHT.finditer(text))
+    single, double = re.findall(r"\*[^\n*]*\*", text), re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(found.strip("*").strip()) for found in single) + sum(bool(found[2:-2].strip()) for found in double)
+
+
+def _has_title(text: str) -> bool:
+    for line in text.split("\n"):
+        start, end = line.find("<<"), line.rfind(">>")
+        if 0 <= start and end >= start + 3 and line[start : end + 2].lstrip("<").rstrip(">").strip():
+            return True
+    return False
 
 
 def _parts(text: str, separator: str) -> list[str] | None:
-    """The parts between separators; empty ones may stand at either end alone, elsewhere None."""
-    parts = [part.strip() for part in re.split(separator, text)]
-    if any(not part for part in parts[1:-1]):
-        return None
-    return [part for part in parts if part]
+    """The parts between separators; empty ones may stand at either end only, elsewhere None."""
+    parts = [part.strip() for part in text.split(separator)]
+    return None if any(not part for part in parts[1:-1]) else [part for part in parts if part]
 
 
 def _two_responses(text: str, _: Arguments) -> bool:
-    parts = _parts(text, r"\*{6}")
+    parts = _parts(text, "******")
     return parts is not None and len(parts) == 2 and parts[0] != parts[1]
 
 
 def _paragraphs(text: str, a: Arguments) -> bool:
-    parts = _parts(text, r"\s?\*\*\*\s?")
+    parts = _parts(text, "***")
     return parts is not None and len(parts) == a["num_paragraphs"]
 
 
 def _nth_paragraph(text: str, a: Arguments) -> bool:
-    paragraphs = [part for part in re.split(r"\n\n", text) if part.strip()]
-    nth = a["nth_paragraph"]
-    if len(paragraphs) != a["num_paragraphs"] or nth > len(paragraphs):
+    paragraphs = text.split("\n\n")
+    filled, nth = sum(bool(part.strip()) for part in paragraphs), a["nth_paragraph"]
+    if nth > filled or filled != a["num_paragraphs"] or not (words := paragraphs[nth - 1].split(maxsplit=1)):
         return False
-    first = _FIRST_WORD.match(paragraphs[nth - 1])
-    return first is not None and first[1].lower() == a["first_word"].lower()
+    first = re.split(r"[.,?!'\"]", words[0].lstrip("'").lstrip('"'), maxsplit=1)[0]
+    return first.lower() == a["first_word"].lower()
 
 
 def _postscript(text: str, a: Arguments) -> bool:
@@ -102,7 +165,7 @@ def _postscript(text: str, a: Arguments) -> bool:
 
 
 def _keyword_count(text: str, keyword: str) -> int:
-    return len(re.findall(re.escape(keyword), text, re.IGNORECASE))
+    return len(re.findall(re.escape(keyword.strip()), text, re.IGNORECASE))
 
 
 def _quoted(text: str, _: Arguments) -> bool:
@@ -111,36 +174,70 @@ def _quoted(text: str, _: Arguments) -> bool:
 
 
 IFEVAL: dict[str, Callable[[str, Arguments], bool]] = {
-    "change_case:capital_word_frequency": lambda t, a: _compare(
-        sum(word.isupper() for word in re.findall(r"[\w'-]+", t)), a["capital_relation"], a["capital_frequency"]
-    ),
-    "change_case:english_capital": lambda t, a: t.isupper() and _language(t.lower()) in ("en", None),
-    "change_case:english_lowercase": lambda t, a: t.islower() and _language(t) in ("en", None),
+    "change_case:capital_word_frequency": lambda t, a: _compare(_capital_words(t), a["capital_relation"], a["capital_frequency"]),
+    "change_case:english_capital": lambda t, a: t.isupper() and _in_language(t, "en"),
+    "change_case:english_lowercase": lambda t, a: t.islower() and _in_language(t, "en"),
     "combination:repeat_prompt": lambda t, a: t.strip().lower().startswith(a["prompt_to_repeat"].strip().lower()),
     "combination:two_responses": _two_responses,
-    "detectable_content:number_placeholders": lambda t, a: len(re.findall(r"\[.*?\]", t)) >= a["num_placeholders"],
+    "detectable_content:number_placeholders": lambda t, a: _placeholders(t) >= a["num_placeholders"],
     "detectable_content:postscript": _postscript,
     "detectable_format:constrained_response": lambda t, a: any(f"My answer is {word}." in t for word in ("yes", "no", "maybe")),
     "detectable_format:json_format": lambda t, a: _is_json(t),
     "detectable_format:multiple_sections": lambda t, a: (
-        len(re.findall(rf"\s?{re.escape(a['section_spliter'])}\s?\d+\s?", t)) >= a["num_sections"]
+        len(re.findall(rf"{re.escape(a['section_spliter'].strip())}\s?\d+", t)) >= a["num_sections"]
     ),
-    "detectable_format:number_bullet_lists": lambda t, a: len(_BULLET.findall(t)) == a["num_bullets"],
+    "detectable_format:number_bullet_lists": lambda t, a: _bullets(t) == a["num_bullets"],
     "detectable_format:number_highlighted_sections": lambda t, a: _highlights(t) >= a["num_highlights"],
-    "detectable_format:title": lambda t, a: any(found.strip("<> ") for found in re.findall(r"<<[^\n]+>>", t)),
-    "keywords:existence": lambda t, a: all(_keyword_count(t, word) for word in a["keywords"]),
+    "detectable_format:title": lambda t, a: _has_title(t),
+    "keywords:existence": lambda t, a: all(re.search(re.escape(word), t, re.IGNORECASE) for word in a["keywords"]),
     "keywords:forbidden_words": lambda t, a: (
         not any(re.search(rf"\b{re.escape(word)}\b", t, re.IGNORECASE) for word in a["forbidden_words"])
     ),
     "keywords:frequency": lambda t, a: _compare(_keyword_count(t, a["keyword"]), a["relation"], a["frequency"]),
-    "keywords:letter_frequency": lambda t, a: _compare(t.lower().count(a["letter"].lower()), a["let_relation"], a["let_frequency"]),
-    "language:response_language": lambda t, a: _language(t) in (a["language"], None),
+    "keywords:letter_frequency": lambda t, a: _compare(t.lower().count(a["letter"].strip().lower()), a["let_relation"], a["let_frequency"]),
+    "language:response_language": lambda t, a: _in_language(t, a["language"]),
     "length_constraints:nth_paragraph_first_word": _nth_paragraph,
     "length_constraints:number_paragraphs": _paragraphs,
-    "length_constraints:number_sentences": lambda t, a: _compare(_sentences(t), a["relation"], a["num_sentences"]),
-    "length_constraints:number_words": lambda t, a: _compare(len(_words(t)), a["relation"], a["num_words"]),
+    "length_constraints:number_sentences": lambda t, a: _compare(len(sentences(t)), a["relation"], a["num_sentences"]),
+    "length_constraints:number_words": lambda t, a: _compare(len(re.findall(r"\w+", t)), a["relation"], a["num_words"]),
     "punctuation:no_comma": lambda t, a: "," not in t,
     "startend:end_checker": lambda t, a: t.strip().strip('"').lower().endswith(a["end_phrase"].strip().lower()),
     "startend:quotation": _quoted,
 }
 """By id: (final answer, arguments) → kept or not. A missing argument is a KeyError."""
+
+
+def loose_readings(answer: str) -> list[str]:
+    """The eight texts of which one must keep an instruction in the loose reading: with and without asterisks, with and without the first
+    and the last line. The first is the answer itself."""
+    lines = answer.split("\n")
+    cut = ["\n".join(lines[1:]).strip(), "\n".join(lines[:-1]).strip(), "\n".join(lines[1:-1]).strip()]
+    return [answer, answer.replace("*", ""), *cut, *(text.replace("*", "") for text in cut)]
+
+
+def kept(answer: str, constraint: Arguments, *, loose: bool = False) -> bool:
+    """Whether an answer keeps an instruction, ``{"id": …, its arguments}``. A text without anything in it keeps none.
+
+    Raises:
+        KeyError: the id or an argument is missing.
+        ValueError: an argument has no meaning.
+    """
+    check = IFEVAL[constraint["id"]]
+    readings = dict.fromkeys(loose_readings(answer)) if loose else [answer]
+    return any(bool(text.strip()) and check(text, constraint) for text in readings)
+
+
+NUMBERS = ("prompt_level_strict_accuracy", "inst_level_strict_accuracy", "prompt_level_loose_accuracy", "inst_level_loose_accuracy")
+"""What IFEval publishes: the share of prompts all of whose instructions are kept, and of instructions, by either reading."""
+
+
+def published(answers: list[tuple[str, list[Arguments]]]) -> dict[str, float]:
+    """The four published numbers of answers with their instructions; empty where there are none."""
+    found: dict[str, float] = {}
+    for loose in (False, True):
+        verdicts = [[kept(answer, constraint, loose=loose) for constraint in constraints] for answer, constraints in answers]
+        single = [verdict for each in verdicts for verdict in each]
+        if single:
+            prompt, instruction = NUMBERS[2 * loose : 2 * loose + 2]
+            found |= {prompt: sum(map(all, verdicts)) / len(verdicts), instruction: sum(single) / len(single)}
+    return found
