@@ -30,9 +30,26 @@ class Pair:
     reply: str
     expected: bool
     where: str
+    source: bool | None = None
+    """What the table says from which a grader was given the pair."""
 
 
-RIGHT: tuple[tuple[str, str, str], ...] = ()
+_FALSE = "the reply's equations are false"
+RIGHT: tuple[tuple[str, str, str], ...] = (
+    (r"^\$9\$$", r"\n 9 \n", "LaTeX allows a line's end within $…$ and \\(…\\)"),
+    (r"10/9", r"\\frac\{1\}\{2\} .*= \\frac\{10\}\{9\}", _FALSE),
+    (r"x = 11", r"= 7 =11", _FALSE),
+    (r"1/3", r"5\+5\+1 = 1/3", _FALSE),
+    (r"1/3", r"1/3\\approx1\.3", "1.3 is no approximation of 1/3"),
+    (r"z = 1 \+ 1 = 2", r"z = 3\+3 = 2", _FALSE),
+    (r"1\}\{3\}", r"0\.33\\", "the table lowers the precision for this row; 0.33 is not 1/3"),
+    (r"8\}\{3\}", r"2\.6667", "the table lowers the precision for this row; five digits are not 8/3"),
+    (r"x \\in \[-2,7\]", r"-2 .*x .*7", "the same set; the table switches off the comparison of sets with inequalities"),
+    (r"35 cm", r"35 cm", "two boxes with +++ between them are no list"),
+    (r"^\$f\(x\)\$$", r"f\(y\)", "another variable; the table passes strict=False"),
+    (r"1 - .*mathrm\{e\}", r"1 \+", "the signs differ: Math-Verify takes \\mathrm{e} for no number"),
+    (r"^10, 4, -2$|^0\.1, 4, 2$", r"4", "several values without brackets have no order, as Math-Verify has it too"),
+)
 """Gold (a regular expression), reply, why the rule is right."""
 
 
@@ -69,7 +86,9 @@ def hendrycks_pairs(folder: Path) -> Iterator[Pair]:
     file = folder / "modeling" / "math_equivalence_test.py"
     for test in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
-            said = {s.targets[0].id: _literal(s.value) for s in test.body if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)}
+            said = {
+                s.targets[0].id: _literal(s.value) for s in test.body if isinstance(s, ast.Assign) and isinstance(s.targets[0], ast.Name)
+            }
             calls = [node.func.attr for node in ast.walk(test) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
             yield Pair(said["test_in"], f"\\boxed{{{said['test_out']}}}", "assertTrue" in calls, f"{file.name}:{test.lineno}")
 
@@ -83,7 +102,7 @@ def prm800k_pairs(folder: Path, pairs: list[Pair]) -> Iterator[Pair]:
         gold, reply = (_answer_of(text) for text in (pair.gold, pair.reply))
         if gold is not None and reply is not None:
             try:
-                yield Pair(gold, f"\\boxed{{{reply}}}", bool(grade_answer(reply, gold)), f"grader on {pair.where}")
+                yield Pair(gold, f"\\boxed{{{reply}}}", bool(grade_answer(reply, gold)), f"grader on {pair.where}", pair.expected)
             except Exception as error:
                 print(f"PRM800K's grader raises {type(error).__name__} on {gold!r}, {reply!r}", file=sys.stderr)
 
@@ -118,7 +137,7 @@ def compared(name: str, pairs: list[Pair]) -> list[Bar]:
     differ = judge(pairs)
     wrong = 0
     for pair, score, said in differ:
-        why = right(pair)
+        why = right(pair) or ("so says the table that it comes from" if pair.source is not None and score == float(pair.source) else None)
         wrong += why is None
         reply = pair.reply if len(pair.reply) <= 160 else "…" + pair.reply[-160:]
         gold = pair.gold if len(pair.gold) <= 160 else "…" + pair.gold[-160:]
@@ -142,7 +161,10 @@ def bars(args: argparse.Namespace) -> list[Bar]:
         share = 1 - len(differ) / len(trials)
         found.append(at_least("mathematics, trials judged as a careful reader does", round(share, 4), 0.97, note=f"{len(trials)} rows"))
     published: list[Pair] = []
-    for name, path, read in (("Math-Verify's tests", args.math_verify, math_verify_pairs), ("Hendrycks' tests", args.hendrycks, hendrycks_pairs)):
+    for name, path, read in (
+        ("Math-Verify's tests", args.math_verify, math_verify_pairs),
+        ("Hendrycks' tests", args.hendrycks, hendrycks_pairs),
+    ):
         if path is None:
             found.append(reported(f"mathematics, agreement with {name}", 0.0, peer="peer not given"))
             continue

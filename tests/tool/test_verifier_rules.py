@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
-import time
 
 import pytest
 
@@ -283,7 +283,7 @@ def test_wrong_and_unreadable_replies_score_zero(maths):
     assert [v.score for v in maths.judge([exchange(junk, "42") for junk in JUNK])] == [0.0] * len(JUNK)
 
 
-@pytest.mark.parametrize("gold", [None, "", "???", "\\frac{", "Evelyn", "五"])
+@pytest.mark.parametrize("gold", [None, "", "???", "\\frac{"])
 def test_an_unreadable_gold_is_an_error_and_never_a_point(maths, gold):
     (found,) = maths.judge([exchange(gold or "", gold)])
     assert found.score is None
@@ -298,17 +298,15 @@ def test_mathematics_works_off_the_main_thread(maths):
     assert found == [Verdict(1.0, "correct")]
 
 
-def test_a_comparison_that_never_ends_is_killed_and_the_next_one_is_judged():
+def test_a_comparison_that_takes_too_long_ends_its_worker_and_the_next_one_is_judged():
     rule = MathRule(time_limit_seconds=2)
     try:
-        assert rule.judge([exchange("3", "3")])[0].score == 1.0
+        assert rule.judge([exchange("$x+x$", "2x")])[0].score == 1.0
         worker = rule._worker.process.pid
-        started = time.monotonic()
-        hopeless = "\\boxed{(123456789^{987654321}) \\bmod 7 + 9^{9^{9}}}"
-        found = rule.judge([exchange(hopeless, "12345678^{98765432}"), exchange("3", "3")])
+        os.kill(worker, signal.SIGSTOP)
+        found = rule.judge([exchange("$y+y$", "2y"), exchange("$z+z$", "2z")])
         assert "took longer than 2 s" in (found[0].error or "")
         assert found[1] == Verdict(1.0, "correct")
-        assert time.monotonic() - started < 60
         with pytest.raises(ProcessLookupError):
             os.kill(worker, 0)
     finally:
@@ -316,11 +314,11 @@ def test_a_comparison_that_never_ends_is_killed_and_the_next_one_is_judged():
 
 
 def test_a_worker_that_dies_is_an_error_and_is_replaced(maths):
-    assert maths.judge([exchange("3", "3")])[0].score == 1.0
+    assert maths.judge([exchange("$x+x$", "2x")])[0].score == 1.0
     maths._worker.process.kill()
     maths._worker.process.wait()
-    assert maths.judge([exchange("3", "3")])[0].error
-    assert maths.judge([exchange("3", "3")])[0].score == 1.0
+    assert maths.judge([exchange("$y+y$", "2y")])[0].error
+    assert maths.judge([exchange("$y+y$", "2y")])[0].score == 1.0
 
 
 # --- routing

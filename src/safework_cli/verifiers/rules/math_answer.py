@@ -8,7 +8,25 @@ from __future__ import annotations
 
 import re
 
-from safework_cli.verifiers.rules.math_reading import Expression, TooLarge, Unreadable, Words, balanced_end, read
+from safework_cli.verifiers.rules.math_reading import (
+    Based,
+    Chain,
+    Either,
+    Expression,
+    Group,
+    Inequality,
+    Matrix,
+    Named,
+    Number,
+    Ratio,
+    TooLarge,
+    Union,
+    Unreadable,
+    Value,
+    Words,
+    balanced_end,
+    read,
+)  # fmt: skip
 from safework_cli.verifiers.rules.numerals import chinese_in_digits, english_in_digits
 
 TAIL = 4_000
@@ -31,7 +49,7 @@ _MARK = re.compile(
     r"|(?:最终|最后)?(?:答案|结果)[*_ ]*(?:应该是|应为|等于|[:：]|是|为)[:：]?|####)[*_ ]*",
     re.IGNORECASE,
 )
-_DENIAL = r"(?:\bnot\b|n't\b|n’t\b|\bnever\b|\binstead of\b|\brather than\b|不是|并非|不等于|而非|不为)"
+_DENIAL = r"(?:\bnot\b|\b[a-z]{2,6}n['’]t\b|\bnever\b|\binstead of\b|\brather than\b|不是|并非|不等于|而非|不为)"
 _VALUE = r"(?:\$?\\boxed\s*\{[^{}]*\}\$?|\$[^$\n]{1,60}\$|\\\([^\n]{1,60}?\\\)|[$€£¥]?[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)"
 _DENIED_BEFORE = re.compile(rf"{_DENIAL}\s*(?:equal(?:s)? to|be|simply|just|the|answer|等于)?\s*{_VALUE}", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
@@ -44,11 +62,13 @@ _REFERENCE = re.compile(
     r"|第\s*\d+\s*(?:步|题|个|行|部分|章|节)|(?:步骤|问题)\s*\d+",
     re.IGNORECASE,
 )
-_FORMULA = re.compile(r"\$\$(?P<a>[^$]{1,2000}?)\$\$|\\\[(?P<b>(?:[^\\]|\\(?!\])){1,2000}?)\\\]|\\\((?P<c>(?:[^\\]|\\(?!\))){1,2000}?)\\\)|(?<![\\\d])\$(?P<d>[^$\n]{1,2000}?)(?<!\\)\$(?!\d)")
+_FORMULA = re.compile(
+    r"\$\$(?P<a>[^$]{1,2000}?)\$\$|\\\[(?P<b>(?:[^\\]|\\(?!\])){1,2000}?)\\\]|\\\((?P<c>(?:[^\\]|\\(?!\))){1,2000}?)\\\)|(?<![\\\d])\$(?P<d>[^$\n]{1,2000}?)(?<!\\)\$(?!\d)"
+)
 _SIGN = r"(?:(?<![\w)\]}])[-−]\s?)?"
 _NUMERAL = re.compile(
     rf"{_SIGN}[$€£¥]?(?:\\?\$)?(?:"
-    r"\d+\s+\d+/\d+"  # a mixed number
+    r"\d+\s+\d+/\d+|\d+,\d{2}(?![\d,])"  # a mixed number, a decimal comma
     r"|\d{1,3}(?:(?:,|\\,|\{,\})\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
     r"(?:\s*(?:\\times|×|\*)\s*10\s*\^?\s*(?:\{?[-−]?\d+\}?|[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+)|[eE][+-]?\d+)?"
     r"(?:\s*/\s*\d+(?:\.\d+)?(?![\d/]))?"
@@ -75,7 +95,7 @@ def stated_answer(final: str, *, words: bool = False) -> str | None:
     tail = _normal(final[-TAIL:])
     boxed = _boxed(final)
     if boxed is not None:
-        return boxed or None
+        return _announced_after_box(tail) or boxed
     whole = tail.strip() if len(final) <= TAIL else ""
     if whole and len(whole) <= WHOLE and "\n" not in whole and _is_answer(whole):
         return whole
@@ -85,6 +105,15 @@ def stated_answer(final: str, *, words: bool = False) -> str | None:
         return marked
     answer = _in_prose(tail)
     return answer if answer is not None or not words else _in_words(tail)
+
+
+def _announced_after_box(tail: str) -> str | None:
+    """A final answer that is announced after the last box, and is no box itself."""
+    end = max(tail.rfind("\\boxed"), tail.rfind("\\fbox"))
+    if end < 0:
+        return None
+    marks = list(re.finditer(r"\bfinal answer\b[*_ ]*(?:is\b|:)", tail[end:], re.IGNORECASE))
+    return _marked(_without_denied(tail[end + marks[0].start() :])) if marks else None
 
 
 def _in_words(text: str) -> str | None:
@@ -162,7 +191,8 @@ def _is_denied(text: str, start: int, stop: int) -> bool:
     after = text[stop : stop + 60].replace("’", "'")
     return (
         re.search(rf"{_DENIAL}\s*(?:equal to|be|the|simply|just)?[\s$*]*(?:\\[(\[])?\s*$", before, re.IGNORECASE) is not None
-        or re.match(r"[\s$*]*(?:\\[)\]])?\s*,?\s*(?:(?:is|was)\s+(?:not\b|wrong|incorrect|false)|isn't|wasn't|不对|是错|错误|不是)", after) is not None
+        or re.match(r"[\s$*]*(?:\\[)\]])?\s*,?\s*(?:(?:is|was)\s+(?:not\b|wrong|incorrect|false)|isn't|wasn't|不对|是错|错误|不是)", after)
+        is not None
     )
 
 
@@ -181,20 +211,40 @@ def _reads(text: str) -> bool:
 
 
 def _is_answer(text: str) -> bool:
-    """Whether a text says a mathematical answer as a whole, and no more."""
+    """Whether a text says a mathematical answer as a whole, without prose around it."""
     text = re.sub(r"[*_`]{2}|^[*_`]|[*_`]$", "", text).strip()
-    if re.search(r"[A-Za-z]{3,}\s+[A-Za-z]{2,}\s", re.sub(r"\\[A-Za-z]+", "", english_in_digits(text, fractions=True))):
+    if "#" in text or (re.search(r"[^\W\d_]{2,}", re.sub(r"\b(?:and|or)\b", "", _FORMULA.sub("", text))) and _FORMULA.search(text)):
         return False
     try:
         value = read(text)
     except (Unreadable, TooLarge, RecursionError):
         return False
-    if isinstance(value, Words):
-        return len(text.split()) == 1
+    return len(text.split()) == 1 if isinstance(value, Words) else not _holds_prose(value)
+
+
+def _holds_prose(value: Value) -> bool:
+    """Whether a word stands where a formula would."""
+    if isinstance(value, Words | Number | Ratio | Based):
+        return False
+    if isinstance(value, Named):
+        return len(value.name) > 20 or _holds_prose(value.value)
+    if isinstance(value, Group):
+        words = [isinstance(item, Words) for item in value.items]
+        return (any(words) and not all(words)) or any(map(_holds_prose, value.items))
+    if isinstance(value, Union):
+        return any(map(_holds_prose, value.parts))
+    if isinstance(value, Chain):
+        return any(map(_holds_prose, value.parts))
+    if isinstance(value, Either):
+        return any(map(_holds_prose, value.forms))
+    if isinstance(value, Matrix):
+        return any(_holds_prose(cell) for row in value.rows for cell in row)
     if isinstance(value, Expression):
-        letters = re.sub(r"\\[A-Za-z]+", " ", value.latex)
-        return re.search(r"[A-Za-z]{4,}|[\u4e00-\u9fff]", letters) is None
-    return True
+        said = value.latex
+    else:
+        said = " ".join(value.parts) if isinstance(value, Inequality) else f"{value.left} {value.right}"
+    said = re.sub(r"\\(?:text|mathbb)\s*\{[^{}]*\}|\\[A-Za-z]+|_\{[^{}]*\}", " ", said)
+    return re.search(r"[A-Za-z]{4,}|[A-Za-z]{3,}\s*\d|[A-Za-z]{2,}\s+[A-Za-z']{2,}|'[A-Za-z]|[\u4e00-\u9fff:¤]|'\s", said) is not None
 
 
 def _marked(text: str) -> str | None:
@@ -221,6 +271,11 @@ def _in_statement(text: str) -> str | None:
     if not text:
         return None
     formulas = _formulas(text)
+    if formulas and re.search(r"[A-Za-z]{2,}", text[: formulas[0][0]]):  # "the volume of $ABC$ is 120"
+        verb = re.search(r"\b(?:is|are|equals?)\b[:\s]*", text[formulas[0][1] :], re.IGNORECASE)
+        said = _in_statement(text[formulas[0][1] + verb.end() :]) if verb else None
+        if said is not None:
+            return said
     if formulas and len(re.findall(r"\w+", text[: formulas[0][0]])) <= 12:
         return _formula_list(text, formulas, first=True)
     if len(text) <= WHOLE and _is_answer(text):
@@ -266,7 +321,7 @@ def _numbers(text: str) -> list[str]:
     found = []
     for match in _NUMERAL.finditer(text):
         before = text[match.start() - 1 : match.start()]
-        if match.start() and before.isascii() and (before.isalnum() or before == "_") and not match[0][:1] in "-−$€£¥":
+        if match.start() and before.isascii() and (before.isalnum() or before == "_") and match[0][:1] not in "-−$€£¥":
             continue
         found.append(match[0].strip())
     return found
@@ -281,8 +336,8 @@ def _in_prose(text: str) -> str | None:
         inside = [formula for formula in formulas if formula[0] < sentence.end() and formula[1] > sentence.start()]
         if inside:
             last = inside[-1]
-            later = _numbers(_CLAUSE.split(text[last[1] : sentence.end()])[0]) if last[1] < sentence.end() else []
-            if not later:
+            rest = text[last[1] : sentence.end()]
+            if not (re.search(r"\b(?:is|are|equals?|gives?|by|to|makes?|get)\b", rest) and _numbers(rest)):
                 return _formula_list(text, [formula for formula in formulas if formula[0] <= last[0]], first=False)
         answer = _in_sentence(sentence[0])
         if answer is not None:

@@ -119,8 +119,10 @@ class Comparison:
                 sides.append(f"({value.name})-({inner})")
             else:
                 return False
-        if isinstance(gold, Equation) and isinstance(reply, Equation) and compact(gold.left + "=" + gold.right) == compact(
-            reply.left + "=" + reply.right
+        if (
+            isinstance(gold, Equation)
+            and isinstance(reply, Equation)
+            and compact(gold.left + "=" + gold.right) == compact(reply.left + "=" + reply.right)
         ):
             return True
         return self._same("multiple", sides[0], sides[1], None)
@@ -208,12 +210,19 @@ class Comparison:
         return len(gold.parts) == len(reply.parts) and self._unordered(gold.parts, reply.parts)
 
     def _matrices(self, gold: Value, reply: Value) -> bool:
+        if isinstance(gold, Matrix) and isinstance(reply, Expression) and r"\begin" in reply.latex:
+            return self._same("equal", _matrix_latex(gold), reply.latex, None)
         if not (isinstance(gold, Matrix) and isinstance(reply, Matrix)) or gold.kind != reply.kind or len(gold.rows) != len(reply.rows):
             return False
         if gold.kind == "cases":
             rows = [Group(row, "(", ")") for row in gold.rows], [Group(row, "(", ")") for row in reply.rows]
             return self._unordered(tuple(rows[0]), tuple(rows[1]))
         return all(self._in_order(a, b) for a, b in zip(gold.rows, reply.rows, strict=True))
+
+
+def _matrix_latex(matrix: Matrix) -> str:
+    rows = r" \\ ".join(" & ".join(_latex(cell) or "?" for cell in row) for row in matrix.rows)
+    return rf"\begin{{pmatrix}}{rows}\end{{pmatrix}}"
 
 
 def _turned(inequality: Inequality) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -291,7 +300,7 @@ def _close(a: Number, b: Number, x: Fraction, y: Fraction) -> bool:
     if x == y:
         return True
     decimals = [n for n in (a, b) if n.last_place is not None]
-    if not decimals or a.unit != b.unit and a.unit in UNITS and b.unit in UNITS:
+    if not decimals or (a.unit != b.unit and a.unit in UNITS and b.unit in UNITS):
         return False
     coarse = max(decimals, key=lambda n: n.last_place or 0)
     if coarse.digits < SIGNIFICANT_DIGITS or coarse.last_place is None or coarse.last_place >= 1:

@@ -142,8 +142,10 @@ _DROPPED = re.compile(
     r"\\(?:left|right|bigg?[lrm]?|Bigg?[lrm]?|limits|displaystyle|textstyle|scriptstyle|hfill|bf|rm|it|,?\s*!)(?![A-Za-z])\.?"
     r"|\\(?:tag|label|phantom|hspace|vspace)\*?\s*\{[^{}]*\}|<<[^<>]*>>|\\!"
 )
-_SPACE = re.compile(r"\\(?:[,;:> ]|q?quad(?![A-Za-z])|thinspace(?![A-Za-z])|enspace(?![A-Za-z])|(?=\n))|~|\s+")
-_TEXT = re.compile(r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|mbox|hbox|operatorname\*?)\s*\{")
+_SPACE = re.compile(r"(?<!\\)\\(?:[,;:> ]|q?quad(?![A-Za-z])|thinspace(?![A-Za-z])|enspace(?![A-Za-z])|(?=\n))|~|\s+")
+_TEXT = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal|tt|sf|sc|up)?|mathrm|mathbf|mathit|mathsf|mathtt|boldsymbol|bm|mbox|hbox|operatorname\*?)\s*\{"
+)
 _COMMAND_NAMES = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge",
                   "leqslant": "le", "geqslant": "ge", "neq": "ne", "varnothing": "emptyset", "lbrace": "{", "rbrace": "}", "lbrack": "[",
                   "rbrack": "]", "lparen": "(", "rparen": ")", "lt": "<", "gt": ">", "degree": "circ", "N": "mathbb{N}", "R": "mathbb{R}",
@@ -173,21 +175,39 @@ for _dimension, _units in {
 }.items():  # fmt: skip
     for _unit, _scale in _units.items():
         UNITS[_unit] = (_dimension, Fraction(_scale))
-_LOOSE_UNITS = frozenset("m g s h L l N J W V A K C F kg km cm mm dm mg ml mL ft hr Hz".split())
+_LOOSE_UNITS = frozenset(["m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K", "C", "F", "kg", "km", "cm", "mm", "dm", "mg", "ml", "mL", "ft", "hr", "Hz"])
 
 _DIGITS = r"\d+(?:\.\d*)?|\.\d+"
-_NUMBER = re.compile(rf"([+-]?)\s*({_DIGITS})(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{{\s*([+-]?\d+)\s*\}}|\(([+-]?\d+)\)|([+-]?\d+))|[eE]([+-]?\d+))?")
+_NUMBER = re.compile(
+    rf"([+-]?)\s*({_DIGITS})(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{{\s*([+-]?\d+)\s*\}}|\(([+-]?\d+)\)|([+-]?\d+))|[eE]([+-]?\d+))?"
+)
 _TEN = re.compile(r"([+-]?)\s*10\s*\^\s*(?:\{\s*([+-]?\d+)\s*\}|\(([+-]?\d+)\)|([+-]?\d+))")
 _OVER = re.compile(r"([+-]?)\s*(?:(\d+)\s*)?(?:\\frac\s*(?:\{\s*([+-]?\d+(?:\.\d+)?)\s*\}|(\d))\s*(?:\{\s*([+-]?\d+(?:\.\d+)?)\s*\}|(\d)))")
 _SLASHED = re.compile(r"([+-]?)\s*(?:(\d+)\s+)?(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)")
-_REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d)|\((\d+)\))(?:\.\.\.|\\l?dots)?")
-_BASE = re.compile(r"([0-9A-Za-z]*\d[0-9A-Za-z]*)\s*_\s*(?:\{\s*(?:\\text\{)?\s*(\d{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve)\s*\}?\s*\}|(\d{1,2}))")
+_REPEATING = re.compile(
+    r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot)\s*\{(\d+)\}|\\(?:overline|bar|dot)\s*(\d)|\((\d+)\))(?:\.\.\.|\\l?dots)?"
+)
+_BASE = re.compile(
+    r"([0-9A-Za-z]*\d[0-9A-Za-z]*)\s*_\s*(?:\{\s*(?:\\text\{)?\s*(\d{1,2}|two|three|four|five|six|seven|eight|nine|ten|twelve)\s*\}?\s*\}|(\d{1,2}))"
+)
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "ten": 10, "twelve": 12}
 _CLOCK = re.compile(r"(\d{1,2}(?::\d{2}){1,2})\s*(?:(am|pm)|([ap])\.\s?m\.?)?", re.IGNORECASE)
-_ENVIRONMENT = re.compile(r"\\begin\{([bpvBV]?matrix|smallmatrix|array|cases|aligned)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}(\^\s*(?:T|\{\s*T\s*\}|\\top))?", re.DOTALL)
+_ENVIRONMENT = re.compile(
+    r"\\begin\{([bpvBV]?matrix|smallmatrix|array|cases|aligned)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}(\^\s*(?:T|\{\s*T\s*\}|\\top))?", re.DOTALL
+)
 _RELATION = re.compile(r"\\(?:ne|le|ge|approx|equiv|sim|simeq|cong)(?![A-Za-z])|(?<![<>!])=|<=|>=|!=|<|>|≈")
-_RELATION_NAMES = {"<=": r"\le", ">=": r"\ge", "!=": r"\ne", "\\equiv": "=", "\\sim": r"\approx", "\\simeq": r"\approx", "\\cong": r"\approx"}
-_AND_OR = re.compile(r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=\s)(?:和|或|与|及)(?=\s)|(?<=[\d}) ])(?:和|或者|或|与|及)(?=[\d\\(\- ])")
+_RELATION_NAMES = {
+    "<=": r"\le",
+    ">=": r"\ge",
+    "!=": r"\ne",
+    "\\equiv": "=",
+    "\\sim": r"\approx",
+    "\\simeq": r"\approx",
+    "\\cong": r"\approx",
+}
+_AND_OR = re.compile(
+    r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=[\d)}\]])(?:and|or)(?=[A-Z\\(\d-])|(?<=\s)(?:和|或|与|及)(?=\s)|(?<=[\d}) ])(?:和|或者|或|与|及)(?=[\d\\(\- ])"
+)
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
@@ -211,6 +231,8 @@ def cleaned(text: str) -> str:
     text = re.sub(r"[\uff01-\uff5e]", lambda m: unicodedata.normalize("NFKC", m[0]), text.translate(_TABLE))
     text = text.replace("**", "^") if re.search(r"[\w)]\*\*[\w({]", text) else text.replace("**", "")
     text = text.replace(r"\$", "¤").replace(r"\%", "%").replace(r"\#", "#").replace("{,}", "").replace(r"\&", "&")
+    if "\\begin" not in text:
+        text = re.sub(r"\\\\(?=[A-Za-z])", r"\\", text)  # escaped once too often
     text = re.sub(r",?\\!\s*", "", text)
     text = _DROPPED.sub("", text)
     text = _COMMAND.sub(lambda m: "\\" + _COMMAND_NAMES.get(m[1], m[1]), text)
@@ -272,14 +294,16 @@ def read(text: str) -> Value:
         TooLarge: it is longer, deeper or has more digits than is read.
     """
     if len(text) > MAX_CHARACTERS:
-        raise TooLarge(f"it is longer than {MAX_CHARACTERS} characters")
-    value = _read(cleaned(text), 0)
-    return value
+        raise TooLarge(f"it is too long, more than {MAX_CHARACTERS} characters")
+    text = cleaned(text)
+    if not re.search(r"[\d\\]", text):
+        text = _spelled_out(text)  # before "and" is read as the joint of a list
+    return _read(re.sub(r"_\{\\text\{(\w+)\}\}", r"_{\1}", text), 0)
 
 
 def _read(text: str, depth: int) -> Value:
     if depth > MAX_DEPTH:
-        raise TooLarge("it is nested too deeply")
+        raise TooLarge("its brackets are nested too deeply")
     text = _stripped(text)
     if not text:
         raise Unreadable("it is empty")
@@ -333,7 +357,11 @@ def _stripped(text: str) -> str:
     before = None
     while before != text:
         before = text
-        text = text.strip().rstrip(".,;:!?。，；\n ").strip() if not re.search(r"\d!+\.?$|[)}A-Za-z]!+\.?$", text) else text.strip().rstrip(". ")
+        text = (
+            text.strip().rstrip(".,;:!?。，；\n ").strip()
+            if not re.search(r"\d!+\.?$|[)}A-Za-z]!+\.?$", text)
+            else text.strip().rstrip(". ")
+        )
         text = text.removesuffix("\\").rstrip() if text.endswith("\\") and not text.endswith("\\\\") else text
         if text.startswith("{") and balanced_end(text, 0) == len(text) - 1:
             text = text[1:-1]
@@ -407,7 +435,11 @@ def name_like(text: str) -> bool:
     text = re.sub(r"_\s*(?:\{[^{}]*\}|\\?\w)", "", text)
     text = text.replace("^{-1}", "").replace("'", "")
     text = re.sub(r"(?<=[A-Za-z])\([^()]*\)", "", text)
-    text = re.sub(r"\\(?:angle|triangle|overline|vec|frac|text|mathrm|hat|bar|square|Delta|measuredangle|widehat|overrightarrow)(?![A-Za-z])", " ", text)
+    text = re.sub(
+        r"\\(?:angle|triangle|overline|vec|frac|text|mathrm|hat|bar|square|Delta|measuredangle|widehat|overrightarrow)(?![A-Za-z])",
+        " ",
+        text,
+    )
     if re.search(r"\\(?:sqrt|frac|times|cdot|pm|div|sum|int|cup|pi|infty|ln)(?![A-Za-z])", text):
         return False
     text = re.sub(r"\\[A-Za-z]+", "x", text)
@@ -416,9 +448,10 @@ def name_like(text: str) -> bool:
 
 def has_variables(latex: str) -> bool:
     """Whether letters are left when commands are taken away, e and i apart."""
-    return re.search(r"[A-DF-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", latex)) is not None or re.search(
-        r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|tau)(?![A-Za-z])", latex
-    ) is not None
+    return (
+        re.search(r"[A-DF-Za-df-hj-z]", re.sub(r"\\[A-Za-z]+", " ", latex)) is not None
+        or re.search(r"\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|sigma|rho|tau)(?![A-Za-z])", latex) is not None
+    )
 
 
 def _structured(text: str, depth: int, raw: str) -> Value | None:
@@ -462,6 +495,11 @@ def _listed(text: str, depth: int) -> Value | None:
     kept = [(part, sign) for part, sign in zip(parts, [*signs, ""], strict=True) if part.strip()]
     if len(kept) < 2:
         return None
+    if ";" in signs and "," in signs:
+        sets, _ = split_top(text, re.compile(r"\s*;\s*"))
+        tuples = [_read(part, depth + 1) for part in sets if part.strip()]
+        if all(isinstance(one, Group) and one.left == "" and all(isinstance(item, Named) for item in one.items) for one in tuples):
+            return Group(tuple(Group(tuple(item.value for item in one.items), "(", ")") for one in tuples))  # type: ignore[union-attr]
     if decimal:
         whole, _, places = decimal[1].partition(",")
         return Either((Group((_read(whole, depth + 1), _read(places, depth + 1))), _read(f"{whole}.{places}", depth + 1)))
@@ -487,8 +525,13 @@ def _listed(text: str, depth: int) -> Value | None:
 
 def _is_ray(value: Value) -> bool:
     inner = value.value if isinstance(value, Named) else value
-    return isinstance(value, Named) and isinstance(inner, Group) and inner.left in "([" and inner.left != "" and len(inner.items) == 2 and any(
-        _infinite(item) for item in inner.items
+    return (
+        isinstance(value, Named)
+        and isinstance(inner, Group)
+        and inner.left in "(["
+        and inner.left != ""
+        and len(inner.items) == 2
+        and any(_infinite(item) for item in inner.items)
     )
 
 
@@ -561,13 +604,19 @@ def _interval(parts: list[str], signs: list[str], depth: int) -> Value | None:
         left, right = parts
         if name_like(right) and not name_like(left) and not has_variables(left):
             left, right, signs = right, left, [_FLIPPED.get(signs[0], signs[0])]
+        scaled = re.fullmatch(r"(-?)\s*(\d*)\s*([A-Za-z])", left)
+        if scaled and (scaled[1] or scaled[2]) and (plain := _plain(right)) is not None and signs[0] in _FLIPPED and scaled[2] != "0":
+            factor = Fraction(int(f"{scaled[1]}{scaled[2] or 1}"))
+            return Named(scaled[3], _ray(Number(plain / factor), signs[0] if factor > 0 else _FLIPPED[signs[0]]))
         if not name_like(left) or has_variables(right):
             return None
         bound = _read(right, depth + 1)
         inner = re.fullmatch(r"\|\s*(.*?)\s*\|", left)
         if inner and isinstance(bound, Number) and signs[0] in _FLIPPED:
             return Named(compact(inner[1]), _absolute(bound, signs[0]))
-        return Named(compact(left), _ray(bound, signs[0]) if signs[0] in _FLIPPED else _without([bound]) if isinstance(bound, Number) else bound)
+        return Named(
+            compact(left), _ray(bound, signs[0]) if signs[0] in _FLIPPED else _without([bound]) if isinstance(bound, Number) else bound
+        )
     if len(parts) == 3 and name_like(parts[1]) and not has_variables(parts[0]) and not has_variables(parts[2]):
         rising = all(sign in ("<", r"\le") for sign in signs)
         if rising or all(sign in (">", r"\ge") for sign in signs):
@@ -642,7 +691,7 @@ def _single(text: str, raw: str) -> Value:
     """One value: a number with its unit, a ratio, a time, a number in another base, words, or an expression."""
     digits = max((len(run) for run in re.findall(r"\d+", text)), default=0)
     if digits > MAX_DIGITS:
-        raise TooLarge(f"it has a number of more than {MAX_DIGITS} digits")
+        raise TooLarge(f"it is too large, with a number of more than {MAX_DIGITS} digits")
     if not re.search(r"[0-9]", text):
         text = _spelled_out(text)
     elif re.search(r"[\u4e00-\u9fff]|illion|thousand", text):
@@ -752,10 +801,16 @@ def _number_alone(text: str) -> Number | None:
     if inner:
         found = _number_alone(inner[2].strip())
         return found and Number(-found.value if inner[1] == "-" else found.value, found.last_place, found.digits)
-    text = re.sub(r"(?<=\d)[ ,](?=\d{3}(?:[ ,.]|$|\s))", "", text) if re.fullmatch(r"[+-]?\s*\d{1,3}(?:([ ,])\d{3})(?:\1\d{3})*(?:\.\d+)?", text) else text
+    text = (
+        re.sub(r"(?<=\d)[ ,](?=\d{3}(?:[ ,.]|$|\s))", "", text)
+        if re.fullmatch(r"[+-]?\s*\d{1,3}(?:([ ,])\d{3})(?:\1\d{3})*(?:\.\d+)?", text)
+        else text
+    )
     whole = _NUMBER.fullmatch(text)
     if whole:
-        exponent = int(whole[3] or whole[4] or whole[5] or whole[6] or 0) if len(whole[3] or whole[4] or whole[5] or whole[6] or "") < 6 else 10**6
+        exponent = (
+            int(whole[3] or whole[4] or whole[5] or whole[6] or 0) if len(whole[3] or whole[4] or whole[5] or whole[6] or "") < 6 else 10**6
+        )
         if abs(exponent) > 2 * MAX_DIGITS:
             raise TooLarge("its exponent is too large")
         value = Fraction(whole[2] if not whole[2].endswith(".") else whole[2][:-1]) * Fraction(10) ** exponent
@@ -772,7 +827,10 @@ def _number_alone(text: str) -> Number | None:
     repeating = _REPEATING.fullmatch(text)
     if repeating:
         start, again = repeating[3], repeating[4] or repeating[5] or repeating[6]
-        value = Fraction(int((repeating[2] or "0") + start + again) - int((repeating[2] or "0") + start or "0"), (10 ** len(again) - 1) * 10 ** len(start))
+        value = Fraction(
+            int((repeating[2] or "0") + start + again) - int((repeating[2] or "0") + start or "0"),
+            (10 ** len(again) - 1) * 10 ** len(start),
+        )
         return Number(-value if repeating[1] == "-" else value)
     for pattern in (_OVER, _SLASHED):
         found = pattern.fullmatch(text)
@@ -830,6 +888,28 @@ def _words(text: str) -> Value:
     if not re.search(r"\w", text):
         raise Unreadable("it says nothing")
     return Words(text)
+
+
+def expressions_of(value: Value) -> list[str]:
+    """LaTeX of all single expressions in a value."""
+    if isinstance(value, Expression):
+        return [value.latex]
+    if isinstance(value, Named):
+        return expressions_of(value.value)
+    if isinstance(value, Equation):
+        return [value.left, value.right]
+    if isinstance(value, Inequality):
+        return list(value.parts)
+    parts: tuple[Value, ...] = ()
+    if isinstance(value, Group):
+        parts = value.items
+    elif isinstance(value, Matrix):
+        parts = tuple(cell for row in value.rows for cell in row)
+    elif isinstance(value, Union | Chain):
+        parts = value.parts
+    elif isinstance(value, Either):
+        parts = value.forms
+    return [latex for part in parts for latex in expressions_of(part)]
 
 
 def compact(text: str) -> str:

@@ -50,16 +50,18 @@ def checked(latex: str) -> str:
         if shorter == latex:
             break
         latex = shorter
+    if latex.count("\\begin") and re.search(r"\^", latex):
+        raise TooLarge("too large: a power of a matrix")
     if len(latex) > MAX_CHARACTERS:
-        raise TooLarge(f"an expression of {len(latex)} characters")
+        raise TooLarge(f"too large: an expression of {len(latex)} characters")
     round_depth = depth = 0
     for char in latex:
         round_depth += (char == "(") - (char == ")")
         depth += (char in "([{") - (char in ")]}")
         if round_depth > MAX_ROUND or depth > MAX_NESTED:
-            raise TooLarge("an expression of too many brackets in one another")
+            raise TooLarge("too large: an expression of too many brackets in one another")
     if re.search(r"\\(?:binom|gcd|lcm|bmod|pmod|det)", latex) and re.search(r"\d{5}|[!^]", latex):
-        raise TooLarge("a function that the parser evaluates, of large numbers")  # these are computed while parsing
+        raise TooLarge("too large: a function that the parser evaluates, of large numbers")  # these are computed while parsing
     return latex
 
 
@@ -106,7 +108,7 @@ class Evaluator:
 
         self.steps += 1
         if self.steps > MAX_STEPS:
-            raise TooLarge("too many operations")
+            raise TooLarge("too large: too many operations")
         kind = type(tree).__name__
         if isinstance(tree, sympy.Integer):
             return mpmath.mpf(int(tree))
@@ -154,19 +156,19 @@ class Evaluator:
             return self._real(mpmath.log, parts[0]) / self._real(mpmath.log, base)
         if kind == "factorial":
             if not self._is_small(parts[0], MAX_FACTORIAL):
-                raise TooLarge("the factorial of a large number")
+                raise TooLarge("too large: the factorial of a large number")
             if mpmath.isint(parts[0]) and parts[0] < 0:
                 raise NoValue
             return mpmath.factorial(parts[0])
         if kind == "binomial":
             if not all(self._is_small(part, MAX_FACTORIAL) for part in parts):
-                raise TooLarge("a binomial coefficient of large numbers")
+                raise TooLarge("too large: a binomial coefficient of large numbers")
             return mpmath.binomial(*parts)
         if kind in ("floor", "ceiling"):
             return getattr(mpmath, {"floor": "floor", "ceiling": "ceil"}[kind])(parts[0]) if self._is_small(parts[0], 10**30) else parts[0]
         if kind == "Mod":
             if not all(self._is_small(part, 10**30) for part in parts) or parts[1] == 0:
-                raise TooLarge("a remainder of large numbers")
+                raise TooLarge("too large: a remainder of large numbers")
             return mpmath.fmod(*parts)
         if kind in ("Max", "Min"):
             return (max if kind == "Max" else min)(parts)
@@ -178,12 +180,12 @@ class Evaluator:
                  "acosh": "acosh", "atanh": "atanh"}  # fmt: skip
         if kind in names:
             if not self._is_small(parts[0], 10**30 if "h" not in kind else 10**9):
-                raise TooLarge(f"{kind} of a large number")
+                raise TooLarge(f"too large: {kind} of a large number")
             return self._real(getattr(mpmath, names[kind]), parts[0])
         if type(type(tree)).__name__ == "UndefinedFunction":  # any function: a fixed one for each name
             seed = int.from_bytes(hashlib.sha256(kind.encode()).digest()[:4], "big") / mpmath.mpf(2**32)
             if not all(self._is_small(part, 10**30) for part in parts):
-                raise TooLarge("a function of a large number")
+                raise TooLarge("too large: a function of a large number")
             return 2 + seed + sum(mpmath.cos((seed + place + 1) * part) for place, part in enumerate(parts))
         raise Unsupported(kind)
 
@@ -196,7 +198,7 @@ class Evaluator:
             return mpmath.mpf(0)
         bits = abs(mpmath.log(abs(base), 2) * abs(exponent)) if abs(base) != 1 and not mpmath.isinf(base) else 0
         if not bits < MAX_BITS or abs(exponent) > MAX_BITS:
-            raise TooLarge("a power of very many digits")
+            raise TooLarge("too large: a power of very many digits")
         if isinstance(base, mpmath.mpf) and base < 0 and not self.complex and not mpmath.isint(exponent):
             third = 1 / exponent if exponent else exponent
             if isinstance(exponent, mpmath.mpf) and abs(third - mpmath.nint(third)) < mpmath.mpf(10) ** -30 and int(mpmath.nint(third)) % 2:
@@ -232,7 +234,7 @@ class Evaluator:
         if not (mpmath.isint(low) and mpmath.isint(high)):
             raise Unsupported(kind)
         if high - low > 1_000:
-            raise TooLarge("a sum of many terms")
+            raise TooLarge("too large: a sum of many terms")
         kept = self.point.get(name)
         value = mpmath.mpf(0 if kind == "Sum" else 1)
         for index in range(int(low), int(high) + 1):
@@ -254,6 +256,37 @@ def values(tree: Any, names: list[str], *, ten: bool, complex_numbers: bool) -> 
     return found
 
 
+def canonical(tree: Any) -> Any:
+    """A tree as nested tuples, the terms of sums and the factors of products in one order."""
+    parts = [canonical(part) for part in getattr(tree, "args", ())]
+    kind = type(tree).__name__
+    if kind in ("Add", "Mul"):
+        flat: list[Any] = []
+        for part in parts:  # a sum in a sum is one sum
+            flat += part[1] if isinstance(part, tuple) and part[0] == kind else [part]
+        parts = sorted(flat, key=repr)
+    return (kind, parts) if parts else str(tree)
+
+
+def _same_matrices(a: Any, b: Any) -> bool:
+    """Sums and products of small matrices of numbers, computed."""
+    cells = sum(getattr(part, "rows", 0) * getattr(part, "cols", 0) for tree in (a, b) for part in _preorder(tree) if hasattr(part, "flat"))
+    if cells > 100:
+        raise TooLarge("too large: matrices of many cells")
+    a, b = a.doit(), b.doit()
+    return bool(
+        a.shape == b.shape and all(canonical(x) == canonical(y) or (x - y).is_zero for x, y in zip(a.flat(), b.flat(), strict=True))
+    )
+
+
+def _preorder(tree: Any) -> list[Any]:
+    found, rest = [], [tree]
+    while rest and len(found) < MAX_STEPS:
+        found.append(rest.pop())
+        rest += getattr(found[-1], "args", ())
+    return found
+
+
 def same(relation: str, a: str, b: str, within: str | None) -> bool:
     """Raises TooLarge; what cannot be parsed is not the same."""
     import mpmath
@@ -266,23 +299,29 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
             trees.append(parsed(text))
         except Exception:  # the parser raises whatever it meets
             return False
-    if relation == "equal" and trees[0] == trees[1]:
+    if relation == "alone":  # only whether it can be evaluated
+        trees = trees[:1]
+    if relation == "equal" and (trees[0] == trees[1] or canonical(trees[0]) == canonical(trees[1])):
         return True
+    if all(isinstance(tree, sympy.MatrixBase | sympy.MatrixExpr) for tree in trees):
+        return _same_matrices(*trees)
     if not all(isinstance(tree, sympy.Expr) for tree in trees):
         return False
     digits = DIGITS + max((len(run) for text in texts for run in re.findall(r"\d+", text)), default=0)
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     complex_numbers = any(re.search(r"(?<![A-Za-z\\])i(?![A-Za-z])", text) for text in texts)
-    forms = [(False, False)]
+    forms = [(False, False)[: len(trees)]]
     if any("\\log" in text for text in texts):  # a bare log is the natural or the decimal one, on either side
-        forms += [(True, True), (True, False), (False, True)]
+        forms += [(True, True), (True, False), (False, True)] if len(trees) > 1 else []
     for tens in forms:
 
         def found(more: int, tens: tuple[bool, bool] = tens) -> list[list[Any]]:
             with mpmath.workdps(digits + more):
                 return [values(tree, names, ten=ten, complex_numbers=complex_numbers) for tree, ten in zip(trees, tens, strict=True)]
 
-        left, right = found(0)
+        left, right = (*found(0), None)[:2]
+        if right is None:
+            return True
         with mpmath.workdps(digits):
             agree = _agree(relation, left, right, _exactness(trees, digits), within)
         if agree and _zeros_hold(left, right, found):
@@ -292,7 +331,9 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
 
 def _zeros_hold(left: list[Any], right: list[Any], found: Any) -> bool:
     """Whether what was taken for 0 is rounding: with 40 digits more it must shrink, which a small number does not."""
-    suspects = [place for place, (x, y) in enumerate(zip(left, right, strict=True)) if x is not None and y is not None and x != y and 0 in (x, y)]
+    suspects = [
+        place for place, (x, y) in enumerate(zip(left, right, strict=True)) if x is not None and y is not None and x != y and 0 in (x, y)
+    ]
     if not suspects:
         return True
     more = found(40)
@@ -320,7 +361,10 @@ def _agree(relation: str, left: list[Any], right: list[Any], exact: Any, within:
             bound = Fraction(within)
             limit = mpmath.mpf(bound.numerator) / bound.denominator
             return all(abs(x - y) < limit for x, y in pairs)
-        return all(x == y or abs(x - y) <= exact * max(abs(x), abs(y)) or _nothing(x, y) for x, y in pairs)
+        return all(
+            x == y or (mpmath.isfinite(x) and mpmath.isfinite(y) and abs(x - y) <= exact * max(abs(x), abs(y))) or _nothing(x, y)
+            for x, y in pairs
+        )
     ratios = [x / y for x, y in pairs if y != 0]
     if not ratios or len(ratios) < len(pairs) or any(not mpmath.isfinite(ratio) or ratio == 0 for ratio in ratios):
         return False
@@ -344,7 +388,7 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
     except Unsupported:
         return {"same": False}
     except (OverflowError, RecursionError, MemoryError) as error:
-        return {"large": type(error).__name__}
+        return {"large": f"too large: {type(error).__name__}"}
 
 
 def main() -> None:

@@ -26,7 +26,17 @@ from pydantic import Field
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict
 from safework_cli.verifiers.rules.math_answer import last_answer, stated_answer
 from safework_cli.verifiers.rules.math_compare import Comparison
-from safework_cli.verifiers.rules.math_reading import MAX_CHARACTERS, TooLarge, Unreadable, Value, Words, cleaned, compact, read
+from safework_cli.verifiers.rules.math_reading import (
+    MAX_CHARACTERS,
+    TooLarge,
+    Unreadable,
+    Value,
+    Words,
+    cleaned,
+    compact,
+    expressions_of,
+    read,
+)  # fmt: skip
 
 START_LIMIT_SECONDS = 120.0
 
@@ -110,6 +120,7 @@ class MathRule:
     def __init__(self, time_limit_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0):
         self.time_limit_seconds = time_limit_seconds
         self._worker: _Worker | None = None
+        self._evaluated: set[str] = set()
         self._lock = threading.Lock()  # one question at a time; evaluation judges from several threads
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -121,8 +132,11 @@ class MathRule:
             return Verdict(None, error="the row has no gold answer")
         try:
             gold = read_gold(exchange.answer)
+            self._check(gold)
         except (Unreadable, TooLarge, RecursionError) as error:
             return Verdict(None, error=f"the gold answer {exchange.answer[:80]!r} cannot be compared: {error}")
+        except _TookTooLong as error:
+            return Verdict(None, error=str(error))
         answer = stated_answer(exchange.final, words=isinstance(gold, Words))
         if answer is None:
             return Verdict(0.0, UNPARSED)
@@ -133,7 +147,7 @@ class MathRule:
         except Unreadable:
             return Verdict(0.0, UNPARSED)
         except (TooLarge, RecursionError):
-            return self._too_large(exchange.answer, gold)
+            return Verdict(0.0, "wrong")  # the gold answer is not, as was checked
         except _TookTooLong as error:
             return Verdict(None, error=str(error))
 
@@ -141,18 +155,14 @@ class MathRule:
     def _verdict(correct: bool) -> Verdict:
         return Verdict(1.0, "correct") if correct else Verdict(0.0, "wrong")
 
-    def _too_large(self, text: str, gold: Value) -> Verdict:
-        """0 for a reply that is too large, unless the gold answer is: an error, whatever the reply says."""
-        try:
-            Comparison(self._evaluated).equal(gold, gold)
-        except (TooLarge, RecursionError) as error:
-            return Verdict(None, error=f"the gold answer {text[:80]!r} is too large to be compared: {error}")
-        except _TookTooLong as error:
-            return Verdict(None, error=str(error))
-        return Verdict(0.0, "wrong")
-
-    def _evaluated(self, relation: str, a: str, b: str, within: Fraction | None) -> bool:
-        return self._same(relation, a, f"({b})-0", within)
+    def _check(self, gold: Value) -> None:
+        """Raises TooLarge where the gold answer has a part that is not evaluated for its size, whatever a reply says."""
+        for latex in expressions_of(gold):
+            if latex not in self._evaluated:
+                self._same("alone", latex, latex, None)
+                if len(self._evaluated) > 10_000:
+                    self._evaluated.clear()
+                self._evaluated.add(latex)
 
     def _same(self, relation: str, a: str, b: str, within: Fraction | None) -> bool:
         job = {"relation": relation, "a": a, "b": b, "within": None if within is None else str(within), "limit": self.time_limit_seconds}
@@ -200,11 +210,19 @@ def read_gold(text: str) -> Value:
     """What a gold answer says. Raises Unreadable or TooLarge where it cannot be compared."""
     if not re.search(r"\w|[∅∞\\]", text):
         raise Unreadable("it says nothing")
-    return read(last_answer(text))
+    return read(gold_answer(text))
+
+
+def gold_answer(text: str) -> str:
+    """The answer in a gold: as a rule all of it; in a worked solution, what it states."""
+    boxed = last_answer(text)
+    if boxed != text or len(text) <= (600 if "\\begin" in text else 200):
+        return boxed
+    return stated_answer(text) or text
 
 
 def same_text(gold: str, answer: str) -> bool:
     """Whether two answers are written alike, space and styling apart."""
     if len(gold) > MAX_CHARACTERS or len(answer) > MAX_CHARACTERS:
         return False
-    return compact(cleaned(last_answer(gold))) == compact(cleaned(answer))
+    return compact(cleaned(gold_answer(gold))) == compact(cleaned(answer))
