@@ -53,7 +53,8 @@ _DENIAL = r"(?:\bnot\b|\b[a-z]{2,6}n['’]t\b|\bnever\b|\binstead of\b|\brather 
 _VALUE = r"(?:\$?\\boxed\s*\{[^{}]*\}\$?|\$[^$\n]{1,60}\$|\\\([^\n]{1,60}?\\\)|[$€£¥]?[-−]?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?)"
 _DENIED_BEFORE = re.compile(rf"{_DENIAL}\s*(?:equal(?:s)? to|be|simply|just|the|answer|等于)?\s*{_VALUE}", re.IGNORECASE)
 _DENIED_AFTER = re.compile(
-    rf"{_VALUE}\s*[*_\"'”]*\s*,?\s*(?:(?:is|was|would be|are|be)\s+(?:therefore |clearly |definitely )?(?:(?:not|n't|never)\b|(?:wrong|incorrect|false)\b)"
+    rf"{_VALUE}\s*[*_\"'”]*\s*,?\s*(?:(?:is|was|would be|are|be)\s+(?:therefore |clearly |definitely )?"
+    r"(?:(?:not|n't|never)\b|(?:wrong|incorrect|false)\b)"
     r"|isn['’]t\b|wasn['’]t\b|is a (?:wrong|common mistake)|(?:不是|不对|是错|错误|错了))",
     re.IGNORECASE,
 )
@@ -76,11 +77,13 @@ _NUMERAL = re.compile(
 )
 _PROGRAM = re.compile(r"[-+]?\(?\s*[-\d(][\d\s.+\-*/^()×÷!√]*")
 _SAYS = re.compile(
-    r"(?:\b(?:is|are|was|were|be|equals?|gives?|get|gets|got|makes?|totals?|has|have|cost[s]?|of|there are|it'?s|that'?s)\b|[:：=≈]|是|为|得到|得|等于|共有|一共|共|有)[\s*_]*",
+    r"(?:\b(?:is|are|was|were|be|equals?|gives?|get|gets|got|makes?|totals?|has|have|cost[s]?|of|there are|it'?s|that'?s)\b"
+    r"|[:：=≈]|是|为|得到|得|等于|共有|一共|共|有)[\s*_]*",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
-    r"\s+(?:because|since|as|which|where|for|when|after|before|from|in step|by|so that|that|making|giving|with)\b|\s*[(（]|[;；]|\s[-–—]\s|，|,\s+(?=[A-Za-z])|\.\s|\.$|。|！|!\s",
+    r"\s+(?:because|since|as|which|where|for|when|after|before|from|in step|by|so that|that|making|giving|with)\b"
+    r"|\s*[(（]|[;；]|\s[-–—]\s|，|,\s+(?=[A-Za-z])|\.\s|\.$|。|！|!\s",
     re.IGNORECASE,
 )
 

@@ -28,8 +28,8 @@ from safework_cli.verifiers.rules.math_reading import (
 )
 
 Same = Callable[[str, str, str, Fraction | None], bool]
-"""``same(relation, a, b, within)``: whether two expressions are equal ("equal", to within an absolute difference where one is given), or one
-is a constant multiple of the other ("multiple", "positive multiple")."""
+"""``same(relation, a, b, within)``: whether two expressions are equal ("equal", to within an absolute difference where one is given), or
+one is a constant multiple of the other ("multiple", "positive multiple")."""
 
 SIGNIFICANT_DIGITS = 6
 """A decimal stands for a value that it only approximates where it has at least so many digits: 0.333333 is 1/3, 0.33 is not."""
@@ -281,7 +281,8 @@ def _within(gold: Value, reply: Value) -> Fraction | None:
     """How far a decimal of enough digits may lie from what it approximates: less than one unit of its last place."""
     for decimal, other in ((reply, gold), (gold, reply)):
         if isinstance(decimal, Number) and decimal.last_place is not None and decimal.digits >= SIGNIFICANT_DIGITS:
-            if isinstance(other, Expression) and not has_variables(other.latex):
+            exact = isinstance(other, Expression) and not has_variables(other.latex)
+            if exact:
                 return decimal.last_place
     return None
 

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from safework_cli.verifiers.rules.numerals import chinese_in_digits, english_in_digits
 
@@ -128,11 +129,14 @@ _CHARACTERS = {
     "−": "-", "–": "-", "—": "-", "﹣": "-", "‐": "-", "‑": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ",
     "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≦": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≧": r"\ge ",
     "≠": r"\ne ", "≈": r"\approx ", "≒": r"\approx ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ",
-    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "°": r"^\circ ",
-    "º": r"^\circ ", "∠": r"\angle ", "△": r"\triangle ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ",
-    "φ": r"\phi ", "ω": r"\omega ", "μ": r"\mu ", "σ": r"\sigma ", "，": ", ", "、": ", ", "；": "; ", "：": ":", "。": ".", "（": "(", "）": ")",
-    "【": "[", "】": "]", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'", "\u00a0": r"\,", "\u2009": r"\,", "\u202f": r"\,",
-    "\u3000": " ", "\u2032": "'", "％": "%", "￥": "¥", "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ",
+    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
+    "°": r"^\circ ", "º": r"^\circ ", "∠": r"\angle ", "△": r"\triangle ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "γ": r"\gamma ",
+    "λ": r"\lambda ", "φ": r"\phi ", "ω": r"\omega ", "μ": r"\mu ", "σ": r"\sigma ", "，": ", ", "、": ", ", "；": "; ",
+    "：": ":", "。": ".",
+    "（": "(", "）": ")", "【": "[", "】": "]", "’": "'", "‘": "'", "“": '"', "”": '"', "′": "'", "\u00a0": r"\,",
+    "\u2009": r"\,", "\u202f": r"\,",
+    "\u3000": " ", "％": "%", "￥": "¥", "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "",
 }  # fmt: skip
 _TABLE = str.maketrans(_CHARACTERS)
@@ -148,10 +152,11 @@ _TEXT = re.compile(
 )
 _COMMAND_NAMES = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "leq": "le", "geq": "ge",
                   "leqslant": "le", "geqslant": "ge", "neq": "ne", "varnothing": "emptyset", "lbrace": "{", "rbrace": "}", "lbrack": "[",
-                  "rbrack": "]", "lparen": "(", "rparen": ")", "lt": "<", "gt": ">", "degree": "circ", "N": "mathbb{N}", "R": "mathbb{R}",
-                  "Z": "mathbb{Z}", "Q": "mathbb{Q}", "C": "mathbb{C}", "infin": "infty", "vert": "|", "lvert": "|", "rvert": "|", "mid": "|",
-                  "varphi": "phi", "varepsilon": "epsilon", "lg": "log_{10}", "backslash": "setminus", "ast": "cdot", "iff": "Leftrightarrow",
-                  "land": "wedge", "lor": "vee"}  # fmt: skip
+                  "rbrack": "]", "lparen": "(", "rparen": ")", "lt": "<", "gt": ">", "degree": "circ", "N": "mathbb{N}",
+                  "R": "mathbb{R}", "Z": "mathbb{Z}", "Q": "mathbb{Q}", "C": "mathbb{C}", "infin": "infty", "vert": "|",
+                  "lvert": "|", "rvert": "|",
+                  "mid": "|", "varphi": "phi", "varepsilon": "epsilon", "lg": "log_{10}", "backslash": "setminus", "ast": "cdot",
+                  "iff": "Leftrightarrow", "land": "wedge", "lor": "vee"}  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _FUNCTIONS = ("arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "exp", "max",
               "min", "gcd", "lcm", "det")  # fmt: skip
@@ -175,8 +180,6 @@ for _dimension, _units in {
 }.items():  # fmt: skip
     for _unit, _scale in _units.items():
         UNITS[_unit] = (_dimension, Fraction(_scale))
-_LOOSE_UNITS = frozenset(["m", "g", "s", "h", "L", "l", "N", "J", "W", "V", "A", "K", "C", "F", "kg", "km", "cm", "mm", "dm", "mg", "ml", "mL", "ft", "hr", "Hz"])
-
 _DIGITS = r"\d+(?:\.\d*)?|\.\d+"
 _NUMBER = re.compile(
     rf"([+-]?)\s*({_DIGITS})(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{{\s*([+-]?\d+)\s*\}}|\(([+-]?\d+)\)|([+-]?\d+))|[eE]([+-]?\d+))?"
@@ -206,7 +209,8 @@ _RELATION_NAMES = {
     "\\cong": r"\approx",
 }
 _AND_OR = re.compile(
-    r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=[\d)}\]])(?:and|or)(?=[A-Z\\(\d-])|(?<=\s)(?:和|或|与|及)(?=\s)|(?<=[\d}) ])(?:和|或者|或|与|及)(?=[\d\\(\- ])"
+    r"(?<![A-Za-z\\])(and|or)(?![A-Za-z])|(?<=[\d)}\]])(?:and|or)(?=[A-Z\\(\d-])"
+    r"|(?<=\s)(?:和|或|与|及)(?=\s)|(?<=[\d}) ])(?:和|或者|或|与|及)(?=[\d\\(\- ])"
 )
 _FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
@@ -248,7 +252,10 @@ def cleaned(text: str) -> str:
 
 
 def _unstyled(text: str) -> tuple[str, list[tuple[int, str]]]:
-    r"""The text without its ``\text{…}`` parts, and those parts with where they stood. Letters, digits and signs in them are kept in place."""
+    r"""The text without its ``\text{…}`` parts, and those parts with where they stood.
+
+    Letters, digits and signs in them are kept in place.
+    """
     out: list[str] = []
     parts: list[tuple[int, str]] = []
     place = length = 0
@@ -431,7 +438,7 @@ def _environment(text: str, depth: int) -> Value | None:
 
 
 def name_like(text: str) -> bool:
-    r"""Whether the left side of an equation only names what the right side is: ``x``, ``S_{ABCD}``, ``f(x)``, ``\angle ABC``, ``(x, y)``."""
+    r"""Whether the left side of an equation only names the right side: ``x``, ``S_{ABCD}``, ``f(x)``, ``\angle ABC``, ``(x, y)``."""
     text = re.sub(r"_\s*(?:\{[^{}]*\}|\\?\w)", "", text)
     text = text.replace("^{-1}", "").replace("'", "")
     text = re.sub(r"(?<=[A-Za-z])\([^()]*\)", "", text)
@@ -559,7 +566,7 @@ def _intersection(a: Value, b: Value) -> Value | None:
 def _without(points: list[Number]) -> Union:
     """The real line without some points."""
     ends: list[Value] = [_infinity(-1), *sorted(points, key=lambda point: point.value), _infinity(1)]
-    return Union(tuple(Group((left, right), "(", ")") for left, right in zip(ends, ends[1:], strict=False)))
+    return Union(tuple(Group((left, right), "(", ")") for left, right in pairwise(ends)))
 
 
 def _related(text: str, depth: int) -> Value | None:

@@ -15,6 +15,9 @@ _UNITS = {"十": 10, "拾": 10, "百": 100, "佰": 100, "千": 1000, "仟": 1000
 _MYRIADS = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8, "兆": 10**12}
 _DIGIT, _UNIT, _MYRIAD = "".join(_DIGITS), "".join(_UNITS), "".join(_MYRIADS)
 
+LONGEST = 120
+"""Of a number in words, in characters: a longer one stays as it is."""
+
 _ARABIC_MYRIADS = re.compile(rf"(\d[\d,]*(?:\.\d+)?)\s?([{_UNIT}]?)([{_MYRIAD}]{{1,3}})")
 _RUN = re.compile(rf"[负負]?[{_DIGIT}{_UNIT}{_MYRIAD}]+(?:[点點][{_DIGIT}]+)?")
 _PER = re.compile(r"([百千万])分之(?=[\d负負.]|[" + _DIGIT + _UNIT + "])")
@@ -74,6 +77,8 @@ def chinese_in_digits(text: str) -> str:
         return text
 
     def arabic(found: re.Match[str]) -> str:
+        if len(found[1]) > LONGEST:
+            return found[0]
         value = Fraction(found[1].replace(",", "")) * _UNITS.get(found[2], 1)
         for char in found[3]:
             value *= _MYRIADS[char]
@@ -107,7 +112,28 @@ def chinese_in_digits(text: str) -> str:
 
 _ONES = dict(
     zip(
-        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"],
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+        ],
         range(20),
         strict=True,
     )
@@ -132,7 +158,7 @@ def english_in_digits(text: str, *, fractions: bool = False) -> str:
     """
 
     def words(found: re.Match[str]) -> str:
-        if found[0].lower() == "one" and not fractions:
+        if (found[0].lower() == "one" and not fractions) or len(found[0]) > LONGEST:
             return found[0]
         numbers: list[int] = []
         total = current = 0
@@ -157,6 +183,8 @@ def english_in_digits(text: str, *, fractions: bool = False) -> str:
         return " ".join(map(str, [*numbers, total + current]))
 
     def scaled(found: re.Match[str]) -> str:
+        if len(found[0]) > LONGEST:
+            return found[0]
         value = Fraction(found[1].replace(",", ""))
         for word in re.findall(r"[a-z]+", found[2].lower()):
             value *= _SCALES[word.removesuffix("s")]
