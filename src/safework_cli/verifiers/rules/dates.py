@@ -52,6 +52,8 @@ _DAY_MONTH = re.compile(rf"{_WEEKDAY}{_DAY}{_OF}{_WORD}(?![^\W_])")
 _MONTH_DAY = re.compile(rf"{_WEEKDAY}(?<![^\W_]){_WORD}\s{{1,2}}(\d{{1,2}})(?:st|nd|rd|th)?(?![\d:]|[.,/]\d)")
 _ISO = re.compile(r"(?<![\d.,/-])(\d{4})([-/.])(\d{1,2})\2(\d{1,2})(?![\d/-]|\.\d)(?:t[\d:.]+z?)?")
 _NUMBERS = re.compile(r"(?<![\d.,/-])(\d{1,2})([-/.])(\d{1,2})\2(\d{4})(?![\d/-]|\.\d)")
+_DIGIT = re.compile(r"\d")
+_LETTERS = re.compile(r"[^\W\d_]{3,12}")
 _CJK_DAY = re.compile(r"(?:(?<!\d)(\d{4})\s?[年년]\s?)?(?<!\d)(\d{1,2})\s?[月월]\s?(?:(\d{1,2})\s?[日号號일])?")
 _CJK_YEAR = re.compile(r"(?<!\d)([12]\d{3})\s?[年년](?!代|级|度)")
 
@@ -89,7 +91,7 @@ def _latin(text: str) -> bool:
 
 def with_dates(text: str) -> str:
     """A folded text (lower case, no accents) with its dates in one spelling."""
-    if not any(c.isdigit() for c in text):
+    if _DIGIT.search(text) is None:
         return text
     if "月" in text or "월" in text:
         text = _CJK_DAY.sub(lambda m: _date(m[0], m[1], int(m[2]), m[3]), text)
@@ -97,6 +99,8 @@ def with_dates(text: str) -> str:
         text = _CJK_YEAR.sub(r" \1 ", text)
     text = _ISO.sub(lambda m: _date(m[0], m[1], int(m[3]), m[4]), text)
     text = _NUMBERS.sub(_numbers, text)
+    if month_names().keys().isdisjoint(_LETTERS.findall(text)):
+        return text
     text = _DAY_MONTH_YEAR.sub(_named(lambda m: (m[3], m[2], m[1])), text)
     text = _MONTH_DAY_YEAR.sub(_named(lambda m: (m[3], m[1], m[2])), text)
     text = _YEAR_MONTH_DAY.sub(_named(lambda m: (m[1], m[2], m[3])), text)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 
-from safework_cli.verifiers.rules.math_reading import (
+from safework_cli.verifiers.rules.math_notation import balanced_end
+from safework_cli.verifiers.rules.math_reading import read
+from safework_cli.verifiers.rules.math_values import (
     Based,
     Chain,
     Either,
@@ -24,9 +26,7 @@ from safework_cli.verifiers.rules.math_reading import (
     Unreadable,
     Value,
     Words,
-    balanced_end,
-    read,
-)  # fmt: skip
+)
 from safework_cli.verifiers.rules.numerals import chinese_in_digits, english_in_digits
 
 TAIL = 4_000

@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from safework_cli.verifiers.rules.math_reading import (
+from safework_cli.verifiers.rules.math_notation import compact, has_variables
+from safework_cli.verifiers.rules.math_values import (
     UNITS,
     Based,
     Chain,
@@ -23,8 +24,6 @@ from safework_cli.verifiers.rules.math_reading import (
     Union,
     Value,
     Words,
-    compact,
-    has_variables,
 )
 
 Same = Callable[[str, str, str, Fraction | None], bool]
@@ -94,6 +93,10 @@ class Comparison:
         if isinstance(gold, Expression) and isinstance(reply, Expression) and compact(gold.latex) == compact(reply.latex):
             return _same_dimension(gold.unit, reply.unit)
         a, b = _latex(gold), _latex(reply)
+        if isinstance(gold, Number) != isinstance(reply, Number) and re.fullmatch(
+            r"[A-DF-Za-df-hj-z]", (b if isinstance(gold, Number) else a) or ""
+        ):
+            return False  # a letter is no number
         if a is None or b is None or not _same_dimension(_unit(gold), _unit(reply)):
             return False
         scale_a, scale_b = _scales(_unit(gold), _unit(reply))

@@ -26,17 +26,9 @@ from pydantic import Field
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict
 from safework_cli.verifiers.rules.math_answer import last_answer, stated_answer
 from safework_cli.verifiers.rules.math_compare import Comparison
-from safework_cli.verifiers.rules.math_reading import (
-    MAX_CHARACTERS,
-    TooLarge,
-    Unreadable,
-    Value,
-    Words,
-    cleaned,
-    compact,
-    expressions_of,
-    read,
-)  # fmt: skip
+from safework_cli.verifiers.rules.math_notation import cleaned, compact
+from safework_cli.verifiers.rules.math_reading import read
+from safework_cli.verifiers.rules.math_values import MAX_CHARACTERS, TooLarge, Unreadable, Value, Words, expressions_of
 
 START_LIMIT_SECONDS = 120.0
 
@@ -121,6 +113,7 @@ class MathRule:
         self.time_limit_seconds = time_limit_seconds
         self._worker: _Worker | None = None
         self._evaluated: set[str] = set()
+        self._known: dict[tuple[str, str, str, Fraction | None], bool] = {}  # a group of replies says the same few things
         self._lock = threading.Lock()  # one question at a time; evaluation judges from several threads
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -165,6 +158,8 @@ class MathRule:
                 self._evaluated.add(latex)
 
     def _same(self, relation: str, a: str, b: str, within: Fraction | None) -> bool:
+        if (known := self._known.get((relation, a, b, within))) is not None:
+            return known
         job = {"relation": relation, "a": a, "b": b, "within": None if within is None else str(within), "limit": self.time_limit_seconds}
         try:
             result = self._running().ask(job, self.time_limit_seconds)
@@ -181,6 +176,9 @@ class MathRule:
             raise TooLarge(result["large"])
         if "error" in result:
             raise _TookTooLong(result["error"])
+        if len(self._known) > 10_000:
+            self._known.clear()
+        self._known[relation, a, b, within] = bool(result["same"])
         return bool(result["same"])
 
     def _running(self) -> _Worker:

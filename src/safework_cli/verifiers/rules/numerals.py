@@ -20,6 +20,7 @@ LONGEST = 120
 
 _ARABIC_MYRIADS = re.compile(rf"(\d[\d,]*(?:\.\d+)?)\s?([{_UNIT}]?)([{_MYRIAD}]{{1,3}})")
 _RUN = re.compile(rf"[负負]?[{_DIGIT}{_UNIT}{_MYRIAD}]+(?:[点點][{_DIGIT}]+)?")
+_ANY = re.compile(rf"[{_DIGIT}{_UNIT}{_MYRIAD}]")
 _PER = re.compile(r"([百千万])分之(?=[\d负負.]|[" + _DIGIT + _UNIT + "])")
 _FRACTION = re.compile(r"(?:(\d+)又)?(\d+)分之(-?\d+(?:\.\d+)?)")
 _PERCENT = re.compile(r"\x00([百千万])(-?\d+(?:\.\d+)?)")
@@ -73,7 +74,7 @@ def in_digits(value: Fraction) -> str:
 
 def chinese_in_digits(text: str) -> str:
     """A text with its Chinese numerals in digits: "三百人" is "300人", "1.5万" is "15000", "五分之二" is "2/5", "百分之三" is "3%"."""
-    if not re.search(rf"[{_DIGIT}{_UNIT}{_MYRIAD}]", text):
+    if text.isascii() or _ANY.search(text) is None:
         return text
 
     def arabic(found: re.Match[str]) -> str:
@@ -144,6 +145,8 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth"
           "tenth": 10, "hundredth": 100}  # fmt: skip
 _PARTS |= {f"{name}s": value for name, value in _PARTS.items() if not name.startswith("hal")}
 _NUMBER_WORD = "|".join(sorted([*_ONES, *_TENS, *_SCALES], key=len, reverse=True))
+_STEMS = tuple(word for word in [*_ONES, *_TENS, *_SCALES, "half", "third", "quarter", "fifth"] if not word.endswith(("teen", "ty")))
+_STEMS = (*_STEMS, "teen", "ty")
 _WORDS = re.compile(rf"\b(?:{_NUMBER_WORD})(?:(?:[\s-]+(?:and\s+)?)(?:{_NUMBER_WORD}))*\b", re.IGNORECASE)
 _SCALED = re.compile(
     r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?)[\s\u00a0-]?((?:(?:hundred|thousand|million|billion|trillion)s?\b[\s-]?)+)", re.IGNORECASE
@@ -190,7 +193,8 @@ def english_in_digits(text: str, *, fractions: bool = False) -> str:
             value *= _SCALES[word.removesuffix("s")]
         return in_digits(value) + (" " if found[0][-1:].isspace() else "")
 
-    if re.search(r"[A-Za-z]", text) is None:
+    lower = text.lower()
+    if not any(word in lower for word in _STEMS):
         return text
     text = _SCALED.sub(scaled, text)
     text = _WORDS.sub(words, text)

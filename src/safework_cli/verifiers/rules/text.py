@@ -70,12 +70,14 @@ class _TextRule:
             why = "the row has no gold answer" if exchange.answer is None else f"the gold answer {exchange.answer!r} is empty"
             return Verdict(None, error=why)
         final = exchange.final
-        replies = self._replies(final)
+        longest = max(len(text) for text, _ in golds)
+        replies = self._replies(final, 400 + 40 * longest)
         # a gold answer of signs alone ("---") has no tokens: it is compared as it is written
         score = max(max(self._score(reply, gold) for reply in replies) if gold else float(self._signs(final, text)) for text, gold in golds)
         return Verdict(score, "correct" if score == 1.0 else "partial" if score > 0 else "wrong")
 
-    def _replies(self, final: str) -> list[list[str]]:
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
+        """The token lists that are compared; a text of more than ``longest`` characters cannot equal any gold answer."""
         return [tokens_of(short_answer(final))]
 
     def _signs(self, final: str, gold: str) -> bool:
@@ -90,9 +92,8 @@ class ExactRule(_TextRule):
 
     name = "exact"
 
-    def _replies(self, final: str) -> list[list[str]]:
-        stated = short_answer(final)
-        return [tokens_of(stated), tokens_of(final)] if stated != final else [tokens_of(final)]
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
+        return [tokens_of(text) if len(text) <= longest else [] for text in {short_answer(final), final}]
 
     def _score(self, reply: list[str], gold: list[str]) -> float:
         return float(reply == gold)
@@ -116,7 +117,7 @@ class ContainsRule(_TextRule):
 
     name = "contains"
 
-    def _replies(self, final: str) -> list[list[str]]:
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
         return [tokens_of(final)]
 
     def _signs(self, final: str, gold: str) -> bool:

@@ -17,7 +17,7 @@ from safework_cli.verifiers.rules.numerals import chinese_in_digits, english_in_
 
 ARTICLES = frozenset(("a", "an", "the"))
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_UNIT = r"(?:km|cm|mm|nm|kg|mg|ml|cl|hz|khz|mhz|ghz|kb|mb|gb|tb|kw|mw|gw|kwh|mph|kmh|ft|lbs?|oz|am|pm|mi|min|sec|hrs?|yrs?|[mglsvw]|°c|°f|bn|cc)"
+_UNIT = r"(?:[kcmn]m|[km]g|[mc]l|[kmg]?hz|[kmgt]b|[kmg]w|kwh|mph|kmh|ft|lbs?|oz|am|pm|mi|min|sec|hrs?|yrs?|[mglsvw]|°[cf]|bn|cc)"
 _NUMBER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:e[+-]?\d{1,3}(?![^\W_]))?"
 _TOKEN = re.compile(
     rf"{MARK}[md]\d+|{MARK}x\w+"
@@ -81,6 +81,8 @@ def _simplified(char: str) -> str:
 
 def folded(text: str) -> str:
     """A text in lower case and compatibility form, Latin letters without accents, Chinese characters simplified."""
+    if text.isascii():
+        return text.lower().replace("&", " and ")
     return unicodedata.normalize("NFKC", text.translate(_SUPERSCRIPT)).translate(_FOLD)
 
 
