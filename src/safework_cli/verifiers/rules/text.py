@@ -1,36 +1,19 @@
-"""Short answers compared as text: exact match, F1 and containment, after SQuAD's normalisation.
-
-English is compared by words, Chinese by characters. SQuAD's normalisation (Rajpurkar et al. 2016, the official evaluation script):
-lower case, no punctuation, no articles, single spaces.
-"""
+"""Short answers compared as text, by value: exact match, F1 and containment, over the tokens of ``text_tokens``."""
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
 from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.rules.text_tokens import tokens_of
 
-_TOKEN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]|[^\W\u3400-\u4dbf\u4e00-\u9fff]+")
-_ARTICLES = {"a", "an", "the"}
 _ANSWER_LINE = re.compile(
-    r"(?:^|\n|[.!?。！？]\s*)[*_# ]*(?:the )?(?:final answer|answer|最终答案|答案)[*_ ]*(?:[:：]|\bis\b|是|为)[*_ ]*([^\n]+)", re.IGNORECASE
+    r"(?:^|\n|[.!?。！？])[\s*_#]*(?:the )?(?:final answer|answer|最终答案|答案)[*_ ]{0,8}(?:[:：]|\bis\b|是|为)[*_ ]{0,8}([^\n]+)",
+    re.IGNORECASE,
 )
-
-
-def tokens_of(text: str) -> list[str]:
-    """Normalised tokens: words, or characters for Chinese."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    folded = "".join(" " if unicodedata.category(c) in ("Pd", "Zs") else c for c in folded if not _is_mark(c))
-    return [token for token in _TOKEN.findall(folded) if token not in _ARTICLES]
-
-
-def _is_mark(char: str) -> bool:
-    """Punctuation that vanishes ("U.S." is "us"); a dash becomes a space instead, so that "twenty-one" stays two words."""
-    category = unicodedata.category(char)
-    return category.startswith("P") and category != "Pd"
+_TRANSLATED = re.compile(r"^([^()（）]*[\u3400-\u9fff][^()（）]*)[（(]([^()（）]*[A-Za-z][^()（）]*)[)）]$")
 
 
 def last_boxed(text: str) -> str | None:
@@ -55,14 +38,18 @@ def short_answer(final: str) -> str:
     return lines[-1].strip(" *_") if lines else final
 
 
-def _golds(exchange: Exchange) -> list[list[str]]:
-    """Token lists of the gold answer and its aliases; empty ones left out."""
+def _golds(exchange: Exchange) -> list[tuple[str, list[str]]]:
+    """Texts and tokens of the gold answer and its aliases, empty ones left out. "约翰·加尔通（Johan Galtung）" is also either name."""
     texts = [exchange.answer or "", *map(str, exchange.meta.get("aliases") or [])]
-    return [tokens for tokens in map(tokens_of, texts) if tokens]
+    for text in list(texts):
+        if found := _TRANSLATED.match(text.strip()):
+            texts += [found[1], found[2]]
+    golds = [(text.strip(), tokens_of(text)) for text in texts if text.strip()]
+    return golds + [(text, ["one"]) for text, tokens in golds if tokens == ["1"] and text.lower() == "one"]
 
 
 def f1_of(predicted: Sequence[str], gold: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall over the multiset of tokens."""
+    """Harmonic mean of precision and recall over the multiset of tokens (SQuAD's F1, Rajpurkar et al. 2016)."""
     common = sum((Counter(predicted) & Counter(gold)).values())
     return 2 * common / (len(predicted) + len(gold)) if common else 0.0
 
@@ -71,6 +58,8 @@ class _TextRule:
     """Common course of the three: no usable gold is an error, the best of gold and aliases counts."""
 
     name = ""
+    version = 2  # numbers, dates, operators and characters are compared by value
+    libraries = ("babel", "opencc")
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]
@@ -80,10 +69,21 @@ class _TextRule:
         if not golds:
             why = "the row has no gold answer" if exchange.answer is None else f"the gold answer {exchange.answer!r} is empty"
             return Verdict(None, error=why)
-        score = max(self._score(exchange.final, gold) for gold in golds)
+        final = exchange.final
+        longest = max(len(text) for text, _ in golds)
+        replies = self._replies(final, 400 + 40 * longest)
+        # a gold answer of signs alone ("---") has no tokens: it is compared as it is written
+        score = max(max(self._score(reply, gold) for reply in replies) if gold else float(self._signs(final, text)) for text, gold in golds)
         return Verdict(score, "correct" if score == 1.0 else "partial" if score > 0 else "wrong")
 
-    def _score(self, final: str, gold: list[str]) -> float:
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
+        """The token lists that are compared; a text of more than ``longest`` characters cannot equal any gold answer."""
+        return [tokens_of(short_answer(final))]
+
+    def _signs(self, final: str, gold: str) -> bool:
+        return gold in (short_answer(final).strip(), final.strip())
+
+    def _score(self, reply: list[str], gold: list[str]) -> float:
         raise NotImplementedError
 
 
@@ -91,20 +91,22 @@ class ExactRule(_TextRule):
     """1 where the stated answer equals the gold answer or an alias, else 0."""
 
     name = "exact"
-    version = 1
 
-    def _score(self, final: str, gold: list[str]) -> float:
-        return float(gold in (tokens_of(short_answer(final)), tokens_of(final)))
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
+        return [tokens_of(text) if len(text) <= longest else [] for text in {short_answer(final), final}]
+
+    def _score(self, reply: list[str], gold: list[str]) -> float:
+        return float(reply == gold)
 
 
 class F1Rule(_TextRule):
-    """Token F1 between the stated answer and the nearest of gold and aliases."""
+    """Token F1 between the stated answer and the nearest of gold and aliases: SQuAD's formula, over tokens that are compared by value (the
+    official script erases decimal points and signs, and leaves dates as words)."""
 
     name = "f1"
-    version = 1
 
-    def _score(self, final: str, gold: list[str]) -> float:
-        return f1_of(tokens_of(short_answer(final)), gold)
+    def _score(self, reply: list[str], gold: list[str]) -> float:
+        return f1_of(reply, gold)
 
 
 class ContainsRule(_TextRule):
@@ -114,8 +116,16 @@ class ContainsRule(_TextRule):
     """
 
     name = "contains"
-    version = 1
 
-    def _score(self, final: str, gold: list[str]) -> float:
-        have = tokens_of(final)
-        return float(any(have[i : i + len(gold)] == gold for i in range(len(have) - len(gold) + 1)))
+    def _replies(self, final: str, longest: int) -> list[list[str]]:
+        return [tokens_of(final)]
+
+    def _signs(self, final: str, gold: str) -> bool:
+        return gold in final
+
+    def _score(self, reply: list[str], gold: list[str]) -> float:
+        return float(_joined(gold) in _joined(reply))
+
+
+def _joined(tokens: Sequence[str]) -> str:
+    return "\x1f" + "\x1f".join(tokens) + "\x1f"
