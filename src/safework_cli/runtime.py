@@ -74,6 +74,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
         artifact = store.resolve(reference, stage.inputs[slot].kinds)
+        if artifact.kind == "dataset" and not stage.inputs[slot].whole:
+            artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:
             values.setdefault(slot, {})[part] = artifact
         else:

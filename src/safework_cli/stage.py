@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError, nearest
-from safework_cli.rows import TASKS
+from safework_cli.rows import HELDOUT, TASKS
 
 if TYPE_CHECKING:
     from safework_cli.artifacts import Artifact
@@ -77,12 +77,14 @@ class Slot:
         doc: what the stage does with it.
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
+        whole: a dataset is taken with all its subsets; without it the reference must say which one.
     """
 
     kinds: tuple[str, ...]
     doc: str
     optional: bool = False
     many: bool = False
+    whole: bool = False
 
 
 class Inputs:
@@ -268,6 +270,31 @@ class Stage(ABC):
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None) -> list[Row]:
+    """The rows that may be trained on: those that are not held out (split "test"). A reference that names the subset ``heldout`` asks for
+    what is held out, and gets it.
+
+    Args:
+        say: is called with a sentence where rows were left out.
+
+    Raises:
+        InputError: the rows are all held out, or which subset is meant is open.
+    """
+    rows = artifact.rows()
+    if artifact.subset == HELDOUT:
+        return rows
+    kept = [row for row in rows if row.split != "test"]
+    if rows and not kept:
+        raise InputError(
+            f"all {len(rows):,} rows of {artifact.ref} are held out for evaluation",
+            'their split is "test", and such rows are not trained on',
+            f"name a subset for training, or {artifact.ref.partition(':')[0]}:{HELDOUT} where you mean to train on what is held out",
+        )
+    if say and len(kept) < len(rows):
+        say(f"{len(rows) - len(kept):,} rows of {artifact.ref} are held out (split test) and left out of training")
+    return kept
 
 
 def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
+from safework_cli.rows import HELDOUT
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite
 from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
@@ -32,7 +33,7 @@ from safework_data.contamination import LeakIndex, known_by
 from safework_data.crew import MOST_PROCESSES, Crew
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, XSTestSource, expand
+from safework_data.settings import BuildConfig, DecontaminateSettings, XSTestSource, expand
 from safework_data.sources import Arrived, read_dataset, read_source
 from safework_data.splits import HoldOut
 from safework_data.staging import Staging

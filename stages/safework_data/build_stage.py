@@ -21,7 +21,9 @@ class BuildStage(Stage):
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
-        "data": Slot(("dataset",), "datasets whose rows come in behind the sources: data.worked=NAME:cot", optional=True, many=True),
+        "data": Slot(
+            ("dataset",), "datasets whose rows come in after the sources: data.worked=NAME:cot", optional=True, many=True, whole=True
+        ),
         "model": Slot(("model",), "the model to be trained: replies that its chat template loses or changes are dropped", optional=True),
     }
     output: ClassVar[str] = "dataset"

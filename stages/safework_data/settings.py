@@ -17,8 +17,6 @@ from safework_cli.suites import SUITES, TRAINING_SETS
 Format = Literal["csv", "jsonl", "json", "parquet"]
 TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence")
 """Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
-HELDOUT = "heldout"
-"""The subset that no training subset may share a group or a prompt with."""
 PASSAGE_FIELDS = ("id", "title", "text", "abstract")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")

@@ -15,13 +15,12 @@ from safework_cli.artifacts import Artifact
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
 from safework_cli.pictures import PICTURE_SUFFIXES, embedded
-from safework_cli.rows import Message, Row, stream_rows
+from safework_cli.rows import HELDOUT, Message, Row
 from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
 from safework_data.drops import Candidate
 from safework_data.records import RowMaker
 from safework_data.settings import (
-    HELDOUT,
     FileSource,
     HubSource,
     SetSource,
@@ -148,7 +147,7 @@ def read_dataset(name: str, dataset: Artifact) -> Arrived:
     candidates = (
         Candidate(replace(row, id=f"{name}/{row.id}"), subset, name, split_already=split)
         for subset in subsets
-        for row in stream_rows(dataset.path / subset)
+        for row in dataset.with_subset(subset).stream_rows()
     )
     return Arrived(name, "as each row says", candidates, dataset.ref, as_it_is, dataset.digest)
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 
+from safework_cli.rows import HELDOUT
 from safework_data.drops import Candidate
-from safework_data.settings import HELDOUT, BuildConfig
+from safework_data.settings import BuildConfig
 
 
 def is_held_out(candidate: Candidate) -> bool:

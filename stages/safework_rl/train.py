@@ -19,7 +19,7 @@ from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved
 from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.rows import Row
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, training_rows
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.curriculum import Curriculum
@@ -67,7 +67,7 @@ def train(
             return encode_pictured_prompt(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
-    rows, dropped = _usable_rows(data.rows(), tasks, encode, processor is not None and search is None, config)
+    rows, dropped = _usable_rows(training_rows(data, work.progress.note), tasks, encode, processor is not None and search is None, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")

@@ -12,9 +12,11 @@ import math
 from pydantic import Field
 
 from safework_cli.artifacts.payload import parameter_count
+from safework_cli.errors import SafeworkError
 from safework_cli.lm.settings import Lora, SaveDtype, SupervisedConfig
 from safework_cli.lm.templates import TemplateName
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir, require_rows, training_rows
+from safework_sft.mixture import weighted_positions
 
 
 class SftConfig(SupervisedConfig):
@@ -64,12 +66,18 @@ class SftStage(Stage):
 
     def plan(self, config: SftConfig, inputs: Inputs) -> Plan:
         model, data = inputs.one("model"), inputs.one("data")
-        rows = _row_count(data, config)
         plan = Plan(name=f"{model.name.split('-sft')[0]}-sft")
+        try:
+            found = training_rows(data)
+            require_rows(len(found), data, "rows")
+            rows = len(weighted_positions(found, config.task_weights, config.seed))
+        except SafeworkError as refusal:
+            plan.refusals.append(refusal)
+            return plan
         per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
         if config.max_steps > 0:
             plan.optimizer_steps = config.max_steps
-        elif rows is not None:
+        else:
             plan.optimizer_steps = math.ceil(rows / per_step * config.num_train_epochs)
         parameters = parameter_count(model.path)
         trained = parameters if config.lora is None else parameters // 50
@@ -78,8 +86,7 @@ class SftStage(Stage):
         )  # float32 weights; gradient and two Adam moments; activations and libraries
         plan.disk_bytes = 4 * parameters + 2 * (4 * parameters + 8 * trained)
         plan.lines = [
-            f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref}"
-            + (f" ({rows} rows)" if rows is not None else ""),
+            f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref} ({rows} rows)",
             f"{per_step} rows a step, learning rate {config.learning_rate:g}, loss on assistant tokens only",
             f"then sample {config.sample_prompts} replies and report how many stop",
         ]
@@ -93,16 +100,6 @@ class SftStage(Stage):
         from safework_sft.train import train
 
         return train(config, inputs.one("model"), inputs.one("data"), work)
-
-
-def _row_count(data, config: SftConfig) -> int | None:
-    """Rows that will be seen in an epoch, where the dataset says how many it has of each task."""
-    subset = data.manifest.metrics.get("subsets", {}).get(data.subset)
-    if subset is None:
-        return data.manifest.metrics.get("rows") if not config.task_weights else None
-    if not config.task_weights:
-        return subset["rows"]
-    return round(sum(count * config.task_weights.get(task, 1.0) for task, count in subset["tasks"].items()))
 
 
 stage = SftStage()

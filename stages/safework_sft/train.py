@@ -30,7 +30,7 @@ from safework_cli.lm.models import (
 from safework_cli.lm.templates import use_template
 from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
-from safework_cli.stage import Outcome, WorkDir, require_rows
+from safework_cli.stage import Outcome, WorkDir, require_rows, training_rows
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
 from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig
@@ -41,7 +41,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     """Encodes, refuses, trains, saves, samples."""
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     use_template(tokenizer, config.chat_template)
-    rows = data.rows()
+    rows = training_rows(data, work.progress.note)
     require_rows(len(rows), data, "rows")
     rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)

@@ -14,7 +14,7 @@ from pydantic import Field
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.errors import SafeworkError
 from safework_cli.lm.settings import SupervisedConfig
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir, training_rows
 from safework_verifier.prefixes import Prefixes, take_apart, valued_rows
 
 
@@ -54,7 +54,7 @@ class ValuesStage(Stage):
         model, data = inputs.one("model"), inputs.one("data")
         plan = Plan(name=f"{model.name}-values")
         try:
-            rows, principles = valued_rows(data.rows(), data.ref)
+            rows, principles = valued_rows(training_rows(data), data.ref)
             parts = take_apart(rows, config.eval_fraction, config.seed)
         except SafeworkError as refusal:
             plan.refusals.append(refusal)

@@ -21,7 +21,7 @@ from safework_cli.lm.layers import train_top_layers
 from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import StepSampler, optimisation_of, run_training, step_sampler, training_arguments
 from safework_cli.rows import Row
-from safework_cli.stage import Outcome, WorkDir
+from safework_cli.stage import Outcome, WorkDir, training_rows
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, hidden_ends, save_heads
 from safework_verifier.metrics import cluster_bootstrap, estimate
@@ -117,7 +117,7 @@ def value_loss(
 
 def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
     """Splits, trains, fits temperatures, measures, saves."""
-    rows, principles = valued_rows(data.rows(), data.ref)
+    rows, principles = valued_rows(training_rows(data, work.progress.note), data.ref)
     parts = take_apart(rows, config.eval_fraction, config.seed)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
