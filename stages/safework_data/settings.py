@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safework_cli.errors import InputError, nearest
+from safework_cli.paths import user_path
 from safework_cli.rows import Task
 from safework_cli.stage import Settings, StageConfig
 from safework_cli.suites import SUITES, TRAINING_SETS
@@ -18,7 +19,7 @@ Format = Literal["csv", "jsonl", "json", "parquet"]
 TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence")
 """Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
 PASSAGE_FIELDS = ("id", "title", "text", "abstract")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -29,7 +30,7 @@ def expand(path: str) -> str:
         if not os.environ.get(name):
             state, why = "empty" if name in os.environ else "not set", "a path with a hole in it would point somewhere else"
             raise InputError(f"{path}: the environment variable {name} is {state}", why, f"export {name}=/path/to/folder")
-    return str(Path(os.path.expandvars(path)).expanduser())
+    return str(user_path(os.path.expandvars(path)))
 
 
 def matching_files(pattern: str) -> list[Path]:
@@ -52,7 +53,7 @@ def matching_files(pattern: str) -> list[Path]:
 
 def _checked_name(value: str | None) -> str | None:
     if value is not None and not _NAME.fullmatch(value):
-        raise ValueError(f"'{value}' is not a name: letters, digits, '_', '-' and '.', a letter or digit first")
+        raise ValueError(f"'{value[:60]}' is not a name: up to 128 letters, digits, '_', '-' and '.', a letter or digit first")
     return value
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, model_validator
 
 from safework_cli.errors import ConfigError, InputError, SafeworkError, nearest
+from safework_cli.paths import user_path
 from safework_cli.rows import Row
 from safework_cli.stage import Settings
 
@@ -164,7 +165,7 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
         raise ConfigError(
             f"suite '{name}' is a public set, and suites_folder is not set", "", "add suites_folder=FOLDER (the folder that holds the sets)"
         )
-    return load_suite(name, Path(folder).expanduser())
+    return load_suite(name, user_path(folder))
 
 
 def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> Suite:
