@@ -296,7 +296,12 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
     what = {
         "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
         "float_parsing": "a number", "int_from_float": "a whole number",
+        "finite_number": "a finite number", "int_parsing_size": "a smaller number",
     }.get(detail["type"])  # fmt: skip
+    bounds = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
+    if detail["type"] in bounds:
+        limit = next(iter(detail["ctx"].values()))
+        what = f"{bounds[detail['type']]} {f'{int(limit):,}' if limit == int(limit) else limit}"
     if what:
         return ConfigError(f"{path} must be {what}, not {_shown(detail['input'])}", origin, listing)
     if detail["type"] in ("value_error", "assertion_error"):

@@ -42,14 +42,38 @@ def _task(name: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_task)]
 """One of the ladder's tasks, in a setting."""
-TaskWeights = dict[TaskName, Annotated[float, Field(ge=0)]]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""How much something counts beside others; 0 leaves it out."""
+
+
+def _some_task(weights: dict[str, float]) -> dict[str, float]:
+    if set(weights) == set(TASKS) and not any(weights.values()):
+        raise ValueError("every task has the weight 0: nothing would be left")
+    return weights
+
+
+TaskWeights = Annotated[dict[TaskName, Weight], AfterValidator(_some_task)]
 """Task → how much of it."""
 
 
-class Settings(BaseModel):
-    """Base of every configuration block: unknown keys are refused, types are not bent, the bare string under a field is its help."""
+def _temperature(value: float) -> float:
+    if 0 < value < LOWEST_TEMPERATURE:
+        raise ValueError(f"a temperature is 0 (greedy) or at least {LOWEST_TEMPERATURE}: logits divided by less overflow")
+    return value
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+
+LOWEST_TEMPERATURE = 0.01
+Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_temperature)]
+"""A sampling temperature; 0 is greedy."""
+SamplingTemperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=100)]
+"""A temperature where replies have to differ."""
+
+
+class Settings(BaseModel):
+    """Base of every configuration block: unknown keys are refused, types are not bent, the bare string under a field is its help. Every
+    number has a lower and an upper bound (a test walks through all settings of all stages); none may be NaN or infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class LaunchSettings(Settings):
@@ -62,7 +86,7 @@ class LaunchSettings(Settings):
 class StageConfig(Settings):
     """Settings that every stage has."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of Python, NumPy and torch; the manifest records which parts it acts on."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
     """How the process starts. The class of strategy is part of the result's identity: it decides how many rows make a step."""

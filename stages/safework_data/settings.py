@@ -57,6 +57,8 @@ def _checked_name(value: str | None) -> str | None:
     return value
 
 
+_Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 SubsetName = Annotated[str, AfterValidator(_checked_name)]
 """A subset's name, which is a folder's as well."""
 
@@ -81,14 +83,14 @@ class TableSource(Settings):
     """Row field → column. Fields: id, prompt, reply, system, messages, images, answer, task, category, harmful, licence, meta.ANYTHING.
     A list of columns gives a list (for images, meta.choices and meta.aliases). Images are paths below the table's folder, or the
     hub's own; where a prompt holds no <image> tags they are put before it."""
-    constants: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    constants: dict[str, str | bool | _Whole | _Number] = Field(default_factory=dict)
     """Row field → a value that every row gets."""
     extract: dict[str, str] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many rows are read, from the first; default all."""
 
     @field_validator("name", "subset")
@@ -173,14 +175,14 @@ class XSTestSource(Settings):
     """The source's name in rows and in the data card."""
     folder: str
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
-    prompts: int | None = Field(default=None, ge=1)
+    prompts: int | None = Field(default=None, ge=1, le=10**6)
     """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
     labels: Literal["safety", "refusal"] = "safety"
     """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
     test_model: str | None = None
     """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?
     The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
-    off_topic: int = Field(default=200, ge=0)
+    off_topic: int = Field(default=200, ge=0, le=10**6)
     """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
     @field_validator("name")
@@ -200,7 +202,7 @@ class SetSource(Settings):
     """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; environment variables are filled in."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many rows are read, from the first; default all."""
 
     @field_validator("subset")
@@ -227,7 +229,7 @@ class DecontaminateSettings(Settings):
     """Names of evaluation suites. The dataset's own held-out rows are compared as well (but see `test_model`)."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; read only where suites are named."""
-    ngram: int = Field(default=8, ge=2)
+    ngram: int = Field(default=8, ge=2, le=1000)
     """Length in words (in characters for Chinese) of the runs that are compared. A shorter prompt counts when a message equals it."""
     overlap: float = Field(default=0.5, gt=0.0, le=1.0)
     """The share of an evaluation prompt's words that must stand in a row, in runs of `ngram`, for the row to be dropped."""
@@ -259,7 +261,7 @@ class BuildConfig(StageConfig):
     phrases, where the row says which it is)."""
     languages: list[Literal["en", "zh"]] = Field(default_factory=list)
     """Languages to keep, told by the prompt's script; empty keeps all."""
-    max_characters: int = Field(default=24_000, ge=1)
+    max_characters: int = Field(default=24_000, ge=1, le=10**9)
     """Longest conversation, in characters over all its messages."""
     near_duplicate_threshold: float | None = Field(default=0.8, gt=0.0, le=1.0)
     """Jaccard similarity of three-word runs from which two prompts, and their replies, count as the same; null turns the check off."""
@@ -298,7 +300,7 @@ class FilePassages(Settings):
     """csv, jsonl, json or parquet; default: what the file's suffix says."""
     columns: dict[str, str] = Field(default_factory=lambda: {"id": "id", "title": "title", "text": "text"})
     """Passage field → column. Fields: id, title, text (needed), and abstract (default: the first sentence of the text)."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many passages are read, from the first; default all."""
 
     @field_validator("columns")
@@ -330,7 +332,7 @@ class IndexConfig(StageConfig):
 
     sources: list[PassageSource] = Field(min_length=1)
     """Where passages come from, in order."""
-    k1: float = Field(default=1.5, ge=0.0)
+    k1: float = Field(default=1.5, ge=0.0, le=100)
     """BM25's saturation of term frequency; no unit."""
     b: float = Field(default=0.75, ge=0.0, le=1.0)
     """BM25's correction for length: 0 none, 1 full."""

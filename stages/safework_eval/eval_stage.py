@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from safework_cli.errors import ConfigError, InputError, SafeworkError
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, Temperature, WorkDir
 from safework_eval.gates import Gate, gate_problem
 from safework_eval.likeness import refuse_unlike
 from safework_eval.scoring import Panel, panel_for
@@ -42,13 +42,13 @@ class EvalConfig(StageConfig):
     """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier"
     (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers
     where rows have them. Both verdicts are kept where both exist."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(512, ge=1, le=10**6)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
-    temperature: float = Field(0.0, ge=0.0)
+    temperature: Temperature = 0.0
     """0 is greedy; above it tokens are sampled, seeded by `seed` and each batch's content."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus mass, where tokens are sampled."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=2**16)
     """Replies generated together, and exchanges judged together."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the weights; "auto" is bfloat16 where the hardware multiplies in it, float32 elsewhere."""

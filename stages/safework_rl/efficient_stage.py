@@ -24,7 +24,7 @@ class EfficientConfig(RlConfig):
     """CANON: weight of the comparison between the short and the long half; 0 compares within a half."""
     alpha: float = Field(0.9, gt=0, le=1)
     """CANON: discount of long replies; 1 has no preference for length."""
-    ddca_beta: float = Field(0.2, ge=0)
+    ddca_beta: float = Field(0.2, ge=0, le=1000)
     """DDCA: weight of the length advantage."""
     tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
     """Tasks whose prompts are drawn, equally often."""

@@ -7,7 +7,7 @@ step's completions.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, TaskName, TaskWeights, WorkDir
 from safework_rl.routing import Routes, check_routes, digests_of_rules
@@ -21,7 +21,7 @@ class Phase(Settings):
 
     tasks: list[TaskName]
     """Tasks whose prompts are drawn."""
-    share: float = Field(gt=0)
+    share: float = Field(gt=0, le=1e6)
     """Share of the steps, relative to the other phases."""
 
 
@@ -38,11 +38,18 @@ class M3Config(RlConfig):
     """How often a task is drawn beside the others of its phase; 1 where not given."""
     filter_groups: bool = True
     """Give no gradient to groups that are all right or all wrong in the task, and look for others in their place."""
-    refill_attempts: int = Field(2, ge=0)
+    refill_attempts: int = Field(2, ge=0, le=1000)
     """Dynamic sampling: how often a step may sample other prompts for such groups. 0 leaves them, without a gradient."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
     of verifiers.KEY, or a rule (correctness, refusal, language, …)."""
+
+    @model_validator(mode="after")
+    def _drawn(self) -> M3Config:
+        for number, phase in enumerate(self.phases, 1):
+            if phase.tasks and not any(self.task_weights.get(task, 1.0) for task in phase.tasks):
+                raise ValueError(f"task_weights leave phase {number} without a task: {', '.join(phase.tasks)} all have the weight 0")
+        return self
 
 
 class M3Stage(Stage):

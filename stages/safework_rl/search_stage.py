@@ -6,7 +6,7 @@ held above a threshold by a Lagrange multiplier. Refuses: questions without gold
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, WorkDir
 from safework_rl.settings import MODEL_SLOT, RlConfig, plan_rl
@@ -15,11 +15,11 @@ from safework_rl.settings import MODEL_SLOT, RlConfig, plan_rl
 class LimitSettings(Settings):
     """Caps of an episode."""
 
-    turns: int = Field(4, ge=1)
+    turns: int = Field(4, ge=1, le=1000)
     """Assistant turns."""
-    results: int = Field(3, ge=1)
+    results: int = Field(3, ge=1, le=1000)
     """Search results shown."""
-    turn_tokens: int = Field(96, ge=8)
+    turn_tokens: int = Field(96, ge=8, le=10**6)
     """Sampled tokens of one turn."""
 
 
@@ -30,22 +30,28 @@ class ReliabilitySettings(Settings):
     """Share of episodes that must be reliable."""
     certain: int = Field(5, ge=1, le=10)
     """Confidence (0–10) from which an answer counts as certain."""
-    multiplier: float = Field(0.1, gt=0)
+    multiplier: float = Field(0.1, gt=0, le=1e6)
     """λ at the start."""
-    step: float = Field(0.1, ge=0)
+    step: float = Field(0.1, ge=0, le=1000)
     """Step size of λ's multiplicative update; 0 keeps it fixed."""
-    low: float = Field(1e-3, gt=0)
+    low: float = Field(1e-3, gt=0, le=1e6)
     """Lower bound of λ."""
-    high: float = Field(5.0, gt=0)
+    high: float = Field(5.0, gt=0, le=1e6)
     """Upper bound of λ."""
     decay: float = Field(0.9, ge=0, lt=1)
     """Decay of the moving average of the measured reliability."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReliabilitySettings:
+        if not self.low <= self.multiplier <= self.high:
+            raise ValueError(f"multiplier={self.multiplier:g} lies outside low={self.low:g} and high={self.high:g}")
+        return self
 
 
 class SearchConfig(RlConfig):
     """Settings of ``safework rl search``."""
 
-    max_completion_length: int = Field(768, ge=8)
+    max_completion_length: int = Field(768, ge=8, le=10**6)
     """Tokens of an episode after the question, retrieved text included."""
     limits: LimitSettings = LimitSettings()
     """Caps of an episode."""

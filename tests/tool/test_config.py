@@ -98,7 +98,7 @@ def test_words_like_no_and_on_stay_words(tmp_path):
         ("learning_rate=true", "learning_rate must be a number, not True"),
         ("epochs=1.5", "epochs must be a whole number, not 1.5"),
         ("tasks=a", "tasks must be a list, not 'a'"),
-        ("learning_rate=-1", "learning_rate: Input should be greater than 0, not -1"),
+        ("learning_rate=-1", "learning_rate must be above 0, not -1"),
         ("verifiers=x", "verifiers takes several artifacts"),
         ("epochs", "'epochs' is not key=value"),
     ],
