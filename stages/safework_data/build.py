@@ -90,7 +90,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     refuse_nothing(read, output, kept_of, drops)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
-    for line in summary(output.parts, drops):
+    for line in [*summary(output.parts, drops), *remarks(read)]:
         work.progress.note(line)
     return outcome(config, read, output.parts, drops)
 
@@ -109,6 +109,7 @@ class Read:
     Attributes:
         traits: of all rows.
         own: the held-out prompts.
+        remarks: what of the rows was changed or left out → rows.
     """
 
     def __init__(self, staging: Staging, config: BuildConfig):
@@ -120,6 +121,7 @@ class Read:
         self.arrived: list[Arrived] = []
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
 
     @property
     def rows(self) -> int:
@@ -135,6 +137,7 @@ class Read:
         rows = checked.of_subset.total()
         self.of_source[name] += rows
         self.of_subset += checked.of_subset
+        self.remarks += checked.remarks
         for candidate, fault in checked.dropped:
             drops.add(candidate, *fault)
         self.staging.add(checked.batch)
@@ -253,6 +256,11 @@ def summary(parts: list[Part], drops: Drops) -> list[str]:
     return lines
 
 
+def remarks(read: Read) -> list[str]:
+    """What was changed or left out of rows that stay, a sentence each."""
+    return [f"{remark}: {count:,} rows" for remark, count in read.remarks.most_common()]
+
+
 def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) -> Outcome:
     """The numbers for the manifest."""
     subsets: dict[str, Any] = {
@@ -274,7 +282,7 @@ def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) ->
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
-        notes=[note for source in read.arrived for note in source.notes],
+        notes=[*(note for source in read.arrived for note in source.notes), *remarks(read)],
         failed_items=len(drops),
         tolerated_items=int(config.max_dropped * read.rows),
     )

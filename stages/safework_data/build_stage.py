@@ -17,7 +17,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 4  # 4: an evaluation prompt is found by what it is after as well
+    version: ClassVar[int] = 5  # 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
