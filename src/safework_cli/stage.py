@@ -8,13 +8,15 @@ whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and
 
 from __future__ import annotations
 
+import errno
 import signal
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -189,6 +191,38 @@ class Outcome:
     failed_gates: list[str] = field(default_factory=list)
     failed_items: int = 0
     tolerated_items: int = 0
+
+    def not_measured(self, why: str) -> None:
+        """Notes that something which was asked for could not be measured: the command exits with 5, and keeps what was made."""
+        self.notes.append(why)
+        self.failed_items, self.tolerated_items = self.failed_items + 1, 0
+
+
+Measured = TypeVar("Measured")
+
+
+def after_training(what: str, work: WorkDir, measure: Callable[[], Measured]) -> tuple[Measured | None, str]:
+    """Measures what has been trained, and lets no error of it lose what was trained.
+
+    Args:
+        what: what is done, for people ("sampling").
+
+    Returns:
+        The result and an empty text, or None and what failed (for ``Outcome.not_measured``). What asks for the same command again (a
+        signal, a full disk) is raised as ever.
+    """
+    try:
+        return measure(), ""
+    except (Interrupted, RunAgain):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        told = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
+        why = f"{what} failed after training: {told[:500]}"
+        work.progress.warn(f"{why}; what was trained is kept")
+        work.progress.event("failed_after_training", what=what, trace=traceback.format_exc())
+        return None, why
 
 
 class StopRequest:

@@ -19,7 +19,7 @@ from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved
 from safework_cli.lm.training import latest_checkpoint, run_training, skipped_updates, training_arguments
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.rows import Row
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, training_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, after_training, require_rows, training_rows
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.curriculum import Curriculum
@@ -104,7 +104,7 @@ def train(
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
-        trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
+    _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
         | _curve_ends(state.log_history),
@@ -114,6 +114,8 @@ def train(
         },
         chat_template_hash=template_hash(tokenizer),
     )
+    if why:
+        outcome.not_measured(why)
     idle = sum(entry["grad_norm"] == 0 for entry in state.log_history if "grad_norm" in entry)
     outcome.metrics |= {"steps_without_gradient": idle, "skipped_updates": skipped_updates(state)}
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")

@@ -55,7 +55,7 @@ class SftConfig(SupervisedConfig):
 
 class SftStage(Stage):
     name = "sft"
-    version = 4  # 4: a reply is trained on as it would be sampled, whatever the template makes of it, and by the model's own loss
+    version = 4  # 4: held-out rows are left out; a reply is trained on as it would be sampled, and by the model's own loss
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {

@@ -48,6 +48,7 @@ class RolloutsConfig(StageConfig):
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
+    version = 2  # 2: held-out rows are left out, histories are asked
     summary = "Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn."
     Config = RolloutsConfig
     inputs = {

@@ -41,7 +41,7 @@ class ValuesConfig(SupervisedConfig):
 
 class ValuesStage(Stage):
     name = "verifier values"
-    version = 3  # 2: sources are divided alike between temperature and report; 3: measured with unrounded positions
+    version = 4  # 4: held-out rows are left out; 3: measured with unrounded positions
     summary = "Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt."
     Config = ValuesConfig
     inputs = {
