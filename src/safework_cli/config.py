@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from safework_cli.artifacts.manifest import canonical_digest
@@ -279,8 +280,9 @@ def _explain(stage: Stage, error: ValidationError, sources: dict[str, str]) -> C
 
 
 def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) -> ConfigError:
-    path = ".".join(str(part) for part in detail["loc"])[:MAX_SHOWN]
-    words = [part for part in detail["loc"] if isinstance(part, str)]
+    loc, field = _place(stage.Config, detail["loc"])
+    path = ".".join(str(part) for part in loc)[:MAX_SHOWN]
+    words = [part for part in loc if isinstance(part, str)]
     top = ".".join(words)
     source = next(
         (sources[k] for k in (path, top) if k in sources),
@@ -292,7 +294,8 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
         return ConfigError(f"unknown key '{path}'{nearest(path, valid)}", origin, listing)
     if detail["type"] == "missing":
-        return ConfigError(f"{path} must be given", "it has no default", listing)
+        told = " ".join((field.description or "").split()) if field else ""
+        return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)
     what = {
         "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
         "float_parsing": "a number", "int_from_float": "a whole number",
@@ -307,6 +310,30 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
     if detail["type"] in ("value_error", "assertion_error"):
         return ConfigError(f"{path + ': ' if path else ''}{detail['msg'].removeprefix('Value error, ')}", origin, listing)
     return ConfigError(f"{path}: {detail['msg']}, not {_shown(detail['input'])}", origin, listing)
+
+
+def _place(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str | int], FieldInfo | None]:
+    """Where in a configuration an error lies, as a recipe writes it, and the field there. pydantic names the member of a union
+    ("sources.0.file.path") where a recipe has none."""
+    path: list[str | int] = []
+    blocks: list[type[BaseModel]] = [model]
+    field: FieldInfo | None = None
+    for part in loc:
+        found = next((block.model_fields[part] for block in blocks if isinstance(part, str) and part in block.model_fields), None)
+        if found is not None:
+            field, blocks = found, list(_blocks(found.annotation))
+        else:
+            tagged = [block for block in blocks if _tags(block, str(part))]
+            if tagged and isinstance(part, str) and path and isinstance(path[-1], int):
+                blocks = tagged
+                continue
+        path.append(part)
+    return path, field
+
+
+def _tags(block: type[BaseModel], tag: str) -> bool:
+    """Whether a member of a union is known by a tag (`kind: file`)."""
+    return any(get_origin(field.annotation) is Literal and tag in get_args(field.annotation) for field in block.model_fields.values())
 
 
 def _shown(value: Any) -> str:

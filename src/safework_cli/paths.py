@@ -8,6 +8,7 @@ from safework_cli.errors import InputError
 
 MAX_NAME_BYTES = 255
 """Of a file's or a folder's name, on every file system in use."""
+MAX_PATH_BYTES = 4_000
 
 
 def user_path(text: str | Path) -> Path:
@@ -27,6 +28,8 @@ def user_path(text: str | Path) -> Path:
     if long is not None:
         why = f"{long[:40]}… has {len(long.encode()):,} bytes, a file's name {MAX_NAME_BYTES} at most"
         raise InputError("the path holds a name that is too long", why, "check what was typed: is it a text and not a path?")
+    if len(str(path).encode()) > MAX_PATH_BYTES:
+        raise InputError("the path is too long", f"{len(str(path)):,} characters: {str(path)[:40]}…", "check what was typed")
     try:
         return path.expanduser()
     except RuntimeError:

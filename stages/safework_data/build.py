@@ -219,6 +219,32 @@ def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
                 raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
 
 
+WAYS_OUT = {
+    "malformed thought": "replies of '{subset}' must be <think>reasoning</think>answer: relax it with require_thought='[]', take a subset "
+    "of another name (such as sft), or have thoughts written (safework data cot)",
+    "no reply": "map a column to `reply`, or relax require_reply",
+    "no label": "map a column to meta.label, or relax require_label",
+    "no prompt": "map the column that holds the prompts: columns: {{prompt: COLUMN}}",
+    "wrong final answer": "correct the answers, or relax check_replies",
+    "harmful prompt answered": "correct the replies, or relax check_replies",
+    "benign prompt refused": "correct the replies, or relax check_replies",
+    "over-long": "raise max_characters",
+    "other language": "relax languages",
+    "near duplicate": "near_duplicate_threshold=null keeps rows that are alike",
+    "exact duplicate": "the rows are in the sources twice",
+    "repeated id": "map a column of distinct ids, or none",
+    "evaluation prompt": "the rows hold prompts of the held-out rows or of decontaminate.suites",
+    "group is held out": "their prompts are held out by another source",
+    "lost in the chat template": "take another chat template, or leave out model=",
+}
+"""Reason → which rule drops a row, and how it is met or relaxed."""
+
+
+def way_out(reason: str, subset: str) -> str:
+    """What to do where rows went for a reason."""
+    return WAYS_OUT.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
+
+
 def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
     """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
     read = through.of_subset
@@ -238,13 +264,13 @@ def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: 
                 else f"no row is left of {read.total():,}"
             )
             reasons = drops.biggest(subset if output.parts else None)
-            raise InputError(what, f"most often: {reasons}", "mend the source, or relax the rule that drops them")
+            most = drops.most_frequent(subset=subset if output.parts else None)
+            raise InputError(what, f"most often: {reasons}", way_out(most, subset))
     for source in through.arrived:
         if not kept_of[source.name]:
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
-            raise InputError(
-                what, f"most often: {drops.biggest(source=source.name)}", "mend the source, relax the rule, or leave the source out"
-            )
+            most = drops.most_frequent(source=source.name)
+            raise InputError(what, f"most often: {drops.biggest(source=source.name)}", way_out(most, "it") + ", or leave the source out")
 
 
 def summary(parts: list[Part], drops: Drops) -> list[str]:

@@ -18,6 +18,14 @@ from safework_cli.suites import SUITES, TRAINING_SETS
 Format = Literal["csv", "jsonl", "json", "parquet"]
 TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence")
 """Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
+OTHER_WORDS = {
+    "response": "reply", "completion": "reply", "output": "reply", "target": "reply", "chosen": "reply",
+    "instruction": "prompt", "question": "prompt", "query": "prompt", "input": "prompt", "text": "prompt",
+    "conversations": "messages", "conversation": "messages", "chat": "messages", "dialog": "messages", "dialogue": "messages",
+    "gold": "answer", "ground_truth": "answer", "solution": "answer", "label": "meta.label", "image": "images", "license": "licence",
+    "choices": "meta.choices", "options": "meta.choices", "language": "meta.language", "split": "subset",
+}  # fmt: skip
+"""What other tools call the fields of a row."""
 PASSAGE_FIELDS = ("id", "title", "text", "abstract")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
@@ -48,7 +56,7 @@ def matching_files(pattern: str) -> list[Path]:
     found = sorted(p for p in root.glob(str(path.relative_to(root) if path.is_absolute() else path)) if p.is_file())
     if not found:
         raise InputError(f"no file matches {expanded}", "", f"ls {path.parent}")
-    return found
+    return [user_path(path) for path in found]
 
 
 def _checked_name(value: str | None) -> str | None:
@@ -103,8 +111,9 @@ class TableSource(Settings):
     def _targets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for target in value:
             if target not in TARGETS and not re.fullmatch(r"meta\.\w+", target):
-                fields = f"fields: {', '.join(TARGETS)}, meta.ANYTHING"
-                raise ValueError(f"'{target}' is not a field of a row{nearest(target, TARGETS)} ({fields})")
+                meant = OTHER_WORDS.get(target.lower())
+                hint = f"; did you mean '{meant}'? Row fields stand on the left: {meant}: {target}" if meant else nearest(target, TARGETS)
+                raise ValueError(f"'{target}' is not a field of a row{hint} (fields: {', '.join(TARGETS)}, meta.ANYTHING)")
         return value
 
     @field_validator("extract")

@@ -133,7 +133,11 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     refusals: list[SafeworkError] = []
     if not config.suites:
         refusals.append(
-            ConfigError("no suites", "an evaluation of nothing would end green", "take -c recipes/quickstart/eval.yaml, or set suites")
+            ConfigError(
+                "no suites",
+                "an evaluation of nothing would end green",
+                "name rows of the data: suites='[{name: mine, rows: {task: general}}]', or take -c recipes/quickstart/eval.yaml",
+            )
         )
     suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), config.suites_folder)
     refusals += problems
