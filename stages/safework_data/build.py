@@ -235,7 +235,7 @@ WAYS_OUT = {
     "repeated id": "map a column of distinct ids, or none",
     "evaluation prompt": "the rows hold prompts of the held-out rows or of decontaminate.suites",
     "group is held out": "their prompts are held out by another source",
-    "lost in the chat template": "take another chat template, or leave out model=",
+    "refused by the chat template": "take another chat template, or leave out model=",
 }
 """Reason → which rule drops a row, and how it is met or relaxed."""
 
