@@ -267,6 +267,7 @@ def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequenc
         "prompts": len(tried),
         "samples": len(samples),
         "accepted": sum(not sample.reason for sample in samples),
+        "with_replaced_characters": sum("\ufffd" in sample.text for sample in samples),  # lone surrogates, broken bytes
         "rows": len(rows),
         "failed_prompts": len(failed),
         "rejected": dict(Counter(_kind(sample.reason) for sample in samples if sample.reason).most_common()),
