@@ -8,7 +8,6 @@ whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and
 
 from __future__ import annotations
 
-import errno
 import signal
 import traceback
 from abc import ABC, abstractmethod
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError, nearest
+from safework_cli.faults import explained
 from safework_cli.rows import HELDOUT, TASKS
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def after_training(what: str, work: WorkDir, measure: Callable[[], Measured]) ->
     except (Interrupted, RunAgain):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(explained(error), RunAgain):  # a full disk, in whatever words a library has for it
             raise
         told = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
         why = f"{what} failed after training: {told[:500]}"
