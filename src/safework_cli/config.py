@@ -11,59 +11,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from safework_cli.artifacts.manifest import canonical_digest
 from safework_cli.errors import ConfigError, InputError, nearest
+from safework_cli.paths import is_utf8, user_path
 from safework_cli.stage import Stage, StageConfig
+from safework_cli.yaml_text import parse_yaml
 
 RESERVED_VARIABLES = frozenset({"SAFEWORK_STORE", "SAFEWORK_DATA"})
 MAX_RECIPE_BYTES = 1_000_000
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: ``1e-5`` is a number, ``no`` and ``on`` are words. A key given twice is refused."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:float", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:timestamp")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*|\.\d+|\d+(?=[eE]))(?:[eE][-+]?\d+)?$|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parses YAML. Raises ConfigError with line and column."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{where}, line {mark.line + 1}" if mark else where
-        raise ConfigError(f"{place} cannot be read", getattr(error, "problem", None) or str(error), "mend the YAML there") from None
+MAX_SHOWN = 80
+"""Characters of a wrong value, and of a key, that a message shows."""
+MAX_EXPLAINED = 10
+"""Wrong keys and values that one message names."""
 
 
 @dataclass(slots=True)
@@ -105,6 +70,7 @@ class Resolved:
 
 def read_recipe(path: Path) -> Layer:
     """Reads one recipe file. Raises InputError where it is missing, ConfigError where it is not a mapping."""
+    path = user_path(path)
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise InputError(f"no recipe at {path}{near}", "", "ls recipes/")
@@ -113,11 +79,12 @@ def read_recipe(path: Path) -> Layer:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8", str(error), "save it as UTF-8") from None
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8", str(error), f"iconv -f LATIN1 -t UTF-8 '{path}' > fixed.yaml") from None
     values = parse_yaml(text, str(path))
     if values is None:
         values = {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping", f"it holds a {type(values).__name__}", "write `key: value` lines")
     return Layer(str(path), values)
 
@@ -133,7 +100,7 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
                 "settings follow the options, each as one word",
                 f"safework {stage.name} --help lists the keys",
             )
-        layers.append(Layer("command line", _nested(key, _scalar(stage, key, value))))
+        layers.append(Layer("command line", _nested(key, _scalar(stage, key, value, f"{key}={value[:MAX_SHOWN]}"))))
     return layers
 
 
@@ -147,7 +114,7 @@ def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Seq
             continue
         if variable.startswith(prefix):
             key = variable[len(prefix) :].lower().replace("__", ".")
-            layers.append(Layer(f"${variable}", _nested(key, _scalar(stage, key, value))))
+            layers.append(Layer(f"${variable}", _nested(key, _scalar(stage, key, value, f"${variable}"))))
         elif not variable.startswith(prefixes):
             raise ConfigError(
                 f"the environment variable {variable} means nothing{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
@@ -237,11 +204,13 @@ def _variable(stage_name: str) -> str:
     return stage_name.upper().replace(" ", "_")
 
 
-def _scalar(stage: Stage, key: str, text: str) -> Any:
+def _scalar(stage: Stage, key: str, text: str, where: str) -> Any:
     """A word of the command line as YAML; references and names stay text."""
     if key == "name" or key.split(".")[0] in stage.inputs:
+        if not is_utf8(text):
+            raise InputError(f"{where} is not UTF-8", "manifests are, and name the inputs", "rename the file or the folder: mv")
         return text
-    return parse_yaml(text, f"{key}={text}") if text else ""
+    return parse_yaml(text, where) if text else ""
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -256,9 +225,10 @@ def _merge(target: dict[str, Any], values: dict[str, Any], source: str, sources:
         if isinstance(value, dict) and isinstance(target.get(key), dict):
             _merge(target[key], value, source, sources, f"{path}.")
             continue
+        if key in target:
+            for old in [k for k in sources if k == path or k.startswith(f"{path}.")]:
+                del sources[old]
         target[key] = dict(value) if isinstance(value, dict) else value
-        for old in [k for k in sources if k == path or k.startswith(f"{path}.")]:
-            del sources[old]
         for leaf, _ in flatten(value, path):
             sources[leaf] = source
 
@@ -300,15 +270,19 @@ def _require_slots(stage: Stage, references: dict[str, str]) -> None:
 
 def _explain(stage: Stage, error: ValidationError, sources: dict[str, str]) -> ConfigError:
     """One ConfigError for everything that pydantic found; the first in full, the others a line each."""
-    explained = [_explain_one(stage, detail, sources) for detail in error.errors()]
+    details = error.errors()
+    explained = [_explain_one(stage, detail, sources) for detail in details[:MAX_EXPLAINED]]
     first = explained[0]
     more = "".join(f"\n  also: {e.what}" for e in explained[1:])
+    if len(details) > MAX_EXPLAINED:
+        more += f"\n  and {len(details) - MAX_EXPLAINED:,} more"
     return ConfigError(first.what, first.why + more, first.do)
 
 
 def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) -> ConfigError:
-    path = ".".join(str(part) for part in detail["loc"])
-    words = [part for part in detail["loc"] if isinstance(part, str)]
+    loc, field = _place(stage.Config, detail["loc"])
+    path = ".".join(str(part) for part in loc)[:MAX_SHOWN]
+    words = [part for part in loc if isinstance(part, str)]
     top = ".".join(words)
     source = next(
         (sources[k] for k in (path, top) if k in sources),
@@ -320,13 +294,49 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
         return ConfigError(f"unknown key '{path}'{nearest(path, valid)}", origin, listing)
     if detail["type"] == "missing":
-        return ConfigError(f"{path} must be given", "it has no default", listing)
+        told = " ".join((field.description or "").split()) if field else ""
+        return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)
     what = {
         "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
         "float_parsing": "a number", "int_from_float": "a whole number",
+        "finite_number": "a finite number", "int_parsing_size": "a smaller number",
     }.get(detail["type"])  # fmt: skip
+    bounds = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
+    if detail["type"] in bounds:
+        limit = next(iter(detail["ctx"].values()))
+        what = f"{bounds[detail['type']]} {f'{int(limit):,}' if limit == int(limit) else limit}"
     if what:
-        return ConfigError(f"{path} must be {what}, not {detail['input']!r}", origin, listing)
+        return ConfigError(f"{path} must be {what}, not {_shown(detail['input'])}", origin, listing)
     if detail["type"] in ("value_error", "assertion_error"):
         return ConfigError(f"{path + ': ' if path else ''}{detail['msg'].removeprefix('Value error, ')}", origin, listing)
-    return ConfigError(f"{path}: {detail['msg']}, not {detail['input']!r}", origin, listing)
+    return ConfigError(f"{path}: {detail['msg']}, not {_shown(detail['input'])}", origin, listing)
+
+
+def _place(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str | int], FieldInfo | None]:
+    """Where in a configuration an error lies, as a recipe writes it, and the field there. pydantic names the member of a union
+    ("sources.0.file.path") where a recipe has none."""
+    path: list[str | int] = []
+    blocks: list[type[BaseModel]] = [model]
+    field: FieldInfo | None = None
+    for part in loc:
+        found = next((block.model_fields[part] for block in blocks if isinstance(part, str) and part in block.model_fields), None)
+        if found is not None:
+            field, blocks = found, list(_blocks(found.annotation))
+        else:
+            tagged = [block for block in blocks if _tags(block, str(part))]
+            if tagged and isinstance(part, str) and path and isinstance(path[-1], int):
+                blocks = tagged
+                continue
+        path.append(part)
+    return path, field
+
+
+def _tags(block: type[BaseModel], tag: str) -> bool:
+    """Whether a member of a union is known by a tag (`kind: file`)."""
+    return any(get_origin(field.annotation) is Literal and tag in get_args(field.annotation) for field in block.model_fields.values())
+
+
+def _shown(value: Any) -> str:
+    """A value of a setting as a message shows it: a number of 4,000 digits is not repeated."""
+    text = str(value) if isinstance(value, float) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

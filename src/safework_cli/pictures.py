@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,15 @@ MAX_PIXELS = 2**26
 MAX_BYTES = 64 * 2**20
 TAG = "<image>"
 PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""What is decoded, whatever a file is called. Pillow would try all it knows: an EPS named cat.png starts Ghostscript."""
 
 
 def open_picture(image: Image) -> Picture.Image:
-    """Decodes a row's image to RGB. Raises InputError where it is no picture, or too large to unpack."""
+    """Decodes a row's image to RGB, the way up that its EXIF says. Raises InputError where it is not a picture of ``FORMATS``, is broken,
+    or is too large to unpack."""
     from PIL import Image as Picture
+    from PIL import ImageOps, UnidentifiedImageError
 
     content = image["bytes"]
     if content is None:
@@ -29,16 +34,34 @@ def open_picture(image: Image) -> Picture.Image:
             f"the image {image['path']!r} was not embedded in its row", "rows carry the bytes of their images", "build the data again"
         )
     try:
-        picture = Picture.open(io.BytesIO(content))
-        if picture.width * picture.height > MAX_PIXELS:
-            raise InputError(
-                "an image has too many pixels", f"{picture.width} × {picture.height}; {MAX_PIXELS} are unpacked at most", "scale it down"
-            )
-        return picture.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of broken tags that do not matter
+            picture = Picture.open(io.BytesIO(content), formats=FORMATS)
+            if picture.width * picture.height > MAX_PIXELS:
+                why = f"{picture.width} × {picture.height}; {MAX_PIXELS} are unpacked at most"
+                raise InputError("an image has too many pixels", why, "scale it down")
+            return _eight_bits(ImageOps.exif_transpose(picture)).convert("RGB")
+    except InputError:
+        raise
     except Picture.DecompressionBombError as error:
         raise InputError("an image has too many pixels", str(error), "scale it down") from None
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError("an image cannot be read", str(error), "the data card names its row") from None
+    except UnidentifiedImageError:
+        raise InputError("an image cannot be read", f"it is none of {', '.join(FORMATS)}", "convert it, or leave the row out") from None
+    except Exception as error:  # decoders meet broken bytes with struct.error, KeyError, zlib.error, EOFError, …
+        raise InputError("an image cannot be read", f"{type(error).__name__}: {error}", "the data card names its row") from None
+
+
+def _eight_bits(picture: Picture.Image) -> Picture.Image:
+    """A grey picture of 16 bits a pixel, scaled to 8: Pillow's own conversion cuts what lies above 255."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    import numpy as np
+    from PIL import Image as Picture
+
+    values = np.asarray(picture, dtype=np.float64)
+    if picture.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise ValueError(f"pixels of the mode {picture.mode} have no range of their own")
+    return Picture.fromarray((values * (255 / 65535)).round().astype(np.uint8), "L")
 
 
 def embedded(name: str, folder: Path) -> Image:

@@ -34,6 +34,8 @@ Task = Literal["safety", "value", "knowledge", "general", "search"]
 TASKS: tuple[str, ...] = ("safety", "value", "knowledge", "general", "search")
 ROLES = ("system", "user", "assistant")
 SPLITS = ("train", "test")
+HELDOUT = "heldout"
+"""The subset of a dataset that is for evaluation: no training subset may share a group or a prompt with it."""
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 SCHEMA_VERSION = 1
 
@@ -158,6 +160,7 @@ def stream_rows(path) -> Iterator[Row]:
     """The rows of ``read_rows``, a batch of records in memory at a time."""
     from pathlib import Path
 
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
@@ -169,8 +172,12 @@ def stream_rows(path) -> Iterator[Row]:
                 has = "has no" if wrong[0] not in names else "has a"
                 why = f"it {has} column '{wrong[0]}'; rows have {', '.join(ROW_FIELDS)}"
                 raise InputError(f"{file} holds no rows of ours", why, "safework data build makes rows of any table")
-            for batch in table.iter_batches(1024):
-                yield from map(Row.from_record, batch.to_pylist())
+            try:
+                for batch in table.iter_batches(1024):
+                    yield from map(Row.from_record, batch.to_pylist())
+            except (ValueError, TypeError, KeyError, pa.ArrowException) as error:  # bytes that are not UTF-8, meta that is not JSON, …
+                why = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                raise InputError(f"{file} holds rows that cannot be read", why, "safework data build makes rows of any table") from None
 
 
 def problems(row: Row) -> list[str]:

@@ -27,7 +27,7 @@ from safework_cli.artifacts.references import check_name
 from safework_cli.artifacts.staging import this_host
 from safework_cli.artifacts.store import GC_LOCK, now
 from safework_cli.config import Resolved, fingerprint
-from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, InputError, RunAgain, SafeworkError
+from safework_cli.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
 from safework_cli.faults import explained
 from safework_cli.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.stage import Inputs, Outcome, Plan, Stage, StopRequest, WorkDir, verdict_settings
@@ -46,6 +46,9 @@ PACKAGES = (
     "vllm",
     "deepspeed",
 )
+
+
+RECORDS = ("lock", "request.json", EVENTS, METRICS)
 
 
 @dataclass(slots=True)
@@ -79,6 +82,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
         takes = stage.inputs[slot]
         by_rule = takes.rules and reference.startswith(RULE_PREFIX)
         artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
+        if artifact.kind == "dataset" and not takes.whole:
+            artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:
             values.setdefault(slot, {})[part] = artifact
         else:
@@ -123,6 +128,10 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
             "two processes never write the same run",
             "wait for it; the same command then prints what it made",
         ) from None
+    except (ConfigError, InputError):
+        if not _has_work(folder):
+            runs.clear(folder)  # refused: a re-run has nothing to resume here
+        raise
     except SafeworkError:
         raise
     except Exception as error:
@@ -132,6 +141,12 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         if isinstance(error, BrokenPipeError):  # click takes it for a reader of stdout that has enough, and ends without a word
             raise RuntimeError("the other end of a pipe is gone: a child process died") from error
         raise
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether a run folder holds more than the request, the record and a payload that was begun: checkpoints, journals."""
+    beside = [path for path in folder.iterdir() if path.name not in (*RECORDS, "output")] if folder.is_dir() else []
+    return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in beside)
 
 
 def _already_done(prepared: Prepared, store: Store) -> Result | None:

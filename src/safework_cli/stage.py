@@ -9,17 +9,19 @@ whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and
 from __future__ import annotations
 
 import signal
+import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError, nearest
-from safework_cli.rows import TASKS
+from safework_cli.faults import explained
+from safework_cli.rows import HELDOUT, TASKS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -57,14 +59,38 @@ def _task(name: str) -> str:
 
 TaskName = Annotated[str, AfterValidator(_task)]
 """One of the ladder's tasks, in a setting."""
-TaskWeights = dict[TaskName, Annotated[float, Field(ge=0)]]
+Weight = Annotated[float, Field(ge=0, le=1e6)]
+"""How much something counts beside others; 0 leaves it out."""
+
+
+def _some_task(weights: dict[str, float]) -> dict[str, float]:
+    if set(weights) == set(TASKS) and not any(weights.values()):
+        raise ValueError("every task has the weight 0: nothing would be left")
+    return weights
+
+
+TaskWeights = Annotated[dict[TaskName, Weight], AfterValidator(_some_task)]
 """Task → how much of it."""
 
 
-class Settings(BaseModel):
-    """Base of every configuration block: unknown keys are refused, types are not bent, the bare string under a field is its help."""
+def _temperature(value: float) -> float:
+    if 0 < value < LOWEST_TEMPERATURE:
+        raise ValueError(f"a temperature is 0 (greedy) or at least {LOWEST_TEMPERATURE}: logits divided by less overflow")
+    return value
 
-    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+
+LOWEST_TEMPERATURE = 0.01
+Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_temperature)]
+"""A sampling temperature; 0 is greedy."""
+SamplingTemperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=100)]
+"""A temperature where replies have to differ."""
+
+
+class Settings(BaseModel):
+    """Base of every configuration block: unknown keys are refused, types are not bent, the bare string under a field is its help. Every
+    number has a lower and an upper bound (a test walks through all settings of all stages); none may be NaN or infinite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class LaunchSettings(Settings):
@@ -77,7 +103,7 @@ class LaunchSettings(Settings):
 class StageConfig(Settings):
     """Settings that every stage has."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of Python, NumPy and torch; the manifest records which parts it acts on."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
     """How the process starts. The class of strategy is part of the result's identity: it decides how many rows make a step."""
@@ -93,6 +119,7 @@ class Slot:
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
         rules: the slot takes ``rule:NAME`` too, wherever it takes a verifier.
+        whole: a dataset is taken with all its subsets; without it the reference must say which one.
     """
 
     kinds: tuple[str, ...]
@@ -100,6 +127,7 @@ class Slot:
     optional: bool = False
     many: bool = False
     rules: bool = False
+    whole: bool = False
 
 
 class Inputs:
@@ -180,6 +208,38 @@ class Outcome:
     failed_gates: list[str] = field(default_factory=list)
     failed_items: int = 0
     tolerated_items: int = 0
+
+    def not_measured(self, why: str) -> None:
+        """Notes that something which was asked for could not be measured: the command exits with 5, and keeps what was made."""
+        self.notes.append(why)
+        self.failed_items, self.tolerated_items = self.failed_items + 1, 0
+
+
+Measured = TypeVar("Measured")
+
+
+def after_training(what: str, work: WorkDir, measure: Callable[[], Measured]) -> tuple[Measured | None, str]:
+    """Measures what has been trained, and lets no error of it lose what was trained.
+
+    Args:
+        what: what is done, for people ("sampling").
+
+    Returns:
+        The result and an empty text, or None and what failed (for ``Outcome.not_measured``). What asks for the same command again (a
+        signal, a full disk) is raised as ever.
+    """
+    try:
+        return measure(), ""
+    except (Interrupted, RunAgain):
+        raise
+    except Exception as error:
+        if isinstance(explained(error), RunAgain):  # a full disk, in whatever words a library has for it
+            raise
+        told = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
+        why = f"{what} failed after training: {told[:500]}"
+        work.progress.warn(f"{why}; what was trained is kept")
+        work.progress.event("failed_after_training", what=what, trace=traceback.format_exc())
+        return None, why
 
 
 class StopRequest:
@@ -293,6 +353,31 @@ class Stage(ABC):
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None) -> list[Row]:
+    """The rows that may be trained on: those that are not held out (split "test"). A reference that names the subset ``heldout`` asks for
+    what is held out, and gets it.
+
+    Args:
+        say: is called with a sentence where rows were left out.
+
+    Raises:
+        InputError: the rows are all held out, or which subset is meant is open.
+    """
+    rows = artifact.rows()
+    if artifact.subset == HELDOUT:
+        return rows
+    kept = [row for row in rows if row.split != "test"]
+    if rows and not kept:
+        raise InputError(
+            f"all {len(rows):,} rows of {artifact.ref} are held out for evaluation",
+            'their split is "test", and such rows are not trained on',
+            f"name a subset for training, or {artifact.ref.partition(':')[0]}:{HELDOUT} where you mean to train on what is held out",
+        )
+    if say and len(kept) < len(rows):
+        say(f"{len(rows) - len(kept):,} rows of {artifact.ref} are held out (split test) and left out of training")
+    return kept
 
 
 def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:

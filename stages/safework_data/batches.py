@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from safework_data.checks import Fault, examined, settle, template_check
+from safework_data.checks import Fault, examined, settle, template_check, with_whole_characters
 from safework_data.contamination import LeakIndex, known_by
 from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
@@ -103,6 +103,7 @@ class Checked:
         batch: the sound rows.
         ranks: of the sound rows; None for those for which no lot is drawn.
         noticed: of the sound rows, where their side of the split is known already.
+        remarks: what of the sound rows was changed or left out → rows.
     """
 
     of_subset: Counter[str]
@@ -110,14 +111,16 @@ class Checked:
     batch: pa.RecordBatch
     ranks: list[int | None]
     noticed: Noticed | None
+    remarks: Counter[str]
 
 
 def check(checking: Checking, piece: Piece) -> Checked:
     """Makes rows of items and looks at each alone."""
     config = checking.config
-    candidates = [piece.candidate(item) for item in piece.items]
+    candidates = [with_whole_characters(piece.candidate(item)) for item in piece.items]
     faults = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
+    remarks = Counter(remark for candidate, fault in zip(candidates, faults, strict=True) if fault is None for remark in candidate.remarks)
     sound: list[Candidate] = []
     dropped: list[tuple[Candidate, Fault]] = []
     for candidate, fault in zip(candidates, faults, strict=True):
@@ -133,7 +136,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
         for candidate in sound:
             hold_out.place(candidate)
         noticed = notice(sound, config)
-    return Checked(of_subset, dropped, as_batch(sound), ranks, noticed)
+    return Checked(of_subset, dropped, as_batch(sound), ranks, noticed, remarks)
 
 
 def notice(candidates: Iterable[Candidate], config: BuildConfig) -> Noticed:

@@ -23,6 +23,7 @@ from typing import Any
 
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import ConfigError, InputError, nearest
+from safework_cli.rows import HELDOUT
 from safework_cli.stage import Outcome, WorkDir
 from safework_cli.suites import load_suite
 from safework_data.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
@@ -32,7 +33,7 @@ from safework_data.contamination import LeakIndex, known_by
 from safework_data.crew import MOST_PROCESSES, Crew
 from safework_data.drops import DROPS, Drops
 from safework_data.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.settings import HELDOUT, BuildConfig, DecontaminateSettings, XSTestSource, expand
+from safework_data.settings import BuildConfig, DecontaminateSettings, XSTestSource, expand
 from safework_data.sources import Arrived, read_dataset, read_source
 from safework_data.splits import HoldOut
 from safework_data.staging import Staging
@@ -89,7 +90,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     refuse_nothing(read, output, kept_of, drops)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
-    for line in summary(output.parts, drops):
+    for line in [*summary(output.parts, drops), *remarks(read)]:
         work.progress.note(line)
     return outcome(config, read, output.parts, drops)
 
@@ -108,6 +109,7 @@ class Read:
     Attributes:
         traits: of all rows.
         own: the held-out prompts.
+        remarks: what of the rows was changed or left out → rows.
     """
 
     def __init__(self, staging: Staging, config: BuildConfig):
@@ -119,6 +121,7 @@ class Read:
         self.arrived: list[Arrived] = []
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
 
     @property
     def rows(self) -> int:
@@ -134,6 +137,7 @@ class Read:
         rows = checked.of_subset.total()
         self.of_source[name] += rows
         self.of_subset += checked.of_subset
+        self.remarks += checked.remarks
         for candidate, fault in checked.dropped:
             drops.add(candidate, *fault)
         self.staging.add(checked.batch)
@@ -215,6 +219,32 @@ def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
                 raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
 
 
+WAYS_OUT = {
+    "malformed thought": "replies of '{subset}' must be <think>reasoning</think>answer: relax it with require_thought='[]', take a subset "
+    "of another name (such as sft), or have thoughts written (safework data cot)",
+    "no reply": "map a column to `reply`, or relax require_reply",
+    "no label": "map a column to meta.label, or relax require_label",
+    "no prompt": "map the column that holds the prompts: columns: {{prompt: COLUMN}}",
+    "wrong final answer": "correct the answers, or relax check_replies",
+    "harmful prompt answered": "correct the replies, or relax check_replies",
+    "benign prompt refused": "correct the replies, or relax check_replies",
+    "over-long": "raise max_characters",
+    "other language": "relax languages",
+    "near duplicate": "near_duplicate_threshold=null keeps rows that are alike",
+    "exact duplicate": "the rows are in the sources twice",
+    "repeated id": "map a column of distinct ids, or none",
+    "evaluation prompt": "the rows hold prompts of the held-out rows or of decontaminate.suites",
+    "group is held out": "their prompts are held out by another source",
+    "refused by the chat template": "take another chat template, or leave out model=",
+}
+"""Reason → which rule drops a row, and how it is met or relaxed."""
+
+
+def way_out(reason: str, subset: str) -> str:
+    """What to do where rows went for a reason."""
+    return WAYS_OUT.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
+
+
 def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
     """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
     read = through.of_subset
@@ -234,13 +264,13 @@ def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: 
                 else f"no row is left of {read.total():,}"
             )
             reasons = drops.biggest(subset if output.parts else None)
-            raise InputError(what, f"most often: {reasons}", "mend the source, or relax the rule that drops them")
+            most = drops.most_frequent(subset=subset if output.parts else None)
+            raise InputError(what, f"most often: {reasons}", way_out(most, subset))
     for source in through.arrived:
         if not kept_of[source.name]:
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
-            raise InputError(
-                what, f"most often: {drops.biggest(source=source.name)}", "mend the source, relax the rule, or leave the source out"
-            )
+            most = drops.most_frequent(source=source.name)
+            raise InputError(what, f"most often: {drops.biggest(source=source.name)}", way_out(most, "it") + ", or leave the source out")
 
 
 def summary(parts: list[Part], drops: Drops) -> list[str]:
@@ -250,6 +280,11 @@ def summary(parts: list[Part], drops: Drops) -> list[str]:
     if len(drops):
         lines.append(f"rows dropped: {drops.biggest(show=8)} (README.md shows examples)")
     return lines
+
+
+def remarks(read: Read) -> list[str]:
+    """What was changed or left out of rows that stay, a sentence each."""
+    return [f"{remark}: {count:,} rows" for remark, count in read.remarks.most_common()]
 
 
 def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) -> Outcome:
@@ -273,7 +308,7 @@ def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) ->
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
-        notes=[note for source in read.arrived for note in source.notes],
+        notes=[*(note for source in read.arrived for note in source.notes), *remarks(read)],
         failed_items=len(drops),
         tolerated_items=int(config.max_dropped * read.rows),
     )

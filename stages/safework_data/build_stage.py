@@ -17,11 +17,13 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 4  # 4: an evaluation prompt is found by what it is after as well
+    version: ClassVar[int] = 5  # 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
-        "data": Slot(("dataset",), "datasets whose rows come in behind the sources: data.worked=NAME:cot", optional=True, many=True),
+        "data": Slot(
+            ("dataset",), "datasets whose rows come in after the sources: data.worked=NAME:cot", optional=True, many=True, whole=True
+        ),
         "model": Slot(("model",), "the model to be trained: replies that its chat template loses or changes are dropped", optional=True),
     }
     output: ClassVar[str] = "dataset"

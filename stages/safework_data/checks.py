@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from safework_cli.row_schema import meta_problem
 from safework_cli.rows import Row, language_of, parse_reply, problems
@@ -16,6 +17,7 @@ from safework_data.settings import BuildConfig
 Fault = tuple[str, str]
 """(reason, detail). Reasons are few and countable, details are not."""
 TemplateCheck = Callable[[Row], Fault | None]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _PARTICULARS = re.compile(r"'[^']*'|\d+")
 
 
@@ -80,8 +82,6 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
     if candidate.fault:
         reason, _, detail = candidate.fault.partition(": ")
         return reason, detail
-    if unencodable(row):
-        return "not valid Unicode", "a lone surrogate, which no file can hold"
     if found := problems(row):
         return f"schema: {_PARTICULARS.sub('…', found[0])}", "; ".join(found)
     if bad := meta_problem(row.meta):
@@ -122,13 +122,21 @@ def _is_choice(row: Row) -> bool:
     return row.answer is not None and len(row.answer) == 1 and row.answer in letters
 
 
-def unencodable(row: Row) -> bool:
-    """Whether some text of the row cannot be written as UTF-8 (JSON's ``\\ud800`` alone makes such a text)."""
+def with_whole_characters(candidate: Candidate) -> Candidate:
+    """Puts U+FFFD for each lone surrogate (JSON's ``\\ud800`` makes one), which no file can hold; the row is counted."""
+    row = candidate.row
+    candidate.fault = _whole(candidate.fault)
     texts = [row.id, row.answer, row.category, row.source, row.licence, *(message["content"] for message in row.messages)]
-    return any(_surrogate(text) for text in texts) or _any_surrogate(row.meta)
+    if not (any(map(_lone, texts)) or _any_lone(row.meta)):
+        return candidate
+    row.id, row.answer, row.category, row.source, row.licence = map(_whole, texts[:5])
+    row.messages = [{"role": message["role"], "content": _whole(message["content"])} for message in row.messages]
+    row.meta = _whole(row.meta)
+    candidate.remarks = (*candidate.remarks, "lone surrogates are replaced by U+FFFD")
+    return candidate
 
 
-def _surrogate(text: object) -> bool:
+def _lone(text: object) -> bool:
     if not isinstance(text, str) or text.isascii():
         return False
     try:
@@ -138,12 +146,20 @@ def _surrogate(text: object) -> bool:
     return False
 
 
-def _any_surrogate(value: object) -> bool:
+def _any_lone(value: object) -> bool:
     if isinstance(value, dict):
-        return any(_surrogate(key) or _any_surrogate(item) for key, item in value.items())
+        return any(_lone(key) or _any_lone(item) for key, item in value.items())
     if isinstance(value, list):
-        return any(map(_any_surrogate, value))
-    return _surrogate(value)
+        return any(map(_any_lone, value))
+    return _lone(value)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, dict):
+        return {_whole(key): _whole(item) for key, item in value.items()}
+    return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
 def settle(candidate: Candidate) -> None:

@@ -13,8 +13,7 @@ from collections import defaultdict
 from typing import NamedTuple
 
 from safework_cli.rows import Row
-from safework_cli.suites import stem
-from safework_data.text import words
+from safework_data.text import asked, words
 
 MOST_BEFORE, FEWEST_BEHIND, LONG_WORD = 2, 4, 20
 """Words that may stand before a short prompt on its line, how many it must have then, and characters of such a word."""
@@ -29,8 +28,11 @@ class Leak(NamedTuple):
 
 
 def known_by(row: Row) -> list[str]:
-    """The texts by which a prompt is found in other rows: the question in its authors' words, and what it is after where that is named."""
-    return list(dict.fromkeys([stem(row), *_target(row)]))
+    """The texts by which a prompt is found in other rows: the question in its authors' words, with the user's turns before it where it
+    follows others ("And why?" would be in many rows), and what it is after where that is named."""
+    turns = [message["content"] for message in asked(row) if message["role"] == "user"]
+    question = "\n".join([*turns[:-1], str(row.meta.get("stem") or turns[-1])]) if turns else ""
+    return list(dict.fromkeys([question, *_target(row)]))
 
 
 def _target(row: Row) -> list[str]:

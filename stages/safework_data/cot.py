@@ -16,7 +16,7 @@ from safework_cli.lm.endpoint import Endpoint, Said
 from safework_cli.lm.engine import Sampling
 from safework_cli.report.text import escaped
 from safework_cli.rows import Message, Row, parse_reply
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text, training_rows
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import bare_name, rule_verifier
@@ -51,7 +51,7 @@ class Tried:
 def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
     data = inputs.one("data")
-    rows = data.rows()
+    rows = training_rows(data, work.progress.note)
     have = sorted({row.source for row in rows if row.source})
     for source in config.sources:
         if source not in have:
@@ -267,6 +267,7 @@ def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequenc
         "prompts": len(tried),
         "samples": len(samples),
         "accepted": sum(not sample.reason for sample in samples),
+        "with_replaced_characters": sum("\ufffd" in sample.text for sample in samples),  # lone surrogates, broken bytes
         "rows": len(rows),
         "failed_prompts": len(failed),
         "rejected": dict(Counter(_kind(sample.reason) for sample in samples if sample.reason).most_common()),

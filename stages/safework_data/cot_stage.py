@@ -14,7 +14,7 @@ from pydantic import Field
 
 from safework_cli.errors import nearest
 from safework_cli.lm.endpoint import EndpointSettings
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, WorkDir, cosmetic
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, TaskName, Temperature, WorkDir, cosmetic
 from safework_cli.verifiers.rules.registry import RuleText, bare_name, rule_digests
 from safework_cli.verifiers.spec import LabelSpec, is_value_model
 from safework_data.settings import SubsetName
@@ -43,15 +43,15 @@ class CotConfig(StageConfig):
     """Where the teacher is served, in place of `model`."""
     system: str = SYSTEM
     """What the teacher is told; it does not become part of the rows. Empty for a teacher that reasons by itself."""
-    samples: int = Field(4, ge=1)
+    samples: int = Field(4, ge=1, le=4096)
     """Replies sampled for each prompt."""
-    keep: int = Field(1, ge=1)
+    keep: int = Field(1, ge=1, le=4096)
     """Accepted replies kept of a prompt: those with the best mean score, the earlier sampled where scores are equal."""
-    temperature: float = Field(0.8, ge=0)
+    temperature: Temperature = 0.8
     """Sampling temperature; 0 with several samples would give the same one again."""
     top_p: float = Field(0.95, gt=0, le=1)
     """Nucleus mass."""
-    max_tokens: int = Field(1024, ge=1)
+    max_tokens: int = Field(1024, ge=1, le=10**6)
     """Tokens of a reply; one that does not end within them is rejected."""
     rules: list[RuleText] = Field(default_factory=lambda: list(RULES))
     """Rules that a reply must pass where they apply: exactly one thought; the gold answer; a refusal for harmful prompts and none for
@@ -63,9 +63,9 @@ class CotConfig(StageConfig):
     """Only prompts of these tasks; all where empty."""
     sources: list[str] = Field(default_factory=list)
     """Only prompts of these sources, as rows name them; all where empty."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=10**9)
     """Prompts at most, the first of the data; all where not given."""
-    max_rows: int | None = Field(None, ge=1)
+    max_rows: int | None = Field(None, ge=1, le=10**9)
     """Rows at most: of more, a sample is drawn that keeps the tasks' shares and spreads the cognitive operations evenly within each."""
     subset: SubsetName = "cot"
     """The subset that the rows go to."""
@@ -73,15 +73,15 @@ class CotConfig(StageConfig):
     """Share of prompts for which every sample may fail before the command exits with 5."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
-    chunk_prompts: int = Field(8, ge=1)
+    chunk_prompts: int = Field(8, ge=1, le=2**16)
     """Prompts sampled together; finished ones survive a kill."""
-    generation_batch_size: int = cosmetic(32, ge=1)
+    generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Sequences sampled together, for a model of one's own."""
 
 
 class CotStage(Stage):
     name: ClassVar[str] = "data cot"
-    version: ClassVar[int] = 2  # 2: every reply's id is its prompt's with a number
+    version: ClassVar[int] = 3  # 3: held-out rows are left out, histories are asked; 2: every reply's id is its prompt's with a number
     summary: ClassVar[str] = "Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection."
     Config = CotConfig
     inputs: ClassVar[dict[str, Slot]] = {

@@ -25,6 +25,7 @@ class Candidate:
         source: the source's name, which need not be ``row.source``.
         split_already: the source says itself what is held out.
         fault: why the source could not make a sound row of its record; such a row is dropped by the first check.
+        remarks: what of the record was changed or left out, in words that rows share: they are counted.
     """
 
     row: Row
@@ -32,6 +33,7 @@ class Candidate:
     source: str
     split_already: bool = False
     fault: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class Example(NamedTuple):
@@ -83,11 +85,18 @@ class Drops:
 
     def biggest(self, subset: str | None = None, source: str | None = None, show: int = 3) -> str:
         """The most frequent reasons (of one subset, of one source) in words: "near duplicate 12, no reply 3"."""
+        return ", ".join(f"{reason} {count:,}" for reason, count in self._counted(subset, source).most_common(show))
+
+    def most_frequent(self, subset: str | None = None, source: str | None = None) -> str:
+        """The most frequent reason; empty where nothing was dropped."""
+        return next((reason for reason, _ in self._counted(subset, source).most_common(1)), "")
+
+    def _counted(self, subset: str | None, source: str | None) -> Counter[str]:
         counted: Counter[str] = Counter()
         for (of_subset, of_source, reason), count in self._by_subset.items():
             if subset in (None, of_subset) and source in (None, of_source):
                 counted[reason] += count
-        return ", ".join(f"{reason} {count:,}" for reason, count in counted.most_common(show))
+        return counted
 
     def close(self) -> None:
         self._handle.close()

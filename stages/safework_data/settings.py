@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safework_cli.errors import InputError, nearest
+from safework_cli.paths import user_path
 from safework_cli.rows import Task
 from safework_cli.stage import Settings, StageConfig
 from safework_cli.suites import SUITES, TRAINING_SETS
@@ -17,10 +18,16 @@ from safework_cli.suites import SUITES, TRAINING_SETS
 Format = Literal["csv", "jsonl", "json", "parquet"]
 TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence")
 """Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
-HELDOUT = "heldout"
-"""The subset that no training subset may share a group or a prompt with."""
+OTHER_WORDS = {
+    "response": "reply", "completion": "reply", "output": "reply", "target": "reply", "chosen": "reply",
+    "instruction": "prompt", "question": "prompt", "query": "prompt", "input": "prompt", "text": "prompt",
+    "conversations": "messages", "conversation": "messages", "chat": "messages", "dialog": "messages", "dialogue": "messages",
+    "gold": "answer", "ground_truth": "answer", "solution": "answer", "label": "meta.label", "image": "images", "license": "licence",
+    "choices": "meta.choices", "options": "meta.choices", "language": "meta.language", "split": "subset",
+}  # fmt: skip
+"""What other tools call the fields of a row."""
 PASSAGE_FIELDS = ("id", "title", "text", "abstract")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})")
 
 
@@ -31,7 +38,7 @@ def expand(path: str) -> str:
         if not os.environ.get(name):
             state, why = "empty" if name in os.environ else "not set", "a path with a hole in it would point somewhere else"
             raise InputError(f"{path}: the environment variable {name} is {state}", why, f"export {name}=/path/to/folder")
-    return str(Path(os.path.expandvars(path)).expanduser())
+    return str(user_path(os.path.expandvars(path)))
 
 
 def matching_files(pattern: str) -> list[Path]:
@@ -49,15 +56,17 @@ def matching_files(pattern: str) -> list[Path]:
     found = sorted(p for p in root.glob(str(path.relative_to(root) if path.is_absolute() else path)) if p.is_file())
     if not found:
         raise InputError(f"no file matches {expanded}", "", f"ls {path.parent}")
-    return found
+    return [user_path(path) for path in found]
 
 
 def _checked_name(value: str | None) -> str | None:
     if value is not None and not _NAME.fullmatch(value):
-        raise ValueError(f"'{value}' is not a name: letters, digits, '_', '-' and '.', a letter or digit first")
+        raise ValueError(f"'{value[:60]}' is not a name: up to 128 letters, digits, '_', '-' and '.', a letter or digit first")
     return value
 
 
+_Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 SubsetName = Annotated[str, AfterValidator(_checked_name)]
 """A subset's name, which is a folder's as well."""
 
@@ -82,14 +91,14 @@ class TableSource(Settings):
     """Row field → column. Fields: id, prompt, reply, system, messages, images, answer, task, category, harmful, licence, meta.ANYTHING.
     A list of columns gives a list (for images, meta.choices and meta.aliases). Images are paths below the table's folder, or the
     hub's own; where a prompt holds no <image> tags they are put before it."""
-    constants: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    constants: dict[str, str | bool | _Whole | _Number] = Field(default_factory=dict)
     """Row field → a value that every row gets."""
     extract: dict[str, str] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many rows are read, from the first; default all."""
 
     @field_validator("name", "subset")
@@ -102,8 +111,9 @@ class TableSource(Settings):
     def _targets(cls, value: dict[str, Any]) -> dict[str, Any]:
         for target in value:
             if target not in TARGETS and not re.fullmatch(r"meta\.\w+", target):
-                fields = f"fields: {', '.join(TARGETS)}, meta.ANYTHING"
-                raise ValueError(f"'{target}' is not a field of a row{nearest(target, TARGETS)} ({fields})")
+                meant = OTHER_WORDS.get(target.lower())
+                hint = f"; did you mean '{meant}'? Row fields stand on the left: {meant}: {target}" if meant else nearest(target, TARGETS)
+                raise ValueError(f"'{target}' is not a field of a row{hint} (fields: {', '.join(TARGETS)}, meta.ANYTHING)")
         return value
 
     @field_validator("extract")
@@ -174,14 +184,14 @@ class XSTestSource(Settings):
     """The source's name in rows and in the data card."""
     folder: str
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
-    prompts: int | None = Field(default=None, ge=1)
+    prompts: int | None = Field(default=None, ge=1, le=10**6)
     """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
     labels: Literal["safety", "refusal"] = "safety"
     """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
     test_model: str | None = None
     """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?
     The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
-    off_topic: int = Field(default=200, ge=0)
+    off_topic: int = Field(default=200, ge=0, le=10**6)
     """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
     @field_validator("name")
@@ -201,7 +211,7 @@ class SetSource(Settings):
     """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; environment variables are filled in."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many rows are read, from the first; default all."""
 
     @field_validator("subset")
@@ -228,7 +238,7 @@ class DecontaminateSettings(Settings):
     """Names of evaluation suites. The dataset's own held-out rows are compared as well (but see `test_model`)."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; read only where suites are named."""
-    ngram: int = Field(default=8, ge=2)
+    ngram: int = Field(default=8, ge=2, le=1000)
     """Length in words (in characters for Chinese) of the runs that are compared. A shorter prompt counts when a message equals it."""
     overlap: float = Field(default=0.5, gt=0.0, le=1.0)
     """The share of an evaluation prompt's words that must stand in a row, in runs of `ngram`, for the row to be dropped."""
@@ -260,7 +270,7 @@ class BuildConfig(StageConfig):
     phrases, where the row says which it is)."""
     languages: list[Literal["en", "zh"]] = Field(default_factory=list)
     """Languages to keep, told by the prompt's script; empty keeps all."""
-    max_characters: int = Field(default=24_000, ge=1)
+    max_characters: int = Field(default=24_000, ge=1, le=10**9)
     """Longest conversation, in characters over all its messages."""
     near_duplicate_threshold: float | None = Field(default=0.8, gt=0.0, le=1.0)
     """Jaccard similarity of three-word runs from which two prompts, and their replies, count as the same; null turns the check off."""
@@ -299,7 +309,7 @@ class FilePassages(Settings):
     """csv, jsonl, json or parquet; default: what the file's suffix says."""
     columns: dict[str, str] = Field(default_factory=lambda: {"id": "id", "title": "title", "text": "text"})
     """Passage field → column. Fields: id, title, text (needed), and abstract (default: the first sentence of the text)."""
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many passages are read, from the first; default all."""
 
     @field_validator("columns")
@@ -331,7 +341,7 @@ class IndexConfig(StageConfig):
 
     sources: list[PassageSource] = Field(min_length=1)
     """Where passages come from, in order."""
-    k1: float = Field(default=1.5, ge=0.0)
+    k1: float = Field(default=1.5, ge=0.0, le=100)
     """BM25's saturation of term frequency; no unit."""
     b: float = Field(default=0.75, ge=0.0, le=1.0)
     """BM25's correction for length: 0 none, 1 full."""

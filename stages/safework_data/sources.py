@@ -15,13 +15,12 @@ from safework_cli.artifacts import Artifact
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.errors import InputError, nearest
 from safework_cli.pictures import PICTURE_SUFFIXES, embedded
-from safework_cli.rows import Message, Row, stream_rows
+from safework_cli.rows import HELDOUT, Message, Row
 from safework_cli.suites import training_set
 from safework_cli.suites.tables import format_of, read_table
 from safework_data.drops import Candidate
-from safework_data.records import RowMaker
+from safework_data.records import RowMaker, has_column
 from safework_data.settings import (
-    HELDOUT,
     FileSource,
     HubSource,
     SetSource,
@@ -148,7 +147,7 @@ def read_dataset(name: str, dataset: Artifact) -> Arrived:
     candidates = (
         Candidate(replace(row, id=f"{name}/{row.id}"), subset, name, split_already=split)
         for subset in subsets
-        for row in stream_rows(dataset.path / subset)
+        for row in dataset.with_subset(subset).stream_rows()
     )
     return Arrived(name, "as each row says", candidates, dataset.ref, as_it_is, dataset.digest)
 
@@ -175,37 +174,59 @@ def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
 
 def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
-    records = (record for path in files for record in read_table(path, source.format))
+    labels = file_labels(files)
+    records = (
+        (f"{label}{number}", record)
+        for path, label in zip(files, labels, strict=True)
+        for number, record in enumerate(read_table(path, source.format), start=1)
+    )
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
     maker = RowMaker(source, name, files[0].parent)
     numbered, make = _numbered(maker, records, where), partial(_mapped, maker)
     return Arrived(name, source.licence, numbered, where, make, digest_of(files), maker.of("images"))
 
 
-def _numbered(maker: RowMaker, records: Iterable[dict[str, Any]], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Records with their place in the source, from 1, up to its limit. Raises InputError at the end where a column was in none of them."""
+def file_labels(files: Sequence[Path]) -> list[str]:
+    """What stands before the number of a record in its id: nothing where there is one file, else the file's path below the folder that
+    they share, without the suffix where that is enough to tell them apart."""
+    if len(files) < 2:
+        return [""] * len(files)
+    home = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    names = [path.absolute().relative_to(home) for path in files]
+    plain = [name.with_suffix("").as_posix() for name in names]
+    return [f"{label}/" for label in (plain if len(set(plain)) == len(plain) else [name.as_posix() for name in names])]
+
+
+def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records with their place in the source, up to its limit. Raises InputError at the end where a column was in none of them."""
     missing, have = set(maker.columns), dict[str, None]()
-    for number, record in enumerate(records, start=1):
+    for number, (place, record) in enumerate(records, start=1):
         if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
-            missing -= record.keys()
+            missing = {column for column in missing if not has_column(record, column)}
             have.update(dict.fromkeys(map(str, record)))
-        yield number, record
+            have.update(dict.fromkeys(f"{key}.{inner}" for key, value in record.items() if isinstance(value, dict) for inner in value))
+        yield place, record
         if number == maker.source.limit:
             break
     if have:
         refuse_missing([column for column in maker.columns if column in missing], list(have), where)
 
 
-def _mapped(maker: RowMaker, item: tuple[int, dict[str, Any]]) -> Candidate:
-    row, fault = maker.row(*item)
-    return Candidate(row, maker.source.subset, maker.name, fault=fault)
+def _mapped(maker: RowMaker, item: tuple[str, dict[str, Any]]) -> Candidate:
+    row, fault, remarks = maker.made(*item)
+    return Candidate(row, maker.source.subset, maker.name, fault=fault, remarks=remarks)
 
 
 def refuse_missing(missing: list[str], have: list[str], where: str) -> None:
     """Raises InputError with the nearest name for a column that a table does not have."""
     if missing:
         hint = nearest(missing[0], have)
-        raise InputError(f"{where}: no column '{missing[0]}'{hint}", f"its columns: {', '.join(have)}", "correct columns: in the recipe")
+        raise InputError(f"{where}: no column '{missing[0]}'{hint}", f"its columns: {_listed(have)}", "correct columns: in the recipe")
+
+
+def _listed(names: Sequence[str], most: int = 40) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
 
 
 def _read_hub(source: HubSource) -> Arrived:
@@ -234,15 +255,17 @@ def _read_hub(source: HubSource) -> Arrived:
             "without a network, copy its files here and name them:  kind: file, path: /path/to/*.parquet",
         ) from None
     columns = RowMaker(source, "").columns
-    refuse_missing([column for column in columns if column not in table.column_names], table.column_names, f"hub dataset {source.id}")
+    roots = list(dict.fromkeys(column if column in table.column_names else column.partition(".")[0] for column in columns))
+    refuse_missing([column for column in roots if column not in table.column_names], table.column_names, f"hub dataset {source.id}")
     name = source_name(source)
-    table = table.select_columns(columns)
+    table = table.select_columns(roots)
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Image):  # bytes as they are: checked here, unpacked by whoever looks at them
             table = table.cast_column(column, datasets.Image(decode=False))
     maker = RowMaker(source, name)
     origin = f"hf:{source.id}@{revision or 'main'}"
-    numbered, make = _numbered(maker, table, source.id), partial(_mapped, maker)
+    numbered = _numbered(maker, ((str(number), record) for number, record in enumerate(table, start=1)), source.id)
+    make = partial(_mapped, maker)
     return Arrived(name, source.licence, numbered, origin, make, pictures=maker.of("images"), notes=notes)
 
 

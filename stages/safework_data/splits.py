@@ -8,8 +8,10 @@ from collections.abc import Iterable, Set
 
 import numpy as np
 
+from safework_cli.rows import HELDOUT
 from safework_data.drops import Candidate
-from safework_data.settings import HELDOUT, BuildConfig
+from safework_data.settings import BuildConfig
+from safework_data.text import asked
 
 
 def is_held_out(candidate: Candidate) -> bool:
@@ -60,7 +62,7 @@ class HoldOut:
             row.split = "test"
             if candidate.subset not in self.labelled:
                 candidate.subset = HELDOUT
-                row.messages = row.prompt
+                row.messages = asked(row)
         elif candidate.subset == HELDOUT:
             row.split = "test"
         elif not row.split:

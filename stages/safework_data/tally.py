@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safework_cli.rows import SPLITS, Row, arrow_schema
-from safework_data.settings import HELDOUT
+from safework_cli.rows import HELDOUT, SPLITS, Row, arrow_schema
 from safework_data.traits import digest64
 
 ROW_GROUP_ROWS = 10_000

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from safework_cli.errors import ConfigError, InputError, SafeworkError
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic, verdict
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, Temperature, WorkDir, cosmetic, verdict
 from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.likeness import refuse_unlike
 from safework_eval.scoring import Panel, panel_for
@@ -52,13 +52,13 @@ class EvalConfig(StageConfig):
     """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier"
     (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers
     where rows have them. Both verdicts are kept where both exist."""
-    max_tokens: int = Field(512, ge=1)
+    max_tokens: int = Field(512, ge=1, le=10**6)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
-    temperature: float = Field(0.0, ge=0.0)
+    temperature: Temperature = 0.0
     """0 is greedy; above it tokens are sampled, each reply by a seed derived from `seed`, its sample and its prompt."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Nucleus mass, where tokens are sampled."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, le=2**16)
     """Replies generated together, and exchanges judged together."""
     episode: EpisodeSettings = EpisodeSettings()
     """How search suites are answered."""
@@ -164,7 +164,11 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     refusals: list[SafeworkError] = []
     if not config.suites:
         refusals.append(
-            ConfigError("no suites", "an evaluation of nothing would end green", "take -c recipes/quickstart/eval.yaml, or set suites")
+            ConfigError(
+                "no suites",
+                "an evaluation of nothing would end green",
+                "name rows of the data: suites='[{name: mine, rows: {task: general}}]', or take -c recipes/quickstart/eval.yaml",
+            )
         )
     suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems

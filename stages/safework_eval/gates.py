@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from safework_cli.errors import nearest
 from safework_cli.stage import Settings
@@ -24,13 +24,13 @@ class Gate(Settings):
     metric: str
     """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
     benign prompts, `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
-    min: float | None = None
+    min: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
-    max: float | None = None
+    max: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at most this."""
-    change_min: float | None = None
+    change_min: float | None = Field(None, ge=-1e9, le=1e9)
     """The change from `against` must be at least this (−0.02: at most two points lost)."""
-    change_max: float | None = None
+    change_max: float | None = Field(None, ge=-1e9, le=1e9)
     """The change from `against` must be at most this."""
 
     @model_validator(mode="after")

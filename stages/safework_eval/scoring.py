@@ -112,7 +112,8 @@ def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int, 
             raise ConfigError(
                 f"no row of suite '{suite.name}' has a gold answer, and verifiers.{key} is not given",
                 "no judge here can score them",
-                f"add verifiers.{key}=REFERENCE",
+                f"build the data with gold answers (columns: {{answer: COLUMN}}, constants: {{meta.answer_type: exact}}), "
+                f"or add verifiers.{key}=REFERENCE",
             )
         return Panel(rule, overlap)
     if not comparable:

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from safework_cli.errors import ConfigError, InputError, SafeworkError, nearest
+from safework_cli.paths import user_path
 from safework_cli.rows import Row
 from safework_cli.stage import Settings
 
@@ -83,7 +83,7 @@ class SuiteBlock(Settings):
     """Which rows; all of them where nothing is said."""
     metric: Metric | None = None
     """What is measured; where it is left out, it follows from the rows' task and from whether their prompts are harmful."""
-    limit: int | None = None
+    limit: int | None = Field(None, ge=1, le=10**9)
     """Rows at most, chosen evenly by a hash of the row's id, so that a smaller limit is a part of a larger one; none: all rows."""
     judge: JudgeChoice | None = None
     """Overrides the stage's `judge` for this suite."""
@@ -92,8 +92,6 @@ class SuiteBlock(Settings):
     def _check(self) -> SuiteBlock:
         if not self.name and not self.suite:
             raise ValueError("a suite block needs `name` (with rows of the data input) or `suite` (a public set)")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError("limit is a positive number of rows; leave it out for all rows")
         if any(sign in self.title for sign in "./:"):
             raise ValueError(f"a suite's name holds none of . / : ('{self.title}')")
         return self
@@ -177,7 +175,7 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
             "",
             "add suites_folder=FOLDER (the folder that holds the sets)",
         )
-    return load_suite(name, Path(folder).expanduser())
+    return load_suite(name, user_path(folder))
 
 
 def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> Suite:

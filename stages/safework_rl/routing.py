@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
 from safework_cli.errors import ConfigError, nearest
-from safework_cli.stage import Inputs, Plan, TaskName
+from safework_cli.stage import Inputs, Plan, TaskName, Weight
 from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
 
 ROUTES: dict[str, dict[str, float]] = {
@@ -22,10 +22,13 @@ gold answer; "refusal" on a harmless prompt is the helpfulness term, with the of
 
 
 def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    for task, route in routes.items():
+        if route and not any(route.values()):
+            raise ValueError(f"every verifier of the task '{task}' has the weight 0: all its replies would earn the same")
     return ROUTES | routes
 
 
-Routes = Annotated[dict[TaskName, dict[str, Annotated[float, Field(ge=0, le=1000)]]], AfterValidator(_with_usual)]
+Routes = Annotated[dict[TaskName, dict[str, Weight]], AfterValidator(_with_usual)]
 """The setting: what the user gives stands in place of a task's usual route; the others keep theirs."""
 
 

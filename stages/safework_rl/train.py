@@ -24,7 +24,7 @@ from safework_cli.lm.training import latest_checkpoint, run_training, training_a
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.progress import read_metrics
 from safework_cli.rows import Row
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows
+from safework_cli.stage import Inputs, Outcome, WorkDir, after_training, require_rows, training_rows
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.checkpoint import KeepRollout, load_state
@@ -84,7 +84,7 @@ def train(
             return encode_pictured_prompt(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
-    rows, dropped = _usable_rows(data.rows(), tasks, encode, positions, processor is not None and search is None, config)
+    rows, dropped = _usable_rows(training_rows(data, work.progress.note), tasks, encode, positions, processor is not None and search is None, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
@@ -124,7 +124,7 @@ def train(
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
-        trainer.samples.write_parquet(work.output / RECORD / "samples.parquet")
+    _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
         | _curve_ends(state.log_history),
@@ -135,6 +135,8 @@ def train(
         chat_template_hash=template_hash(tokenizer),
         notes=warnings,
     )
+    if why:
+        outcome.not_measured(why)
     history = read_metrics(work.progress.metrics_path)
     skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
     made = sum(learns(entry) and entry["step"] not in skipped for entry in state.log_history if "grad_norm" in entry)

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from safework_cli.errors import nearest
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.stage import Inputs, Outcome, Plan, SamplingTemperature, Slot, Stage, StageConfig, Weight, WorkDir, cosmetic
 
 
 class GuidedConfig(StageConfig):
@@ -21,23 +21,23 @@ class GuidedConfig(StageConfig):
 
     method: Literal["best_of_n", "guided_steps"] = "guided_steps"
     """best_of_n: whole replies, the best one is kept; guided_steps: at each step several continuations, the best one is kept."""
-    candidates: int = Field(4, ge=2)
+    candidates: int = Field(4, ge=2, le=4096)
     """Replies (best_of_n) or continuations of each step (guided_steps)."""
-    max_tokens: int = Field(256, ge=1)
+    max_tokens: int = Field(256, ge=1, le=10**6)
     """Tokens of a reply at most."""
-    step_tokens: int = Field(48, ge=1)
+    step_tokens: int = Field(48, ge=1, le=10**6)
     """Tokens of one step at most."""
     boundaries: list[str] = Field(default_factory=lambda: ["\n", ". ", "。", "</think>"])
     """Strings that end a step."""
-    temperature: float = Field(0.8, gt=0)
+    temperature: SamplingTemperature = 0.8
     """Sampling temperature."""
     top_p: float = Field(0.95, gt=0, le=1)
     """Nucleus mass."""
-    guide_weights: dict[str, float] = Field(default_factory=dict)
+    guide_weights: dict[str, Weight] = Field(default_factory=dict)
     """Weight of each guide in the score of a candidate; 1 where not given."""
-    likelihood_weight: float = Field(0.0, ge=0)
+    likelihood_weight: float = Field(0.0, ge=0, le=1000)
     """Weight of the candidate's mean log-probability (nats per token) in its score; ties go to the likelier candidate anyway."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=10**9)
     """Prompts at most, the first of the data; all where not given."""
     tasks: list[str] = Field(default_factory=list)
     """Only prompts of these tasks; all where empty."""
@@ -45,9 +45,9 @@ class GuidedConfig(StageConfig):
     """Share of prompts for which no candidate could be scored before the command exits with 5."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
-    batch_prompts: int = cosmetic(8, ge=1)
+    batch_prompts: int = cosmetic(8, ge=1, le=2**16)
     """Prompts worked on together; finished batches survive a kill."""
-    generation_batch_size: int = cosmetic(32, ge=1)
+    generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Sequences sampled together."""
 
 

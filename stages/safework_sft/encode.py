@@ -21,11 +21,13 @@ class EncodedRows:
     Attributes:
         input_ids, labels: one list of (T,) per kept row; labels are ``IGNORE`` on tokens that are not supervised.
         dropped: reason → ids of the rows that were left out for it.
+        rows: the kept ones.
     """
 
     input_ids: list[list[int]] = field(default_factory=list)
     labels: list[list[int]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -65,9 +67,18 @@ def encode_rows(
         if reason:
             encoded.dropped.setdefault(reason, []).append(row.id)
             continue
+        encoded.rows.append(row)
         encoded.input_ids.append(one.input_ids)
         encoded.labels.append([i if s else IGNORE for i, s in zip(one.input_ids, one.supervised, strict=True)])
     return encoded
+
+
+def tokens_before_reply(labels: list[int]) -> int:
+    """How many tokens stand before the last run of supervised ones: about as many as the row's prompt has."""
+    end = max((place for place, label in enumerate(labels) if label != IGNORE), default=-1)
+    while end >= 0 and labels[end] != IGNORE:
+        end -= 1
+    return end + 1
 
 
 def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None:

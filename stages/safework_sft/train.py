@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from statistics import mean
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 
 from safework_cli.artifacts import Artifact
-from safework_cli.errors import InputError, SafeworkError
-from safework_cli.lm.chat import dated, encode_prompt
+from safework_cli.errors import InputError
+from safework_cli.lm.chat import TemplateError, dated, encode_prompt
 from safework_cli.lm.engine import Sampling
 from safework_cli.lm.folder import positions_of
 from safework_cli.lm.hf import HFEngine
@@ -30,8 +31,8 @@ from safework_cli.lm.models import (
 from safework_cli.lm.templates import use_template
 from safework_cli.lm.training import optimisation_of, run_training, training_arguments
 from safework_cli.rows import Row, parse_reply
-from safework_cli.stage import Outcome, WorkDir, require_rows
-from safework_sft.encode import EncodedRows, encode_rows, refuse_useless
+from safework_cli.stage import Outcome, WorkDir, after_training, require_rows, training_rows
+from safework_sft.encode import EncodedRows, encode_rows, refuse_useless, tokens_before_reply
 from safework_sft.mixture import weighted_positions
 from safework_sft.stage import SftConfig
 from safework_sft.trainer import SupervisedTrainer
@@ -41,7 +42,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     """Encodes, refuses, trains, saves, samples."""
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     use_template(tokenizer, config.chat_template)
-    rows = data.rows()
+    rows = training_rows(data, work.progress.note)
     require_rows(len(rows), data, "rows")
     rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
@@ -52,6 +53,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
 
+    asked = prompts_to_sample(config, encoded, HFEngine(model, tokenizer), work)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = SupervisedTrainer(
@@ -68,13 +70,12 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(trained, tokenizer, work.output, dtype=dtype)
-    if dtype != pick_dtype("auto"):
-        cast_weights(trained, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
-    dropped = {row_id for ids in encoded.dropped.values() for row_id in ids}
-    sampled = _sample(config, trained, tokenizer, [row for row in rows if row.id not in dropped], work)
+    sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    outcome = _outcome(config, encoded, losses, sampled, state.global_step, tokenizer)
+    outcome = _outcome(config, encoded, losses, sampled or {}, state.global_step, tokenizer)
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
+    if why:
+        outcome.not_measured(why)
     return outcome
 
 
@@ -91,32 +92,54 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
     )
 
 
-def _sample(
-    config: SftConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[Row], work: WorkDir
-) -> dict[str, Any]:
-    """Greedy replies to evenly spread prompts that were trained on: does the model stop, and does it keep the format?
+def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: HFEngine, work: WorkDir) -> list[Row]:
+    """Evenly spread rows out of those that are trained on, whose prompts leave room for a reply: looked for before anything is trained.
 
-    The model is trained and saved by now: what goes wrong here is said, and loses nothing.
+    Raises:
+        InputError: there are none, and ``min_stop_rate`` asks for them.
     """
-    if not config.sample_prompts:
-        return {}
-    engine, sampling = HFEngine(model, tokenizer), Sampling(config.sample_max_tokens, seed=config.seed)
-    fitting = [(row, ids) for row in rows if len(ids := encode_prompt(tokenizer, row.prompt)) <= engine.longest_prompt(sampling)]
-    chosen = fitting[:: max(1, len(fitting) // config.sample_prompts)][: config.sample_prompts]
+    sampling = Sampling(config.sample_max_tokens)
+    longest = engine.longest_prompt(sampling)
+    fitting = [row for row, labels in zip(encoded.rows, encoded.labels, strict=True) if tokens_before_reply(labels) <= longest]
+    step = max(1, len(fitting) // max(1, config.sample_prompts))
+    chosen = [row for row in fitting[::step] if _prompt_tokens(engine, row) <= longest][: config.sample_prompts]
+    if config.sample_prompts and not chosen:
+        what = f"no training prompt leaves room for sample_max_tokens={config.sample_max_tokens} within the model's positions"
+        if config.min_stop_rate:
+            why = f"min_stop_rate={config.min_stop_rate:g} is measured on such replies"
+            raise InputError(what, why, "lower sample_max_tokens, or min_stop_rate=0")
+        work.progress.warn(f"{what}: none is sampled, and nothing will be known of how often replies stop")
+    return chosen
+
+
+def _prompt_tokens(engine: HFEngine, row: Row) -> float:
     try:
-        if not chosen:
-            raise InputError(f"no prompt leaves room for sample_max_tokens={config.sample_max_tokens} tokens")
-        with work.progress.phase("sample", len(chosen)):
-            completions = [group[0] for group in engine.generate_ids([ids for _, ids in chosen], sampling)]
-    except SafeworkError as error:
-        work.progress.warn(f"no replies could be sampled: {error.what}")
-        return {}
+        return len(encode_prompt(engine.tokenizer, row.prompt))
+    except TemplateError:  # trained on as a whole conversation, and not to be asked by this template
+        return math.inf
+
+
+def _sample(
+    config: SftConfig, model: PreTrainedModel, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, chosen: list[Row], work: WorkDir
+) -> dict[str, Any]:
+    """Greedy replies to training prompts: does the model stop, and does it keep the format?
+
+    Args:
+        dtype: in which the model was saved.
+    """
+    if dtype != pick_dtype("auto"):
+        cast_weights(model, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
+    with work.progress.phase("sample", len(chosen)):
+        engine = HFEngine(model, tokenizer)
+        completions = [
+            group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
+        ]
     return {
         "n": len(completions),
         "stop_rate": mean(c.finish_reason == "stop" for c in completions),
         "format_rate": mean(parse_reply(c.text).format == "ok" for c in completions),
         "mean_tokens": mean(len(c.token_ids) for c in completions),
-        "replies": [{"row": row.id, "reply": c.text} for (row, _), c in zip(chosen, completions, strict=True)],
+        "replies": [{"row": row.id, "reply": c.text} for row, c in zip(chosen, completions, strict=True)],
     }
 
 
@@ -142,8 +165,6 @@ def _outcome(
         },
         chat_template_hash=template_hash(tokenizer),
     )
-    if not sampled and config.sample_prompts and config.min_stop_rate:
-        outcome.failed_gates.append("the stop rate could not be measured: no replies could be sampled")
     if sampled and sampled["stop_rate"] < config.min_stop_rate:
         outcome.failed_gates.append(f"stop rate {sampled['stop_rate']:.2f} is below min_stop_rate={config.min_stop_rate}")
     return outcome

@@ -19,7 +19,7 @@ from safework_cli.lm.hf import HFEngine
 from safework_cli.lm.models import load_model, load_tokenizer
 from safework_cli.lm.thoughts import ThoughtReader
 from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
+from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text, training_rows
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts_stage import RolloutsConfig
@@ -45,7 +45,7 @@ class Prefix:
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Works chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
     data, model = inputs.one("data"), inputs.one("model")
-    rows = [row for row in data.rows() if not config.tasks or row.task in config.tasks][: config.limit]
+    rows = [row for row in training_rows(data, work.progress.note) if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     require_text(rows, data, "the policy is sent")
     judges = {

@@ -24,14 +24,24 @@ def write_reports(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, made_o
     (work.output / "verifier_card.md").write_text(text, encoding="utf-8")
 
 
+SEEDS = {
+    "split, order of rows, LoRA initialisation, dropout, bootstrap, attacks": "seed",
+    "matrix products": "not pinned: other hardware or thread counts round differently",
+}
+
+
+def unmeasured(metrics: dict[str, Any], why: str, template: str | None) -> Outcome:
+    """Of a verifier that was trained and could not be measured: its temperature stays 1, and the command exits with 5."""
+    made = Outcome(metrics=metrics, seeds=dict(SEEDS), chat_template_hash=template)
+    made.not_measured(f"{why}; it is neither calibrated nor measured (safework verifier wrap measures it)")
+    return made
+
+
 def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, work: WorkDir) -> Outcome:
     """Metrics, the gate on accuracy, and a warning for every baseline that is as good."""
     made = Outcome(
         metrics=metrics,
-        seeds={
-            "split, order of rows, LoRA initialisation, dropout, bootstrap, attacks": "seed",
-            "matrix products": "not pinned: other hardware or thread counts round differently",
-        },
+        seeds=dict(SEEDS),
         chat_template_hash=template,
     )
     accuracy = metrics["accuracy"]["value"]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from safework_cli.artifacts import Artifact
 from safework_cli.errors import InputError
 from safework_cli.journal import open_journal, read_journal, write_line
+from safework_cli.paths import user_path
 from safework_cli.rows import Message, truth_of
 from safework_cli.stage import Inputs, Outcome, WorkDir
 from safework_cli.suites.tables import read_table
@@ -29,7 +30,7 @@ Item = tuple[str, Exchange]
 def score(config: ScoreConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Judges chunk by chunk; chunks that an earlier, killed run finished are not judged again."""
     data = inputs.maybe("data")
-    items = list(islice(of_artifact(data) if data else of_file(Path(str(config.file)).expanduser()), config.limit))
+    items = list(islice(of_artifact(data) if data else of_file(user_path(str(config.file))), config.limit))
     if not items:
         raise InputError(f"{data.ref if data else config.file} holds no replies", "there is nothing to judge")
     verifiers: dict[str, Verifier] = {

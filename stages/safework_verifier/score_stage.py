@@ -13,6 +13,7 @@ from pydantic import Field
 from safework_cli.artifacts.manifest import sha256_of
 from safework_cli.artifacts.references import artifact_name
 from safework_cli.errors import InputError
+from safework_cli.paths import user_path
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, cosmetic
 from safework_cli.suites.tables import format_of
 from safework_cli.verifiers.rules.registry import RuleText, rule_digests
@@ -26,15 +27,15 @@ class ScoreConfig(StageConfig):
     `id`, `answer` (the gold answer), `harmful` and `meta` where it has them."""
     rules: list[RuleText] = Field(default_factory=list)
     """Rule verifiers that judge as well: refusal, format, correctness, …; with parameters as in "math{time_limit_seconds: 20}"."""
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(None, ge=1, le=10**9)
     """How many replies are judged, from the first; default all."""
     max_failed: float = Field(0.05, ge=0, le=1)
     """Share of verdicts that may be missing before the command exits with 5."""
     trust_remote_code: bool = False
     """Run Python code that the models' folders bring along."""
-    chunk_rows: int = cosmetic(512, ge=1)
+    chunk_rows: int = cosmetic(512, ge=1, le=2**20)
     """Replies judged between two writes; finished ones survive a kill."""
-    batch_size: int = cosmetic(32, ge=1)
+    batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Replies in a forward pass."""
 
 
@@ -56,7 +57,7 @@ class ScoreStage(Stage):
         if not judges:
             plan.refuse("nobody is to judge", "no verifier and no rule was given", "verifiers.safety=REF, or 'rules=[refusal]'")
         if config.file is not None:
-            path = Path(config.file).expanduser()
+            path = user_path(config.file)
             if path.is_file():
                 format_of(path)
             else:
@@ -71,7 +72,7 @@ class ScoreStage(Stage):
 
     def external_digests(self, config: ScoreConfig) -> dict[str, str]:
         """The file's content, and what the rules rest on."""
-        path = Path(config.file).expanduser() if config.file else None
+        path = user_path(config.file) if config.file else None
         return rule_digests(config.rules) | ({"file": sha256_of(path)} if path and path.is_file() else {})
 
 

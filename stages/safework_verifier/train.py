@@ -14,7 +14,7 @@ from safework_cli.lm.layers import keep_first_layers, lora_config, merged, train
 from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import multiplies_in_bf16, optimisation_of, run_training, training_arguments
 from safework_cli.lm.vision import load_processor
-from safework_cli.stage import Outcome, WorkDir
+from safework_cli.stage import Outcome, WorkDir, after_training
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -22,7 +22,7 @@ from safework_verifier.attacks import augmented
 from safework_verifier.measure import measure
 from safework_verifier.probe import fit_probe, last_features, write_head
 from safework_verifier.rows import Parts, class_weights, labelled_rows, take_apart
-from safework_verifier.save import outcome, write_reports
+from safework_verifier.save import outcome, unmeasured, write_reports
 from safework_verifier.train_stage import VerifierTrainConfig
 from safework_verifier.trainer import Examples, LabelTrainer
 
@@ -46,14 +46,20 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
     trained = cast_weights(trained, pick_dtype(config.dtype)).eval()
     verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
-    metrics = measure(verifier, parts, config.attack_rows, config.seed, work)
-    metrics["rows"] |= {"missing_label": missing, "train_truncated": cut}
-    metrics["steps"] = steps
+    metrics, why = after_training("measuring", work, lambda: measure(verifier, parts, config.attack_rows, config.seed, work))
     with work.progress.phase("save"):
         save_model(trained, processor or tokenizer, work.output)
         spec.write(work.output)
-        write_reports(spec, metrics, parts, (model_artifact.ref, data.ref), work)
-    return outcome(metrics, config.min_accuracy, template_hash(tokenizer), work)
+    counts = {"train": len(parts.train), "missing_label": missing, "train_truncated": cut}
+    if metrics is None:
+        return unmeasured({"rows": counts, "steps": steps}, why, template_hash(tokenizer))
+    metrics["rows"] |= counts
+    metrics["steps"] = steps
+    _, why = after_training("the card", work, lambda: write_reports(spec, metrics, parts, (model_artifact.ref, data.ref), work))
+    made = outcome(metrics, config.min_accuracy, template_hash(tokenizer), work)
+    if why:
+        made.not_measured(why)
+    return made
 
 
 def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:

@@ -34,20 +34,20 @@ class VerifierTrainConfig(SupervisedConfig):
     instruction: Literal["definitions", "short"] = "definitions"
     """What the judge is told: every class defined, or one line. "short" costs a third of the tokens and suits backbones that learn
     the classes from examples."""
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, le=1)
     """Peak learning rate. (Usable defaults: 2e-5 in full, 2e-4 with LoRA; SafeWork-R1's own are not known.)"""
-    per_device_eval_batch_size: int = Field(32, ge=1)
+    per_device_eval_batch_size: int = Field(32, ge=1, le=2**16)
     """Rows per forward pass when judging."""
-    max_length: int = Field(1024, ge=32)
+    max_length: int = Field(1024, ge=32, le=10**7)
     """Tokens of a whole judge prompt, in training and ever after; a longer reply loses its middle, and both are counted."""
-    keep_layers: int | None = Field(None, ge=1)
+    keep_layers: int | None = Field(None, ge=1, le=10_000)
     """Backbone depth: keep the first n layers and drop the rest, for a judge that costs that much less in every later step."""
     head: Literal["keep", "probe"] = "keep"
     """Where the labels' output embeddings come from: those of the model, or a logistic regression on its features before any gradient step
     (LP-FT, arXiv 2202.10054). "probe" unties the output embedding."""
-    probe_l2: float = Field(0.01, ge=0)
+    probe_l2: float = Field(0.01, ge=0, le=1e6)
     """Weight of the squared norm in that regression."""
-    train_layers: int | None = Field(None, ge=0)
+    train_layers: int | None = Field(None, ge=0, le=10_000)
     """Train the top n layers and the final norm only; embeddings and lower layers stay as they are, and so much of the backward pass
     falls away. 0 trains none: the probe alone is the verifier."""
     lora: Lora | None = None
@@ -76,7 +76,7 @@ class VerifierTrainConfig(SupervisedConfig):
     cut_short_share: float = Field(0.0, ge=0, le=1)
     """Of the refusals whose first sentence refuses already: the share to learn from once more as that sentence alone. Some models refuse in
     one sentence, others lecture; a judge that has read the one kind calls the other compliance."""
-    attack_rows: int = Field(50, ge=0)
+    attack_rows: int = Field(50, ge=0, le=10**6)
     """Held-out rows that each attack of the card's sheet is tried on; 0 leaves the sheet out."""
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""

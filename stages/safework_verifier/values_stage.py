@@ -14,24 +14,24 @@ from pydantic import Field
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.errors import SafeworkError
 from safework_cli.lm.settings import SupervisedConfig
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir, training_rows
 from safework_verifier.prefixes import Prefixes, take_apart, valued_rows
 
 
 class ValuesConfig(SupervisedConfig):
     """Settings of ``safework verifier values``."""
 
-    learning_rate: float = Field(2e-5, gt=0)
+    learning_rate: float = Field(2e-5, gt=0, le=1)
     """Peak learning rate of the backbone."""
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head_learning_rate: float = Field(1e-3, gt=0, le=1)
     """Peak learning rate of the heads, which begin at zero."""
-    per_device_eval_batch_size: int = Field(32, ge=1)
+    per_device_eval_batch_size: int = Field(32, ge=1, le=2**16)
     """Prefixes per forward pass when measuring."""
-    max_length: int = Field(1024, ge=32)
+    max_length: int = Field(1024, ge=32, le=10**7)
     """Tokens of prompt and prefix, in training and ever after."""
-    train_layers: int | None = Field(None, ge=0)
+    train_layers: int | None = Field(None, ge=0, le=10_000)
     """Train the top n layers, the final norm and the heads only; 0 trains the heads alone."""
-    routing_weight: float = Field(0.2, ge=0)
+    routing_weight: float = Field(0.2, ge=0, le=1000)
     """Weight of the routing's loss beside that of the values."""
     eval_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the prompts held out; half of them fit the temperatures, the other half is reported."""
@@ -41,7 +41,7 @@ class ValuesConfig(SupervisedConfig):
 
 class ValuesStage(Stage):
     name = "verifier values"
-    version = 4  # 2: sources are divided alike between temperature and report; 3: unrounded positions; 4: an opened thought is opened once
+    version = 4  # 3: measured with unrounded positions; 4: an opened thought is opened once, held-out rows are left out
     summary = "Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt."
     Config = ValuesConfig
     inputs = {
@@ -54,7 +54,7 @@ class ValuesStage(Stage):
         model, data = inputs.one("model"), inputs.one("data")
         plan = Plan(name=f"{model.name}-values")
         try:
-            rows, principles = valued_rows(data.rows(), data.ref)
+            rows, principles = valued_rows(training_rows(data), data.ref)
             parts = take_apart(rows, config.eval_fraction, config.seed)
         except SafeworkError as refusal:
             plan.refusals.append(refusal)

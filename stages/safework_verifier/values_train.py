@@ -21,7 +21,7 @@ from safework_cli.lm.layers import train_top_layers
 from safework_cli.lm.models import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.lm.training import StepSampler, optimisation_of, run_training, step_sampler, training_arguments
 from safework_cli.rows import Row
-from safework_cli.stage import Outcome, WorkDir
+from safework_cli.stage import Outcome, WorkDir, after_training, training_rows
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, hidden_ends, save_heads
 from safework_verifier.metrics import cluster_bootstrap, estimate
@@ -117,7 +117,7 @@ def value_loss(
 
 def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
     """Splits, trains, fits temperatures, measures, saves."""
-    rows, principles = valued_rows(data.rows(), data.ref)
+    rows, principles = valued_rows(training_rows(data, work.progress.note), data.ref)
     parts = take_apart(rows, config.eval_fraction, config.seed)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
@@ -142,22 +142,25 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
 
     backbone = cast_weights(backbone, pick_dtype(config.dtype)).eval()
     values = ValueModel(backbone, tokenizer, heads.eval(), spec, batch_size=config.per_device_eval_batch_size)
-    metrics = measure(values, parts, config.seed, work) | {"steps": state.global_step}
+    metrics, why = after_training("measuring", work, lambda: measure(values, parts, config.seed, work))
     with work.progress.phase("save"):
         save_model(backbone, tokenizer, work.output)
         save_heads(heads, work.output)
         spec.write(work.output)
-        (work.output / "verifier_card.md").write_text(card(spec, metrics, model_artifact.ref, data.ref), encoding="utf-8")
-    worse = [name for name in principles if metrics["principles"][name]["skill"]["value"] <= 0]
-    notes = [f"{name}: the values are no better than the mean over all prefixes" for name in worse]
-    for note in notes:
-        work.progress.warn(note)
-    return Outcome(
-        metrics=metrics,
-        notes=notes,
+    made = Outcome(
+        metrics=(metrics or {"rows": {"train": len(parts.train)}}) | {"steps": state.global_step},
         seeds={"split, order of rows": f"seed={config.seed}", "matrix products": "not pinned: other hardware rounds differently"},
         chat_template_hash=template_hash(tokenizer),
     )
+    if metrics is None:
+        made.not_measured(f"{why}; the temperatures stay 1, and nothing is known of the values")
+        return made
+    (work.output / "verifier_card.md").write_text(card(spec, made.metrics, model_artifact.ref, data.ref), encoding="utf-8")
+    worse = [name for name in principles if metrics["principles"][name]["skill"]["value"] <= 0]
+    made.notes += [f"{name}: the values are no better than the mean over all prefixes" for name in worse]
+    for note in made.notes:
+        work.progress.warn(note)
+    return made
 
 
 def _arguments(config: ValuesConfig, work: WorkDir) -> TrainingArguments:

@@ -48,7 +48,7 @@ class WrapConfig(StageConfig):
     """The user message, with `{query}`, `{response}` and, for graders, `{reference}`."""
     strict_template: str | None = None
     """The user message for attacks that hide their query, with `{response}` alone; empty for none."""
-    max_length: int = Field(4096, ge=32)
+    max_length: int = Field(4096, ge=32, le=10**7)
     """Tokens of a whole judge prompt; a longer reply loses its middle, and both are counted."""
     reading: Literal["hard", "soft"] = "hard"
     """The verifier's score: that of the most probable label, or the expected one."""
@@ -60,7 +60,7 @@ class WrapConfig(StageConfig):
     """Tokens that a served judge may write; a judge that reasons needs room for its thought."""
     endpoint: EndpointSettings | None = None
     """Where the judge is served, in place of `model`."""
-    attack_rows: int = Field(50, ge=0)
+    attack_rows: int = Field(50, ge=0, le=10**6)
     """With data: rows that each attack of the card's sheet is tried on."""
     eval_fraction: float = Field(0.5, gt=0, lt=1)
     """With data: share of the prompt groups that is used, half to fit the temperature and half to report."""
@@ -70,7 +70,7 @@ class WrapConfig(StageConfig):
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
-    per_device_eval_batch_size: int = cosmetic(16, ge=1)
+    per_device_eval_batch_size: int = cosmetic(16, ge=1, le=2**16)
     """Rows per forward pass."""
 
     def spec(self) -> LabelSpec:

@@ -9,7 +9,9 @@ from pydantic import Field
 
 from safework_cli.config import fingerprint, flatten, resolve
 from safework_cli.errors import ConfigError, InputError
+from safework_cli.paths import user_path
 from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
+from safework_cli.yaml_text import parse_yaml
 
 
 class Lora(Settings):
@@ -96,7 +98,7 @@ def test_words_like_no_and_on_stay_words(tmp_path):
         ("learning_rate=true", "learning_rate must be a number, not True"),
         ("epochs=1.5", "epochs must be a whole number, not 1.5"),
         ("tasks=a", "tasks must be a list, not 'a'"),
-        ("learning_rate=-1", "learning_rate: Input should be greater than 0, not -1"),
+        ("learning_rate=-1", "learning_rate must be above 0, not -1"),
         ("verifiers=x", "verifiers takes several artifacts"),
         ("epochs", "'epochs' is not key=value"),
     ],
@@ -158,3 +160,86 @@ def test_the_fingerprint_changes_with_the_result_and_with_nothing_else():
 
 def test_flatten_keeps_empty_mappings():
     assert dict(flatten({"a": {"b": 1}, "c": {}})) == {"a.b": 1, "c": {}}
+
+
+def test_yaml_is_read_by_the_core_schema_of_1_2():
+    text = "[010, 0o10, 0x1F, +5, 1:30, 1_000, 0b1, 1e-5, .5, -.inf, 2024-01-01, yes, on, ~, true, !!str 5, '010']"
+    assert parse_yaml(text, "here") == [
+        10, 8, 31, 5, "1:30", "1_000", "0b1", 1e-5, 0.5, float("-inf"), "2024-01-01", "yes", "on", None, True, "5", "010",
+    ]  # fmt: skip
+    assert parse_yaml("%YAML 1.1\n---\na: 010", "here") == {"a": 10}
+
+
+def test_merge_keys_take_a_mapping_or_several_and_own_keys_win():
+    text = "base: &base {r: 8, alpha: 16}\none: {<<: *base, r: 4}\ntwo:\n  <<: [*base, {alpha: 1, dropout: 0.5}]\n"
+    assert parse_yaml(text, "here") == {
+        "base": {"r": 8, "alpha": 16},
+        "one": {"r": 4, "alpha": 16},
+        "two": {"r": 8, "alpha": 16, "dropout": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("a: 1\nb: {{ value }}", 2, "placeholder"),
+        ("a: 1\n? [b, c]\n: 2", 2, "a list stands where a key"),
+        ("a: 1\n2: b", 2, "the key 2 is not text"),
+        ("a: 1\na: 2", 2, "given twice"),
+        ("a: {<<: {b: 1}, <<: {c: 1}}", 1, "given twice"),
+        ("a:\n  <<: 3", 2, "takes a mapping"),
+        ("a: !!python/object:os.system x", 1, "not of YAML's core schema"),
+        ("a: !!binary aGk=", 1, "not of YAML's core schema"),
+        ("a: !!int x", 1, "not a whole number"),
+        ("a: 1\nb: [1", 2, "expected"),
+        ("a: 1\n---\nb: 1", 2, "a second document"),
+        ("a: " + "9" * 5000, 1, "5,000 digits"),
+        ("a: " + "[" * 200 + "]" * 200, 1, "nested deeper"),
+        ("a: &a [*a]", 1, "alias of itself"),
+        ("a: b\nc: *d", 2, "undefined alias"),
+        ('a: "\\ud800"', 1, "surrogate"),
+        ("a: &a {b: 1}\n" + "".join(f"k{i}: {i}\n" for i in range(100_000)), 2499, "more than 5,000"),
+    ],
+)
+def test_yaml_that_no_setting_can_be_is_refused_by_its_line(text, line, why):
+    with pytest.raises(ConfigError) as error:
+        parse_yaml(text, "r.yaml")
+    assert f"line {line} " in error.value.what and why in error.value.why and error.value.do
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_aliases_that_multiply_are_refused(merge):
+    lines = ["a0: &a0 {x: 1}" if merge else "a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    for i in range(1, 12):
+        ten = ", ".join([f"*a{i - 1}"] * 10)
+        lines.append(f"a{i}: &a{i}\n  <<: [{ten}]" if merge else f"a{i}: &a{i} [{ten}]")
+    with pytest.raises(ConfigError, match="those that aliases repeat"):
+        parse_yaml("\n".join(lines), "bomb.yaml")
+
+
+def test_names_that_are_no_paths_of_this_machine_are_refused_in_words(tmp_path):
+    with pytest.raises(InputError, match="is not UTF-8(.|\n)*mv"):
+        resolve(TOY, (), ["model=./caf\udce9"], {})
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        given("tasks=[caf\udce9]")
+    with pytest.raises(InputError, match="is not UTF-8"):
+        given(recipes=[tmp_path / "caf\udce9.yaml"])
+    with pytest.raises(InputError, match="too long(.|\n)*300 bytes"):
+        given(recipes=[tmp_path / ("r" * 300)])
+    with pytest.raises(InputError, match="no user 'nobody-of-this-name'"):
+        user_path("~nobody-of-this-name/data")
+    with pytest.raises(InputError, match="NUL"):
+        user_path("a\0b")
+    (tmp_path / "latin.yaml").write_bytes(b"epochs: 1\ntasks: [caf\xe9]\n")
+    with pytest.raises(ConfigError, match=r"latin.yaml, line 2: not UTF-8(.|\n)*iconv"):
+        given(recipes=[tmp_path / "latin.yaml"])
+
+
+def test_messages_stay_short_however_wrong_the_recipe_is(tmp_path):
+    keys = "".join(f"unknown_{i}: {i}\n" for i in range(2000))
+    with pytest.raises(ConfigError, match="and 1,990 more") as error:
+        given(recipes=[recipe(tmp_path, "many.yaml", keys)])
+    assert len(str(error.value)) < 3000
+    with pytest.raises(ConfigError) as error:
+        given("epochs=" + "'" + "9" * 4000 + "'")
+    assert len(str(error.value)) < 400

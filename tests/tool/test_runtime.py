@@ -308,3 +308,17 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]" and "Usage: safework" in done.stdout
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_run_that_is_refused_leaves_its_folder_only_where_there_is_something_to_resume(stage, store, monkeypatch, kept):
+    def refuses(work):
+        (work.path / "journal").write_text("x" if kept else "")
+        (work.output / "begun.txt").write_text("half")
+        (work.checkpoints / "checkpoint-1").mkdir() if kept else work.checkpoints
+        raise InputError("no rows")
+
+    monkeypatch.setattr(NoteStage, "during", staticmethod(refuses))
+    with pytest.raises(InputError, match="no rows"):
+        run(stage, store)
+    assert len(list(store.runs.iterdir())) == kept

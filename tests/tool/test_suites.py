@@ -166,3 +166,27 @@ def test_a_parquet_file_that_unpacks_to_far_more_is_read_a_few_rows_at_a_time(tm
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "bomb.parquet")], capture_output=True, text=True)
     assert done.stdout.strip() == "40", done.stderr
+
+
+def test_tables_that_no_rows_are_written_as_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    wide = tmp_path / "wide.csv"
+    wide.write_text(",".join(f"c{i}" for i in range(200_000)) + "\n" + ",".join("1" for _ in range(200_000)) + "\n")
+    deep, array = tmp_path / "deep.jsonl", tmp_path / "deep.json"
+    deep.write_text('{"q": ' + "[" * 200 + "]" * 200 + "}\n")
+    array.write_text('[{"q": 1}, {"q": ' + "[" * 200 + "]" * 200 + "}]")
+    flat = tmp_path / "flat.jsonl"
+    flat.write_text(json.dumps({"q": [{"a": [i]} for i in range(300)]}) + "\n")
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")])
+    pq.write_table(pa.table({"q": broken}), tmp_path / "latin.parquet")
+    for path, what in (
+        (wide, "200,000 columns"),
+        (deep, "line 1: nested deeper than 100"),
+        (array, "object 2: nested deeper than 100"),
+        (tmp_path / "latin.parquet", "a text that is not UTF-8"),
+    ):
+        with pytest.raises(InputError, match=what):
+            list(read_table(path))
+    assert len(list(read_table(flat))) == 1

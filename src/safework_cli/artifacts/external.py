@@ -46,7 +46,8 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
     kind = kind_of_folder(path) if path.is_dir() else ("dataset" if path.suffix == ".parquet" else None)
     if kind is None:
         hint = (
-            "build a dataset from it: safework data build sources='[{kind: file, path: …}]'"
+            f"make rows of it: safework data build sources='[{{kind: file, path: {reference}, subset: sft, task: general, "
+            "columns: {prompt: COLUMN, reply: COLUMN}}]', then name what it prints, as in data=NAME:sft"
             if path.suffix in _DATASET_SUFFIXES
             else "safework artifacts ls"
         )

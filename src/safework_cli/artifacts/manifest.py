@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safework_cli.errors import InputError, nearest
+from safework_cli.rows import HELDOUT, stream_rows
 from safework_cli.stage import KINDS
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _DIGEST_FIELD = re.compile(rb'\n  "manifest_sha256": "([^"]*)"')
 _AGAIN = "run the stage that made it again with --fresh"
 _IGNORED = re.compile(r"\.manifest\.json\.[^/]*\.tmp|\.nfs[0-9a-f]+")
 """Files that are not of the payload: what a kill in the middle of pinning leaves, and what NFS keeps for a deleted file that is open."""
+_TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
 
 
 class NotThere(InputError):
@@ -191,21 +193,38 @@ class Artifact:
         """The subsets of a dataset: its folders that hold Parquet files."""
         return sorted({entry.path.split("/")[0] for entry in self.manifest.files if entry.path.endswith(".parquet") and "/" in entry.path})
 
-    def rows(self) -> list[Row]:
-        """Every row of a dataset (of the subset, where one is named). Raises InputError where the subset is open or unknown."""
-        from safework_cli.rows import read_rows
-
+    def row_files(self) -> list[Path]:
+        """The Parquet files that hold its rows (those of the subset, where one is named), in name order: what the manifest lists, nothing
+        that merely lies beside it. Raises InputError where the subset is open, naming one that may be trained on."""
         if self.kind != "dataset":
             raise InputError(f"{self.ref} is a {self.kind}, not a dataset")
+        tables = sorted(entry.path for entry in self.manifest.files if entry.path.endswith(".parquet"))
         if self.subset:
-            return read_rows(self.path / self.subset)
-        if len(self.subsets) > 1:
+            return [self.path / table for table in tables if table.startswith(f"{self.subset}/")]
+        at_the_top = [table for table in tables if "/" not in table]
+        if len(self.subsets) + bool(at_the_top) > 1:
+            for_training = [subset for subset in self.subsets if subset != HELDOUT] or self.subsets
+            top = f", and rows outside any subset ({at_the_top[0]})" if at_the_top else ""
             raise InputError(
-                f"{self.ref} has several subsets",
-                "which one is meant is not guessed",
-                f"write {self.ref}:{self.subsets[0]} (of {', '.join(self.subsets)})",
+                f"{self.ref} has {'several subsets' if len(self.subsets) > 1 else 'a subset'}{top}",
+                "which rows are meant is not guessed",
+                f"write {self.ref}:{for_training[0]} (of {', '.join(self.subsets)})",
             )
-        return read_rows(self.path)
+        return [self.path / table for table in tables]
+
+    def stream_rows(self) -> Iterator[Row]:
+        """The rows, a batch in memory at a time. In a folder of somebody's, rows without a split are held out where their file is called
+        so (test.parquet, test-00000-of-00001.parquet)."""
+        for path in self.row_files():
+            held_out = self.external is not None and Path(self.external).is_dir() and _TEST_FILE.match(path.name)
+            for row in stream_rows(path):
+                if held_out and not row.split:
+                    row.split = "test"
+                yield row
+
+    def rows(self) -> list[Row]:
+        """Every row of a dataset (of the subset, where one is named). Raises InputError where the subset is open or unknown."""
+        return list(self.stream_rows())
 
     def with_subset(self, subset: str | None) -> Artifact:
         """The same artifact, narrowed. Raises InputError with the nearest name where there is no such subset."""

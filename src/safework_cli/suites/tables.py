@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,6 +21,9 @@ MAX_LINE_BYTES = 100 * 2**20
 MAX_EXPANSION = 200
 """A compressed file that grows by more is a bomb: text shrinks to a tenth, seldom to a fiftieth."""
 FREE_EXPANSION_BYTES = 64 * 2**20
+MAX_COLUMNS = 10_000
+MAX_NESTING = 100
+"""Lists and objects inside each other, in one value: deeper ones are no data, and would end the processes that pass rows on."""
 FORMATS = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
 PARQUET_BATCH_ROWS = 32
 """Few: a kilobyte of Parquet may say one long text a million times, and a batch is unpacked as a whole."""
@@ -109,7 +113,8 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
             continue
         if header is None:
             header = fields
-            twice = next((name for name in header if header.count(name) > 1), None)
+            _refuse_columns(path, len(header))
+            twice = next((name for name, count in Counter(header).items() if count > 1), None)
             if twice is not None:
                 why = "which one is meant is not guessed"
                 raise InputError(f"{path}: the header names column '{twice}' twice", why, "rename one of the two")
@@ -121,6 +126,24 @@ def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
                 f"sed -n '{started}p' '{path}'",
             )
         yield dict(zip(header, fields, strict=True))
+
+
+def _refuse_columns(path: Path, count: int) -> None:
+    if count > MAX_COLUMNS:
+        why = f"{MAX_COLUMNS:,} are read at most"
+        raise InputError(f"{path}: {count:,} columns", why, "is it a matrix of numbers? Keep the columns that the recipe names")
+
+
+def _refuse_nesting(value: Any, text: str | None, where: str) -> None:
+    """Refuses a value that is nested too deep. (Most texts do not hold so many brackets, and are not looked at further.)"""
+    if text is not None and text.count("[") + text.count("{") <= MAX_NESTING:
+        return
+    level = [value]
+    for _ in range(MAX_NESTING):
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item) if isinstance(inner, dict | list)]
+        if not level:
+            return
+    raise InputError(f"{where}: nested deeper than {MAX_NESTING}", "no row is written so", "check what wrote the file")
 
 
 def _read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -137,6 +160,7 @@ def _object(text: str, where: str) -> dict[str, Any]:
         raise InputError(f"{where}: not JSON", why, "write one JSON object a line, or set format:") from None
     except (ValueError, RecursionError) as error:  # a number of 5,000 digits, brackets nested ten thousand deep
         raise InputError(f"{where}: not usable JSON", str(error)) from None
+    _refuse_nesting(value, text, where)
     if not isinstance(value, dict):
         what = f"{where}: a JSON {type(value).__name__}, not an object"
         raise InputError(what, "", 'write one JSON object a line, such as {"prompt": "…"}')
@@ -147,6 +171,8 @@ def _read_json(path: Path) -> Iterator[dict[str, Any]]:
     value = load_json(path)
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise InputError(f"{path}: not an array of JSON objects", "", "if it holds one object a line, set format: jsonl")
+    for number, item in enumerate(value, 1):
+        _refuse_nesting(item, None, f"{path}, object {number}")
     yield from value
 
 
@@ -170,7 +196,16 @@ def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         with pq.ParquetFile(path) as table:
+            _refuse_columns(path, len(table.schema_arrow))
+            short = [field.name for field in table.schema_arrow if pa.types.is_float32(field.type) or pa.types.is_float16(field.type)]
             for batch in table.iter_batches(batch_size=PARQUET_BATCH_ROWS):
-                yield from batch.to_pylist()
+                records = batch.to_pylist()
+                for name in short:  # 0.1 was written, and not 0.10000000149011612
+                    for record, number in zip(records, batch.column(name).to_numpy(zero_copy_only=False), strict=True):
+                        record[name] = record[name] if record[name] is None else float(str(number))
+                yield from records
     except pa.ArrowException as error:
         raise InputError(f"{path}: not a readable Parquet file", str(error).splitlines()[0], "check that it was copied whole") from None
+    except UnicodeDecodeError as error:
+        do = "write the column's text as UTF-8, or as binary where it is none"
+        raise InputError(f"{path}: a text that is not UTF-8", f"{error.reason}: {error.object[:40]!r}", do) from None

@@ -73,15 +73,17 @@ def test_every_planted_fault_is_dropped_by_name_and_the_rest_is_kept(work: WorkD
     )  # fmt: skip
     assert outcome.metrics["dropped"] == {
         "exact duplicate": 1, "near duplicate": 1, "evaluation prompt": 1, "malformed thought": 1, "truncated reply": 1, "no prompt": 1,
-        "no reply": 1, "over-long": 1, "not valid Unicode": 1, "other language": 1,
+        "no reply": 1, "over-long": 1, "other language": 1,
     }  # fmt: skip
-    assert [row.id for row in rows_of(work, "cot")] == ["train/1", "train/3"]
-    assert outcome.metrics["subsets"]["cot"] == {"rows": 2, "splits": {"train": 2}, "tasks": {"general": 2}, "languages": {"en": 2}}
-    assert (outcome.metrics["rows"], outcome.metrics["read"], outcome.failed_items, outcome.tolerated_items) == (3, 13, 10, 11)
+    assert [row.id for row in rows_of(work, "cot")] == ["train/1", "train/3", "train/11"]
+    assert rows_of(work, "cot")[2].question == "What is \ufffd?"
+    assert outcome.notes == ["lone surrogates are replaced by U+FFFD: 1 rows"]
+    assert outcome.metrics["subsets"]["cot"] == {"rows": 3, "splits": {"train": 3}, "tasks": {"general": 3}, "languages": {"en": 3}}
+    assert (outcome.metrics["rows"], outcome.metrics["read"], outcome.failed_items, outcome.tolerated_items) == (4, 13, 9, 11)
     drops = {d["id"]: d for d in map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())}
     assert drops["train/5"]["suite"] == "heldout" and "of held/1" in drops["train/5"]["detail"]
     assert drops["train/2"] == {"id": "train/2", "source": "train", "subset": "cot", "reason": "exact duplicate", "detail": "of train/1"}
-    assert len(drops) == 10
+    assert len(drops) == 9
 
 
 def test_a_group_that_another_source_holds_out_is_no_training(work: WorkDir, tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_messages_lists_of_answers_and_option_numbers(work: WorkDir, tmp_path: P
     assert (first.messages, first.answer, first.meta["aliases"]) == (talk, "one", ["two"])
     assert (second.answer, second.meta["choices"]) == ("B", ["x", "y"])
     assert outcome.metrics["dropped"] == {
-        "content is not text": 1, "messages are not readable": 1, "schema: roles do not alternate user/assistant": 1,
+        "schema: a message is empty": 1, "messages are not readable": 1, "schema: roles do not alternate user/assistant": 1,
     }  # fmt: skip
 
 
@@ -202,7 +204,13 @@ def test_parquet_globs_and_limits(work: WorkDir, tmp_path: Path) -> None:
     for part in (1, 2):
         pq.write_table(pa.table({"q": [f"Question {part} {i} about {'xyz'[i]}" for i in range(3)]}), tmp_path / f"part-{part}.parquet")
     outcome = build(work, source(tmp_path / "part-*.parquet", "rl", columns={"prompt": "q"}, limit=5))
-    assert [row.id for row in rows_of(work, "rl")] == [f"part-_/{i}" for i in range(1, 6)]
+    assert [row.id for row in rows_of(work, "rl")] == [
+        "part-_/part-1/1",
+        "part-_/part-1/2",
+        "part-_/part-1/3",
+        "part-_/part-2/1",
+        "part-_/part-2/2",
+    ]
     assert len(outcome.metrics["sources"]["part-_"]["sha256"]) == 64
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
 from PIL import Image as Picture
 
+from safework_cli.errors import InputError
 from safework_cli.pictures import embedded, open_picture
-from safework_cli.rows import read_rows
+from safework_cli.rows import Image, read_rows
 from safework_cli.stage import Inputs
 from safework_data.build_stage import stage
 
@@ -83,3 +85,67 @@ def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
         open_picture({"bytes": buffer.getvalue(), "path": None})
     with pytest.raises(InputError, match="leads out|outside"):
         embedded("../x.png", Path(__file__).parent)
+
+
+def encoded(picture: Picture.Image, kind: str, **more) -> Image:
+    file = io.BytesIO()
+    picture.save(file, kind, **more)
+    return Image(bytes=file.getvalue(), path=f"picture.{kind.lower()}")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_pictures_stand_the_way_up_that_their_exif_says(kind):
+    """Orientation 6: the camera was turned, and the first column of the file is the top row, from right to left."""
+    stored = Picture.new("RGB", (32, 16), (255, 0, 0))
+    stored.paste((0, 0, 255), (0, 0, 16, 16))
+    exif = Picture.Exif()
+    exif[0x0112] = 6
+    seen = open_picture(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
+    assert seen.size == (16, 32)
+    top, bottom = seen.getpixel((8, 4)), seen.getpixel((8, 28))
+    assert top[2] > 200 > 60 > top[0] and bottom[0] > 200 > 60 > bottom[2]
+
+
+def test_grey_pictures_of_16_bits_are_scaled():
+    import numpy as np
+
+    picture = Picture.fromarray(np.array([[0, 30_000], [65_535, 257]], dtype=np.uint16))
+    seen = open_picture(encoded(picture, "PNG"))
+    assert [seen.getpixel(at)[0] for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 117, 255, 1]
+
+
+FOREIGN = {
+    "an EPS, which Pillow would hand to Ghostscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+    "an AVIF cut off": b"\0\0\0 ftypavif\0\0\0\0avifmif1miafMA1B" + b"\0" * 99,
+    "a DDS of nonsense": b"DDS |\0\0\0" + b"\1" * 200,
+    "an ICO": b"\0\0\1\0\1\0\1\1\0\0\1\0\x18\0\x30\0\0\0\x16\0\0\0" + b"\0" * 48,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_formats_that_are_not_on_the_list_are_not_decoded(content, monkeypatch):
+    monkeypatch.setattr("subprocess.run", None)
+    monkeypatch.setattr("subprocess.Popen", None)
+    with pytest.raises(InputError, match="none of PNG, JPEG"):
+        open_picture(Image(bytes=content, path="cat.png"))
+
+
+def test_a_broken_picture_of_any_kind_is_a_dropped_row_and_not_the_end(work, tmp_path):
+    good = tmp_path / "good.png"
+    Picture.new("RGB", (8, 8)).save(good)
+    names = ["good.png"]
+    for number, content in enumerate(FOREIGN.values()):
+        (tmp_path / f"{number}.png").write_bytes(content)
+        names.append(f"{number}.png")
+    whole = io.BytesIO()
+    Picture.new("RGB", (40, 40), (1, 2, 3)).save(whole, "TIFF")
+    rng = random.Random(0)
+    for number in range(20):
+        broken = bytearray(whole.getvalue())
+        for _ in range(4):
+            broken[rng.randrange(200)] = rng.randrange(256)
+        (tmp_path / f"b{number}.tif").write_bytes(bytes(broken[: rng.randrange(20, len(broken))]))
+        names.append(f"b{number}.tif")
+    outcome, drops = build(work, tmp_path, [{"id": n, "q": f"What is on {n}?", "image": n} for n in names])
+    assert {reason for reason, _ in drops.values()} == {"unreadable image"} and len(drops) >= 4
+    assert outcome.metrics["rows"] + len(drops) == len(names)

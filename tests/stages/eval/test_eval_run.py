@@ -178,9 +178,9 @@ def test_an_error_of_the_engine_is_raised_as_it_is(evaluate: Evaluate, monkeypat
         evaluate()
 
 
-def test_a_prompt_without_room_is_counted_and_not_cut(evaluate: Evaluate, work: WorkDir, data: Artifact) -> None:
+def test_a_prompt_without_room_is_counted_and_not_cut(evaluate: Evaluate, work: WorkDir, data: Artifact, store: Store) -> None:
     write_rows(data.path / "b.parquet", [Row("long", "safety", user("x" * 5000), harmful=True)])
-    outcome = evaluate()
+    outcome = evaluate({"data": store.resolve(str(data.path), ("dataset",))})
     assert outcome.failed_items == 2
     assert summary_of(work)["suites"]["harmful"]["failed"] == 1
     assert next(iter(summary_of(work)["suites"]["harmful"]["errors"])).endswith("exceed the model's 4096 positions")

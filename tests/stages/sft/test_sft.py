@@ -204,11 +204,11 @@ def test_learned_positions_end_and_nothing_is_a_traceback(name, tiny_model, stor
     assert outcome.metrics["dropped"] == {"longer than the model's 150 positions": 4} and outcome.metrics["samples"]["n"] == 3
     for old in work.checkpoints.iterdir():
         os.rename(old, work.path / f"old-{old.name}")
-    config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=150, max_dropped=0.5, min_stop_rate=0.1)
+    config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=150, max_dropped=0.5)
     outcome = train(config, model, data, work)
-    assert (
-        outcome.metrics["samples"] == {} and "could not be measured" in outcome.failed_gates[0] and (work.output / "config.json").exists()
-    )
+    assert outcome.metrics["samples"] == {} and (work.output / "config.json").exists()
+    with pytest.raises(InputError, match="no training prompt leaves room for sample_max_tokens=150"):
+        train(config.model_copy(update={"min_stop_rate": 0.1}), model, data, work)
 
 
 def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
@@ -277,3 +277,73 @@ def test_the_plan_counts_and_refuses(tiny_artifact, toy_data):
     plan = stage.plan(SftConfig(max_steps=7), inputs)
     assert plan.optimizer_steps == 7 and plan.name == "tiny-sft" and not plan.refusals
     assert stage.plan(SftConfig(lora={}, train_layers=1), inputs).refusals
+
+
+def no_room(config, model, folder):
+    """A copy of a model with fewer positions."""
+    import shutil
+
+    shutil.copytree(model, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(settings | config))
+    return folder
+
+
+def test_samples_are_asked_of_rows_that_were_trained_on_and_leave_room(tiny_model, work, tmp_path):
+    from safework_cli.lm.hf import HFEngine
+    from safework_sft.train import prompts_to_sample
+
+    model = load_model(no_room({"max_position_embeddings": 128}, tiny_model, tmp_path / "short"), dtype="float32")
+    tokenizer = load_tokenizer(tiny_model)
+    rows = [row("dropped", "q" * 300, "a"), row("fills", "q" * 60, "a"), row("fits", "q", "a"), row("talk", "q", "a", "q" * 9, "a")]
+    encoded = encode_rows(rows, tokenizer, [tokenizer.eos_token_id], max_length=120)
+    engine = HFEngine(model, tokenizer)
+    assert [kept.id for kept in encoded.rows] == ["fills", "fits", "talk"]
+    chosen = prompts_to_sample(SftConfig(sample_max_tokens=64), encoded, engine, work)
+    assert [kept.id for kept in chosen] == ["fits", "talk"]
+    assert prompts_to_sample(SftConfig(sample_max_tokens=127), encoded, engine, work) == []
+    assert "nothing will be known" in (work.path / "events.jsonl").read_text()
+    with pytest.raises(InputError, match=r"leaves room for sample_max_tokens=127(.|\n)*min_stop_rate=0.5"):
+        prompts_to_sample(SftConfig(sample_max_tokens=127, min_stop_rate=0.5), encoded, engine, work)
+
+
+def test_an_error_behind_the_training_keeps_the_model_and_is_said(tiny_artifact, toy_data, store, work, monkeypatch):
+    import safework_sft.train as module
+    from safework_cli.config import resolve
+    from safework_cli.errors import EXIT_TOO_MANY_FAILED, Interrupted
+    from safework_cli.runtime import execute, prepare
+
+    def broken(*_):
+        raise RuntimeError("out of memory, say")
+
+    monkeypatch.setattr(module, "_sample", broken)
+    words = ["model=tiny", "data=toy:cot", "max_steps=1"]
+    result = execute(prepare(stage, resolve(stage, (), words, {}), store), store, quiet=True)
+    assert result.exit_code == EXIT_TOO_MANY_FAILED and result.artifact.ref == "model/tiny-sft@v1"
+    assert result.artifact.manifest.notes == ["sampling failed after training: RuntimeError: out of memory, say"]
+    load_model(result.artifact.path)
+    again = execute(prepare(stage, resolve(stage, (), words, {}), store), store, quiet=True)
+    assert again.already and again.exit_code == EXIT_TOO_MANY_FAILED
+
+    def stopped(*_):
+        raise Interrupted("interrupted by Ctrl-C")
+
+    monkeypatch.setattr(module, "_sample", stopped)
+    with pytest.raises(Interrupted, match="Ctrl-C"):
+        execute(prepare(stage, resolve(stage, (), [*words, "seed=1"], {}), store), store, quiet=True)
+
+
+def test_held_out_rows_are_not_trained_on(tiny_artifact, store, commit, work):
+    from safework_cli.rows import write_rows
+
+    payload = store.staging()
+    (payload / "cot").mkdir()
+    write_rows(payload / "cot" / "train.parquet", [row(f"t{i}", f"q{i}", "a", split="train") for i in range(4)])
+    write_rows(payload / "cot" / "test.parquet", [row("held", "q", "a", split="test")])
+    data = commit(payload, "dataset", "split").with_subset("cot")
+    outcome = train(SftConfig(max_steps=1, sample_prompts=0), tiny_artifact, data, work)
+    assert outcome.metrics["rows"] == 4
+    from safework_cli.stage import Inputs
+
+    plan = stage.plan(SftConfig(), Inputs({"model": tiny_artifact, "data": data}))
+    assert "(4 rows)" in plan.lines[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,3 +321,25 @@ def test_a_killed_training_goes_on_to_the_same_weights(cli, kill_behind, store, 
 def test_rules_alone_may_judge_rollouts(cli, tiny_artifact, toy_data):
     done = cli("verifier", "rollouts", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "rules.safety=refusal", "--dry-run")
     assert done.returncode == 0 and "safety by rule:refusal" in done.stdout + done.stderr, done.stderr
+
+
+def test_a_value_model_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_path, tiny_model, monkeypatch):
+    import safework_verifier.values_train as module
+
+    (tmp_path / "data").mkdir()
+    write_rows(tmp_path / "data" / "train.parquet", toy_rows())
+    held = [replace(row, id=f"{row.id}-held", split="test", meta=row.meta | {"group": f"{row.group}-held"}) for row in toy_rows()[:4]]
+    write_rows(tmp_path / "data" / "test.parquet", held)
+    data = path_artifact(tmp_path / "data", "data", ("dataset",))
+    inputs = Inputs({"model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": data})
+
+    def broken(*_):
+        raise ValueError("no such rows")
+
+    monkeypatch.setattr(module, "measure", broken)
+    work = make_work(tmp_path / "run")
+    config = ValuesConfig(max_steps=1, eval_fraction=0.3, dtype="float32", max_length=256)
+    outcome = values_stage.run(config, inputs, work)
+    check_payload(work.output, "verifier")
+    assert outcome.failed_items == 1 and outcome.notes[0].startswith("measuring failed after training: ValueError")
+    assert "held out (split test)" in (work.path / "events.jsonl").read_text()

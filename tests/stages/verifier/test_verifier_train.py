@@ -274,3 +274,24 @@ def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         VerifierTrainConfig(**wrong)
+
+
+def test_a_verifier_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_path, inputs, monkeypatch):
+    import safework_verifier.train as module
+    from safework_cli.artifacts.payload import check_payload
+
+    def broken(*_):
+        raise ValueError("no such rows")
+
+    monkeypatch.setattr(module, "measure", broken)
+    work = make_work(tmp_path / "run")
+    outcome = stage.run(config(max_steps=1), inputs, work)
+    check_payload(work.output, "verifier")
+    assert (outcome.failed_items, outcome.tolerated_items) == (1, 0)
+    assert outcome.notes[0].startswith("measuring failed after training: ValueError: no such rows; it is neither calibrated nor measured")
+    monkeypatch.undo()
+
+    monkeypatch.setattr(module, "write_reports", broken)
+    work = make_work(tmp_path / "card")
+    outcome = stage.run(config(max_steps=1, attack_rows=0), inputs, work)
+    assert outcome.failed_items == 1 and outcome.metrics["accuracy"]["n"] and "the card failed after training" in outcome.notes[-1]

@@ -1,0 +1,74 @@
+"""What a newcomer with a table and a model folder types first, and whether the answer takes him on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def here(tmp_path: Path, tiny_model: Path, monkeypatch) -> Path:
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copytree(tiny_model, home / "mymodel")
+    lines = [{"prompt": f"What is {n} plus {n + 1}?", "response": f"The sum is {2 * n + 1}."} for n in range(12)]
+    (home / "my.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.chdir(home)
+    return home
+
+
+def source(**changes) -> str:
+    given = {"kind": "file", "path": "my.jsonl", "subset": "sft", "task": "general", "columns": {"prompt": "prompt", "reply": "response"}}
+    return "sources=" + json.dumps([{key: value for key, value in (given | changes).items() if value is not None}])
+
+
+def test_each_message_names_the_next_step(here, cli):
+    def told(*words: str) -> str:
+        done = cli(*words)
+        assert done.returncode in (2, 3) and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    pulled = told("models", "pull", "./mymodel")
+    assert "model=./mymodel" in pulled and "safework artifacts import ./mymodel" in pulled and "hf:./" not in pulled
+    assert "safework artifacts import ./mymodel" in told("models", "pull", "mymodel")
+    assert "did you mean 'smollm2'" in told("models", "pull", "smolm2")
+    assert "hf:org/model" in told("models", "pull", "org/model")
+    assert "kind: file, path: ./my.jsonl, subset: sft" in told("sft", "model=./mymodel", "data=./my.jsonl")
+    missing = told("data", "build", source(subset=None, columns=None))
+    assert "sources.0.subset must be given: The subset that the rows go to" in missing and "sources.0.columns must be given" in missing
+    assert "unknown key 'sources.0.colums'; did you mean 'sources.columns'" in told("data", "build", source(colums={}))
+    assert "did you mean 'reply'? Row fields stand on the left: reply: response" in told(
+        "data", "build", source(columns={"prompt": "prompt", "response": "response"})
+    )
+    assert "no column 'respons'; did you mean 'response'?" in told(
+        "data", "build", source(columns={"prompt": "prompt", "reply": "respons"})
+    )
+    thoughts = told("data", "build", source(subset="cot"))
+    assert "require_thought='[]'" in thoughts and "another name (such as sft)" in thoughts
+    assert cli("data", "build", source(), "heldout=0.3").returncode == 0
+    assert "write dataset/my@v1:sft (of heldout, sft)" in told("sft", "model=./mymodel", "data=my")
+    assert "suites='[{name: mine, rows: {task: general}}]'" in told("eval", "model=./mymodel", "data=my:heldout")
+    golds = told("eval", "model=./mymodel", "data=my:heldout", "suites=[{name: mine, rows: {task: general}}]")
+    assert "columns: {answer: COLUMN}, constants: {meta.answer_type: exact}" in golds
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        ({"max_characters": 5}, "raise max_characters"),
+        ({"languages": ["zh"]}, "relax languages"),
+        ({"require_label": ["sft"]}, "map a column to meta.label, or relax require_label"),
+    ],
+)
+def test_a_build_that_leaves_no_row_names_the_rule_to_relax(here, work, settings, way):
+    from safework_cli.errors import InputError
+    from safework_cli.stage import Inputs
+    from safework_data.build_stage import stage
+
+    config = stage.Config.model_validate({"sources": json.loads(source().removeprefix("sources=")), **settings})
+    with pytest.raises(InputError) as error:
+        stage.run(config, Inputs({}), work)
+    assert error.value.do == way

@@ -1,0 +1,91 @@
+"""Which rows a reference to a dataset stands for, and which of them may be trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from safework_cli.errors import InputError
+from safework_cli.rows import Row, arrow_schema, write_rows
+from safework_cli.stage import training_rows
+
+
+def rows(*ids: str, split: str = "") -> list[Row]:
+    return [Row(i, "general", [{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": "yes"}], split=split) for i in ids]
+
+
+def ids(found: list[Row]) -> list[str]:
+    return [row.id for row in found]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    home = tmp_path / "exp"
+    (home / "old").mkdir(parents=True)
+    write_rows(home / "train.parquet", rows("a", "b"))
+    write_rows(home / "test.parquet", rows("c"))
+    write_rows(home / "old" / "train.parquet", rows("d"))
+    return home
+
+
+def test_a_file_stands_for_its_own_rows_and_no_others(store, folder):
+    assert ids(store.resolve(f"{folder}/train.parquet", ("dataset",)).rows()) == ["a", "b"]
+    assert ids(store.resolve(f"{folder}/test.parquet", ("dataset",)).rows()) == ["c"]
+
+
+def test_a_folder_is_read_where_it_is_plain_which_rows_are_meant(store, folder):
+    with pytest.raises(InputError, match=r"outside any subset \(test.parquet\)(.|\n)*exp:old"):
+        store.resolve(str(folder), ("dataset",)).rows()
+    assert ids(store.resolve(f"{folder}:old", ("dataset",)).rows()) == ["d"]
+    (folder / "old" / "train.parquet").unlink()
+    found = store.resolve(str(folder), ("dataset",))
+    assert ids(found.rows()) == ["c", "a", "b"] and ids(training_rows(found)) == ["a", "b"]  # test.parquet says what it is for
+
+
+def test_only_files_of_the_manifest_are_read(store, commit):
+    payload = store.staging()
+    (payload / "sft").mkdir()
+    write_rows(payload / "sft" / "train.parquet", rows("a"))
+    found = commit(payload, "dataset", "d")
+    write_rows(found.path / "sft" / "train-2.parquet", rows("stranger"))
+    assert ids(found.rows()) == ["a"] and ids(found.with_subset("sft").rows()) == ["a"]
+
+
+def test_held_out_rows_are_trained_on_only_where_their_subset_is_named(store, commit):
+    payload = store.staging()
+    for subset in ("sft", "heldout", "probe"):
+        (payload / subset).mkdir()
+    write_rows(payload / "sft" / "train.parquet", rows("a", split="train"))
+    write_rows(payload / "sft" / "test.parquet", rows("b", split="test"))
+    write_rows(payload / "heldout" / "test.parquet", rows("c", split="test"))
+    write_rows(payload / "probe" / "test.parquet", rows("d", split="test"))
+    found = commit(payload, "dataset", "d")
+    said: list[str] = []
+    assert ids(training_rows(found.with_subset("sft"), said.append)) == ["a"] and said[0].startswith("1 rows of dataset/d@v1:sft")
+    assert ids(training_rows(found.with_subset("heldout"))) == ["c"]
+    with pytest.raises(InputError, match=r"all 1 rows of dataset/d@v1:probe are held out(.|\n)*dataset/d@v1:heldout"):
+        training_rows(found.with_subset("probe"))
+
+
+def test_a_dataset_of_several_subsets_is_refused_by_the_plan_naming_one_for_training(store, commit, tiny_artifact, cli):
+    payload = store.staging()
+    for subset in ("heldout", "sft"):
+        (payload / subset).mkdir()
+        write_rows(payload / subset / "train.parquet", rows(subset))
+    commit(payload, "dataset", "d")
+    for words in (("sft", "--dry-run"), ("sft",), ("eval", "--dry-run")):
+        done = cli(*words, "model=tiny", "data=d")
+        assert done.returncode == 3 and "write dataset/d@v1:sft (of heldout, sft)" in done.stderr, done.stderr
+    assert not list(store.runs.glob("*")), "a refused run leaves nothing behind"
+
+
+def test_a_file_of_broken_text_is_named(tmp_path, store):
+    schema = arrow_schema()
+    table = pa.Table.from_pylist([row.to_record() for row in rows("a")], schema=schema)
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")])
+    pq.write_table(table.set_column(0, schema.field("id"), broken), tmp_path / "rows.parquet")
+    with pytest.raises(InputError, match="rows.parquet holds rows that cannot be read"):
+        store.resolve(str(tmp_path / "rows.parquet"), ("dataset",)).rows()
