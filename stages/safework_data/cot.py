@@ -130,15 +130,13 @@ class _Teacher:
                 [Message(role="system", content=system), *asked] if system else asked for system, asked in map(self._asked, rows)
             )
             return list(self.endpoint.ask(list(conversations), sampling, config.samples))
-        from safework_cli.lm.chat import encodable, encode_prompt, instructed
+        from safework_cli.lm.asking import ask_for
+        from safework_cli.lm.chat import instructed
 
         tokenizer = self.engine.tokenizer
-        made, refused = encodable(
-            range(len(rows)), lambda place: encode_prompt(tokenizer, instructed(tokenizer, *self._asked(rows[place])))
-        )
-        why = dict(refused)
-        why |= {place: TOO_LONG for place, prompt in made if len(prompt) > self.engine.longest_prompt(sampling)}
-        asked = {place: prompt for place, prompt in made if place not in why}
+        prompts = [ask_for(self.engine, instructed(tokenizer, *self._asked(row)), sampling) for row in rows]
+        why = {place: TOO_LONG if prompt.too_long else prompt.problem for place, prompt in enumerate(prompts) if prompt.problem}
+        asked = {place: prompt.prompt_ids for place, prompt in enumerate(prompts) if place not in why}
         found = self.engine.generate_ids(list(asked.values()), sampling, config.samples)
         said = {place: [Said(c.text, c.finish_reason, len(c.token_ids)) for c in few] for place, few in zip(asked, found, strict=True)}
         return [said.get(place) or [Said("", error=why[place], final=True)] * config.samples for place in range(len(rows))]

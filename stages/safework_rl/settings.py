@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from safework_cli.artifacts.payload import parameter_count
 from safework_cli.lm.settings import Lora, SaveDtype
+from safework_cli.lm.templates import TemplateName
 from safework_cli.stage import Inputs, Plan, Settings, Slot, StageConfig, cosmetic
 
 Weighting = Literal["equal", "std", "clip_filter"]
@@ -126,6 +127,9 @@ class RlConfig(StageConfig):
     require_gradient: bool = True
     """Gate: at least one update must have had a gradient that came of rewards; a run without one exits with 4. A run whose every gradient
     was NaN does so in any case."""
+    chat_template: TemplateName = "model"
+    """Template to speak with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
+    earlier turns) or a name that TRL ships, such as `qwen3_training`."""
     train_layers: int | None = Field(None, ge=1, le=10_000)
     """Train this many of the top layers (and the final norm) only; all weights where null."""
     lora: Lora | None = None

@@ -17,9 +17,10 @@ from safework_cli.checkpoints import read_mark
 from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.errors import InputError
-from safework_cli.lm.chat import TemplateError, encode_prompt
+from safework_cli.lm.chat import TemplateError, dated, encode_prompt
 from safework_cli.lm.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved_dtype, template_hash
+from safework_cli.lm.templates import use_template
 from safework_cli.lm.training import latest_checkpoint, run_training, training_arguments, warmup_share
 from safework_cli.lm.vision import Vision, encode_pictured_prompt, load_processor
 from safework_cli.progress import read_metrics
@@ -77,6 +78,8 @@ def train(
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     tasks = {task for tasks, _ in phases for task in tasks}
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    for speaker in filter(None, (tokenizer, processor)):
+        use_template(speaker, config.chat_template)
     positions = _positions(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
     def encode(row: Row) -> tuple[list[int], Vision | None]:
@@ -84,7 +87,8 @@ def train(
             return encode_pictured_prompt(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
-    rows, dropped = _usable_rows(training_rows(data, work.progress.note), tasks, encode, positions, processor is not None and search is None, config)
+    usable = training_rows(data, work.progress.note)
+    rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
@@ -131,6 +135,7 @@ def train(
         seeds={
             "prompts, order, sampling of each step": f"seed={config.seed}",
             "matrix products": "not pinned: other hardware or thread counts round differently, and sampling amplifies it",
+            **dated(tokenizer),
         },
         chat_template_hash=template_hash(tokenizer),
         notes=warnings,

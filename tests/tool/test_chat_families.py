@@ -9,7 +9,7 @@ from jinja2 import UndefinedError
 
 from families import FAMILIES, family_tokenizer
 from safework_cli.errors import InputError
-from safework_cli.lm.chat import TemplateError, encodable, encode_conversation, encode_prompt, observation_ids
+from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt, instructed, observation_ids
 from safework_cli.lm.models import template_hash
 from safework_cli.lm.templates import named_template, template_folder, template_names, training_variant, use_template
 from safework_cli.lm.thoughts import ThoughtReader
@@ -91,8 +91,10 @@ def test_a_system_message_is_taken_or_refused_in_words(family, spoken):
     if family.system:
         assert "Be brief." in tokenizer.decode(encode_prompt(tokenizer, [SYSTEM, ASKED]))
         return
-    made, refused = encodable([[ASKED], [SYSTEM, ASKED]], lambda messages: encode_prompt(tokenizer, messages))
-    assert len(made) == 1 and refused == [([SYSTEM, ASKED], "the chat template refuses it: System role not supported")]
+    with pytest.raises(TemplateError, match="the chat template refuses it: System role not supported"):
+        encode_prompt(tokenizer, [SYSTEM, ASKED])
+    ours = instructed(tokenizer, "Be brief.", [ASKED])  # an instruction of a stage opens the user's message
+    assert ours == [{"role": "user", "content": "Be brief.\n\nWho built it?"}]
 
 
 def test_a_reply_must_not_write_control_tokens(family, spoken):

@@ -14,7 +14,9 @@ from safework_cli.episode.grammar import Action, Malformed, document_observation
 from safework_cli.episode.index import SearchIndex
 from safework_cli.lm.chat import encode_prompt, observation_ids
 from safework_cli.lm.engine import Completion, Sampling, derived_seed
+from safework_cli.lm.thoughts import control_tokens
 from safework_cli.rows import Message
+from safework_cli.text_safety import disarmed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -132,7 +134,7 @@ def _act(
     if isinstance(action, Action) and action.kind == "answer":
         transcript.answer, transcript.confidence, transcript.ending = action.answer, action.confidence, "answered"
         return
-    observation = _observe(transcript, action, index, limits)
+    observation = disarmed(_observe(transcript, action, index, limits), control_tokens(engine.tokenizer))
     if last:
         transcript.ending = "turns"
         return

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
-from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,7 +28,6 @@ _ANCHOR = "\u241fAnchor\u241f"
 _MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
 _OPENED = re.compile(rf"{THINK_OPEN}\s*$")
 _NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
-T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -144,18 +142,6 @@ def after_opening(prefix: str, content: str) -> str:
         return content
     bare = content.lstrip()
     return bare.removeprefix(THINK_OPEN).lstrip() if bare.startswith(THINK_OPEN) else content
-
-
-def encodable(items: Iterable[T], encode: Callable[[T], Any]) -> tuple[list[tuple[T, Any]], list[tuple[T, str]]]:
-    """Items with what ``encode`` makes of them, and those that the chat template refuses with the reason."""
-    made: list[tuple[T, Any]] = []
-    refused: list[tuple[T, str]] = []
-    for item in items:
-        try:
-            made.append((item, encode(item)))
-        except TemplateError as error:
-            refused.append((item, error.what))
-    return made, refused
 
 
 def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int]) -> Encoded:

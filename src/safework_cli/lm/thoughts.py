@@ -21,6 +21,11 @@ TAIL_TOKENS = 24
 """Tokens of a prompt's end that are looked at: an opened thought is its last word, white space aside."""
 
 
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokenizer's special tokens as text, for ``text_safety.disarmed``."""
+    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
     """How a family writes the beginning and the end of a thought, as regular expressions over text that keeps special tokens."""

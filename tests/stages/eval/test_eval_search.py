@@ -136,8 +136,9 @@ def test_what_a_search_suite_needs(inputs: Any, without: str, config: dict[str, 
     assert refusals and message in str(refusals[0])
 
 
-def test_an_index_of_other_passages_is_refused(inputs: Any, work: WorkDir, actor: Any, tmp_path: Path) -> None:
+def test_an_index_of_other_passages_is_refused(inputs: Any, work: WorkDir, actor: Any, store: Store, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows" / "b.parquet", [question("else", "Who else?", "Ed", passage="elsewhere")])
+    inputs["data"] = store.resolve(str(tmp_path / "rows"), ("dataset",))
     with pytest.raises(InputError, match="1 of 5 questions"):
         run(inputs, work)
 
