@@ -9,22 +9,35 @@ from typing import Any, TextIO
 from safework_cli.errors import InputError
 
 
-def read_journal(path: Path) -> list[dict[str, Any]]:
+def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
     """The records of a journal in order, without a last line that a kill cut in two; none where there is no file.
 
+    Args:
+        broken: takes the errors of lines that are not JSON and of a file that cannot be read, for a reader who can do without.
+
     Raises:
-        InputError: another line is not JSON: no kill does that.
+        InputError: another line is not JSON, and ``broken`` is not given: no kill does that, and a run that resumes needs every line.
     """
     if not path.exists():
         return []
-    *whole, last = path.read_bytes().split(b"\n")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        if broken is None:
+            raise
+        broken.append(InputError(f"{path} cannot be read", str(error.strerror), "check its permissions and the disk"))
+        return []
+    *whole, last = content.split(b"\n")
     records = []
     for number, line in enumerate(whole, 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:
             why = "the file was edited, or the disk is failing"
-            raise InputError(f"{path}: line {number} is not JSON ({error})", why, "run again with --fresh") from None
+            failure = InputError(f"{path}: line {number} is not JSON ({error})", why, "run again with --fresh")
+            if broken is None:
+                raise failure from None
+            broken.append(failure)
     return [*records, json.loads(last)] if _is_json(last) else records
 
 

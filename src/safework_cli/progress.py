@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from safework_cli.errors import InputError
 from safework_cli.journal import open_journal, read_journal, write_line
 from safework_cli.terminal import console, say
 
@@ -100,9 +101,9 @@ class Progress:
         self._metrics.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``: one record per step, the last one written of each."""
-    by_step = {record["step"]: record for record in read_journal(path)}
+def read_metrics(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
+    """Reads ``metrics.jsonl``: one record per step, the last one written of each; ``broken`` as in ``read_journal``."""
+    by_step = {record["step"]: record for record in read_journal(path, broken=broken)}
     return [by_step[step] for step in sorted(by_step)]
 
 

@@ -110,9 +110,9 @@ def guard() -> None:
                 os.dup2(nothing, number)
                 os.close(nothing)
     if not isinstance(sys.stderr, Outlet):
-        sys.stderr = Outlet(sys.stderr or open(2, "w", closefd=False, encoding="utf-8"))  # type: ignore[assignment] # noqa: SIM115
+        sys.stderr = Outlet(sys.stderr or open(2, "w", closefd=False, encoding="utf-8"))  # noqa: SIM115
     if not isinstance(sys.stdout, Outlet):
-        sys.stdout = Outlet(sys.stdout or _Closed(), raw=True, required=True)  # type: ignore[assignment]
+        sys.stdout = Outlet(sys.stdout or _Closed(), raw=True, required=True)
 
 
 def say(text: str) -> None:
@@ -128,7 +128,7 @@ def console(*, stderr: bool = False, **settings: Any) -> Console:
     from rich.segment import Segment
 
     class VisibleConsole(Console):
-        def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:  # type: ignore[override]
+        def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
             for segment in super().render(renderable, options):
                 yield segment if segment.control else Segment(visible(segment.text), segment.style)
 

@@ -37,3 +37,5 @@ def test_a_broken_line_in_the_middle_is_no_kill(tmp_path):
     path.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(InputError, match=r"j\.jsonl: line 2 is not JSON"):
         read_journal(path)
+    broken: list[InputError] = []
+    assert read_journal(path, broken=broken) == [{"step": 1}, {"step": 3}] and "line 2" in str(broken[0])

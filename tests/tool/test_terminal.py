@@ -74,7 +74,6 @@ def hostile_store(store: Store) -> Store:
     [
         ("ls",), ("ls", "--json"), ("show", "a"), ("show", "a", "--json"), ("lineage", "b"), ("lineage", "b", "--json"), ("diff", "a", "b"),
         ("diff", "a", "b", "--json"), ("verify",), ("gc",), ("show", HOSTILE),
-        ("export", "a", "no\x1b]0;x\x07/\udcff/x"),
     ],
     ids=lambda words: " ".join(words[:1]) + str(len(words)),
 )  # fmt: skip

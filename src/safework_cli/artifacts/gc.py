@@ -125,7 +125,7 @@ def _is_over(run: Path, days: float, made: set[str]) -> bool:
 
 
 def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[InputError]) -> list[Path]:
-    found = store.left_behind()
+    found = [*store.left_behind()]
     for manifest in sorted(store.manifests()):
         kind, name = manifest.parts[-4:-2]
         if not is_locked(store.root / ".locks" / f"{kind}.{name}.lock"):

@@ -286,7 +286,7 @@ class Store:
         """Deletes a staging folder."""
         self._staging.done(folder)
 
-    def left_behind(self) -> list[Path]:
+    def left_behind(self) -> Sequence[Path]:
         """Staging folders of processes that are gone."""
         return self._staging.left_behind()
 

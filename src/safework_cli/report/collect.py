@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from safework_cli.artifacts import Artifact
+from safework_cli.errors import InputError
 from safework_cli.journal import read_journal
 from safework_cli.progress import read_metrics
 from safework_cli.report.charts import Node, curve
@@ -102,15 +103,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _warnings(artifact: Artifact) -> list[str]:
-    events = read_journal(artifact.path / "safework" / "events.jsonl")
-    return [str(event.get("text", "")) for event in events if event.get("event") == "warning"]
+    broken: list[InputError] = []
+    events = read_journal(artifact.path / "safework" / "events.jsonl", broken=broken)
+    return [str(e.get("text", "")) for e in events if e.get("event") == "warning"] + [f"left out: {error.what}" for error in broken]
 
 
 def runs(artifacts: Sequence[Artifact]) -> list[Run]:
-    """Every artifact that holds ``safework/metrics.jsonl`` with more than one step."""
+    """Every artifact that holds ``safework/metrics.jsonl`` with more than one step. Lines that are not JSON are left out."""
     found = []
     for artifact in artifacts:
-        records = read_metrics(artifact.path / "safework" / "metrics.jsonl")
+        records = read_metrics(artifact.path / "safework" / "metrics.jsonl", broken=[])
         series: dict[str, tuple[list[int], list[float]]] = {}
         for record in records:
             for name, value in record.items():
@@ -301,7 +303,8 @@ def _rollout(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _hints(artifact: Artifact) -> list[str]:
-    texts = [str(e.get("text", "")) for e in read_journal(artifact.path / "safework" / "events.jsonl") if e.get("event") == "note"]
+    events = read_journal(artifact.path / "safework" / "events.jsonl", broken=[])  # named by the card
+    texts = [str(e.get("text", "")) for e in events if e.get("event") == "note"]
     return [text.removeprefix("hint: ") for text in texts if text.startswith("hint: ")]
 
 
