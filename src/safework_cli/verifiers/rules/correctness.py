@@ -73,10 +73,14 @@ def check_golds(exchanges: Sequence[Exchange], sample: int = 50) -> None:
     """
     comparable = set(ANSWER_TYPES) - {"constraints"}
     golds = [e for e in exchanges if e.answer is not None and e.meta.get("answer_type") in comparable]
-    for exchange in golds:
-        if (problem := CorrectnessRule.gold_problem(exchange)) is not None:
-            what = f"no reply can be compared with the gold answer to {exchange.question[:80]!r}"
-            raise InputError(what, problem, "fix the answer or its meta.answer_type, or leave the row out")
+    problems = [(exchange, why) for exchange in golds if (why := CorrectnessRule.gold_problem(exchange)) is not None]
+    if problems:
+        exchange, why = problems[0]
+        raise InputError(
+            f"no reply can be compared with {len(problems)} of {len(golds)} gold answers, the first of them to {exchange.question[:80]!r}",
+            why,
+            "fix the answer or its meta.answer_type, or leave the row out",
+        )
     step = max(1, -(-len(golds) // max(sample, 1)))
     tried = [Exchange(e.messages, str(e.answer), e.answer, e.harmful, e.meta) for e in golds[::step]]
     failed = [(e, v) for e, v in zip(tried, CorrectnessRule().judge(tried), strict=True) if v.score != 1.0]

@@ -46,7 +46,7 @@ MAX_REPLY_CHARACTERS = 400_000
 """Of a whole reply, thought included: about 100,000 tokens of English, above what reasoning models are sampled to. A longer one is wrong in
 every rule (0, ``UNPARSED``), unread: a verdict must not depend on how busy the machine is, so the bound is on size and not on time."""
 MAX_GOLD_CHARACTERS = 20_000
-"""Of a gold answer, and of its aliases together. A longer one is an error of the row, which ``data build`` drops by name and ``check_golds``
+"""Of a gold answer and its aliases together. A longer one is an error of the row, which ``data build`` drops by name and ``check_golds``
 refuses."""
 
 BUILT_IN: dict[str, str] = {
