@@ -10,6 +10,8 @@ from typing import Any
 
 from safework_cli.row_schema import meta_problem
 from safework_cli.rows import Row, language_of, parse_reply, problems
+from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.rules.correctness import CorrectnessRule
 from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data.drops import Candidate
 from safework_data.settings import BuildConfig
@@ -44,7 +46,7 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
     """id() → fault of replies whose final answer is not the gold one, or breaks a constraint; what no rule can compare stays."""
     if not candidates:
         return {}
-    from safework_cli.verifiers.contract import Exchange, judged
+    from safework_cli.verifiers.contract import judged
     from safework_cli.verifiers.rules import rule_verifier
 
     verdicts = judged(rule_verifier("correctness"), [Exchange.of(candidate.row) for candidate in candidates])
@@ -93,6 +95,8 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
         return "other language", language
     if row.meta.get("answer_type") == "choice" and not _is_choice(row):
         return "answer is not one of the choices", repr(row.answer)[:60]
+    if row.answer is not None and (bad := CorrectnessRule.gold_problem(Exchange.of(row, ""))):
+        return "gold answer that no reply can be compared with", bad
     return _reply_fault(row, subset, config)
 
 

@@ -195,5 +195,5 @@ def test_a_gold_answer_over_the_bound_is_an_error_and_refused_before_a_run():
         (verdict,) = rule_verifier("correctness").judge([bad])
         assert verdict.score is None
         assert "compare at most" in (verdict.error or "")
-        with pytest.raises(InputError, match="too long"):  # wherever it stands: 50 rows are tried, and every size is checked
+        with pytest.raises(InputError, match="compare at most"):  # wherever it stands: 50 rows are tried, and every size is checked
             check_golds([exchange("", "yes", answer_type="exact")] * 120 + [bad] + [exchange("", "no", answer_type="exact")] * 120)

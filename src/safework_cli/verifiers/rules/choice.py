@@ -61,21 +61,40 @@ class ChoiceRule:
     """
 
     name = "choice"
-    version = 1
+    version = 2  # letters are read one by one with what is said of them
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]
 
+    @staticmethod
+    def gold_problem(exchange: Exchange) -> str | None:
+        """Why the gold answer is no letter of the question, or None."""
+        return _letters(exchange)[1]
+
     def _judge(self, exchange: Exchange) -> Verdict:
-        choices = [str(choice) for choice in exchange.meta.get("choices") or []]
-        gold = (exchange.answer or "").strip().strip("().").upper()
-        if len(choices) > len(LETTERS):
-            return Verdict(None, error=f"the question has {len(choices)} choices, and letters go to Z")
-        known = len(choices) or max(UNKNOWN_CHOICES, LETTERS.find(gold) + 1 if len(gold) == 1 else 0)
-        valid = LETTERS[:known]
-        if len(gold) != 1 or gold not in valid:
-            return Verdict(None, error=f"the gold answer {exchange.answer!r} is not a letter among {valid[0]}–{valid[-1]}")
-        chosen = read_letter(exchange.final, options_of(tuple(choices), valid))
+        valid, problem = _letters(exchange)
+        if problem is not None:
+            return Verdict(None, error=problem)
+        chosen = read_letter(exchange.final, options_of(_choices(exchange), valid))
         if chosen is None:
             return Verdict(0.0, UNPARSED)
-        return Verdict(float(chosen == gold), "correct" if chosen == gold else "wrong")
+        right = chosen == _gold(exchange)
+        return Verdict(float(right), "correct" if right else "wrong")
+
+
+def _choices(exchange: Exchange) -> tuple[str, ...]:
+    return tuple(str(choice) for choice in exchange.meta.get("choices") or ())
+
+
+def _gold(exchange: Exchange) -> str:
+    return (exchange.answer or "").strip().strip("().").upper()
+
+
+def _letters(exchange: Exchange) -> tuple[str, str | None]:
+    """The letters of an exchange's question, and why its gold answer is none of them, or None."""
+    count, gold = len(_choices(exchange)), _gold(exchange)
+    if count > len(LETTERS):
+        return LETTERS, f"the question has {count} choices, and letters go to Z"
+    valid = LETTERS[: count or max(UNKNOWN_CHOICES, LETTERS.find(gold) + 1 if len(gold) == 1 else 0)]
+    known = len(gold) == 1 and gold in valid
+    return valid, None if known else f"the gold answer {exchange.answer!r} is not a letter among {valid[0]}–{valid[-1]}"

@@ -1,7 +1,8 @@
 """The words by which replies state, deny and weigh the letters of a multiple-choice question.
 
-Every pattern reads a short stretch before or after a letter (``choice_events.CONTEXT`` characters), lower case, so its cost does not grow with the
-reply. Patterns that end in ``$`` are searched in what stands before a letter, those that begin with ``^`` are matched on what follows it.
+Every pattern reads a short stretch before or after a letter (``choice_events.CONTEXT`` characters), lower case, so its cost does not grow
+with the reply. Patterns that end in ``$`` are searched in what stands before a letter, those that begin with ``^`` are matched on what
+follows it.
 """
 
 from __future__ import annotations

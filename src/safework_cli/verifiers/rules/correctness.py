@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from safework_cli.errors import InputError, nearest
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
-from safework_cli.verifiers.rules.registry import MAX_GOLD_CHARACTERS, over_bound, rule_verifier
+from safework_cli.verifiers.rules.registry import rule_verifier
 
 ANSWER_TYPES = ("choice", "math", "exact", "contains", "constraints")
 """The values of ``meta.answer_type``; each is the name of the rule that compares such an answer."""
@@ -43,6 +43,12 @@ class CorrectnessRule:
     version = 1
     rests_on = ANSWER_TYPES
 
+    @staticmethod
+    def gold_problem(exchange: Exchange) -> str | None:
+        """As the rule of the answer type says; None where there is no gold answer, or no rule for it."""
+        kind = exchange.meta.get("answer_type")
+        return rule_verifier(str(kind)).gold_problem(exchange) if exchange.answer is not None and kind in ANSWER_TYPES else None
+
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         verdicts: list[Verdict | None] = [None] * len(exchanges)
         batches: dict[int, tuple[Verifier, list[int]]] = {}
@@ -60,20 +66,21 @@ def check_golds(exchanges: Sequence[Exchange], sample: int = 50) -> None:
 
     Args:
         exchanges: their replies are ignored; each gold answer is judged as if it were the reply.
-        sample: how many are tried, spread evenly over the sequence. Every gold answer's size is checked.
+        sample: how many are compared with themselves, spread evenly over the sequence. Every one is asked for its size and form.
 
     Raises:
         InputError: names the first gold answer that fails, and how many do.
     """
     comparable = set(ANSWER_TYPES) - {"constraints"}
     golds = [e for e in exchanges if e.answer is not None and e.meta.get("answer_type") in comparable]
-    for exchange in golds:
-        if (long := over_bound(exchange)) is not None:
-            raise InputError(
-                f"the gold answer to {exchange.question[:80]!r} is too long to compare a reply with",
-                long.error or "",
-                f"shorten it to {MAX_GOLD_CHARACTERS:,} characters, or leave the row out",
-            )
+    problems = [(exchange, why) for exchange in golds if (why := CorrectnessRule.gold_problem(exchange)) is not None]
+    if problems:
+        exchange, why = problems[0]
+        raise InputError(
+            f"no reply can be compared with {len(problems)} of {len(golds)} gold answers, the first of them to {exchange.question[:80]!r}",
+            why,
+            "fix the answer or its meta.answer_type, or leave the row out",
+        )
     step = max(1, -(-len(golds) // max(sample, 1)))
     tried = [Exchange(e.messages, str(e.answer), e.answer, e.harmful, e.meta) for e in golds[::step]]
     failed = [(e, v) for e, v in zip(tried, CorrectnessRule().judge(tried), strict=True) if v.score != 1.0]

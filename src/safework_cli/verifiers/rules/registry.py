@@ -6,6 +6,8 @@ A rule is a class with
     version    an integer, raised whenever it could give another verdict on the same exchange
     judge      as in ``Verifier``
     libraries  distributions that its verdicts rest on, beside the standard library (optional)
+    gold_problem
+               exchange → why no reply can be compared with its gold answer, or None; cheap, since every row is asked (optional)
     rests_on   other rules that it calls (optional)
 
 and parameters: the keyword arguments of its constructor, annotated with types and, by ``Annotated[…, Field(gt=0)]``, with bounds. Another
@@ -44,7 +46,8 @@ MAX_REPLY_CHARACTERS = 400_000
 """Of a whole reply, thought included: about 100,000 tokens of English, above what reasoning models are sampled to. A longer one is wrong in
 every rule (0, ``UNPARSED``), unread: a verdict must not depend on how busy the machine is, so the bound is on size and not on time."""
 MAX_GOLD_CHARACTERS = 20_000
-"""Of a gold answer, and of its aliases together. A longer one is an error of the row, which ``check_golds`` refuses before a run."""
+"""Of a gold answer and its aliases together. A longer one is an error of the row, which ``data build`` drops by name and ``check_golds``
+refuses."""
 
 BUILT_IN: dict[str, str] = {
     "choice": "safework_cli.verifiers.rules.choice:ChoiceRule",
@@ -86,6 +89,13 @@ class BoundedRule:
     @property
     def digest(self) -> str:
         return rule_digest(self.spec)
+
+    def gold_problem(self, exchange: Exchange) -> str | None:
+        """Why no reply can be compared with an exchange's gold answer, or None: it is too long, or the rule itself refuses it."""
+        if (long := over_bound(exchange)) is not None and long.error is not None:
+            return long.error
+        asked = getattr(self.rule, "gold_problem", None)
+        return asked(exchange) if asked is not None else None
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         refused = [over_bound(exchange) for exchange in exchanges]
