@@ -13,11 +13,7 @@ from collections.abc import Iterable
 BREAK = "\u200b"
 """Zero-width space."""
 
-_HTML = (
-    "a abbr address article aside b blockquote body br button caption center code col dd del details div dl dt em fieldset figure footer "
-    "form h1 h2 h3 h4 h5 h6 head header hr html i input ins kbd label legend li link main meta nav ol option p pre samp script section "
-    "select small span strong style sub summary sup table tbody td textarea tfoot th thead title tr tt u ul"
-).split()
+_HTML = ["a", "abbr", "address", "article", "aside", "b", "blockquote", "body", "br", "button", "caption", "center", "code", "col", "dd", "del", "details", "div", "dl", "dt", "em", "fieldset", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "head", "header", "hr", "html", "i", "input", "ins", "kbd", "label", "legend", "li", "link", "main", "meta", "nav", "ol", "option", "p", "pre", "samp", "script", "section", "select", "small", "span", "strong", "style", "sub", "summary", "sup", "table", "tbody", "td", "textarea", "tfoot", "th", "thead", "title", "tr", "tt", "u", "ul"]
 """Elements, in lower case, that no model family uses as a token. ``<s>``, ``<img>``, ``<image>``, ``<video>``, ``<ref>`` and ``<box>`` are
 tokens somewhere and are broken."""
 _BRACKETED = (

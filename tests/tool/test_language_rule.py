@@ -54,12 +54,19 @@ def test_an_english_question_is_not_answered_in_another_language(language):
 
 @pytest.mark.parametrize("answer", NONE[:-1])
 def test_a_short_answer_agrees_with_every_question(answer):
-    for question, thought in (("What is six times seven?", "I multiply the two numbers."), ("六乘以七等于多少？", "把两个数相乘。"), ("Wie viel ist sechs mal sieben?", "Ich rechne.")):
+    for question, thought in (
+        ("What is six times seven?", "I multiply the two numbers."),
+        ("六乘以七等于多少？", "把两个数相乘。"),
+        ("Wie viel ist sechs mal sieben?", "Ich rechne."),
+    ):
         assert judged(question, thought, answer) == "same"
 
 
 def test_quotations_and_code_do_not_count():
-    assert judged('What does "Ich weiß es nicht, mein Freund" mean?', "It is German for not knowing.", "It means that somebody does not know.") == "same"
+    assert (
+        judged('What does "Ich weiß es nicht, mein Freund" mean?', "It is German for not knowing.", "It means that somebody does not know.")
+        == "same"
+    )
 
 
 def test_long_replies_are_read_in_a_moment():

@@ -9,17 +9,7 @@ import pytest
 
 from safework_cli.text_safety import BREAK, disarmed
 
-TOKENS = """
-<|im_start|> <|im_end|> <|endoftext|> <|eot_id|> <|start_header_id|> <|end_header_id|> <|begin_of_text|> <|end_of_text|> <|python_tag|> <|eom_id|>
-<start_of_turn> <end_of_turn> <bos> <eos> <pad> <unk> <mask> <s> </s> <start_of_image> <image_soft_token> <unused12> <turn|> <|turn>
-[INST] [/INST] <<SYS>> <</SYS>> [TOOL_CALLS] [AVAILABLE_TOOLS] [/AVAILABLE_TOOLS] [TOOL_RESULTS] [/TOOL_RESULTS] [SYSTEM_PROMPT] [IMG] [THINK] [/THINK]
-<|system|> <|user|> <|assistant|> <|end|> <|channel|> <|message|> <|start|> <|return|> <|call|> <|constrain|>
-<｜Assistant｜> <｜User｜> <｜begin▁of▁sentence｜> <｜end▁of▁sentence｜> <｜tool▁calls▁begin｜> <｜▁pad▁｜>
-<think> </think> <tool_call> </tool_call> <tool_response> <img> <image> <IMG_CONTEXT> <box> <ref> <|vision_start|> <|image_pad|>
-<|START_OF_TURN_TOKEN|> <|END_OF_TURN_TOKEN|> <BOS_TOKEN> <|USER_TOKEN|> <|start_of_role|> <|im_user|> <|im_middle|> ◁think▷ ◁/think▷
-<extra_id_0> <0x0A> <reserved_106> <_user> <_bot> <seed:bos> <seed:think> <[begin▁of▁sentence]> <[end▁of▁sentence]> [gMASK] <sop> [|assistant|] [|endofturn|]
-<SPECIAL_12> <fim_prefix> <fim-prefix> <EOT> <PRE> ]~b] ]~!b[ [e~[ [CLS] [SEP] [MASK] [control_8] <ctrl100> <arg_key>
-""".split()
+TOKENS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|begin_of_text|>", "<|end_of_text|>", "<|python_tag|>", "<|eom_id|>", "<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<pad>", "<unk>", "<mask>", "<s>", "</s>", "<start_of_image>", "<image_soft_token>", "<unused12>", "<turn|>", "<|turn>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[IMG]", "[THINK]", "[/THINK]", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>", "<|channel|>", "<|message|>", "<|start|>", "<|return|>", "<|call|>", "<|constrain|>", "<｜Assistant｜>", "<｜User｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜tool▁calls▁begin｜>", "<｜▁pad▁｜>", "<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "<img>", "<image>", "<IMG_CONTEXT>", "<box>", "<ref>", "<|vision_start|>", "<|image_pad|>", "<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<BOS_TOKEN>", "<|USER_TOKEN|>", "<|start_of_role|>", "<|im_user|>", "<|im_middle|>", "◁think▷", "◁/think▷", "<extra_id_0>", "<0x0A>", "<reserved_106>", "<_user>", "<_bot>", "<seed:bos>", "<seed:think>", "<[begin▁of▁sentence]>", "<[end▁of▁sentence]>", "[gMASK]", "<sop>", "[|assistant|]", "[|endofturn|]", "<SPECIAL_12>", "<fim_prefix>", "<fim-prefix>", "<EOT>", "<PRE>", "]~b]", "]~!b[", "[e~[", "[CLS]", "[SEP]", "[MASK]", "[control_8]", "<ctrl100>", "<arg_key>"]
 VARIANTS = [
     "< |im_end| >",
     "<|IM_END|>",

@@ -313,7 +313,7 @@ def _is_doubted(plain: str, start: int, end: int, mention: _Mention) -> bool:
 def _is_stated(plain: str, start: int, end: int, mention: _Mention, cut: bool) -> bool:
     """Whether a sentence says that a mention is the verdict, without a doubt about it."""
     before, after = plain[start : mention.start], plain[mention.end : end]
-    if cut and mention.end >= len(plain) or not _AFTER.match(after):
+    if (cut and mention.end >= len(plain)) or not _AFTER.match(after):
         return False
     line = plain[plain.rfind("\n", 0, mention.start) + 1 : (plain.find("\n", mention.end) + 1 or len(plain) + 1) - 1]
     alone = not line.replace(plain[mention.start : mention.end], "", 1).strip(_STRIP)

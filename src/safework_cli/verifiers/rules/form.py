@@ -23,7 +23,9 @@ class FormatRule:
         return [Verdict(float(form == "ok"), form) for form in found]
 
 
-_NO_LANGUAGE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|\\[A-Za-z]+|https?://\S+|[\w.+-]{1,64}@\S+|[\"“«][^\"“”«»\n]{0,400}[\"”»]", re.DOTALL)
+_NO_LANGUAGE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|\\[A-Za-z]+|https?://\S+|[\w.+-]{1,64}@\S+|[\"“«][^\"“”«»\n]{0,400}[\"”»]", re.DOTALL
+)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _SCRIPTS = (
     ("kana", "\u3040", "\u30ff"), ("ko", "\u1100", "\u11ff"), ("ko", "\uac00", "\ud7af"), ("han", "\u3400", "\u4dbf"),
@@ -32,8 +34,10 @@ _SCRIPTS = (
     ("ta", "\u0b80", "\u0bff"), ("te", "\u0c00", "\u0c7f"), ("ka", "\u10a0", "\u10ff"), ("hy", "\u0530", "\u058f"),
 )  # fmt: skip
 """Name, first and last character. A script of one language is called by its code, the others stand for their languages."""
-_LATIN = "en de fr es pt it nl pl sv da no fi cs ro hu tr vi id ca hr sk sl et lv lt sq is ga cy eu ms tl sw af".split()
-_PARTICLES = set("a al and da das de del della den der des di do dos du e el en et i il in la las le les los of the to und van von y".split())
+_LATIN = ["en", "de", "fr", "es", "pt", "it", "nl", "pl", "sv", "da", "no", "fi", "cs", "ro", "hu", "tr", "vi", "id", "ca", "hr", "sk", "sl", "et", "lv", "lt", "sq", "is", "ga", "cy", "eu", "ms", "tl", "sw", "af"]
+_PARTICLES = set(
+    ["a", "al", "and", "da", "das", "de", "del", "della", "den", "der", "des", "di", "do", "dos", "du", "e", "el", "en", "et", "i", "il", "in", "la", "las", "le", "les", "los", "of", "the", "to", "und", "van", "von", "y"]
+)
 MIN_WORDS = 3
 """Of Latin script, by which a language is named; fewer are a name, a term, "OK"."""
 MIN_PROBABILITY = 0.6

@@ -39,14 +39,14 @@ _ADVERB = (
     r"(?:\w+ly|also|just|still|in good conscience|therefore|at this time|under any circumstances|ever|simply|even|to|be able to|actually|"
     r"and will not|and won't|or will not|and should not|nor will I|, in good conscience,)"
 )
-_CANNOT = r"(?:can ?not|can't|cant|won't|wont|will not|would not|wouldn't|couldn't|could not|shall not|must not|mustn't|should not|shouldn't)"
+_CANNOT = (
+    r"(?:can ?not|can't|cant|won't|wont|will not|would not|wouldn't|couldn't|could not|shall not|must not|mustn't|should not|shouldn't)"
+)
 _UNABLE = (
     r"(?:unable|not able|not going|not willing|unwilling|not allowed|not permitted|not authori[sz]ed|not programmed|not designed|not trained|"
     r"not in a position|not at liberty|not here|not comfortable|not equipped|not supposed|forbidden|prohibited|reluctant)"
 )
-_WHO = (
-    r"(?:I|we|(?:this|the) (?:assistant|model|ai|bot|chatbot|system|service)|as an? [\w ,-]{2,60}?(?:ai|model|assistant|chatbot)[\w -]{0,20}?)"
-)
+_WHO = r"(?:I|we|(?:this|the) (?:assistant|model|ai|bot|chatbot|system|service)|as an? [\w ,-]{2,60}?(?:ai|model|assistant|chatbot)[\w -]{0,20}?)"
 # After "I cannot": idioms, feelings, a body that an assistant has not, limits of knowledge. None of them declines.
 _IDIOM = re.compile(
     rf"\b(?:{_CANNOT}|{_UNABLE} to|not) (?:{_ADVERB} )*(?:"
@@ -231,7 +231,9 @@ def _declines(sentence: str) -> bool:
 def _apologises(sentence: str, rest: Sequence[str]) -> bool:
     """Whether an apology is all there is, or stands for a refusal ("I'm sorry, but this is a sensitive topic.")."""
     found = _APOLOGY.search(sentence)
-    return bool(found) and (not rest or bool(re.match(r"[^,.!]*[,.]? ?but\b", sentence)) or len(sentence) < 14 and any(map(_declines, rest[:2])))
+    return bool(found) and (
+        not rest or bool(re.match(r"[^,.!]*[,.]? ?but\b", sentence)) or (len(sentence) < 14 and any(map(_declines, rest[:2])))
+    )
 
 
 class RefusalRule:
