@@ -110,7 +110,8 @@ def _ifeval(args: argparse.Namespace) -> Iterator[Bar]:
     rows = {row["key"]: row for row in map(json.loads, (Path(args.data) / "ifeval" / "input_data.jsonl").open(encoding="utf-8"))}
     official = _official(args)
     if args.ifeval_replies:
-        pairs = [(rows[told["key"]], told["response"]) for told in map(json.loads, Path(args.ifeval_replies).open(encoding="utf-8"))]
+        lines = Path(args.ifeval_replies).read_text(encoding="utf-8").splitlines()
+        pairs = [(rows[told["key"]], told["response"]) for told in map(json.loads, lines)]
     else:
         pairs = list(_mutated(list(rows.values()), args))
     same = total = drawn = 0
@@ -135,7 +136,8 @@ def _ifeval(args: argparse.Namespace) -> Iterator[Bar]:
             for (name, _), a, b in zip(told, mine, other, strict=True):
                 if a != b:
                     print(f"  {row['key']} {name} loose={loose}: official {b}, ours {a}: {reply[:60]!r}", file=sys.stderr)
-    note = f"{len(pairs) - drawn} replies, {total} verdicts; {drawn} replies left out whose letter is none of a-z, which the official code replaces by a random one"
+    note = f"{len(pairs) - drawn} replies, {total} verdicts; {drawn} replies left out: their letter is none of a-z, and the official "
+    note += "code draws another"
     yield at_least(names[0], same / total, 0.999, note=note)
     for name in NUMBERS:
         a, b = (sum(found[name]) / len(found[name]) for found in (ours, theirs))
@@ -177,19 +179,22 @@ def _mutated(rows: list[dict[str, Any]], args: argparse.Namespace) -> Iterator[t
     for number in range(args.ifeval_count):
         row = rows[number % len(rows)]
         text, given = draw.choice(texts), {k: v for each in row["kwargs"] for k, v in each.items() if v is not None}
-        words = " ".join(map(str, given.get("keywords", [])))
-        changes: list[Callable[[str], str]] = [
-            str.upper, str.lower, lambda t: f'"{t}"', lambda t: t.replace(",", ""), lambda t: f"<<A title>>\n\n{t}",
-            lambda t: f"{t}\n\nP.S. One thing.", lambda t: f"{t}\n\nP.P.S one more", lambda t: t + " " + str(given.get("end_phrase", "")),
-            lambda t: "\n".join(draw.choice(["* ", "- ", "1. ", "** ", ""]) + line for line in t.split("\n")),
-            lambda t: str(given.get("prompt_to_repeat", "")) + "\n" + t, lambda t: f"{t} {words} " + (str(given.get("keyword", "")) + " ") * 4,
-            lambda t: f"{t}\n******\n{t[:60]}", lambda t: "\n***\n".join(t.split("\n\n")), lambda t: "\n\n".join(t.split(". ")),
-            lambda t: t + " [address] [name] [date]", lambda t: f"*a* **b** {t}", lambda t: "```json\n" + json.dumps({"a": t}) + "\n```",
-            lambda t: "\n".join(f"{given.get('section_spliter', 'SECTION')} {i}\n{part}" for i, part in enumerate(t.split("\n\n"), 1)),
-            lambda t: f"My answer is maybe. {t}", lambda t: t[: draw.randint(1, max(2, len(t)))],
-            lambda t: t + " Mr. Smith met Dr. Jones at 5 p.m. The U.S. team won vs. France. It cost $3.50. And so on... \"Really?\" he asked. Yes?!",
-            lambda t: "\n".join(f"{i}. {line}" for i, line in enumerate(t.split("\n"), 1) if line.strip()),
-        ]  # fmt: skip
-        for change in draw.sample(changes, draw.randint(0, 4)):
+        for change in draw.sample(_changes(given, draw), draw.randint(0, 4)):
             text = change(text)
         yield row, text
+
+
+def _changes(given: dict[str, Any], draw: random.Random) -> list[Callable[[str], str]]:
+    words = " ".join(map(str, given.get("keywords", [])))
+    return [
+        str.upper, str.lower, lambda t: f'"{t}"', lambda t: t.replace(",", ""), lambda t: f"<<A title>>\n\n{t}",
+        lambda t: f"{t}\n\nP.S. One thing.", lambda t: f"{t}\n\nP.P.S one more", lambda t: t + " " + str(given.get("end_phrase", "")),
+        lambda t: "\n".join(draw.choice(["* ", "- ", "1. ", "** ", ""]) + line for line in t.split("\n")),
+        lambda t: str(given.get("prompt_to_repeat", "")) + "\n" + t, lambda t: f"{t} {words} " + f"{given.get('keyword', '')} " * 4,
+        lambda t: f"{t}\n******\n{t[:60]}", lambda t: "\n***\n".join(t.split("\n\n")), lambda t: "\n\n".join(t.split(". ")),
+        lambda t: t + " [address] [name] [date]", lambda t: f"*a* **b** {t}", lambda t: "```json\n" + json.dumps({"a": t}) + "\n```",
+        lambda t: "\n".join(f"{given.get('section_spliter', 'SECTION')} {i}\n{part}" for i, part in enumerate(t.split("\n\n"), 1)),
+        lambda t: f"My answer is maybe. {t}", lambda t: t[: draw.randint(1, max(2, len(t)))],
+        lambda t: f"{t} Mr. Smith met Dr. Jones at 5 p.m. The U.S. team won vs. France. It cost $3.50. And so on... No? Yes?!",
+        lambda t: "\n".join(f"{i}. {line}" for i, line in enumerate(t.split("\n"), 1) if line.strip()),
+    ]  # fmt: skip

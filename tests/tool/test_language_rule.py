@@ -12,7 +12,8 @@ from safework_cli.verifiers.rules import rule_verifier
 from safework_cli.verifiers.rules.form import language_named
 
 SENTENCES = {
-    "en": ["The answer is yes.", "It depends on the weather.", "I'm sorry, but I can't help with that.", "Run the command and restart the server."],
+    "en": ["The answer is yes.", "It depends on the weather.", "I'm sorry, but I can't help with that.",
+           "Run the command and restart the server."],
     "zh": ["答案是四十二。", "我不知道。", "使用Python编写这个函数。", "對不起，我不能幫助你。"],
     "ja": ["答えは四十二です。", "申し訳ありませんが、お答えできません。", "コンピュータ"],
     "ko": ["정답은 사십이입니다.", "죄송하지만 도와드릴 수 없습니다."],
@@ -23,10 +24,12 @@ SENTENCES = {
     "fr": ["Je ne sais pas.", "La réponse est oui.", "Paris est la capitale de la France."],
     "es": ["La respuesta es correcta.", "Lo siento, no puedo ayudarte con eso."],
     "it": ["La risposta è quarantadue.", "Mi dispiace, ma non posso aiutarti."],
-    "pt": ["A resposta está correta.", "Eu não sei."], "nl": ["Het antwoord is tweeënveertig."], "pl": ["Odpowiedź brzmi czterdzieści dwa."],
+    "pt": ["A resposta está correta.", "Eu não sei."], "nl": ["Het antwoord is tweeënveertig."], 
+    "pl": ["Odpowiedź brzmi czterdzieści dwa."],
     "sv": ["Svaret är fyrtiotvå."], "tr": ["Cevap kırk iki."], "vi": ["Câu trả lời là bốn mươi hai."],
 }  # fmt: skip
-NONE = ["42", "OK", "B", "Paris", "Leonardo da Vinci", "Rio de Janeiro", "El Niño", "Schadenfreude", "sodium chloride", "$x^2 + y^2$", "\\boxed{42}", "```python\nfür = 1\n```", "C++", "3.5 km", "?!", "https://example.org/eine/lange/adresse/hier", ""]  # fmt: skip
+NONE = ["42", "OK", "B", "Paris", "Leonardo da Vinci", "Rio de Janeiro", "El Niño", "Schadenfreude", "sodium chloride",
+        "$x^2 + y^2$", "\\boxed{42}", "```python\nfür = 1\n```", "C++", "3.5 km", "?!", "https://example.org/eine/lange/adresse/hier", ""]  # fmt: skip
 
 
 @pytest.mark.parametrize(("language", "text"), [(language, text) for language, texts in SENTENCES.items() for text in texts])

@@ -49,7 +49,7 @@ def test_long_replies_are_read_in_a_moment():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
         "from safework_cli.verifiers.rules.refusal import refusal_label\n"
-        "for piece in ('I cannot ', '\\n', ' ', '\"', \"'a \", '`', '*', 'however, ', '我不能', '，', 'a', 'I am really ', 'sorry, but '):\n"
+        "for piece in ('I cannot ', '\\n', ' ', '\"', \"'a \", '`', '*', 'however, ', '我不能', '，', 'a', 'sorry, but '):\n"
         "    for head in ('', 'I cannot help. '):\n"
         "        refusal_label(head + piece * (400_000 // len(piece)))\n"
     )

@@ -34,10 +34,10 @@ _SCRIPTS = (
     ("ta", "\u0b80", "\u0bff"), ("te", "\u0c00", "\u0c7f"), ("ka", "\u10a0", "\u10ff"), ("hy", "\u0530", "\u058f"),
 )  # fmt: skip
 """Name, first and last character. A script of one language is called by its code, the others stand for their languages."""
-_LATIN = ["en", "de", "fr", "es", "pt", "it", "nl", "pl", "sv", "da", "no", "fi", "cs", "ro", "hu", "tr", "vi", "id", "ca", "hr", "sk", "sl", "et", "lv", "lt", "sq", "is", "ga", "cy", "eu", "ms", "tl", "sw", "af"]
-_PARTICLES = set(
-    ["a", "al", "and", "da", "das", "de", "del", "della", "den", "der", "des", "di", "do", "dos", "du", "e", "el", "en", "et", "i", "il", "in", "la", "las", "le", "les", "los", "of", "the", "to", "und", "van", "von", "y"]
-)
+_LATIN_WORDS = "en de fr es pt it nl pl sv da no fi cs ro hu tr vi id ca hr sk sl et lv lt sq is ga cy eu ms tl sw af"
+_LATIN = tuple(_LATIN_WORDS.split())
+_PARTICLES_WORDS = "a al and da das de del della den der des di do dos du e el en et i il in la las le les los of the to und van von y"
+_PARTICLES = frozenset(_PARTICLES_WORDS.split())
 MIN_WORDS = 3
 """Of Latin script, by which a language is named; fewer are a name, a term, "OK"."""
 MIN_PROBABILITY = 0.6

@@ -20,8 +20,10 @@ Arguments = Mapping[str, Any]
 
 _FENCES = ("```json", "```Json", "```JSON", "```")
 _ABBREVIATIONS = (
-    "mr mrs ms dr prof st jr sr messrs gen col maj lt adm sen rep reps inc ltd co corp bros cie ave ft vs jan feb aug sep sept oct nov dec "
-    "tues wed fri a.m p.m u.s u.k u.n u.s.a u.s.s.r d.c n.y n.j n.c s.c n.h n.m w.va l.a ph.d m.b.a a.d ala ariz calif colo conn fla ga ill "
+    "mr mrs ms dr prof st jr sr messrs gen col maj lt adm sen rep reps inc ltd co corp bros cie ave ft vs "
+    "jan feb aug sep sept oct nov dec "
+    "tues wed fri a.m p.m u.s u.k u.n u.s.a u.s.s.r d.c n.y n.j n.c s.c n.h n.m w.va l.a ph.d m.b.a a.d ala ariz calif "
+    "colo conn fla ga ill "
     "kan ky mich minn nev okla ore pa tenn va vt wash wis yr mg"
 )
 """Without the full stop, as Punkt's published model for English takes them: it ends a sentence at "e.g." and "etc."."""
@@ -29,7 +31,8 @@ _MAX_CHARACTERS = 40_000
 """Of a reply in which sentences are counted: far more than any instruction asks for."""
 _INITIALS = "cdefghklmnprstvw"
 _STARTERS = (
-    "the this these he it they i there in if when while although though since but so yet nor however moreover meanwhile instead indeed thus "
+    "the this these he it they i there in if when while although though since but so yet nor however moreover meanwhile instead "
+    "indeed thus "
     "many most some both even despite under among according"
 )
 
