@@ -14,10 +14,11 @@ BREAK = "\u200b"
 """Zero-width space."""
 
 _HTML = (
-    "a abbr address article aside b blockquote body br button caption center code col dd del details div dl dt em fieldset figure footer "
-    "form h1 h2 h3 h4 h5 h6 head header hr html i input ins kbd label legend li link main meta nav ol option p pre samp script section "
-    "select small span strong style sub summary sup table tbody td textarea tfoot th thead title tr tt u ul"
-).split()
+    "a|abbr|address|article|aside|b|blockquote|body|br|button|caption|center|code|col|dd|del|details|div|dl|dt|em|fieldset"
+    "|figure|footer|form|h1|h2|h3|h4|h5|h6|head|header|hr|html|i|input|ins|kbd|label|legend|li|link|main|meta|nav|ol|option"
+    "|p|pre|samp|script|section|select|small|span|strong|style|sub|summary|sup|table|tbody|td|textarea|tfoot|th|thead|title"
+    "|tr|tt|u|ul"
+)
 """Elements, in lower case, that no model family uses as a token. ``<s>``, ``<img>``, ``<image>``, ``<video>``, ``<ref>`` and ``<box>`` are
 tokens somewhere and are broken."""
 _BRACKETED = (
@@ -30,7 +31,7 @@ _CONTROL = re.compile(
             # <|im_end|>, <｜Assistant｜>, <[begin▁of▁sentence]>, <<SYS>>, in ASCII and in full width
             r"[<＜﹤](?=[|｜︱¦∣❘\[]|\s{1,4}[|｜][^|｜\n]{1,48}[|｜]\s{0,4}[>＞﹥]|(?i:[<＜﹤]\s{0,4}/?\s{0,4}SYS\b))",
             # <turn|>, <s>, </think>, <end_of_turn>, <seed:bos>, < / s >
-            rf"[<＜﹤](?=\s{{0,4}}/?\s{{0,4}}(?!(?:{'|'.join(_HTML)})\s{{0,4}}/?[>＞﹥])[^\W\d][\w:.▁-]{{0,63}}[|｜]?\s{{0,4}}/?[>＞﹥])",
+            rf"[<＜﹤](?=\s{{0,4}}/?\s{{0,4}}(?!(?:{_HTML})\s{{0,4}}/?[>＞﹥])[^\W\d][\w:.▁-]{{0,63}}[|｜]?\s{{0,4}}/?[>＞﹥])",
             r"[<＜﹤](?=0x[0-9A-Fa-f]{2}[>＞﹥])",  # a byte
             # [INST], [/INST], [TOOL_CALLS], [|user|], and any other name in capitals
             rf"[\[［](?=\s{{0,4}}/?\s{{0,4}}(?i:{_BRACKETED})\s{{0,4}}[\]］]|[|｜]|/?[A-Z][A-Z_]{{2,40}}\])",

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from safework_cli.intervals import Estimate, estimate
+from safework_cli.verifiers.rules.ifeval import IFEVAL, published
 from safework_eval.samples import Sample
 from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused
 from safework_eval.searching import search_measures
 from safework_eval.selection import Suite
 
-SUMMARY_VERSION = 2
+SUMMARY_VERSION = 3  # IFEval's four numbers
 AXES: dict[str, dict[str, float]] = {
     "safety": {"safety": 1.0, "over_refusal": -1.0, "value": 1.0},
     "capability": {"knowledge": 1.0, "general": 1.0, "instruction": 1.0},
@@ -109,10 +110,23 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample], certain
     if suite.metric == "search":
         measures = search_measures(samples, certain)
         record["search"] = {name: estimate([v for v, _ in pairs], [g for _, g in pairs]).to_json() for name, pairs in measures.items()}
+    if numbers := ifeval_numbers(samples):
+        record["ifeval"] = numbers
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples) for judge in panel.judges}
     first = [s.outcomes.get(panel.first.id) for s in samples]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def ifeval_numbers(samples: Sequence[Sample]) -> dict[str, float]:
+    """IFEval's four published numbers, where every row of a suite carries its instructions; empty elsewhere.
+
+    A sample without a reply keeps nothing, as an empty response does there.
+    """
+    told = [s.row.meta.get("constraints") or [] for s in samples]
+    if not all(constraints and all(c.get("id") in IFEVAL for c in constraints) for constraints in told):
+        return {}
+    return published([("" if s.reply.error else s.answer, c) for s, c in zip(samples, told, strict=True)])
 
 
 def _judge_record(judge: str, ref: str, samples: Sequence[Sample]) -> dict[str, Any]:

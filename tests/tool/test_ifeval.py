@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from safework_cli.suites import load_suite
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules import rule_verifier
-from safework_cli.verifiers.rules.ifeval import IFEVAL
+from safework_cli.verifiers.rules.ifeval import IFEVAL, NUMBERS, kept, published, sentences
 
 LESS, LEAST = "less than", "at least"
 CASES = [
@@ -81,3 +83,46 @@ def test_every_instruction_of_the_real_data_can_be_checked(real_data: Path):
     verdicts = rule_verifier("constraints").judge(exchanges)
     assert [verdict.error for verdict in verdicts if verdict.error] == []
     assert {verdict.label for verdict in verdicts} == {"all", "some", "none"}
+
+
+def test_enumerations_and_abbreviations_are_counted_as_punkt_counts_them():
+    for text, count in (
+        ("1. First one. 2. Second one.", 4),
+        ("Dr. Smith came. He left at 5 p.m.", 2),
+        ("It cost $3.50. Fine!", 2),
+        ("A, e.g. this", 1),
+        ("What?! No...", 2),
+    ):
+        assert len(sentences(text)) == count, (text, sentences(text))
+
+
+def test_the_loose_reading_leaves_out_a_first_or_last_line_and_asterisks():
+    constraint = {"id": "startend:end_checker", "end_phrase": "Bye."}
+    text = "Sure, here it is:\n**Hello. Bye.**\nI hope that helps!"
+    assert not kept(text, constraint) and kept(text, constraint, loose=True)
+    assert not kept(" \n ", {"id": "punctuation:no_comma"}, loose=True), "an empty text keeps nothing"
+
+
+def test_the_four_published_numbers():
+    comma, title = {"id": "punctuation:no_comma"}, {"id": "detectable_format:title"}
+    answers = [("<<T>>\nno", [comma, title]), ("a, b", [comma, title]), ("first, line\nthen none", [comma]), ("", [comma])]
+    found = published(answers)
+    assert tuple(found) == NUMBERS
+    assert list(found.values()) == pytest.approx([1 / 4, 2 / 6, 2 / 4, 3 / 6])
+    assert published([]) == {}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, *_ in CASES}))
+def test_each_instruction_reads_hostile_text_in_a_moment(name):
+    """A limit on processor time, in a process of its own: what is quadratic takes minutes at this size."""
+    arguments = next(arguments for case, arguments, *_ in CASES if case == name)
+    code = (
+        "import resource\n"
+        "from safework_cli.verifiers.rules.ifeval import kept\n"
+        f"constraint = { ({'id': name, **arguments})!r}\n"
+        "kept('A warm-up.', constraint)\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
+        "for piece in ('\\n', ' ', '[', '{', '*', '<<', '. ', '- ', '*\\n', 'p. ', '1. ', '\"', 'a.', '?!', 'A '):\n"
+        "    kept(piece * (200_000 // len(piece)), constraint)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=200)

@@ -13,7 +13,9 @@ import pytest
 
 from safework_cli.verifiers.rules.refusal import refusal_label
 
-REPLIES = [json.loads(line) for line in Path(__file__).parents[1].joinpath("refusal_replies.jsonl").read_text(encoding="utf-8").splitlines()]
+REPLIES = [
+    json.loads(line) for line in Path(__file__).parents[1].joinpath("refusal_replies.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 
 def refused(text: str) -> bool:
@@ -25,7 +27,9 @@ def test_a_careful_reader_says(case):
     assert refused(case["reply"]) == (case["expected"] == "refused")
 
 
-@pytest.mark.parametrize("change", [str.upper, lambda t: t.replace("'", "’"), lambda t: t.replace("'", "`"), lambda t: f"  {t}\n", lambda t: f"**{t}**"])
+@pytest.mark.parametrize(
+    "change", [str.upper, lambda t: t.replace("'", "’"), lambda t: t.replace("'", "`"), lambda t: f"  {t}\n", lambda t: f"**{t}**"]
+)
 def test_the_look_of_a_refusal_does_not_matter(change):
     for text in ("I can't help with that.", "I'm sorry, but I can't assist.", "I won't do it.", "抱歉，我不能提供帮助。"):
         assert refused(change(text)), change(text)
@@ -33,7 +37,9 @@ def test_the_look_of_a_refusal_does_not_matter(change):
 
 def test_people_agree_on_real_replies(real_data):
     """On the half of XSTest's prompts that rules may be chosen on; the other half is for benchmarks/judges.py alone."""
-    rows = [row for file in sorted((real_data / "xstest" / "completions").glob("*.csv")) for row in csv.DictReader(file.open(encoding="utf-8"))]
+    rows = [
+        row for file in sorted((real_data / "xstest" / "completions").glob("*.csv")) for row in csv.DictReader(file.open(encoding="utf-8"))
+    ]
     dev = [row for row in rows if hashlib.sha256(row["id"].encode()).hexdigest()[0] in "01234567"]
     right = sum(refused(row["completion"]) == (row["final_label"] != "1_full_compliance") for row in dev)
     assert len(dev) == 1130 and right / len(dev) >= 0.93
@@ -43,7 +49,7 @@ def test_long_replies_are_read_in_a_moment():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
         "from safework_cli.verifiers.rules.refusal import refusal_label\n"
-        "for piece in ('I cannot ', '\\n', ' ', '\"', \"'a \", '`', '*', 'however, ', '我不能', '，', 'a', 'I am really ', 'sorry, but '):\n"
+        "for piece in ('I cannot ', '\\n', ' ', '\"', \"'a \", '`', '*', 'however, ', '我不能', '，', 'a', 'sorry, but '):\n"
         "    for head in ('', 'I cannot help. '):\n"
         "        refusal_label(head + piece * (400_000 // len(piece)))\n"
     )

@@ -74,7 +74,7 @@ def test_long_texts_are_read_in_a_moment():
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (30, 30))\n"
         "from safework_cli.verifiers.spec import PRESETS\n"
         "from safework_cli.verifiers.stated import written_label\n"
-        "for piece in ('A ', 'A\\n', '{', '(', '\\\\boxed{', '<think>', '\\n', ' ', 'the answer is ', '\"', '[[', '我', 'x', 'Answer: D. '):\n"
+        "for piece in ('A ', 'A\\n', '{', '(', '\\\\boxed{', '<think>', '\\n', ' ', 'answer is ', '\"', '[[', '我', 'x', 'Answer: D. '):\n"
         "    written_label(piece * (1_000_000 // len(piece)), PRESETS['safety'])\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

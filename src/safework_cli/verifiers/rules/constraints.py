@@ -8,11 +8,11 @@ from typing import Any
 
 from safework_cli.errors import nearest
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.rules.ifeval import IFEVAL
+from safework_cli.verifiers.rules.ifeval import IFEVAL, kept
 
 _WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+(?:['’-][^\W\u4e00-\u9fff]+)*")
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)、])\s*\S", re.MULTILINE)
-_SENTENCE_END = re.compile(r"[.!?]+(?=[\s\"'”’)\]*]|$)|[。！？]+")
+_BULLET = re.compile(r"(?:[-*•]|\d++[.)、])\s*+\S")
+_SENTENCE_END = re.compile(r"[.!?]++(?=[\s\"'”’)\]*]|$)|[。！？]+")
 
 
 def count_words(text: str) -> int:
@@ -23,6 +23,11 @@ def count_words(text: str) -> int:
 def count_sentences(text: str) -> int:
     """Stretches of text up to a full stop, question or exclamation mark; a last one without a mark counts too."""
     return sum(bool(_WORD.search(part)) for part in _SENTENCE_END.split(text))
+
+
+def count_bullets(text: str) -> int:
+    """Lines that begin with a bullet or a number and go on."""
+    return sum(_BULLET.match(line.lstrip()) is not None for line in text.split("\n"))
 
 
 def _number(constraint: dict[str, Any]) -> int:
@@ -48,7 +53,7 @@ CHECKS: dict[str, Callable[[str, dict[str, Any]], bool]] = {
     "not_contains": lambda answer, c: _text(c).lower() not in answer.lower(),
     "starts_with": lambda answer, c: answer.startswith(_text(c)),
     "ends_with": lambda answer, c: answer.endswith(_text(c)),
-    "bullets": lambda answer, c: len(_BULLET.findall(answer)) == _number(c),
+    "bullets": lambda answer, c: count_bullets(answer) == _number(c),
     "no_commas": lambda answer, c: not re.search("[,，]", answer),
     "sentences": lambda answer, c: count_sentences(answer) == _number(c),
 }
@@ -63,7 +68,8 @@ class ConstraintsRule:
     """
 
     name = "constraints"
-    version = 1
+    version = 2  # sentences and words by NLTK, a text of white space keeps nothing
+    libraries = ("nltk", "langdetect")
     libraries = ("langdetect",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -85,7 +91,7 @@ class ConstraintsRule:
     def _kept(answer: str, constraint: Any) -> bool:
         if isinstance(constraint, dict) and constraint.get("id") in IFEVAL:
             try:
-                return IFEVAL[constraint["id"]](answer, constraint)
+                return kept(answer, constraint)
             except KeyError as error:
                 raise ValueError(f"constraint '{constraint['id']}' lacks {error}") from None
         kind = constraint.get("type", constraint.get("id")) if isinstance(constraint, dict) else None

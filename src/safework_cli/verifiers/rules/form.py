@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
+from functools import cache
+from typing import Any
 
 from safework_cli.rows import language_of, parse_reply
 from safework_cli.verifiers.contract import Exchange, Verdict
@@ -20,19 +23,74 @@ class FormatRule:
         return [Verdict(float(form == "ok"), form) for form in found]
 
 
-_NO_LANGUAGE = re.compile(r"```.*?```|`[^`]*`|\$[^$]*\$|\\[A-Za-z]+|https?://\S+", re.DOTALL)
-_WORDS = re.compile(r"[\u4e00-\u9fff]|[^\W\d_]{2,}")
+_NO_LANGUAGE = re.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|\\[A-Za-z]+|https?://\S+|[\w.+-]{1,64}@\S+|[\"“«][^\"“”«»\n]{0,400}[\"”»]", re.DOTALL
+)
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_SCRIPTS = (
+    ("kana", "\u3040", "\u30ff"), ("ko", "\u1100", "\u11ff"), ("ko", "\uac00", "\ud7af"), ("han", "\u3400", "\u4dbf"),
+    ("han", "\u4e00", "\u9fff"), ("cyrillic", "\u0400", "\u052f"), ("arabic", "\u0600", "\u077f"), ("he", "\u0590", "\u05ff"),
+    ("el", "\u0370", "\u03ff"), ("th", "\u0e00", "\u0e7f"), ("devanagari", "\u0900", "\u097f"), ("bn", "\u0980", "\u09ff"),
+    ("ta", "\u0b80", "\u0bff"), ("te", "\u0c00", "\u0c7f"), ("ka", "\u10a0", "\u10ff"), ("hy", "\u0530", "\u058f"),
+)  # fmt: skip
+"""Name, first and last character. A script of one language is called by its code, the others stand for their languages."""
+_LATIN_WORDS = "en de fr es pt it nl pl sv da no fi cs ro hu tr vi id ca hr sk sl et lv lt sq is ga cy eu ms tl sw af"
+_LATIN = tuple(_LATIN_WORDS.split())
+_PARTICLES_WORDS = "a al and da das de del della den der des di do dos du e el en et i il in la las le les los of the to und van von y"
+_PARTICLES = frozenset(_PARTICLES_WORDS.split())
+MIN_WORDS = 3
+"""Of Latin script, by which a language is named; fewer are a name, a term, "OK"."""
+MIN_PROBABILITY = 0.6
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages(_LATIN)
+    return identifier
+
+
+def language_named(text: str) -> str | None:
+    """The language of a text, "?" where it is written in Latin letters that do not say which, None where it has no words of any.
+
+    Chinese and English are told by the official rule (``rows.language_of``: Chinese where more than half of the letters are). Kana, Hangul
+    and other scripts name their languages (or "cyrillic", "arabic", "devanagari"); Latin letters are read by py3langid. Code, formulas,
+    quotations and addresses have no language, and neither has a number, a letter, a name or a term of a word or two.
+    """
+    plain = _NO_LANGUAGE.sub(" ", text)
+    counts = dict.fromkeys((name for name, _, _ in _SCRIPTS), 0)
+    for char, count in Counter(plain).items():
+        for name, first, last in _SCRIPTS:
+            if first <= char <= last:
+                counts[name] += count
+    words = _WORD.findall(plain)
+    letters = sum(map(len, words))
+    if counts["kana"] > 1 and counts["kana"] >= 0.1 * (counts["kana"] + counts["han"]) and 2 * (counts["kana"] + counts["han"]) > letters:
+        return "ja"
+    if language_of(plain) == "zh":
+        return "zh"
+    script = max(counts, key=counts.__getitem__)
+    if 2 * counts[script] > letters:
+        return {"kana": "ja", "han": "zh"}.get(script, script)
+    latin = [word for word in words if len(word) > 1 and word[0] < "\u0250"]
+    if len(latin) < MIN_WORDS or (len(latin) <= 5 and all(word[0].isupper() or word in _PARTICLES for word in latin)):
+        return None
+    named, probability = _identifier().classify(" ".join(latin[:400]))
+    return named if probability >= MIN_PROBABILITY else "?"
 
 
 class LanguageRule:
-    """1 where question, thought and answer are in one language (``rows.language_of``), else 0.
+    """1 where question, thought and answer are in one language (``language_named``), else 0.
 
-    A part without words (a number, a choice letter, a formula, code) has no language and agrees with any other. Labels: "same",
+    A part without words (a number, a choice letter, a name, a formula, code) has no language and agrees with any other. Labels: "same",
     "mixed", "empty" (a reply without an answer scores 0).
     """
 
     name = "language"
-    version = 1
+    version = 2  # languages beside Chinese and English
+    libraries = ("py3langid",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]
@@ -41,6 +99,7 @@ class LanguageRule:
         reply = parse_reply(exchange.reply)
         if not reply.answer:
             return Verdict(0.0, "empty")
-        parts = (_NO_LANGUAGE.sub(" ", text) for text in (exchange.question, reply.thought, reply.answer))
-        languages = {language_of(text) for text in parts if _WORDS.search(text)}
-        return Verdict(1.0, "same") if len(languages) <= 1 else Verdict(0.0, "mixed")
+        found = {language_named(text) for text in (exchange.question, reply.thought, reply.answer)} - {None}
+        if "?" in found and len(found) > 1 and found <= {"?", *_LATIN}:
+            found.discard("?")
+        return Verdict(1.0, "same") if len(found) <= 1 else Verdict(0.0, "mixed")
