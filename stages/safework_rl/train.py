@@ -84,7 +84,9 @@ def train(
             return encode_pictured_prompt(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
-    rows, dropped = _usable_rows(training_rows(data, work.progress.note), tasks, encode, positions, processor is not None and search is None, config)
+    rows, dropped = _usable_rows(
+        training_rows(data, work.progress.note), tasks, encode, positions, processor is not None and search is None, config
+    )
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
