@@ -51,12 +51,6 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
                 "its replies would all earn nothing",
                 f"set rewards.{task}={{correctness: 1}}",
             )
-        elif not any(routes[task].values()):
-            plan.refuse(
-                f"rewards.{task} gives every verifier the weight 0",
-                "its replies would all earn nothing",
-                f"set rewards.{task}={{correctness: 1}}",
-            )
         for name in routes.get(task, {}):
             if name not in inputs.many("verifiers") and names_rule(name):
                 try:
