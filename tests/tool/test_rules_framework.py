@@ -97,7 +97,7 @@ def test_one_spelling_for_every_way_to_name_a_rule(install):
         ("units{tolerance: many}", "valid number"),
         ("units{unitt: m}", "did you mean 'unit'"),
         ("units{unit: m", "units"),
-        ("units{1}", "should be strings"),
+        ("units{1}", "units"),
         ("choice{first: true}", "no parameters"),
         (7, "does not name a rule"),
         ({"units": {}, "choice": {}}, "does not name a rule"),
