@@ -289,6 +289,7 @@ def _in_statement(text: str) -> str | None:
             return said
     if formulas and len(re.findall(r"\w+", text[: formulas[0][0]])) <= 12:
         return _formula_list(text, formulas, first=True)
+    text = re.sub(r"(?<=\d)!+$", "", text)  # in prose, no factorial
     if len(text) <= WHOLE and _is_answer(text):
         return text
     cut = _CLAUSE.split(text, maxsplit=1)[0].strip(" *_`")
