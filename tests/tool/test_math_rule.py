@@ -221,6 +221,12 @@ SAME = {
         ("\\log 100", "2"),
         ("\\sin^2 x + \\cos^2 x", "1"),
     ],
+    "more": [
+        ("42", "The answer is 42!"),
+        ("y=x", "x=y"),
+        ("1", "\\tan 45^\\circ"),
+        ("\\sin 30^{\\circ}", "1/2"),
+    ],
     "matrices, times, ratios, bases": [
         ("\\begin{pmatrix} 1 & 2 \\\\ 3 & 4 \\end{pmatrix}", "\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}"),
         ("\\begin{pmatrix} a \\\\ b+1 \\end{pmatrix}", "\\boxed{\\begin{pmatrix} a \\\\ 1+b \\end{pmatrix}}"),

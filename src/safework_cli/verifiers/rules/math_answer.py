@@ -95,7 +95,7 @@ def last_answer(text: str) -> str:
 
 def stated_answer(final: str, *, words: bool = False) -> str | None:
     """The text of the answer that a final reply states, or None where it states none; with ``words``, it may be words."""
-    tail = _normal(final[-TAIL:])
+    tail = _normal(_whole_sentences(final[-TAIL:]) if len(final) > TAIL else final)
     boxed = _boxed(final)
     if boxed is not None:
         return _announced_after_box(tail) or boxed
@@ -129,6 +129,12 @@ def _in_words(text: str) -> str | None:
     return answer.strip() if len(answer.split()) <= 8 and answer.strip() else None
 
 
+def _whole_sentences(tail: str) -> str:
+    """Without the sentence that was cut where the tail begins: a denial may have stood before it."""
+    cut = re.search(r"[.!?。！？]\s|\n|[。！？]", tail)
+    return tail[cut.end() :] if cut else ""
+
+
 def _normal(text: str) -> str:
     text = re.sub(r"<<[^<>\n]{0,200}>>", "", text)
     return text.replace("\u2019", "'").replace("\r", "")
@@ -138,7 +144,9 @@ def _boxed(text: str) -> str | None:
     """The last box, with the boxes that it is listed with; None where there is none that counts."""
     found: list[tuple[int, int, str]] = []  # start, end, content
     end = len(text)
-    while len(found) < BOXES:
+    for _ in range(2 * BOXES):
+        if len(found) == BOXES:
+            break
         start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
         if start < 0:
             break
@@ -281,6 +289,7 @@ def _in_statement(text: str) -> str | None:
             return said
     if formulas and len(re.findall(r"\w+", text[: formulas[0][0]])) <= 12:
         return _formula_list(text, formulas, first=True)
+    text = re.sub(r"(?<=\d)!+$", "", text)  # in prose, no factorial
     if len(text) <= WHOLE and _is_answer(text):
         return text
     cut = _CLAUSE.split(text, maxsplit=1)[0].strip(" *_`")

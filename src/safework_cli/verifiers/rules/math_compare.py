@@ -58,7 +58,7 @@ class Comparison:
             return self.equal(gold.parts[-1], reply)
         if isinstance(gold, Named) and isinstance(reply, Named):
             if _is_variable(gold.name) and _is_variable(reply.name) and gold.name != reply.name:
-                return False
+                return self._equations(gold, reply)  # "y = x" is "x = y"
             return self.equal(gold.value, reply.value)
         if isinstance(gold, Equation) or isinstance(reply, Equation):
             return self._equations(gold, reply)

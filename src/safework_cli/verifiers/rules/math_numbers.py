@@ -75,6 +75,8 @@ def spelled_out(text: str) -> str:
 
 def _expression_unit(text: str) -> tuple[str, str]:
     r"""An expression without a degree sign, a currency or trailing words, and the unit that they say."""
+    if re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])", text):
+        return re.sub(r"(\d+)\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})", r"\\frac{\1\\pi}{180}", text), ""
     degrees = re.fullmatch(r"(.*?)\s*\^\s*\{?\s*\\circ\s*\}?", text)
     if degrees:
         return degrees[1], "degree"
