@@ -18,6 +18,7 @@ from safework_data.starter.safety import topics
 from safework_data.starter.tables import LETTERS, allocate, dice, spread
 from safework_data.starter.verdicts import LABELS
 from safework_data.starter.world import clusters
+from safework_data.text import asked_text
 
 SUBSETS = starter.build(0)
 ALL = [row for rows in SUBSETS.values() for row in rows]
@@ -68,14 +69,14 @@ def test_every_row_is_valid_and_signed():
 
 def test_prompts_are_unique_within_a_subset():
     for rows in SUBSETS.values():
-        assert len({row.question for row in rows}) == len(rows)
+        assert len({asked_text(row) for row in rows}) == len(rows)
 
 
 def test_held_out_shares_nothing_with_the_rest():
     held = SUBSETS["heldout"]
     rest = [row for subset, rows in SUBSETS.items() if subset != "heldout" for row in rows]
     assert not {row.group for row in held} & {row.group for row in rest}
-    assert not {row.question for row in held} & {row.question for row in rest}
+    assert not {asked_text(row) for row in held} & {asked_text(row) for row in rest}
 
 
 def test_held_out_passages_are_in_no_worked_episode():
@@ -357,11 +358,11 @@ def test_passages():
 
 def test_answers_stand_in_the_gold_passages():
     rows = [row for row in ALL if row.task == "search"]
-    assert len({row.question for row in rows}) >= 150
+    assert len({asked_text(row) for row in rows}) >= 150
     for row in rows:
         gold = " ".join(PASSAGES[name]["text"] for name in row.meta["passages"])
         assert row.answer in gold and row.meta["passages"], row.id
-        assert row.question.startswith(SEARCH_INSTRUCTION) and row.meta["stem"] in row.question
+        assert asked_text(row).startswith(SEARCH_INSTRUCTION) and row.meta["stem"] in asked_text(row)
 
 
 def test_invented_names_are_unique():
