@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -150,28 +150,26 @@ def _has_work(folder: Path) -> bool:
 
 
 def _already_done(prepared: Prepared, store: Store) -> Result | None:
-    found = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
-    if found is None:
+    made = store.made_by(prepared.fingerprint, prepared.stage.output)
+    if not made:
         return None
-    found, note = _judged(prepared, store, found)
+    wanted = verdict_settings(prepared.resolved.config)
+    alike = [a for a in made if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
+    found = next((a for a in reversed(alike or made) if a.name == prepared.name), (alike or made)[-1])
     store.verify(found)
+    if not alike:
+        return _judged_again(prepared, store, found, wanted)
     if found.name != prepared.name:
         found = store.relink(found, prepared.name)
-    return Result(found, True, exit_code(found.manifest), note)
+    return Result(found, True, exit_code(found.manifest))
 
 
-def _judged(prepared: Prepared, store: Store, found: Artifact) -> tuple[Artifact, str]:
-    """The result as the request's own ``verdict`` settings judge it, and a note where it had to be judged by them for the first time: that
-    is a further version with the same payload, because the manifest says which gates were applied."""
+def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Mapping[str, Any]) -> Result:
+    """A finished result, judged by other values of the stage's ``verdict`` settings: a further version with the same payload, because the
+    manifest says which gates were applied."""
     config = prepared.resolved.config
-    wanted = verdict_settings(config)
-    same = [a for a in store.list(found.kind, damaged=[]) if a.manifest.fingerprint == prepared.fingerprint and a.manifest.reuse]
-    alike = [a for a in same if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
-    if not wanted or alike:
-        return (found if found in alike or not alike else alike[-1]), ""
-    store.verify(found)
     outcome = prepared.stage.judge_again(config, found)
-    note = f"{', '.join(wanted)} applied to what {found.ref} holds: nothing was run again"
+    note = f"{' and '.join(wanted)} applied to what {found.ref} holds: nothing was run again"
     changes = {
         "config": config.model_dump(mode="json"),
         "config_sources": {key: source for key, _, source in prepared.resolved.rows()},
@@ -179,7 +177,8 @@ def _judged(prepared: Prepared, store: Store, found: Artifact) -> tuple[Artifact
         "tolerated_items": outcome.tolerated_items,
         "notes": [*found.manifest.notes, note],
     }
-    return store.relink(found, prepared.name, **changes), note
+    made = store.relink(found, prepared.name, **changes)
+    return Result(made, True, exit_code(made.manifest), note)
 
 
 def _refuse_if_deleted(prepared: Prepared) -> None:

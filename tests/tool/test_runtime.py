@@ -126,6 +126,9 @@ def test_another_verdict_setting_is_applied_to_what_was_made(store):
     assert run(stage, store).artifact.ref == first.artifact.ref and run(stage, store).exit_code == 0
     again = run(stage, store, "least=2")
     assert (again.artifact.ref, again.note, again.exit_code) == (strict.artifact.ref, "", 4)
+    other = run(stage, store, "name=other")
+    assert other.already and other.artifact.ref == "generations/other@v1"
+    assert run(stage, store).artifact.ref == first.artifact.ref, "the version of the asked name that these gates judged"
     assert run(stage, store, "least=2", "text=b").artifact.manifest.failed_gates == [], "another note is written, and gated by its own run"
 
 

@@ -195,9 +195,13 @@ class Store:
                 return self._find(reference, parsed.kind, parsed.name, parsed.version, KINDS)
         return None
 
+    def made_by(self, fingerprint: str, kind: str) -> list[Artifact]:
+        """What runs with this fingerprint made, oldest first."""
+        return [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint and a.manifest.reuse]
+
     def find_run(self, fingerprint: str, kind: str, name: str | None = None) -> Artifact | None:
         """The newest artifact that a run with this fingerprint made: of this name where there is one, else of any name."""
-        made = [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint and a.manifest.reuse]
+        made = self.made_by(fingerprint, kind)
         return next((a for a in reversed(made) if a.name == name), made[-1] if made else None)
 
     # ---------------------------------------------------------------- verifying
