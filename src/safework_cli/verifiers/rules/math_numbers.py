@@ -150,10 +150,10 @@ def _number_alone(text: str) -> Number | None:
         return Number(-value if whole[1] == "-" else value, Fraction(10) ** (exponent - decimals) if written else None, digits)
     ten = _TEN.fullmatch(text)
     if ten:
-        exponent = ten[2] or ten[3] or ten[4]
-        if len(exponent) > 4 or abs(int(exponent)) > 2 * MAX_DIGITS:
+        power = ten[2] or ten[3] or ten[4]
+        if len(power) > 4 or abs(int(power)) > 2 * MAX_DIGITS:
             return None
-        return Number((-1 if ten[1] == "-" else 1) * Fraction(10) ** int(exponent))
+        return Number((-1 if ten[1] == "-" else 1) * Fraction(10) ** int(power))
     repeating = _REPEATING.fullmatch(text)
     if repeating:
         start, again = repeating[3], repeating[4] or repeating[5] or repeating[6]
@@ -163,16 +163,16 @@ def _number_alone(text: str) -> Number | None:
         )
         return Number(-value if repeating[1] == "-" else value)
     for pattern in (_OVER, _SLASHED):
-        found = pattern.fullmatch(text)
-        if not found:
+        over = pattern.fullmatch(text)
+        if not over:
             continue
-        top, bottom = (found[3] or found[4], found[5] or found[6]) if pattern is _OVER else (found[3], found[4])
+        top, bottom = (over[3] or over[4], over[5] or over[6]) if pattern is _OVER else (over[3], over[4])
         if Fraction(bottom) == 0:
             return None
         value = Fraction(top) / Fraction(bottom)
-        if found[2]:
-            value += int(found[2])
-        return Number(-value if found[1] == "-" else value)
+        if over[2]:
+            value += int(over[2])
+        return Number(-value if over[1] == "-" else value)
     return None
 
 

@@ -203,7 +203,8 @@ def _listed(text: str, depth: int) -> Value | None:
         sets, _ = split_top(text, re.compile(r"\s*;\s*"))
         tuples = [_read(part, depth + 1) for part in sets if part.strip()]
         if all(isinstance(one, Group) and one.left == "" and all(isinstance(item, Named) for item in one.items) for one in tuples):
-            return Group(tuple(Group(tuple(item.value for item in one.items), "(", ")") for one in tuples))  # type: ignore[union-attr]
+            named = [[item.value for item in one.items if isinstance(item, Named)] for one in tuples if isinstance(one, Group)]
+            return Group(tuple(Group(tuple(values), "(", ")") for values in named))
     if decimal:
         whole, _, places = decimal[1].partition(",")
         return Either((Group((_read(whole, depth + 1), _read(places, depth + 1))), _read(f"{whole}.{places}", depth + 1)))

@@ -115,7 +115,7 @@ class Based:
 Value = Number | Expression | Words | Group | Union | Matrix | Named | Equation | Chain | Either | Inequality | Ratio | Based
 UNITS: dict[str, tuple[str, Fraction]] = {}
 """Unit → (dimension, scale). Units that are not listed are not compared: "5 apples" is 5."""
-for _dimension, _units in {
+_TABLE: dict[str, dict[str, int | str]] = {
     "length": {"mm": "1/1000", "millimeter": "1/1000", "cm": "1/100", "centimeter": "1/100", "dm": "1/10", "m": 1, "meter": 1, "km": 1000,
                "kilometer": 1000, "inch": "0.0254", "ft": "0.3048", "feet": "0.3048", "foot": "0.3048", "yard": "0.9144",
                "mile": "1609.344", "毫米": "1/1000", "厘米": "1/100", "米": 1, "千米": 1000, "公里": 1000},
@@ -129,7 +129,8 @@ for _dimension, _units in {
     "money €": {"€": 1, "euro": 1},
     "money ¥": {"¥": 1, "yuan": 1, "元": 1, "角": "1/10", "分": "1/100"},
     "angle": {"degree": 1},
-}.items():  # fmt: skip
+}  # fmt: skip
+for _dimension, _units in _TABLE.items():
     for _unit, _scale in _units.items():
         UNITS[_unit] = (_dimension, Fraction(_scale))
 

@@ -280,7 +280,8 @@ def _same_matrices(a: Any, b: Any) -> bool:
 
 
 def _preorder(tree: Any) -> list[Any]:
-    found, rest = [], [tree]
+    found: list[Any] = []
+    rest = [tree]
     while rest and len(found) < MAX_STEPS:
         found.append(rest.pop())
         rest += getattr(found[-1], "args", ())
@@ -304,24 +305,25 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
     if relation == "equal" and (trees[0] == trees[1] or canonical(trees[0]) == canonical(trees[1])):
         return True
     if all(isinstance(tree, sympy.MatrixBase | sympy.MatrixExpr) for tree in trees):
-        return _same_matrices(*trees)
+        return len(trees) == 1 or _same_matrices(*trees)
     if not all(isinstance(tree, sympy.Expr) for tree in trees):
         return False
     digits = DIGITS + max((len(run) for text in texts for run in re.findall(r"\d+", text)), default=0)
     names = sorted({symbol.name for tree in trees for symbol in tree.free_symbols})
     complex_numbers = any(re.search(r"(?<![A-Za-z\\])i(?![A-Za-z])", text) for text in texts)
-    forms = [(False, False)[: len(trees)]]
+    forms = [(False, False)]
     if any("\\log" in text for text in texts):  # a bare log is the natural or the decimal one, on either side
         forms += [(True, True), (True, False), (False, True)] if len(trees) > 1 else []
     for tens in forms:
 
         def found(more: int, tens: tuple[bool, bool] = tens) -> list[list[Any]]:
             with mpmath.workdps(digits + more):
-                return [values(tree, names, ten=ten, complex_numbers=complex_numbers) for tree, ten in zip(trees, tens, strict=True)]
+                return [values(tree, names, ten=ten, complex_numbers=complex_numbers) for tree, ten in zip(trees, tens, strict=False)]
 
-        left, right = (*found(0), None)[:2]
-        if right is None:
+        sides = found(0)
+        if len(sides) == 1:
             return True
+        left, right = sides
         with mpmath.workdps(digits):
             agree = _agree(relation, left, right, _exactness(trees, digits), within)
         if agree and _zeros_hold(left, right, found):
