@@ -28,8 +28,10 @@ SENTENCES = {
     "pl": ["Odpowiedź brzmi czterdzieści dwa."],
     "sv": ["Svaret är fyrtiotvå."], "tr": ["Cevap kırk iki."], "vi": ["Câu trả lời là bốn mươi hai."],
 }  # fmt: skip
-NONE = ["42", "OK", "B", "Paris", "Leonardo da Vinci", "Rio de Janeiro", "El Niño", "Schadenfreude", "sodium chloride",
-        "$x^2 + y^2$", "\\boxed{42}", "```python\nfür = 1\n```", "C++", "3.5 km", "?!", "https://example.org/eine/lange/adresse/hier", ""]  # fmt: skip
+NONE = [
+    "42", "OK", "B", "Paris", "Leonardo da Vinci", "Rio de Janeiro", "El Niño", "Schadenfreude", "sodium chloride",
+        "$x^2 + y^2$", "\\boxed{42}", "```python\nfür = 1\n```", "C++", "3.5 km", "?!",
+    "https://example.org/eine/lange/adresse/hier", ""]  # fmt: skip
 
 
 @pytest.mark.parametrize(("language", "text"), [(language, text) for language, texts in SENTENCES.items() for text in texts])
