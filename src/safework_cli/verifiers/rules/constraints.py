@@ -69,7 +69,7 @@ class ConstraintsRule:
 
     name = "constraints"
     version = 2  # sentences and words by NLTK, a text of white space keeps nothing
-    libraries = ("nltk", "langdetect")
+    libraries: tuple[str, ...] = ("nltk", "langdetect")
     libraries = ("langdetect",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
