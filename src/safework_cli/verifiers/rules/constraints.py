@@ -69,8 +69,7 @@ class ConstraintsRule:
 
     name = "constraints"
     version = 2  # sentences and words by NLTK, a text of white space keeps nothing
-    libraries: tuple[str, ...] = ("nltk", "langdetect")
-    libraries = ("langdetect",)
+    libraries = ("nltk", "langdetect")
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]
