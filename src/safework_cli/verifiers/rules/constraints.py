@@ -70,7 +70,6 @@ class ConstraintsRule:
     name = "constraints"
     version = 2  # sentences and words by NLTK, a text of white space keeps nothing
     libraries = ("nltk", "langdetect")
-    libraries = ("langdetect",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         return [self._judge(e) for e in exchanges]
