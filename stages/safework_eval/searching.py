@@ -30,13 +30,13 @@ RIGHT = 0.5
 class EpisodeSettings(Settings):
     """How search suites are answered; the names and defaults are those of ``safework rl search``."""
 
-    turns: int = Field(4, ge=1)
+    turns: int = Field(4, ge=1, le=1000)
     """Assistant turns of an episode at most."""
-    results: int = Field(3, ge=1)
+    results: int = Field(3, ge=1, le=1000)
     """Search results shown."""
-    turn_tokens: int = Field(96, ge=8)
+    turn_tokens: int = Field(96, ge=8, le=10**6)
     """Sampled tokens of one turn at most."""
-    total_tokens: int = Field(768, ge=8)
+    total_tokens: int = Field(768, ge=8, le=10**6)
     """Tokens of an episode after the question at most, retrieved text included."""
     certain: int = Field(5, ge=1, le=10)
     """Confidence (0–10) from which an answer counts as certain."""
