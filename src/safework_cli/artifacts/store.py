@@ -195,7 +195,7 @@ class Store:
                 return self._find(reference, parsed.kind, parsed.name, parsed.version, KINDS)
         return None
 
-    def made_by(self, fingerprint: str, kind: str) -> list[Artifact]:
+    def made_by(self, fingerprint: str, kind: str) -> Sequence[Artifact]:
         """What runs with this fingerprint made, oldest first."""
         return [a for a in self.list(kind, damaged=[]) if a.manifest.fingerprint == fingerprint and a.manifest.reuse]
 
