@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# Test processes at once, each on one core.
+JOBS   ?= auto
 # Public data sets for tests, benchmarks and the verifier of the demo, where they lie beside the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
@@ -23,10 +25,10 @@ tiny: install          ## the same chain on tiny random models
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/tiny.sh
 
 test: install
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS)
 
 test-all: install      ## with what takes longer: the whole ladder with every family's chat template
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python -m pytest -m ""
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
 
 check: install
 	$(BIN)/ruff check .

@@ -82,3 +82,11 @@ def test_long_replies_are_read_in_a_moment():
         "    language_named(piece * (400_000 // len(piece)))\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "score"), [("Say what?", "你好，这是答案。", 0.0), ("Who?", "Leonardo da Vinci", 1.0), ("谁？", "OK", 1.0)]
+)
+def test_a_short_question_has_the_language_of_its_script(question, answer, score):
+    (verdict,) = rule_verifier("language").judge([Exchange([{"role": "user", "content": question}], answer)])
+    assert verdict.score == score

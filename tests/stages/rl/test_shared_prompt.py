@@ -240,7 +240,10 @@ def test_a_run_with_shared_prompts_is_a_run_without(algorithm, run_m3, work):
         for passes in (1, 2, 4):
             for old in work.checkpoints.iterdir():
                 old.rename(work.path / f"{share}-{passes}-{old.name}")
-            run_m3(algorithm=algorithm, share_prompts=share, per_device_train_batch_size=8 // passes, gradient_accumulation_steps=passes)
+            run_m3(
+                algorithm=algorithm, share_prompts=share, per_device_train_batch_size=8 // passes,
+                gradient_accumulation_steps=passes, steps_per_generation=passes,
+            )  # fmt: skip
             last = read_metrics(work.progress.metrics_path)[-1]
             updates[share, passes] = (last["loss"], last["grad_norm"], last["entropy"])
     assert updates[True, 1][1] > 0

@@ -84,8 +84,8 @@ def language_named(text: str) -> str | None:
 class LanguageRule:
     """1 where question, thought and answer are in one language (``language_named``), else 0.
 
-    A part without words (a number, a choice letter, a name, a formula, code) has no language and agrees with any other. Labels: "same",
-    "mixed", "empty" (a reply without an answer scores 0).
+    A thought or answer without words of a language (a number, a choice letter, a name, a formula, code) agrees with any other. A question
+    of a few Latin letters is in some language of that script. Labels: "same", "mixed", "empty" (a reply without an answer scores 0).
     """
 
     name = "language"
@@ -99,7 +99,8 @@ class LanguageRule:
         reply = parse_reply(exchange.reply)
         if not reply.answer:
             return Verdict(0.0, "empty")
-        found = {language_named(text) for text in (exchange.question, reply.thought, reply.answer)} - {None}
+        asked = language_named(exchange.question) or ("?" if _WORD.search(_NO_LANGUAGE.sub(" ", exchange.question)) else None)
+        found = {asked, language_named(reply.thought), language_named(reply.answer)} - {None}
         if "?" in found and len(found) > 1 and found <= {"?", *_LATIN}:
             found.discard("?")
         return Verdict(1.0, "same") if len(found) <= 1 else Verdict(0.0, "mixed")
