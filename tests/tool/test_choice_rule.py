@@ -638,3 +638,16 @@ def test_verdicts_and_errors():
     assert verdict("M", "M").score == 1.0  # options unknown: as far as the gold answer goes
     assert verdict("C", "E", choices=METALS).error
     assert "27 choices" in (verdict("C", "C", choices=[*MANY, "x"]).error or "")
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("London is not correct; Rome is.", None), ("London isn't right, Rome is.", None), ("London is incorrect.", None),
+        ("伦敦不对，罗马对。", None),
+        ("Rome is correct; London is not.", "D"), ("London is certainly wrong. Rome fits.", "D"), ("London cannot be it.", None),
+        ("London is the largest city of England.", "B"),
+    ],
+)  # fmt: skip
+def test_what_follows_an_options_text_may_deny_it(reply, letter):
+    assert chosen_letter(reply, ["Paris", "London", "Berlin", "Rome"]) == letter

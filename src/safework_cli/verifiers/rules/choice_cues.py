@@ -56,6 +56,11 @@ DENIED = re.compile(
     r"|(?<!other )than|versus|vs|against|tempted to (?:choose|pick|select|say))|n't)(?: +(?:be|to be|an?|the|is|was|choose|pick|select"
     r"|say|go with|option|choice|answer|letter|correct|right|both|either|only))*[ \"'(:]*$"
 )
+DENIED_AFTER = re.compile(
+    r" (?:(?:is|was|are|were|seems?|looks?|would be|sounds?)(?: \w+ly)? (?:not|wrong|incorrect|false|untrue|impossible|out)\b"
+    r"|(?:isn|wasn|aren|can|doesn)'?t\b|cannot\b)|\s*(?:不对|不是|是错|错|不正确|不成立|不符合)"
+)
+"""What follows an option's text, tokens joined by spaces, where the option is denied."""
 NEGATION = re.compile(
     r"\b(?:not|never|no|cannot|neither|nor|incorrect|wrong|false|unlikely|inaccurate|untrue|invalid|hardly|doubt|impossible|least)\b|n't\b"
 )

@@ -139,7 +139,11 @@ class Mentions:
         joined = self.options.joined(text)
         found = self.options.occurring(text)
         before = (_CJK_GAP.sub("", joined[max(0, start - 60) : start].rstrip()) for start, _, _ in found)
-        return {letter for (_, _, letter), left in zip(found, before, strict=True) if not self.denied(left)}
+        return {
+            letter
+            for (_, end, letter), left in zip(found, before, strict=True)
+            if not self.denied(left) and not cues.DENIED_AFTER.match(_CJK_GAP.sub("", joined[end : end + 60]))
+        }
 
     def _event(self, match: re.Match[str]) -> Event | None:
         raw, start, end = match.group(1), match.start(), match.end()
