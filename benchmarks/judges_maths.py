@@ -20,6 +20,7 @@ from typing import Any
 
 from judges_common import Bar, at_least, at_most, missing, reported, table
 
+from safework_cli.suites import SUITES, TRAINING_SETS
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.rules import rule_verifier
 
@@ -141,15 +142,40 @@ def compared(name: str, pairs: list[Pair]) -> list[Bar]:
         wrong += why is None
         reply = pair.reply if len(pair.reply) <= 160 else "…" + pair.reply[-160:]
         gold = pair.gold if len(pair.gold) <= 160 else "…" + pair.gold[-160:]
-        print(f"{pair.where}\n  gold {gold!r}\n  reply {reply!r}\n  they say {int(pair.expected)}, the rule {score} ({said})")
-        print(f"  {'the rule is right: ' + why if why else 'THE RULE IS WRONG'}")
+        say(f"{pair.where}\n  gold {gold!r}\n  reply {reply!r}\n  they say {int(pair.expected)}, the rule {score} ({said})")
+        say(f"  {'the rule is right: ' + why if why else 'THE RULE IS WRONG'}")
     note = f"{len(pairs)} pairs, {len(differ)} disagreements, the rule right in {len(differ) - wrong}"
     return [reported(f"mathematics, agreement with {name}", round(1 - len(differ) / max(len(pairs), 1), 4), note=note),
             at_most(f"mathematics, disagreements with {name} in which the rule is wrong", wrong, 0)]  # fmt: skip
 
 
+COMPARED = ("choice", "math", "exact", "contains")
+"""Answer types whose gold answers are replies as well."""
+
+
+def say(text: str) -> None:
+    """For people: stdout is the table, or one JSON object."""
+    print(text, file=sys.stderr)
+
+
+def golds(args: argparse.Namespace) -> Bar:
+    """Every gold answer of every registered set that lies in ``--data``, given as the reply."""
+    name, folder = "gold answers of every registered set, equal to themselves", Path(args.data) if args.data else None
+    if folder is None:
+        return missing(name, "≥ 1", "--data is not given")
+    exchanges, sets = [], 0
+    for suite in (SUITES | TRAINING_SETS).values():
+        if suite.path(folder).exists():
+            every = suite.read(suite, suite.path(folder))
+            rows = [row for row in every if row.answer is not None and row.meta.get("answer_type") in COMPARED]
+            exchanges += [Exchange(row.messages, str(row.answer), row.answer, row.harmful, row.meta) for row in rows]
+            sets += bool(rows)
+    equal = sum(verdict.score == 1.0 for verdict in rule_verifier("correctness").judge(exchanges))
+    return at_least(name, equal / max(len(exchanges), 1), 1, note=f"{len(exchanges)} gold answers of {sets} sets")
+
+
 def bars(args: argparse.Namespace) -> list[Bar]:
-    found: list[Bar] = []
+    found: list[Bar] = [golds(args)]
     records = table(args, "math.jsonl")
     trials = [Pair(r["gold"], r["reply"], bool(r["expected"]), "math.jsonl") for r in records or []]
     if records is None:
@@ -157,7 +183,7 @@ def bars(args: argparse.Namespace) -> list[Bar]:
     else:
         differ = judge(trials)
         for pair, score, said in differ:
-            print(f"math.jsonl: gold {pair.gold!r}, reply {pair.reply!r}: expected {int(pair.expected)}, the rule says {score} ({said})")
+            say(f"math.jsonl: gold {pair.gold!r}, reply {pair.reply!r}: expected {int(pair.expected)}, the rule says {score} ({said})")
         share = 1 - len(differ) / len(trials)
         found.append(at_least("mathematics, trials judged as a careful reader does", round(share, 4), 0.97, note=f"{len(trials)} rows"))
     published: list[Pair] = []

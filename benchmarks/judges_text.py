@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ifeval-official", help="checkout that holds the package instruction_following_eval")
     parser.add_argument("--nltk-data", help="folder with tokenizers/punkt_tab, which the official checkers need")
     parser.add_argument("--ifeval-replies", help="JSONL of {key, response} in place of the mutated ones")
-    parser.add_argument("--ifeval-count", type=int, default=5000, help="mutated replies to compare on")
+    parser.add_argument("--ifeval-count", type=int, default=5600, help="mutated replies to compare on")
 
 
 def bars(args: argparse.Namespace) -> list[Bar]:
