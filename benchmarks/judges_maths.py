@@ -41,7 +41,7 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
     (r"10/9", r"\\frac\{1\}\{2\} .*= \\frac\{10\}\{9\}", _FALSE),
     (r"x = 11", r"= 7 =11", _FALSE),
     (r"1/3", r"5\+5\+1 = 1/3", _FALSE),
-    (r"1/3", r"1/3\\approx1\.3", "1.3 is no approximation of 1/3"),
+    (r"1/3", r"1/3\\approx1\.3", "1.3 does not approximate 1/3"),
     (r"z = 1 \+ 1 = 2", r"z = 3\+3 = 2", _FALSE),
     (r"1\}\{3\}", r"0\.33\\", "the table lowers the precision for this row; 0.33 is not 1/3"),
     (r"8\}\{3\}", r"2\.6667", "the table lowers the precision for this row; five digits are not 8/3"),

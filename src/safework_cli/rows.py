@@ -227,16 +227,13 @@ class Reply:
     format: ReplyFormat
 
 
-def parse_reply(text: str, *, prefilled: bool = False) -> Reply:
+def parse_reply(text: str) -> Reply:
     """Splits ``<think>thought</think>answer`` at the first closing tag, as vLLM's and Inspect's reasoning parsers do.
 
     Args:
         text: the reply with the thought's opening tag. Engines put it there where the chat template opened the thought in the prompt
             (``lm.thoughts``); a closing tag without an opening one is "unopened".
-        prefilled: the text comes from elsewhere, after a prompt that ended in ``<think>``.
     """
-    if prefilled and not text.lstrip().startswith(THINK_OPEN):
-        text = THINK_OPEN + text
     before, opened, inside = text.partition(THINK_OPEN)
     if THINK_CLOSE in before:  # closed before it is opened
         before, opened, inside = "", "", text

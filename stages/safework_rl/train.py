@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
-from transformers import AutoConfig
 from trl import GRPOConfig
 
 from safework_cli.artifacts.manifest import RECORD
@@ -18,6 +16,7 @@ from safework_cli.episode.index import SearchIndex
 from safework_cli.episode.runner import EpisodeLimits
 from safework_cli.errors import InputError
 from safework_cli.lm.chat import TemplateError, dated, encode_prompt
+from safework_cli.lm.folder import positions_of, read_config
 from safework_cli.lm.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.lm.models import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.lm.templates import use_template
@@ -80,7 +79,7 @@ def train(
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
     for speaker in filter(None, (tokenizer, processor)):
         use_template(speaker, config.chat_template)
-    positions = _positions(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    positions = positions_of(read_config(model_artifact.path, trust_remote_code=config.trust_remote_code)) or math.inf
 
     def encode(row: Row) -> tuple[list[int], Vision | None]:
         if row.images:
@@ -220,12 +219,6 @@ def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlC
             f"max_dropped tolerates {config.max_dropped:.0%}; what is left would be another data set than the one that was given",
             "change the lengths, the data or the chat template, or raise max_dropped",
         )
-
-
-def _positions(folder: Path, *, trust_remote_code: bool) -> float:
-    """How many tokens the model has positions for; infinite where it sets no limit."""
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code).get_text_config()
-    return getattr(config, "max_position_embeddings", None) or math.inf
 
 
 def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:

@@ -48,7 +48,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
-        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model))
+        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model.config))
     refuse_useless(encoded, len(rows), config.max_dropped)
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")

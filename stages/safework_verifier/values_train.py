@@ -129,7 +129,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     heads = ValueHeads(backbone.config.get_text_config().hidden_size, len(principles)).to(backbone.device)
     spec = ValueSpec(principles=principles, temperatures=[1.0] * len(principles), max_length=config.max_length)
     with work.progress.phase("tokenize", len(parts.train)):
-        examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone)))
+        examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config)))
     trainer = ValueTrainer(
         model=WithHeads(backbone, heads),
         args=_arguments(config, work),

@@ -127,33 +127,30 @@ def test_a_prompt_that_leaves_no_room_is_refused(engine):
 
 
 @pytest.mark.parametrize(
-    ("text", "prefilled", "expected"),
+    ("text", "expected"),
     [
-        ("<think>a</think>b", False, ("a", "b", "ok")),
-        ("a</think>b", True, ("a", "b", "ok")),
-        ("a</think>b", False, ("a", "b", "unopened")),
-        ("<think>a", False, ("a", "", "unclosed")),
-        ("a", True, ("a", "", "unclosed")),
-        ("b", False, ("", "b", "no_thought")),
-        ("<think> </think>b", False, ("", "b", "empty_thought")),
-        ("<think>a</think> ", False, ("a", "", "empty_answer")),
-        ("<think>a</think>x</think>b", False, ("a", "x</think>b", "repeated")),
-        ("<think>a</think>x<think>b</think>c", False, ("a", "x<think>b</think>c", "repeated")),
-        ("<think>a<think>b</think>c", False, ("a<think>b", "c", "repeated")),
-        ("x<think>a</think>b", False, ("a", "x\nb", "text_before")),
-        ("x<think>a", False, ("a", "x", "unclosed")),
-        ("x<think>a</think>", False, ("a", "x", "text_before")),
-        ("x</think>y<think>z</think>b", False, ("x", "y<think>z</think>b", "repeated")),
-        ("<think>a</think>b", True, ("a", "b", "ok")),
-        ("\x00\x1b\u200b\u2066 \x85", False, ("", "", "empty_answer")),  # a user sees nothing
-        ("<think>a</think>\u200b", False, ("a", "", "empty_answer")),
-        ("<think>\ufeff</think>b", False, ("", "b", "empty_thought")),
-        ("\x1b[31mNo.", False, ("", "\x1b[31mNo.", "no_thought")),
-        ("", False, ("", "", "empty_answer")),
+        ("<think>a</think>b", ("a", "b", "ok")),
+        ("a</think>b", ("a", "b", "unopened")),
+        ("<think>a", ("a", "", "unclosed")),
+        ("b", ("", "b", "no_thought")),
+        ("<think> </think>b", ("", "b", "empty_thought")),
+        ("<think>a</think> ", ("a", "", "empty_answer")),
+        ("<think>a</think>x</think>b", ("a", "x</think>b", "repeated")),
+        ("<think>a</think>x<think>b</think>c", ("a", "x<think>b</think>c", "repeated")),
+        ("<think>a<think>b</think>c", ("a<think>b", "c", "repeated")),
+        ("x<think>a</think>b", ("a", "x\nb", "text_before")),
+        ("x<think>a", ("a", "x", "unclosed")),
+        ("x<think>a</think>", ("a", "x", "text_before")),
+        ("x</think>y<think>z</think>b", ("x", "y<think>z</think>b", "repeated")),
+        ("\x00\x1b\u200b\u2066 \x85", ("", "", "empty_answer")),  # a user sees nothing
+        ("<think>a</think>\u200b", ("a", "", "empty_answer")),
+        ("<think>\ufeff</think>b", ("", "b", "empty_thought")),
+        ("\x1b[31mNo.", ("", "\x1b[31mNo.", "no_thought")),
+        ("", ("", "", "empty_answer")),
     ],
 )
-def test_a_reply_is_taken_apart_and_nothing_is_guessed(text, prefilled, expected):
-    reply = parse_reply(text, prefilled=prefilled)
+def test_a_reply_is_taken_apart_and_nothing_is_guessed(text, expected):
+    reply = parse_reply(text)
     assert (reply.thought, reply.answer, reply.format) == expected
 
 

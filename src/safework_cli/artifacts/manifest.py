@@ -38,7 +38,7 @@ _TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
 
 
 class NotThere(InputError):
-    """There is no manifest: never was, or the folder was deleted in the meantime."""
+    """The folder has no manifest, or was deleted in the meantime."""
 
 
 class _Strict(BaseModel):

@@ -110,7 +110,7 @@ def safetensors_header(file: Path) -> dict[str, Any]:
         assert all(isinstance(side, int) for entry in header.values() for side in entry["shape"])
         assert all(isinstance(entry["dtype"], str) for entry in header.values())
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError):
-        raise InputError(f"{file} is no safetensors file", "its header cannot be read", "fetch the file again") from None
+        raise InputError(f"{file} is not a safetensors file", "its header cannot be read", "fetch the file again") from None
     if 8 + length + end != size:
         raise InputError(f"{file} is cut short", f"its tensors end at byte {8 + length + end}, the file at {size}", "fetch the file again")
     return header

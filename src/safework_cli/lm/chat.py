@@ -17,7 +17,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.errors import InputError
-from safework_cli.lm.thoughts import ThoughtReader
+from safework_cli.lm.thoughts import reader_of
 from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Message
 
 TEMPLATE_DATE = date(2024, 7, 26)
@@ -57,6 +57,8 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
     try:
         template = with_fixed_date(tokenizer.get_chat_template())
         text = tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt)
+    except MemoryError:
+        raise
     except Exception as error:  # a template is a program of somebody else's: jinja2's errors, and whatever its filters raise
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         roles = ", ".join(message["role"] for message in messages)
@@ -155,7 +157,7 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
             generation prompt lacks, opens a thought that the reply does not close, or closes a turn without a stop token; or a reply
             writes a control token.
     """
-    control = ThoughtReader(tokenizer).control_ids | set(stop_ids)
+    control = reader_of(tokenizer).control_ids | set(stop_ids)
     input_ids: list[int] = []
     supervised: list[bool] = []
 
@@ -289,5 +291,6 @@ def _after_turn_end(tokenizer: PreTrainedTokenizerBase, between: str, closing: s
     """Ids of the text between two replies without the end of turn that the first one holds already."""
     ids, ended = encode_text(tokenizer, between), encode_text(tokenizer, closing)
     same = next((i for i, pair in enumerate(zip(ids, ended, strict=False)) if pair[0] != pair[1]), min(len(ids), len(ended)))
-    whole = max((i + 1 for i in range(same) if ids[i] in tokenizer.added_tokens_decoder), default=0)
+    added = tokenizer.added_tokens_decoder  # made anew at each look
+    whole = max((i + 1 for i in range(same) if ids[i] in added), default=0)
     return ids[whole:]

@@ -65,9 +65,9 @@ def read_json(file: Path) -> dict[str, Any]:
     return found
 
 
-def positions_of(model: Any) -> int | None:
-    """Tokens of a sequence at most, or None where the architecture has no limit."""
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def positions_of(config: Any) -> int | None:
+    """Tokens of a sequence at most by a model's configuration, or None where the architecture has no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return limit if isinstance(limit, int) and limit > 0 else None
 
 

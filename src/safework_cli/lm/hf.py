@@ -211,7 +211,7 @@ class HFEngine:
 
     def longest_prompt(self, sampling: Sampling) -> float:
         """Tokens of a prompt at most, so that a whole reply fits behind it; infinite where the model has no limit."""
-        limit = positions_of(self.model)
+        limit = positions_of(self.model.config)
         return math.inf if limit is None else limit - sampling.max_tokens
 
     def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +24,16 @@ TAIL_TOKENS = 24
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokenizer's special tokens as text, for ``text_safety.disarmed``."""
     return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+
+
+def reader_of(tokenizer: PreTrainedTokenizerBase) -> ThoughtReader:
+    """The reader of a tokenizer, made once for the tokens that it has: many rows ask for it."""
+    return _reader(tokenizer, len(tokenizer))
+
+
+@lru_cache(maxsize=8)
+def _reader(tokenizer: PreTrainedTokenizerBase, tokens: int) -> ThoughtReader:
+    return ThoughtReader(tokenizer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from safework_cli.errors import InputError
 from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
+from safework_cli.lm.folder import positions_of
 from safework_cli.lm.passes import like_lengths, pass_cost
 from safework_cli.lm.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
@@ -203,7 +204,7 @@ class LabelVerifier:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
         if reason := unshareable(model):
             warnings.warn(f"{type(model).__name__}: each judgement computes the instruction anew, for {reason}", stacklevel=2)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = positions_of(model.config)
         if limit is not None and spec.max_length > limit:
             raise InputError(f"max_length {spec.max_length} exceeds the model's {limit} positions", "", f"max_length={limit}")
 

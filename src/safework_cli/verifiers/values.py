@@ -135,7 +135,7 @@ class ValueModel:
     ):
         self.model, self.tokenizer, self.heads, self.spec = model, tokenizer, heads.to(model.device), spec
         self.name, self.batch_size = name or "values", batch_size
-        self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model))
+        self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model.config))
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """The routed value of each prefix; the label names the principle that weighs most."""

@@ -298,6 +298,8 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
     for text in texts:
         try:
             trees.append(parsed(text))
+        except MemoryError:  # says nothing of the reply
+            raise
         except Exception:  # the parser raises whatever it meets
             return False
     if relation == "alone":  # only whether it can be evaluated
