@@ -118,8 +118,8 @@ WEIGHTS = [
     (index_of_nothing, "index.json is damaged"),
     (cut, "cut short"),
     (write("model.safetensors", b""), "cut short"),
-    (write("model.safetensors", struct.pack("<Q", 5) + b"{1,2}"), "no safetensors file"),
-    (write("model.safetensors", struct.pack("<Q", 10) + b'{"x": {}} '), "no safetensors file"),
+    (write("model.safetensors", struct.pack("<Q", 5) + b"{1,2}"), "not a safetensors file"),
+    (write("model.safetensors", struct.pack("<Q", 10) + b'{"x": {}} '), "not a safetensors file"),
     (pickled, "no safetensors weights"),
 ]
 
