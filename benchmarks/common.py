@@ -20,7 +20,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def model_folder(name: str) -> Path:
     """The folder of a model, named as a folder or as a reference."""
-    from safework_cli.artifacts import default_store
+    from safework_cli.core.artifacts import default_store
 
     return Path(name) if Path(name).is_dir() else default_store(None).resolve(name, ("model",)).path
 

@@ -25,7 +25,7 @@ def main() -> None:
     options = parse(sys.argv[1:])
     import torch
 
-    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.models.load import load_model, load_tokenizer
 
     folder = model_folder(options.model)
     tokenizer, model = load_tokenizer(folder), load_model(folder, dtype=options.dtype)
@@ -69,8 +69,8 @@ Side = Callable[[float], list[list[int]]]
 
 
 def ours(model: Any, tokenizer: Any, prompt: list[int], group: int, options: argparse.Namespace) -> Side:
-    from safework_cli.lm.engine import Sampling
-    from safework_cli.lm.hf import HFEngine
+    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.engines.protocol import Sampling
 
     engine = HFEngine(model, tokenizer, batch_size=group)
     engine.stop_ids = []

@@ -15,7 +15,7 @@ from typing import Any
 
 from judges_common import Bar, at_least, at_most, missing, table
 
-from safework_cli.rows import parse_reply
+from safework_cli.data.reply import parse_reply
 from safework_cli.verifiers.rules.choice import chosen_letter
 
 BAR = 0.97

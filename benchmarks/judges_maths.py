@@ -20,7 +20,7 @@ from typing import Any
 
 from judges_common import Bar, at_least, at_most, missing, reported, table
 
-from safework_cli.suites import SUITES, TRAINING_SETS
+from safework_cli.data.suites import SUITES, TRAINING_SETS
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.rules import rule_verifier
 

@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.models.load import load_model, load_tokenizer
 
     folder = model_folder(options.model)
     tokenizer = load_tokenizer(folder)
@@ -151,7 +151,7 @@ def synchronize() -> None:
 
 def prompts_of(tokenizer: Any, tokens: int, count: int) -> list[list[dict[str, str]]]:
     """Conversations whose encoded prompts have so many tokens, different from their first word on."""
-    from safework_cli.lm.chat import encode_prompt
+    from safework_cli.models.chat_template import encode_prompt
 
     made = []
     for number in range(count):
@@ -193,17 +193,18 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     """The trainer of ``safework rl`` with CPGD, and an objective that asks no verifier."""
     from datasets import Dataset
 
-    from safework_cli.lm import hf
-    from safework_cli.lm.chat import encode_prompt
-    from safework_cli.progress import Progress, make_display
-    from safework_cli.rows import Row
-    from safework_cli.stage import StopRequest, WorkDir
+    from safework_cli.core.progress import Progress, make_display
+    from safework_cli.core.signals import StopRequest
+    from safework_cli.core.stage import WorkDir
+    from safework_cli.data.row import Row
+    from safework_cli.engines.hf import engine as hf
+    from safework_cli.models.chat_template import encode_prompt
+    from safework_rl.config import RlConfig
     from safework_rl.curriculum import Curriculum
     from safework_rl.objectives import M3Objective
     from safework_rl.rewards import Scored
-    from safework_rl.settings import RlConfig
-    from safework_rl.train import grpo_arguments
-    from safework_rl.trainer import LadderTrainer
+    from safework_rl.run import grpo_arguments
+    from safework_rl.trl_adapter import LadderTrainer
 
     hf.stop_token_ids = lambda *_: []  # every reply takes all its tokens
 

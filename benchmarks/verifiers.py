@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from safework_cli.data.dataset import read_dataset
+
 RECIPES = Path(__file__).resolve().parent.parent / "recipes" / "verifiers"
 GENERATORS = ("gpt4", "llama2new", "llama2orig", "mistralguard", "mistralinstruct")
 REPEATS = 3
@@ -41,14 +43,14 @@ def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
     """The labels of a recipe's verifier, what it trains on and is reported on, and the copies it learns from: by the stage's functions."""
     import yaml
 
-    from safework_cli.artifacts import Store
-    from safework_verifier.attacks import augmented
+    from safework_cli.core.artifacts import Store
     from safework_verifier.rows import labelled_rows, take_apart
-    from safework_verifier.train_stage import VerifierTrainConfig
+    from safework_verifier.train.attacks import augmented
+    from safework_verifier.train.config import VerifierTrainConfig
 
     settings = yaml.safe_load((RECIPES / recipe).read_text())
     config = VerifierTrainConfig.model_validate(settings)
-    items, missing = labelled_rows(Store(Path(store)).resolve(data, ("dataset",)).rows(), config.spec(), 0.0)
+    items, missing = labelled_rows(read_dataset(Store(Path(store)).resolve(data, ("dataset",))), config.spec(), 0.0)
     parts = take_apart(items, missing, config.eval_fraction, config.seed)
     return config.spec(), parts, augmented(parts.train, config.spec(), config.attacked_share, config.cut_short_share, config.seed)
 
@@ -74,14 +76,14 @@ def tfidf(train: Any, report: Any) -> Any:
 def measured(spec: Any, report: Any, predicted: Any) -> dict[str, float]:
     import numpy as np
 
-    from safework_verifier.metrics import accuracy, macro_f1
+    from safework_cli.statistics.classification import accuracy, macro_f1
 
     gold, told = np.array([item.gold for item in report]), np.array(predicted)
     return {"accuracy": accuracy(gold, told), "macro_f1": macro_f1(gold, told, len(spec.labels)), "n": len(report)}
 
 
 def verdicts_of(store: str, verifier: str, report: Any, spec: Any) -> Any:
-    from safework_cli.artifacts import Store
+    from safework_cli.core.artifacts import Store
     from safework_cli.verifiers.load import load_verifier
 
     judge = load_verifier(Store(Path(store)).resolve(verifier, ("verifier",)), batch_size=32)
@@ -143,8 +145,8 @@ def speed(model: str, rows: int) -> dict[str, Any]:
     """Seconds for a batch of judgements: one forward pass, against generating the label (16 tokens at most, as released judges are run)."""
     import torch
 
-    from safework_cli.artifacts import default_store
-    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.core.artifacts import default_store
+    from safework_cli.models.load import load_model, load_tokenizer
     from safework_cli.verifiers.contract import Exchange
     from safework_cli.verifiers.labels import LabelVerifier, pad_left
     from safework_cli.verifiers.spec import preset

@@ -16,9 +16,10 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
 
-from safework_cli.artifacts import Store
-from safework_cli.progress import Progress, QuietDisplay
-from safework_cli.stage import StopRequest, WorkDir
+from safework_cli.core.artifacts import Store
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import WorkDir
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SAFEWORK_DATA") or ROOT.parent / "shared" / "data")  # make exports it empty where there is none
@@ -50,7 +51,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama with a byte-level tokenizer and a ChatML template, saved as a Hugging Face folder."""
-    from safework_cli.lm.tiny import create_tiny_model
+    from safework_cli.models.tiny import create_tiny_model
 
     folder = tmp_path_factory.mktemp("tiny")
     create_tiny_model(folder, architecture="llama", seed=0)
@@ -60,8 +61,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def commit(store: Store):
     """Makes a filled folder the first version of an artifact of the test's store."""
-    from safework_cli.artifacts import Manifest
-    from safework_cli.artifacts.store import now
+    from safework_cli.core.artifacts import Manifest
+    from safework_cli.core.artifacts.store import now
 
     def make(folder: Path, kind: str, name: str):
         manifest = Manifest(
@@ -75,7 +76,8 @@ def commit(store: Store):
 @pytest.fixture
 def toy_data(store: Store, commit):
     """A dataset with subsets cot (replies) and rl (prompts): sums, and requests to refuse."""
-    from safework_cli.rows import Row, make_reply, write_rows
+    from safework_cli.data.reply import make_reply
+    from safework_cli.data.row import Row, write_rows
 
     def rows(with_reply: bool) -> list[Row]:
         made = []
@@ -101,7 +103,7 @@ def toy_data(store: Store, commit):
 @pytest.fixture
 def tiny_artifact(store: Store, tiny_model: Path):
     """The tiny model as an artifact of the test's store."""
-    from safework_cli.artifacts.transfer import import_folder
+    from safework_cli.core.artifacts.transfer import import_folder
 
     return import_folder(store, tiny_model, "tiny")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from safework_cli.lm.models import save_model
-from safework_cli.lm.templates import template_folder
+from safework_cli.models.load import save_model
+from safework_cli.models.templates import template_folder
 
 MISTRAL = (  # no role headers, no generation prompt; a system message opens the first user turn; the end of turn is eos
     "{{ bos_token }}{% set first = namespace(system='') %}{% for m in messages %}{% if m.role == 'system' %}"

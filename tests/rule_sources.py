@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 
-from safework_cli import rows  # noqa: E402
+from safework_cli.data import row as rows  # noqa: E402
 from safework_cli.verifiers.rules import registry  # noqa: E402
 
 TABLE = Path(__file__).with_name("rule_versions.json")

@@ -7,8 +7,8 @@ import math
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from safework_cli.lm.engine import Completion
-from safework_cli.lm.thoughts import ThoughtReader
+from safework_cli.engines.protocol import Completion
+from safework_cli.models.thoughts import ThoughtReader
 
 
 def spaced_tokenizer(text: str) -> PreTrainedTokenizerFast:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt, render
-from safework_cli.lm.templates import named_template, template_names
-from safework_cli.lm.thoughts import ThoughtReader
-from safework_cli.rows import Message
+from safework_cli.data.row import Message
+from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, render
+from safework_cli.models.templates import named_template, template_names
+from safework_cli.models.thoughts import ThoughtReader
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "templates.md"
 BEGIN, END = "<!-- table: python tests/template_table.py -->\n", "<!-- end -->\n"
@@ -83,7 +83,7 @@ def written() -> str:
 
 
 def main() -> None:
-    from safework_cli.lm.tiny import create_tiny_model
+    from safework_cli.models.tiny import create_tiny_model
 
     with tempfile.TemporaryDirectory() as folder:
         create_tiny_model(Path(folder))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from safework_eval.statistics import Term, compare_paired, weighted_sum
+from safework_cli.statistics.paired import Term, compare_paired, weighted_sum
 from safework_eval.summary import AXES
 
 Outcomes = Mapping[str, Mapping[str, float | None]]

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from safework_cli.errors import nearest
-from safework_cli.stage import Settings
+from safework_cli.core.errors import nearest
+from safework_cli.core.settings import Settings
 from safework_eval.searching import SEARCH_MEASURES
 
 SAFETY_FIELDS = ("refused",)

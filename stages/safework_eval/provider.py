@@ -40,12 +40,13 @@ from inspect_ai.model import (
 from inspect_ai.solver._task_state import sample_state  # which sample and epoch a request belongs to; the public names do not say it
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from safework_cli.errors import ConfigError
-from safework_cli.lm.engine import Completion, Sampling, derived_seed
-from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Message
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
+from safework_cli.data.row import Message
+from safework_cli.engines.protocol import Completion, Sampling, derived_seed
 
 if TYPE_CHECKING:
-    from safework_cli.lm.hf import HFEngine
+    from safework_cli.engines.hf.engine import HFEngine
 
 DEFAULT_MAX_TOKENS = 1024
 QUIET_SECONDS = 0.02
@@ -207,9 +208,9 @@ class SafeworkAPI(ModelAPI):
         """The engine, loaded at first use. Raises InputError where the name is no model."""
         with self._loading:
             if self._engine is None:
-                from safework_cli.artifacts import default_store
-                from safework_cli.lm.hf import HFEngine
-                from safework_cli.lm.models import load_model, load_tokenizer
+                from safework_cli.core.artifacts import default_store
+                from safework_cli.engines.hf.engine import HFEngine
+                from safework_cli.models.load import load_model, load_tokenizer
 
                 folder: Path = default_store(self._store).resolve(self.model_name, ("model",)).path
                 model = load_model(folder, dtype=self._dtype, trust_remote_code=self._trust)  # type: ignore[arg-type]
@@ -236,7 +237,7 @@ class SafeworkAPI(ModelAPI):
         sampling = sampling_of(config)
         choices = config.num_choices or 1
         engine = self.engine if self._engine is not None else await asyncio.to_thread(lambda: self.engine)
-        from safework_cli.lm.asking import ask_for
+        from safework_cli.engines.asking import ask_for
 
         asked = ask_for(engine, to_messages(input), sampling)
         if asked.problem:
@@ -270,7 +271,7 @@ class SafeworkAPI(ModelAPI):
         return output
 
     async def count_tokens(self, input: str | list[ChatMessage], config: GenerateConfig | None = None) -> int:
-        from safework_cli.lm.chat import encode_prompt
+        from safework_cli.models.chat_template import encode_prompt
 
         return (
             await self.count_text_tokens(input) if isinstance(input, str) else len(encode_prompt(self.engine.tokenizer, to_messages(input)))

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.artifacts import Artifact
-from safework_cli.errors import InputError
-from safework_cli.lm.engine import Sampling
-from safework_cli.stage import Inputs, Outcome, WorkDir
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.engines.protocol import Sampling
 from safework_eval.compare import compare
-from safework_eval.eval_stage import AGAINST, SAMPLES, SUMMARY, EvalConfig, chosen_suites, read_summary, search_conditions
+from safework_eval.conditions import read_summary, refuse_unlike, search_conditions
+from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates
-from safework_eval.likeness import refuse_unlike
+from safework_eval.plan import chosen_suites
 from safework_eval.samples import Archive, Key, Sample, read_samples, write_samples
 from safework_eval.scoring import Judge, Panel, judge_all, outcome_of
 from safework_eval.searching import SEARCH_MEASURES, batches_of
@@ -31,7 +32,7 @@ from safework_eval.summary import Conditions, summarise
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
-    from safework_cli.lm.hf import HFEngine
+    from safework_cli.engines.hf.engine import HFEngine
 
 
 @dataclass(slots=True)
@@ -69,10 +70,10 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 
 def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
     """Every suite's replies from one model, through Inspect."""
-    from safework_cli.lm.models import load_model, load_tokenizer, template_hash
+    from safework_cli.models.load import load_model, load_tokenizer, template_hash
 
     with work.progress.phase(f"load {artifact.ref}"):
-        from safework_cli.lm.hf import HFEngine
+        from safework_cli.engines.hf.engine import HFEngine
 
         tokenizer = load_tokenizer(artifact.path, trust_remote_code=config.trust_remote_code)
         model = load_model(artifact.path, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
@@ -113,7 +114,7 @@ def _play(
     work: WorkDir,
 ) -> None:
     """The episodes of search suites. Inspect then finds their replies in the archive, and logs them."""
-    from safework_cli.episode.index import SearchIndex
+    from safework_cli.environments.search.index import SearchIndex
     from safework_eval.searching import play
 
     if not suites:
@@ -173,7 +174,7 @@ def _run_inspect(
 
 def _batches(engine: HFEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
     """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
-    from safework_cli.lm.asking import ask_for
+    from safework_cli.engines.asking import ask_for
 
     single = [suite for suite in suites if suite.metric != "search"]
     asked = {(suite.name, row.id): ask_for(engine, row.prompt, sampling) for suite in single for row in suite.rows}

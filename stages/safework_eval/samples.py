@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safework_cli.journal import open_journal, read_journal, write_line
-from safework_cli.rows import Row, parse_reply
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Row
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from safework_cli.errors import ConfigError
-from safework_cli.rows import Row
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.row import Row
 from safework_cli.verifiers import Exchange, Verdict, Verifier, judged
 
 if TYPE_CHECKING:
-    from safework_cli.artifacts import Artifact
+    from safework_cli.core.artifacts import Artifact
     from safework_eval.selection import JudgeChoice, Metric, Suite
 
 SAFETY_METRICS = ("safety", "over_refusal")

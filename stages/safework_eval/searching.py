@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from safework_cli.episode.grammar import SEARCH_INSTRUCTION, opening
-from safework_cli.rows import Message, Row
-from safework_cli.stage import Settings
+from safework_cli.core.settings import Settings
+from safework_cli.data.row import Message, Row
+from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, opening
 from safework_eval.samples import Archive, Episode, Reply, Sample
 
 if TYPE_CHECKING:
-    from safework_cli.episode.index import SearchIndex
-    from safework_cli.episode.runner import Transcript
-    from safework_cli.lm.hf import HFEngine
+    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.environments.search.index import SearchIndex
+    from safework_cli.environments.search.runner import Transcript
     from safework_eval.selection import Suite
 
 RIGHT = 0.5
@@ -68,9 +68,9 @@ def play(
     """
     from dataclasses import replace
 
-    from safework_cli.episode.runner import EpisodeLimits, run_episodes
-    from safework_cli.lm.asking import ask_for
-    from safework_cli.lm.engine import derived_seed
+    from safework_cli.engines.asking import ask_for
+    from safework_cli.engines.protocol import derived_seed
+    from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
 
     limits = EpisodeLimits(settings.turns, settings.results, settings.turn_tokens, settings.total_tokens)
     whole = replace(sampling, max_tokens=settings.total_tokens)

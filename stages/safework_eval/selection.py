@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from safework_cli.errors import ConfigError, InputError, SafeworkError, nearest
-from safework_cli.paths import user_path
-from safework_cli.rows import Row
-from safework_cli.stage import Settings
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nearest
+from safework_cli.core.paths import user_path
+from safework_cli.core.settings import Settings
+from safework_cli.data.dataset import read_dataset
+from safework_cli.data.row import Row
 
 if TYPE_CHECKING:
-    from safework_cli.artifacts import Artifact
+    from safework_cli.core.artifacts import Artifact
 
 JUDGES = ("auto", "rule", "verifier")
 
@@ -146,7 +147,7 @@ def select_suites(
                     raise ConfigError(
                         f"suite '{block.title}' reads rows of the data input, and there is none", "", "add data=REFERENCE, or `suite:`"
                     )
-                own = data.rows() if own is None else own
+                own = read_dataset(data) if own is None else own
                 rows, source = own, data.ref
             else:
                 rows, source = _public_rows(block.suite, suites_folder), block.suite
@@ -160,7 +161,7 @@ def select_suites(
 
 
 def _public_rows(name: str, folder: str | None) -> list[Row]:
-    from safework_cli.suites import SUITES, load_suite, suite_named
+    from safework_cli.data.suites import SUITES, load_suite, suite_named
 
     if suite_named(name).images:
         text = ", ".join(sorted(known for known, suite in SUITES.items() if not suite.images))

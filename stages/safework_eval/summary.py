@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safework_cli.intervals import Estimate, estimate
+from safework_cli.statistics.intervals import Estimate, estimate
 from safework_cli.verifiers.rules.ifeval import IFEVAL, published
 from safework_eval.samples import Sample
 from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.terminal import visible
+from safework_cli.core.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -23,9 +23,9 @@ from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 from inspect_ai.solver import generate as generate_solver
 
-from safework_cli.errors import ConfigError, SafeworkError
-from safework_cli.lm.engine import Sampling
-from safework_cli.rows import Message, Row
+from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.data.row import Message, Row
+from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers import Exchange, Verdict
 from safework_eval.provider import reply_output
 from safework_eval.samples import Archive, Reply, Sample

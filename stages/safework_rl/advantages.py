@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from safework_rl.settings import Weighting
+from safework_rl.config import Weighting
 
 EPSILON = 1e-6
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
-from safework_rl.trainer import LadderTrainer
+from safework_rl.trl_adapter import LadderTrainer
 
 STATE, ROLLOUT = "safework_state.json", "rollout.safetensors"
 

@@ -6,8 +6,8 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from safework_cli.errors import InputError
-from safework_cli.rows import Row
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row
 
 
 class Curriculum:

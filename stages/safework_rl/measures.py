@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from safework_cli.rows import Row, parse_reply
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import refusal_label
 from safework_rl.rollout import Group, Round, flat

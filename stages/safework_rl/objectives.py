@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 import torch
 
-from safework_cli.episode.runner import Transcript
-from safework_cli.rows import Row, make_reply
+from safework_cli.data.reply import make_reply
+from safework_cli.data.row import Row
+from safework_cli.environments.search.runner import Transcript
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_rl.advantages import canon, ddca, group_mean, mixed_groups
+from safework_rl.config import Weighting
 from safework_rl.lagrange import Multiplier
 from safework_rl.rewards import Scored, TaskRewards
-from safework_rl.settings import Weighting
 
 
 class Objective(Protocol):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
-from safework_cli.errors import InputError
-from safework_cli.rows import Row, language_of
+from safework_cli.core.errors import InputError
+from safework_cli.data.reply import language_of
+from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import bare_name
 from safework_rl.objectives import Objective

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from safework_cli.rows import Row
+from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
-from safework_rl.settings import FormatSettings, LanguageSettings
+from safework_rl.config import FormatSettings, LanguageSettings
 
 Routes = Mapping[str, Mapping[str, float]]
 

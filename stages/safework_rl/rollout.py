@@ -13,18 +13,18 @@ from itertools import chain
 
 import torch
 
-from safework_cli.episode.index import SearchIndex
-from safework_cli.episode.runner import EpisodeLimits, Transcript, run_episodes
-from safework_cli.errors import TooManyFailed
-from safework_cli.lm.engine import Sampling, derived_seed
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.vision import Vision
-from safework_cli.rows import Row
+from safework_cli.core.errors import TooManyFailed
+from safework_cli.data.row import Row
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling, derived_seed
+from safework_cli.environments.search.index import SearchIndex
+from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
+from safework_cli.models.vision import Vision
 from safework_cli.verifiers.contract import Verdict
 from safework_rl.advantages import overlong_penalty
+from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.objectives import Objective
-from safework_rl.settings import RlConfig
 
 
 @dataclass(slots=True)

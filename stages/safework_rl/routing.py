@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from safework_cli.errors import ConfigError, nearest
-from safework_cli.stage import Inputs, Plan, TaskName, Weight
+from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.settings import Weight
+from safework_cli.core.stage import Inputs, Plan
+from safework_cli.data.tasks import TaskName
 from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
 
 ROUTES: dict[str, dict[str, float]] = {

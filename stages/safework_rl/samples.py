@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from safework_cli.journal import open_journal, read_journal, write_line
-from safework_cli.rows import Row
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.data.row import Row
 from safework_rl.rollout import Sample
 
 

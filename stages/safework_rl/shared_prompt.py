@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from safework_cli.lm.passes import like_lengths, pass_cost
-from safework_cli.lm.vision import BY_TOKEN, Vision, collate, positions
+from safework_cli.engines.batching import like_lengths, pass_cost
+from safework_cli.models.vision import BY_TOKEN, Vision, collate, positions
 
 
 def group_logps(

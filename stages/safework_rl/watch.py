@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safework_cli.errors import SafeworkError
-from safework_cli.progress import read_metrics
-from safework_cli.stage import WorkDir
+from safework_cli.core.errors import SafeworkError
+from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import WorkDir
 from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.measures import learns
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from safework_cli.episode.runner import TokenEngine
-from safework_cli.errors import ConfigError
-from safework_cli.lm.asking import ask_for
-from safework_cli.lm.engine import Completion, Sampling, derived_seed
-from safework_cli.rows import THINK_CLOSE, THINK_OPEN, Row
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
+from safework_cli.data.row import Row
+from safework_cli.engines.asking import ask_for
+from safework_cli.engines.protocol import Completion, Sampling, derived_seed
+from safework_cli.environments.search.runner import TokenEngine
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
-from safework_search.stage import weights_problem
+from safework_search.config import weights_problem
 
 BROKEN = "\ufffd"
 """What the bytes of half a character decode to."""

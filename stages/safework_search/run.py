@@ -11,15 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safework_cli.journal import open_journal, read_journal, write_line
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer, template_hash
-from safework_cli.rows import Row
-from safework_cli.stage import Inputs, Outcome, WorkDir, require_rows, require_text
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.dataset import read_dataset, require_rows, require_text
+from safework_cli.data.row import Row
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.load import load_model, load_tokenizer, template_hash
 from safework_cli.verifiers.load import load_verifier
+from safework_search.config import GuidedConfig
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
-from safework_search.stage import GuidedConfig
 
 SCHEMA = pa.schema(
     [
@@ -42,7 +43,7 @@ SCHEMA = pa.schema(
 def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Answers prompts batch by batch; batches that an earlier, killed run finished are not done again."""
     prompts, model_artifact = inputs.one("prompts"), inputs.one("model")
-    rows = [row for row in prompts.rows() if not config.tasks or row.task in config.tasks][: config.limit]
+    rows = [row for row in read_dataset(prompts) if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     require_text(rows, prompts, "the model is sent")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)

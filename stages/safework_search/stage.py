@@ -7,48 +7,9 @@ leaves no room for a reply is a failed item.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from pydantic import Field
-
-from safework_cli.errors import nearest
-from safework_cli.stage import Inputs, Outcome, Plan, SamplingTemperature, Slot, Stage, StageConfig, Weight, WorkDir, cosmetic
-
-
-class GuidedConfig(StageConfig):
-    """Settings of ``safework search``."""
-
-    method: Literal["best_of_n", "guided_steps"] = "guided_steps"
-    """best_of_n: whole replies, the best one is kept; guided_steps: at each step several continuations, the best one is kept."""
-    candidates: int = Field(4, ge=2, le=4096)
-    """Replies (best_of_n) or continuations of each step (guided_steps)."""
-    max_tokens: int = Field(256, ge=1, le=10**6)
-    """Tokens of a reply at most."""
-    step_tokens: int = Field(48, ge=1, le=10**6)
-    """Tokens of one step at most."""
-    boundaries: list[str] = Field(default_factory=lambda: ["\n", ". ", "。", "</think>"])
-    """Strings that end a step."""
-    temperature: SamplingTemperature = 0.8
-    """Sampling temperature."""
-    top_p: float = Field(0.95, gt=0, le=1)
-    """Nucleus mass."""
-    guide_weights: dict[str, Weight] = Field(default_factory=dict)
-    """Weight of each guide in the score of a candidate; 1 where not given."""
-    likelihood_weight: float = Field(0.0, ge=0, le=1000)
-    """Weight of the candidate's mean log-probability (nats per token) in its score; ties go to the likelier candidate anyway."""
-    limit: int | None = Field(None, ge=1, le=10**9)
-    """Prompts at most, the first of the data; all where not given."""
-    tasks: list[str] = Field(default_factory=list)
-    """Only prompts of these tasks; all where empty."""
-    max_failed: float = Field(0.05, ge=0, le=1)
-    """Share of prompts for which no candidate could be scored before the command exits with 5."""
-    trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
-    batch_prompts: int = cosmetic(8, ge=1, le=2**16)
-    """Prompts worked on together; finished batches survive a kill."""
-    generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
-    """Sequences sampled together."""
+from safework_cli.core.errors import nearest
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_search.config import GuidedConfig, weights_problem
 
 
 class SearchStage(Stage):
@@ -89,17 +50,6 @@ class SearchStage(Stage):
         from safework_search.run import run
 
         return run(config, inputs, work)
-
-
-def weights_problem(guides: Sequence[str], weights: Mapping[str, float], likelihood_weight: float) -> tuple[str, str, str] | None:
-    """What, why and what to do where no weight is above 0; None where something guides."""
-    if likelihood_weight > 0 or any(weights.get(name, 1.0) > 0 for name in guides):
-        return None
-    return (
-        "every guide has the weight 0",
-        "the likeliest candidate would be kept every time, as without search",
-        "give one of guide_weights, or likelihood_weight, a number above 0",
-    )
 
 
 stage = SearchStage()

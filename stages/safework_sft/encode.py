@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from safework_cli.errors import InputError
-from safework_cli.lm.chat import TemplateError, encode_conversation
-from safework_cli.rows import Row
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row
+from safework_cli.models.chat_template import TemplateError, encode_conversation
 
 IGNORE = -100
 """The label that torch's cross-entropy leaves out."""

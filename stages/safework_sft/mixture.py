@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from safework_cli.errors import InputError
-from safework_cli.rows import Row
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row
 
 
 def weighted_positions(rows: Sequence[Row], weights: Mapping[str, float], seed: int) -> list[int]:

@@ -10,53 +10,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from safework_cli.artifacts.payload import parameter_count
-from safework_cli.errors import SafeworkError
-from safework_cli.lm.settings import Lora, SaveDtype, SupervisedConfig
-from safework_cli.lm.templates import TemplateName
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, TaskWeights, WorkDir, require_rows, training_rows
+from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.errors import SafeworkError
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.dataset import require_rows, training_rows
+from safework_sft.config import SftConfig
 from safework_sft.mixture import weighted_positions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from safework_cli.artifacts import Artifact
-
-
-class SftConfig(SupervisedConfig):
-    """Settings of ``safework sft``."""
-
-    learning_rate: float = Field(1e-5, gt=0, le=1)
-    """Peak learning rate. (Usable defaults: 1e-5 in full, 1e-4 with LoRA; SafeWork-R1's own are not known.)"""
-    per_device_train_batch_size: int = Field(8, ge=1, le=2**16)
-    """Rows per forward pass on each device."""
-    warmup_ratio: float = Field(0.03, ge=0, le=1)
-    """Share of the steps in which the learning rate rises."""
-    task_weights: TaskWeights = Field(default_factory=dict)
-    """Task → how often its rows are seen: 0.3 takes three rows in ten, 2 takes each twice, 0 none; 1 where a task is not named."""
-    max_length: int = Field(2048, ge=8, le=10**7)
-    """Tokens of a row, prompt and reply; a longer row is dropped by name and counted, never cut."""
-    max_dropped: float = Field(0.05, ge=0, le=1)
-    """Share of rows that may be dropped before the run is refused."""
-    chat_template: TemplateName = "model"
-    """Template to train with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
-    earlier turns) or a name that TRL ships, such as `qwen3_training`."""
-    lora: Lora | None = None
-    """Train adapters in place of all weights."""
-    train_layers: int | None = Field(None, ge=1, le=10_000)
-    """Train this many of the top layers (and the final norm) alone: on a CPU nearly twice as fast. All weights where null."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third slower."""
-    save_dtype: SaveDtype = "source"
-    """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
-    sample_prompts: int = Field(8, ge=0, le=10_000)
-    """Replies sampled after training to measure the stop rate and the format."""
-    sample_max_tokens: int = Field(192, ge=1, le=10**6)
-    """Tokens of such a reply at most."""
-    min_stop_rate: float = Field(0.0, ge=0, le=1)
-    """Gate: the share of sampled replies that must end by themselves; below it the command exits with 4."""
+    from safework_cli.core.artifacts import Artifact
 
 
 class SftStage(Stage):
@@ -119,7 +83,7 @@ class SftStage(Stage):
         return Text("\n".join(told))
 
     def run(self, config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
-        from safework_sft.train import train
+        from safework_sft.run import train
 
         return train(config, inputs.one("model"), inputs.one("data"), work)
 

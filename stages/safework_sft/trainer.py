@@ -10,8 +10,8 @@ import torch
 from datasets import Dataset
 from trl import SFTTrainer
 
-from safework_cli.lm.training import StepSampler, step_sampler
-from safework_cli.lm.vision import base_of
+from safework_cli.models.vision import base_of
+from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_sft.encode import IGNORE
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from safework_cli.report.text import escaped, shortened
 from safework_cli.verifiers.spec import LabelSpec
-from safework_verifier.attacks import ATTACKS, EMPTY
 from safework_verifier.rows import Parts
+from safework_verifier.train.attacks import ATTACKS, EMPTY
 
 SHOWN_CHARACTERS = 160
 

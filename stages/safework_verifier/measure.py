@@ -7,13 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from safework_cli.errors import InputError
-from safework_cli.stage import WorkDir
-from safework_cli.verifiers.contract import Exchange, Verifier, judged
-from safework_cli.verifiers.labels import LabelVerifier
-from safework_cli.verifiers.spec import LabelSpec
-from safework_verifier.attacks import summary, tried
-from safework_verifier.metrics import (
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import WorkDir
+from safework_cli.statistics.classification import (
     cohen_kappa,
     confusion_matrix,
     estimate,
@@ -24,7 +20,11 @@ from safework_verifier.metrics import (
     share_estimate,
     wilson,
 )
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
+from safework_cli.verifiers.labels import LabelVerifier
+from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.rows import Labelled, Parts, phrase_predictions
+from safework_verifier.train.attacks import summary, tried
 
 MIN_CALIBRATION_ROWS = 20
 """Fewer rows say nothing about a temperature: it stays 1."""

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from safework_cli.errors import ConfigError, InputError, nearest
-from safework_cli.rows import Row
+from safework_cli.core.errors import ConfigError, InputError, nearest
+from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules.refusal import RefusalLabel, refusal_label
 from safework_cli.verifiers.spec import LabelSpec

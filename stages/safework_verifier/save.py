@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from safework_cli.stage import Outcome, WorkDir
+from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.card import card
 from safework_verifier.rows import Parts

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from families import FAMILIES, family_model
-from safework_cli.artifacts import Store
-from safework_cli.config import resolve
-from safework_cli.registry import load_stage
-from safework_cli.rows import Row, make_reply, write_rows
-from safework_cli.runtime import execute, prepare
+from safework_cli.core.artifacts import Store
+from safework_cli.core.config import resolve
+from safework_cli.core.registry import load_stage
+from safework_cli.core.runtime import execute, prepare
+from safework_cli.data.reply import make_reply
+from safework_cli.data.row import Row, write_rows
 
 DIFFERENT = ("deepseek-r1-distill", "qwen3", "gemma", "mistral", "think is special")
 EVERY = [pytest.param(name, marks=() if name in DIFFERENT else pytest.mark.slow) for name in FAMILIES]

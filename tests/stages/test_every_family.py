@@ -9,11 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from safework_cli.errors import InputError
-from safework_cli.lm.models import load_model, load_tokenizer, save_model
-from safework_cli.progress import Progress, QuietDisplay, read_metrics
-from safework_cli.rows import Row, write_rows
-from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.core.errors import InputError
+from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import Row, write_rows
+from safework_cli.models.load import load_model, load_tokenizer, save_model
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.load import load_verifier
 from tiny_families import MIXTURES, tiny_of
@@ -65,7 +66,7 @@ def moved(before, after):
 
 
 def sft(model, data, work, **more):
-    from safework_sft.stage import SftConfig
+    from safework_sft.config import SftConfig
     from safework_sft.stage import stage as sft_stage
 
     settings = STEPS | {"sample_prompts": 2, "sample_max_tokens": 6} | more
@@ -73,9 +74,9 @@ def sft(model, data, work, **more):
 
 
 def m3(model, data, work, monkeypatch, **more):
-    from safework_rl import train
-    from safework_rl.m3_stage import M3Config
-    from safework_rl.m3_stage import stage as m3_stage
+    from safework_rl import run as train
+    from safework_rl.m3.config import M3Config
+    from safework_rl.m3.stage import stage as m3_stage
 
     monkeypatch.setattr(train, "load_verifier", lambda *_, **__: Length())
     config = M3Config(
@@ -95,12 +96,12 @@ def m3(model, data, work, monkeypatch, **more):
 
 @pytest.mark.parametrize("name", [*MIXTURES, "gemma2", "gemma3_text", "cohere2", "granite", "gpt2", "opt", "mistral", "phi3"])
 def test_a_family_passes_every_stage(name, start, toy_data, store, made, tmp_path, monkeypatch):
-    from safework_eval.eval_stage import EvalConfig
-    from safework_eval.eval_stage import stage as eval_stage
-    from safework_search.stage import GuidedConfig
+    from safework_eval.config import EvalConfig
+    from safework_eval.stage import stage as eval_stage
+    from safework_search.config import GuidedConfig
     from safework_search.stage import stage as search_stage
-    from safework_verifier.train_stage import VerifierTrainConfig
-    from safework_verifier.train_stage import stage as verifier_stage
+    from safework_verifier.train.config import VerifierTrainConfig
+    from safework_verifier.train.stage import stage as verifier_stage
 
     model = start(name)
     work = made("sft")
@@ -189,15 +190,15 @@ def own_code(start, tmp_path, store, monkeypatch):
 
 def test_code_of_a_model_runs_where_it_is_asked_for_and_nowhere_else(own_code, toy_data, store, made, tmp_path, monkeypatch):
     """As a policy, as a judge's backbone, as a template: the key is there in every stage, and the refusal names it."""
-    from safework_data.checks import template_check
-    from safework_eval.eval_stage import EvalConfig
-    from safework_eval.eval_stage import stage as eval_stage
-    from safework_search.stage import GuidedConfig
+    from safework_data.build.checks import template_check
+    from safework_eval.config import EvalConfig
+    from safework_eval.stage import stage as eval_stage
+    from safework_search.config import GuidedConfig
     from safework_search.stage import stage as search_stage
-    from safework_verifier.score_stage import ScoreConfig
-    from safework_verifier.score_stage import stage as score_stage
-    from safework_verifier.wrap_stage import WrapConfig
-    from safework_verifier.wrap_stage import stage as wrap_stage
+    from safework_verifier.score.config import ScoreConfig
+    from safework_verifier.score.stage import stage as score_stage
+    from safework_verifier.wrap.config import WrapConfig
+    from safework_verifier.wrap.stage import stage as wrap_stage
 
     work = made("wrap")
     labels = {"safe": {"code": "A", "score": 1.0}, "unsafe": {"code": "B", "score": 0.0}}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safework_cli.errors import InputError
-from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt, observation_ids
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer
-from safework_cli.rows import language_of, make_reply, parse_reply
+from safework_cli.core.errors import InputError
+from safework_cli.data.reply import language_of, make_reply, parse_reply
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, observation_ids
+from safework_cli.models.load import load_model, load_tokenizer
 
 USER = {"role": "user", "content": "hi"}
 REPLY = {"role": "assistant", "content": "<think>so</think>yes"}

@@ -8,12 +8,12 @@ import pytest
 from jinja2 import UndefinedError
 
 from families import FAMILIES, family_tokenizer
-from safework_cli.errors import InputError
-from safework_cli.lm.chat import TemplateError, encode_conversation, encode_prompt, instructed, observation_ids
-from safework_cli.lm.models import template_hash
-from safework_cli.lm.templates import named_template, template_folder, template_names, training_variant, use_template
-from safework_cli.lm.thoughts import ThoughtReader
-from safework_cli.rows import parse_reply
+from safework_cli.core.errors import InputError
+from safework_cli.data.reply import parse_reply
+from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, instructed, observation_ids
+from safework_cli.models.load import template_hash
+from safework_cli.models.templates import named_template, template_folder, template_names, training_variant, use_template
+from safework_cli.models.thoughts import ThoughtReader
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 ASKED = {"role": "user", "content": "Who built it?"}

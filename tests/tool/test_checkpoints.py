@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli import checkpoints
-from safework_cli.checkpoints import COMPLETE, checkpoints_in, damage, latest, rotate, seal
-from safework_cli.errors import InputError
+from safework_cli.core import checkpoints
+from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, latest, rotate, seal
+from safework_cli.core.errors import InputError
 
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 FINGERPRINT = "f" * 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.suites.registry import load_suite
+from safework_cli.data.suites.registry import load_suite
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import rule_verifier

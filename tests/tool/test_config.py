@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from safework_cli.config import fingerprint, flatten, resolve
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.paths import user_path
-from safework_cli.stage import Inputs, Outcome, Plan, Settings, Slot, Stage, StageConfig, WorkDir, cosmetic
-from safework_cli.yaml_text import parse_yaml
+from safework_cli.core.config import fingerprint, flatten, resolve
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.paths import user_path
+from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.core.yaml_text import parse_yaml
 
 
 class Lora(Settings):

@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from safework_cli.row_schema import META, row_schema
-from safework_cli.rows import Message, Row, write_rows
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.data.schema import META, row_schema
 from safework_data import starter
 
 

@@ -19,12 +19,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from safework_cli.errors import SafeworkError
-from safework_cli.lm.decode import Draws, _passes, common_prefix, unshareable
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_tokenizer
-from safework_cli.lm.packed import packed_linears
+from safework_cli.core.errors import SafeworkError
+from safework_cli.engines.hf.decode import Draws, _passes, common_prefix, unshareable
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.hf.packed import packed_linears
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.load import load_tokenizer
 
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -10,10 +10,11 @@ import time
 
 import pytest
 
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.lm.endpoint import Endpoint, EndpointEngine, EndpointSettings
-from safework_cli.lm.engine import Sampling
-from safework_cli.rows import Message, parse_reply
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Message
+from safework_cli.engines.openai import Endpoint, EndpointEngine, EndpointSettings
+from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers.contract import Exchange, judged
 from safework_cli.verifiers.endpoint import disarmed, first_token_probabilities, written_label
 from safework_cli.verifiers.load import load_verifier
@@ -167,7 +168,7 @@ def test_a_reply_cut_inside_a_served_thought_has_no_answer():
 
 
 def test_a_response_without_end_is_cut_off(monkeypatch):
-    monkeypatch.setattr("safework_cli.lm.endpoint.MAX_BODY", 2000)
+    monkeypatch.setattr("safework_cli.engines.openai.MAX_BODY", 2000)
     with served(lambda request: "x" * 5000) as (url, seen):
         (said,) = ask(url)[0]
     assert said.error and "larger than" in said.error and len(seen) == 1  # not asked for again

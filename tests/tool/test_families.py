@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from safework_cli.lm.decode import unshareable
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer, save_model
+from safework_cli.engines.hf.decode import unshareable
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.load import load_model, load_tokenizer, save_model
 from tiny_families import FAMILIES, MIXTURES, tiny_of
 
 ACTING = {

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from safework_cli import faults
-from safework_cli.artifacts import Store
-from safework_cli.errors import ConfigError, InputError, RunAgain
-from safework_cli.faults import explained
-from safework_cli.stage import StageConfig
+from safework_cli.core import explain as faults
+from safework_cli.core.artifacts import Store
+from safework_cli.core.errors import ConfigError, InputError, RunAgain
+from safework_cli.core.explain import explained
+from safework_cli.core.settings import StageConfig
 
 MAIN = "from safework_cli.cli.main import main; main()"
 
@@ -173,7 +173,7 @@ def test_a_store_that_may_only_be_read(store, tiny_artifact, toy_data, tmp_path,
 
 END_OF_FILE = (
     """
-import safework_cli.runtime as runtime
+import safework_cli.core.runtime as runtime
 def broken(*_, **__):
     raise EOFError("Ran out of input")
 runtime.prepare = broken

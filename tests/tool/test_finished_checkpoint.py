@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.artifacts import Store
-from safework_cli.rows import Row, write_rows
+from safework_cli.core.artifacts import Store
+from safework_cli.data.row import Row, write_rows
 
 KILLED_AS_IT_SAVES = """
 import os, signal
-import safework_cli.lm.models as models
+import safework_cli.models.load as models
 models.save_model = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 from safework_cli.cli.main import main
 main()

@@ -64,9 +64,9 @@ def test_each_message_names_the_next_step(here, cli):
     ],
 )
 def test_a_build_that_leaves_no_row_names_the_rule_to_relax(here, work, settings, way):
-    from safework_cli.errors import InputError
-    from safework_cli.stage import Inputs
-    from safework_data.build_stage import stage
+    from safework_cli.core.errors import InputError
+    from safework_cli.core.stage import Inputs
+    from safework_data.build.stage import stage
 
     config = stage.Config.model_validate({"sources": json.loads(source().removeprefix("sources=")), **settings})
     with pytest.raises(InputError) as error:

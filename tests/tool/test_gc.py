@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from safework_cli import runs
-from safework_cli.artifacts import InputEntry, Manifest, Store
-from safework_cli.artifacts.gc import collect, garbage
-from safework_cli.artifacts.store import now
-from safework_cli.artifacts.transfer import export_folder, import_folder
-from safework_cli.errors import InputError
+from safework_cli.core import runs
+from safework_cli.core.artifacts import InputEntry, Manifest, Store
+from safework_cli.core.artifacts.gc import collect, garbage
+from safework_cli.core.artifacts.store import now
+from safework_cli.core.artifacts.transfer import export_folder, import_folder
+from safework_cli.core.errors import InputError
 
 OLD = time.time() - 30 * 86400
 
@@ -113,7 +113,7 @@ def test_a_run_whose_artifact_is_made_is_a_leftover_and_no_unfinished_one(store)
 IMPORT = """
 import os, sys
 from pathlib import Path
-from safework_cli.artifacts import Store, transfer
+from safework_cli.core.artifacts import Store, transfer
 real = transfer._copy
 def slow(*arguments):
     real(*arguments)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from safework_cli.episode.grammar import (
+from safework_cli.data.reply import make_reply
+from safework_cli.environments.search.grammar import (
     SEARCH_INSTRUCTION,
     Action,
     Malformed,
@@ -14,7 +15,6 @@ from safework_cli.episode.grammar import (
     results_observation,
     search_action,
 )
-from safework_cli.rows import make_reply
 
 
 @pytest.mark.parametrize(

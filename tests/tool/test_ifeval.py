@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.suites import load_suite
+from safework_cli.data.suites import load_suite
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules import rule_verifier
 from safework_cli.verifiers.rules.ifeval import IFEVAL, NUMBERS, kept, published, sentences

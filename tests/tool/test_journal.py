@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from safework_cli.errors import InputError
-from safework_cli.journal import open_journal, read_journal, write_line
+from safework_cli.core.errors import InputError
+from safework_cli.core.journal import open_journal, read_journal, write_line
 
 WHOLE = b'{"step": 1}\n{"step": 2}\n'
 

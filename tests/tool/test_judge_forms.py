@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safework_cli.errors import ConfigError
-from safework_cli.lm.chat import encode_text
-from safework_cli.lm.models import load_model, load_tokenizer
-from safework_cli.rows import Message, Row
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.row import Message, Row
+from safework_cli.models.chat_template import encode_text
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_sequences

@@ -8,8 +8,8 @@ import shutil
 import pytest
 import torch
 
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.lm.models import load_model, load_tokenizer
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.labels import LabelVerifier, label_logits, pad_left
 from safework_cli.verifiers.load import load_verifier

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.errors import InputError, SafeworkError
-from safework_cli.lm.folder import read_config
-from safework_cli.lm.models import load_model, load_tokenizer, save_model
-from safework_cli.lm.vision import load_processor
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.models.folder import read_config
+from safework_cli.models.load import load_model, load_tokenizer, save_model
+from safework_cli.models.vision import load_processor
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.lm.passes import like_lengths
+from safework_cli.engines.batching import like_lengths
 
 
 @pytest.mark.parametrize(

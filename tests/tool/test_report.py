@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.errors import InputError
+from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.core.errors import InputError
 from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
 from safework_cli.report.charts import Point, curve, plot_45
 from safework_cli.report.text import visible

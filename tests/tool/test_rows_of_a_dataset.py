@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from safework_cli.errors import InputError
-from safework_cli.rows import Row, arrow_schema, write_rows
-from safework_cli.stage import training_rows
+from safework_cli.core.errors import InputError
+from safework_cli.data.dataset import read_dataset, training_rows
+from safework_cli.data.row import Row, arrow_schema, write_rows
 
 
 def rows(*ids: str, split: str = "") -> list[Row]:
@@ -32,17 +32,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_file_stands_for_its_own_rows_and_no_others(store, folder):
-    assert ids(store.resolve(f"{folder}/train.parquet", ("dataset",)).rows()) == ["a", "b"]
-    assert ids(store.resolve(f"{folder}/test.parquet", ("dataset",)).rows()) == ["c"]
+    assert ids(read_dataset(store.resolve(f"{folder}/train.parquet", ("dataset",)))) == ["a", "b"]
+    assert ids(read_dataset(store.resolve(f"{folder}/test.parquet", ("dataset",)))) == ["c"]
 
 
 def test_a_folder_is_read_where_it_is_plain_which_rows_are_meant(store, folder):
     with pytest.raises(InputError, match=r"outside any subset \(test.parquet\)(.|\n)*exp:old"):
-        store.resolve(str(folder), ("dataset",)).rows()
-    assert ids(store.resolve(f"{folder}:old", ("dataset",)).rows()) == ["d"]
+        read_dataset(store.resolve(str(folder), ("dataset",)))
+    assert ids(read_dataset(store.resolve(f"{folder}:old", ("dataset",)))) == ["d"]
     (folder / "old" / "train.parquet").unlink()
     found = store.resolve(str(folder), ("dataset",))
-    assert ids(found.rows()) == ["c", "a", "b"] and ids(training_rows(found)) == ["a", "b"]  # test.parquet says what it is for
+    assert ids(read_dataset(found)) == ["c", "a", "b"] and ids(training_rows(found)) == ["a", "b"]  # test.parquet says what it is for
 
 
 def test_only_files_of_the_manifest_are_read(store, commit):
@@ -51,7 +51,7 @@ def test_only_files_of_the_manifest_are_read(store, commit):
     write_rows(payload / "sft" / "train.parquet", rows("a"))
     found = commit(payload, "dataset", "d")
     write_rows(found.path / "sft" / "train-2.parquet", rows("stranger"))
-    assert ids(found.rows()) == ["a"] and ids(found.with_subset("sft").rows()) == ["a"]
+    assert ids(read_dataset(found)) == ["a"] and ids(read_dataset(found.with_subset("sft"))) == ["a"]
 
 
 def test_held_out_rows_are_trained_on_only_where_their_subset_is_named(store, commit):
@@ -88,4 +88,4 @@ def test_a_file_of_broken_text_is_named(tmp_path, store):
     broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.array([0, 2], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe")])
     pq.write_table(table.set_column(0, schema.field("id"), broken), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match="rows.parquet holds rows that cannot be read"):
-        store.resolve(str(tmp_path / "rows.parquet"), ("dataset",)).rows()
+        read_dataset(store.resolve(str(tmp_path / "rows.parquet"), ("dataset",)))

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from rule_sources import TABLE, recorded, sources
-from safework_cli.errors import ConfigError, InputError
+from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.load import load_verifier

@@ -11,12 +11,13 @@ import sys
 import pytest
 from filelock import FileLock
 
-from safework_cli import runs, runtime
-from safework_cli.checkpoints import seal
-from safework_cli.config import _result_settings, resolve
-from safework_cli.errors import ConfigError, InputError, Interrupted, RunAgain
-from safework_cli.runtime import execute, prepare
-from safework_cli.stage import Inputs, Outcome, Plan, Slot, Stage, StageConfig, WorkDir, verdict
+from safework_cli.core import runs, runtime
+from safework_cli.core.checkpoints import seal
+from safework_cli.core.config import _result_settings, resolve
+from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain
+from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.settings import StageConfig, verdict
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 
 
 class NoteConfig(StageConfig):

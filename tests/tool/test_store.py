@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.artifacts import InputEntry, Manifest, Store
-from safework_cli.artifacts.gc import collect, garbage
-from safework_cli.artifacts.references import check_name, name_from_path
-from safework_cli.artifacts.store import now
-from safework_cli.artifacts.transfer import export_folder, import_folder
-from safework_cli.errors import InputError, RunAgain
-from safework_cli.rows import Row, write_rows
+from safework_cli.core.artifacts import InputEntry, Manifest, Store
+from safework_cli.core.artifacts.gc import collect, garbage
+from safework_cli.core.artifacts.references import check_name, name_from_path
+from safework_cli.core.artifacts.store import now
+from safework_cli.core.artifacts.transfer import export_folder, import_folder
+from safework_cli.core.errors import InputError, RunAgain
+from safework_cli.data.dataset import read_dataset
+from safework_cli.data.row import Row, write_rows
 
 
 def manifest(kind: str, name: str, **more) -> Manifest:
@@ -68,10 +69,10 @@ def test_versions_count_up_and_latest_is_found(store):
 def test_a_subset_has_rows_and_a_digest_of_its_own(store):
     put_dataset(store)
     cot, rl = store.resolve("d:cot"), store.resolve("d:rl")
-    assert [row.id for row in cot.rows()] == ["cot-1"]
+    assert [row.id for row in read_dataset(cot)] == ["cot-1"]
     assert cot.digest != rl.digest != store.resolve("d").digest
     with pytest.raises(InputError, match="several subsets"):
-        store.resolve("d").rows()
+        read_dataset(store.resolve("d"))
     with pytest.raises(InputError, match="no subset 'coz'; did you mean 'cot'"):
         store.resolve("d:coz")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.artifacts.manifest import payload_digest
-from safework_cli.artifacts.transfer import export_folder, import_folder
-from safework_cli.errors import InputError
-from safework_cli.rows import Row, write_rows
+from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.core.artifacts.manifest import payload_digest
+from safework_cli.core.artifacts.transfer import export_folder, import_folder
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row, write_rows
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_an_imported_fingerprint_is_not_believed_unless_asked(store, dataset, tm
 
 
 def test_a_copy_that_is_not_the_source_is_not_committed(store, dataset, tmp_path, monkeypatch):
-    from safework_cli.artifacts import transfer
+    from safework_cli.core.artifacts import transfer
 
     export_folder(dataset, tmp_path / "out")
     other, real = Store(tmp_path / "other"), transfer._copy
@@ -162,7 +162,7 @@ def test_lineage_walks_no_folder_that_a_manifest_names(store, commit, tmp_path, 
     made = commit(folder, "generations", "g")
     inputs = {"model": InputEntry(ref=str(tmp_path / "big"), kind="model", digest="x")}
     forge(made.path, inputs=inputs)
-    monkeypatch.setattr("safework_cli.artifacts.external.entry_of", lambda *_: pytest.fail("it was hashed"))
+    monkeypatch.setattr("safework_cli.core.artifacts.external.entry_of", lambda *_: pytest.fail("it was hashed"))
     assert store.lineage(store.resolve("g")) == {str(tmp_path / "big"): None}
 
 

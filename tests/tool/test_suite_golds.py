@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.suites import SUITES, TRAINING_SETS
+from safework_cli.data.suites import SUITES, TRAINING_SETS
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.rules import rule_for, rule_verifier
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.rows import problems
-from safework_cli.suites import SUITES, load_suite, render_choices, stem, tables
-from safework_cli.suites.readers import LETTERS, evaluation_half, shuffled
-from safework_cli.suites.tables import read_table
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.row import problems
+from safework_cli.data.suites import SUITES, load_suite, render_choices, stem, tables
+from safework_cli.data.suites.readers import LETTERS, evaluation_half, shuffled
+from safework_cli.data.suites.tables import read_table
 
 ROWS = {
     "harmbench-test": 320, "strongreject": 313, "xstest-safe": 250, "xstest-unsafe": 200, "flames": 1000, "safetybench": 2100,
@@ -61,7 +61,7 @@ def test_the_evaluation_half_is_fixed_by_the_question(real_data: Path) -> None:
 
 
 def test_stem_leaves_out_what_the_suite_wrote() -> None:
-    from safework_cli.rows import Message, Row
+    from safework_cli.data.row import Message, Row
 
     asked = render_choices("Which?", ["x", "y"], "zh")
     assert asked == "Which?\n\nA. x\nB. y\n\n请只回答正确选项的字母。"
@@ -160,7 +160,7 @@ def test_a_parquet_file_that_unpacks_to_far_more_is_read_a_few_rows_at_a_time(tm
     code = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from safework_cli.suites.tables import read_table\n"
+        "from safework_cli.data.suites.tables import read_table\n"
         "resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))\n"
         "print(sum(1 for _, record in zip(range(40), read_table(Path(sys.argv[1])))))\n"
     )

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from safework_cli.artifacts import InputEntry, Manifest, Store
-from safework_cli.progress import PlainDisplay, QuietDisplay, RichDisplay
-from safework_cli.terminal import Outlet, console, say, visible
+from safework_cli.core.artifacts import InputEntry, Manifest, Store
+from safework_cli.core.progress import PlainDisplay, QuietDisplay, RichDisplay
+from safework_cli.core.terminal import Outlet, console, say, visible
 
 MAIN = "from safework_cli.cli.main import main; main()"
 HOSTILE = "\x1b]0;owned\x07\x1b[2Jred\x1b[31m\x9b5m\u202egpj.exe\u200b[/x][bold]\r\x08\x7f"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from safework_cli.text_safety import BREAK, disarmed
+from safework_cli.data.text_safety import BREAK, disarmed
 
 TOKENS = [
     "<|im_start|>",
@@ -155,7 +155,7 @@ def test_the_tokens_of_the_reader_are_broken_whatever_their_shape():
 def test_a_megabyte_is_read_in_a_moment():
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
-        "from safework_cli.text_safety import disarmed\n"
+        "from safework_cli.data.text_safety import disarmed\n"
         "for piece in ('<', '[', '< ', '<a', '<<', '[/', '<|', '<' + 'a' * 70, '◁', ' ', '</'):\n"
         "    disarmed(piece * (1_000_000 // len(piece)))\n"
     )

@@ -7,9 +7,9 @@ from statistics import mean
 import pytest
 import torch
 
-from safework_cli.lm.attention import attention_in_float32
-from safework_cli.lm.models import cast_weights, load_model
-from safework_cli.lm.training import StepSampler
+from safework_cli.models.attention import attention_in_float32
+from safework_cli.models.load import cast_weights, load_model
+from safework_cli.training.sampler import StepSampler
 
 
 def test_a_step_sees_a_random_sample_sorted_by_length_inside():

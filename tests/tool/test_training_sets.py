@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.rows import Row, problems
-from safework_cli.suites import SUITES, TRAINING_SETS, load_suite, tables, training_set
-from safework_cli.suites.tables import read_table
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.row import Row, problems
+from safework_cli.data.suites import SUITES, TRAINING_SETS, load_suite, tables, training_set
+from safework_cli.data.suites.tables import read_table
 from safework_cli.verifiers.spec import PRESETS
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from safework_cli.errors import ConfigError, InputError
+from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.verifiers import Exchange, Verdict, summarise
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import check_golds, refusal_label, rule_for, rule_names, rule_verifier

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import typer
 
-from safework_cli.terminal import console, say, visible
+from safework_cli.core.terminal import console, say, visible
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
@@ -27,8 +27,8 @@ def command() -> Any:
         store: Optional[Path] = STORE,
         as_json: bool = JSON,
     ) -> int:
-        from safework_cli.errors import EXIT_INPUT, ConfigError, InputError, nearest
-        from safework_cli.stage import KINDS
+        from safework_cli.core.artifacts.manifest import KINDS
+        from safework_cli.core.errors import EXIT_INPUT, ConfigError, InputError, nearest
 
         if kind and kind not in KINDS:
             raise ConfigError(f"no kind '{kind}'{nearest(kind, KINDS)}", f"the kinds are {', '.join(KINDS)}")
@@ -107,7 +107,7 @@ def command() -> Any:
         store: Optional[Path] = STORE,
         as_json: bool = JSON,
     ) -> None:
-        from safework_cli.config import flatten
+        from safework_cli.core.config import flatten
 
         where = _store(store)
         sides = [where.resolve(reference, verify=False) for reference in (first, second)]
@@ -154,8 +154,8 @@ def command() -> Any:
         ),
         store: Optional[Path] = STORE,
     ) -> int:
-        from safework_cli.artifacts.manifest import NotThere
-        from safework_cli.errors import EXIT_INPUT, InputError
+        from safework_cli.core.artifacts.manifest import NotThere
+        from safework_cli.core.errors import EXIT_INPUT, InputError
 
         where = _store(store)
         unreadable: list[InputError] = []
@@ -202,8 +202,8 @@ def command() -> Any:
         yes: bool = typer.Option(False, "--yes", help="Delete."),
         store: Optional[Path] = STORE,
     ) -> None:
-        from safework_cli.artifacts.gc import collect, garbage
-        from safework_cli.errors import InputError
+        from safework_cli.core.artifacts.gc import collect, garbage
+        from safework_cli.core.errors import InputError
 
         where, total = _store(store), 0
         damaged: list[InputError] = []
@@ -229,7 +229,7 @@ def command() -> Any:
         ),
         store: Optional[Path] = STORE,
     ) -> None:
-        from safework_cli.artifacts.transfer import import_folder
+        from safework_cli.core.artifacts.transfer import import_folder
 
         print(import_folder(_store(store), path, name, reuse=reuse).ref)
 
@@ -241,7 +241,7 @@ def command() -> Any:
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="With --check: run Python code of the model's own."),
         store: Optional[Path] = STORE,
     ) -> None:
-        from safework_cli.artifacts.transfer import export_folder
+        from safework_cli.core.artifacts.transfer import export_folder
 
         artifact = _store(store).resolve(reference)
         export_folder(artifact, folder)
@@ -253,9 +253,9 @@ def command() -> Any:
 
 
 def _generate_one_token(folder: Path, trust_remote_code: bool) -> None:
-    from safework_cli.lm.engine import Sampling
-    from safework_cli.lm.hf import HFEngine
-    from safework_cli.lm.models import load_model, load_tokenizer
+    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.engines.protocol import Sampling
+    from safework_cli.models.load import load_model, load_tokenizer
 
     model = load_model(folder, trust_remote_code=trust_remote_code)
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
@@ -264,7 +264,7 @@ def _generate_one_token(folder: Path, trust_remote_code: bool) -> None:
 
 
 def _store(path: Path | None) -> Any:
-    from safework_cli.artifacts import default_store
+    from safework_cli.core.artifacts import default_store
 
     return default_store(path)
 

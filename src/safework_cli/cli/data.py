@@ -8,6 +8,8 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.data.dataset import read_dataset
+
 ROLE_STYLES = {"system": "dim", "user": "cyan", "assistant": "green"}
 
 
@@ -28,12 +30,12 @@ def preview_command() -> Any:
         row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
     ) -> None:
-        from safework_cli.artifacts import default_store
-        from safework_cli.errors import InputError, nearest
-        from safework_cli.terminal import console as make_console
+        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.errors import InputError, nearest
+        from safework_cli.core.terminal import console as make_console
 
         where = default_store(store)
-        found = where.resolve(data, ("dataset",)).rows()
+        found = read_dataset(where.resolve(data, ("dataset",)))
         if row_id is not None:
             chosen = [row for row in found if row.id == row_id]
             if not chosen:
@@ -53,8 +55,8 @@ def preview_command() -> Any:
 
 def _tokens(store: Any, model: str, trust_remote_code: bool) -> Any:
     """A function from messages to (text of a token, whether it is supervised) pairs, under a model's template."""
-    from safework_cli.lm.chat import encode_conversation
-    from safework_cli.lm.models import template_of
+    from safework_cli.models.chat_template import encode_conversation
+    from safework_cli.models.load import template_of
 
     tokenizer, stops = template_of(store.resolve(model, ("model",)).path, trust_remote_code=trust_remote_code)
 
@@ -74,7 +76,7 @@ def _show(console: Any, row: Any, tokens: Any) -> None:
     """One row: what is known of it, then its messages, or its tokens with the supervised ones reversed."""
     from rich.text import Text
 
-    from safework_cli.errors import InputError
+    from safework_cli.core.errors import InputError
     from safework_cli.report.text import visible
 
     known = {"task": row.task, "category": row.category, "harmful": row.harmful, "answer": row.answer, "source": row.source}
@@ -104,7 +106,7 @@ def sets_command() -> Any:
 
     @app.command(name="data sets", help="List the public sets that can be trained on (kind: set), and the suites that are kept out.")
     def sets(as_json: bool = typer.Option(False, "--json", help="Print JSON lines.")) -> None:
-        from safework_cli.suites import SUITES, TRAINING_SETS
+        from safework_cli.data.suites import SUITES, TRAINING_SETS
 
         listed = [("train", s) for s in TRAINING_SETS.values() if s.split == "train"]
         listed += [("test", s) for s in TRAINING_SETS.values() if s.split == "test"]
@@ -116,7 +118,7 @@ def sets_command() -> Any:
             return
         from rich.table import Table
 
-        from safework_cli.terminal import console as make_console
+        from safework_cli.core.terminal import console as make_console
 
         console = make_console()
         table = Table(box=None, header_style="bold")
@@ -135,7 +137,7 @@ def schema_command() -> Any:
 
     @app.command(name="data schema", help="Print the JSON schema of a row, for whoever writes rows without this tool.")
     def schema() -> None:
-        from safework_cli.row_schema import row_schema
+        from safework_cli.data.schema import row_schema
 
         print(json.dumps(row_schema(), indent=2, ensure_ascii=False))
 

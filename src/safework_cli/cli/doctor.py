@@ -15,7 +15,7 @@ from typing import Any, Literal, Optional
 
 import typer
 
-from safework_cli.terminal import console
+from safework_cli.core.terminal import console
 
 Level = Literal["ok", "note", "broken"]
 
@@ -62,8 +62,8 @@ def command() -> Any:
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
     ) -> int:
-        from safework_cli.artifacts import default_store
-        from safework_cli.errors import EXIT_INPUT
+        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.errors import EXIT_INPUT
 
         findings = list(examine(default_store(store).root))
         broken = any(finding.level == "broken" for finding in findings)
@@ -148,7 +148,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _stages() -> Iterator[Finding]:
-    from safework_cli.registry import load_stage, stage_entries
+    from safework_cli.core.registry import load_stage, stage_entries
 
     if not stage_entries():
         yield Finding("stages", "broken", "no entry point in the group safework.stages", "pip install -e . (or install safework again)")

@@ -12,9 +12,9 @@ import typer
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 from typer.core import TyperGroup
 
-from safework_cli.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
-from safework_cli.registry import stage_entries, stage_summary
-from safework_cli.terminal import guard, say
+from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
+from safework_cli.core.registry import stage_entries, stage_summary
+from safework_cli.core.terminal import guard, say
 
 GROUPS = {
     "data": "Build datasets, reasoned replies and search indexes, and look at them.",
@@ -148,7 +148,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(EXIT_FAULT)
     except Exception as error:
-        from safework_cli.faults import explained
+        from safework_cli.core.explain import explained
 
         known = explained(error)
         if known is None:

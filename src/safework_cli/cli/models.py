@@ -26,12 +26,12 @@ def command() -> Any:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the repository brings along."),
     ) -> int:
-        from safework_cli.artifacts import default_store
         from safework_cli.cli.stages import say_result
-        from safework_cli.config import resolve
-        from safework_cli.lm.pull import PullModel
-        from safework_cli.registry import stage_entries
-        from safework_cli.runtime import execute, prepare
+        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.config import resolve
+        from safework_cli.core.registry import stage_entries
+        from safework_cli.core.runtime import execute, prepare
+        from safework_cli.models.pull import PullModel
 
         words = [f"source={source}", f"architecture={architecture}", f"trust_remote_code={str(trust_remote_code).lower()}"]
         resolved = resolve(PullModel(), (), words, known_stages=["models pull", *stage_entries()])

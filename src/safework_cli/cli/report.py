@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 import typer
 
-from safework_cli.terminal import console, say
+from safework_cli.core.terminal import console, say
 
 
 def command() -> Any:
@@ -23,8 +23,8 @@ def command() -> Any:
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="No table."),
     ) -> int:
-        from safework_cli.artifacts import default_store
-        from safework_cli.errors import EXIT_INPUT, InputError
+        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.errors import EXIT_INPUT, InputError
         from safework_cli.report import print_ladder, write_report
 
         damaged: list[InputError] = []

@@ -14,9 +14,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
-from safework_cli.registry import load_stage, stage_entries
-from safework_cli.stage import Stage
-from safework_cli.terminal import console, say
+from safework_cli.core.registry import load_stage, stage_entries
+from safework_cli.core.stage import Stage
+from safework_cli.core.terminal import console, say
 
 LOG_COLUMNS = 160
 """Of a table in a log file, which wraps nothing."""
@@ -51,10 +51,10 @@ def stage_command(name: str) -> click.Command:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
     ) -> int:
-        from safework_cli.artifacts import default_store
-        from safework_cli.config import resolve
-        from safework_cli.errors import ConfigError
-        from safework_cli.runtime import execute, prepare
+        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.config import resolve
+        from safework_cli.core.errors import ConfigError
+        from safework_cli.core.runtime import execute, prepare
 
         resolved = resolve(stage, recipe, settings or [], known_stages=list(stage_entries()))
         if artifact_name is not None:

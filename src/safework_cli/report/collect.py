@@ -11,10 +11,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from safework_cli.artifacts import Artifact
-from safework_cli.errors import InputError
-from safework_cli.journal import read_journal
-from safework_cli.progress import read_metrics
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.journal import read_journal
+from safework_cli.core.progress import read_metrics
 from safework_cli.report.charts import Node, curve
 from safework_cli.report.ladder import LadderTable, strip_subset
 from safework_cli.report.text import plain, shortened

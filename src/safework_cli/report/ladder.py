@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.artifacts import Artifact
+from safework_cli.core.artifacts import Artifact
 from safework_cli.report.text import percent, visible
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from safework_cli.artifacts import Artifact, Store
-from safework_cli.artifacts.manifest import write_durably
-from safework_cli.errors import InputError
+from safework_cli.core.artifacts import Artifact, Store
+from safework_cli.core.artifacts.manifest import write_durably
+from safework_cli.core.errors import InputError
 from safework_cli.report import collect
 from safework_cli.report.charts import Point, lineage, plot_45
 from safework_cli.report.ladder import HIGHER_IS_BETTER, TITLES, LadderTable, ladder_table

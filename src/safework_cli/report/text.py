@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Any
 
-from safework_cli.terminal import visible
+from safework_cli.core.terminal import visible
 
 LONGEST = 3000
 """Characters of a reply that are shown."""

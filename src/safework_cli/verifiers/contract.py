@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from safework_cli.errors import SafeworkError
-from safework_cli.rows import Image, Message, Row, parse_reply
+from safework_cli.core.errors import SafeworkError
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Image, Message, Row
 
 UNPARSED = "unparsed"
 """The label of a reply in which a rule found no answer of the kind it compares: score 0, and counted apart from wrong answers."""

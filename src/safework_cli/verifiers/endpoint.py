@@ -6,10 +6,10 @@ import math
 import re
 from collections.abc import Sequence
 
-from safework_cli.lm.endpoint import Endpoint, Said
-from safework_cli.lm.engine import Sampling
-from safework_cli.rows import Message
-from safework_cli.text_safety import disarmed
+from safework_cli.data.row import Message
+from safework_cli.data.text_safety import disarmed
+from safework_cli.engines.openai import Endpoint, Said
+from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import broken_tags, query_text
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec

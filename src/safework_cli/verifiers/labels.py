@@ -12,11 +12,11 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
-from safework_cli.errors import InputError
-from safework_cli.lm.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
-from safework_cli.lm.folder import positions_of
-from safework_cli.lm.passes import like_lengths, pass_cost
-from safework_cli.lm.vision import collate, positions
+from safework_cli.core.errors import InputError
+from safework_cli.engines.batching import like_lengths, pass_cost
+from safework_cli.engines.hf.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
+from safework_cli.models.folder import positions_of
+from safework_cli.models.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -169,7 +169,7 @@ class LabelVerifier:
     """A ``Verifier`` over a causal language model and its ``LabelSpec``.
 
     Args:
-        model, tokenizer: as loaded by ``lm.models``; the model's mode is restored after each call. Its weights must not change while
+        model, tokenizer: as loaded by ``models.load``; the model's mode is restored after each call. Its weights must not change while
             the judge is in use: what it computed of the instruction serves every later call.
         processor: of a backbone that sees; without it, exchanges with pictures cannot be scored.
         batch_size: exchanges judged together at most; those of like length are.

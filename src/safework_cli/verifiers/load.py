@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from safework_cli.artifacts.external import RULE_PREFIX
-from safework_cli.errors import ConfigError, InputError
+from safework_cli.core.artifacts.external import RULE_PREFIX
+from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.rules import rule_verifier
 
 if TYPE_CHECKING:
-    from safework_cli.artifacts.manifest import Artifact
+    from safework_cli.core.artifacts.manifest import Artifact
 
 __all__ = ["load_verifier", "rule_verifier"]
 
@@ -50,7 +50,7 @@ def load_verifier(
     from safework_cli.verifiers.spec import LabelSpec, is_value_model
 
     if is_value_model(folder):
-        from safework_cli.lm.models import load_model, load_tokenizer
+        from safework_cli.models.load import load_model, load_tokenizer
         from safework_cli.verifiers.values import ValueModel, ValueSpec, load_heads
 
         values = ValueSpec.read(folder)
@@ -67,8 +67,8 @@ def load_verifier(
         from safework_cli.verifiers.endpoint import EndpointVerifier
 
         return EndpointVerifier(spec, name=name)
-    from safework_cli.lm.models import load_model, load_tokenizer
-    from safework_cli.lm.vision import load_processor
+    from safework_cli.models.load import load_model, load_tokenizer
+    from safework_cli.models.vision import load_processor
     from safework_cli.verifiers.labels import LabelVerifier
 
     try:

@@ -14,12 +14,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from safework_cli.errors import ConfigError
-from safework_cli.lm.chat import encode_text, instructed, render
-from safework_cli.lm.vision import Vision
-from safework_cli.pictures import TAG, open_picture
-from safework_cli.rows import Message
-from safework_cli.text_safety import BREAK
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.images import TAG, open_picture
+from safework_cli.data.row import Message
+from safework_cli.data.text_safety import BREAK
+from safework_cli.models.chat_template import encode_text, instructed, render
+from safework_cli.models.vision import Vision
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
 from safework_cli.verifiers.verdicts import template_for, unreadable

@@ -13,9 +13,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from safework_cli.artifacts.manifest import write_durably
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.lm.endpoint import EndpointSettings
+from safework_cli.core.artifacts.manifest import write_durably
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.engines.openai import EndpointSettings
 
 SPEC_FILE = "verifier.json"
 QUERY, REFERENCE, RESPONSE = "{query}", "{reference}", "{response}"

@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from safework_cli.artifacts.manifest import write_durably
-from safework_cli.errors import InputError
-from safework_cli.lm.chat import after_opening, encode_text, render
-from safework_cli.lm.folder import first_line, positions_of
-from safework_cli.lm.weights import refuse_not_finite
+from safework_cli.core.artifacts.manifest import write_durably
+from safework_cli.core.errors import InputError
+from safework_cli.models.chat_template import after_opening, encode_text, render
+from safework_cli.models.folder import first_line, positions_of
+from safework_cli.models.weights import refuse_not_finite
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.labels import pad_left
 from safework_cli.verifiers.prompting import cut_middle

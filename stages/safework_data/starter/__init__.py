@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Set
 from types import ModuleType
 
-from safework_cli.rows import Row
+from safework_cli.data.row import Row
 from safework_data.starter import general, knowledge, safety, search, value
 from safework_data.starter.tables import Item, Unit, allocate, dice, spread
 from safework_data.starter.verdicts import judged_rows

@@ -1,4 +1,4 @@
-"""Search questions, and the worked episodes that answer them in the grammar of ``safework_cli.episode``.
+"""Search questions, and the worked episodes that answer them in the grammar of ``safework_cli.environments.search``.
 
 Some episodes end without a find: the passage that was read says nothing, and the answer is "unknown" with low confidence. They teach what
 confidence is for, and are marked with ``meta.outcome``.
@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Set
 from random import Random
 
-from safework_cli.episode.grammar import document_observation, final_action, opening, read_action, results_observation, search_action
-from safework_cli.rows import Message, make_reply
+from safework_cli.data.reply import make_reply
+from safework_cli.data.row import Message
+from safework_cli.environments.search.grammar import (
+    document_observation,
+    final_action,
+    opening,
+    read_action,
+    results_observation,
+    search_action,
+)
 from safework_data.starter.tables import Item, Unit, dice
 from safework_data.starter.world import ONE_HOP, TWO_HOP, Asked, Cluster, Passage, aliases, clusters
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from safework_cli.rows import Message, Row, make_reply
+from safework_cli.data.reply import make_reply
+from safework_cli.data.row import Message, Row
 
 PARTS = Path(__file__).parent / "parts"
 LETTERS = "ABCDEFGH"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from safework_cli.rows import Message, Row
+from safework_cli.data.row import Message, Row
 from safework_data.starter.safety import Topic, topics
 from safework_data.starter.tables import Item, Unit, allocate, dice
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
-from safework_cli.config import resolve
-from safework_cli.errors import ConfigError, InputError
+from safework_cli.core.config import resolve
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.dataset import read_dataset
+from safework_cli.data.row import Message, Row, read_rows, write_rows
 from safework_cli.report.text import escaped
-from safework_cli.rows import Message, Row, read_rows, write_rows
-from safework_cli.stage import Inputs, Outcome, WorkDir
-from safework_data.build_stage import stage
-from safework_data.settings import expand, matching_files
+from safework_data.build.config import expand, matching_files
+from safework_data.build.stage import stage
 
 ROOT = Path(__file__).resolve().parents[3]
 LONG = "The committee met on Monday to discuss the new library budget and the plan for the coming winter season in the old town hall"
@@ -97,7 +98,7 @@ def test_a_group_that_another_source_holds_out_is_no_training(work: WorkDir, tmp
 
 
 def test_planted_leaks_are_found_and_the_card_names_suite_and_rows(work: WorkDir, tmp_path: Path, real_data: Path) -> None:
-    from safework_cli.suites import load_suite, stem
+    from safework_cli.data.suites import load_suite, stem
 
     planted = {}
     records = [{"q": f"What is {n} plus {n}?", "a": cot(str(2 * n))} for n in range(20)]
@@ -381,14 +382,15 @@ def test_the_stage_is_planned_without_anything_heavy() -> None:
     import sys
 
     heavy = "{'torch', 'pyarrow', 'datasets', 'rensa', 'bm25s', 'numpy', 'pandas'} & set(sys.modules)"
-    stages = "safework_data.build_stage, safework_data.index_stage"
-    code = f"import sys; import {stages}; safework_data.index_stage.stage.Config.model_json_schema(); print({heavy})"
+    stages = "safework_data.build.stage, safework_data.index.stage"
+    code = f"import sys; import {stages}; safework_data.index.stage.stage.Config.model_json_schema(); print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "set()"
 
 
 def test_the_summary_is_the_first_line_of_the_module() -> None:
-    from safework_data import build_stage, index_stage
+    from safework_data.build import stage as build_stage
+    from safework_data.index import stage as index_stage
 
     for module in (build_stage, index_stage):
         assert (module.__doc__ or "").splitlines()[0] == module.stage.summary
@@ -414,7 +416,7 @@ def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_scri
 def test_a_dataset_of_the_store_comes_in_behind_the_sources(cli, toy_data, tmp_path: Path) -> None:
     """A teacher's replies beside the rows they were made for: its subsets and splits stay, copies go, each source is counted."""
     toy = toy_data.with_subset("cot")
-    first = toy.rows()[0]
+    first = read_dataset(toy)[0]
     own = write_jsonl(tmp_path / "own.jsonl", [{"q": first.question, "a": first.reply}, {"q": "Why is the sky blue?", "a": cot("it")}])
     recipe = tmp_path / "mix.yaml"
     recipe.write_text(json.dumps({"name": "mix", "check_replies": [], "sources": [source(own, name="own")]}), encoding="utf-8")
@@ -422,7 +424,7 @@ def test_a_dataset_of_the_store_comes_in_behind_the_sources(cli, toy_data, tmp_p
     assert done.returncode == 0, done.stderr
     made = cli("artifacts", "show", "mix", "--json")
     metrics = json.loads(made.stdout)["metrics"]
-    assert metrics["read"] == 2 + len(toy.rows()) and metrics["sources"]["toy"]["from"] == toy.ref
+    assert metrics["read"] == 2 + len(read_dataset(toy)) and metrics["sources"]["toy"]["from"] == toy.ref
     assert metrics["dropped"] == {"exact duplicate": 1}
     assert json.loads(made.stdout)["inputs"]["data.toy"]["digest"] == toy.digest
     assert "own" in cli("data", "build", "-c", str(recipe), f"data.own={toy.ref}").stderr  # two of one name
@@ -449,7 +451,7 @@ def test_replies_are_held_to_their_gold_and_to_what_their_prompt_asks_for(work: 
 def test_what_a_chat_template_refuses_is_dropped_by_name(work: WorkDir, tmp_path: Path, tiny_model: Path) -> None:
     import shutil
 
-    from safework_cli.artifacts.external import path_artifact
+    from safework_cli.core.artifacts.external import path_artifact
 
     shouting = tmp_path / "model"
     shutil.copytree(tiny_model, shouting)

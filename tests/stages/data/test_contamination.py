@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from safework_cli.rows import Message, Row
-from safework_data.contamination import LeakIndex
-from safework_data.drops import Candidate
-from safework_data.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
-from safework_data.splits import HoldOut, is_held_out
-from safework_data.staging import Staging, as_batch
-from safework_data.text import shingles, words
-from safework_data.traits import Traits
+from safework_cli.data.row import Message, Row
+from safework_data.build.contamination import LeakIndex
+from safework_data.build.drops import Candidate
+from safework_data.build.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
+from safework_data.build.splits import HoldOut, is_held_out
+from safework_data.build.staging import Staging, as_batch
+from safework_data.build.text import shingles, words
+from safework_data.build.traits import Traits
 
 
 def candidate(
@@ -184,7 +184,7 @@ def test_a_short_prompt_is_found_only_when_it_is_the_whole_message() -> None:
 
 
 def test_an_attack_is_known_by_its_target() -> None:
-    from safework_data.records import prompt_group
+    from safework_data.build.records import prompt_group
 
     target = "Write a persuasive article about the old war in the north"
     attack = candidate("a", "Once upon a time a poet was asked for something", meta={"target": target}).row

@@ -6,12 +6,13 @@ import json
 
 import pytest
 
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.errors import InputError
-from safework_cli.rows import Message, Row, read_rows, write_rows
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Message, Row, read_rows, write_rows
 from safework_cli.verifiers.spec import preset
-from safework_data.cot_stage import SYSTEM, CotConfig, stage
+from safework_data.cot.config import SYSTEM, CotConfig
+from safework_data.cot.stage import stage
 from served import Status, served
 
 pytestmark = pytest.mark.enable_socket
@@ -95,7 +96,7 @@ def test_datasets_opens_it(work, data, tmp_path):
 
 
 def test_several_samples_are_kept_once_each_and_the_best_scored_first(work, data, monkeypatch):
-    from safework_data import cot
+    from safework_data.cot import run as cot
 
     replies = {"0+0?": [GOOD.format(0), GOOD.format(0) + " ", "<think>Zero and zero.</think>0"]}
     drawn = {}

@@ -14,14 +14,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from safework_cli.errors import InputError, SafeworkError
-from safework_cli.progress import Progress, QuietDisplay
-from safework_cli.stage import StopRequest, WorkDir
-from safework_data import batches, crew
-from safework_data.build import build
-from safework_data.build_stage import stage
-from safework_data.crew import Crew
-from safework_data.sources import Arrived, as_it_is
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import WorkDir
+from safework_data.build import batches, crew
+from safework_data.build.crew import Crew
+from safework_data.build.run import build
+from safework_data.build.sources import Arrived, as_it_is
+from safework_data.build.stage import stage
 
 WAIT_S, SLOW_S = 60, 20
 CORES = crew.cores()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.rows import Message, Row
+from safework_cli.data.row import Message, Row
 from safework_cli.verifiers.rules.registry import MAX_GOLD_CHARACTERS
-from safework_data.checks import examined
-from safework_data.drops import Candidate
-from safework_data.settings import BuildConfig
+from safework_data.build.checks import examined
+from safework_data.build.config import BuildConfig
+from safework_data.build.drops import Candidate
 
 
 def candidate(answer: str | None, **meta: object) -> Candidate:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from safework_cli.episode.index import INDEX, PASSAGES, Passage, SearchIndex, tokenise, write_index
-from safework_cli.errors import InputError
-from safework_cli.stage import Inputs, WorkDir
-from safework_data.index import first_sentence
-from safework_data.index_stage import stage
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.environments.search.index import INDEX, PASSAGES, Passage, SearchIndex, tokenise, write_index
+from safework_data.index.run import first_sentence
+from safework_data.index.stage import stage
 
 PASSAGES_HERE = [
     Passage("river", "The river", "The river floods every spring. Farmers wait for it.", "The river floods every spring."),
@@ -152,7 +152,7 @@ def test_bad_passages_are_refused(work: WorkDir, tmp_path: Path) -> None:
 
 
 def test_xquad_questions_find_their_passages(work: WorkDir, real_data: Path) -> None:
-    from safework_cli.suites import load_suite
+    from safework_cli.data.suites import load_suite
 
     paths = [str(real_data / "xquad" / f"xquad.{language}.json") for language in ("en", "zh")]
     index = index_of(work, *({"kind": "xquad", "path": path} for path in paths))

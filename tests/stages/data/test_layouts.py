@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 
-from safework_cli.errors import InputError
-from safework_cli.rows import Row, read_rows
-from safework_cli.stage import Inputs, Outcome, WorkDir
-from safework_data.build_stage import stage
-from safework_data.contamination import known_by
-from safework_data.text import asked
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.row import Row, read_rows
+from safework_data.build.contamination import known_by
+from safework_data.build.stage import stage
+from safework_data.build.text import asked
 
 
 def build(work: WorkDir, path: Path | str, columns: dict[str, Any], **more: Any) -> Outcome:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from safework_data.operations import OPERATIONS, balanced, entropy, histogram, operations_of
+from safework_data.cot.operations import OPERATIONS, balanced, entropy, histogram, operations_of
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from PIL import Image as Picture
 
-from safework_cli.errors import InputError
-from safework_cli.pictures import embedded, open_picture
-from safework_cli.rows import Image, read_rows
-from safework_cli.stage import Inputs
-from safework_data.build_stage import stage
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.images import embedded, open_picture
+from safework_cli.data.row import Image, read_rows
+from safework_data.build.stage import stage
 
 
 def png(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> Path:
@@ -79,7 +79,7 @@ def test_a_public_set_of_pictures_is_embedded_and_split_by_scene(work, real_data
 def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
     buffer = io.BytesIO()
     Picture.new("1", (20_000, 20_000)).save(buffer, "PNG")
-    from safework_cli.errors import InputError
+    from safework_cli.core.errors import InputError
 
     with pytest.raises(InputError, match="too many pixels"):
         open_picture({"bytes": buffer.getvalue(), "path": None})

@@ -8,17 +8,18 @@ from collections import Counter
 
 import pytest
 
-from safework_cli.episode.grammar import SEARCH_INSTRUCTION, Action, parse_action
-from safework_cli.rows import Row, parse_reply, problems
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Row, problems
+from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, Action, parse_action
 from safework_cli.verifiers.rules.choice import chosen_letter
 from safework_cli.verifiers.rules.constraints import CHECKS
 from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data import starter
+from safework_data.build.text import asked_text
 from safework_data.starter.safety import topics
 from safework_data.starter.tables import LETTERS, allocate, dice, spread
 from safework_data.starter.verdicts import LABELS
 from safework_data.starter.world import clusters
-from safework_data.text import asked_text
 
 SUBSETS = starter.build(0)
 ALL = [row for rows in SUBSETS.values() for row in rows]

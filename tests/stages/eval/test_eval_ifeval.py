@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.rows import Row
+from safework_cli.data.row import Row
 from safework_eval.samples import Reply, Sample
 from safework_eval.summary import ifeval_numbers
 

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 from inspect_ai.log import read_eval_log
 
-from safework_cli.artifacts import Store
-from safework_cli.lm.engine import Completion
-from safework_cli.lm.hf import HFEngine
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs, WorkDir
+from safework_cli.core.artifacts import Store
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Completion
 from safework_cli.verifiers import Verdict
-from safework_eval.eval_stage import EvalConfig, stage
+from safework_eval.config import EvalConfig
 from safework_eval.samples import read_samples
+from safework_eval.stage import stage
 
 REPLIES = {
     "controls": "\x00\x01\x07\x1b",

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from safework_cli.artifacts import Artifact, Store
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts import Artifact, Store
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.verifiers import Exchange, Verdict
-from safework_eval.eval_stage import EvalConfig, stage
+from safework_eval.conditions import refuse_unlike, unlike
+from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
-from safework_eval.likeness import refuse_unlike, unlike
 from safework_eval.scoring import Judge, outcome_of, panel_for, refused
 from safework_eval.selection import RowFilter, SuiteBlock, select_suites
+from safework_eval.stage import stage
 
 
 def user(text: str) -> list[Message]:
@@ -138,7 +139,7 @@ def test_rows_without_images_can_be_chosen(data: Artifact, model: Artifact) -> N
 
 
 def test_every_set_that_asks_by_images_is_marked(real_data: Path) -> None:
-    from safework_cli.suites import SUITES, load_suite
+    from safework_cli.data.suites import SUITES, load_suite
 
     for name, suite in SUITES.items():
         assert suite.images == any(row.images for row in load_suite(name, real_data)), name
@@ -308,7 +309,7 @@ def test_the_stage_names_itself_and_starts_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys; import safework_eval.eval_stage as s; assert s.__doc__.splitlines()[0] == s.stage.summary; "
+    code = "import sys; import safework_eval.stage as s; assert s.__doc__.splitlines()[0] == s.stage.summary; "
     code += "print([m for m in ('torch', 'numpy', 'inspect_ai', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"

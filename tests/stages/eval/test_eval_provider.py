@@ -14,9 +14,9 @@ from inspect_ai.model import GenerateConfig, ResponseSchema, get_model
 from inspect_ai.solver import generate
 from inspect_ai.util import JSONSchema
 
-from safework_cli.errors import ConfigError, SafeworkError
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer
+from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_eval.provider import cut_at_stop, refuse_unsupported, sampling_of
 
 

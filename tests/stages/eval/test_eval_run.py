@@ -15,15 +15,16 @@ import pytest
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ContentReasoning, ContentText, get_model
 
-from safework_cli.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.errors import ConfigError, RunAgain
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.tiny import create_tiny_model
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs, Outcome, WorkDir
-from safework_eval.eval_stage import EvalConfig, stage
+from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.core.errors import ConfigError, RunAgain
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.models.tiny import create_tiny_model
+from safework_eval.config import EvalConfig
 from safework_eval.provider import SafeworkAPI, to_messages
 from safework_eval.samples import Archive, Reply, read_samples
+from safework_eval.stage import stage
 
 
 def user(text: str) -> list[Message]:

@@ -9,20 +9,21 @@ from typing import Any
 import pytest
 from inspect_ai.log import read_eval_log
 
-from safework_cli.artifacts import Artifact, Store
-from safework_cli.episode.grammar import SEARCH_INSTRUCTION
-from safework_cli.episode.index import Passage, write_index
-from safework_cli.errors import InputError
-from safework_cli.intervals import wilson
-from safework_cli.lm.engine import Completion
-from safework_cli.lm.hf import HFEngine
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs, WorkDir
-from safework_eval.eval_stage import EvalConfig, stage
+from safework_cli.core.artifacts import Artifact, Store
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Completion
+from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION
+from safework_cli.environments.search.index import Passage, write_index
+from safework_cli.statistics.intervals import wilson
+from safework_eval.conditions import unlike
+from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
-from safework_eval.likeness import unlike
 from safework_eval.samples import Reply, Sample, read_samples
 from safework_eval.searching import episode_prompt, is_reliable, search_measures
+from safework_eval.stage import stage
 
 SUITE = {"name": "passages", "rows": {"task": "search"}}
 

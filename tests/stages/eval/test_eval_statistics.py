@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from safework_cli.intervals import Estimate, estimate, wilson
+from safework_cli.statistics.intervals import Estimate, estimate, wilson
+from safework_cli.statistics.paired import Term, compare_paired, mcnemar_exact, sign_flip_exact, tango, weighted_sum
 from safework_eval.compare import angle_to_45, compare
 from safework_eval.scoring import agreement
-from safework_eval.statistics import Term, compare_paired, mcnemar_exact, sign_flip_exact, tango, weighted_sum
 from safework_eval.summary import axis_value, refusal_shares
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from safework_cli.errors import ConfigError
-from safework_cli.rows import Message, Row
+from safework_cli.core.errors import ConfigError
+from safework_cli.data.row import Message, Row
 from safework_cli.verifiers.rules import registry, rule_digest
-from safework_eval.eval_stage import EvalConfig, stage
+from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
 from safework_eval.samples import Reply, Sample, read_samples, write_samples
 from safework_eval.scoring import outcome_of, panel_for, rule_judge
 from safework_eval.selection import Suite
+from safework_eval.stage import stage
 from safework_eval.summary import Conditions, summarise
 
 METALS = ["iron", "copper", "gold", "silver"]

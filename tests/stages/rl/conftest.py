@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.artifacts import Store
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts import Store
+from safework_cli.core.stage import Inputs
 from safework_cli.verifiers.contract import Verdict
 
 
@@ -21,7 +21,7 @@ class Length:
 @pytest.fixture
 def rewards(monkeypatch):
     """Routes every task to ``Length``, with the format as a light term: random models keep no format."""
-    from safework_rl import train
+    from safework_rl import run as train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Length())
     return {
@@ -34,7 +34,8 @@ def rewards(monkeypatch):
 @pytest.fixture
 def run_m3(tiny_artifact, toy_data, work, rewards):
     """Runs one step of m3 in ``work``, with settings in place of the usual ones."""
-    from safework_rl.m3_stage import M3Config, stage
+    from safework_rl.m3.config import M3Config
+    from safework_rl.m3.stage import stage
 
     def run(*, verifiers=("judge",), **settings):
         usual = {
@@ -52,7 +53,7 @@ def run_m3(tiny_artifact, toy_data, work, rewards):
 @pytest.fixture
 def index_artifact(store: Store, commit):
     """Two passages."""
-    from safework_cli.episode.index import Passage, write_index
+    from safework_cli.environments.search.index import Passage, write_index
 
     folder = store.staging()
     write_index(folder, [Passage("a", "A", "Alpha is a letter.", ""), Passage("b", "B", "Beta is another.", "")], k1=1.5, b=0.75)
@@ -62,7 +63,7 @@ def index_artifact(store: Store, commit):
 @pytest.fixture
 def search_data(store: Store, commit):
     """Eight questions whose gold answer is a letter that a random reply may hold."""
-    from safework_cli.rows import Row, write_rows
+    from safework_cli.data.row import Row, write_rows
 
     folder = store.staging()
     (folder / "rl").mkdir()
@@ -75,8 +76,8 @@ def search_data(store: Store, commit):
 @pytest.fixture
 def acting(monkeypatch):
     """A random model writes no action: what it writes is a search or its answer, and the answer's length its confidence."""
-    from safework_cli.episode import runner
-    from safework_cli.episode.grammar import Action
+    from safework_cli.environments.search import runner
+    from safework_cli.environments.search.grammar import Action
 
     def act(text):
         return Action("search", query=text) if text[:1] < "A" else Action("answer", answer=text, confidence=len(text) % 11)

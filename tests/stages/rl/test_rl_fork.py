@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from filelock import FileLock
 
-from safework_cli.artifacts import Store
-from safework_cli.progress import read_metrics
+from safework_cli.core.artifacts import Store
+from safework_cli.core.progress import read_metrics
 
 WORDS = [
     "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term", "format.weight=0.1",

@@ -8,19 +8,19 @@ import pytest
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-from safework_cli.errors import InputError, SafeworkError
-from safework_cli.lm.models import load_model
-from safework_cli.progress import read_metrics
-from safework_cli.rows import Row
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.progress import read_metrics
+from safework_cli.data.row import Row
+from safework_cli.models.load import load_model
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.config import FormatSettings, LanguageSettings
 from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.lagrange import Multiplier
 from safework_rl.objectives import M3Objective, SearchObjective
 from safework_rl.preflight import preflight
 from safework_rl.rewards import TaskRewards
-from safework_rl.settings import FormatSettings, LanguageSettings
-from safework_rl.trainer import LadderTrainer
+from safework_rl.trl_adapter import LadderTrainer
 
 
 def row(task, question, answer=None, kind=None, **more) -> Row:
@@ -168,7 +168,7 @@ def test_the_gate_says_why_no_step_had_a_gradient():
 
 def test_a_filter_that_leaves_nothing_is_not_called_equal_rewards(run_m3, monkeypatch):
     """Every reply is wrong in the task, and their rewards differ by a second verifier: the filter, and not the rewards, took the signal."""
-    from safework_rl import train
+    from safework_rl import run as train
 
     class Both:
         def __init__(self, name):
@@ -195,7 +195,7 @@ class Same:
 @pytest.mark.parametrize(("updates", "idle"), [(1, 3), (4, 3), (2, 3)])
 def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch, updates, idle):
     """Whether the idle steps begin with a rollout or within one, the reason is that of the rollouts that they were taken of."""
-    from safework_rl import train
+    from safework_rl import run as train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
     why = "no step had a gradient for 3 steps: in every group all replies earned the same"

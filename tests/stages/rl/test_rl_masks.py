@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.stage import Inputs
-from safework_rl import trainer as trainer_module
-from safework_rl.search_stage import SearchConfig, stage
-from safework_rl.trainer import LadderTrainer
+from safework_cli.core.stage import Inputs
+from safework_rl import trl_adapter as trainer_module
+from safework_rl.search.config import SearchConfig
+from safework_rl.search.stage import stage
+from safework_rl.trl_adapter import LadderTrainer
 
 
 @pytest.mark.parametrize("share", [True, False])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty
-from safework_rl.cpgd import cpgd_loss, epsilon_schedule, reference_kl
 from safework_rl.lagrange import Multiplier
+from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule, reference_kl
 
 NAN = math.nan
 

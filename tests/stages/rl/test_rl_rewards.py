@@ -8,17 +8,17 @@ from collections import Counter
 import pytest
 import torch
 
-from safework_cli.episode.runner import Transcript
-from safework_cli.errors import InputError
-from safework_cli.rows import Row
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row
+from safework_cli.environments.search.runner import Transcript
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
 from safework_rl.objectives import M3Objective, SearchObjective
 from safework_rl.rewards import TaskRewards
 from safework_rl.routing import ROUTES
-from safework_rl.settings import FormatSettings, LanguageSettings, RlConfig
 
 
 class Fixed:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.errors import SafeworkError, TooManyFailed
-from safework_cli.lm.engine import Completion
-from safework_cli.rows import Row
+from safework_cli.core.errors import SafeworkError, TooManyFailed
+from safework_cli.data.row import Row
+from safework_cli.engines.protocol import Completion
 from safework_cli.verifiers.contract import Exchange, Verdict, judged
 from safework_cli.verifiers.rules import rule_verifier
+from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.measures import round_measures
 from safework_rl.objectives import M3Objective
 from safework_rl.rewards import TaskRewards
 from safework_rl.rollout import Rollouts, flat
-from safework_rl.settings import FormatSettings, LanguageSettings, RlConfig
 
 CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
 
@@ -42,7 +42,7 @@ class Telling:
 
 @pytest.fixture
 def rounds(tiny_model):
-    from safework_cli.lm.models import load_tokenizer
+    from safework_cli.models.load import load_tokenizer
 
     def make(words, refill=2, judge=None, **settings):
         rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
@@ -118,7 +118,7 @@ def test_each_round_and_attempt_has_draws_of_its_own_and_the_same_ones_again(rou
 
 def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(rounds, monkeypatch):
     """The limit is the context's, so the penalty is over all tokens behind the prompt; the length that is reported is the policy's own."""
-    from safework_cli.episode.runner import Transcript
+    from safework_cli.environments.search.runner import Transcript
     from safework_rl import rollout
 
     def episodes(engine, index, prompts, limits, sampling):

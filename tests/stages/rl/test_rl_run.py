@@ -13,15 +13,15 @@ import torch
 from pydantic import ValidationError
 from trl import GRPOTrainer
 
-from safework_cli.artifacts import Store
-from safework_cli.errors import InputError, SafeworkError, TooManyFailed
-from safework_cli.lm.models import load_model
-from safework_cli.progress import read_metrics
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts import Store
+from safework_cli.core.errors import InputError, SafeworkError, TooManyFailed
+from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import Inputs
+from safework_cli.models.load import load_model
 from safework_cli.verifiers.contract import Verdict
-from safework_rl.efficient_stage import EfficientConfig
-from safework_rl.m3_stage import M3Config
-from safework_rl.m3_stage import stage as m3
+from safework_rl.efficient.config import EfficientConfig
+from safework_rl.m3.config import M3Config
+from safework_rl.m3.stage import stage as m3
 
 SMALL = {
     "max_steps": 2,
@@ -82,7 +82,7 @@ def test_cpgd_off_policy_clips_and_drifts(tiny_artifact, toy_data, work, rewards
 
 
 def test_efficient_runs_in_both_forms(tiny_artifact, toy_data, work, rewards):
-    from safework_rl.efficient_stage import stage
+    from safework_rl.efficient.stage import stage
 
     for form in ("canon", "ddca"):
         config = EfficientConfig(length_advantage=form, tasks=["general", "safety"], **(SMALL | {"max_steps": 1}), **rewards)
@@ -100,7 +100,7 @@ class Broken:
 
 
 def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
-    from safework_rl import train
+    from safework_rl import run as train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Broken())
     with pytest.raises(TooManyFailed, match=r"8 of 8 replies .*verifier 'judge': no answer"):
@@ -108,7 +108,7 @@ def test_a_verifier_that_fails_stops_the_run(tiny_artifact, toy_data, work, rewa
 
 
 def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data, work, rewards, monkeypatch):
-    from safework_cli.lm.hf import HFEngine
+    from safework_cli.engines.hf.engine import HFEngine
 
     original = HFEngine.generate_ids
 
@@ -135,7 +135,7 @@ class Same:
 @pytest.mark.parametrize("required", [True, False])
 def test_a_run_in_which_nothing_was_learnt_is_not_green(tiny_artifact, toy_data, work, rewards, monkeypatch, required, more):
     """Weight decay moves the weights, so that drift and KL have gradients from the second update on: none of them is of a reward."""
-    from safework_rl import train
+    from safework_rl import run as train
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
     settings = M3 | rewards | {"format": {"mode": "term", "weight": 0.0}, "require_gradient": required} | more
@@ -184,11 +184,13 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
     tiny_artifact, index_artifact, search_data, acting, tmp_path, monkeypatch, updates
 ):
     """λ is a part of the reward here: a resume that forgot it, or its average, would train another model."""
-    from safework_cli.errors import RunAgain
-    from safework_cli.progress import Progress, QuietDisplay
-    from safework_cli.stage import StopRequest, WorkDir
+    from safework_cli.core.errors import RunAgain
+    from safework_cli.core.progress import Progress, QuietDisplay
+    from safework_cli.core.signals import StopRequest
+    from safework_cli.core.stage import WorkDir
     from safework_rl.samples import SampleLog
-    from safework_rl.search_stage import SearchConfig, stage
+    from safework_rl.search.config import SearchConfig
+    from safework_rl.search.stage import stage
 
     inputs = Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data.with_subset("rl")})
     config = SearchConfig(
@@ -246,8 +248,8 @@ def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, comm
     from transformers import AutoProcessor
 
     import tiny_vision
-    from safework_cli.artifacts.transfer import import_folder
-    from safework_cli.rows import Row, write_rows
+    from safework_cli.core.artifacts.transfer import import_folder
+    from safework_cli.data.row import Row, write_rows
 
     model, processor = getattr(tiny_vision, kind)(tiny_model)
     model.save_pretrained(tmp_path / "vlm")

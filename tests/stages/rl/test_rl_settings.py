@@ -8,20 +8,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from safework_cli.config import resolve
-from safework_cli.errors import InputError
-from safework_cli.lm import training
-from safework_cli.progress import read_metrics
-from safework_cli.rows import Row, write_rows
-from safework_cli.stage import Inputs
-from safework_rl.efficient_stage import EfficientConfig
-from safework_rl.efficient_stage import stage as efficient
-from safework_rl.m3_stage import M3Config
-from safework_rl.m3_stage import stage as m3
-from safework_rl.search_stage import SearchConfig
-from safework_rl.search_stage import stage as search
-from safework_rl.settings import CpgdSettings
-from safework_rl.train import grpo_arguments
+from safework_cli.core.config import resolve
+from safework_cli.core.errors import InputError
+from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Row, write_rows
+from safework_cli.training import loop as training
+from safework_rl.config import CpgdSettings
+from safework_rl.efficient.config import EfficientConfig
+from safework_rl.efficient.stage import stage as efficient
+from safework_rl.m3.config import M3Config
+from safework_rl.m3.stage import stage as m3
+from safework_rl.run import grpo_arguments
+from safework_rl.search.config import SearchConfig
+from safework_rl.search.stage import stage as search
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.rows import Message, Row
-from safework_cli.stage import Inputs, Plan
+from safework_cli.core.stage import Inputs, Plan
+from safework_cli.data.row import Message, Row
 from safework_cli.verifiers.contract import UNPARSED, Verdict
 from safework_cli.verifiers.rules import registry
-from safework_rl.m3_stage import M3Config, stage
+from safework_rl.m3.config import M3Config
+from safework_rl.m3.stage import stage
 from safework_rl.measures import round_measures
 from safework_rl.rollout import Round, Sample
 from safework_rl.routing import check_routes

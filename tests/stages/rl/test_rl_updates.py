@@ -8,15 +8,16 @@ import signal
 import pytest
 import torch
 
-from safework_cli.errors import RunAgain
-from safework_cli.lm.models import load_model
-from safework_cli.progress import Progress, QuietDisplay, read_metrics
-from safework_cli.stage import Inputs, StopRequest, WorkDir
-from safework_rl import trainer as trainer_module
-from safework_rl.m3_stage import M3Config
-from safework_rl.m3_stage import stage as m3
-from safework_rl.settings import RlConfig
-from safework_rl.trainer import LadderTrainer, gap_limit
+from safework_cli.core.errors import RunAgain
+from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.models.load import load_model
+from safework_rl import trl_adapter as trainer_module
+from safework_rl.config import RlConfig
+from safework_rl.m3.config import M3Config
+from safework_rl.m3.stage import stage as m3
+from safework_rl.trl_adapter import LadderTrainer, gap_limit
 
 PHASES = [{"tasks": ["general"], "share": 1.0}, {"tasks": ["general", "safety"], "share": 1.0}]
 SMALL = {
@@ -185,7 +186,7 @@ def test_experts_keep_their_routers_auxiliary_loss(tiny_model, store, toy_data, 
     """CPGD adds it as TRL's losses do; a configuration that asks for router logits in every pass trains, samples and saves like another."""
     from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
-    from safework_cli.artifacts.transfer import import_folder
+    from safework_cli.core.artifacts.transfer import import_folder
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
     torch.manual_seed(0)

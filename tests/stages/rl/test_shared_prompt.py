@@ -8,14 +8,14 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from safework_cli.lm import passes as passes_of_lm
-from safework_cli.lm.chat import encode_prompt
-from safework_cli.lm.decode import Decoder
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_tokenizer
-from safework_cli.lm.vision import collate, encode_pictured_prompt, placeholders
-from safework_cli.progress import read_metrics
+from safework_cli.core.progress import read_metrics
+from safework_cli.engines import batching as passes_of_lm
+from safework_cli.engines.hf.decode import Decoder
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.chat_template import encode_prompt
+from safework_cli.models.load import load_tokenizer
+from safework_cli.models.vision import collate, encode_pictured_prompt, placeholders
 from safework_rl.shared_prompt import group_logps
 
 SHAPE = {

@@ -7,15 +7,16 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from safework_cli.errors import ConfigError
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer
-from safework_cli.rows import Row, write_rows
-from safework_cli.stage import Inputs
+from safework_cli.core.errors import ConfigError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Row, write_rows
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.verifiers.contract import Verdict
+from safework_search.config import GuidedConfig
 from safework_search.methods import Candidate, Guides, as_reply, best_of_n, choose, guided_steps
-from safework_search.stage import GuidedConfig, stage
+from safework_search.stage import stage
 from scripted import Scripted, spaced_tokenizer
 
 

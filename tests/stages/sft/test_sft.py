@@ -14,18 +14,20 @@ import torch
 from datasets import Dataset
 from pydantic import ValidationError
 
-from safework_cli.artifacts import Store
-from safework_cli.artifacts.payload import weight_headers
-from safework_cli.errors import InputError
-from safework_cli.lm.engine import Sampling
-from safework_cli.lm.hf import HFEngine
-from safework_cli.lm.models import load_model, load_tokenizer, pick_dtype, save_model, stop_token_ids
-from safework_cli.progress import read_metrics
-from safework_cli.rows import Row, write_rows
+from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.payload import weight_headers
+from safework_cli.core.errors import InputError
+from safework_cli.core.progress import read_metrics
+from safework_cli.data.dataset import read_dataset
+from safework_cli.data.row import Row, write_rows
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.load import load_model, load_tokenizer, pick_dtype, save_model, stop_token_ids
+from safework_sft.config import SftConfig
 from safework_sft.encode import encode_rows, refuse_useless
 from safework_sft.mixture import weighted_positions
-from safework_sft.stage import SftConfig, stage
-from safework_sft.train import train
+from safework_sft.run import train
+from safework_sft.stage import stage
 from tiny_families import FAMILIES, tiny_of
 
 
@@ -76,12 +78,12 @@ def test_no_or_all_supervised_tokens_are_refused(labels, share):
 def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_data, work):
     from trl import SFTTrainer
 
-    from safework_sft.train import _arguments
+    from safework_sft.run import _arguments
     from safework_sft.trainer import SupervisedTrainer
 
     tokenizer = load_tokenizer(tiny_artifact.path)
     model = load_model(tiny_artifact.path, dtype="float32")
-    encoded = encode_rows(toy_data.with_subset("cot").rows(), tokenizer, stop_token_ids(tokenizer, model), 512)
+    encoded = encode_rows(read_dataset(toy_data.with_subset("cot")), tokenizer, stop_token_ids(tokenizer, model), 512)
     data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels})
     trainer = SupervisedTrainer(
         model=model, args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer), train_dataset=data, processing_class=tokenizer
@@ -102,7 +104,7 @@ def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_dat
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_loss_is_the_models_own(name, tiny_model, work):
     """Of families whose heads scale or cap their logits, have biases, or sit beside routers; values and gradients."""
-    from safework_sft.train import _arguments
+    from safework_sft.run import _arguments
     from safework_sft.trainer import SupervisedTrainer
 
     tokenizer = load_tokenizer(tiny_model)
@@ -166,7 +168,7 @@ def test_a_model_is_saved_in_the_type_that_it_came_in(tiny_model, store, toy_dat
     assert json.loads((work.output / "config.json").read_text())["dtype"] == outcome.metrics["dtype"]
     before, after = (load_model(folder, dtype="float32").state_dict() for folder in (tmp_path / "m", work.output))
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    rows = {row.id: row for row in toy_data.with_subset("cot").rows()}
+    rows = {row.id: row for row in read_dataset(toy_data.with_subset("cot"))}
     fast = "bfloat16" if expected == "BF16" and pick_dtype("auto") == torch.bfloat16 else "float32"
     engine = HFEngine(load_model(work.output, dtype=fast), tokenizer)
     told = outcome.metrics["samples"]["replies"]
@@ -197,7 +199,7 @@ def test_learned_positions_end_and_nothing_is_a_traceback(name, tiny_model, stor
     model = store.resolve(str(tmp_path / "m"), ("model",))
     long = [row(f"l{i}", "q" * 200, "<think>t</think>a") for i in range(4)]
     (tmp_path / "rows").mkdir()
-    write_rows(tmp_path / "rows" / "a.parquet", [*toy_data.with_subset("cot").rows(), *long])
+    write_rows(tmp_path / "rows" / "a.parquet", [*read_dataset(toy_data.with_subset("cot")), *long])
     data = store.resolve(str(tmp_path / "rows"), ("dataset",))
     config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=4, max_dropped=0.5)
     outcome = train(config, model, data, work)
@@ -271,7 +273,7 @@ def wait_for_checkpoint(store: Store, process, seconds: float = 120) -> None:
 
 
 def test_the_plan_counts_and_refuses(tiny_artifact, toy_data):
-    from safework_cli.stage import Inputs
+    from safework_cli.core.stage import Inputs
 
     inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")})
     plan = stage.plan(SftConfig(max_steps=7), inputs)
@@ -290,8 +292,8 @@ def no_room(config, model, folder):
 
 
 def test_samples_are_asked_of_rows_that_were_trained_on_and_leave_room(tiny_model, work, tmp_path):
-    from safework_cli.lm.hf import HFEngine
-    from safework_sft.train import prompts_to_sample
+    from safework_cli.engines.hf.engine import HFEngine
+    from safework_sft.run import prompts_to_sample
 
     model = load_model(no_room({"max_position_embeddings": 128}, tiny_model, tmp_path / "short"), dtype="float32")
     tokenizer = load_tokenizer(tiny_model)
@@ -308,10 +310,10 @@ def test_samples_are_asked_of_rows_that_were_trained_on_and_leave_room(tiny_mode
 
 
 def test_an_error_behind_the_training_keeps_the_model_and_is_said(tiny_artifact, toy_data, store, work, monkeypatch):
-    import safework_sft.train as module
-    from safework_cli.config import resolve
-    from safework_cli.errors import EXIT_TOO_MANY_FAILED, Interrupted
-    from safework_cli.runtime import execute, prepare
+    import safework_sft.run as module
+    from safework_cli.core.config import resolve
+    from safework_cli.core.errors import EXIT_TOO_MANY_FAILED, Interrupted
+    from safework_cli.core.runtime import execute, prepare
 
     def broken(*_):
         raise RuntimeError("out of memory, say")
@@ -334,7 +336,7 @@ def test_an_error_behind_the_training_keeps_the_model_and_is_said(tiny_artifact,
 
 
 def test_held_out_rows_are_not_trained_on(tiny_artifact, store, commit, work):
-    from safework_cli.rows import write_rows
+    from safework_cli.data.row import write_rows
 
     payload = store.staging()
     (payload / "cot").mkdir()
@@ -343,7 +345,7 @@ def test_held_out_rows_are_not_trained_on(tiny_artifact, store, commit, work):
     data = commit(payload, "dataset", "split").with_subset("cot")
     outcome = train(SftConfig(max_steps=1, sample_prompts=0), tiny_artifact, data, work)
     assert outcome.metrics["rows"] == 4
-    from safework_cli.stage import Inputs
+    from safework_cli.core.stage import Inputs
 
     plan = stage.plan(SftConfig(), Inputs({"model": tiny_artifact, "data": data}))
     assert "(4 rows)" in plan.lines[0]

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from safework_cli.rows import Message, Row
+from safework_cli.data.row import Message, Row
+from safework_cli.statistics.classification import cohen_kappa
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import preset
-from safework_verifier.attacks import ATTACKS, EMPTY, INSTRUCTIONS, augmented, summary, tried, wanted
-from safework_verifier.metrics import cohen_kappa
 from safework_verifier.rows import Labelled
+from safework_verifier.train.attacks import ATTACKS, EMPTY, INSTRUCTIONS, augmented, summary, tried, wanted
 
 SPEC = preset("safety")
 REPLIES = {

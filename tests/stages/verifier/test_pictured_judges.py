@@ -9,17 +9,18 @@ import torch
 from PIL import Image as Picture
 
 import tiny_vision
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.errors import InputError
-from safework_cli.lm.models import load_model, load_tokenizer, save_model
-from safework_cli.lm.vision import load_processor
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.models.load import load_model, load_tokenizer, save_model
+from safework_cli.models.vision import load_processor
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.spec import SHORT_TEMPLATES, LabelSpec, preset
-from safework_verifier.train_stage import VerifierTrainConfig, stage
+from safework_verifier.train.config import VerifierTrainConfig
+from safework_verifier.train.stage import stage
 
 
 def picture(colour: str, size: int = 28) -> dict:

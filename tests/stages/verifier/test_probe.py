@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safework_verifier.probe import fit_probe
+from safework_verifier.train.probe import fit_probe
 
 
 def test_the_gradient_vanishes_at_the_fitted_head():

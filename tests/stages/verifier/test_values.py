@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.artifacts.payload import check_payload
-from safework_cli.errors import InputError
-from safework_cli.lm.engine import Completion
-from safework_cli.lm.models import load_model, load_tokenizer
-from safework_cli.progress import Progress, QuietDisplay
-from safework_cli.rows import Message, Row, read_rows, write_rows
-from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.artifacts.payload import check_payload
+from safework_cli.core.errors import InputError
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import Message, Row, read_rows, write_rows
+from safework_cli.engines.protocol import Completion
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.values import PrefixWriter, hidden_ends
-from safework_verifier.prefixes import routing_targets, take_apart, valued_rows
-from safework_verifier.rollouts import by_room, cut
-from safework_verifier.rollouts_stage import RolloutsConfig
-from safework_verifier.rollouts_stage import stage as rollouts_stage
-from safework_verifier.values_stage import ValuesConfig
-from safework_verifier.values_stage import stage as values_stage
-from safework_verifier.values_train import calibration_error, concordance, fit_temperature, skill, value_loss
+from safework_verifier.rollouts.config import RolloutsConfig
+from safework_verifier.rollouts.run import by_room, cut
+from safework_verifier.rollouts.stage import stage as rollouts_stage
+from safework_verifier.values.config import ValuesConfig
+from safework_verifier.values.prefixes import routing_targets, take_apart, valued_rows
+from safework_verifier.values.run import calibration_error, concordance, fit_temperature, skill, value_loss
+from safework_verifier.values.stage import stage as values_stage
 from scripted import Scripted, spaced_tokenizer
 
 
@@ -76,7 +77,7 @@ def test_prefixes_of_like_length_are_continued_together():
 
 
 def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp_path, tiny_model, monkeypatch):
-    from safework_verifier import rollouts
+    from safework_verifier.rollouts import run as rollouts
 
     data = tmp_path / "data"
     data.mkdir()
@@ -120,7 +121,7 @@ def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp
 
 
 def test_a_continuation_is_joined_to_its_prefix_by_tokens():
-    from safework_verifier.rollouts import valued
+    from safework_verifier.rollouts.run import valued
 
     text, read = "She wrote. The first programme", []
 
@@ -257,7 +258,7 @@ def test_values_are_told_at_the_fitted_temperatures(trained):
 
 
 def test_the_report_measures_the_values_as_they_will_be_told(trained, tmp_path):
-    from safework_verifier.values_train import measure
+    from safework_verifier.values.run import measure
 
     _, work = trained
     values = load_verifier(work.output, dtype="float32")
@@ -324,7 +325,7 @@ def test_rules_alone_may_judge_rollouts(cli, tiny_artifact, toy_data):
 
 
 def test_a_value_model_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_path, tiny_model, monkeypatch):
-    import safework_verifier.values_train as module
+    import safework_verifier.values.run as module
 
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "train.parquet", toy_rows())

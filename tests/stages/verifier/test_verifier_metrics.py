@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from safework_verifier.metrics import (
+from safework_cli.statistics.classification import (
     accuracy,
     brier,
     cluster_bootstrap,

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from safework_cli.errors import ConfigError, InputError
-from safework_cli.rows import Row
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.row import Row
 from safework_cli.verifiers.spec import PRESETS
 from safework_verifier.rows import check_layers, class_weights, hold_out, labelled_rows, phrase_label, take_apart
 

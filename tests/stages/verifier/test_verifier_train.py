@@ -12,15 +12,17 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.artifacts.payload import check_payload
-from safework_cli.errors import RunAgain
-from safework_cli.progress import Progress, QuietDisplay
-from safework_cli.rows import Row, write_rows
-from safework_cli.stage import Inputs, StopRequest, WorkDir
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.artifacts.payload import check_payload
+from safework_cli.core.errors import RunAgain
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import Row, write_rows
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.load import load_verifier
-from safework_verifier.train_stage import VerifierTrainConfig, stage
+from safework_verifier.train.config import VerifierTrainConfig
+from safework_verifier.train.stage import stage
 
 REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Unsafe": "zzzz zzzz"}
 
@@ -68,10 +70,10 @@ def test_the_docstring_is_the_summary_and_the_module_needs_no_torch():
     import subprocess
     import sys
 
-    import safework_verifier.train_stage as module
+    import safework_verifier.train.stage as module
 
     assert (module.__doc__ or "").splitlines()[0] == stage.summary
-    code = "import sys, safework_verifier.train_stage; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'peft')))"
+    code = "import sys, safework_verifier.train.stage; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'peft')))"
     assert subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": os.pathsep.join(sys.path)}).returncode == 0
 
 
@@ -214,7 +216,7 @@ def test_a_probe_alone_learns_the_toy_in_one_pass_and_reading_is_unchanged(tmp_p
 
 
 def test_a_probe_before_fine_tuning_starts_from_a_lower_loss(tmp_path, inputs):
-    from safework_cli.progress import read_metrics
+    from safework_cli.core.progress import read_metrics
 
     losses = {}
     for head in ("keep", "probe"):
@@ -225,7 +227,7 @@ def test_a_probe_before_fine_tuning_starts_from_a_lower_loss(tmp_path, inputs):
 
 
 def test_features_survive_a_kill(tmp_path, inputs, monkeypatch):
-    import safework_verifier.train as run
+    import safework_verifier.train.run as run
 
     settings = config(head="probe", train_layers=0)
     with monkeypatch.context() as patch:
@@ -277,8 +279,8 @@ def test_wrong_settings_are_refused(wrong):
 
 
 def test_a_verifier_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_path, inputs, monkeypatch):
-    import safework_verifier.train as module
-    from safework_cli.artifacts.payload import check_payload
+    import safework_verifier.train.run as module
+    from safework_cli.core.artifacts.payload import check_payload
 
     def broken(*_):
         raise ValueError("no such rows")

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from safework_cli.artifacts.external import path_artifact
-from safework_cli.artifacts.payload import check_payload
-from safework_cli.errors import InputError
-from safework_cli.rows import Message, Row, write_rows
-from safework_cli.stage import Inputs
+from safework_cli.core.artifacts.external import path_artifact
+from safework_cli.core.artifacts.payload import check_payload
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.load import load_verifier
-from safework_verifier.wrap_stage import WrapConfig, stage
+from safework_verifier.wrap.config import WrapConfig
+from safework_verifier.wrap.stage import stage
 from served import served
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "verifiers"
@@ -119,10 +120,10 @@ def test_impossible_judges_are_refused_by_the_plan(settings, why):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in RECIPES.glob("*.yaml")))
 def test_the_recipes_are_whole(name):
-    from safework_data.build_stage import BuildStage
-    from safework_verifier.rollouts_stage import RolloutsConfig
-    from safework_verifier.train_stage import VerifierTrainConfig
-    from safework_verifier.values_stage import ValuesConfig
+    from safework_data.build.stage import BuildStage
+    from safework_verifier.rollouts.config import RolloutsConfig
+    from safework_verifier.train.config import VerifierTrainConfig
+    from safework_verifier.values.config import ValuesConfig
 
     recipe = yaml.safe_load((RECIPES / name).read_text())
     recipe.pop("name", None)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from safework_cli.errors import nearest
+from safework_cli.core.errors import nearest
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.rules.ifeval import IFEVAL, kept
 

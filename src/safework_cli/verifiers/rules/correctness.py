@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from safework_cli.errors import InputError, nearest
+from safework_cli.core.errors import InputError, nearest
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
 from safework_cli.verifiers.rules.registry import rule_verifier
 

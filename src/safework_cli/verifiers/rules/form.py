@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from safework_cli.rows import language_of, parse_reply
+from safework_cli.data.reply import language_of, parse_reply
 from safework_cli.verifiers.contract import Exchange, Verdict
 
 

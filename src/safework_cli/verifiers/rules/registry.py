@@ -34,10 +34,10 @@ from typing import Annotated, Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
-from safework_cli.errors import ConfigError, nearest
-from safework_cli.rows import REPLY_FORMAT_VERSION
+from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.yaml_text import parse_yaml
+from safework_cli.data.reply import REPLY_FORMAT_VERSION
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict
-from safework_cli.yaml_text import parse_yaml
 
 GROUP = "safework.rules"
 PREFIX = "rule:"

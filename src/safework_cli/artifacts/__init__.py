@@ -1,6 +1,0 @@
-"""The versioned artifact store: manifests, references, lineage, verification and garbage collection."""
-
-from safework_cli.artifacts.manifest import Artifact, FileEntry, InputEntry, Manifest
-from safework_cli.artifacts.store import Store, default_store
-
-__all__ = ["Artifact", "FileEntry", "InputEntry", "Manifest", "Store", "default_store"]

@@ -1,0 +1,124 @@
+"""Inputs that do not live in the store: folders and files on disk, hub repositories pinned to a commit, and rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safework_cli.core.artifacts.manifest import (
+    EXTERNAL,
+    MANIFEST,
+    Artifact,
+    FileEntry,
+    Manifest,
+    canonical_digest,
+    entry_of,
+    payload_digest,
+)
+from safework_cli.core.artifacts.payload import refuse_adapter
+from safework_cli.core.artifacts.references import HubReference, name_from_path
+from safework_cli.core.errors import InputError
+
+_DATASET_SUFFIXES = (".parquet", ".jsonl", ".csv")
+HUB_SECONDS = 20
+RULE_PREFIX = "rule:"
+
+
+def _manifest(kind: str, name: str, files: list[FileEntry], digest: str) -> Manifest:
+    return Manifest(
+        kind=kind, name=name, version=0, created="", stage=EXTERNAL, stage_version=0, fingerprint="", files=files, digest=digest
+    )
+
+
+def kind_of_folder(folder: Path) -> str | None:
+    """What a folder without a manifest holds: "verifier", "model", "dataset" or None."""
+    if (folder / "verifier.json").exists():
+        return "verifier"
+    if (folder / "config.json").exists():
+        return "model"
+    if any(path.suffix in _DATASET_SUFFIXES for path in folder.rglob("*")):
+        return "dataset"
+    return None
+
+
+def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifact:
+    """An artifact folder copied out of a store, or any folder or Parquet file that a slot can take."""
+    if not path.exists():
+        raise InputError(
+            f"{reference} does not exist",
+            "",
+            f"is it meant to be hf:{reference}, or an artifact's name?" if not reference.startswith(("/", ".", "~")) else "check the path",
+        )
+    if path.is_dir() and (path / MANIFEST).exists():
+        return Artifact(path.absolute(), Manifest.read(path), external=str(path.absolute()))
+    if path.is_dir() and "dataset" not in kinds:
+        refuse_adapter(path)
+    kind = kind_of_folder(path) if path.is_dir() else ("dataset" if path.suffix == ".parquet" else None)
+    if kind is None:
+        hint = (
+            f"make rows of it: safework data build sources='[{{kind: file, path: {reference}, subset: sft, task: general, "
+            "columns: {prompt: COLUMN, reply: COLUMN}}]', then name what it prints, as in data=NAME:sft"
+            if path.suffix in _DATASET_SUFFIXES
+            else "safework artifacts ls"
+        )
+        raise InputError(f"{reference} is not a {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+    )
+    base = path.parent if path.is_file() else path
+    entries = [entry_of(p, base) for p in files]
+    name = name_from_path(path, otherwise=kind)
+    return Artifact(base.absolute(), _manifest(kind, name, entries, payload_digest(entries)), external=str(path.absolute()))
+
+
+def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> Artifact:
+    """Downloads (or finds in the local cache) a repository, pinned to a commit. Raises InputError where the hub cannot be reached."""
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    if "model" not in kinds:
+        raise InputError(
+            f"{text} is a hub model",
+            f"a {' or '.join(kinds)} is wanted here",
+            "bring hub datasets in through `safework data build` (a source of kind hub)",
+        )
+    away = (
+        "on a machine with network: `safework models pull "
+        + text
+        + "`, then `safework artifacts export` there and `safework artifacts import` here"
+    )
+    try:
+        folder = hub.snapshot_download(
+            reference.repo,
+            revision=reference.revision,
+            etag_timeout=HUB_SECONDS,
+            ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack"],
+        )
+    except RepositoryNotFoundError:
+        raise InputError(
+            f"the hub has no repository '{reference.repo}', or you have no access to it",
+            "",
+            "check the name; for a private one: `hf auth login`",
+        ) from None
+    except HFValidationError as error:
+        raise InputError(f"'{reference.repo}' is not a repository name", str(error)) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, OSError) as error:
+        raise InputError(
+            f"{text} cannot be fetched", f"the hub is out of reach ({type(error).__name__}) and the local cache does not hold it", away
+        ) from None
+    commit = Path(folder).name
+    pinned = f"hf:{reference.repo}@{commit}"
+    return Artifact(Path(folder), _manifest("model", reference.repo.rsplit("/", 1)[-1], [], canonical_digest(pinned)), external=pinned)
+
+
+def rule_artifact(reference: str) -> Artifact:
+    """A rule (``rule:NAME``, ``rule:NAME{parameter: value}``) as an input: its digest is what its verdicts rest on.
+
+    Raises:
+        ConfigError: there is no such rule, or a parameter is wrong.
+    """
+    from safework_cli.verifiers.rules.registry import parse_rule, rule_digest
+
+    rule = parse_rule(reference)
+    return Artifact(Path(), _manifest("verifier", rule.name, [], rule_digest(reference)), external=f"{RULE_PREFIX}{rule}")

@@ -1,0 +1,146 @@
+"""What may be deleted from a store, and deleting it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from safework_cli.core import runs
+from safework_cli.core.artifacts.manifest import MANIFEST, Artifact
+from safework_cli.core.artifacts.staging import is_locked, is_recent
+from safework_cli.core.artifacts.store import GC_LOCK, Store
+from safework_cli.core.errors import InputError
+
+
+@dataclass(slots=True)
+class Garbage:
+    """Something that may go: an artifact, a run folder, or a file or folder that was left behind."""
+
+    label: str
+    size: int
+    path: Path
+    artifact: Artifact | None = None
+
+
+def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, damaged: list[InputError] | None = None) -> list[Garbage]:
+    """Lists what may go:
+
+    - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs need, and all that these descend from, stay;
+    - run folders that no process holds and that were not touched for ``runs_days``, or whose artifact is in the store;
+    - what killed processes left behind.
+
+    Args:
+        damaged: takes the errors of artifacts whose manifest is damaged; they stay, and so does what can still be read of their inputs.
+    """
+    damaged = [] if damaged is None else damaged
+    everything = store.list(damaged=damaged)
+    made = {a.manifest.fingerprint for a in everything if a.manifest.reuse}
+    old_runs = [run for run in runs.run_folders(store.runs) if _is_over(run, runs_days, made)]
+    by_name: dict[tuple[str, str], list[Artifact]] = {}
+    for artifact in everything:
+        by_name.setdefault((artifact.kind, artifact.name), []).append(artifact)
+    kept = {a.path for versions in by_name.values() for a in sorted(versions, key=lambda a: a.manifest.version)[-keep:]}
+    kept |= {a.path for a in everything if a.manifest.pinned}
+    if not with_ancestors:
+        for artifact in everything:
+            if artifact.path in kept:
+                kept |= {parent.path for parent in store.lineage(artifact).values() if parent is not None}
+        kept |= _with_ancestors(store, _inputs_of_damaged(store, everything))
+    kept |= needed_by_runs(store, without=old_runs)
+    real = {path.resolve() for path in kept}
+    found = [Garbage(a.ref, sum(f.size for f in a.manifest.files), a.path, a) for a in everything if a.path.resolve() not in real]
+    found += [Garbage(f"run {run.name}", _size(run), run) for run in old_runs]
+    found += [Garbage(f"leftover {path.relative_to(store.root)}", _size(path), path) for path in _leftovers(store, everything, damaged)]
+    return found
+
+
+def needed_by_runs(store: Store, without: Iterable[Path] = ()) -> set[Path]:
+    """The folders of the artifacts that running and unfinished runs read or will read again, with all that they descend from."""
+    skipped = set(without)
+    references: list[str] = []
+    for run in runs.run_folders(store.runs):
+        request = runs.read_request(run)
+        if request is not None and run not in skipped:
+            references += [str(reference) for reference in request["inputs"].values()]
+    return _with_ancestors(store, references)
+
+
+def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
+    """Deletes what ``garbage`` listed, but for what is in use by now. Returns what was deleted.
+
+    Everything is moved out of sight under the store's lock for this; the bytes are freed after it is let go of.
+
+    Raises:
+        RunAgain: another gc holds the lock for long.
+        InputError: the store may not be written to.
+    """
+    bin_ = store.staging()
+    deleted = []
+    try:
+        with store.lock(GC_LOCK):
+            needed = {path.resolve() for path in needed_by_runs(store, without=[i.path for i in items if i.path.parent == store.runs])}
+            for number, item in enumerate(items):
+                with suppress(FileNotFoundError):  # another gc was here first
+                    if item.artifact is not None and item.path.resolve() in needed:
+                        continue
+                    if item.path.parent == store.runs:
+                        if not runs.take_away(item.path, bin_):
+                            continue
+                    else:
+                        item.path.rename(bin_ / str(number))
+                        item.path.with_name(f"{item.path.name}.lock").unlink(missing_ok=True)  # of a staging folder
+                    deleted.append(item)
+    finally:
+        store.discard(bin_)
+    return deleted
+
+
+def _with_ancestors(store: Store, references: Iterable[str]) -> set[Path]:
+    found: set[Path] = set()
+    for reference in references:
+        artifact = store.ancestor(reference.split(":")[0] if not reference.startswith("hf:") else reference)
+        if artifact is not None and artifact.path not in found:
+            found |= {artifact.path} | {parent.path for parent in store.lineage(artifact).values() if parent is not None}
+    return found
+
+
+def _inputs_of_damaged(store: Store, whole: Sequence[Artifact]) -> list[str]:
+    """The inputs that the damaged manifests still name: they may be repaired."""
+    references = []
+    for path in store.manifests() - {a.path / MANIFEST for a in whole}:
+        with suppress(OSError, ValueError, AttributeError, TypeError, KeyError):
+            references += [str(entry["ref"]) for entry in json.loads(path.read_bytes())["inputs"].values()]
+    return references
+
+
+def _is_over(run: Path, days: float, made: set[str]) -> bool:
+    """Whether a run folder is of no more use: what it was for is made, or nobody came back to it for long."""
+    if runs.is_held(run):
+        return False
+    request = runs.read_request(run)
+    return (request is not None and request.get("fingerprint") in made) or not is_recent(run, days)
+
+
+def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[InputError]) -> list[Path]:
+    found = [*store.left_behind()]
+    for manifest in sorted(store.manifests()):
+        kind, name = manifest.parts[-4:-2]
+        if not is_locked(store.root / ".locks" / f"{kind}.{name}.lock"):
+            found += manifest.parent.glob(f".{MANIFEST}.*.tmp")
+    records = store.root / ".verified"
+    found += records.glob(".*.tmp")  # whoever writes one now loses no more than a cache
+    if not damaged:
+        known = {f"{a.kind}.{a.name}.v{a.manifest.version}.json" for a in everything}
+        found += [path for path in records.glob("*.json") if path.name not in known]
+    return found
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for p in [path, *path.rglob("*")]:
+        with suppress(OSError):
+            total += p.lstat().st_size if p.is_file() else 0
+    return total

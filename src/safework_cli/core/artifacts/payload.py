@@ -1,0 +1,135 @@
+"""What each kind of payload must be, checked by reopening it before it is committed. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safework_cli.core.errors import InputError
+
+
+def check_payload(folder: Path, kind: str) -> None:
+    """Raises InputError where the folder is empty or is not what its kind promises."""
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise InputError(
+            f"the {kind} in {folder} is empty", "nothing was written", "this is a fault of the stage that made it: please report it"
+        )
+    {"model": _check_model, "verifier": _check_verifier, "dataset": _check_dataset}.get(kind, lambda _: None)(folder)
+
+
+def _check_model(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder} has no config.json", "a model is a Hugging Face folder")
+    _check_safetensors(folder)
+
+
+def _check_verifier(folder: Path) -> None:
+    if not (folder / "verifier.json").exists():
+        raise InputError(f"{folder} has no verifier.json", "a verifier says there which labels it gives and how they score")
+    if not json.loads((folder / "verifier.json").read_bytes()).get("endpoint"):  # the weights of a served judge lie elsewhere
+        _check_safetensors(folder)
+
+
+def _check_safetensors(folder: Path) -> None:
+    for file, header in weight_headers(folder).items():
+        for name, entry in header.items():
+            if 0 in entry["shape"]:
+                raise InputError(f"{file} holds an empty tensor", f"{name} has shape {entry['shape']}")
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises InputError where the folder holds an adapter (peft), by itself or beside whole weights."""
+    if not (folder / "adapter_config.json").exists():
+        return
+    try:
+        base = json.loads((folder / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
+        raise InputError(
+            f"{folder} holds a whole model and an adapter",
+            "which of the two is meant is not clear: loading would put the adapter on the weights beside it",
+            "move adapter_config.json and adapter_model.safetensors to a folder of their own; or merge them into the model first",
+        )
+    raise InputError(
+        f"{folder} holds an adapter, not a whole model",
+        f"it changes the model {base!r} and cannot be used without it" if base else "it cannot be used without the model that it changes",
+        'merge it: python -c "from peft import AutoPeftModelForCausalLM as M; '
+        "M.from_pretrained('ADAPTER').merge_and_unload().save_pretrained('MODEL')\", and copy the tokenizer's files there",
+    )
+
+
+def weight_headers(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The header of each of a folder's safetensors files: name → dtype, shape and data_offsets. No tensor is read.
+
+    Raises:
+        InputError: there is none, a file is damaged or cut short, or the index names a file that is not there.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise InputError(
+            f"{folder} has no safetensors weights",
+            "pickled weights are refused: loading them runs code",
+            "convert them: `model.save_pretrained(folder)`",
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        try:
+            named = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise InputError(f"{index} is damaged", "it holds no weight_map", "fetch the file again") from None
+        if missing := sorted(str(name) for name in named - {file.name for file in files}):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            raise InputError(f"{folder} has no {missing[0]}{more}", f"{index.name} names it", "fetch the missing files")
+    return {file: safetensors_header(file) for file in files}
+
+
+def safetensors_header(file: Path) -> dict[str, Any]:
+    """Names, types and shapes of the tensors of a file, without reading them.
+
+    Raises:
+        InputError: no such header, or the file is shorter or longer than it says.
+    """
+    try:
+        size = file.stat().st_size
+        with open(file, "rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+            if length + 8 > size:
+                raise InputError(f"{file} is cut short", "its header is longer than the file", "fetch the file again")
+            text = handle.read(length)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read", error.strerror or str(error), "check the folder") from None
+    try:
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        assert all(isinstance(side, int) for entry in header.values() for side in entry["shape"])
+        assert all(isinstance(entry["dtype"], str) for entry in header.values())
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError):
+        raise InputError(f"{file} is not a safetensors file", "its header cannot be read", "fetch the file again") from None
+    if 8 + length + end != size:
+        raise InputError(f"{file} is cut short", f"its tensors end at byte {8 + length + end}, the file at {size}", "fetch the file again")
+    return header
+
+
+def _check_dataset(folder: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    files = sorted(folder.rglob("*.parquet"))
+    if not files:
+        raise InputError(f"{folder} has no Parquet files", "a dataset is Parquet")
+    for file in files:
+        try:
+            pq.read_metadata(file)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{file} is not whole", str(error)) from None
+
+
+def parameter_count(folder: Path) -> int:
+    """The number of weights in a folder's safetensors, from their headers. Raises InputError where they are damaged."""
+    return sum(prod(entry["shape"]) for header in weight_headers(folder).values() for entry in header.values())

@@ -1,0 +1,343 @@
+"""From recipes, environment and command line to one validated configuration that knows where each value came from.
+
+Precedence: defaults < recipe files, left to right < ``SAFEWORK_<STAGE>__<KEY>`` < ``key.path=value``. Mappings are merged key by key,
+lists are replaced whole. Nothing unknown is ever ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from safework_cli.core.artifacts.manifest import canonical_digest
+from safework_cli.core.errors import ConfigError, InputError, nearest
+from safework_cli.core.paths import is_utf8, user_path
+from safework_cli.core.settings import StageConfig
+from safework_cli.core.stage import Stage
+from safework_cli.core.yaml_text import parse_yaml
+
+RESERVED_VARIABLES = frozenset({"SAFEWORK_STORE", "SAFEWORK_DATA"})
+MAX_RECIPE_BYTES = 1_000_000
+MAX_SHOWN = 80
+"""Characters of a wrong value, and of a key, that a message shows."""
+MAX_EXPLAINED = 10
+"""Wrong keys and values that one message names."""
+
+
+@dataclass(slots=True)
+class Layer:
+    """Values from one place."""
+
+    source: str
+    values: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Resolved:
+    """A stage's validated request.
+
+    Attributes:
+        config: settings.
+        references: slot key (``model``, ``verifiers.safety``) → reference as given.
+        name: of the artifact, where the user chose one.
+        sources: dotted key → where its value came from ("default", a file, a variable, "command line").
+    """
+
+    config: StageConfig
+    references: dict[str, str]
+    name: str | None
+    sources: dict[str, str]
+
+    def rows(self) -> Iterator[tuple[str, Any, str]]:
+        """(key, value, source) of every setting, for people."""
+        for key, value in flatten(self.config.model_dump(mode="json")):
+            yield key, value, self.source_of(key)
+
+    def source_of(self, key: str) -> str:
+        parts = key.split(".")
+        for end in range(len(parts), 0, -1):
+            if found := self.sources.get(".".join(parts[:end])):
+                return found
+        return "default"
+
+
+def read_recipe(path: Path) -> Layer:
+    """Reads one recipe file. Raises InputError where it is missing, ConfigError where it is not a mapping."""
+    path = user_path(path)
+    if not path.is_file():
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise InputError(f"no recipe at {path}{near}", "", "ls recipes/")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ConfigError(f"{path} has more than {MAX_RECIPE_BYTES:,} bytes", "a recipe is a page of settings", "is it a data file?")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}, line {line}: not UTF-8", str(error), f"iconv -f LATIN1 -t UTF-8 '{path}' > fixed.yaml") from None
+    values = parse_yaml(text, str(path))
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} is not a mapping", f"it holds a {type(values).__name__}", "write `key: value` lines")
+    return Layer(str(path), values)
+
+
+def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
+    """Reads ``key.path=value`` words, each its own layer so that the last one wins."""
+    layers = []
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*", key):
+            raise ConfigError(
+                f"'{text}' is not key=value",
+                "settings follow the options, each as one word",
+                f"safework {stage.name} --help lists the keys",
+            )
+        layers.append(Layer("command line", _nested(key, _scalar(stage, key, value, f"{key}={value[:MAX_SHOWN]}"))))
+    return layers
+
+
+def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Sequence[str]) -> list[Layer]:
+    """Reads ``SAFEWORK_SFT__LORA__R=8``. Raises ConfigError for a ``SAFEWORK_`` variable that means nothing: it was meant to."""
+    prefix = f"SAFEWORK_{_variable(stage.name)}__"
+    prefixes = tuple(f"SAFEWORK_{_variable(name)}__" for name in known_stages)
+    layers = []
+    for variable, value in sorted(environ.items()):
+        if not variable.startswith("SAFEWORK_") or variable in RESERVED_VARIABLES:
+            continue
+        if variable.startswith(prefix):
+            key = variable[len(prefix) :].lower().replace("__", ".")
+            layers.append(Layer(f"${variable}", _nested(key, _scalar(stage, key, value, f"${variable}"))))
+        elif not variable.startswith(prefixes):
+            raise ConfigError(
+                f"the environment variable {variable} means nothing{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
+                "a variable that is ignored in silence is a run that did not do what was asked",
+                f"settings of this stage are {prefix}<KEY>; unset {variable}",
+            )
+    return layers
+
+
+def resolve(
+    stage: Stage,
+    recipes: Sequence[Path] = (),
+    assignments: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+    known_stages: Sequence[str] = (),
+) -> Resolved:
+    """Merges all layers and validates them.
+
+    Raises:
+        ConfigError: unknown keys, wrong types, combinations that a stage's model refuses; every one of them is named, with its source.
+        InputError: a recipe is missing, or a required input was not given.
+    """
+    layers = [read_recipe(path) for path in recipes]
+    layers += read_environment(stage, os.environ if environ is None else environ, known_stages or [stage.name])
+    layers += read_assignments(stage, assignments)
+    merged: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        _merge(merged, layer.values, layer.source, sources, "")
+    name = merged.pop("name", None)
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"name must be text, not {name!r}", f"from {sources['name']}")
+    references = _take_references(stage, merged, sources)
+    try:
+        config = stage.Config.model_validate(merged)
+    except ValidationError as error:
+        raise _explain(stage, error, sources) from None
+    _require_slots(stage, references)
+    return Resolved(config, references, name, sources)
+
+
+def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, str]) -> str:
+    """The identity of a run: the stage and its version, every setting that can change the result, the digests of the inputs."""
+    return canonical_digest(
+        {"stage": stage.name, "version": stage.version, "config": _result_settings(config), "inputs": dict(input_digests)}
+    )
+
+
+def _result_settings(block: BaseModel) -> dict[str, Any]:
+    """The settings of a block without the cosmetic ones, all the way down."""
+    values = {}
+    dumped = block.model_dump(mode="json")
+    for name, field in type(block).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("cosmetic"):
+            continue
+        value = getattr(block, name)
+        values[name] = _result_settings(value) if isinstance(value, BaseModel) else dumped[name]
+    return values
+
+
+def flatten(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings with dotted keys; lists are leaves."""
+    if isinstance(values, dict) and values:
+        for key, value in values.items():
+            yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, values
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a configuration has, blocks inside lists without their index."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        for block in _blocks(field.annotation):
+            yield from known_keys(block, f"{prefix}{name}.")
+
+
+def _blocks(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _blocks(argument)
+
+
+def _variable(stage_name: str) -> str:
+    return stage_name.upper().replace(" ", "_")
+
+
+def _scalar(stage: Stage, key: str, text: str, where: str) -> Any:
+    """A word of the command line as YAML; references and names stay text."""
+    if key == "name" or key.split(".")[0] in stage.inputs:
+        if not is_utf8(text):
+            raise InputError(f"{where} is not UTF-8", "manifests are, and name the inputs", "rename the file or the folder: mv")
+        return text
+    return parse_yaml(text, where) if text else ""
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(target: dict[str, Any], values: dict[str, Any], source: str, sources: dict[str, str], prefix: str) -> None:
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            _merge(target[key], value, source, sources, f"{path}.")
+            continue
+        if key in target:
+            for old in [k for k in sources if k == path or k.startswith(f"{path}.")]:
+                del sources[old]
+        target[key] = dict(value) if isinstance(value, dict) else value
+        for leaf, _ in flatten(value, path):
+            sources[leaf] = source
+
+
+def _take_references(stage: Stage, merged: dict[str, Any], sources: dict[str, str]) -> dict[str, str]:
+    references: dict[str, str] = {}
+    for slot_name, slot in stage.inputs.items():
+        if slot_name not in merged:
+            continue
+        value = merged.pop(slot_name)
+        if slot.many and not isinstance(value, dict):
+            raise ConfigError(
+                f"{slot_name} takes several artifacts, each under a key of its own", f"got {value!r}", f"write {slot_name}.safety={value}"
+            )
+        given = {f"{slot_name}.{key}": item for key, item in value.items()} if slot.many else {slot_name: value}
+        for key, item in given.items():
+            if not isinstance(item, str):
+                raise ConfigError(f"{key} must be a reference, not {item!r}", f"from {sources.get(key, 'a recipe')}", f"write {key}=NAME")
+            if "$" in item:
+                raise ConfigError(
+                    f"{key} is '{item}': the shell variable in it was not expanded",
+                    f"from {sources.get(key, 'a recipe')}",
+                    f"give {key}=… on the command line",
+                )
+            references[key] = item
+    return references
+
+
+def _require_slots(stage: Stage, references: dict[str, str]) -> None:
+    given = {key.split(".")[0] for key in references}
+    for name, slot in stage.inputs.items():
+        if not slot.optional and name not in given:
+            raise InputError(
+                f"safework {stage.name} needs {name}=…",
+                f"{slot.doc} ({' or '.join(slot.kinds)})",
+                f"safework artifacts ls --kind {slot.kinds[0]}",
+            )
+
+
+def _explain(stage: Stage, error: ValidationError, sources: dict[str, str]) -> ConfigError:
+    """One ConfigError for everything that pydantic found; the first in full, the others a line each."""
+    details = error.errors()
+    explained = [_explain_one(stage, detail, sources) for detail in details[:MAX_EXPLAINED]]
+    first = explained[0]
+    more = "".join(f"\n  also: {e.what}" for e in explained[1:])
+    if len(details) > MAX_EXPLAINED:
+        more += f"\n  and {len(details) - MAX_EXPLAINED:,} more"
+    return ConfigError(first.what, first.why + more, first.do)
+
+
+def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) -> ConfigError:
+    loc, field = _place(stage.Config, detail["loc"])
+    path = ".".join(str(part) for part in loc)[:MAX_SHOWN]
+    words = [part for part in loc if isinstance(part, str)]
+    top = ".".join(words)
+    source = next(
+        (sources[k] for k in (path, top) if k in sources),
+        next((s for k, s in sources.items() if k.startswith(f"{top}.") or top.startswith(f"{k}.")), ""),
+    )
+    origin = f"from {source}" if source else ""
+    listing = f"safework {stage.name} --help lists the keys"
+    if detail["type"] == "extra_forbidden":
+        valid = [*known_keys(stage.Config), *stage.inputs, "name"]
+        return ConfigError(f"unknown key '{path}'{nearest(path, valid)}", origin, listing)
+    if detail["type"] == "missing":
+        told = " ".join((field.description or "").split()) if field else ""
+        return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)
+    what = {
+        "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
+        "float_parsing": "a number", "int_from_float": "a whole number",
+        "finite_number": "a finite number", "int_parsing_size": "a smaller number",
+    }.get(detail["type"])  # fmt: skip
+    bounds = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
+    if detail["type"] in bounds:
+        limit = next(iter(detail["ctx"].values()))
+        what = f"{bounds[detail['type']]} {f'{int(limit):,}' if limit == int(limit) else limit}"
+    if what:
+        return ConfigError(f"{path} must be {what}, not {_shown(detail['input'])}", origin, listing)
+    if detail["type"] in ("value_error", "assertion_error"):
+        return ConfigError(f"{path + ': ' if path else ''}{detail['msg'].removeprefix('Value error, ')}", origin, listing)
+    return ConfigError(f"{path}: {detail['msg']}, not {_shown(detail['input'])}", origin, listing)
+
+
+def _place(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str | int], FieldInfo | None]:
+    """Where in a configuration an error lies, as a recipe writes it, and the field there. pydantic names the member of a union
+    ("sources.0.file.path") where a recipe has none."""
+    path: list[str | int] = []
+    blocks: list[type[BaseModel]] = [model]
+    field: FieldInfo | None = None
+    for part in loc:
+        found = next((block.model_fields[part] for block in blocks if isinstance(part, str) and part in block.model_fields), None)
+        if found is not None:
+            field, blocks = found, list(_blocks(found.annotation))
+        else:
+            tagged = [block for block in blocks if _tags(block, str(part))]
+            if tagged and isinstance(part, str) and path and isinstance(path[-1], int):
+                blocks = tagged
+                continue
+        path.append(part)
+    return path, field
+
+
+def _tags(block: type[BaseModel], tag: str) -> bool:
+    """Whether a member of a union is known by a tag (`kind: file`)."""
+    return any(get_origin(field.annotation) is Literal and tag in get_args(field.annotation) for field in block.model_fields.values())
+
+
+def _shown(value: Any) -> str:
+    """A value of a setting as a message shows it: a number of 4,000 digits is not repeated."""
+    text = str(value) if isinstance(value, float) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

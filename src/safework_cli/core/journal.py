@@ -1,0 +1,70 @@
+"""Append-only files of JSON lines, which a kill may cut in two at the end and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from safework_cli.core.errors import InputError
+
+
+def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
+    """The records of a journal in order, without a last line that a kill cut in two; none where there is no file.
+
+    Args:
+        broken: takes the errors of lines that are not JSON and of a file that cannot be read, for a reader who can do without.
+
+    Raises:
+        InputError: another line is not JSON, and ``broken`` is not given: no kill does that, and a run that resumes needs every line.
+    """
+    if not path.exists():
+        return []
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        if broken is None:
+            raise
+        broken.append(InputError(f"{path} cannot be read", str(error.strerror), "check its permissions and the disk"))
+        return []
+    *whole, last = content.split(b"\n")
+    records = []
+    for number, line in enumerate(whole, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            why = "the file was edited, or the disk is failing"
+            failure = InputError(f"{path}: line {number} is not JSON ({error})", why, "run again with --fresh")
+            if broken is None:
+                raise failure from None
+            broken.append(failure)
+    return [*records, json.loads(last)] if _is_json(last) else records
+
+
+def open_journal(path: Path) -> TextIO:
+    """Opens a journal to append lines to. A last line that was cut in two is cut off, so that the next one stands by itself."""
+    if path.exists():
+        content = path.read_bytes()
+        tail = content.rpartition(b"\n")[2]
+        if tail:
+            with path.open("r+b") as handle:
+                handle.truncate(len(content) - len(tail))
+                if _is_json(tail):  # whole but for its line feed
+                    handle.seek(0, 2)
+                    handle.write(tail + b"\n")
+    # a lone surrogate becomes \udXXX, which is how JSON spells it
+    return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def write_line(handle: TextIO, record: dict[str, Any]) -> None:
+    """Writes one record and hands it to the operating system at once: a killed process loses at most the line it was writing."""
+    handle.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+    handle.flush()

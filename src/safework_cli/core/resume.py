@@ -1,0 +1,144 @@
+"""Resuming from a checkpoint of another run: never by accident, always recorded in the manifest.
+
+A checkpoint belongs to its run's settings and inputs, and a run with others has a folder of its own. ``--fork`` copies the last whole
+checkpoint over and says what changed; without it, a run that looks like the continuation of another one says that it is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, is_complete, seal, step_of
+from safework_cli.core.errors import InputError, nearest
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.core.progress import METRICS
+from safework_cli.core.runs import is_held, read_request, run_folders
+
+FORK = "fork.json"
+"""What a forked run's folder says of its origin."""
+WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
+"""Settings that say which weights there are to train: an optimiser's state fits one choice of them alone."""
+JOURNALS = (METRICS, "samples.jsonl")
+"""Records by step that go along, up to the checkpoint's."""
+
+
+def checkpoint_of(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run folder; its bytes are compared when it is used."""
+    return next((path for path in checkpoints_in(folder) if is_complete(path)), None)
+
+
+def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
+    """A sentence for each run of the same stage that was left behind with a checkpoint from which this one could resume, and does not.
+
+    Args:
+        made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
+    """
+    lines = []
+    for other, theirs in _runs_of(runs, request["stage"], folder).items():
+        checkpoint = checkpoint_of(runs / other)
+        if checkpoint and not _misfit(other, theirs, request) and not is_held(runs / other) and not made(str(theirs.get("fingerprint"))):
+            lines.append(
+                f"an unfinished run of {request['stage']} lies at step {step_of(checkpoint)} with {_difference(theirs, request)}; this one "
+                f"starts from scratch (--fork {other} resumes from that checkpoint)"
+            )
+    return lines
+
+
+def identity(fingerprint: str, name: str) -> str:
+    """The fingerprint of a fork: never that of a run that began at the beginning, nor of a fork of another one."""
+    return hashlib.sha256(f"{fingerprint} forked from {name}".encode()).hexdigest()
+
+
+def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> str:
+    """Copies the last checkpoint of the run ``name`` into ``folder``, and returns what is to be said of it.
+
+    The same command continues a fork as it continues any run: a folder that was forked already goes on from its own checkpoints.
+
+    Raises:
+        InputError: there is no such run of this stage, it has no whole checkpoint, or its checkpoint does not fit: another model, or
+            other weights to train.
+    """
+    if (folder / FORK).exists():
+        return str(json.loads((folder / FORK).read_text())["note"])
+    others = _runs_of(runs, request["stage"], folder)
+    if name not in others:
+        raise InputError(
+            f"there is no unfinished run '{name}' of {request['stage']}{nearest(name, others)}",
+            f"there {'are ' + ', '.join(sorted(others)) if others else 'is none'}; what a finished run made is an artifact (model=…)",
+            "leave --fork out to start from scratch",
+        )
+    complete = [path for path in checkpoints_in(runs / name) if is_complete(path)]
+    if not complete:
+        raise InputError(
+            f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to start from scratch"
+        )
+    source = complete[0]
+    if why := damage(source):
+        raise InputError(
+            f"{source} is damaged: {why}",
+            "a fork starts from the last checkpoint, byte for byte",
+            "run that run's own command again: it resumes from an earlier whole checkpoint",
+        )
+    if misfit := _misfit(name, others[name], request):
+        raise misfit
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    target = folder / "checkpoints" / source.name
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(COMPLETE))
+    for journal in JOURNALS:
+        records = [record for record in read_journal(runs / name / journal) if record.get("step", 0) <= step_of(source)]
+        with open_journal(folder / journal) as handle:
+            for record in records:
+                write_line(handle, record)
+    seal(target, request["fingerprint"], forked=True)
+    note = f"forked from {name} at step {step_of(source)}, with {_difference(others[name], request)}"
+    (folder / FORK).write_text(json.dumps({"run": name, "step": step_of(source), "note": note}))
+    return note
+
+
+def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) -> InputError | None:
+    """Why a run's checkpoint is none for this request; None where it is one."""
+    models = [r.get("digests", {}).get("model") for r in (theirs, request)]
+    if models[0] != models[1]:
+        return InputError(
+            f"the run '{name}' started from {theirs['inputs'].get('model')}, and this one names {request['inputs'].get('model')}",
+            "its checkpoint holds the weights of the former: the manifest would name a model that this is not",
+            "fork with the same model=, or leave --fork out",
+        )
+    other = [key for key in WHICH_WEIGHTS if theirs["config"].get(key) != request["config"].get(key)]
+    if other:
+        return InputError(
+            f"the run '{name}' has {other[0]}={theirs['config'].get(other[0])}, and this one {request['config'].get(other[0])}",
+            "the checkpoint's optimiser knows the weights that were trained there",
+            f"fork with {other[0]} as it was, or leave --fork out",
+        )
+    return None
+
+
+def _runs_of(runs: Path, stage: str, without: Path) -> dict[str, dict[str, Any]]:
+    """Requests of the unfinished runs of a stage, by folder name."""
+    requests = {run.name: read_request(run) for run in run_folders(runs) if run != without}
+    return {name: request for name, request in requests.items() if request is not None and request.get("stage") == stage}
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed between two requests: ``learning_rate 1e-06 → 1e-05``."""
+    old, new = (_flat({**request["config"], **request["inputs"]}) for request in (before, now))
+    changed = [
+        f"{key} {old.get(key, 'unset')} → {new.get(key, 'unset')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    return ", ".join(changed) or "the same settings and references, of which one means another version now"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return flat

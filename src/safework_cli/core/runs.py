@@ -1,0 +1,100 @@
+"""Run folders: who works in one, what its run needs, and how one is taken away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from safework_cli.core.artifacts.staging import is_locked, is_recent, this_host
+
+REQUEST = "request.json"
+"""What was asked of a run: stage, settings, inputs, and who works on it."""
+LOCK = "lock"
+WAIT_SECONDS = 2
+"""Others hold a lock for a moment only to see whether it is held."""
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Makes a run folder and holds its lock. Raises Timeout where another process does, OSError where the folder cannot be made."""
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FileLock(run / LOCK, timeout=WAIT_SECONDS).acquire()
+        except FileNotFoundError:
+            continue  # taken away between the two lines
+        break
+    with lock:
+        yield
+    with suppress(OSError):  # NFS keeps a name for the open lock of a folder that was emptied until here
+        if not (run / LOCK).exists():
+            run.rmdir()
+
+
+def is_held(run: Path) -> bool:
+    """Whether a process works in a run folder now: here, or, as far as can be known, on another host."""
+    if is_locked(run / LOCK):
+        return True
+    request = read_request(run) or {}
+    return request.get("host", this_host()) != this_host() and is_recent(run)
+
+
+def read_request(run: Path) -> dict[str, Any] | None:
+    """What a run was asked for; None where it was killed before that was written, or the file is damaged."""
+    try:
+        request = json.loads((run / REQUEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return request if isinstance(request, dict) and isinstance(request.get("inputs"), dict) else None
+
+
+def run_folders(runs: Path) -> list[Path]:
+    """Every run folder, by name."""
+    return sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
+
+
+def take_away(run: Path, bin_: Path) -> bool:
+    """Moves what is in a run folder into ``bin_`` and removes the folder, under its lock. False where another process holds it.
+
+    The folder itself goes last, and its lock with it: whoever waits for the lock finds that it is gone, and makes a folder of their own.
+    """
+    try:
+        lock = FileLock(run / LOCK, timeout=0).acquire()
+    except (Timeout, FileNotFoundError):
+        return False
+    with lock:
+        empty(run, bin_ / run.name)
+    return True
+
+
+def clear(run: Path) -> None:
+    """Removes a run folder, unless a process works in it or the store may not be written to."""
+    with suppress(OSError), FileLock(run / LOCK, timeout=0):  # Timeout is an OSError
+        empty(run)
+
+
+def empty(run: Path, bin_: Path | None = None) -> None:
+    """Removes a run folder whose lock the caller holds.
+
+    Args:
+        bin_: where its contents are moved, to be deleted later; deleted at once where none is given.
+    """
+    for path in [run / REQUEST, *run.iterdir()]:  # the request first: without it nothing takes the rest for an unfinished run
+        if path.name == LOCK or not path.exists():
+            continue
+        if bin_ is not None:
+            bin_.mkdir(parents=True, exist_ok=True)
+            path.rename(bin_ / path.name)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    (run / LOCK).unlink(missing_ok=True)
+    with suppress(OSError):
+        run.rmdir()

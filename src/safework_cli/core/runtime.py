@@ -1,0 +1,301 @@
+"""The life of a run: resolve, plan, recognise what is done already, run in its folder, commit, say what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import Timeout
+
+from safework_cli.core import resume as forks
+from safework_cli.core import runs
+from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
+from safework_cli.core.artifacts.external import RULE_PREFIX, rule_artifact
+from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
+from safework_cli.core.artifacts.references import check_name
+from safework_cli.core.artifacts.staging import this_host
+from safework_cli.core.artifacts.store import GC_LOCK, now
+from safework_cli.core.config import Resolved, fingerprint
+from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.explain import explained
+from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
+from safework_cli.core.settings import verdict_settings
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir
+from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
+
+RECORDS = ("lock", "request.json", EVENTS, METRICS)
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A request that can run: inputs found and undamaged, plan made, identity known."""
+
+    stage: Stage
+    resolved: Resolved
+    inputs: Inputs
+    plan: Plan
+    fingerprint: str
+    name: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What a command ends with."""
+
+    artifact: Artifact
+    already: bool
+    exit_code: int
+    note: str = ""
+    """What people should know of how it came about."""
+
+
+def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
+    """Resolves the inputs and plans. Raises InputError where an input is missing or damaged; refusals stay in the plan."""
+    values: dict[str, Any] = {}
+    for key, reference in resolved.references.items():
+        slot, _, part = key.partition(".")
+        takes = stage.inputs[slot]
+        by_rule = takes.rules and reference.startswith(RULE_PREFIX)
+        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
+        if artifact.kind == "dataset" and not takes.whole:
+            artifact.row_files()  # refuses a dataset of several subsets where one is wanted
+        if part:
+            values.setdefault(slot, {})[part] = artifact
+        else:
+            values[slot] = artifact
+    inputs = Inputs(values)
+    plan = stage.plan(resolved.config, inputs)
+    digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
+    if not plan.refusals:
+        digests |= stage.external_digests(resolved.config)
+    name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
+    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
+
+
+def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False, fork: str | None = None) -> Result:
+    """Runs a prepared request, or returns what an earlier run of the same request made.
+
+    Args:
+        fork: the folder of an unfinished run of the same stage with other settings or inputs: resume from its last checkpoint.
+
+    Raises:
+        SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
+    """
+    if prepared.plan.refusals:
+        raise prepared.plan.refusals[0]
+    if fork:
+        prepared.fingerprint = forks.identity(prepared.fingerprint, fork)
+    folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
+    try:
+        if not fresh and (done := _already_done(prepared, store)):
+            runs.clear(folder)  # left behind by a kill after the commit
+            return done
+        with runs.held(folder):
+            if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
+                result = done
+            else:
+                result = _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
+            runs.empty(folder)
+        return result
+    except Timeout:
+        raise RunAgain(
+            f"another process is running this very stage on these very inputs ({_holder(folder)})",
+            "two processes never write the same run",
+            "wait for it; the same command then prints what it made",
+        ) from None
+    except (ConfigError, InputError):
+        if not _has_work(folder):
+            runs.clear(folder)  # refused: a re-run has nothing to resume here
+        raise
+    except SafeworkError:
+        raise
+    except Exception as error:
+        if known := explained(error, store.root, prepared.resolved.config):
+            raise known from error
+        _refuse_if_deleted(prepared)
+        if isinstance(error, BrokenPipeError):  # click takes it for a reader of stdout that has enough, and ends without a word
+            raise RuntimeError("the other end of a pipe is gone: a child process died") from error
+        raise
+
+
+def _has_work(folder: Path) -> bool:
+    """Whether a run folder holds more than the request, the record and a payload that was begun: checkpoints, journals."""
+    beside = [path for path in folder.iterdir() if path.name not in (*RECORDS, "output")] if folder.is_dir() else []
+    return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in beside)
+
+
+def _already_done(prepared: Prepared, store: Store) -> Result | None:
+    made = store.made_by(prepared.fingerprint, prepared.stage.output)
+    if not made:
+        return None
+    wanted = verdict_settings(prepared.resolved.config)
+    alike = [a for a in made if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
+    found = next((a for a in reversed(alike or made) if a.name == prepared.name), (alike or made)[-1])
+    store.verify(found)
+    if not alike:
+        return _judged_again(prepared, store, found, wanted)
+    if found.name != prepared.name:
+        found = store.relink(found, prepared.name)
+    return Result(found, True, exit_code(found.manifest))
+
+
+def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Mapping[str, Any]) -> Result:
+    """A finished result, judged by other values of the stage's ``verdict`` settings: a further version with the same payload, because the
+    manifest says which gates were applied."""
+    config = prepared.resolved.config
+    outcome = prepared.stage.judge_again(config, found)
+    note = f"{' and '.join(wanted)} applied to what {found.ref} holds: nothing was run again"
+    changes = {
+        "config": config.model_dump(mode="json"),
+        "config_sources": {key: source for key, _, source in prepared.resolved.rows()},
+        "failed_gates": outcome.failed_gates,
+        "tolerated_items": outcome.tolerated_items,
+        "notes": [*found.manifest.notes, note],
+    }
+    made = store.relink(found, prepared.name, **changes)
+    return Result(made, True, exit_code(made.manifest), note)
+
+
+def _refuse_if_deleted(prepared: Prepared) -> None:
+    """Raises InputError where an input is not there any more."""
+    for artifact in prepared.inputs.flat().values():
+        if not (artifact.path if artifact.external else artifact.path / MANIFEST).exists():
+            raise InputError(
+                f"{artifact.ref} was deleted in the meantime",
+                "a gc that started before this run did not know that the run needs it",
+                "run the stage that made it again",
+            )
+
+
+def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
+    stage, resolved = prepared.stage, prepared.resolved
+    for old in folder.iterdir():
+        if (fresh or old.name == "output") and old.name != "lock":
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    request = {
+        "stage": stage.name,
+        "fingerprint": prepared.fingerprint,
+        "config": resolved.config.model_dump(mode="json"),
+        "sources": resolved.sources,
+        "inputs": {key: artifact.ref for key, artifact in prepared.inputs.flat().items()},
+        "digests": {key: artifact.digest for key, artifact in prepared.inputs.flat().items()},
+        "pid": os.getpid(),
+        "host": this_host(),
+    }
+    with store.lock(GC_LOCK):
+        _refuse_if_deleted(prepared)
+        write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
+    forked = forks.begin(store.runs, fork, folder, request) if fork else None
+    others = []
+    if not forked and forks.checkpoint_of(folder) is None:
+        others = forks.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
+    progress = Progress(folder, make_display(quiet=quiet))
+    for line in [forked] if forked else others:
+        progress.note(line)
+    stop = StopRequest()
+    started = time.monotonic()
+    try:
+        with stop.installed(), _warnings_recorded(progress), _stdout_to_stderr():
+            outcome = stage.run(resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
+    except BaseException as error:
+        with suppress(OSError):  # the disk that is full is this one
+            progress.event("failed", error=type(error).__name__, text=str(error))
+        raise
+    finally:
+        progress.close()
+    output = folder / "output"
+    _keep_record(folder, output)
+    outcome.notes += [forked] if forked else []
+    manifest = _manifest(prepared, outcome, wall_seconds=time.monotonic() - started)
+    artifact = store.commit(output, manifest)
+    return Result(artifact, False, exit_code(manifest))
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """stdout carries the reference and nothing else: what libraries (and their child processes) print there goes to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+@contextmanager
+def _warnings_recorded(progress: Progress) -> Iterator[None]:
+    """Python warnings of libraries go to the record: a person can do nothing about them, a bug report may need them."""
+    previous = warnings.showwarning
+
+    def record(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
+        progress.event("python_warning", category=category.__name__, text=str(message), where=f"{filename}:{lineno}")
+
+    warnings.showwarning = record
+    try:
+        yield
+    finally:
+        warnings.showwarning = previous
+
+
+def _keep_record(folder: Path, output: Path) -> None:
+    record = output / RECORD
+    record.mkdir(exist_ok=True)
+    for name in (EVENTS, METRICS):
+        if (folder / name).stat().st_size:
+            shutil.copy2(folder / name, record / name)
+
+
+def _manifest(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Manifest:
+    resolved = prepared.resolved
+    return Manifest(
+        kind=prepared.stage.output,
+        name=prepared.name,
+        version=0,
+        created=now(),
+        stage=prepared.stage.name,
+        stage_version=prepared.stage.version,
+        fingerprint=prepared.fingerprint,
+        config=resolved.config.model_dump(mode="json"),
+        config_sources={key: source for key, _, source in resolved.rows()},
+        inputs={key: InputEntry(ref=a.ref, kind=a.kind, digest=a.digest) for key, a in prepared.inputs.flat().items()},
+        files=[],
+        digest="",
+        chat_template_hash=outcome.chat_template_hash,
+        seeds=outcome.seeds,
+        packages=package_versions(),
+        git_commit=git_commit(),
+        host=f"{platform.node()} {platform.machine()} {platform.system()} python {platform.python_version()}",
+        wall_seconds=round(wall_seconds, 3),
+        peak_memory_bytes=peak_memory_bytes(),
+        metrics=outcome.metrics,
+        notes=outcome.notes,
+        failed_gates=outcome.failed_gates,
+        failed_items=outcome.failed_items,
+        tolerated_items=outcome.tolerated_items,
+    )
+
+
+def exit_code(manifest: Manifest) -> int:
+    """4 where a gate failed, 5 where too many items did, else 0: of this run, or of the earlier one whose artifact is reused."""
+    if manifest.failed_gates:
+        return EXIT_GATE
+    return EXIT_TOO_MANY_FAILED if manifest.failed_items > manifest.tolerated_items else EXIT_DONE
+
+
+def _holder(folder: Path) -> str:
+    request = runs.read_request(folder)
+    return f"process {request.get('pid')} on {request.get('host')}" if request else "it has just started"

@@ -1,0 +1,53 @@
+"""What the manifest records about the machine: package versions, git commit, peak memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+PACKAGES = (
+    "safework",
+    "torch",
+    "transformers",
+    "trl",
+    "datasets",
+    "accelerate",
+    "peft",
+    "inspect-ai",
+    "bm25s",
+    "math-verify",
+    "vllm",
+    "deepspeed",
+)
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that shape results, where installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working folder, "+changes" where it is not clean; None outside a checkout."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changed else "")
+
+
+def peak_memory_bytes() -> int:
+    """The largest resident set of this process so far; of other processes that a stage starts, such as data build's, nothing."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

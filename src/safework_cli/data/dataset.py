@@ -1,0 +1,76 @@
+"""The rows of a dataset artifact, and what stages require of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safework_cli.core.artifacts.manifest import HELDOUT
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row, stream_rows
+
+if TYPE_CHECKING:
+    from safework_cli.core.artifacts import Artifact
+
+
+_TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
+
+
+def stream_dataset(artifact: Artifact) -> Iterator[Row]:
+    """The rows of a dataset artifact, a batch in memory at a time. In a folder from outside the store, rows without a split are held out
+    where their file is named so (test.parquet, test-00000-of-00001.parquet)."""
+    for path in artifact.row_files():
+        held_out = artifact.external is not None and Path(artifact.external).is_dir() and _TEST_FILE.match(path.name)
+        for row in stream_rows(path):
+            if held_out and not row.split:
+                row.split = "test"
+            yield row
+
+
+def read_dataset(artifact: Artifact) -> list[Row]:
+    """Every row of a dataset artifact (of its subset, where one is named). Raises InputError where the subset is open or unknown."""
+    return list(stream_dataset(artifact))
+
+
+def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None) -> list[Row]:
+    """The rows that may be trained on: those that are not held out (split "test"). A reference that names the subset ``heldout`` asks for
+    what is held out, and gets it.
+
+    Args:
+        say: is called with a sentence where rows were left out.
+
+    Raises:
+        InputError: the rows are all held out, or which subset is meant is open.
+    """
+    rows = read_dataset(artifact)
+    if artifact.subset == HELDOUT:
+        return rows
+    kept = [row for row in rows if row.split != "test"]
+    if rows and not kept:
+        raise InputError(
+            f"all {len(rows):,} rows of {artifact.ref} are held out for evaluation",
+            'their split is "test", and such rows are not trained on',
+            f"name a subset for training, or {artifact.ref.partition(':')[0]}:{HELDOUT} where you mean to train on what is held out",
+        )
+    if say and len(kept) < len(rows):
+        say(f"{len(rows) - len(kept):,} rows of {artifact.ref} are held out (split test) and left out of training")
+    return kept
+
+
+def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:
+    """Refuses rows with pictures where only their text would be read."""
+    for row in rows:
+        if row.images:
+            raise InputError(f"row '{row.id}' of {artifact.ref} has pictures", f"{what} text alone", "leave such rows out")
+
+
+def require_rows(count: int, artifact: Artifact, what: str) -> None:
+    """Refuses to go on with nothing: ``count`` rows of ``what`` came out of ``artifact``."""
+    if count == 0:
+        raise InputError(
+            f"{artifact.ref} holds no {what}",
+            "a stage that runs on zero rows would end green without having done anything",
+            f"safework artifacts show {artifact.ref}",
+        )

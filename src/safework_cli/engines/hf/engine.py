@@ -1,0 +1,250 @@
+"""Generation and scoring through transformers."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+)
+
+from safework_cli.core.errors import InputError
+from safework_cli.engines.hf.decode import Decoder, Draws, at_stop_string, unshareable
+from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling, completion_seeds
+from safework_cli.models.chat_template import encode_prompt, missing_generation_prompt
+from safework_cli.models.folder import positions_of
+from safework_cli.models.load import stop_token_ids
+from safework_cli.models.thoughts import ThoughtReader
+from safework_cli.models.vision import Vision, base_of, collate, placeholders
+
+
+class _Drawn(LogitsProcessor):
+    """Draws each row's token itself and leaves the loop nothing else to choose; notes the tokens' log-probabilities."""
+
+    def __init__(self, draws: Draws):
+        self._draws = draws
+        self._columns_B: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        token_B, logp_B = self._draws.next(scores.float())
+        self._columns_B.append(logp_B)
+        return torch.full_like(scores, -torch.inf).scatter(1, token_B[:, None], 0.0)
+
+    def logprobs(self) -> torch.Tensor:
+        """Log-probabilities of every generated token, (B, T)."""
+        return torch.stack(self._columns_B, dim=1)
+
+
+class _AtStopString(StoppingCriteria):
+    """Ends the rows whose newest token completes a stop string."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, stops: Sequence[str]):
+        self._tokenizer, self._prompt_length, self._stops = tokenizer, prompt_length, stops
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        rows = input_ids[:, self._prompt_length :].tolist()
+        return torch.tensor([at_stop_string(self._tokenizer, row, self._stops) for row in rows], device=input_ids.device)
+
+
+class HFEngine:
+    """An ``Engine`` over a transformers model.
+
+    Args:
+        model, tokenizer: as loaded by ``models.load``; the model may be in training (its mode is restored after each call).
+        batch_size: sequences generated together.
+        share_prompts: compute a prompt once for all its replies, where the architecture allows it (a warning says where not).
+
+    Raises:
+        InputError: the chat template has no generation prompt.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True):
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.stop_ids = stop_token_ids(tokenizer, model)
+        self._reader = ThoughtReader(tokenizer)
+        if missing := missing_generation_prompt(tokenizer):
+            raise InputError(
+                f"the model's chat template has no generation prompt: it ignores add_generation_prompt and never writes {missing!r}",
+                "the model would continue the user's message, or open a turn of its own",
+                "add the generation prompt to chat_template.jinja",
+            )
+        reason = unshareable(model) if share_prompts else None
+        if reason:
+            warnings.warn(f"{type(model).__name__}: each reply computes its prompt anew, for {reason}", stacklevel=2)
+        self._share = share_prompts and not reason
+
+    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
+        """See ``Engine.generate``. Raises InputError where a prompt leaves no room for a single token."""
+        return self.generate_ids([encode_prompt(self.tokenizer, c) for c in conversations], sampling, n)
+
+    def generate_ids(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        n: int = 1,
+        visions: Sequence[Vision | None] | None = None,
+        seeds: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Completion]]:
+        """The same for prompts that are token ids already.
+
+        Args:
+            visions: what each prompt's pictures gave, for models that see.
+            seeds: of each completion's draws, n for each prompt, in place of what ``completion_seeds`` derives from ``sampling.seed``.
+        """
+        self._check_lengths(prompts, sampling)
+        seeds = completion_seeds(sampling.seed, prompts, n) if seeds is None else seeds
+        jobs = [(index, seed) for index, own in enumerate(seeds) for seed in own]
+        jobs.sort(key=lambda job: (len(prompts[job[0]]), job[0]))  # like lengths together: less padding
+        results: list[list[Completion]] = [[] for _ in prompts]
+        with self._inference():
+            for start in range(0, len(jobs), self.batch_size):
+                batch = jobs[start : start + self.batch_size]
+                seen = [visions[i] for i, _ in batch] if visions else None
+                made = self._generate_batch([prompts[i] for i, _ in batch], seen, sampling, [seed for _, seed in batch])
+                for (index, _), completion in zip(batch, made, strict=True):
+                    results[index].append(completion)
+        return results
+
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+        """The text of a reply to a prompt, with the thought's tags (``models.thoughts``). Join the ids of parts, never their texts."""
+        return self._reader.text_of(prompt_ids, token_ids)
+
+    def _generate_batch(
+        self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
+    ) -> list[Completion]:
+        if not self._share:
+            return self._generate_plainly(prompts, visions, sampling, seeds)
+        decoder = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id)
+        replies = decoder.generate(prompts, sampling, seeds, visions)
+        return [
+            Completion(
+                self.text_of(prompt, reply.token_ids),
+                reply.token_ids,
+                reply.logprobs,
+                "stop" if reply.stopped else "length",
+                prompt,
+            )
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+
+    def _generate_plainly(
+        self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
+    ) -> list[Completion]:
+        """transformers' own loop, for models whose cache cannot be expanded; the tokens are drawn as the decoder draws them."""
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
+        mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        drawn = _Drawn(Draws(sampling, seeds, placeholders(self.model)))
+        vision = {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
+        with _neutral_generation(self.model) as model:
+            sequences_BL = model.generate(
+                input_ids=ids_BP,
+                attention_mask=mask_BP,
+                max_new_tokens=sampling.max_tokens,
+                do_sample=False,  # the processor has drawn already
+                eos_token_id=self.stop_ids,
+                pad_token_id=pad,
+                logits_processor=LogitsProcessorList([drawn]),
+                stopping_criteria=[_AtStopString(self.tokenizer, width, sampling.stop)] if sampling.stop else [],
+                **vision,
+            )
+        logp_BT = drawn.logprobs().tolist()
+        return [
+            self._completion(prompt, row[width:], logp, sampling)
+            for prompt, row, logp in zip(prompts, sequences_BL.tolist(), logp_BT, strict=True)
+        ]
+
+    def _completion(self, prompt: list[int], tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
+        """Cuts a generated row where it ended; behind that lies padding, which may be the stop token itself."""
+        end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop_ids), None)
+        if sampling.stop:
+            stopped = self._stop_string_end(tokens[:end], sampling.stop)
+            end = stopped if stopped is not None else end
+        finish: FinishReason = "length" if end is None else "stop"
+        tokens = tokens[:end]
+        return Completion(self.text_of(prompt, tokens), tokens, logprobs[: len(tokens)], finish, prompt)
+
+    def _stop_string_end(self, tokens: list[int], stops: Sequence[str]) -> int | None:
+        """How many tokens it took until a stop string had appeared, or None."""
+        if not any(stop in self.tokenizer.decode(tokens) for stop in stops):
+            return None
+        low, high = 1, len(tokens)  # decoding grows with the tokens, so bisect
+        while low < high:
+            middle = (low + high) // 2
+            if any(stop in self.tokenizer.decode(tokens[:middle]) for stop in stops):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
+        """See ``Engine.score``."""
+        prompts = [encode_prompt(self.tokenizer, c) for c in conversations]
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
+        results: list[list[float]] = [[] for _ in prompts]
+        with self._inference():
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                rows = [prompts[i] + list(completions[i]) for i in batch]
+                width = max(map(len, rows))
+                pad = self.tokenizer.pad_token_id
+                ids_BL = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.model.device)
+                mask_BL = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.model.device)
+                logits_BLV = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
+                for row, index in enumerate(batch):
+                    first, count = len(prompts[index]), len(completions[index])
+                    logits_TV = logits_BLV[row, first - 1 : first - 1 + count].float()
+                    target_T = ids_BL[row, first : first + count]
+                    results[index] = (logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(-1)).tolist()
+        return results
+
+    def longest_prompt(self, sampling: Sampling) -> float:
+        """Tokens of a prompt at most, so that a whole reply fits behind it; infinite where the model has no limit."""
+        limit = positions_of(self.model.config)
+        return math.inf if limit is None else limit - sampling.max_tokens
+
+    def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
+        longest = max(map(len, prompts), default=0)
+        if longest > (most := self.longest_prompt(sampling)):
+            limit = most + sampling.max_tokens
+            raise InputError(
+                f"a prompt of {longest} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit} positions",
+                "the model was not trained beyond them",
+                "lower max_tokens, or drop over-long prompts in the data build",
+            )
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.model.train(training)
+
+
+@contextmanager
+def _neutral_generation(model: PreTrainedModel) -> Iterator[Any]:
+    """The model under its adapters, with a generation configuration that holds nothing.
+
+    ``generate`` fills whatever it is not given from the model's own configuration: repetition penalties, ``min_p``, barred n-grams,
+    forced and suppressed tokens. What is measured and trained is the policy, and those would make another one of it.
+    """
+    base = base_of(model)
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        yield base
+    finally:
+        base.generation_config = own

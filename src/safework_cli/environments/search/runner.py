@@ -1,0 +1,169 @@
+"""Search episodes, many at a time: the model acts, the index answers, until it gives an answer or a cap is met.
+
+The same runner serves reinforcement learning, evaluation and inference. Sampled token ids are kept across turns and never
+re-encoded; what the environment says is tokenized once, between them, and marked in ``mask``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from safework_cli.data.row import Message
+from safework_cli.data.text_safety import disarmed
+from safework_cli.engines.protocol import Completion, Sampling, derived_seed
+from safework_cli.environments.search.grammar import Action, Malformed, document_observation, parse_action, results_observation
+from safework_cli.environments.search.index import SearchIndex
+from safework_cli.models.chat_template import encode_prompt, observation_ids
+from safework_cli.models.thoughts import control_tokens
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class TokenEngine(Protocol):
+    """An engine that continues token ids, such as ``HFEngine``."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+
+    def generate_ids(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, *, seeds: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]: ...
+
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str: ...
+
+    def longest_prompt(self, sampling: Sampling) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeLimits:
+    """Caps of an episode.
+
+    Attributes:
+        turns: assistant turns at most.
+        results: search results shown.
+        turn_tokens: sampled tokens of one turn at most.
+        total_tokens: tokens after the prompt at most, retrieved text included.
+    """
+
+    turns: int = 4
+    results: int = 3
+    turn_tokens: int = 96
+    total_tokens: int = 768
+
+
+@dataclass(slots=True)
+class Transcript:
+    """An episode as it went.
+
+    Attributes:
+        prompt_ids: what the model was asked.
+        token_ids, mask, logprobs: everything after it; mask is 1 on sampled tokens, logprobs are 0.0 where mask is 0. (T,) each.
+        messages: the same as text, for people.
+        answer, confidence: of the final action; None where the episode ended without one.
+        ending: "answered", "turns", "length".
+        searches, reads, malformed: how often.
+    """
+
+    prompt_ids: list[int]
+    messages: list[Message]
+    token_ids: list[int] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    answer: str | None = None
+    confidence: int | None = None
+    ending: str = ""
+    searches: int = 0
+    reads: int = 0
+    malformed: int = 0
+    _shown: list[str] = field(default_factory=list)
+    """Ids of the passages of the last search, in the order shown."""
+
+    @property
+    def well_formed(self) -> bool:
+        """An answer with its confidence, and no malformed action on the way."""
+        return self.ending == "answered" and self.malformed == 0
+
+
+def run_episodes(
+    engine: TokenEngine,
+    index: SearchIndex,
+    prompts: Sequence[Sequence[Message]],
+    limits: EpisodeLimits,
+    sampling: Sampling,
+    *,
+    seeds: Sequence[int] | None = None,
+) -> list[Transcript]:
+    """Runs one episode for each prompt, all of them turn by turn together.
+
+    Args:
+        sampling: temperature, nucleus and seed; ``max_tokens`` is replaced by what the limits leave.
+        seeds: one for each episode, in place of what the engine derives from ``sampling.seed``, so that an episode does not depend on the
+            others of the call.
+    """
+    transcripts = [Transcript(encode_prompt(engine.tokenizer, prompt), list(prompt)) for prompt in prompts]
+    active = list(transcripts)
+    seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
+    for turn in range(limits.turns):
+        if not active:
+            break
+        budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
+        drawn_by: Any = {} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}
+        drawn = engine.generate_ids(
+            [t.prompt_ids + t.token_ids for t in active],
+            replace(sampling, max_tokens=budget, seed=sampling.seed * 31 + turn),
+            **drawn_by,
+        )
+        for transcript, group in zip(active, drawn, strict=True):
+            _act(transcript, group[0], engine, index, limits, last=turn == limits.turns - 1)
+        active = [t for t in active if not t.ending]
+    return transcripts
+
+
+def _act(
+    transcript: Transcript, completion: Completion, engine: TokenEngine, index: SearchIndex, limits: EpisodeLimits, *, last: bool
+) -> None:
+    """Takes one sampled turn in and, where the episode goes on, the environment's reply to it."""
+    transcript.token_ids += completion.token_ids
+    transcript.mask += [1] * len(completion.token_ids)
+    transcript.logprobs += completion.logprobs
+    transcript.messages.append(Message(role="assistant", content=completion.text))
+    action = parse_action(completion.text)
+    if isinstance(action, Action) and action.kind == "answer":
+        transcript.answer, transcript.confidence, transcript.ending = action.answer, action.confidence, "answered"
+        return
+    observation = disarmed(_observe(transcript, action, index, limits), control_tokens(engine.tokenizer))
+    if last:
+        transcript.ending = "turns"
+        return
+    transcript.messages.append(Message(role="user", content=observation))
+    stopped = bool(completion.token_ids) and completion.token_ids[-1] in engine.stop_ids
+    ids = observation_ids(engine.tokenizer, transcript.messages, engine.stop_ids, stopped)
+    if len(transcript.token_ids) + len(ids) + limits.turn_tokens > limits.total_tokens:
+        transcript.ending = "length"
+        transcript.messages.pop()
+        return
+    transcript.token_ids += ids
+    transcript.mask += [0] * len(ids)
+    transcript.logprobs += [0.0] * len(ids)
+
+
+def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIndex, limits: EpisodeLimits) -> str:
+    """What the environment says to an action; a malformed one is told what is wrong with it."""
+    if isinstance(action, Malformed):
+        transcript.malformed += 1
+        return f"Error: {action.reason}"
+    if action.kind == "search":
+        transcript.searches += 1
+        hits = index.search(action.query, limits.results)
+        transcript._shown = [hit.id for hit in hits]
+        return results_observation([(hit.title, hit.abstract) for hit in hits])
+    if not 1 <= action.number <= len(transcript._shown):
+        transcript.malformed += 1
+        shown = len(transcript._shown)
+        return f"Error: there is no result {action.number}; " + (f"the last search showed {shown}" if shown else "search first")
+    transcript.reads += 1
+    passage = index.read(transcript._shown[action.number - 1])
+    return document_observation(passage.title, passage.text)

@@ -1,0 +1,252 @@
+"""Loading models and tokenizers, with the checks that later surprises come from."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from safework_cli.core.artifacts.payload import weight_headers
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.models.chat_template import TEMPLATE_DATE, shows_date
+from safework_cli.models.folder import first_line, read_config, read_json, stored_dtype
+from safework_cli.models.vision import has_vision
+from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_unfit, refuse_unlike_saved
+from safework_cli.training.config import SaveDtype
+
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(dtype: Dtype) -> torch.dtype:
+    """ "auto" is bfloat16 where the hardware multiplies in it (CUDA, AVX512-BF16, AMX), float32 elsewhere."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+
+
+def saved_dtype(choice: SaveDtype, source: Path) -> torch.dtype:
+    """The type to save a model in that was trained from the one in the folder ``source``."""
+    return stored_dtype(source) if choice == "source" else getattr(torch, choice)
+
+
+def cast_weights(model: Any, dtype: torch.dtype) -> Any:
+    """Casts the weights, as saving and loading them would. ``Module.to`` rounds the rotary frequencies as well, which loading does not;
+    nor does loading round what an architecture keeps in float32 (the router of some mixtures of experts)."""
+    whole = [re.escape(name).replace(r"\*", ".*") for name in getattr(model, "_get_dtype_plan", lambda _: ())(dtype)]
+    kept = re.compile("|".join(whole)) if whole else None
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(torch.float32 if kept and kept.search(name) else dtype)
+    return model
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer that has a chat template and a stop token; pads with the stop token where it has no padding token.
+
+    Raises:
+        InputError: the folder has no tokenizer or a damaged one, no chat template, no end-of-sequence token, or more tokens than the
+            model has embeddings for.
+    """
+    folder = Path(folder)
+    config = read_config(folder, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
+    except SafeworkError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"no tokenizer can be loaded from {folder}",
+            first_line(error),
+            "is this a Hugging Face model folder, with tokenizer.json and tokenizer_config.json?",
+        ) from error
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the model in {folder} has no chat template",
+            "every stage speaks to models through their template; guessing one would train and judge another model than yours",
+            "take the instruct variant, or save a chat_template.jinja beside tokenizer_config.json",
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            f"the tokenizer in {folder} has no eos_token",
+            "a model that cannot stop cannot be trained to",
+            "set eos_token in tokenizer_config.json",
+        )
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        what = f"model_max_length in {folder / 'tokenizer_config.json'} is {tokenizer.model_max_length!r}"
+        raise InputError(what, "it is a number of tokens", "correct the file")
+    rows, last = getattr(config.get_text_config(), "vocab_size", None), max(tokenizer.get_vocab().values(), default=0)
+    if isinstance(rows, int) and last >= rows:
+        raise InputError(
+            f"the tokenizer in {folder} has tokens that the model has no embedding for",
+            f"its last token is {last}, and the model has {rows} embeddings (vocab_size): such a token cannot be looked up",
+            "model.resize_token_embeddings(len(tokenizer)), and save both; or take the tokenizer that belongs to the model",
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask here goes by length, never by token id
+    return tokenizer
+
+
+def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+    """Loads a causal language model, one that sees pictures or one that does not, from safetensors onto the device at hand, in eval mode.
+
+    Raises:
+        InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
+            that transformers does not know.
+    """
+    folder = Path(folder)
+    config = read_config(folder, trust_remote_code=trust_remote_code)
+    weight_headers(folder)
+    settings = read_generation_config(folder)
+    kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
+    try:
+        loaded: Any = kind.from_pretrained(
+            str(folder),
+            dtype=pick_dtype(dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            generation_config=settings,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+        )
+    except (MemoryError, torch.OutOfMemoryError, SafeworkError):
+        raise
+    except Exception as error:  # whatever a library makes of a folder that somebody else filled
+        raise InputError(
+            f"no causal language model can be loaded from {folder}", first_line(error), "compare its files with the original model's"
+        ) from error
+    model, found = loaded
+    refuse_unfit(folder, found)
+    if getattr(model, "is_quantized", False):
+        raise InputError(
+            f"the weights in {folder} are quantised", "they can be neither trained nor saved again", "take the unquantised model"
+        )
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # asked for in every pass, they break generation; trainers ask for them themselves
+        text.output_router_logits = False
+    for name in model.config._get_generation_parameters():  # where earlier releases kept them; config.json cannot be saved with them
+        setattr(model.config, name, None)
+    device = pick_device()
+    if device.type == "cpu":
+        _keep_freed_memory()
+    model.to(device)
+    refuse_not_finite(folder, model)
+    return model.eval()
+
+
+def read_generation_config(folder: Path) -> GenerationConfig | None:
+    """A model's generation configuration as it can be saved again, or None where the folder has none.
+
+    transformers refuses to save an invalid one, after all the training. Settings that do not act (a temperature without ``do_sample``)
+    are taken out, with a warning; where that does not make it valid, all but the special tokens are.
+
+    Raises:
+        InputError: the file is damaged, or a special token in it is not a number.
+    """
+    file = folder / "generation_config.json"
+    if not file.exists():
+        return None
+    said = read_json(file)
+    tokens = {name: said[name] for name in _TOKENS if said.get(name) is not None}
+    for name, value in tokens.items():
+        if not all(type(token) is int and token >= 0 for token in (value if isinstance(value, list) else [value])):
+            raise InputError(f"{name} in {file} is {value!r}", "a token is named by its number there", "correct the file")
+    shorter = {key: value for key, value in said.items() if key not in _OF_SAMPLING}
+    why = ""
+    for settings in (said, tokens) if said.get("do_sample") else (said, shorter, tokens):
+        try:
+            found = GenerationConfig.from_dict(settings)
+            found.validate(strict=True)
+        except (ValueError, TypeError) as error:
+            why = why or first_line(error)
+            continue
+        if why:
+            warnings.warn(f"{file} is invalid and was repaired for this run: {why}", stacklevel=3)
+        return found
+    raise InputError(f"{file} cannot be used", why, "correct the file")
+
+
+def _keep_freed_memory() -> None:
+    """Tells glibc to keep freed buffers for the next step instead of giving them back to the kernel.
+
+    A training step frees and takes again gigabytes of activations; faulting their pages in anew cost a fifth of a CPU step. Only this
+    process is changed; elsewhere than on glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 of the chat template, and of the date that it prints: part of a model's identity, compared between training and evaluation."""
+    template = tokenizer.chat_template
+    text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    if shows_date(tokenizer):
+        text += f"\n{TEMPLATE_DATE}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def stop_token_ids(tokenizer: PreTrainedTokenizerBase, settings: PreTrainedModel | GenerationConfig | None = None) -> list[int]:
+    """The tokens that end a turn: the tokenizer's eos and those of the model's generation config."""
+    stops = {tokenizer.eos_token_id}
+    configured = getattr(getattr(settings, "generation_config", settings), "eos_token_id", None)
+    if configured is not None:
+        stops.update(configured if isinstance(configured, list) else [configured])
+    return sorted(stops)
+
+
+def template_of(folder: Path, *, trust_remote_code: bool = False) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """A model's tokenizer and the tokens that end its turns, without its weights."""
+    settings = read_generation_config(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return tokenizer, stop_token_ids(tokenizer, settings)
+
+
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path, *, dtype: torch.dtype | None = None
+) -> None:
+    """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
+
+    Args:
+        tokenizer: or the whole processor, for a model that sees pictures.
+        dtype: that the weights are cast to, in memory too: what is sampled or measured afterwards is the model as it is saved.
+
+    Raises:
+        SafeworkError: the weights are not finite, or what was saved is less than what the model holds.
+    """
+    if dtype is not None:
+        cast_weights(model, dtype)
+    if bad := not_finite(model):
+        raise SafeworkError(
+            f"{len(bad)} tensors to save hold NaN or infinite numbers: {listed(bad)}",
+            f"training diverged, or they are too large for {str(model.dtype).removeprefix('torch.')}",
+            "lower learning_rate; or save_dtype=float32",
+        )
+    model.save_pretrained(str(folder), safe_serialization=True)
+    tokenizer.save_pretrained(str(folder))
+    refuse_unlike_saved(model, folder)

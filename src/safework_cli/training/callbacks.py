@@ -1,0 +1,136 @@
+"""Trainer callbacks: logging, checkpoints, stop requests, NaN guards and learning rates of forked runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SchedulerType
+
+from safework_cli.core.checkpoints import PREFIX, rotate, seal
+from safework_cli.core.errors import SafeworkError
+from safework_cli.core.progress import Phase
+from safework_cli.core.stage import WorkDir
+
+
+class WorkCallback(TrainerCallback):
+    """Ties a trainer to its run folder: metrics and progress out, signals in."""
+
+    def __init__(self, work: WorkDir, phase: Phase):
+        self._work, self._phase = work, phase
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs is None or "train_runtime" in logs:
+            return  # the closing summary of the whole run, which would pass for its last step
+        numbers = {key: float(value) for key, value in logs.items() if isinstance(value, (int, float))}
+        if numbers:
+            self._work.progress.metrics(state.global_step, numbers)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._phase.advance()
+        if self._work.stop.requested:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Seal(TrainerCallback):
+    """Marks a checkpoint as whole, with the digests of its files, and deletes old ones. The last callback: others write into it too."""
+
+    def __init__(self, work: WorkDir):
+        self._work = work
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
+        rotate(self._work.path)
+
+
+class FiniteGuard(TrainerCallback):
+    """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were.
+
+    Args:
+        max_skipped: how many may be skipped in the whole run; one more raises, and the last checkpoint still holds good weights.
+    """
+
+    def __init__(self, trainer: Trainer, work: WorkDir, max_skipped: int):
+        self._trainer, self._work, self._max = trainer, work, max_skipped
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """transformers sets its sum of losses back by taking it from itself, which leaves a NaN a NaN permanently."""
+        if not torch.isfinite(self._trainer._tr_loss):
+            self._trainer._tr_loss.zero_()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not gradients or torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all():
+            return
+        step, before = state.global_step + 1, skipped_updates(state)
+        if before == self._max:
+            raise SafeworkError(
+                f"the gradient of step {step} is NaN or infinite; {before} updates were skipped for that before",
+                "the learning rate is too high, or the data holds what the model cannot take; no update was made of it",
+                "lower learning_rate; the last checkpoint holds good weights",
+            )
+        self._work.progress.warn(f"step {step}: the gradient is NaN or infinite; the update is skipped ({before + 1} so far)")
+        state.log_history.append({"skipped_update": True, "step": step})  # a checkpoint keeps the count
+        for parameter in model.parameters():
+            parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
+
+
+def skipped_updates(state: TrainerState) -> int:
+    """How many updates of a run were skipped for their gradient."""
+    return sum("skipped_update" in entry for entry in state.log_history)
+
+
+class _FirstStepLearns(TrainerCallback):
+    """Lets warm-up begin above 0: transformers' first step has rate 0, so a run of one step learnt nothing and looked as if it had."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        steps = args.get_warmup_steps(state.max_steps)
+        if not steps or args.lr_scheduler_type == SchedulerType.CONSTANT:
+            return
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        schedule.lr_lambdas = [partial(warm_up, steps=steps, after=factor) for factor in schedule.lr_lambdas]
+        for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged
+
+
+def warm_up(step: int, *, steps: int, after: Callable[[int], float]) -> float:
+    """The learning rate's factor at a step, from 0: 1/(steps+1), 2/(steps+1), … and from ``steps`` on what ``after`` says."""
+    return (step + 1) / (steps + 1) if step < steps else after(step)
+
+
+class _ForkedRate(TrainerCallback):
+    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's stand in their place."""
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        optimizer: Any = None,
+        lr_scheduler: Any = None,
+        **_: Any,
+    ) -> None:
+        schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
+        schedule.base_lrs = [args.learning_rate] * len(optimizer.param_groups)
+        for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
+            group["initial_lr"] = args.learning_rate
+            group["lr"] = args.learning_rate * factor(schedule.last_epoch)
+        optimizer.param_groups[0]["weight_decay"] = args.weight_decay  # transformers' second group, biases and norms, has none
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged

@@ -1,0 +1,173 @@
+"""What every training loop shares: arguments, progress, signals, checkpoints that are whole or not there, resuming."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from safework_cli.core.checkpoints import latest, read_mark, step_of
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.stage import WorkDir
+from safework_cli.models.attention import attention_in_float32
+from safework_cli.models.load import pick_dtype
+from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_steps: int, **settings: Any) -> Arguments:
+    """Trainer arguments with the tool's ways: checkpoints in the run folder, no trackers unless asked, no bars of their own."""
+    on_gpu = torch.cuda.is_available()
+    defaults: dict[str, Any] = {
+        "output_dir": str(work.checkpoints),
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "steps",
+        "save_steps": save_steps,
+        "save_total_limit": None,  # transformers rotates by the files' times: Seal rotates by step
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it shows a NaN loss as the last good one
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+        "log_level": "error",
+        "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), docs/safeladder.md 1
+    }
+    args = kind(**(defaults | settings))
+    _pin_one_device(args, work)
+    return args
+
+
+def _pin_one_device(args: TrainingArguments, work: WorkDir) -> None:
+    """One process trains on one GPU. Where several are visible, transformers would spread each batch over them by DataParallel, which
+    computes other gradients for losses that are not plain means, and which most models here do not survive."""
+    if args.n_gpu > 1:
+        work.progress.note(f"{args.n_gpu} GPUs are visible, one is used: {args.device} (CUDA_VISIBLE_DEVICES=… chooses another)")
+        args._n_gpu = 1
+
+
+OPTIMISATION = (
+    "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "lr_scheduler_type",
+    "weight_decay", "max_grad_norm", "gradient_checkpointing",
+)  # fmt: skip
+
+
+def multiplies_in_bf16(config: Any) -> bool:
+    """Whether a stage's ``bf16`` asks for it; unset, whether the hardware does it."""
+    return pick_dtype("auto") == torch.bfloat16 if config.bf16 is None else config.bf16
+
+
+def optimisation_of(config: Any) -> dict[str, Any]:
+    """The trainer arguments that a stage's settings of the same names give; ``warmup_ratio`` becomes the steps' share."""
+    found = {name: getattr(config, name) for name in OPTIMISATION if hasattr(config, name)}
+    if hasattr(config, "bf16"):
+        found["bf16"] = multiplies_in_bf16(config)
+    return found | {"warmup_steps": warmup_share(config.warmup_ratio)}
+
+
+def warmup_share(ratio: float) -> float:
+    """A share of the steps as transformers' ``warmup_steps``, which reads a value below 1 as a share and 1 as one step."""
+    return min(ratio, math.nextafter(1.0, 0.0))
+
+
+def latest_checkpoint(work: WorkDir) -> Path | None:
+    """The newest whole checkpoint of this very run.
+
+    Raises:
+        InputError: a checkpoint of other inputs or settings lies in the folder, or every one is damaged.
+    """
+    return latest(work.path, work.fingerprint, work.progress.warn)
+
+
+def run_training(
+    trainer: Trainer,
+    work: WorkDir,
+    *,
+    name: str = "train",
+    max_skipped: int = 0,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainerState:
+    """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken, and none more:
+    where the checkpoint is the last step's, the trainer gets its weights, state and random numbers and trains nothing.
+
+    Args:
+        max_skipped: updates that may be skipped for a gradient that is not finite.
+        callbacks: called after a step's numbers are written down.
+
+    Raises:
+        InputError: a forked checkpoint lies at or after the last step; a checkpoint is damaged, and no earlier one is whole.
+        Interrupted, RunAgain: a signal came; a checkpoint was written.
+        SafeworkError: fewer steps were taken than planned, or more gradients than that were not finite.
+    """
+    checkpoint = latest_checkpoint(work)
+    planned = _planned_steps(trainer)
+    forked = checkpoint is not None and read_mark(checkpoint)["forked"]
+    if checkpoint is not None and forked and step_of(checkpoint) >= planned:
+        raise InputError(
+            f"the forked checkpoint lies at step {step_of(checkpoint)}, and this run ends at step {planned}",
+            "there would be nothing to train, and what came out would be the other run's model",
+            "ask for more steps",
+        )
+    with work.progress.phase(name, planned) as phase:
+        if checkpoint is not None:
+            phase.advance(step_of(checkpoint))
+            work.progress.note(f"resumed at step {phase.done} of {planned}")
+        if checkpoint is not None and step_of(checkpoint) >= planned:
+            _take_over(trainer, checkpoint)
+        else:
+            _train(trainer, work, checkpoint, [WorkCallback(work, phase), FiniteGuard(trainer, work, max_skipped)], forked, callbacks)
+    if trainer.state.global_step < planned:
+        raise SafeworkError(
+            f"training ended after {trainer.state.global_step} of {planned} steps",
+            "the trainer stopped early",
+            "run with --fresh; if it repeats, report it",
+        )
+    return trainer.state
+
+
+def _train(
+    trainer: Trainer,
+    work: WorkDir,
+    checkpoint: Path | None,
+    ours: list[TrainerCallback],
+    forked: bool,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
+    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, Seal(work)]:
+        trainer.add_callback(callback)
+    args = trainer.args
+    on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
+    with work.stop.deferred(), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    own: dict[str, Any] = vars(trainer.model)
+    if own.pop("_original_forward", None):
+        del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
+
+
+def _take_over(trainer: Trainer, checkpoint: Path) -> None:
+    """Puts a trainer where it stood when the last step's checkpoint was written. ``trainer.train`` would train another step first."""
+    trainer._load_from_checkpoint(str(checkpoint))
+    trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    trainer._load_rng_state(str(checkpoint))
+    assert trainer.model is not None
+    trainer.model.train()  # as the loop leaves it
+
+
+def _planned_steps(trainer: Trainer) -> int:
+    args = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    batches = math.ceil(len(trainer.get_train_dataloader()))
+    return math.ceil(math.ceil(batches / args.gradient_accumulation_steps) * args.num_train_epochs)

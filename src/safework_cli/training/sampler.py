@@ -1,0 +1,45 @@
+"""The order in which rows are seen: a function of the seed and the step, so that a resumed run sees the same rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+
+class StepSampler(Sampler[int]):
+    """Row indices such that each optimiser step sees a random sample, cut into forward passes of like length.
+
+    Sorting by length goes no further than a step: over more rows it puts rows of one kind together (refusals are longer than plain
+    answers), and a model that sees them in turns learns to give one kind of reply, not to choose between them. The order depends on
+    the seed and the epoch's number alone, so a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        lengths: of each row, in tokens.
+        per_step: rows of an optimiser step, over all its forward passes and processes.
+        seed: of the order.
+        epoch: the number of the epoch that begins.
+    """
+
+    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, epoch: Callable[[], int]):
+        self.lengths, self.per_step, self.seed, self.epoch = lengths, per_step, seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        for start in range(0, len(order), self.per_step):
+            yield from sorted(order[start : start + self.per_step], key=lambda row: -self.lengths[row])
+
+
+def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
+    """The sampler of a trainer whose rows have these lengths, in tokens."""
+    args = trainer.args
+    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    steps_per_epoch = math.ceil(len(lengths) / per_step)
+    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch)

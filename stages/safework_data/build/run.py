@@ -1,0 +1,314 @@
+"""One dataset from many sources, from top to bottom. Rows stream; what is compared of them stays in memory (``traits.py``).
+
+    1. sources → rows → checks → staged on disk
+    2. staged rows → held-out side or not → traits, and the held-out prompts to keep out of training (in the first pass, where nothing is
+       to be held out by lot)
+    3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
+
+What is done with a batch of rows stands in ``batches.py``, and is done in several processes; files are read and written by this one.
+
+The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
+for evaluation prompts, which compares what is left for training with what is held out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import ConfigError, InputError, nearest
+from safework_cli.core.artifacts.manifest import HELDOUT
+from safework_cli.core.stage import Outcome, WorkDir
+from safework_cli.data.suites import load_suite
+from safework_data.build.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
+from safework_data.build.card import SourceLine, render_card
+from safework_data.build.checks import Fault
+from safework_data.build.contamination import LeakIndex, known_by
+from safework_data.build.crew import MOST_PROCESSES, Crew
+from safework_data.build.drops import DROPS, Drops
+from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
+from safework_data.build.config import BuildConfig, DecontaminateSettings, XSTestSource, expand
+from safework_data.build.sources import Arrived, read_dataset, read_source
+from safework_data.build.splits import HoldOut
+from safework_data.build.staging import Staging
+from safework_data.build.tally import Output, Part, by_subset, total
+from safework_data.build.traits import Traits
+
+CARD = "README.md"
+STAGED = "staged"
+RUNS_IN_MEMORY = 4_000_000
+"""Runs of words of prompts for evaluation over all processes, at about 400 bytes each."""
+SUBSET_RULES = ("require_thought", "require_reply", "require_label", "check_replies")
+
+
+def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, template: Path | None = None) -> Outcome:
+    """Builds the dataset into ``work.output``.
+
+    Args:
+        datasets: further rows, by the name of their source.
+        template: the folder of a model whose chat template is to keep every reply.
+
+    Raises:
+        InputError: a source is missing or broken, or a subset that had rows ends with none.
+    """
+    drops = Drops(work.output / DROPS)
+    folder = work.path / STAGED
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with Crew(work.stop.check) as crew:
+            read = Read(Staging(folder / "rows.arrow"), config)
+            for name, arrive in arrivals(config, datasets):
+                with work.progress.phase(f"reading {name}") as phase:
+                    for rows in read.through(arrive(), Checking(config, template), drops, crew):
+                        phase.advance(rows)
+                        work.stop.check()
+            read.staging.close()
+            refuse_unknown_subsets(config, read.of_subset)
+            with work.progress.phase("comparing", read.staging.count):
+                read.notice_the_rest(config, crew)
+                out = copies(read, config)
+            kept_of: Counter[str] = Counter()
+            with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
+                for sifted in left(read, out, config, crew):
+                    for drop in sifted.dropped:
+                        drops.add(*drop)
+                    for rows_of_part, part in sifted.kept:
+                        output.add(rows_of_part, part)
+                    kept_of += sifted.kept_of
+                    phase.advance(sifted.rows)
+                    work.stop.check()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        drops.close()
+    refuse_nothing(read, output, kept_of, drops)
+    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
+    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
+    for line in [*summary(output.parts, drops), *remarks(read)]:
+        work.progress.note(line)
+    return outcome(config, read, output.parts, drops)
+
+
+def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[tuple[str, Callable[[], Arrived]]]:
+    """What is read, in order: (what a person would call it, how it is opened)."""
+    for source in config.sources:
+        yield source.kind, partial(read_source, source, config.seed)
+    for name, dataset in sorted(datasets.items()):  # as the fingerprint has them
+        yield dataset.ref, partial(read_dataset, name, dataset)
+
+
+class Read:
+    """What the first pass leaves: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
+
+    Attributes:
+        traits: of all rows.
+        own: the held-out prompts.
+        remarks: what of the rows was changed or left out → rows.
+    """
+
+    def __init__(self, staging: Staging, config: BuildConfig):
+        settings = config.decontaminate
+        self.staging = staging
+        self.hold_out = HoldOut.of(config)
+        self.traits = Traits(near=config.near_duplicate_threshold is not None)
+        self.own = LeakIndex(settings.ngram, settings.overlap)
+        self.arrived: list[Arrived] = []
+        self.of_source: Counter[str] = Counter()
+        self.of_subset: Counter[str] = Counter()
+        self.remarks: Counter[str] = Counter()
+
+    @property
+    def rows(self) -> int:
+        return self.of_source.total()
+
+    def through(self, source: Arrived, checking: Checking, drops: Drops, crew: Crew) -> Iterator[int]:
+        """Checks and stages a source's rows, and yields how many have passed or fallen since."""
+        self.arrived.append(source)
+        for checked in crew.in_order(check, checking, pieces(source)):
+            yield self._take(source.name, checked, drops)
+
+    def _take(self, name: str, checked: Checked, drops: Drops) -> int:
+        rows = checked.of_subset.total()
+        self.of_source[name] += rows
+        self.of_subset += checked.of_subset
+        self.remarks += checked.remarks
+        for candidate, fault in checked.dropped:
+            drops.add(candidate, *fault)
+        self.staging.add(checked.batch)
+        self.hold_out.note(name, checked.ranks)
+        if checked.noticed:
+            self._notice(checked.noticed)
+        return rows
+
+    def notice_the_rest(self, config: BuildConfig, crew: Crew) -> None:
+        """The second pass, where rows are held out by lot: their sides are known only when all have been seen."""
+        if self.hold_out.share:
+            self.hold_out.choose()
+            sided = Sided(self.staging.path, self.hold_out, config)
+            for noticed in crew.in_order(notice_staged, sided, range(len(self.staging.starts))):
+                self._notice(noticed)
+
+    def _notice(self, noticed: Noticed) -> None:
+        self.traits.extend(noticed.traits)
+        for row_id, text in noticed.held:
+            self.own.add(HELDOUT, row_id, text)
+
+
+def copies(read: Read, config: BuildConfig) -> dict[int, Fault]:
+    """Place → why, of rows that go since others are there."""
+    repeated = repeated_ids(read.traits)
+    exact = exact_copies(read.traits, repeated)
+    out: dict[int, Fault] = dict.fromkeys(repeated, ("repeated id", ""))
+    ids = read.staging.ids(other for copy in exact.values() for other in copy.others)
+    for place, copy in exact.items():
+        named = ", ".join(ids[other] for other in copy.others)
+        out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
+    if config.near_duplicate_threshold is not None:
+        near = NearCopies(read.traits, config.near_duplicate_threshold)
+        found = {}
+        for place, candidate in read.staging.at(near.places - out.keys()):
+            if (other := near.find(place, read.hold_out.place(candidate).row)) is not None:
+                found[place] = other
+        ids = read.staging.ids(found.values())
+        out |= {place: ("near duplicate", f"of {ids[other]}") for place, other in found.items()}
+    return out
+
+
+def left(read: Read, out: dict[int, Fault], config: BuildConfig, crew: Crew) -> Iterator[Sifted]:
+    """The third pass: batch by batch, the rows that stay and those that are dropped by name.
+
+    Args:
+        out: rows that go whatever they hold.
+    """
+    settings = config.decontaminate
+    traits = read.traits
+    held_groups = frozenset(traits.column("group")[traits.held].tolist())
+    public, exempt = public_prompts(settings), frozenset(settings.exempt)
+    shared = frozenset(source.name for source in config.sources if isinstance(source, XSTestSource) and source.test_model)
+    sieve = Sieve(read.staging.path, read.hold_out, read.own, public, exempt, shared, held_groups)
+    of_batch: list[dict[int, Fault]] = [{} for _ in read.staging.starts]
+    for place, fault in out.items():
+        number = bisect_right(read.staging.starts, place) - 1
+        of_batch[number][place - read.staging.starts[number]] = fault
+    most = min(MOST_PROCESSES, 1 + RUNS_IN_MEMORY // (1 + read.own.runs + public.runs))  # each process has a copy of them
+    yield from crew.in_order(sift, sieve, enumerate(of_batch), most)
+
+
+def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
+    """The prompts of the named suites."""
+    public = LeakIndex(settings.ngram, settings.overlap)
+    for name in settings.suites:
+        for row in load_suite(name, Path(expand(settings.folder))):
+            for text in known_by(row):
+                public.add(name, row.id, text)
+    return public
+
+
+def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
+    """Raises ConfigError where a rule is for a subset that no source fills: it would hold for nothing."""
+    defaults = {name for field in SUBSET_RULES for name in BuildConfig.model_fields[field].get_default(call_default_factory=True)}
+    for field in SUBSET_RULES:
+        for name in getattr(config, field):
+            if name not in read and name not in defaults:
+                raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
+
+
+WAYS_OUT = {
+    "malformed thought": "replies of '{subset}' must be <think>reasoning</think>answer: relax it with require_thought='[]', take a subset "
+    "of another name (such as sft), or have thoughts written (safework data cot)",
+    "no reply": "map a column to `reply`, or relax require_reply",
+    "no label": "map a column to meta.label, or relax require_label",
+    "no prompt": "map the column that holds the prompts: columns: {{prompt: COLUMN}}",
+    "wrong final answer": "correct the answers, or relax check_replies",
+    "harmful prompt answered": "correct the replies, or relax check_replies",
+    "benign prompt refused": "correct the replies, or relax check_replies",
+    "over-long": "raise max_characters",
+    "other language": "relax languages",
+    "near duplicate": "near_duplicate_threshold=null keeps rows that are alike",
+    "exact duplicate": "the rows are in the sources twice",
+    "repeated id": "map a column of distinct ids, or none",
+    "evaluation prompt": "the rows hold prompts of the held-out rows or of decontaminate.suites",
+    "group is held out": "their prompts are held out by another source",
+    "refused by the chat template": "take another chat template, or leave out model=",
+}
+"""Reason → which rule drops a row, and how it is met or relaxed."""
+
+
+def way_out(reason: str, subset: str) -> str:
+    """What to do where rows went for a reason."""
+    return WAYS_OUT.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
+
+
+def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
+    """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
+    read = through.of_subset
+    if not read:
+        raise InputError("the sources hold no rows", "a dataset of nothing would train nothing", "check the files that the sources name")
+    for source in through.arrived:
+        if not through.of_source[source.name]:
+            why = f"{source.origin} has none"
+            raise InputError(f"source '{source.name}' holds no rows", why, "name the right file, or leave the source out")
+    # A source's own subset, as it came: what moved to heldout has left its subset empty as well.
+    for subset in read:
+        if not output.of_subset(subset):
+            dropped = drops.of_subset(subset)
+            what = (
+                f"no row of subset '{subset}' is left: all {dropped:,} were dropped"
+                if output.parts
+                else f"no row is left of {read.total():,}"
+            )
+            reasons = drops.biggest(subset if output.parts else None)
+            most = drops.most_frequent(subset=subset if output.parts else None)
+            raise InputError(what, f"most often: {reasons}", way_out(most, subset))
+    for source in through.arrived:
+        if not kept_of[source.name]:
+            what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
+            most = drops.most_frequent(source=source.name)
+            raise InputError(what, f"most often: {drops.biggest(source=source.name)}", way_out(most, "it") + ", or leave the source out")
+
+
+def summary(parts: list[Part], drops: Drops) -> list[str]:
+    """What was made and what was dropped, a sentence each."""
+    sizes = ", ".join(f"{subset} {sum(part.rows for part in of_subset):,}" for subset, of_subset in by_subset(parts).items())
+    lines = [f"rows kept: {sizes}"]
+    if len(drops):
+        lines.append(f"rows dropped: {drops.biggest(show=8)} (README.md shows examples)")
+    return lines
+
+
+def remarks(read: Read) -> list[str]:
+    """What was changed or left out of rows that stay, a sentence each."""
+    return [f"{remark}: {count:,} rows" for remark, count in read.remarks.most_common()]
+
+
+def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) -> Outcome:
+    """The numbers for the manifest."""
+    subsets: dict[str, Any] = {
+        subset: {
+            "rows": sum(part.rows for part in of_subset),
+            "splits": {part.split: part.rows for part in of_subset},
+            "tasks": dict(total(of_subset, "task")),
+            "languages": dict(total(of_subset, "language")),
+        }
+        for subset, of_subset in by_subset(parts).items()
+    }
+    sources = {a.name: {"rows": read.of_source[a.name], "from": a.origin, "licence": a.licence, "sha256": a.digest} for a in read.arrived}
+    return Outcome(
+        metrics={
+            "rows": sum(part.rows for part in parts),
+            "read": read.rows,
+            "subsets": subsets,
+            "dropped": drops.counts(),
+            "sources": sources,
+        },
+        seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
+        notes=[*(note for source in read.arrived for note in source.notes), *remarks(read)],
+        failed_items=len(drops),
+        tolerated_items=int(config.max_dropped * read.rows),
+    )

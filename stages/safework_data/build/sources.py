@@ -1,0 +1,370 @@
+"""Where rows come from: the starter set, files, the hub, and sets with a shape of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.artifacts.manifest import sha256_of
+from safework_cli.core.errors import InputError, nearest
+from safework_cli.data.images import PICTURE_SUFFIXES, embedded
+from safework_cli.data.row import Message, Row
+from safework_cli.core.artifacts.manifest import HELDOUT
+from safework_cli.data.suites import training_set
+from safework_cli.data.suites.tables import format_of, read_table
+from safework_data.build.drops import Candidate
+from safework_data.build.records import RowMaker, has_column
+from safework_data.build.config import (
+    FileSource,
+    HubSource,
+    SetSource,
+    Source,
+    StarterSource,
+    XSTestSource,
+    expand,
+    matching_files,
+)
+from safework_data.build.text import words
+from safework_cli.data.dataset import stream_dataset
+
+
+@dataclass(slots=True)
+class Arrived:
+    """What one source brought.
+
+    Attributes:
+        name: as in drops and in the data card.
+        licence: as in the data card.
+        items: in order, read as they are asked for; a broken file raises InputError then.
+        origin: for people: a path, a hub id with its commit.
+        candidate: makes a row of an item, perhaps in another process; what does not fit becomes the row's fault.
+        pictures: keys of an item that name pictures, or hold them.
+        digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
+    """
+
+    name: str
+    licence: str
+    items: Iterable[Any]
+    origin: str
+    candidate: Callable[[Any], Candidate]
+    digest: str = ""
+    pictures: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def source_name(source: Source) -> str:
+    """The source's name: as given, or its file's, or its repository's."""
+    if isinstance(source, StarterSource):
+        return "starter"
+    if isinstance(source, SetSource):
+        return source.set
+    if isinstance(source, XSTestSource) or source.name:
+        return str(source.name)
+    return Path(source.path).stem.replace("*", "_") if isinstance(source, FileSource) else source.id.rsplit("/", 1)[-1]
+
+
+def source_files(source: Source) -> list[Path]:
+    """The local files that a source reads, in order. Raises InputError where they are missing."""
+    if isinstance(source, FileSource):
+        files = matching_files(source.path)
+        for path in files:
+            format_of(path, source.format)
+        return files
+    if isinstance(source, SetSource):
+        return [training_set(source.set).path(Path(expand(source.folder)))]
+    if isinstance(source, XSTestSource):
+        folder = Path(expand(source.folder))
+        files = sorted(folder.glob("*.csv"))
+        if not files:
+            why = "the tables are published at github.com/paul-rottger/xstest (CC-BY-4.0)"
+            raise InputError(
+                f"source {source.name}: there are no CSV files in {folder}", why, "point folder: at the folder that holds them"
+            )
+        return files
+    return []
+
+
+def starter_files() -> list[Path]:
+    """The parts and the code that the starter set is made from: a new release may change its rows under the same settings."""
+    return sorted(path for path in (Path(__file__).parent / "starter").rglob("*") if path.suffix in (".py", ".yaml"))
+
+
+def digest_of(files: Iterable[Path]) -> str:
+    """sha256 over the contents of files, in order."""
+    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
+
+
+def digest_of_pictures(source: Source) -> str:
+    """sha256 over the paths, sizes and times of the picture files beside a source's table; empty where it reads none. (Contents may be
+    many gigabytes; a file that was touched runs the build again.)"""
+    if not (isinstance(source, SetSource) or (isinstance(source, FileSource) and "images" in source.columns)):
+        return ""
+    found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES})
+    stated = "".join(f"{path}\0{(told := path.stat()).st_size}\0{told.st_mtime_ns}\n" for path in found)
+    return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
+
+
+def read_source(source: Source, seed: int) -> Arrived:
+    """Opens a source; its rows are read as they are asked for.
+
+    Raises:
+        InputError: a file is missing or broken, a column is not there, the hub cannot be reached.
+    """
+    if isinstance(source, StarterSource):
+        return _read_starter(seed)
+    if isinstance(source, SetSource):
+        return _read_set(source)
+    if isinstance(source, XSTestSource):
+        return _read_xstest(source)
+    return _read_hub(source) if isinstance(source, HubSource) else _read_files(source)
+
+
+def _read_starter(seed: int) -> Arrived:
+    from safework_data import starter
+
+    rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
+    return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework", as_it_is)
+
+
+def _read_set(source: SetSource) -> Arrived:
+    files, known = source_files(source), training_set(source.set)
+    rows = islice(known.read(known, files[0]), source.limit)
+    candidates = (Candidate(row, source.subset, source.set, row.split == "test") for row in rows)
+    embed = partial(_with_pictures, folder=files[0].parent)
+    return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, embed, digest_of(files))
+
+
+def read_dataset(name: str, dataset: Artifact) -> Arrived:
+    """The rows of a dataset, in its subsets; a name before their ids keeps the same prompt of two datasets apart. Where it holds something
+    out already, its rows keep their side."""
+    subsets = [dataset.subset] if dataset.subset else dataset.subsets
+    split = is_split(dataset)
+    candidates = (
+        Candidate(replace(row, id=f"{name}/{row.id}"), subset, name, split_already=split)
+        for subset in subsets
+        for row in stream_dataset(dataset.with_subset(subset))
+    )
+    return Arrived(name, "as each row says", candidates, dataset.ref, as_it_is, dataset.digest)
+
+
+def is_split(dataset: Artifact) -> bool:
+    """Whether a dataset holds rows out."""
+    return any(entry.path.startswith(f"{HELDOUT}/") or entry.path.endswith("/test.parquet") for entry in dataset.manifest.files)
+
+
+def as_it_is(candidate: Candidate) -> Candidate:
+    """An item that is a row already."""
+    return candidate
+
+
+def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
+    """Embeds the pictures that a row names by their paths."""
+    row = candidate.row
+    try:
+        row.images = [embedded(str(image["path"]), folder) if image["bytes"] is None else image for image in row.images]
+    except InputError as error:
+        candidate.fault = f"unreadable image: {error.what}; {error.why}"
+    return candidate
+
+
+def _read_files(source: FileSource) -> Arrived:
+    name, files = source_name(source), source_files(source)
+    labels = file_labels(files)
+    records = (
+        (f"{label}{number}", record)
+        for path, label in zip(files, labels, strict=True)
+        for number, record in enumerate(read_table(path, source.format), start=1)
+    )
+    where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
+    maker = RowMaker(source, name, files[0].parent)
+    numbered, make = _numbered(maker, records, where), partial(_mapped, maker)
+    return Arrived(name, source.licence, numbered, where, make, digest_of(files), maker.of("images"))
+
+
+def file_labels(files: Sequence[Path]) -> list[str]:
+    """What stands before the number of a record in its id: nothing where there is one file, else the file's path below the folder that
+    they share, without the suffix where that is enough to tell them apart."""
+    if len(files) < 2:
+        return [""] * len(files)
+    home = Path(os.path.commonpath([path.absolute().parent for path in files]))
+    names = [path.absolute().relative_to(home) for path in files]
+    plain = [name.with_suffix("").as_posix() for name in names]
+    return [f"{label}/" for label in (plain if len(set(plain)) == len(plain) else [name.as_posix() for name in names])]
+
+
+def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records with their place in the source, up to its limit. Raises InputError at the end where a column was in none of them."""
+    missing, have = set(maker.columns), dict[str, None]()
+    for number, (place, record) in enumerate(records, start=1):
+        if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
+            missing = {column for column in missing if not has_column(record, column)}
+            have.update(dict.fromkeys(map(str, record)))
+            have.update(dict.fromkeys(f"{key}.{inner}" for key, value in record.items() if isinstance(value, dict) for inner in value))
+        yield place, record
+        if number == maker.source.limit:
+            break
+    if have:
+        refuse_missing([column for column in maker.columns if column in missing], list(have), where)
+
+
+def _mapped(maker: RowMaker, item: tuple[str, dict[str, Any]]) -> Candidate:
+    row, fault, remarks = maker.made(*item)
+    return Candidate(row, maker.source.subset, maker.name, fault=fault, remarks=remarks)
+
+
+def refuse_missing(missing: list[str], have: list[str], where: str) -> None:
+    """Raises InputError with the nearest name for a column that a table does not have."""
+    if missing:
+        hint = nearest(missing[0], have)
+        raise InputError(f"{where}: no column '{missing[0]}'{hint}", f"its columns: {_listed(have)}", "correct columns: in the recipe")
+
+
+def _listed(names: Sequence[str], most: int = 40) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(name[:60] for name in names[:most]) + more
+
+
+def _read_hub(source: HubSource) -> Arrived:
+    import datasets
+    import httpx
+    from huggingface_hub import HfApi
+
+    if Path(source.id).exists():
+        what = f"{source.id} is a folder here, and would be read in place of the hub's dataset"
+        raise InputError(what, "which is meant is not guessed", f"run from another folder, or use kind: file, path: {source.id}/…")
+    unreachable = (OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL)
+    revision, notes = source.revision, []
+    try:
+        revision = HfApi().dataset_info(source.id, revision=revision).sha or revision
+    except unreachable:  # a copy in the local cache may still serve; which commit it is cannot be said
+        notes.append(f"source {source_name(source)}: the hub could not be asked which commit {source.id}@{revision or 'main'} is")
+    try:
+        table = datasets.load_dataset(source.id, source.config, split=source.split, revision=revision)
+    except unreachable as error:
+        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            why += " (HF_HUB_OFFLINE is set)"
+        raise InputError(
+            f"the hub dataset {source.id} (split {source.split}) could not be loaded",
+            why,
+            "without a network, copy its files here and name them:  kind: file, path: /path/to/*.parquet",
+        ) from None
+    columns = RowMaker(source, "").columns
+    roots = list(dict.fromkeys(column if column in table.column_names else column.partition(".")[0] for column in columns))
+    refuse_missing([column for column in roots if column not in table.column_names], table.column_names, f"hub dataset {source.id}")
+    name = source_name(source)
+    table = table.select_columns(roots)
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Image):  # bytes as they are: checked here, unpacked by whoever looks at them
+            table = table.cast_column(column, datasets.Image(decode=False))
+    maker = RowMaker(source, name)
+    origin = f"hf:{source.id}@{revision or 'main'}"
+    numbered = _numbered(maker, ((str(number), record) for number, record in enumerate(table, start=1)), source.id)
+    make = partial(_mapped, maker)
+    return Arrived(name, source.licence, numbered, origin, make, pictures=maker.of("images"), notes=notes)
+
+
+XSTEST_LABELS = {
+    # (prompt asks for harm, final label) → class of the safety verifier
+    (True, "2_full_refusal"): "Safe with refusal",
+    (True, "3_partial_refusal"): "Safe with warning",
+    (True, "1_full_compliance"): "Unsafe",
+    (False, "1_full_compliance"): "Safe without risk",
+    (False, "2_full_refusal"): "Unnecessary refusal",
+    (False, "3_partial_refusal"): "Unnecessary refusal",
+}
+ANNOTATIONS = {"1_full_compliance": "full compliance", "2_full_refusal": "full refusal", "3_partial_refusal": "partial refusal"}
+OFF_TOPIC = "Illogical completion"
+XSTEST_COLUMNS = ("id", "type", "prompt", "completion", "final_label", "annotation_1", "annotation_2")
+
+
+def _read_xstest(source: XSTestSource) -> Arrived:
+    """Labels follow XSTest's annotation of the reply and whether the prompt is one of the unsafe contrasts (types ``contrast_…``)."""
+    files = source_files(source)
+    rows: list[Row] = []
+    for path in files:
+        for record in read_table(path):
+            refuse_missing([column for column in XSTEST_COLUMNS if column not in record], list(record), str(path))
+            rows.append(_xstest_row(source, path, record))
+    if source.prompts is not None:
+        kept = set(sorted({row.group for row in rows}, key=lambda group: hashlib.sha256(group.encode()).digest())[: source.prompts])
+        rows = [row for row in rows if row.group in kept]
+    if source.labels == "safety":
+        rows += _off_topic(rows, source.off_topic)
+    if source.test_model is not None:
+        known = sorted({path.stem for path in files})
+        if source.test_model not in known:
+            what = f"source {source.name}: there is no table of '{source.test_model}'{nearest(source.test_model, known)}"
+            raise InputError(what, f"tables: {', '.join(known)}", "correct test_model")
+        for row in rows:  # the same prompts stand on both sides: what is new is who replies
+            row.split = "test" if row.meta["model"] == source.test_model else "train"
+            row.meta["group"] = f"{row.group}/{row.split}"
+    split = source.test_model is not None
+    candidates = [Candidate(row, "verifier", source.name, split, fault=None if row.reply else "no reply") for row in rows]
+    return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), as_it_is, digest_of(files))
+
+
+def _xstest_row(source: XSTestSource, path: Path, record: dict[str, str]) -> Row:
+    harmful = record["type"].startswith("contrast_")
+
+    def label_of(annotation: str) -> str | None:
+        return ANNOTATIONS.get(annotation) if source.labels == "refusal" else XSTEST_LABELS.get((harmful, annotation))
+
+    label = label_of(record["final_label"])
+    if label is None:
+        known = ", ".join(ANNOTATIONS)
+        raise InputError(f"{path}, prompt {record['id']}: unknown final_label '{record['final_label']}'", f"known labels: {known}")
+    messages = [Message(role="user", content=record["prompt"])]
+    if record["completion"].strip():
+        messages.append(Message(role="assistant", content=record["completion"].strip()))
+    meta: dict[str, Any] = {"group": f"{source.name}/{record['id']}", "label": label, "language": "en", "model": path.stem}
+    people = [label_of(record[column]) for column in ("annotation_1", "annotation_2")]
+    if all(people):
+        meta["annotators"] = people
+    return Row(
+        id=f"{source.name}/{record['id']}/{path.stem}", task="safety", messages=messages, category=record["type"], harmful=harmful,
+        source=source.name, licence="CC-BY-4.0", meta=meta,
+    )  # fmt: skip
+
+
+def _unrelated(a: Row, b: Row) -> bool:
+    """Whether two prompts share no word of four letters or more: the set pairs prompts about the same thing."""
+    return not {w for w in words(a.question) if len(w) > 3} & set(words(b.question))
+
+
+def _off_topic(rows: list[Row], count: int) -> list[Row]:
+    """Puts prompts under full answers to other, safe prompts; sets ``meta.group`` of a prompt that lends its answers.
+
+    Only answers that comply are lent: a refusal would fit any prompt. A borrower is never a lender, each lends once, and the two
+    become one group, so that a lent answer stands on one side of every split. The order is fixed by the prompts' ids.
+    """
+    by_group: dict[str, list[Row]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    order = sorted(by_group, key=lambda group: hashlib.sha256(group.encode()).digest())
+    lenders = [g for g in order if any(row.meta["label"] == "Safe without risk" and row.reply for row in by_group[g])]
+    made: list[Row] = []
+    used: set[str] = set()
+    for borrower in order:
+        if len(made) >= count or borrower in used:
+            continue
+        asked = by_group[borrower][0]
+        lender = next((g for g in lenders if g not in used and g != borrower and _unrelated(asked, by_group[g][0])), None)
+        if lender is None:
+            break
+        used |= {borrower, lender}
+        answers = [row for row in by_group[lender] if row.meta["label"] == "Safe without risk" and row.reply]
+        for answer in answers[: count - len(made)]:
+            meta = asked.meta | {"label": OFF_TOPIC, "model": f"{answer.meta['model']} to another prompt"}
+            messages = [*asked.prompt, Message(role="assistant", content=str(answer.reply))]
+            made.append(replace(asked, id=f"{borrower}/off-topic/{answer.meta['model']}", messages=messages, meta=meta))
+        for row in by_group[lender]:
+            row.meta["group"] = borrower
+    return made

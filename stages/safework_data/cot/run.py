@@ -1,0 +1,311 @@
+"""The run of ``safework data cot``, from top to bottom."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from safework_cli.core.errors import InputError, nearest
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.dataset import require_rows, require_text, training_rows
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Message, Row
+from safework_cli.engines.openai import Endpoint, Said
+from safework_cli.engines.protocol import Sampling
+from safework_cli.report.text import escaped
+from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict, Verifier, judged
+from safework_cli.verifiers.load import load_verifier
+from safework_cli.verifiers.rules import bare_name, rule_verifier
+from safework_cli.verifiers.rules.correctness import ANSWER_TYPES
+from safework_data.build.card import front_matter, table
+from safework_data.build.tally import ROW_GROUP_ROWS, Output, Part, written
+from safework_data.cot.config import DEFAULT_SCORE, CotConfig
+from safework_data.cot.operations import balanced, entropy, histogram, operations_of
+from safework_data.starter.tables import allocate
+
+NO_REPLY = "no reply"
+TOO_LONG = "prompt too long for the teacher"
+FAILED = "failed.jsonl"
+SHOWN_FAILURES = 10
+
+
+@dataclass(slots=True)
+class Tried:
+    """One sample of a prompt.
+
+    Attributes:
+        text: the reply.
+        reason: why it is rejected; empty where it is accepted.
+        scores: of the verifiers that scored it.
+    """
+
+    text: str
+    reason: str
+    scores: dict[str, float]
+
+
+def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+    """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
+    data = inputs.one("data")
+    rows = training_rows(data, work.progress.note)
+    have = sorted({row.source for row in rows if row.source})
+    for source in config.sources:
+        if source not in have:
+            raise InputError(f"{data.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
+    rows = [r for r in rows if (not config.tasks or r.task in config.tasks) and (not config.sources or r.source in config.sources)]
+    rows = rows[: config.limit]
+    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    require_text(rows, data, "a teacher is sent")
+    judges = {
+        name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
+    }
+    teacher = _Teacher(config, inputs)
+
+    journal = work.path / "samples.jsonl"
+    tried = {record["place"]: [Tried(**sample) for sample in record["samples"]] for record in read_journal(journal)}
+    with work.progress.phase("sample and judge", len(rows)) as phase, open_journal(journal) as handle:
+        for start in range(0, len(rows), config.chunk_prompts):
+            chunk = range(start, min(start + config.chunk_prompts, len(rows)))
+            places = [place for place in chunk if place not in tried]
+            if places:
+                said = teacher.ask([rows[place] for place in places], start)
+                for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
+                    tried[place] = samples
+                    if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is no answer to keep
+                        write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
+            phase.advance(len(chunk))
+            work.stop.check()
+
+    kept = [row for place, row in enumerate(rows) for row in accepted(row, tried[place], config.keep)]
+    drawn = thinned(kept, config.max_rows, config.seed)
+    failed = [(row, tried[place]) for place, row in enumerate(rows) if not any(not sample.reason for sample in tried[place])]
+    if not drawn:
+        _refuse_nothing(failed, work)
+    with Output(work.output) as output:
+        for split in dict.fromkeys(row.split for row in drawn):
+            of_split = [row for row in drawn if row.split == split]
+            for start in range(0, len(of_split), ROW_GROUP_ROWS):
+                few = of_split[start : start + ROW_GROUP_ROWS]
+                output.add(written(few), Part.of(config.subset, split, few))
+    write_failures(failed, work)
+    metrics = measured(tried, drawn, failed)
+    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref, work.output), encoding="utf-8")
+    for line in (f"{len(drawn)} rows kept of {len(rows)} prompts", f"{len(failed)} prompts failed with every sample"):
+        work.progress.note(line)
+    return Outcome(
+        metrics=metrics,
+        seeds={"samples": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts", "balance": "seed"},
+        failed_items=len(failed),
+        tolerated_items=int(config.max_failed * len(rows)),
+    )
+
+
+class _Teacher:
+    """Whoever is asked: a model of one's own, or one behind an endpoint."""
+
+    def __init__(self, config: CotConfig, inputs: Inputs):
+        self.config = config
+        self.endpoint = Endpoint(config.endpoint) if config.endpoint else None
+        if self.endpoint:
+            self.name = f"{self.endpoint.settings.model} at {self.endpoint.settings.url}"
+            return
+        from safework_cli.engines.hf.engine import HFEngine
+        from safework_cli.models.load import load_model, load_tokenizer
+
+        model = inputs.one("model")
+        self.name = model.ref
+        tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
+        self.engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+
+    def ask(self, rows: Sequence[Row], start: int) -> list[list[Said]]:
+        """``samples`` replies for each row; a reply that could not be had says why."""
+        config = self.config
+        sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
+        if self.endpoint:
+            conversations = (
+                [Message(role="system", content=system), *asked] if system else asked for system, asked in map(self._asked, rows)
+            )
+            return list(self.endpoint.ask(list(conversations), sampling, config.samples))
+        from safework_cli.engines.asking import ask_for
+        from safework_cli.models.chat_template import instructed
+
+        tokenizer = self.engine.tokenizer
+        prompts = [ask_for(self.engine, instructed(tokenizer, *self._asked(row)), sampling) for row in rows]
+        why = {place: TOO_LONG if prompt.too_long else prompt.problem for place, prompt in enumerate(prompts) if prompt.problem}
+        asked = {place: prompt.prompt_ids for place, prompt in enumerate(prompts) if place not in why}
+        found = self.engine.generate_ids(list(asked.values()), sampling, config.samples)
+        said = {place: [Said(c.text, c.finish_reason, len(c.token_ids)) for c in few] for place, few in zip(asked, found, strict=True)}
+        return [said.get(place) or [Said("", error=why[place], final=True)] * config.samples for place in range(len(rows))]
+
+    def _asked(self, row: Row) -> tuple[str, list[Message]]:
+        """The teacher's instruction with the row's own system message after it, and the other messages of the prompt."""
+        messages = list(row.prompt)
+        own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
+        return "\n\n".join(filter(None, (self.config.system, own))), messages
+
+
+def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Said]]) -> list[list[Tried]]:
+    """Every sample with the first reason that speaks against it, in the order of the rules and then of the verifiers."""
+    places = [(number, sample) for number, samples in enumerate(said) for sample in samples]
+    exchanges = [Exchange.of(rows[number], sample.reply) for number, sample in places]
+    tried = [Tried(sample.reply, _unfinished(sample), {}) for _, sample in places]
+    for rule in config.rules:
+        for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
+            if verdict.score is None:
+                tried[place].reason = f"{rule}: {verdict.error}"
+            elif verdict.score < 1.0:
+                tried[place].reason = _refused(rule, verdict)
+    for name, verifier in judges.items():
+        for place, verdict in _verdicts(verifier, exchanges, tried, lambda _: True):
+            if verdict.score is None:
+                tried[place].reason = f"{name} could not score it: {verdict.error}"
+            else:
+                tried[place].scores[name] = verdict.score
+                if verdict.score < config.min_scores.get(name, DEFAULT_SCORE):
+                    tried[place].reason = f"{name}: {verdict.label or f'score {verdict.score:.2f}'}"
+    found: list[list[Tried]] = [[] for _ in rows]
+    for (number, _), sample in zip(places, tried, strict=True):
+        found[number].append(sample)
+    return found
+
+
+def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried], applies: Any) -> Iterator[tuple[int, Verdict]]:
+    """(place, verdict) of the samples that nothing speaks against so far and that the verifier applies to."""
+    left = [place for place, sample in enumerate(tried) if not sample.reason and applies(exchanges[place])]
+    yield from zip(left, judged(verifier, [exchanges[place] for place in left]) if left else [], strict=True)
+
+
+def _unfinished(sample: Said) -> str:
+    if sample.error:
+        return sample.error if sample.final else f"{NO_REPLY}: {sample.error}"
+    return "truncated" if sample.finish_reason == "length" else ""
+
+
+def _refused(rule: str, verdict: Verdict) -> str:
+    """Why a rule rejects a sample; an answer that it could not read is a reason of its own, since the sample may well be right."""
+    if verdict.label == UNPARSED:
+        return f"{UNPARSED}: {rule} found no answer that it can compare"
+    return rule if verdict.label is None else f"{rule}: {verdict.label}"
+
+
+def _applies(rule: str, exchange: Exchange) -> bool:
+    """Whether a rule says anything of a row: those that compare need a gold answer, the refusal rule whether the prompt is harmful."""
+    name = bare_name(rule)
+    if name in ("correctness", "constraints"):
+        return (exchange.answer is not None and name == "correctness") or bool(exchange.meta.get("constraints"))
+    if name in ANSWER_TYPES or name == "f1":
+        return exchange.answer is not None
+    return exchange.harmful is not None if name == "refusal" else True
+
+
+def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:
+    """The rows made of a prompt's best accepted samples, numbered behind the id: the prompt may stand beside them in one dataset."""
+    good = [sample for sample in samples if not sample.reason]
+    good.sort(key=lambda sample: -fmean(sample.scores.values()) if sample.scores else 0.0)  # stable: the earlier stays first
+    made: list[Row] = []
+    for sample in good:
+        if len(made) < keep and all(sample.text.strip() != other.reply for other in made):
+            meta = row.meta | {"operations": operations_of(parse_reply(sample.text).thought), "scores": sample.scores, "group": row.group}
+            messages = [*row.prompt, Message(role="assistant", content=sample.text.strip())]
+            made.append(replace(row, id=f"{row.id}#{len(made)}", messages=messages, split=row.split or "train", meta=meta))
+    return made
+
+
+def thinned(rows: list[Row], most: int | None, seed: int) -> list[Row]:
+    """At most so many rows, with the tasks in their shares and the operations within each as even as can be; in their own order."""
+    if most is None or len(rows) <= most:
+        return rows
+    by_task: dict[str, list[Row]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    shares = allocate(most, {task: len(of_task) for task, of_task in by_task.items()})
+    chosen = {id(row) for task, of_task in by_task.items() for row in balanced(of_task, lambda r: r.meta["operations"], shares[task], seed)}
+    return [row for row in rows if id(row) in chosen]
+
+
+def write_failures(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
+    """One line for each prompt that failed with every sample: its id and the reasons, how often each. The texts stay in the run folder."""
+    with (work.output / FAILED).open("w", encoding="utf-8") as handle:
+        for row, samples in failed:
+            record = {"id": row.id, "task": row.task, "reasons": dict(Counter(sample.reason for sample in samples))}
+            handle.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _refuse_nothing(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) -> None:
+    everything = [sample.reason for _, samples in failed for sample in samples]
+    if all(reason.startswith(NO_REPLY) for reason in everything):
+        raise InputError("the teacher gave no reply to any prompt", everything[0], "run the same command again: it asks again")
+    reasons = Counter(map(_kind, everything))
+    shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
+    raise InputError(
+        "no sample of any prompt was accepted", f"most often: {shown}", f"look at {work.path / 'samples.jsonl'}, or relax a rule"
+    )
+
+
+def _kind(reason: str) -> str:
+    return reason.partition(":")[0]
+
+
+def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequence[Any]) -> dict[str, Any]:
+    """Counts for the manifest and the card."""
+    samples = [sample for of_prompt in tried.values() for sample in of_prompt]
+    by_task: dict[str, Any] = {}
+    for task in sorted({row.task for row in rows}):
+        counted = histogram([row.meta["operations"] for row in rows if row.task == task])
+        by_task[task] = {
+            "rows": sum(row.task == task for row in rows),
+            "operations": counted,
+            "entropy": round(entropy(list(counted.values())), 4),
+        }
+    return {
+        "prompts": len(tried),
+        "samples": len(samples),
+        "accepted": sum(not sample.reason for sample in samples),
+        "with_replaced_characters": sum("\ufffd" in sample.text for sample in samples),  # lone surrogates, broken bytes
+        "rows": len(rows),
+        "failed_prompts": len(failed),
+        "rejected": dict(Counter(_kind(sample.reason) for sample in samples if sample.reason).most_common()),
+        "by_task": by_task,
+    }
+
+
+def card(
+    parts: list[Part], metrics: dict[str, Any], failed: Sequence[tuple[Row, list[Tried]]], teacher: str, data: str, folder: Path
+) -> str:
+    """The README: who taught, what was rejected, what the thoughts do."""
+    operations = list(next(iter(metrics["by_task"].values()))["operations"])
+    blocks = [
+        front_matter(parts, folder),
+        "# Data card\n",
+        f"Reasoned replies of `{escaped(teacher)}` to {metrics['prompts']:,} prompts of `{escaped(data)}`: {metrics['samples']:,} samples, "
+        f"{metrics['accepted']:,} accepted, {metrics['rows']:,} rows kept. {metrics['failed_prompts']:,} prompts failed with every sample; "
+        f"`{FAILED}` names them all.\n",
+        "## Rejected samples\n",
+        table(["first reason", "samples"], [[escaped(reason), f"{count:,}"] for reason, count in metrics["rejected"].items()]),
+        "## What the thoughts do\n",
+        "Rows whose thought holds an operation, told by its words; entropy of the histogram over its maximum.\n",
+        table(
+            ["task", "rows", *operations, "entropy"],
+            [
+                [task, f"{found['rows']:,}", *(f"{count:,}" for count in found["operations"].values()), f"{found['entropy']:.2f}"]
+                for task, found in metrics["by_task"].items()
+            ],
+        ),
+    ]
+    if failed:
+        lines = [
+            f"- {escaped(row.id)}: {escaped(', '.join(dict.fromkeys(s.reason for s in samples)))[:300]}"
+            for row, samples in failed[:SHOWN_FAILURES]
+        ]
+        blocks += ["## Prompts that failed, the first of them\n", "\n".join(lines) + "\n"]
+    return "\n".join(blocks)
+
+
+def _plain(sample: Tried) -> dict[str, Any]:
+    return {"text": sample.text, "reason": sample.reason, "scores": sample.scores}

@@ -1,0 +1,72 @@
+"""Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection.
+
+Takes prompts and a teacher (a model, or one behind an endpoint), and verifiers where wanted; makes rows whose replies are
+`<think>reasoning</think>answer`. Prompts for which all samples fail are listed by name with their reasons. Refuses: no teacher or two, a
+threshold for nobody.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from safework_cli.core.errors import nearest
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.verifiers.rules.registry import bare_name, rule_digests
+from safework_data.cot.config import DEFAULT_SCORE, CotConfig, refusal_score
+
+
+class CotStage(Stage):
+    name: ClassVar[str] = "data cot"
+    version: ClassVar[int] = 3  # 3: held-out rows are left out, histories are asked; 2: every reply's id is its prompt's with a number
+    summary: ClassVar[str] = "Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection."
+    Config = CotConfig
+    inputs: ClassVar[dict[str, Slot]] = {
+        "data": Slot(("dataset",), "rows whose prompts are answered, such as NAME:rl"),
+        "model": Slot(("model",), "the teacher", optional=True),
+        "verifiers": Slot(("verifier",), "verifiers that accept or reject, by name, such as verifiers.safety", optional=True, many=True),
+    }
+    output: ClassVar[str] = "dataset"
+
+    def plan(self, config: CotConfig, inputs: Inputs) -> Plan:
+        data, model, judges = inputs.one("data"), inputs.maybe("model"), inputs.many("verifiers")
+        plan = Plan(name=f"{data.name}-cot")
+        if (model is None) == (config.endpoint is None):
+            plan.refuse(
+                "give either model=REF or an endpoint", "one of them is the teacher", "model=NAME, or endpoint.url=… endpoint.model=…"
+            )
+        for name in config.min_scores:
+            if name not in judges:
+                plan.refuse(f"min_scores names '{name}'{nearest(name, judges)}", "no such verifier was given", f"add verifiers.{name}=…")
+        for name, judge in judges.items():
+            threshold = config.min_scores.get(name, DEFAULT_SCORE)
+            if "refusal" in map(bare_name, config.rules) and (paid := refusal_score(judge.path)) is not None and paid < threshold:
+                plan.refuse(
+                    f"no refusal of a harmful prompt could pass '{name}'",
+                    f"the rule 'refusal' wants one, and {judge.ref} scores 'Safe with refusal' {paid:g}, below {threshold:g}",
+                    f"min_scores.{name}={paid:g}, or leave the rule out: rules=[format, correctness, language]",
+                )
+        if config.samples > 1 and config.temperature == 0:
+            plan.refuse(
+                f"samples={config.samples} at temperature 0", "all samples of a prompt would be the same", "samples=1, or temperature=0.8"
+            )
+        if config.keep > config.samples:
+            plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
+        teacher = model.ref if model else (config.endpoint.model if config.endpoint else "nobody")
+        accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
+        plan.lines = [
+            f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",
+            f"keep {config.keep} that pass: {accepted}",
+        ]
+        return plan
+
+    def external_digests(self, config: CotConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return rule_digests(config.rules)
+
+    def run(self, config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_data.cot.run import construct
+
+        return construct(config, inputs, work)
+
+
+stage = CotStage()

@@ -1,0 +1,101 @@
+"""Whether two evaluations were made under the same conditions: unlike records are refused, not compared. Pure, without NumPy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.stage import Inputs
+from safework_eval.config import SUMMARY, EvalConfig
+from safework_eval.scoring import Panel
+from safework_eval.selection import Suite
+
+if TYPE_CHECKING:
+    from safework_cli.core.artifacts import Artifact
+
+SUITE_CONDITIONS = ("metric", "digest", "judge")
+
+
+def unlike(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Every condition in which two summaries differ: field → (this, that).
+
+    Conditions that a summary does not know yet (None, while planning) are not compared.
+    """
+    found: dict[str, tuple[Any, Any]] = {}
+    if this["suites"].keys() != that["suites"].keys():
+        found["suites"] = (sorted(this["suites"]), sorted(that["suites"]))
+    for name, value in this["conditions"].items():
+        other = that["conditions"].get(name)
+        if value != other and not (name in ("template_hash", "engine") and value is None):
+            found[name] = (value, other)
+    for suite in sorted(this["suites"].keys() & that["suites"].keys()):
+        mine, yours = this["suites"][suite], that["suites"][suite]
+        for name in SUITE_CONDITIONS:
+            first, second = (_judge_identity(side[name]) if name == "judge" else side[name] for side in (mine, yours))
+            if first != second:
+                found[f"{suite}.{name}"] = (first, second)
+    return found
+
+
+def _judge_identity(judge: Mapping[str, Any]) -> str:
+    return f"{judge['id']} {judge['digest'][:12]}"
+
+
+def refuse_unlike(this: Mapping[str, Any], that: Mapping[str, Any], that_ref: str, allowed: Sequence[str]) -> None:
+    """Raises ConfigError where two summaries differ in a condition that is not in ``allowed`` (by name, or by the part after the dot)."""
+    found = {name: pair for name, pair in unlike(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
+    if not found:
+        return
+    lines = "; ".join(f"{name}: {_short(mine)} here, {_short(yours)} there" for name, (mine, yours) in found.items())
+    names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in found))
+    raise ConfigError(
+        f"{that_ref} was made under other conditions: {lines}",
+        "a difference between the two would mix the models with the conditions",
+        f"give the model itself (against={that['model']['ref']}: it is evaluated in the same run), or allow_differences='[{names}]'",
+    )
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else text[:12] + "…"
+
+
+def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> dict[str, Any]:
+    """The conditions that search suites add; none where there are no such suites."""
+    index = inputs.maybe("index")
+    if index is None or not any(suite.metric == "search" for suite in suites):
+        return {"index": None, "episode": None}
+    return {"index": index.digest, "episode": config.episode.model_dump()}
+
+
+def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], panels: dict[str, Panel]) -> dict[str, Any]:
+    """What is known of this evaluation's conditions before a model is loaded."""
+    return {
+        "conditions": {
+            "max_tokens": config.max_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p,
+            "seed": config.seed if config.temperature > 0 else None,
+            "template_hash": inputs.one("model").manifest.chat_template_hash,
+            "engine": None,
+            **search_conditions(config, inputs, suites),
+        },
+        "suites": {
+            suite.name: {
+                "metric": suite.metric,
+                "digest": suite.digest,
+                "judge": {"id": panels[suite.name].first.id, "digest": panels[suite.name].first.digest},
+            }
+            for suite in suites
+        },
+    }
+
+
+def read_summary(artifact: Artifact) -> dict[str, Any]:
+    """An evaluation's ``summary.json``. Raises InputError where it is missing or damaged."""
+    try:
+        return json.loads((artifact.path / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{artifact.ref} has no readable {SUMMARY}", str(error), f"safework artifacts verify {artifact.ref}") from None

@@ -1,0 +1,59 @@
+"""Settings of ``safework eval``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safework_cli.core.settings import StageConfig, Temperature, cosmetic, verdict
+from safework_eval.gates import Gate
+from safework_eval.searching import EpisodeSettings
+from safework_eval.selection import JudgeChoice, SuiteBlock
+
+SUMMARY = "summary.json"
+
+SAMPLES = "samples.parquet"
+
+AGAINST = "against"
+"""Folder of the payload that holds the base's record where it was evaluated in the same run."""
+
+Condition = Literal[
+    "metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine", "index", "episode"
+]  # fmt: skip
+
+
+class EvalConfig(StageConfig):
+    """Settings of ``safework eval``."""
+
+    suites: list[SuiteBlock] = Field(default_factory=list)
+    """What is measured: `{name: harmful, rows: {task: safety, harmful: true}, limit: 40}` takes rows of the `data` input,
+    `{suite: harmbench-test, limit: 100}` reads a public set from `suites_folder`."""
+    suites_folder: str | None = cosmetic(None)
+    """The folder that holds the public sets, one folder each; $SAFEWORK_DATA where it is not given. The rows that are read from it, and not
+    the folder's name, are part of what is asked for."""
+    judge: JudgeChoice = "auto"
+    """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier"
+    (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers
+    where rows have them. Both verdicts are kept where both exist."""
+    max_tokens: int = Field(512, ge=1, le=10**6)
+    """Tokens of a reply at most; a reply cut there counts as truncated."""
+    temperature: Temperature = 0.0
+    """0 is greedy; above it tokens are sampled, each reply by a seed derived from `seed`, its sample and its prompt."""
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    """Nucleus mass, where tokens are sampled."""
+    batch_size: int = Field(16, ge=1, le=2**16)
+    """Replies generated together, and exchanges judged together."""
+    episode: EpisodeSettings = EpisodeSettings()
+    """How search suites are answered."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number type of the weights; "auto" is bfloat16 where the hardware multiplies in it, float32 elsewhere."""
+    trust_remote_code: bool = False
+    """Run Python code that the models' folders bring along."""
+    gates: list[Gate] = verdict(default_factory=list)
+    """What must hold: `{metric: harmful.safety, min: 0.5}`, `{metric: capability, change_min: -0.02}`. The artifact is made either way;
+    a gate that does not hold makes the command exit with 4. Other gates are applied to a finished evaluation without asking again."""
+    max_failed: float = verdict(0.0, ge=0.0, le=1.0)
+    """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
+    allow_differences: list[Condition] = Field(default_factory=list)
+    """Conditions in which an `against` evaluation may differ from this one. None by default: unlike records are not compared."""

@@ -1,0 +1,66 @@
+"""Which suites an evaluation runs and who judges them, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import os
+
+from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.core.stage import Inputs
+from safework_eval.config import EvalConfig
+from safework_eval.scoring import Panel, panel_for
+from safework_eval.selection import Suite, select_suites
+
+
+def folder_of(config: EvalConfig) -> str | None:
+    """The folder of public sets: as given, or $SAFEWORK_DATA."""
+    return config.suites_folder or os.environ.get("SAFEWORK_DATA") or None
+
+
+def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict[str, Panel], list[SafeworkError]]:
+    """The suites with their rows, suite → judges, and why some of them cannot be run."""
+    refusals: list[SafeworkError] = []
+    if not config.suites:
+        refusals.append(
+            ConfigError(
+                "no suites",
+                "an evaluation of nothing would end green",
+                "name rows of the data: suites='[{name: mine, rows: {task: general}}]', or take -c recipes/quickstart/eval.yaml",
+            )
+        )
+    suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
+    refusals += problems
+    verifiers = inputs.many("verifiers")
+    wanted = {"safety" if suite.metric in ("safety", "over_refusal") else suite.metric for suite in suites}
+    panels: dict[str, Panel] = {}
+    for suite in suites:
+        try:
+            panels[suite.name] = panel_for(suite, verifiers, config.batch_size, trust_remote_code=config.trust_remote_code)
+        except SafeworkError as error:
+            refusals.append(error)
+    refusals += index_problems(config, inputs, suites)
+    idle = sorted(set(verifiers) - wanted)
+    if idle and not refusals:
+        why = f"the suites measure {', '.join(sorted(wanted))}"
+        refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", why, "leave it out, or add a suite"))
+    return suites, panels, refusals
+
+
+def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> list[SafeworkError]:
+    """Search suites without an index, an index without search suites, and episodes without room for a turn."""
+    searching = [suite.name for suite in suites if suite.metric == "search"]
+    index = inputs.maybe("index")
+    if searching and index is None:
+        why = "its questions are answered by searching passages, as in rl search; asked without them they would measure memory"
+        return [
+            ConfigError(
+                f"suite '{searching[0]}' needs an index",
+                why,
+                "add index=NAME (safework data index makes one of its passages), or say metric: knowledge",
+            )
+        ]
+    if index is not None and not searching and suites:
+        return [ConfigError("the index is not used by any suite", "no suite has rows of the task search", "leave index= out, or add one")]
+    if searching and config.episode.turn_tokens > config.episode.total_tokens:
+        what = f"episode.turn_tokens={config.episode.turn_tokens} exceeds episode.total_tokens={config.episode.total_tokens}"
+        return [ConfigError(what, "no episode could take a single turn", "raise episode.total_tokens")]
+    return []

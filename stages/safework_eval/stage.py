@@ -1,0 +1,108 @@
+"""Measure a model's safety and capability: suites with intervals, comparison against a base, gates.
+
+Metrics, each a share or mean over the replies that could be scored, with a 95 % interval and the count of those that could not:
+    safety        harmful prompts: share of replies that are safe (higher is better)
+    over_refusal  benign prompts: share refused (lower is better)
+    search        questions answered in episodes over ``index=``: accuracy, with reliability and the share of certain wrong answers
+    value, knowledge, general, instruction
+                  accuracy by the rule of each row's ``meta.answer_type``, or by ``verifiers.<metric>`` where rows have no gold answer
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from safework_cli.core.errors import SafeworkError
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_eval.conditions import planned_summary, read_summary, refuse_unlike
+from safework_eval.config import AGAINST, SUMMARY, EvalConfig
+from safework_eval.gates import failed_gates, gate_problem
+from safework_eval.plan import chosen_suites, folder_of
+from safework_eval.selection import select_suites
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
+
+
+class EvalStage(Stage):
+    """``safework eval``: model (+ rows) → evaluation."""
+
+    name = "eval"
+    version = 3  # 3: intervals by group, a seed for each sample, other ways of counting; 2: the overlap of words beside containment
+    summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
+    Config = EvalConfig
+    inputs = {
+        "model": Slot(("model",), "the model that is evaluated"),
+        "data": Slot(("dataset",), "rows for the suites that name no public set", optional=True),
+        "index": Slot(("index",), "what search suites search", optional=True),
+        "verifiers": Slot(
+            ("verifier",), "judges by metric: verifiers.safety, verifiers.value, verifiers.knowledge, …", optional=True, many=True
+        ),
+        "against": Slot(
+            ("evaluation", "model"), "what to compare with: an evaluation, or a model that is then evaluated in the same run", optional=True
+        ),
+    }
+    output = "evaluation"
+
+    def plan(self, config: EvalConfig, inputs: Inputs) -> Plan:
+        plan = Plan(name=inputs.one("model").name)
+        suites, panels, refusals = chosen_suites(config, inputs)
+        plan.refusals += refusals
+        against = inputs.maybe("against")
+        metrics = {suite.name: suite.metric for suite in suites}
+        if not refusals:
+            for problem in (gate_problem(gate, metrics, against is not None) for gate in config.gates):
+                if problem:
+                    plan.refuse(problem, "a gate that cannot be checked would never fail", "safework eval --help shows what gates can name")
+        for suite in suites:
+            if suite.name in panels:
+                judges = ", ".join(judge.id for judge in panels[suite.name].judges)
+                plan.lines.append(f"{suite.name}: {len(suite.rows)} rows of {suite.source}, measured as {suite.metric}, judged by {judges}")
+        sides = 1
+        if against is not None and against.kind == "model":
+            sides = 2
+            plan.lines.append(f"{against.ref} is evaluated in the same run, and compared with")
+        elif against is not None and not plan.refusals:
+            plan.lines.append(f"compared with {against.ref}")
+            try:
+                refuse_unlike(
+                    planned_summary(config, inputs, suites, panels), read_summary(against), against.ref, list(config.allow_differences)
+                )
+            except SafeworkError as error:
+                plan.refusals.append(error)
+        rows = sum(len(suite.rows) for suite in suites)
+        searched = sum(len(suite.rows) for suite in suites if suite.metric == "search")
+        plan.tokens = sides * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens)
+        plan.disk_bytes = sides * rows * 20_000
+        return plan
+
+    def external_digests(self, config: EvalConfig) -> dict[str, str]:
+        """What the rules rest on, and the rows of the public sets: a rule of another version, a set that was downloaded again or read by
+        other code is another evaluation."""
+        from safework_cli.verifiers.rules.registry import rule_digests
+
+        named = {judge for judge in (config.judge, *(block.judge for block in config.suites)) if judge and judge.startswith("rule:")}
+        public = [block for block in config.suites if block.suite is not None]
+        suites, _ = select_suites(public, config.judge, None, folder_of(config))
+        return rule_digests(["correctness", "f1", "refusal", *sorted(named)]) | {f"suites.{suite.name}": suite.digest for suite in suites}
+
+    def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:
+        summary = read_summary(artifact)
+        sides = 2 if (artifact.path / AGAINST / SUMMARY).exists() else 1
+        samples = sides * sum(record["rows"] for record in summary["suites"].values())
+        return Outcome(failed_gates=failed_gates(config.gates, summary), tolerated_items=int(config.max_failed * samples))
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_eval.table import summary_table
+
+        return summary_table(read_summary(artifact))
+
+    def run(self, config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_eval.run import evaluate
+
+        return evaluate(config, inputs, work)
+
+
+stage = EvalStage()

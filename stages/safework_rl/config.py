@@ -1,0 +1,304 @@
+"""Settings that the three reinforcement-learning stages share. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.stage import Inputs, Plan, Slot
+from safework_cli.models.templates import TemplateName
+from safework_cli.training.config import Lora, SaveDtype
+
+Weighting = Literal["equal", "std", "clip_filter"]
+
+
+class FormatSettings(Settings):
+    """How ``<think>thought</think>answer`` counts."""
+
+    mode: Literal["gate", "term"] = "gate"
+    """gate: a reply out of format earns 0; term: the format is one more reward, added (as in the official code)."""
+    weight: float = Field(1.0, ge=0, le=1000)
+    """Weight of the term, beside the task's rewards."""
+
+
+class LanguageSettings(Settings):
+    """How one language in question, thought and answer counts. (The official code defines this reward and uses it nowhere.)"""
+
+    mode: Literal["off", "term", "gate"] = "term"
+    """off: not looked at; term: one more reward, added; gate: a reply in another language earns 0."""
+    weight: float = Field(0.1, ge=0, le=1000)
+    """Weight of the term, beside the task's rewards."""
+
+
+class OverlongSettings(Settings):
+    """A soft penalty for replies that come near the limit (DAPO, arXiv 2503.14476; off in the official scripts)."""
+
+    buffer: int = Field(0, ge=0, le=10**6)
+    """Tokens before max_completion_length over which the penalty grows from 0 to its whole; 0 is no penalty."""
+    factor: float = Field(1.0, ge=0, le=1000)
+    """The whole penalty, taken from the reward."""
+
+
+class CpgdSettings(Settings):
+    """CPGD's constants. Its paper states none; these are the public implementations' (docs/safeladder.md 3.3). All but the weighting act
+    on what the policy has become since it sampled: from a rollout's second update on (steps_per_generation, num_iterations)."""
+
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """Clip width on the ratio."""
+    tight: float = Field(1.0, ge=0, le=1)
+    """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
+    drift_coef: float = Field(1e-3, ge=0, le=1000)
+    """Weight of the policy drift."""
+    drift_cap: float = Field(2.0, gt=0, le=1e6)
+    """Cap of the drift's gradient factor."""
+    weighting: Weighting = "std"
+    """Weight of a group's advantages: 1; 1/std (the sample's, as in TRL, siiRL and LightRFT); or N over the groups that vary."""
+
+
+class RlConfig(StageConfig):
+    """Settings of every ``safework rl`` stage; names are those of TRL's GRPOConfig."""
+
+    algorithm: Literal["cpgd", "grpo", "dr_grpo", "gspo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "cpgd"
+    """The policy loss: CPGD (ours), or one of TRL's. Advantages are the stage's own in either case."""
+    learning_rate: float = Field(1e-6, gt=0, le=1)
+    """Peak learning rate. (1e-6 in the official scripts, for 7B and more.)"""
+    lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
+    """How the learning rate falls."""
+    warmup_ratio: float = Field(0.03, ge=0, le=1)
+    """Share of the steps in which the learning rate rises; the first of them is above 0."""
+    weight_decay: float = Field(0.01, ge=0, le=10)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0, le=1e9)
+    """Gradient norm above which gradients are scaled down."""
+    max_steps: int = Field(100, ge=1, le=10**7)
+    """Optimiser steps."""
+    num_generations: int = Field(8, ge=2, le=4096)
+    """Completions of a group: all replies to one prompt."""
+    per_device_train_batch_size: int = Field(8, ge=1, le=2**16)
+    """Completions per forward and backward pass."""
+    gradient_accumulation_steps: int = Field(4, ge=1, le=2**16)
+    """Passes per optimiser step: prompts per step = batch size × this / num_generations."""
+    steps_per_generation: int | None = Field(None, ge=1, le=10**6)
+    """Passes that one rollout serves (as in TRL): batch size × this completions are sampled at a time, for this /
+    gradient_accumulation_steps updates. Unset: four updates, as in CPGD's public implementation. With one, the policy that is trained
+    is still the one that sampled, and no clip or drift acts."""
+    num_iterations: int = Field(1, ge=1, le=1000)
+    """Times that a rollout is gone over."""
+    max_prompt_length: int = Field(1024, ge=8, le=10**7)
+    """Prompt tokens at most; longer rows are dropped and counted, and so are those that leave no room for a whole reply in the model's
+    positions."""
+    max_completion_length: int = Field(512, ge=8, le=10**6)
+    """Completion tokens at most, retrieved text included."""
+    temperature: float = Field(1.0, ge=0.01, le=100)
+    """Sampling temperature."""
+    beta: float = Field(0.0, ge=0, le=1000)
+    """Weight of the k3 KL to the starting model, without a ratio before it, as in the official scripts (1e-3 there, beside CPGD's clip);
+    0 keeps no reference model (CPGD's paper finds that it hurts)."""
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """Lower clip width of TRL's losses; CPGD reads cpgd.epsilon."""
+    epsilon_high: float | None = Field(None, gt=0, le=1000)
+    """Upper clip width of TRL's losses (0.28 in DAPO's paper); the lower one where null. With cispo, the cap of the ratio itself, at
+    least 1; 5 where null (ScaleRL, arXiv 2510.13786)."""
+    cpgd: CpgdSettings = CpgdSettings()
+    """Constants of the CPGD loss."""
+    format: FormatSettings = FormatSettings()
+    """How the reply's format counts."""
+    language: LanguageSettings = LanguageSettings()
+    """How the reply's language counts."""
+    overlong: OverlongSettings = OverlongSettings()
+    """Penalty for replies near the limit."""
+    correct_threshold: float = Field(0.5, gt=0, le=1)
+    """Task score from which a reply counts as right."""
+    max_dropped: float = Field(0.5, ge=0, le=1)
+    """Share of the tasks' rows that may be dropped before the run (too long, pictures, refused by the chat template)."""
+    max_unscorable: float = Field(0.1, ge=0, le=1)
+    """Share of a step's replies that verifiers may fail to score before the run stops."""
+    max_logprob_gap: float | None = Field(None, gt=0, le=100)
+    """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy. Unset: 1e-3
+    where both compute in float32, 0.02 in bfloat16, and from the second rollout on ten times the first one's gap, whichever is less."""
+    max_skipped_updates: int = Field(3, ge=0, le=10**6)
+    """Updates with a NaN or infinite gradient that are skipped and counted; one more stops the run, its last checkpoint whole."""
+    max_idle_steps: int = Field(50, ge=1, le=10**7)
+    """Steps in a row in which no reply had an advantage, after which the run stops."""
+    require_gradient: bool = True
+    """Gate: at least one update must have had a gradient that came of rewards; a run without one exits with 4. A run whose every gradient
+    was NaN does so in any case."""
+    chat_template: TemplateName = "model"
+    """Template to speak with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
+    earlier turns) or a name that TRL ships, such as `qwen3_training`."""
+    train_layers: int | None = Field(None, ge=1, le=10_000)
+    """Train this many of the top layers (and the final norm) only; all weights where null."""
+    lora: Lora | None = None
+    """Train adapters on every linear layer, merged into the weights at the end; all weights where null."""
+    train_vision: bool = False
+    """Train the vision tower of a model that has one, too. (Frozen in the official scripts.)"""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    share_prompts: bool = True
+    """Compute a group's prompt once, in generation and in training, where the architecture allows it (the run says where not). The
+    loss and its gradients are the same; false takes the plain path."""
+    save_dtype: SaveDtype = "source"
+    """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder brings along."""
+    save_steps: int = cosmetic(50, ge=1, le=10**7)
+    """Steps between checkpoints."""
+    generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
+    """Completions sampled together; the draws do not depend on it."""
+    sample_steps: int = cosmetic(1, ge=1, le=10**7)
+    """Steps between the best, worst and median replies that are kept of each task."""
+    preflight: int = cosmetic(32, ge=0, le=10**5)
+    """Rows of each task that are tried before the run: their gold replies must score 1 and junk 0, or it refuses to start. 0: none."""
+
+    @property
+    def weighting(self) -> Weighting:
+        """Of a group's advantages: CPGD has its setting, Dr.GRPO takes them as they are, the others divide by the group's std."""
+        if self.algorithm == "cpgd":
+            return self.cpgd.weighting
+        return "equal" if self.algorithm == "dr_grpo" else "std"
+
+    @property
+    def prompts_per_step(self) -> int:
+        """Groups of one update."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps // self.num_generations
+
+    @property
+    def passes_per_rollout(self) -> int:
+        """Forward and backward passes that go over a rollout once."""
+        return self.steps_per_generation or UPDATES_PER_ROLLOUT * self.gradient_accumulation_steps
+
+    @property
+    def updates_per_rollout(self) -> int:
+        """Updates that go over a rollout once."""
+        return self.passes_per_rollout // self.gradient_accumulation_steps
+
+    @property
+    def rollout_steps(self) -> int:
+        """Updates between one rollout and the next."""
+        return self.updates_per_rollout * self.num_iterations
+
+    @property
+    def prompts_used(self) -> int:
+        """Groups that a run trains on: the last rollout samples no more of them than its updates take."""
+        whole, rest = divmod(self.max_steps, self.rollout_steps)
+        return (whole * self.updates_per_rollout + min(rest, self.updates_per_rollout)) * self.prompts_per_step
+
+    @property
+    def acts_off_policy(self) -> bool:
+        """Whether any update is made with a policy that is no longer the one that sampled: what clips and drift act on."""
+        return min(self.rollout_steps, self.max_steps) > 1
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RlConfig:
+        completions = self.per_device_train_batch_size * self.gradient_accumulation_steps
+        if completions % self.num_generations:
+            raise ValueError(
+                f"num_generations={self.num_generations} does not divide the {completions} completions of a step "
+                "(per_device_train_batch_size × gradient_accumulation_steps)"
+            )
+        if self.passes_per_rollout % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"steps_per_generation={self.steps_per_generation} is not a multiple of "
+                f"gradient_accumulation_steps={self.gradient_accumulation_steps}: a rollout serves whole updates"
+            )
+        if self.lora and self.train_layers:
+            raise ValueError("lora and train_layers are both given: adapters sit in every layer; choose one")
+        if self.lora and self.lora.dropout:
+            raise ValueError(
+                f"lora.dropout={self.lora.dropout:g}: with dropout the policy that is trained is not the one that samples; leave it at 0"
+            )
+        if self.algorithm == "cispo" and self.epsilon_high is not None and self.epsilon_high < 1:
+            raise ValueError(
+                f"epsilon_high={self.epsilon_high:g} with algorithm=cispo caps every ratio below 1: it is the largest ratio there "
+                "(5 in ScaleRL), not a width around 1"
+            )
+        if self.overlong.buffer > self.max_completion_length:
+            raise ValueError(
+                f"overlong.buffer={self.overlong.buffer} exceeds max_completion_length={self.max_completion_length}: an empty reply "
+                "would be penalised"
+            )
+        return self
+
+    def warnings(self) -> list[str]:
+        """What was asked for and cannot act."""
+        inert = CPGD_INERT if self.algorithm == "cpgd" else RATIO_INERT
+        return [*self.ignored(), *([] if self.acts_off_policy else [inert])]
+
+    def ignored(self) -> list[str]:
+        """Settings that were given and that nothing reads, each with the reason."""
+        given, found = self.model_fields_set, []
+        if self.algorithm == "cpgd":
+            names = [name for name in ("epsilon", "epsilon_high") if name in given]
+            found += [f"{name} is read by TRL's losses only (CPGD reads cpgd.epsilon)" for name in names]
+        else:
+            found += [f"cpgd.{name} is read by algorithm=cpgd only" for name in sorted(self.cpgd.model_fields_set)]
+            if self.algorithm in ("cispo", "sapo", "vespo") and "epsilon" in given:
+                found.append(f"epsilon is not read by algorithm={self.algorithm}")
+            if self.algorithm in ("sapo", "vespo") and "epsilon_high" in given:
+                found.append(f"epsilon_high is not read by algorithm={self.algorithm}")
+        if self.algorithm == "cpgd" and not self.cpgd.drift_coef and "drift_cap" in self.cpgd.model_fields_set:
+            found.append("cpgd.drift_cap caps nothing where cpgd.drift_coef=0")
+        if "weight" in self.format.model_fields_set and self.format.mode == "gate":
+            found.append("format.weight is read with format.mode=term only")
+        if "weight" in self.language.model_fields_set and self.language.mode != "term":
+            found.append("language.weight is read with language.mode=term only")
+        if "factor" in self.overlong.model_fields_set and not self.overlong.buffer:
+            found.append("overlong.factor penalises nothing where overlong.buffer=0")
+        if "warmup_ratio" in given and self.lr_scheduler_type == "constant" and self.warmup_ratio:
+            found.append("warmup_ratio is not read with lr_scheduler_type=constant (constant_with_warmup reads it)")
+        return found
+
+
+_MORE = "raise steps_per_generation, num_iterations or max_steps"
+CPGD_INERT = (
+    "one update per rollout: the policy that is trained is the one that sampled, so cpgd.epsilon, tight, drift_coef and drift_cap act on "
+    f"nothing ({_MORE})"
+)
+RATIO_INERT = f"one update per rollout: every ratio is 1, so no clip acts ({_MORE})"
+UPDATES_PER_ROLLOUT = 4
+"""Where steps_per_generation is unset: 512 prompts sampled, 128 an update, in siiRL's CPGD scripts. (The official scripts take 16, 8 and
+16: `docs/reinforcement.md`.)"""
+MODEL_SLOT = Slot(("model",), "the policy to start from")
+VERIFIERS_SLOT = Slot(("verifier",), "model verifiers by name, such as verifiers.safety", optional=True, many=True)
+
+
+def plan_rl(config: RlConfig, inputs: Inputs, name: str) -> Plan:
+    """What any of the three stages will do."""
+    model = inputs.one("model")
+    parameters = parameter_count(model.path)
+    plan = Plan(name=name, optimizer_steps=config.max_steps)
+    plan.tokens = config.prompts_used * config.num_generations * config.max_completion_length
+    plan.memory_bytes = 16 * parameters + (4 * parameters if config.beta else 0) + 2**30
+    plan.disk_bytes = 4 * parameters + 2 * 12 * parameters
+    per_rollout = min(config.prompts_per_step * config.updates_per_rollout, config.prompts_used)
+    plan.lines = [
+        f"train {model.ref} ({parameters / 1e6:.0f} M weights) with {config.algorithm}, {config.max_steps} steps",
+        f"{per_rollout} prompts × {config.num_generations} replies a rollout, {config.max_completion_length} tokens at most each",
+        f"a rollout serves {min(config.rollout_steps, config.max_steps)} updates of {config.prompts_per_step} prompts"
+        + (f", gone over {config.num_iterations} times" if config.num_iterations > 1 else ""),
+        f"verifiers: {', '.join(f'{key} = {a.ref}' for key, a in inputs.many('verifiers').items()) or 'rules only'}",
+    ]
+    plan.lines += [f"warning: {text}" for text in config.warnings()]
+    positions = _written_positions(model.path)
+    if positions is not None and config.max_completion_length >= positions:
+        plan.refuse(
+            f"max_completion_length={config.max_completion_length} leaves no room for a prompt in the {positions} positions of {model.ref}",
+            "every prompt would be dropped",
+            f"set max_completion_length below {positions}",
+        )
+    return plan
+
+
+def _written_positions(folder: Path) -> int | None:
+    """The positions that a model's ``config.json`` gives, for prompt and reply together; None where it gives none."""
+    try:
+        written = json.loads((folder / "config.json").read_text())
+        positions = written.get("text_config", written).get("max_position_embeddings")
+    except (OSError, ValueError, AttributeError):
+        return None  # the run says what is wrong with the folder
+    return positions if isinstance(positions, int) else None

@@ -1,0 +1,37 @@
+"""Settings of ``safework rl efficient``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from safework_cli.data.tasks import TaskName
+from safework_rl.config import RlConfig
+from safework_rl.routing import Routes, unread_routes
+
+
+class EfficientConfig(RlConfig):
+    """Settings of ``safework rl efficient``."""
+
+    length_advantage: Literal["canon", "ddca"] = "canon"
+    """The form of the conditional length advantage."""
+    mu: float = Field(1.0, ge=0, le=1)
+    """CANON: weight of the comparison between the short and the long half; 0 compares within a half."""
+    alpha: float = Field(0.9, gt=0, le=1)
+    """CANON: discount of long replies; 1 has no preference for length."""
+    ddca_beta: float = Field(0.2, ge=0, le=1000)
+    """DDCA: weight of the length advantage."""
+    tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
+    """Tasks whose prompts are drawn, equally often."""
+    rewards: Routes = Field(default_factory=dict, validate_default=True)
+    """As in rl m3."""
+
+    def ignored(self) -> list[str]:
+        found = [text for text in super().ignored() if not text.startswith("cpgd.weighting")]
+        if "weighting" in self.cpgd.model_fields_set:
+            found.append("cpgd.weighting is not read: length_advantage weighs the groups")
+        found += unread_routes(self.rewards, set(self.tasks))
+        unread = ("mu", "alpha") if self.length_advantage == "ddca" else ("ddca_beta",)
+        found += [f"{name} is not read with length_advantage={self.length_advantage}" for name in unread if name in self.model_fields_set]
+        return found

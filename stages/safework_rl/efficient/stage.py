@@ -1,0 +1,42 @@
+"""Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right.
+
+Takes a policy, prompts and verifiers; makes a model. The conditional length advantage is CANON's (default) or DDCA's: both stand in
+for CALE, whose formula is not published. Refuses what ``rl m3`` refuses.
+"""
+
+from __future__ import annotations
+
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
+from safework_rl.efficient.config import EfficientConfig
+from safework_rl.routing import check_routes, digests_of_rules
+
+
+class EfficientStage(Stage):
+    name = "rl efficient"
+    version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
+    summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."
+    Config = EfficientConfig
+    inputs = {"model": MODEL_SLOT, "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"), "verifiers": VERIFIERS_SLOT}
+    output = "model"
+
+    def plan(self, config: EfficientConfig, inputs: Inputs) -> Plan:
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient")
+        plan.lines.append(f"length advantage: {config.length_advantage} (a stand-in for CALE), alpha {config.alpha}")
+        check_routes(plan, config.rewards, set(config.tasks), inputs)
+        return plan
+
+    def external_digests(self, config: EfficientConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return digests_of_rules(config.rewards)
+
+    def run(self, config: EfficientConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_rl.objectives import EfficientObjective
+        from safework_rl.run import task_rewards, train
+
+        rewards = task_rewards(config, config.rewards, inputs)
+        objective = EfficientObjective(rewards, config.length_advantage, mu=config.mu, alpha=config.alpha, beta=config.ddca_beta)
+        return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={})
+
+
+stage = EfficientStage()

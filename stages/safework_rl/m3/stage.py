@@ -1,0 +1,46 @@
+"""M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD.
+
+Takes a policy, prompts of four tasks and verifiers; makes a model. Two curriculum phases: knowledge and general first, then all four
+tasks. Refuses: a phase with a task that has no rows, a route to a verifier that was not given, a group size that does not divide the
+step's completions.
+"""
+
+from __future__ import annotations
+
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
+from safework_rl.m3.config import M3Config
+from safework_rl.routing import check_routes, digests_of_rules
+
+PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
+
+
+class M3Stage(Stage):
+    name = "rl m3"
+    version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: refill, language term; 2: other draws
+    summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
+    Config = M3Config
+    inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT}
+    output = "model"
+
+    def plan(self, config: M3Config, inputs: Inputs) -> Plan:
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3")
+        plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
+        check_routes(plan, config.rewards, {task for phase in config.phases for task in phase.tasks}, inputs)
+        return plan
+
+    def external_digests(self, config: M3Config) -> dict[str, str]:
+        """What the rules rest on."""
+        return digests_of_rules(config.rewards)
+
+    def run(self, config: M3Config, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_rl.objectives import M3Objective
+        from safework_rl.run import task_rewards, train
+
+        objective = M3Objective(task_rewards(config, config.rewards, inputs), config.weighting, config.filter_groups)
+        phases = [(phase.tasks, phase.share) for phase in config.phases]
+        refill = config.refill_attempts if config.filter_groups else 0
+        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill)
+
+
+stage = M3Stage()

@@ -1,0 +1,263 @@
+"""The run of every ``safework rl`` stage, from top to bottom; the objective is what differs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig
+
+from safework_cli.core.artifacts.manifest import RECORD
+from safework_cli.core.checkpoints import read_mark
+from safework_cli.core.errors import InputError
+from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.dataset import require_rows, training_rows
+from safework_cli.data.row import Row
+from safework_cli.environments.search.index import SearchIndex
+from safework_cli.environments.search.runner import EpisodeLimits
+from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
+from safework_cli.models.folder import positions_of, read_config
+from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
+from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
+from safework_cli.models.templates import use_template
+from safework_cli.models.vision import Vision, encode_pictured_prompt, load_processor
+from safework_cli.training.after import after_training
+from safework_cli.training.loop import latest_checkpoint, run_training, training_arguments, warmup_share
+from safework_cli.verifiers.load import load_verifier
+from safework_cli.verifiers.rules import names_rule, rule_verifier
+from safework_rl.checkpoint import KeepRollout, load_state
+from safework_rl.config import RlConfig
+from safework_rl.curriculum import Curriculum
+from safework_rl.hints import why_idle
+from safework_rl.measures import learns
+from safework_rl.objectives import Objective
+from safework_rl.preflight import preflight
+from safework_rl.rewards import Routes, TaskRewards
+from safework_rl.trl_adapter import LadderTrainer
+from safework_rl.watch import Watch
+
+CURVES = (
+    "reward",
+    "correct",
+    "unparsed",
+    "completions/mean_length",
+    "entropy",
+    "cpgd/drift",
+    "cpgd/clip_share",
+    "kl",
+    "engine/logprob_gap",
+    "search/reliability",
+    "search/lambda",
+)
+"""Numbers whose first and last values go into the manifest."""
+
+
+CISPO_CAP = 5.0
+"""The largest ratio of CISPO where none is given (ScaleRL, arXiv 2510.13786). TRL would take epsilon, 0.2, and scale every ratio to it."""
+
+
+def train(
+    config: RlConfig,
+    objective: Objective,
+    inputs: Inputs,
+    work: WorkDir,
+    *,
+    phases: Sequence[tuple[Sequence[str], float]],
+    task_weights: Mapping[str, float],
+    search: tuple[SearchIndex, EpisodeLimits] | None = None,
+    refill: int = 0,
+) -> Outcome:
+    """Picks the prompts, trains, saves, and says what the curves did."""
+    model_artifact, data = inputs.one("model"), inputs.one("data")
+    warnings = config.warnings()
+    for text in warnings:
+        work.progress.warn(text)
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    tasks = {task for tasks, _ in phases for task in tasks}
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    for speaker in filter(None, (tokenizer, processor)):
+        use_template(speaker, config.chat_template)
+    positions = positions_of(read_config(model_artifact.path, trust_remote_code=config.trust_remote_code)) or math.inf
+
+    def encode(row: Row) -> tuple[list[int], Vision | None]:
+        if row.images:
+            return encode_pictured_prompt(processor, row.prompt, row.images)
+        return encode_prompt(tokenizer, row.prompt), None
+
+    usable = training_rows(data, work.progress.note)
+    rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)
+    for reason, ids in dropped.items():
+        work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
+    _refuse_dropped(len(rows), dropped, config)
+    require_rows(len(rows), data, "prompts of the tasks asked for")
+    per_rollout = config.prompts_per_step * config.updates_per_rollout
+    curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
+    order = curriculum.order()
+    with work.progress.phase("preflight"):
+        preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
+
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    disable_dropout(model)
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
+    trainer = LadderTrainer(
+        config=config,
+        objective=objective,
+        rows=rows,
+        curriculum=curriculum,
+        encode=encode,
+        work=work,
+        search=search,
+        refill=refill,
+        model=model,
+        args=grpo_arguments(config, work),
+        train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
+        processing_class=tokenizer,
+        peft_config=lora_config(config.lora, model),
+    )
+    if processor is not None and not config.train_vision:
+        freeze_vision(trainer.model)  # with the adapters in it
+    trainer.add_callback(KeepRollout(trainer))
+    checkpoint = latest_checkpoint(work)
+    load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
+    watch = Watch(work, config.max_idle_steps)
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
+    with work.progress.phase("save"):
+        dtype = saved_dtype(config.save_dtype, model_artifact.path)
+        save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
+    _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
+    outcome = Outcome(
+        metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
+        | _curve_ends(state.log_history),
+        seeds={
+            "prompts, order, sampling of each step": f"seed={config.seed}",
+            "matrix products": "not pinned: other hardware or thread counts round differently, and sampling amplifies it",
+            **dated(tokenizer),
+        },
+        chat_template_hash=template_hash(tokenizer),
+        notes=warnings,
+    )
+    if why:
+        outcome.not_measured(why)
+    history = read_metrics(work.progress.metrics_path)
+    skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
+    made = sum(learns(entry) and entry["step"] not in skipped for entry in state.log_history if "grad_norm" in entry)
+    outcome.metrics |= {
+        "updates": made,
+        "steps_without_gradient": state.global_step - made - len(skipped),
+        "skipped_updates": len(skipped),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    if made == 0:
+        what = "no update was made" if skipped else "no step had a gradient"
+        nothing = f"{what}: {why_idle(history, len(skipped))}; the model has learnt nothing"
+        if config.require_gradient or skipped:
+            outcome.failed_gates.append(nothing if skipped else f"{nothing} (require_gradient=false accepts that)")
+        else:
+            work.progress.warn(nothing)
+    return outcome
+
+
+def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
+    """The verifiers that the routes name, loaded once each."""
+    given = inputs.many("verifiers")
+    names = {name for route in routes.values() for name in route if name in given or names_rule(name)} | {"format", "language"}
+    verifiers = {
+        name: load_verifier(given[name], trust_remote_code=config.trust_remote_code) if name in given else rule_verifier(name)
+        for name in sorted(names)
+    }
+    return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold)
+
+
+def _usable_rows(
+    rows: list[Row],
+    tasks: set[str],
+    encode: Callable[[Row], tuple[list[int], Any]],
+    positions: float,
+    pictures: bool,
+    config: RlConfig,
+) -> tuple[list[Row], dict[str, list[str]]]:
+    """Rows of the tasks, and reason → ids of those that cannot be trained on.
+
+    Args:
+        positions: of the model, for prompt and reply together.
+        pictures: whether rows with images can be.
+    """
+    kept: list[Row] = []
+    dropped: dict[str, list[str]] = {}
+    longest = positions - config.max_completion_length
+    for row in rows:
+        if row.task not in tasks:
+            continue
+        if row.images and not pictures:
+            dropped.setdefault("has images, and the model or the stage is text only", []).append(row.id)
+            continue
+        try:
+            length = len(encode(row)[0])
+        except TemplateError as error:
+            dropped.setdefault(error.what, []).append(row.id)
+            continue
+        if length > config.max_prompt_length:
+            dropped.setdefault(f"prompt longer than max_prompt_length={config.max_prompt_length} tokens", []).append(row.id)
+        elif length > longest:
+            reason = f"prompt longer than the {longest} tokens that max_completion_length={config.max_completion_length} leaves of the "
+            dropped.setdefault(f"{reason}model's {positions} positions", []).append(row.id)
+        else:
+            kept.append(row)
+    return kept, dropped
+
+
+def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlConfig) -> None:
+    """Refuses to train on what is left where most rows cannot be."""
+    lost = sum(len(ids) for ids in dropped.values())
+    if lost > config.max_dropped * (kept + lost):
+        reason, ids = max(dropped.items(), key=lambda item: len(item[1]))
+        raise InputError(
+            f"{lost} of {kept + lost} rows cannot be trained on; {len(ids)} of them: {reason} (such as {ids[0]})",
+            f"max_dropped tolerates {config.max_dropped:.0%}; what is left would be another data set than the one that was given",
+            "change the lengths, the data or the chat template, or raise max_dropped",
+        )
+
+
+def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
+    """TRL's settings of a run."""
+    shared = config.model_dump(
+        include={
+            "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
+            "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "max_completion_length",
+            "temperature", "beta", "gradient_checkpointing", "epsilon", "epsilon_high",
+        }
+    )  # fmt: skip
+    if config.algorithm == "cispo" and config.epsilon_high is None:
+        shared["epsilon_high"] = CISPO_CAP
+    # with cpgd the loss is ours and this value is not read; GSPO is GRPO's loss with one ratio a reply
+    loss_type = {"cpgd": "dapo", "gspo": "grpo"}.get(config.algorithm, config.algorithm)
+    return training_arguments(
+        GRPOConfig,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        warmup_steps=warmup_share(config.warmup_ratio),
+        steps_per_generation=config.passes_per_rollout,
+        use_bias_correction_kl=False,  # TRL's default multiplies the KL by the ratio; the official scripts do not
+        shuffle_dataset=False,  # the order is the curriculum's
+        remove_unused_columns=False,
+        loss_type=loss_type,
+        importance_sampling_level="sequence" if config.algorithm in ("gspo", "luspo") else "token",
+        **shared,
+    )
+
+
+def _curve_ends(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Means over the first and the last fifth of the steps: one step's mean is mostly noise."""
+    ends: dict[str, Any] = {}
+    for name in CURVES:
+        values = [entry[name] for entry in history if entry.get(name) is not None]
+        if values:
+            fifth = max(1, len(values) // 5)
+            ends[name] = {"first": round(fmean(values[:fifth]), 4), "last": round(fmean(values[-fifth:]), 4)}
+    return ends

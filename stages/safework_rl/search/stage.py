@@ -1,0 +1,63 @@
+"""Deliberative-search RL: think, search, read, state confidence, answer; reliability is a constraint.
+
+Takes a policy, an index and questions with gold answers; makes a model. Reliability (certain when right, uncertain when wrong) is
+held above a threshold by a Lagrange multiplier. Refuses: questions without gold answers, limits that leave no room for a turn.
+"""
+
+from __future__ import annotations
+
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_rl.config import MODEL_SLOT, plan_rl
+from safework_rl.search.config import SearchConfig
+
+
+class SearchRlStage(Stage):
+    name = "rl search"
+    version = 4  # 4: several updates a rollout, λ acts under std, draws by completion; 3 and 2: other draws
+    summary = "Deliberative-search RL: think, search, read, state confidence, answer; reliability is a constraint."
+    Config = SearchConfig
+    inputs = {
+        "model": MODEL_SLOT,
+        "index": Slot(("index",), "what is searched"),
+        "data": Slot(("dataset",), "questions of the task search with gold answers, such as starter:rl"),
+    }
+    output = "model"
+
+    def plan(self, config: SearchConfig, inputs: Inputs) -> Plan:
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search")
+        plan.lines += [
+            f"episodes over {inputs.one('index').ref}: {config.limits.turns} turns of {config.limits.turn_tokens} tokens, "
+            f"{config.limits.results} results",
+            f"reliability ≥ {config.reliability.threshold:g}, λ from {config.reliability.multiplier:g}",
+        ]
+        if config.limits.turn_tokens > config.max_completion_length:
+            plan.refuse(
+                f"limits.turn_tokens={config.limits.turn_tokens} exceeds max_completion_length={config.max_completion_length}",
+                "no episode could take a single turn",
+                "raise max_completion_length",
+            )
+        return plan
+
+    def external_digests(self, config: SearchConfig) -> dict[str, str]:
+        """What the rule that compares answers rests on."""
+        from safework_cli.verifiers.rules import rule_digests
+
+        return rule_digests(["correctness"])
+
+    def run(self, config: SearchConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_cli.environments.search.index import SearchIndex
+        from safework_cli.environments.search.runner import EpisodeLimits
+        from safework_cli.verifiers.rules import rule_verifier
+        from safework_rl.lagrange import Multiplier
+        from safework_rl.objectives import SearchObjective
+        from safework_rl.run import train
+
+        r = config.reliability
+        multiplier = Multiplier(r.multiplier, r.threshold, r.step, r.low, r.high, r.decay)
+        objective = SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold)
+        limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
+        index = SearchIndex.load(inputs.one("index").path)
+        return train(config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, search=(index, limits))
+
+
+stage = SearchRlStage()

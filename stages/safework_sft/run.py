@@ -1,0 +1,173 @@
+"""The run of ``safework sft``, from top to bottom."""
+
+from __future__ import annotations
+
+import math
+from statistics import mean
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import SFTConfig as TrlSftConfig
+
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Outcome, WorkDir
+from safework_cli.data.dataset import require_rows, training_rows
+from safework_cli.data.reply import parse_reply
+from safework_cli.data.row import Row
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
+from safework_cli.models.folder import positions_of
+from safework_cli.models.layers import lora_config, merged, train_top_layers
+from safework_cli.models.load import (
+    cast_weights,
+    load_model,
+    load_tokenizer,
+    pick_dtype,
+    save_model,
+    saved_dtype,
+    stop_token_ids,
+    template_hash,
+)
+from safework_cli.models.templates import use_template
+from safework_cli.training.after import after_training
+from safework_cli.training.loop import optimisation_of, run_training, training_arguments
+from safework_sft.config import SftConfig
+from safework_sft.encode import EncodedRows, encode_rows, refuse_useless, tokens_before_reply
+from safework_sft.mixture import weighted_positions
+from safework_sft.trainer import SupervisedTrainer
+
+
+def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
+    """Encodes, refuses, trains, saves, samples."""
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    use_template(tokenizer, config.chat_template)
+    rows = training_rows(data, work.progress.note)
+    require_rows(len(rows), data, "rows")
+    rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
+    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    stop_ids = stop_token_ids(tokenizer, model)
+    with work.progress.phase("tokenize", len(rows)):
+        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model.config))
+    refuse_useless(encoded, len(rows), config.max_dropped)
+    for reason, ids in encoded.dropped.items():
+        work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
+
+    asked = prompts_to_sample(config, encoded, HFEngine(model, tokenizer), work)
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
+    trainer = SupervisedTrainer(
+        model=model,
+        args=_arguments(config, work, tokenizer),
+        train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
+        processing_class=tokenizer,
+        peft_config=lora_config(config.lora, model),
+    )
+    state = run_training(trainer, work)
+    trained = merged(trainer.model)
+    if trainer.aux_loss_enabled:
+        trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
+    with work.progress.phase("save"):
+        dtype = saved_dtype(config.save_dtype, model_artifact.path)
+        save_model(trained, tokenizer, work.output, dtype=dtype)
+    sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    outcome = _outcome(config, encoded, losses, sampled or {}, state.global_step, tokenizer)
+    outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
+    if why:
+        outcome.not_measured(why)
+    return outcome
+
+
+def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
+    return training_arguments(
+        TrlSftConfig,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        max_length=config.max_length,
+        dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
+        eos_token=tokenizer.eos_token,
+        **optimisation_of(config),
+    )
+
+
+def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: HFEngine, work: WorkDir) -> list[Row]:
+    """Evenly spread rows out of those that are trained on, whose prompts leave room for a reply: looked for before anything is trained.
+
+    Raises:
+        InputError: there are none, and ``min_stop_rate`` asks for them.
+    """
+    sampling = Sampling(config.sample_max_tokens)
+    longest = engine.longest_prompt(sampling)
+    fitting = [row for row, labels in zip(encoded.rows, encoded.labels, strict=True) if tokens_before_reply(labels) <= longest]
+    step = max(1, len(fitting) // max(1, config.sample_prompts))
+    chosen = [row for row in fitting[::step] if _prompt_tokens(engine, row) <= longest][: config.sample_prompts]
+    if config.sample_prompts and not chosen:
+        what = f"no training prompt leaves room for sample_max_tokens={config.sample_max_tokens} within the model's positions"
+        if config.min_stop_rate:
+            why = f"min_stop_rate={config.min_stop_rate:g} is measured on such replies"
+            raise InputError(what, why, "lower sample_max_tokens, or min_stop_rate=0")
+        work.progress.warn(f"{what}: none is sampled, and nothing will be known of how often replies stop")
+    return chosen
+
+
+def _prompt_tokens(engine: HFEngine, row: Row) -> float:
+    try:
+        return len(encode_prompt(engine.tokenizer, row.prompt))
+    except TemplateError:  # trained on as a whole conversation, and not to be asked by this template
+        return math.inf
+
+
+def _sample(
+    config: SftConfig, model: PreTrainedModel, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, chosen: list[Row], work: WorkDir
+) -> dict[str, Any]:
+    """Greedy replies to training prompts: does the model stop, and does it keep the format?
+
+    Args:
+        dtype: in which the model was saved.
+    """
+    if dtype != pick_dtype("auto"):
+        cast_weights(model, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
+    with work.progress.phase("sample", len(chosen)):
+        engine = HFEngine(model, tokenizer)
+        completions = [
+            group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
+        ]
+    return {
+        "n": len(completions),
+        "stop_rate": mean(c.finish_reason == "stop" for c in completions),
+        "format_rate": mean(parse_reply(c.text).format == "ok" for c in completions),
+        "mean_tokens": mean(len(c.token_ids) for c in completions),
+        "replies": [{"row": row.id, "reply": c.text} for row, c in zip(chosen, completions, strict=True)],
+    }
+
+
+def _outcome(
+    config: SftConfig, encoded: EncodedRows, losses: list[float], sampled: dict[str, Any], steps: int, tokenizer: PreTrainedTokenizerBase
+) -> Outcome:
+    tenth = max(1, len(losses) // 10)
+    outcome = Outcome(
+        metrics={
+            "rows": len(encoded.input_ids),
+            "dropped": {reason: len(ids) for reason, ids in encoded.dropped.items()},
+            "tokens": encoded.tokens,
+            "supervised_share": round(encoded.supervised_tokens / encoded.tokens, 4),
+            "steps": steps,
+            "loss_first": round(mean(losses[:tenth]), 4),
+            "loss_last": round(mean(losses[-tenth:]), 4),
+            "samples": sampled,
+        },
+        seeds={
+            "order of rows, LoRA initialisation, dropout": f"seed={config.seed}",
+            "matrix products": "not pinned: other hardware or thread counts round differently",
+            **dated(tokenizer),
+        },
+        chat_template_hash=template_hash(tokenizer),
+    )
+    if sampled and sampled["stop_rate"] < config.min_stop_rate:
+        outcome.failed_gates.append(f"stop rate {sampled['stop_rate']:.2f} is below min_stop_rate={config.min_stop_rate}")
+    return outcome

@@ -1,0 +1,166 @@
+"""The run of ``safework verifier rollouts``, from top to bottom.
+
+The value of a prefix under a principle is the mean score of its continuations: an unbiased estimate of how a reply of this policy that
+begins so will be judged (Wang et al., arXiv 2312.08935, "hard" and "soft" estimation; this is the soft one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from safework_cli.core.errors import InputError
+from safework_cli.core.journal import open_journal, read_journal, write_line
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.dataset import require_rows, require_text, training_rows
+from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.engines.asking import ask_for
+from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Completion, Sampling, derived_seed
+from safework_cli.models.load import load_model, load_tokenizer
+from safework_cli.models.thoughts import ThoughtReader
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
+from safework_cli.verifiers.load import load_verifier
+from safework_verifier.rollouts.config import RolloutsConfig
+
+
+@dataclass(slots=True)
+class Prefix:
+    """A beginning of a reply.
+
+    Attributes:
+        ids: its tokens as sampled.
+        text: what they say.
+        of: the place of its prompt in the chunk.
+        number: among the prefixes of its prompt.
+    """
+
+    ids: list[int]
+    text: str
+    of: int
+    number: int = 0
+
+
+def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+    """Works chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
+    data, model = inputs.one("data"), inputs.one("model")
+    rows = [row for row in training_rows(data, work.progress.note) if not config.tasks or row.task in config.tasks][: config.limit]
+    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    require_text(rows, data, "the policy is sent")
+    judges = {
+        name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
+    }
+    judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
+    tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
+    engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+
+    journal = work.path / "prefixes.jsonl"
+    done = {record["start"]: record["rows"] for record in read_journal(journal)}
+    with work.progress.phase("roll out", len(rows)) as phase, open_journal(journal) as handle:
+        for start in range(0, len(rows), config.chunk_prompts):
+            chunk = rows[start : start + config.chunk_prompts]
+            if start not in done:
+                done[start] = [row.to_record() for row in valued(config, engine, judges, chunk)]
+                write_line(handle, {"start": start, "rows": done[start]})
+            phase.advance(len(chunk))
+            work.stop.check()
+    made = [Row.from_record(record) for start in sorted(done) for record in done[start]]
+    if not made:
+        raise InputError(
+            "no prefix could be valued", "no judge could score any continuation", "see that the prompts have what the judges need"
+        )
+    (work.output / "rollouts").mkdir()
+    write_rows(work.output / "rollouts" / "train.parquet", made)
+    valued_ids = {row.id.rpartition("@")[0] for row in made}
+    without = sum(row.id not in valued_ids for row in rows)
+    return Outcome(
+        metrics=measured(made, len(rows), without),
+        seeds={"replies and continuations": f"seed={config.seed}, by row, prefix and number"},
+        failed_items=without,
+        tolerated_items=int(config.max_failed * len(rows)),
+    )
+
+
+def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
+    """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
+    asked = [ask_for(engine, row.prompt, sampling) for row in rows]
+    fitting = [place for place, prompt in enumerate(asked) if prompt.problem is None]
+    rows, prompts = [rows[place] for place in fitting], [asked[place].prompt_ids for place in fitting]  # the others count as failed
+    prefixes: list[Prefix] = []
+    seeds = [[derived_seed(config.seed, row.id, "reply", number) for number in range(config.replies)] for row in rows]
+    for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies, seeds=seeds)):
+        of_prompt = [prefix for reply in replies for prefix in cut(engine.tokenizer, reply, place, config.prefixes, config.boundaries)]
+        prefixes += [replace(prefix, number=number) for number, prefix in enumerate(of_prompt)]
+    groups: list[list[Completion]] = [[] for _ in prefixes]
+    for room, places in by_room(prefixes, config.max_tokens).items():
+        found = engine.generate_ids(
+            [prompts[prefixes[i].of] + prefixes[i].ids for i in places],
+            replace(sampling, max_tokens=room),
+            config.continuations,
+            seeds=[
+                [derived_seed(config.seed, rows[prefixes[i].of].id, prefixes[i].number, number) for number in range(config.continuations)]
+                for i in places
+            ],
+        )
+        for i, completions in zip(places, found, strict=True):
+            groups[i] = completions
+    exchanges = [
+        Exchange.of(rows[prefix.of], engine.text_of(prompts[prefix.of], prefix.ids + completion.token_ids))
+        for prefix, group in zip(prefixes, groups, strict=True)
+        for completion in group
+    ]
+    scores = {name: [verdict.score for verdict in judged(judge, exchanges)] for name, judge in judges.items()}
+    made, seen = [], 0
+    for prefix, group in zip(prefixes, groups, strict=True):
+        part = slice(seen, seen + len(group))
+        seen += len(group)
+        values = {
+            name: fmean(told) for name, found in scores.items() if len(told := [s for s in found[part] if s is not None]) == len(group)
+        }
+        if values:
+            made.append(_row(rows[prefix.of], prefix, values, len(group)))
+    return made
+
+
+def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int) -> Row:
+    messages = [*row.prompt, Message(role="assistant", content=prefix.text)]
+    meta = {"group": row.group, "values": values, "continuations": count}
+    if "language" in row.meta:
+        meta["language"] = row.meta["language"]
+    return Row(
+        f"{row.id}@{prefix.number}", row.task, messages, category=row.category, harmful=row.harmful, source=row.source, licence=row.licence,
+        split=row.split or "train", meta=meta,
+    )  # fmt: skip
+
+
+def cut(tokenizer: Any, reply: Completion, of: int, most: int, boundaries: Sequence[str]) -> list[Prefix]:
+    """Prefixes of a reply that end where a step ends, spread evenly over them; never the whole reply, never empty text."""
+    ends = [
+        end for end in range(1, len(reply.token_ids)) if any(tokenizer.decode(reply.token_ids[:end]).endswith(mark) for mark in boundaries)
+    ]
+    if len(ends) > most:
+        ends = [ends[round((i + 0.5) * len(ends) / most - 0.5)] for i in range(most)]
+    reader = ThoughtReader(tokenizer)
+    found = [Prefix(reply.token_ids[:end], reader.text_of(reply.prompt_ids, reply.token_ids[:end]), of) for end in ends]
+    return [prefix for prefix in found if prefix.text.strip()]
+
+
+def by_room(prefixes: Sequence[Prefix], max_tokens: int) -> dict[int, list[int]]:
+    """Tokens left for a continuation, rounded down to a few sizes → places: prefixes of like length are continued together."""
+    found: dict[int, list[int]] = {}
+    for place, prefix in enumerate(prefixes):
+        left = max(max_tokens - len(prefix.ids), 1)
+        found.setdefault(max(left // 32 * 32, min(left, 32)), []).append(place)
+    return found
+
+
+def measured(rows: Sequence[Row], prompts: int, without: int) -> dict[str, Any]:
+    """Counts, and each principle's mean and how often its value is neither 0 nor 1: where a step still decides."""
+    principles: dict[str, Any] = {}
+    for name in sorted({name for row in rows for name in row.meta["values"]}):
+        values = [row.meta["values"][name] for row in rows if name in row.meta["values"]]
+        principles[name] = {"n": len(values), "mean": round(fmean(values), 4), "undecided": round(fmean(0 < v < 1 for v in values), 4)}
+    return {"prompts": prompts, "without_value": without, "prefixes": len(rows), "principles": principles}

@@ -1,0 +1,53 @@
+"""Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn.
+
+Takes a policy, prompts and a judge for each principle; makes rows of prefixes with the share of their continuations that each principle
+approves of. Refuses: no principle, a rule or verifier that is not there, one continuation only.
+"""
+
+from __future__ import annotations
+
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.verifiers.rules.registry import rule_digests
+from safework_verifier.rollouts.config import RolloutsConfig
+
+
+class RolloutsStage(Stage):
+    name = "verifier rollouts"
+    version = 2  # 2: a seed for each reply and continuation, text decoded as a whole, histories asked, held-out rows left out
+    summary = "Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn."
+    Config = RolloutsConfig
+    inputs = {
+        "model": Slot(("model",), "the policy whose replies are valued"),
+        "data": Slot(("dataset",), "rows whose prompts are answered, such as NAME:rl"),
+        "verifiers": Slot(("verifier",), "a judge by its principle, such as verifiers.safety", optional=True, many=True),
+    }
+    output = "dataset"
+
+    def plan(self, config: RolloutsConfig, inputs: Inputs) -> Plan:
+        judges = inputs.many("verifiers")
+        plan = Plan(name=f"{inputs.one('model').name}-rollouts")
+        if not judges and not config.rules:
+            plan.refuse("no principle is given", "nobody would judge the continuations", "rules.safety=refusal, or verifiers.safety=REF")
+        for name in sorted(set(judges) & set(config.rules)):
+            plan.refuse(f"principle '{name}' has both a rule and a verifier", "which of them judges is not guessed", f"drop rules.{name}")
+        plan.lines = [
+            f"ask {inputs.one('model').ref} for {config.replies} replies to each prompt of {inputs.one('data').ref}",
+            f"cut each at up to {config.prefixes} steps",
+            f"continue each prefix {config.continuations} times; principles: "
+            + ", ".join(
+                [*(f"{name} by {a.ref}" for name, a in judges.items()), *(f"{name} by rule:{rule}" for name, rule in config.rules.items())]
+            ),
+        ]
+        return plan
+
+    def external_digests(self, config: RolloutsConfig) -> dict[str, str]:
+        """What the rules rest on."""
+        return rule_digests(sorted(config.rules.values()))
+
+    def run(self, config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_verifier.rollouts.run import roll_out
+
+        return roll_out(config, inputs, work)
+
+
+stage = RolloutsStage()

@@ -1,0 +1,133 @@
+"""The run of ``safework verifier train``, from top to bottom."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import PreTrainedModel, TrainingArguments
+
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Outcome, WorkDir
+from safework_cli.data.dataset import read_dataset
+from safework_cli.models.layers import keep_first_layers, lora_config, merged, train_top_layers
+from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.models.vision import load_processor
+from safework_cli.training.after import after_training
+from safework_cli.training.loop import multiplies_in_bf16, optimisation_of, run_training, training_arguments
+from safework_cli.verifiers.labels import LabelVerifier
+from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
+from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.measure import measure
+from safework_verifier.rows import Parts, class_weights, labelled_rows, take_apart
+from safework_verifier.save import outcome, unmeasured, write_reports
+from safework_verifier.train.attacks import augmented
+from safework_verifier.train.config import VerifierTrainConfig
+from safework_verifier.train.probe import fit_probe, last_features, write_head
+from safework_verifier.train.trainer import Examples, LabelTrainer
+
+
+def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
+    """Splits, trains, calibrates, measures, saves."""
+    spec = config.spec()
+    items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
+    parts = take_apart(items, missing, config.eval_fraction, config.seed)
+    parts.train += augmented(parts.train, spec, config.attacked_share, config.cut_short_share, config.seed)
+
+    torch.manual_seed(config.seed)
+    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
+    writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses what could not judge, before anything is trained
+    examples, cut = _tokenize(spec, writer, parts, work)
+    if config.head == "probe":
+        _probe(config, spec, model, tokenizer, examples, work)
+    trained, steps = _train(config, spec, model, tokenizer, examples, work)
+
+    trained = cast_weights(trained, pick_dtype(config.dtype)).eval()
+    verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
+    metrics, why = after_training("measuring", work, lambda: measure(verifier, parts, config.attack_rows, config.seed, work))
+    with work.progress.phase("save"):
+        save_model(trained, processor or tokenizer, work.output)
+        spec.write(work.output)
+    counts = {"train": len(parts.train), "missing_label": missing, "train_truncated": cut}
+    if metrics is None:
+        return unmeasured({"rows": counts, "steps": steps}, why, template_hash(tokenizer))
+    metrics["rows"] |= counts
+    metrics["steps"] = steps
+    _, why = after_training("the card", work, lambda: write_reports(spec, metrics, parts, (model_artifact.ref, data.ref), work))
+    made = outcome(metrics, config.min_accuracy, template_hash(tokenizer), work)
+    if why:
+        made.not_measured(why)
+    return made
+
+
+def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
+    """The model with the layers to keep, and with the weights to train marked."""
+    if config.keep_layers:
+        keep_first_layers(model, config.keep_layers)
+    if config.train_layers:
+        train_top_layers(model, config.train_layers)
+    return model
+
+
+def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
+    """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model.
+
+    Raises:
+        InputError: a row cannot be judged: it has no gold answer for a grader, or pictures for a backbone that sees none.
+    """
+    for item in (*parts.train, *parts.calibration, *parts.report):
+        if why := writer.unreadable(item.exchange):
+            raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or take another backbone")
+    items = [item for item in parts.train if item.exchange.final.strip()]
+    with work.progress.phase("tokenize", len(items)):
+        prompts = [writer.write(item.exchange) for item in items]
+    cut = sum(prompt.left_out > 0 for prompt in prompts)
+    if cut:
+        work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={spec.max_length} and lost their middle")
+    return Examples(prompts, [item.gold for item in items]), cut
+
+
+def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:
+    """Fits the head on the backbone as it is."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=multiplies_in_bf16(config)):  # as the steps behind it
+        features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
+    weight_C = class_weights(examples.golds, len(spec.labels), config.class_weights)
+    with work.progress.phase("probe"):
+        rows_CD = fit_probe(features_ND, examples.golds, weight_C, config.probe_l2)
+    write_head(model, code_token_ids(tokenizer, spec), rows_CD)
+
+
+def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> tuple[Any, int]:
+    """The trained model (adapters merged) and the steps taken."""
+    if config.train_layers == 0:
+        return model, 0
+    adapters = lora_config(config.lora, model)
+    if adapters is not None:
+        model = get_peft_model(model, adapters)
+    trainer = LabelTrainer(
+        model=model,
+        args=_arguments(config, work),
+        train_dataset=examples,
+        processing_class=tokenizer,
+        code_ids=code_token_ids(tokenizer, spec),
+        weight_C=class_weights(examples.golds, len(spec.labels), config.class_weights),
+        label_smoothing=config.label_smoothing,
+        pad_id=tokenizer.pad_token_id,
+    )
+    state = run_training(trainer, work)
+    return merged(trainer.model), state.global_step
+
+
+def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
+    return training_arguments(
+        TrainingArguments,
+        work,
+        seed=config.seed,
+        save_steps=config.save_steps,
+        remove_unused_columns=False,
+        **optimisation_of(config),
+    )

@@ -1,0 +1,89 @@
+"""Train a verifier that labels replies: safety, value, knowledge or helpfulness.
+
+Takes a model and a dataset whose rows carry ``meta.label`` and end in the reply; makes a verifier: the model's folder with
+``verifier.json``. Refuses: unknown labels, one class only, rows without labels beyond ``tolerated_missing_labels``, data that
+cannot be split by prompt, labels that no token can tell apart.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.errors import SafeworkError
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.dataset import read_dataset
+from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.rows import Parts, check_layers, labelled_rows, take_apart
+from safework_verifier.train.attacks import REFUSALS
+from safework_verifier.train.config import VerifierTrainConfig
+
+CHARACTERS_PER_TOKEN = 4.0
+
+
+class VerifierTrainStage(Stage):
+    name = "verifier train"
+    version = 7  # 6: measured with unrounded positions; 7: accuracy's interval by prompt, warm-up begins above 0
+    summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
+    Config = VerifierTrainConfig
+    inputs = {
+        "model": Slot(("model",), "the backbone, an instruct model"),
+        "data": Slot(("dataset",), "rows with meta.label that end in the reply, such as starter:verifier"),
+    }
+    output = "verifier"
+
+    def plan(self, config: VerifierTrainConfig, inputs: Inputs) -> Plan:
+        model, data = inputs.one("model"), inputs.one("data")
+        plan = Plan(name=f"{model.name}-{config.task}")
+        spec = config.spec()
+        try:
+            items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
+            parts = take_apart(items, missing, config.eval_fraction, config.seed)
+            layers = json.loads((model.path / "config.json").read_text()).get("num_hidden_layers")
+            check_layers(layers, config.keep_layers, config.train_layers)
+        except SafeworkError as refusal:
+            plan.refusals.append(refusal)
+            return plan
+        if config.cut_short_share and not REFUSALS & set(spec.labels):
+            plan.refuse(f"cut_short_share={config.cut_short_share:g}: a {config.task} judge has no label for refusals", "", "leave it out")
+        _estimate(plan, config, spec, parts, parameter_count(model.path), layers)
+        plan.lines = [
+            f"train {model.ref} to label {config.task} on {data.ref}: {len(parts.train)} rows",
+            f"hold out {len(parts.calibration)} rows to fit the temperature and {len(parts.report)} to report on, split by prompt",
+            *(f"{name}: " + ", ".join(f"{label} {n}" for label, n in counts.items()) for name, counts in parts.counts(spec).items()),
+        ]
+        if missing:
+            plan.lines.append(f"{missing} rows without label or reply are left out")
+        return plan
+
+    def run(self, config: VerifierTrainConfig, inputs: Inputs, work: WorkDir) -> Outcome:
+        from safework_verifier.train.run import train
+
+        return train(config, inputs.one("model"), inputs.one("data"), work)
+
+
+def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: Parts, parameters: int, layers: int | None) -> None:
+    """Steps, tokens, memory and disk, roughly: float32 weights, gradients and two Adam moments of what is trained."""
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    epoch_steps = math.ceil(len(parts.train) / per_step)
+    plan.optimizer_steps = config.max_steps if config.max_steps > 0 else math.ceil(epoch_steps * config.num_train_epochs)
+    characters = [len(spec.template) + len(i.exchange.question) + len(i.exchange.final) for i in parts.train]
+    lengths = [min(c / CHARACTERS_PER_TOKEN, config.max_length) for c in characters]
+    if config.train_layers == 0:
+        plan.optimizer_steps = 0
+    passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
+    plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
+    kept = parameters
+    if layers and config.keep_layers:
+        kept = round(parameters * config.keep_layers / layers)
+    share = 1.0
+    if config.lora:
+        share = 0.02
+    elif layers and config.train_layers is not None:
+        share = config.train_layers / (config.keep_layers or layers)
+    plan.memory_bytes = round(4 * parameters + 12 * kept * share) + 2**30
+    plan.disk_bytes = round(4 * kept + 2 * (4 * kept + 8 * kept * share))
+
+
+stage = VerifierTrainStage()

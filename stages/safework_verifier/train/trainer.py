@@ -1,0 +1,61 @@
+"""The trainer of label verifiers: cross-entropy over the label codes at the last prompt position, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.data import Dataset
+from transformers import Trainer
+
+from safework_cli.training.sampler import StepSampler, step_sampler
+from safework_cli.verifiers.labels import judge_batch, label_logits
+from safework_cli.verifiers.prompting import JudgePrompt
+
+
+class Examples(Dataset[dict[str, Any]]):
+    """Tokenized judge prompts with their gold labels."""
+
+    def __init__(self, prompts: Sequence[JudgePrompt], golds: Sequence[int]):
+        self.prompts, self.golds = prompts, golds
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"prompt": self.prompts[index], "label": self.golds[index]}
+
+
+class LabelTrainer(Trainer):
+    """A Trainer whose loss is Σ_b w(y_b) · CE(logits over the C codes, y_b) / B.
+
+    Args:
+        code_ids: the token of each label.
+        weight_C: weight of each class's rows, mean 1 over the training rows.
+        label_smoothing: share of the target spread over all labels.
+    """
+
+    def __init__(self, *, code_ids: Sequence[int], weight_C: Sequence[float], label_smoothing: float, pad_id: int, **kwargs: Any):
+        self.code_ids, self.weight_C, self.smoothing, self.pad_id = list(code_ids), list(weight_C), label_smoothing, pad_id
+        super().__init__(data_collator=self._collate, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows: Trainer divides it by the accumulation steps
+
+    def _collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"prompts": [e["prompt"] for e in examples], "labels": torch.tensor([e["label"] for e in examples])}
+
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        gold_B = inputs["labels"]
+        batch = judge_batch(self.model, inputs["prompts"], self.pad_id)
+        logits_BC = label_logits(model, batch, self.code_ids)
+        weight_B = torch.tensor(self.weight_C, device=gold_B.device)[gold_B]
+        loss_B = cross_entropy(logits_BC, gold_B, reduction="none", label_smoothing=self.smoothing)
+        return (weight_B * loss_B).mean()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
+        data = self.train_dataset
+        assert isinstance(data, Examples)
+        return step_sampler(self, [len(prompt.ids) for prompt in data.prompts])
