@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 
-from safework_cli.data import row as rows  # noqa: E402
+from safework_cli.data import reply  # noqa: E402
 from safework_cli.verifiers.rules import registry  # noqa: E402
 
 TABLE = Path(__file__).with_name("rule_versions.json")
@@ -39,13 +39,13 @@ def sources() -> dict[str, tuple[int, str]]:
         texts = [f"{module}\n{_normalised(_tree(module))}" for module in modules]
         found[name] = (registry.rule_class(name).version, _digest(texts))
     return found | {
-        "reply parser": (rows.REPLY_FORMAT_VERSION, _digest([_normalised(ast.Module(_used_by(rows.parse_reply.__name__), []))]))
+        "reply parser": (reply.REPLY_FORMAT_VERSION, _digest([_normalised(ast.Module(_used_by(reply.parse_reply.__name__), []))]))
     }
 
 
 def _used_by(function: str) -> list[ast.stmt]:
-    """A function of ``rows`` with all that it uses of the module, in the module's order."""
-    tree = _tree(rows.__name__)
+    """A function of ``reply`` with all that it uses of the module, in the module's order."""
+    tree = _tree(reply.__name__)
     defined: dict[str, ast.stmt] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -13,7 +13,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
-from safework_cli.training import loop as training
+from safework_cli.training import callbacks, loop
 from safework_rl.config import CpgdSettings
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.efficient.stage import stage as efficient
@@ -102,8 +102,8 @@ def test_only_one_of_several_gpus_is_used(work, monkeypatch):
 
 
 def test_a_warm_up_over_all_steps_is_not_one_step():
-    assert training.warmup_share(0.03) == 0.03 and 0.99 < training.warmup_share(1.0) < 1
-    rising = [training.warm_up(step, steps=3, after=lambda _: 1.0) for step in range(5)]
+    assert loop.warmup_share(0.03) == 0.03 and 0.99 < loop.warmup_share(1.0) < 1
+    rising = [callbacks.warm_up(step, steps=3, after=lambda _: 1.0) for step in range(5)]
     assert rising == [0.25, 0.5, 0.75, 1.0, 1.0]
 
 
