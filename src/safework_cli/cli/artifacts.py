@@ -9,15 +9,24 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.cli.hints import HintGroup
 from safework_cli.core.terminal import console, say, visible
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
 
 
+class ArtifactsGroup(HintGroup):
+    word = "artifacts"
+
+
 def command() -> Any:
     app = typer.Typer(
-        no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="List, show, verify, compare and clean the store."
+        cls=ArtifactsGroup,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help="List, show, verify, compare and clean the store.",
     )
     app.callback()(lambda: None)
 

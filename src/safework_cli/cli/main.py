@@ -6,13 +6,12 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 import typer
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
-from typer.core import TyperGroup
 
-from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
+from safework_cli.cli.hints import HintGroup
+from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError
 from safework_cli.core.registry import stage_entries, stage_summary
 from safework_cli.core.terminal import guard, say
 
@@ -45,10 +44,8 @@ Threads that wait do not spin: on a shared machine, spinning beside one busy nei
 quiet one it gained nothing."""
 
 
-class StageGroup(TyperGroup):
+class StageGroup(HintGroup):
     """A group whose commands are the stages under one word ("rl" → "m3", "efficient", "search"), or all of them at the top."""
-
-    word = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         beginning = f"{self.word} " if self.word else ""
@@ -67,12 +64,6 @@ class StageGroup(TyperGroup):
             module, _, make = TOOLS[full][0].partition(":")
             return getattr(import_module(module), make)()
         return None
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            full = f"{self.word} {args[0]}".strip()
-            ctx.fail(f"no command '{full}'{nearest(args[0], self.list_commands(ctx))}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line for each command, without importing any of them."""

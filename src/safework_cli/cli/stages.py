@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
+from safework_cli.cli.hints import StageCommand
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
@@ -27,7 +28,7 @@ def stage_command(name: str) -> click.Command:
     stage: Stage = load_stage(name)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @app.command(name=name, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
+    @app.command(name=name, cls=StageCommand, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
     def run(
         settings: Optional[list[str]] = typer.Argument(
             None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.errors import ConfigError, InputError, nearest
+from safework_cli.core.other_names import did_you_mean
 from safework_cli.core.paths import is_utf8, user_path
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.stage import Stage
@@ -293,7 +294,7 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
     listing = f"safework {stage.name} --help lists the keys"
     if detail["type"] == "extra_forbidden":
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
-        return ConfigError(f"unknown key '{path}'{nearest(path, valid)}", origin, listing)
+        return ConfigError(f"unknown key '{path}'{did_you_mean(path, valid)}", origin, listing)
     if detail["type"] == "missing":
         told = " ".join((field.description or "").split()) if field else ""
         return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)

@@ -67,7 +67,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
         by_rule = takes.rules and reference.startswith(RULE_PREFIX)
-        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
+        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds, slot=key)
         if artifact.kind == "dataset" and not takes.whole:
             artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:

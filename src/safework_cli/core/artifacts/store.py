@@ -108,11 +108,12 @@ class Store:
             )
         return artifact
 
-    def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True) -> Artifact:
+    def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True, slot: str = "") -> Artifact:
         """Finds what a reference means and checks that it is undamaged.
 
         Args:
             kinds: what the asking slot accepts; a bare name is looked up in these alone.
+            slot: the key that the reference was given for, for the error ("model").
             verify: compare the files with the manifest (skipped for files unchanged since the last time, by size, inode and time).
 
         Raises:
@@ -124,7 +125,7 @@ class Store:
         if isinstance(parsed, PathReference):
             artifact = path_artifact(parsed.path, reference, kinds)
         else:
-            artifact = self._find(reference, parsed.kind, parsed.name, parsed.version, kinds)
+            artifact = self._find(reference, parsed.kind, parsed.name, parsed.version, kinds, slot)
         if artifact.kind not in kinds:
             raise InputError(
                 f"{reference} is a {artifact.kind}", f"a {' or '.join(kinds)} is wanted here", "safework artifacts ls --kind " + kinds[0]
@@ -133,7 +134,7 @@ class Store:
             self.verify(artifact)
         return artifact.with_subset(parsed.subset)
 
-    def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...]) -> Artifact:
+    def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...], slot: str = "") -> Artifact:
         wanted = (kind,) if kind else kinds
         found = [k for k in wanted if any((self.root / k / name).glob(f"v*/{MANIFEST}"))]
         if not found:
@@ -148,7 +149,8 @@ class Store:
             hint = nearest(f"{wanted[0]}/{name}", known)
             do = "safework artifacts ls" if known else "safework models pull smollm2"
             if Path(reference).exists():
-                do = f"write ./{reference} for the {'folder' if Path(reference).is_dir() else 'file'} of that name"
+                what = "folder" if Path(reference).is_dir() else "file"
+                do = f"write {slot and slot + '='}./{reference} for the {what} of that name"
             raise InputError(f"no artifact '{reference}' in {self.root}{hint}", "", do)
         if len(found) > 1:
             raise InputError(
