@@ -23,6 +23,9 @@ GROUPS = {
 TOOLS = {
     "models": ("safework_cli.cli.models:command", "Bring models into the store."),
     "artifacts": ("safework_cli.cli.artifacts:command", "List, show, verify, compare and clean the store."),
+    "runs": ("safework_cli.cli.runs:command", "List the runs of a store, show one, follow its log."),
+    "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),
+    "schema": ("safework_cli.cli.schema:command", "Print the JSON Schema of a stage's recipe, for editors."),
     "report": ("safework_cli.cli.report:command", "Write one HTML file that shows the whole ladder."),
     "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),
     "data preview": ("safework_cli.cli.data:preview_command", "Show rows in colour, with the tokens that a model would be trained on."),

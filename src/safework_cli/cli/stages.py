@@ -18,6 +18,7 @@ from safework_cli.cli.hints import StageCommand
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
+from safework_cli.core.units import size
 
 LOG_COLUMNS = 160
 """Of a table in a log file, which wraps nothing."""
@@ -123,8 +124,8 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     estimates = {
         "optimizer steps": plan.optimizer_steps,
         "tokens": plan.tokens,
-        "memory": _bytes(plan.memory_bytes),
-        "disk": _bytes(plan.disk_bytes),
+        "memory": None if plan.memory_bytes is None else size(plan.memory_bytes),
+        "disk": None if plan.disk_bytes is None else size(plan.disk_bytes),
         "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
     }
     code = plan.refusals[0].exit_code if plan.refusals else 0
@@ -172,12 +173,6 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     for refusal in plan.refusals:
         out.print(Text(f"refused: {refusal}", style="red"))
     return code
-
-
-def _bytes(count: int | None) -> str | None:
-    if count is None:
-        return None
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 # ------------------------------------------------------------------ help

@@ -21,6 +21,7 @@ from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.core.other_names import did_you_mean
 from safework_cli.core.paths import is_utf8, user_path
+from safework_cli.core.recipes import find_recipe, recipe_names
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.stage import Stage
 from safework_cli.core.yaml_text import parse_yaml
@@ -71,11 +72,19 @@ class Resolved:
 
 
 def read_recipe(path: Path) -> Layer:
-    """Reads one recipe file. Raises InputError where it is missing, ConfigError where it is not a mapping."""
+    """Reads one recipe file, or a shipped one of that name ("quickstart/sft.yaml") where there is no such file.
+
+    Raises:
+        InputError: there is none of that name.
+        ConfigError: it is not a mapping.
+    """
     path = user_path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
-        raise InputError(f"no recipe at {path}{near}", "", "ls recipes/")
+        shipped = find_recipe(path)
+        if shipped is None:
+            near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+            raise InputError(f"no recipe at {path}{near or nearest(str(path), recipe_names())}", "", "safework recipes ls")
+        path = shipped
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise ConfigError(f"{path} has more than {MAX_RECIPE_BYTES:,} bytes", "a recipe is a page of settings", "is it a data file?")
     try:

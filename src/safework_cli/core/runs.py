@@ -20,6 +20,11 @@ WAIT_SECONDS = 2
 """Others hold a lock for a moment only to see whether it is held."""
 
 
+def run_folder_name(stage: str, fingerprint: str) -> str:
+    """What the folder of a run is called: ``rl-m3-0123456789abcdef``."""
+    return f"{stage.replace(' ', '-')}-{fingerprint[:16]}"
+
+
 @contextmanager
 def held(run: Path) -> Iterator[None]:
     """Makes a run folder and holds its lock. Raises Timeout where another process does, OSError where the folder cannot be made."""

@@ -96,7 +96,7 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         raise prepared.plan.refusals[0]
     if fork:
         prepared.fingerprint = forks.identity(prepared.fingerprint, fork)
-    folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
+    folder = store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
     try:
         if not fresh and (done := _already_done(prepared, store)):
             runs.clear(folder)  # left behind by a kill after the commit
@@ -203,6 +203,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     progress = Progress(folder, make_display(quiet=quiet))
     for line in [forked] if forked else others:
         progress.note(line)
+    progress.event("started", pid=os.getpid(), host=this_host())
     stop = StopRequest()
     started = time.monotonic()
     try:
