@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
 
 import typer
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
+from typer._click.shell_completion import CompletionItem
 
 from safework_cli.cli.hints import HintGroup
 from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError
@@ -68,17 +70,22 @@ class StageGroup(HintGroup):
             return getattr(import_module(module), make)()
         return None
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One line for each command, without importing any of them."""
-        rows = []
+    def summaries(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
+        """(command, its line in the help), without importing any of them."""
         for name in self.list_commands(ctx):
             full = f"{self.word} {name}".strip()
-            summary = TOOLS[full][1] if full in TOOLS else GROUPS.get(full) or ""
-            if not summary:
-                summary = stage_summary(full) if full in stage_entries() else f"safework {full} --help"
-            rows.append((name, summary))
+            summary = TOOLS[full][1] if full in TOOLS else GROUPS.get(full, "")
+            yield name, summary or (stage_summary(full) if full in stage_entries() else f"safework {full} --help")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(list(self.summaries(ctx)))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options where a dash was typed, else commands: click's own way imports every one of them."""
+        if incomplete.startswith("-"):
+            return click.core.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=summary) for name, summary in self.summaries(ctx) if name.startswith(incomplete)]
 
 
 def _word_group(word: str) -> click.Command:
@@ -101,7 +108,6 @@ def build_app() -> typer.Typer:
         cls=StageGroup,
         name="safework",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
