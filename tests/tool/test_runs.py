@@ -58,7 +58,7 @@ def test_the_state_of_an_unfinished_run(store, begun, events, state, detail):
 
 def test_a_run_whose_lock_is_held_is_running(store, begun):
     folder = begun("b" * 64, dict(FAILED))
-    with runs.held(folder):
+    with runs.locked(folder):
         (run,) = runs_of(store)
         assert (run.state, run.detail, run.step) == ("running", f"process {os.getpid()} on {this_host()}", None)
 
@@ -102,7 +102,7 @@ def test_the_commands(cli, begun):
 
 def test_tail_follows_a_run_to_its_end(store, begun, start_cli):
     folder = begun("d" * 64, steps=1)
-    with runs.held(folder):
+    with runs.locked(folder):
         follower = start_cli("runs", "tail", "--follow")
         assert follower.stdout.readline() == "step 1: reward 0.1\n"
         progress = Progress(folder, QuietDisplay())

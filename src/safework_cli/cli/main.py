@@ -13,7 +13,7 @@ from typer import _click as click  # typer carries its own click; the range of t
 from typer._click.shell_completion import CompletionItem
 
 from safework_cli.cli.hints import HintGroup
-from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError
+from safework_cli.core.errors import EXIT_ERROR, EXIT_INTERRUPTED, SafeworkError
 from safework_cli.core.registry import stage_entries, stage_summary
 from safework_cli.core.terminal import guard, say
 
@@ -45,8 +45,8 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
 }
 """Set before anything imports torch, and never over the user's own choice. Libraries draw no bars of their own into our display.
-Threads that wait do not spin: on a shared machine, spinning beside one busy neighbour made a training step five times slower, and on a
-quiet one it gained nothing."""
+Threads that wait do not spin: on a shared machine, one busy neighbour made a training step five times slower with it, and on an
+idle one it gained nothing."""
 
 
 class StageGroup(HintGroup):
@@ -146,12 +146,13 @@ def main() -> None:
         say("error: interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        sys.exit(EXIT_FAULT)
+        sys.exit(EXIT_ERROR)
     except Exception as error:
-        from safework_cli.core.explain import explained
+        from safework_cli.core.system_errors import explain
 
-        known = explained(error)
+        known = explain(error)
         if known is None:
+            say("internal error (a bug in safework or in a library): please report it with these lines")
             raise
         say(f"error: {known}")
         sys.exit(known.exit_code)

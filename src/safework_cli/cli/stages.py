@@ -1,4 +1,4 @@
-"""Turns a ``Stage`` into a command: the same face for every rung."""
+"""Turns a ``Stage`` into a command: the same options for every stage."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def stage_command(name: str) -> click.Command:
 
 
 def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
-    """The last words of a command: the reference (or one JSON object) on stdout, how it went on stderr."""
+    """The result of a command: the reference (or one JSON object) on stdout, a summary on stderr."""
     manifest = result.artifact.manifest
     if not quiet:
         how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"

@@ -72,7 +72,7 @@ class Resolved:
 
 
 def read_recipe(path: Path) -> Layer:
-    """Reads one recipe file, or a shipped one of that name ("quickstart/sft.yaml") where there is no such file.
+    """Reads one recipe file, or a shipped one of that name ("quickstart/sft.yaml") where that file does not exist.
 
     Raises:
         InputError: there is none of that name.
@@ -116,7 +116,7 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
 
 
 def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Sequence[str]) -> list[Layer]:
-    """Reads ``SAFEWORK_SFT__LORA__R=8``. Raises ConfigError for a ``SAFEWORK_`` variable that means nothing: it was meant to."""
+    """Reads ``SAFEWORK_SFT__LORA__R=8``. Raises ConfigError for a ``SAFEWORK_`` variable that is unknown: a setting was meant."""
     prefix = f"SAFEWORK_{_variable(stage.name)}__"
     prefixes = tuple(f"SAFEWORK_{_variable(name)}__" for name in known_stages)
     layers = []
@@ -128,8 +128,8 @@ def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Seq
             layers.append(Layer(f"${variable}", _nested(key, _scalar(stage, key, value, f"${variable}"))))
         elif not variable.startswith(prefixes):
             raise ConfigError(
-                f"the environment variable {variable} means nothing{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
-                "a variable that is ignored in silence is a run that did not do what was asked",
+                f"the environment variable {variable} is unknown{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
+                "ignoring it would run something else than was asked",
                 f"settings of this stage are {prefix}<KEY>; unset {variable}",
             )
     return layers
@@ -305,8 +305,10 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
         return ConfigError(f"unknown key '{path}'{did_you_mean(path, valid)}", origin, listing)
     if detail["type"] == "missing":
-        told = " ".join((field.description or "").split()) if field else ""
-        return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)
+        meaning = " ".join((field.description or "").split()) if field else ""
+        return ConfigError(
+            f"{path} must be given{f': {meaning}' if meaning else ''}", f"it has no default; {origin}".removesuffix("; "), listing
+        )
     what = {
         "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
         "float_parsing": "a number", "int_from_float": "a whole number",

@@ -64,7 +64,7 @@ COMMANDS = {
     "runs list": ("runs ls", ""),
     "recipes list": ("recipes ls", ""),
 }
-"""A command's name elsewhere → the command here, and why where the name alone does not say it."""
+"""A command's name elsewhere → the command here, and why where the name does not say it."""
 
 
 def setting_named(name: str, valid: Iterable[str]) -> str | None:

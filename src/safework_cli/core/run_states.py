@@ -15,7 +15,7 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import EVENTS, METRICS, read_metrics
 from safework_cli.core.resume import checkpoint_of
-from safework_cli.core.runs import is_held, read_request, run_folder_name, run_folders
+from safework_cli.core.runs import is_running, read_request, run_folder_name, run_folders
 
 State = Literal["running", "stopped", "failed", "done"]
 STOPS = ("Interrupted", "RunAgain")
@@ -108,7 +108,7 @@ def _unfinished(folder: Path) -> Run | None:
     events = read_journal(folder / EVENTS, broken=[])
     last = events[-1] if events else {}
     state: State = "stopped"
-    if is_held(folder):
+    if is_running(folder):
         state, detail = "running", f"process {request.get('pid')} on {request.get('host')}"
     elif last.get("event") == "failed" and last.get("error") not in STOPS:
         state, detail = "failed", f"{last.get('error')}: {_first_line(str(last.get('text', '')))}"

@@ -31,8 +31,8 @@ from safework_cli.core.artifacts.references import HubReference, PathReference, 
 from safework_cli.core.artifacts.staging import Staging
 from safework_cli.core.artifacts.verify import verify
 from safework_cli.core.errors import InputError, RunAgain, nearest
-from safework_cli.core.explain import explained
 from safework_cli.core.paths import user_path
+from safework_cli.core.system_errors import explain
 
 LOCK_SECONDS = 60
 GC_LOCK = "gc"
@@ -45,7 +45,7 @@ def default_store(path: str | Path | None = None) -> Store:
 
 
 class Store:
-    """A folder ``<kind>/<name>/v<N>/`` of artifacts, beside ``.runs`` (run folders), ``.staging``, ``.locks`` and ``.verified``.
+    """A folder ``<kind>/<name>/v<N>/`` of artifacts, next to ``.runs`` (run folders), ``.staging``, ``.locks`` and ``.verified``.
 
     Args:
         root: made when first written to; reading writes nothing that is needed.
@@ -112,7 +112,7 @@ class Store:
         """Finds what a reference means and checks that it is undamaged.
 
         Args:
-            kinds: what the asking slot accepts; a bare name is looked up in these alone.
+            kinds: what the asking slot accepts; a bare name is looked up in these only.
             slot: the key that the reference was given for, for the error ("model").
             verify: compare the files with the manifest (skipped for files unchanged since the last time, by size, inode and time).
 
@@ -159,7 +159,7 @@ class Store:
         folder = self.root / found[0] / name
         versions = [number for number in _versions_in(folder) if (folder / f"v{number}" / MANIFEST).exists()]
         if not versions:
-            raise NotThere(f"{reference} was deleted in the meantime", "a gc ran beside this command", "safework artifacts ls")
+            raise NotThere(f"{reference} was deleted in the meantime", "a gc ran at the same time", "safework artifacts ls")
         chosen = version if version is not None else versions[-1]
         if chosen not in versions:
             raise InputError(
@@ -170,13 +170,13 @@ class Store:
         return self._read(folder / f"v{chosen}")
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact | None]:
-        """Every ancestor by reference, nearest first; None for one that is no longer here (or lives outside the store)."""
+        """Every ancestor by reference, nearest first; None for one that was deleted (or lives outside the store)."""
         found: dict[str, Artifact | None] = {}
         queue = [artifact]
         while queue:
             for entry in queue.pop(0).manifest.inputs.values():
                 if entry.ref.startswith(RULE_PREFIX):
-                    continue  # a part of the program: no artifact stands behind it
+                    continue  # a part of the program: it is not an artifact
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
                 if reference in found:
                     continue
@@ -237,7 +237,7 @@ class Store:
                 f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again"
             ) from None
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         with held:
             yield
 
@@ -277,7 +277,7 @@ class Store:
                 os.rename(payload, target)
                 fsync_folder(home)
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         self._staging.done(payload)
         return Artifact(target, manifest)
 
@@ -286,7 +286,7 @@ class Store:
         try:
             return self._staging.new()
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
 
     def discard(self, folder: Path) -> None:
         """Deletes a staging folder."""
@@ -314,7 +314,7 @@ class Store:
             manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False, **changes})
             return self.commit(folder, manifest, expected=artifact.manifest.files)
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         finally:
             self.discard(folder)
 
