@@ -1,11 +1,11 @@
-# The doors of the project. Everything happens in .venv; pip is used because the CPU build of torch is found by pip alone.
+# Everything happens in .venv; pip is used because only pip finds the CPU build of torch.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # Test processes at once, each on one core.
 JOBS   ?= auto
-# Public data sets for tests, benchmarks and the verifier of the demo, where they lie beside the checkout.
+# Public data sets for tests, benchmarks and the verifier of the demo, where they are next to the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
 .PHONY: install demo tiny test test-all check bench clean
@@ -35,6 +35,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=src:stages $(BIN)/lint-imports
+	$(BIN)/python tests/check_words.py
 
 bench: install
 	$(BIN)/python benchmarks/overhead.py

@@ -1,9 +1,9 @@
-"""What the tool itself costs: help, the no-op second run, and a stage's own time beside its engine.
+"""What the tool itself costs: help, the no-op second run, and a stage's own time compared with the libraries only.
 
     python benchmarks/overhead.py [--json]
 
 Medians of several runs. The stage overhead is a whole `safework sft` on a tiny model minus the same training and sampling done by
-the libraries alone in one script (the imports are on both sides).
+the libraries only, in one script (the imports are on both sides).
 """
 
 from __future__ import annotations
@@ -79,16 +79,16 @@ def main() -> None:
         print(
             json.dumps(
                 [
-                    {"what": what, "ours_s": ours, "beside_s": beside, "ratio": ours / beside, "bar_s": BARS.get(what)}
-                    for what, ours, beside in rows
+                    {"what": what, "ours_s": ours, "reference_s": reference, "ratio": ours / reference, "bar_s": BARS.get(what)}
+                    for what, ours, reference in rows
                 ]
             )
         )
         return
-    print(f"{'what':28} {'ours (s)':>9} {'beside (s)':>11} {'bar (s)':>8}")
-    for what, ours, beside in rows:
-        print(f"{what:28} {ours:9.2f} {beside:11.2f} {BARS.get(what, ''):>8}")
-    print("beside: importing typer (help), the same training by TRL alone (stage overhead), the first run (second run)")
+    print(f"{'what':28} {'ours (s)':>9} {'reference (s)':>14} {'bar (s)':>8}")
+    for what, ours, reference in rows:
+        print(f"{what:28} {ours:9.2f} {reference:14.2f} {BARS.get(what, ''):>8}")
+    print("reference: importing typer (help), the same training by TRL only (stage overhead), the first run (second run)")
 
 
 def prepare(safework: str, folder: str, env: dict[str, str]) -> tuple[str, str]:

@@ -74,8 +74,8 @@ def _inside(model: type[BaseModel], name: str, kind: Any, metadata: list[Any], w
         key = "safety" if "task" in str(arguments[0]) else "key"
         if model.__name__ in ("FileSource", "HubSource"):
             key = "answer"
-        beside = {"refusal": 1.0} if name == "rewards" and arguments[1] is not dict else {}  # of one task, not all weights may be 0
-        inner = (lambda value: wrap({key: value})) if get_origin(arguments[1]) is dict else (lambda value: wrap({key: value, **beside}))
+        others = {"refusal": 1.0} if name == "rewards" and arguments[1] is not dict else {}  # of one task, not all weights may be 0
+        inner = (lambda value: wrap({key: value})) if get_origin(arguments[1]) is dict else (lambda value: wrap({key: value, **others}))
         yield from _inside(model, name, arguments[1], [], inner, seen)
     elif origin is not Literal:
         for argument in arguments:

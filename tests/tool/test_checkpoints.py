@@ -77,7 +77,7 @@ def test_a_torn_one_is_not_used_and_another_runs_is_refused(tmp_path):
     said: list[str] = []
     assert latest(tmp_path, FINGERPRINT, said.append) is None
     make(tmp_path, 2, sealed=False)
-    assert latest(tmp_path, FINGERPRINT, said.append) is None and "cut short by a kill" in said[0]
+    assert latest(tmp_path, FINGERPRINT, said.append) is None and "interrupted by a kill" in said[0]
     whole = make(tmp_path, 4)
     make(tmp_path, 6, sealed=False)
     assert latest(tmp_path, FINGERPRINT, said.append) == whole

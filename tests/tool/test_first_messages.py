@@ -26,32 +26,32 @@ def source(**changes) -> str:
 
 
 def test_each_message_names_the_next_step(here, cli):
-    def told(*words: str) -> str:
+    def refused(*words: str) -> str:
         done = cli(*words)
         assert done.returncode in (2, 3) and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 
-    pulled = told("models", "pull", "./mymodel")
+    pulled = refused("models", "pull", "./mymodel")
     assert "model=./mymodel" in pulled and "safework artifacts import ./mymodel" in pulled and "hf:./" not in pulled
-    assert "safework artifacts import ./mymodel" in told("models", "pull", "mymodel")
-    assert "did you mean 'smollm2'" in told("models", "pull", "smolm2")
-    assert "hf:org/model" in told("models", "pull", "org/model")
-    assert "kind: file, path: ./my.jsonl, subset: sft" in told("sft", "model=./mymodel", "data=./my.jsonl")
-    missing = told("data", "build", source(subset=None, columns=None))
+    assert "safework artifacts import ./mymodel" in refused("models", "pull", "mymodel")
+    assert "did you mean 'smollm2'" in refused("models", "pull", "smolm2")
+    assert "hf:org/model" in refused("models", "pull", "org/model")
+    assert "kind: file, path: ./my.jsonl, subset: sft" in refused("sft", "model=./mymodel", "data=./my.jsonl")
+    missing = refused("data", "build", source(subset=None, columns=None))
     assert "sources.0.subset must be given: The subset that the rows go to" in missing and "sources.0.columns must be given" in missing
-    assert "unknown key 'sources.0.colums'; did you mean 'sources.columns'" in told("data", "build", source(colums={}))
-    assert "did you mean 'reply'? Row fields stand on the left: reply: response" in told(
+    assert "unknown key 'sources.0.colums'; did you mean 'sources.columns'" in refused("data", "build", source(colums={}))
+    assert "did you mean 'reply'? Row fields stand on the left: reply: response" in refused(
         "data", "build", source(columns={"prompt": "prompt", "response": "response"})
     )
-    assert "no column 'respons'; did you mean 'response'?" in told(
+    assert "no column 'respons'; did you mean 'response'?" in refused(
         "data", "build", source(columns={"prompt": "prompt", "reply": "respons"})
     )
-    thoughts = told("data", "build", source(subset="cot"))
+    thoughts = refused("data", "build", source(subset="cot"))
     assert "require_thought='[]'" in thoughts and "another name (such as sft)" in thoughts
     assert cli("data", "build", source(), "heldout=0.3").returncode == 0
-    assert "write dataset/my@v1:sft (of heldout, sft)" in told("sft", "model=./mymodel", "data=my")
-    assert "suites='[{name: mine, rows: {task: general}}]'" in told("eval", "model=./mymodel", "data=my:heldout")
-    golds = told("eval", "model=./mymodel", "data=my:heldout", "suites=[{name: mine, rows: {task: general}}]")
+    assert "write dataset/my@v1:sft (of heldout, sft)" in refused("sft", "model=./mymodel", "data=my")
+    assert "suites='[{name: mine, rows: {task: general}}]'" in refused("eval", "model=./mymodel", "data=my:heldout")
+    golds = refused("eval", "model=./mymodel", "data=my:heldout", "suites=[{name: mine, rows: {task: general}}]")
     assert "columns: {answer: COLUMN}, constants: {meta.answer_type: exact}" in golds
 
 

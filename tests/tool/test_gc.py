@@ -1,4 +1,4 @@
-"""Garbage collection beside everything else that goes on in a store."""
+"""Garbage collection while other commands use the store."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def test_a_run_folder_is_taken_under_its_lock_only(store):
 
 def test_who_waits_for_a_run_folder_that_goes_makes_one_of_their_own(store):
     run = leave_run(store, "sft-1")
-    with runs.held(run):
+    with runs.locked(run):
         runs.empty(run)
         assert not run.exists()
-    with runs.held(run):
+    with runs.locked(run):
         assert run.exists() and not (run / "request.json").exists()
 
 
@@ -138,7 +138,7 @@ def importing(store, tmp_path):
 
 @pytest.mark.parametrize("pids_mean_nothing", [False, True])
 def test_an_import_that_runs_keeps_its_folder(store, importing, monkeypatch, pids_mean_nothing):
-    if pids_mean_nothing:  # another node, another container: the same number is nobody, or somebody else
+    if pids_mean_nothing:  # another node, another container: the same number is no process, or another one
         monkeypatch.setattr("platform.node", lambda: "another")
         monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError))
     age(store.root / ".staging")

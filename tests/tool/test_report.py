@@ -1,4 +1,4 @@
-"""The report: the ladder's order and marks, one safe HTML file, drawings; looked at as a picture by hand."""
+"""The report: the ladder's order and marks, one safe HTML file, drawings; rendered images were checked by hand."""
 
 from __future__ import annotations
 

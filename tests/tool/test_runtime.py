@@ -30,7 +30,7 @@ class NoteConfig(StageConfig):
 
 
 class NoteStage(Stage):
-    """Writes one file; counts how often it ran in a file beside the store."""
+    """Writes one file; counts how often it ran in a file next to the store."""
 
     name = "note"
     summary = "A note."

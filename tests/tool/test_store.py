@@ -151,7 +151,7 @@ def test_verify_finds_a_flip_that_hides_behind_an_old_time(store):
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
         (lambda folder: safetensors(folder / "model.safetensors", (0,)), "empty tensor"),
-        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-3]), "cut short"),
+        (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-3]), "is truncated"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "link").symlink_to("/etc/hostname"), "symbolic link"),
     ],
@@ -207,8 +207,8 @@ def test_gc_keeps_what_a_kept_artifact_descends_from(store):
     put_model(store, "base", "2")
     child = put_model(store, "child", inputs={"model": InputEntry(ref=old.ref, kind="model", digest=old.digest)})
     assert [item.label for item in garbage(store, keep=1, runs_days=7, with_ancestors=False)] == []
-    told = garbage(store, keep=1, runs_days=7, with_ancestors=True)
-    assert [item.label for item in told] == ["model/base@v1"]
+    listed = garbage(store, keep=1, runs_days=7, with_ancestors=True)
+    assert [item.label for item in listed] == ["model/base@v1"]
     store.set_pinned(store.resolve("base@v1"), True)
     assert garbage(store, keep=1, runs_days=7, with_ancestors=True) == []
     store.set_pinned(store.resolve("base@v1"), False)

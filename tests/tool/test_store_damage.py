@@ -25,7 +25,7 @@ def dataset(store: Store, commit) -> Artifact:
 
 
 def forge(folder: Path, **changes) -> None:
-    """Rewrites a manifest as somebody would who knows how: digest and all."""
+    """Rewrites a manifest as an attacker would: with its digest."""
     manifest = Manifest.model_validate_json((folder / "manifest.json").read_bytes()).model_copy(update=changes)
     manifest.write(folder)
 

@@ -9,15 +9,25 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.cli.hints import HintGroup
 from safework_cli.core.terminal import console, say, visible
+from safework_cli.core.units import size
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
 
 
+class ArtifactsGroup(HintGroup):
+    word = "artifacts"
+
+
 def command() -> Any:
     app = typer.Typer(
-        no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="List, show, verify, compare and clean the store."
+        cls=ArtifactsGroup,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help="List, show, verify, compare and clean the store.",
     )
     app.callback()(lambda: None)
 
@@ -47,13 +57,12 @@ def command() -> Any:
         for column in ("artifact", "made by", "when (UTC)", "size", "from"):
             table.add_column(column, overflow="fold")
         for a in found:
-            size = sum(entry.size for entry in a.manifest.files)
             inputs = " ".join(f"{slot}={entry.ref}" for slot, entry in a.manifest.inputs.items())
             table.add_row(
                 Text(a.ref + (" (pinned)" if a.manifest.pinned else "")),
                 a.manifest.stage,
                 a.manifest.created[:16].replace("T", " "),
-                _size(size),
+                size(sum(entry.size for entry in a.manifest.files)),
                 Text(inputs, style="dim"),
             )
         console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
@@ -65,12 +74,12 @@ def command() -> Any:
         if as_json:
             print(json.dumps(artifact.manifest.model_dump(mode="json")))
             return
-        import yaml
+        from safework_cli.core.yaml_text import dump_yaml
 
-        shown = artifact.manifest.model_dump()
-        shown["files"] = [f"{entry.path} ({_size(entry.size)}, sha256 {entry.sha256[:12]}…)" for entry in artifact.manifest.files]
+        shown = artifact.manifest.model_dump(mode="json")
+        shown["files"] = [f"{entry.path} ({size(entry.size)}, sha256 {entry.sha256[:12]}…)" for entry in artifact.manifest.files]
         print(visible(f"# {artifact.ref} in {artifact.path}"))
-        print(visible(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=140)), end="")
+        print(visible(dump_yaml(shown)), end="")
 
     @app.command(help="Show what an artifact descends from.")
     def lineage(reference: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
@@ -212,8 +221,8 @@ def command() -> Any:
             say(f"kept     {error}")
         for item in found if not yes else collect(where, found) if found else []:
             total += item.size
-            say(f"{'deleted' if yes else 'would delete'}  {_size(item.size):>10}  {item.label}")
-        say(f"{_size(total)} freed" if yes else f"{_size(total)} would be freed; use --yes")
+            say(f"{'deleted' if yes else 'would delete'}  {size(item.size):>10}  {item.label}")
+        say(f"{size(total)} freed" if yes else f"{size(total)} would be freed; use --yes")
 
     @app.command(
         name="import",
@@ -279,12 +288,3 @@ def _summary(artifact: Any) -> dict[str, Any]:
         "path": str(artifact.path),
         "inputs": {k: v.ref for k, v in manifest.inputs.items()},
     }
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -1,4 +1,4 @@
-"""``safework doctor``: what is installed, what works, and the one command that mends each fault."""
+"""``safework doctor``: what is installed, what works, and the one command that fixes each problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from safework_cli.core.terminal import console
 
 Level = Literal["ok", "note", "broken"]
 
-# Each optional or required package with something that must be importable from it: a folder of the same name is no package.
+# Each optional or required package with something that must be importable from it: a folder of the same name is not a package.
 REQUIRED = {
     "torch": "torch:Tensor",
     "transformers": "transformers:AutoTokenizer",
@@ -55,7 +55,7 @@ def command() -> Any:
 
     @app.command(
         name="doctor",
-        help="Check what is installed and what works; each fault comes with the one command that mends it. "
+        help="Check what is installed and what works; each problem is shown with the command that fixes it. "
         "Exit 3 where something needed is broken.",
     )
     def doctor(
@@ -79,7 +79,7 @@ def command() -> Any:
 
         styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
         table = Table(box=None, header_style="bold")
-        for column in ("", "what", "found", "mend it with"):
+        for column in ("", "what", "found", "fix"):
             table.add_column(column, overflow="fold")
         for f in findings:
             table.add_row(Text(f.level, style=styles[f.level]), f.what, Text(f.text), Text(f.do, style="bold"))

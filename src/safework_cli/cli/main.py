@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any
 
 import typer
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
-from typer.core import TyperGroup
+from typer._click.shell_completion import CompletionItem
 
-from safework_cli.core.errors import EXIT_FAULT, EXIT_INTERRUPTED, SafeworkError, nearest
+from safework_cli.cli.hints import HintGroup
+from safework_cli.core.errors import EXIT_ERROR, EXIT_INTERRUPTED, SafeworkError
 from safework_cli.core.registry import stage_entries, stage_summary
 from safework_cli.core.terminal import guard, say
 
@@ -24,6 +25,9 @@ GROUPS = {
 TOOLS = {
     "models": ("safework_cli.cli.models:command", "Bring models into the store."),
     "artifacts": ("safework_cli.cli.artifacts:command", "List, show, verify, compare and clean the store."),
+    "runs": ("safework_cli.cli.runs:command", "List the runs of a store, show one, follow its log."),
+    "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),
+    "schema": ("safework_cli.cli.schema:command", "Print the JSON Schema of a stage's recipe, for editors."),
     "report": ("safework_cli.cli.report:command", "Write one HTML file that shows the whole ladder."),
     "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),
     "data preview": ("safework_cli.cli.data:preview_command", "Show rows in colour, with the tokens that a model would be trained on."),
@@ -41,14 +45,12 @@ ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",
 }
 """Set before anything imports torch, and never over the user's own choice. Libraries draw no bars of their own into our display.
-Threads that wait do not spin: on a shared machine, spinning beside one busy neighbour made a training step five times slower, and on a
-quiet one it gained nothing."""
+Threads that wait do not spin: on a shared machine, one busy neighbour made a training step five times slower with it, and on an
+idle one it gained nothing."""
 
 
-class StageGroup(TyperGroup):
+class StageGroup(HintGroup):
     """A group whose commands are the stages under one word ("rl" → "m3", "efficient", "search"), or all of them at the top."""
-
-    word = ""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         beginning = f"{self.word} " if self.word else ""
@@ -68,23 +70,22 @@ class StageGroup(TyperGroup):
             return getattr(import_module(module), make)()
         return None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            full = f"{self.word} {args[0]}".strip()
-            ctx.fail(f"no command '{full}'{nearest(args[0], self.list_commands(ctx))}")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """One line for each command, without importing any of them."""
-        rows = []
+    def summaries(self, ctx: click.Context) -> Iterator[tuple[str, str]]:
+        """(command, its line in the help), without importing any of them."""
         for name in self.list_commands(ctx):
             full = f"{self.word} {name}".strip()
-            summary = TOOLS[full][1] if full in TOOLS else GROUPS.get(full) or ""
-            if not summary:
-                summary = stage_summary(full) if full in stage_entries() else f"safework {full} --help"
-            rows.append((name, summary))
+            summary = TOOLS[full][1] if full in TOOLS else GROUPS.get(full, "")
+            yield name, summary or (stage_summary(full) if full in stage_entries() else f"safework {full} --help")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(list(self.summaries(ctx)))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Options where a dash was typed, else commands: click's own way imports every one of them."""
+        if incomplete.startswith("-"):
+            return click.core.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=summary) for name, summary in self.summaries(ctx) if name.startswith(incomplete)]
 
 
 def _word_group(word: str) -> click.Command:
@@ -107,7 +108,6 @@ def build_app() -> typer.Typer:
         cls=StageGroup,
         name="safework",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -146,12 +146,13 @@ def main() -> None:
         say("error: interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
-        sys.exit(EXIT_FAULT)
+        sys.exit(EXIT_ERROR)
     except Exception as error:
-        from safework_cli.core.explain import explained
+        from safework_cli.core.system_errors import explain
 
-        known = explained(error)
+        known = explain(error)
         if known is None:
+            say("internal error (a bug in safework or in a library): please report it with these lines")
             raise
         say(f"error: {known}")
         sys.exit(known.exit_code)

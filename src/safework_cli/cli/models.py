@@ -7,9 +7,17 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.cli.hints import HintGroup
+
+
+class ModelsGroup(HintGroup):
+    word = "models"
+
 
 def command() -> Any:
-    app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Bring models into the store.")
+    app = typer.Typer(
+        cls=ModelsGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Bring models into the store."
+    )
     app.callback()(lambda: None)
 
     @app.command(

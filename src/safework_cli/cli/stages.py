@@ -1,4 +1,4 @@
-"""Turns a ``Stage`` into a command: the same face for every rung."""
+"""Turns a ``Stage`` into a command: the same options for every stage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
+from safework_cli.cli.hints import StageCommand
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
+from safework_cli.core.units import size
 
 LOG_COLUMNS = 160
 """Of a table in a log file, which wraps nothing."""
@@ -27,7 +29,7 @@ def stage_command(name: str) -> click.Command:
     stage: Stage = load_stage(name)
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-    @app.command(name=name, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
+    @app.command(name=name, cls=StageCommand, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
     def run(
         settings: Optional[list[str]] = typer.Argument(
             None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False
@@ -79,7 +81,7 @@ def stage_command(name: str) -> click.Command:
 
 
 def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
-    """The last words of a command: the reference (or one JSON object) on stdout, how it went on stderr."""
+    """The result of a command: the reference (or one JSON object) on stdout, a summary on stderr."""
     manifest = result.artifact.manifest
     if not quiet:
         how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
@@ -122,8 +124,8 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     estimates = {
         "optimizer steps": plan.optimizer_steps,
         "tokens": plan.tokens,
-        "memory": _bytes(plan.memory_bytes),
-        "disk": _bytes(plan.disk_bytes),
+        "memory": None if plan.memory_bytes is None else size(plan.memory_bytes),
+        "disk": None if plan.disk_bytes is None else size(plan.disk_bytes),
         "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
     }
     code = plan.refusals[0].exit_code if plan.refusals else 0
@@ -171,12 +173,6 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     for refusal in plan.refusals:
         out.print(Text(f"refused: {refusal}", style="red"))
     return code
-
-
-def _bytes(count: int | None) -> str | None:
-    if count is None:
-        return None
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 # ------------------------------------------------------------------ help

@@ -1,7 +1,7 @@
 """Checkpoints in a run folder: whole with every byte that was written, or not used.
 
 The last file written into a checkpoint is ``COMPLETE.json``: whose it is, its step, and the sha256 of every other file. One without it was
-cut off by a kill. Imports no torch.
+interrupted by a kill. Imports no torch.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def damage(checkpoint: Path) -> str | None:
 def latest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint of a run; None where the run has not come to its first one.
 
-    Torn ones are deleted. Damaged ones are named, and set aside where an earlier whole one takes their place.
+    Torn ones are deleted. Damaged ones are named, and set aside where an earlier complete one replaces them.
 
     Args:
         folder: the run folder.
@@ -107,7 +107,7 @@ def latest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path |
     damaged: list[tuple[Path, str]] = []
     for checkpoint in checkpoints_in(folder):
         if not is_complete(checkpoint):
-            say(f"{checkpoint.name} was cut short by a kill and is not used")
+            say(f"{checkpoint.name} was interrupted by a kill and is not used")
             shutil.rmtree(checkpoint, ignore_errors=True)
             continue
         if why := damage(checkpoint):

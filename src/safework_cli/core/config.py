@@ -19,7 +19,9 @@ from pydantic_core import ErrorDetails
 
 from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.errors import ConfigError, InputError, nearest
+from safework_cli.core.other_names import did_you_mean
 from safework_cli.core.paths import is_utf8, user_path
+from safework_cli.core.recipes import find_recipe, recipe_names
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.stage import Stage
 from safework_cli.core.yaml_text import parse_yaml
@@ -70,11 +72,19 @@ class Resolved:
 
 
 def read_recipe(path: Path) -> Layer:
-    """Reads one recipe file. Raises InputError where it is missing, ConfigError where it is not a mapping."""
+    """Reads one recipe file, or a shipped one of that name ("quickstart/sft.yaml") where that file does not exist.
+
+    Raises:
+        InputError: there is none of that name.
+        ConfigError: it is not a mapping.
+    """
     path = user_path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
-        raise InputError(f"no recipe at {path}{near}", "", "ls recipes/")
+        shipped = find_recipe(path)
+        if shipped is None:
+            near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+            raise InputError(f"no recipe at {path}{near or nearest(str(path), recipe_names())}", "", "safework recipes ls")
+        path = shipped
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise ConfigError(f"{path} has more than {MAX_RECIPE_BYTES:,} bytes", "a recipe is a page of settings", "is it a data file?")
     try:
@@ -106,7 +116,7 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
 
 
 def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Sequence[str]) -> list[Layer]:
-    """Reads ``SAFEWORK_SFT__LORA__R=8``. Raises ConfigError for a ``SAFEWORK_`` variable that means nothing: it was meant to."""
+    """Reads ``SAFEWORK_SFT__LORA__R=8``. Raises ConfigError for a ``SAFEWORK_`` variable that is unknown: a setting was meant."""
     prefix = f"SAFEWORK_{_variable(stage.name)}__"
     prefixes = tuple(f"SAFEWORK_{_variable(name)}__" for name in known_stages)
     layers = []
@@ -118,8 +128,8 @@ def read_environment(stage: Stage, environ: Mapping[str, str], known_stages: Seq
             layers.append(Layer(f"${variable}", _nested(key, _scalar(stage, key, value, f"${variable}"))))
         elif not variable.startswith(prefixes):
             raise ConfigError(
-                f"the environment variable {variable} means nothing{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
-                "a variable that is ignored in silence is a run that did not do what was asked",
+                f"the environment variable {variable} is unknown{nearest(variable, [*RESERVED_VARIABLES, prefix])}",
+                "ignoring it would run something else than was asked",
                 f"settings of this stage are {prefix}<KEY>; unset {variable}",
             )
     return layers
@@ -293,10 +303,12 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: dict[str, str]) ->
     listing = f"safework {stage.name} --help lists the keys"
     if detail["type"] == "extra_forbidden":
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
-        return ConfigError(f"unknown key '{path}'{nearest(path, valid)}", origin, listing)
+        return ConfigError(f"unknown key '{path}'{did_you_mean(path, valid)}", origin, listing)
     if detail["type"] == "missing":
-        told = " ".join((field.description or "").split()) if field else ""
-        return ConfigError(f"{path} must be given{f': {told}' if told else ''}", f"it has no default; {origin}".removesuffix("; "), listing)
+        meaning = " ".join((field.description or "").split()) if field else ""
+        return ConfigError(
+            f"{path} must be given{f': {meaning}' if meaning else ''}", f"it has no default; {origin}".removesuffix("; "), listing
+        )
     what = {
         "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false", "string_type": "text", "list_type": "a list",
         "float_parsing": "a number", "int_from_float": "a whole number",

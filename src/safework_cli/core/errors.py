@@ -1,7 +1,7 @@
 """The errors of safework: what happened, why, and what to type next.
 
 One root, one exit code per family. A command that fails prints ``str(error)`` on stderr without a traceback;
-anything that is not a ``SafeworkError`` is a fault of ours (exit 1) and keeps its traceback.
+anything that is not a ``SafeworkError`` is an internal error, a bug (exit 1), and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 EXIT_DONE = 0
-EXIT_FAULT = 1
+EXIT_ERROR = 1
 EXIT_CONFIG = 2
 EXIT_INPUT = 3
 EXIT_GATE = 4
@@ -28,7 +28,7 @@ class SafeworkError(Exception):
         do: what to type or change next.
     """
 
-    exit_code = EXIT_FAULT
+    exit_code = EXIT_ERROR
 
     def __init__(self, what: str, why: str = "", do: str = ""):
         super().__init__(what, why, do)  # all three, so that the error survives pickling between processes
@@ -53,12 +53,6 @@ class InputError(SafeworkError):
     """An input is missing, ambiguous, of the wrong kind, damaged, or holds nothing usable."""
 
     exit_code = EXIT_INPUT
-
-
-class GateFailed(SafeworkError):
-    """The artifact was made, and a gate that the user set did not hold."""
-
-    exit_code = EXIT_GATE
 
 
 class TooManyFailed(SafeworkError):

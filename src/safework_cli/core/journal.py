@@ -1,4 +1,4 @@
-"""Append-only files of JSON lines, which a kill may cut in two at the end and nowhere else."""
+"""Append-only files of JSON lines, of which a kill can truncate only the last line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safework_cli.core.errors import InputError
 
 
 def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
-    """The records of a journal in order, without a last line that a kill cut in two; none where there is no file.
+    """The records of a journal in order, without a last line that a kill truncated; empty where the file is missing.
 
     Args:
         broken: takes the errors of lines that are not JSON and of a file that cannot be read, for a reader who can do without.
@@ -42,7 +42,7 @@ def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[
 
 
 def open_journal(path: Path) -> TextIO:
-    """Opens a journal to append lines to. A last line that was cut in two is cut off, so that the next one stands by itself."""
+    """Opens a journal to append lines to. A truncated last line is removed, so that the next record starts on its own line."""
     if path.exists():
         content = path.read_bytes()
         tail = content.rpartition(b"\n")[2]
@@ -65,6 +65,6 @@ def _is_json(line: bytes) -> bool:
 
 
 def write_line(handle: TextIO, record: dict[str, Any]) -> None:
-    """Writes one record and hands it to the operating system at once: a killed process loses at most the line it was writing."""
+    """Writes one record and flushes it to the operating system: a killed process loses at most the line it was writing."""
     handle.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
     handle.flush()

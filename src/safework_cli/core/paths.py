@@ -23,7 +23,7 @@ def user_path(text: str | Path) -> Path:
         do = "rename the file or the folder: mv or convmv -f LATIN1 -t UTF-8 --notest"
         raise InputError(f"the name {str(path)!r} is not UTF-8", "manifests are, and name the files that were read", do)
     if "\0" in str(path):
-        raise InputError(f"{str(path)!r} is no path: it holds a NUL", "", "check what the command line was made from")
+        raise InputError(f"{str(path)!r} is not a path: it contains a NUL", "", "check what the command line was made from")
     long = next((part for part in path.parts if len(part.encode()) > MAX_NAME_BYTES), None)
     if long is not None:
         why = f"{long[:40]}… has {len(long.encode()):,} bytes, a file's name {MAX_NAME_BYTES} at most"
@@ -33,7 +33,7 @@ def user_path(text: str | Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise InputError(f"there is no user '{path.parts[0][1:]}' on this machine", f"{path} begins with that user's home") from None
+        raise InputError(f"the user '{path.parts[0][1:]}' is unknown on this machine", f"{path} begins with that user's home") from None
 
 
 def is_utf8(text: str) -> bool:

@@ -1,7 +1,7 @@
 """What a run reports while it works: one stream of events, shown live on a terminal, as plain lines in a log, and kept in files.
 
-``events.jsonl`` holds everything; ``metrics.jsonl`` only the numbers by step, for curves. stdout is never written to: it carries the
-artifact's reference alone.
+``events.jsonl`` holds everything; ``metrics.jsonl`` only the numbers by step, for curves. stdout is never written to: it carries only
+the artifact's reference.
 """
 
 from __future__ import annotations

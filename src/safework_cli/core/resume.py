@@ -17,12 +17,12 @@ from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, is_c
 from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.progress import METRICS
-from safework_cli.core.runs import is_held, read_request, run_folders
+from safework_cli.core.runs import is_running, read_request, run_folders
 
 FORK = "fork.json"
 """What a forked run's folder says of its origin."""
 WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
-"""Settings that say which weights there are to train: an optimiser's state fits one choice of them alone."""
+"""Settings that say which weights there are to train: an optimiser's state fits only one choice of them."""
 JOURNALS = (METRICS, "samples.jsonl")
 """Records by step that go along, up to the checkpoint's."""
 
@@ -33,7 +33,7 @@ def checkpoint_of(folder: Path) -> Path | None:
 
 
 def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
-    """A sentence for each run of the same stage that was left behind with a checkpoint from which this one could resume, and does not.
+    """A sentence for each run of the same stage that has a checkpoint from which this one could resume, and does not.
 
     Args:
         made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
@@ -41,10 +41,10 @@ def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Calla
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
         checkpoint = checkpoint_of(runs / other)
-        if checkpoint and not _misfit(other, theirs, request) and not is_held(runs / other) and not made(str(theirs.get("fingerprint"))):
+        if checkpoint and not _misfit(other, theirs, request) and not is_running(runs / other) and not made(str(theirs.get("fingerprint"))):
             lines.append(
-                f"an unfinished run of {request['stage']} lies at step {step_of(checkpoint)} with {_difference(theirs, request)}; this one "
-                f"starts from scratch (--fork {other} resumes from that checkpoint)"
+                f"an unfinished run of {request['stage']} stopped at step {step_of(checkpoint)} with {_difference(theirs, request)}; "
+                f"this one starts from scratch (--fork {other} resumes from that checkpoint)"
             )
     return lines
 
@@ -57,18 +57,18 @@ def identity(fingerprint: str, name: str) -> str:
 def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> str:
     """Copies the last checkpoint of the run ``name`` into ``folder``, and returns what is to be said of it.
 
-    The same command continues a fork as it continues any run: a folder that was forked already goes on from its own checkpoints.
+    The same command continues a fork as it continues any run: a folder that was forked already resumes from its own checkpoints.
 
     Raises:
-        InputError: there is no such run of this stage, it has no whole checkpoint, or its checkpoint does not fit: another model, or
-            other weights to train.
+        InputError: this stage has no run of that name, the run has no complete checkpoint, or its checkpoint does not fit (another model,
+            or other weights to train).
     """
     if (folder / FORK).exists():
         return str(json.loads((folder / FORK).read_text())["note"])
     others = _runs_of(runs, request["stage"], folder)
     if name not in others:
         raise InputError(
-            f"there is no unfinished run '{name}' of {request['stage']}{nearest(name, others)}",
+            f"no unfinished run '{name}' of {request['stage']}{nearest(name, others)}",
             f"there {'are ' + ', '.join(sorted(others)) if others else 'is none'}; what a finished run made is an artifact (model=…)",
             "leave --fork out to start from scratch",
         )

@@ -1,4 +1,4 @@
-"""Run folders: who works in one, what its run needs, and how one is taken away."""
+"""Run folders: who works in one, what was asked of its run, and how one is removed."""
 
 from __future__ import annotations
 
@@ -17,27 +17,32 @@ REQUEST = "request.json"
 """What was asked of a run: stage, settings, inputs, and who works on it."""
 LOCK = "lock"
 WAIT_SECONDS = 2
-"""Others hold a lock for a moment only to see whether it is held."""
+"""Other processes take a lock for a moment, to test whether it is held."""
+
+
+def run_folder_name(stage: str, fingerprint: str) -> str:
+    """What the folder of a run is called: ``rl-m3-0123456789abcdef``."""
+    return f"{stage.replace(' ', '-')}-{fingerprint[:16]}"
 
 
 @contextmanager
-def held(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[None]:
     """Makes a run folder and holds its lock. Raises Timeout where another process does, OSError where the folder cannot be made."""
     while True:
         run.mkdir(parents=True, exist_ok=True)
         try:
             lock = FileLock(run / LOCK, timeout=WAIT_SECONDS).acquire()
         except FileNotFoundError:
-            continue  # taken away between the two lines
+            continue  # deleted between the two lines
         break
     with lock:
         yield
-    with suppress(OSError):  # NFS keeps a name for the open lock of a folder that was emptied until here
+    with suppress(OSError):  # NFS keeps a file for an open lock that was deleted
         if not (run / LOCK).exists():
             run.rmdir()
 
 
-def is_held(run: Path) -> bool:
+def is_running(run: Path) -> bool:
     """Whether a process works in a run folder now: here, or, as far as can be known, on another host."""
     if is_locked(run / LOCK):
         return True
@@ -59,17 +64,17 @@ def run_folders(runs: Path) -> list[Path]:
     return sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
 
 
-def take_away(run: Path, bin_: Path) -> bool:
-    """Moves what is in a run folder into ``bin_`` and removes the folder, under its lock. False where another process holds it.
+def move_to_trash(run: Path, trash: Path) -> bool:
+    """Moves what is in a run folder into ``trash`` and removes the folder, under its lock. False where another process holds it.
 
-    The folder itself goes last, and its lock with it: whoever waits for the lock finds that it is gone, and makes a folder of their own.
+    The folder and its lock are removed last: a process that waits for the lock finds it deleted, and makes a new folder.
     """
     try:
         lock = FileLock(run / LOCK, timeout=0).acquire()
     except (Timeout, FileNotFoundError):
         return False
     with lock:
-        empty(run, bin_ / run.name)
+        empty(run, trash / run.name)
     return True
 
 
@@ -79,18 +84,18 @@ def clear(run: Path) -> None:
         empty(run)
 
 
-def empty(run: Path, bin_: Path | None = None) -> None:
+def empty(run: Path, trash: Path | None = None) -> None:
     """Removes a run folder whose lock the caller holds.
 
     Args:
-        bin_: where its contents are moved, to be deleted later; deleted at once where none is given.
+        trash: where its contents are moved, to be deleted later; deleted at once where none is given.
     """
-    for path in [run / REQUEST, *run.iterdir()]:  # the request first: without it nothing takes the rest for an unfinished run
+    for path in [run / REQUEST, *run.iterdir()]:  # the request first: without it the rest does not count as an unfinished run
         if path.name == LOCK or not path.exists():
             continue
-        if bin_ is not None:
-            bin_.mkdir(parents=True, exist_ok=True)
-            path.rename(bin_ / path.name)
+        if trash is not None:
+            trash.mkdir(parents=True, exist_ok=True)
+            path.rename(trash / path.name)
         elif path.is_dir():
             shutil.rmtree(path)
         else:

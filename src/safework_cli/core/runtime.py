@@ -17,8 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from safework_cli.core import resume as forks
-from safework_cli.core import runs
+from safework_cli.core import resume, runs
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
@@ -27,12 +26,12 @@ from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import GC_LOCK, now
 from safework_cli.core.config import Resolved, fingerprint
 from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
-from safework_cli.core.explain import explained
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir
 from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
+from safework_cli.core.system_errors import explain
 
 RECORDS = ("lock", "request.json", EVENTS, METRICS)
 
@@ -67,7 +66,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
         by_rule = takes.rules and reference.startswith(RULE_PREFIX)
-        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
+        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds, slot=key)
         if artifact.kind == "dataset" and not takes.whole:
             artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:
@@ -95,13 +94,13 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     if prepared.plan.refusals:
         raise prepared.plan.refusals[0]
     if fork:
-        prepared.fingerprint = forks.identity(prepared.fingerprint, fork)
-    folder = store.runs / f"{prepared.stage.name.replace(' ', '-')}-{prepared.fingerprint[:16]}"
+        prepared.fingerprint = resume.identity(prepared.fingerprint, fork)
+    folder = store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
     try:
         if not fresh and (done := _already_done(prepared, store)):
-            runs.clear(folder)  # left behind by a kill after the commit
+            runs.clear(folder)  # left by a kill after the commit
             return done
-        with runs.held(folder):
+        with runs.locked(folder):
             if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
                 result = done
             else:
@@ -121,18 +120,18 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     except SafeworkError:
         raise
     except Exception as error:
-        if known := explained(error, store.root, prepared.resolved.config):
+        if known := explain(error, store.root, prepared.resolved.config):
             raise known from error
         _refuse_if_deleted(prepared)
-        if isinstance(error, BrokenPipeError):  # click takes it for a reader of stdout that has enough, and ends without a word
+        if isinstance(error, BrokenPipeError):  # click takes it for a closed stdout, and exits without a message
             raise RuntimeError("the other end of a pipe is gone: a child process died") from error
         raise
 
 
 def _has_work(folder: Path) -> bool:
     """Whether a run folder holds more than the request, the record and a payload that was begun: checkpoints, journals."""
-    beside = [path for path in folder.iterdir() if path.name not in (*RECORDS, "output")] if folder.is_dir() else []
-    return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in beside)
+    work = [path for path in folder.iterdir() if path.name not in (*RECORDS, "output")] if folder.is_dir() else []
+    return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in work)
 
 
 def _already_done(prepared: Prepared, store: Store) -> Result | None:
@@ -196,13 +195,14 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     with store.lock(GC_LOCK):
         _refuse_if_deleted(prepared)
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
-    forked = forks.begin(store.runs, fork, folder, request) if fork else None
+    forked = resume.begin(store.runs, fork, folder, request) if fork else None
     others = []
-    if not forked and forks.checkpoint_of(folder) is None:
-        others = forks.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
+    if not forked and resume.checkpoint_of(folder) is None:
+        others = resume.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
     progress = Progress(folder, make_display(quiet=quiet))
     for line in [forked] if forked else others:
         progress.note(line)
+    progress.event("started", pid=os.getpid(), host=this_host())
     stop = StopRequest()
     started = time.monotonic()
     try:

@@ -26,7 +26,7 @@ def verdict_settings(config: BaseModel) -> dict[str, Any]:
 
 
 Weight = Annotated[float, Field(ge=0, le=1e6)]
-"""How much something counts beside others; 0 leaves it out."""
+"""How much something counts relative to others; 0 leaves it out."""
 
 
 def _temperature(value: float) -> float:

@@ -46,8 +46,8 @@ class StopRequest:
         if self.requested is None:
             return
         if self.requested == signal.SIGINT:
-            raise Interrupted("interrupted by Ctrl-C", "", "type the same command again: it goes on from what was kept")
-        raise RunAgain("stopped by SIGTERM", "what was done so far is kept", "run the same command again: it continues")
+            raise Interrupted("interrupted by Ctrl-C", "", "run the same command again: it resumes from what was kept")
+        raise RunAgain("stopped by SIGTERM", "what was done so far is kept", "run the same command again: it resumes")
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         second = self.requested is not None

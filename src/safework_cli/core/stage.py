@@ -1,4 +1,4 @@
-"""The contract between the tool and a rung of the ladder.
+"""The contract between the tool and a stage.
 
 A stage says what it takes, makes and refuses (``Config``, ``inputs``, ``output``, ``plan``) without importing torch, and does
 its work in ``run``. The tool does everything else: configuration, resolving inputs, fingerprint, "already done", the run folder,
@@ -105,7 +105,7 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run made; the payload lies in ``work.output``.
+    """What a run made; the payload is in ``work.output``.
 
     Attributes:
         metrics: headline numbers for the manifest, nested dicts of plain JSON values.
@@ -163,7 +163,7 @@ class WorkDir:
 
 
 class Stage(ABC):
-    """One rung. Instances are stateless; the class attributes are its face."""
+    """One stage. Instances are stateless; the class attributes are its interface."""
 
     name: ClassVar[str]
     """The command: "sft", "rl m3"."""

@@ -42,8 +42,8 @@ class Outlet:
     Args:
         inner: the stream to write to.
         raw: pass text on as it is, for a writer that makes it visible itself and steers the terminal.
-        required: raise SafeworkError for what cannot be written. Otherwise it is dropped: nobody reads a stderr that is full, closed or
-            gone, and the run matters more.
+        required: raise SafeworkError for what cannot be written. Otherwise it is dropped: a stderr that is full or closed must not
+            end the run.
     """
 
     def __init__(self, inner: Any, *, raw: bool = False, required: bool = False):
@@ -76,7 +76,7 @@ class Outlet:
         except (OSError, ValueError):
             pass
         if isinstance(error, BrokenPipeError) and self._required:
-            raise error  # whoever read has enough
+            raise error  # the reader has closed the pipe
         if self._required:
             raise SafeworkError(
                 f"stdout cannot be written ({getattr(error, 'strerror', None) or error})",

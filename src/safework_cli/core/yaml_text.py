@@ -8,6 +8,7 @@ ruamel.yaml's own constructors are left out: they read dates, binaries, `1_000` 
 from __future__ import annotations
 
 import re
+from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -63,6 +64,16 @@ class _BoundedComposer(Composer):
         if self.count > MAX_VALUES:
             raise _too_many(self.parser.peek_event().start_mark.line)
         return super().compose_node(parent, index)
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values (mappings, lists, text, numbers) as YAML for people, in the order in which they are."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style, yaml.allow_unicode, yaml.width = False, True, 140
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    text = StringIO()
+    yaml.dump(value, text)
+    return text.getvalue()
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -105,7 +105,7 @@ def _window(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _labels(dots: Sequence[tuple[float, float, str]], left: float, right: float, top: float, bottom: float) -> list[Markup]:
-    """Names beside their dots, each where it covers no other dot and no other name."""
+    """Names next to their dots, each where it covers no other dot and no other name."""
     taken = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in dots]
     parts = []
     for x, y, label in dots:

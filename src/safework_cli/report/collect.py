@@ -1,4 +1,4 @@
-"""What the page shows of each artifact, from manifests and the files beside them. A file that cannot be read is named, not fatal."""
+"""What the page shows of each artifact, from manifests and the files next to them. A file that cannot be read is named, not fatal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Run:
     shown: list[Markup]
     folded: list[Markup]
     constant: list[tuple[str, float]]
-    """Numbers that never changed: told, not drawn."""
+    """Numbers that never changed: listed, not drawn."""
 
 
 @dataclass(slots=True)

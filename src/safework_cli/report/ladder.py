@@ -275,7 +275,7 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
     for suite in sorted(mine["suites"].keys() | yours["suites"].keys()):
         first, second = mine["suites"].get(suite), yours["suites"].get(suite)
         if first is None or second is None:
-            found.append(f"suite {suite} on one side alone")
+            found.append(f"suite {suite} on one side only")
         elif first["digest"] != second["digest"]:
             found.append(f"other rows in suite {suite}")
         elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):

@@ -44,23 +44,6 @@ def points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: float | None) -> str:
-    if count is None:
-        return "unknown"
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024 or unit == "GiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
-
-
 def plain(value: Any) -> str:
     """A setting or metric in a few characters."""
     if value is None:
@@ -76,4 +59,4 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-__all__ = ["duration", "escaped", "percent", "plain", "points", "shortened", "size", "visible"]
+__all__ = ["escaped", "percent", "plain", "points", "shortened", "visible"]

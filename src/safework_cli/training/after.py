@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError
-from safework_cli.core.explain import explained
 from safework_cli.core.stage import WorkDir
+from safework_cli.core.system_errors import explain
 
 Measured = TypeVar("Measured")
 
@@ -28,7 +28,7 @@ def after_training(what: str, work: WorkDir, measure: Callable[[], Measured]) ->
     except (Interrupted, RunAgain):
         raise
     except Exception as error:
-        if isinstance(explained(error), RunAgain):  # a full disk, in whatever words a library has for it
+        if isinstance(explain(error), RunAgain):  # a full disk, in whatever words a library has for it
             raise
         told = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
         why = f"{what} failed after training: {told[:500]}"

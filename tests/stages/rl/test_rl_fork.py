@@ -27,10 +27,10 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     words = [*WORDS, "max_steps=6", "learning_rate=5e-4", "lr_scheduler_type=constant"]
     anew = cli(*words, "--name", "anew")
     assert anew.returncode == 0, anew.stderr
-    assert "an unfinished run of rl m3 lies at step" in anew.stderr and f"--fork {left_behind} resumes" in anew.stderr
+    assert "an unfinished run of rl m3 stopped at step" in anew.stderr and f"--fork {left_behind} resumes" in anew.stderr
     assert "learning_rate 0.001 → 0.0005" in anew.stderr and "max_steps 50 → 6" in anew.stderr
     wrong = cli(*words, "seed=1", "--fork", "rl-m3-nothing")
-    assert wrong.returncode == 3 and "there is no unfinished run 'rl-m3-nothing'" in wrong.stderr and left_behind in wrong.stderr
+    assert wrong.returncode == 3 and "no unfinished run 'rl-m3-nothing'" in wrong.stderr and left_behind in wrong.stderr
     both = cli(*words, "seed=1", "--fork", left_behind, "--fresh")
     assert both.returncode == 2 and "--fork and --fresh" in both.stderr
 

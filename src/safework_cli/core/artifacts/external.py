@@ -116,7 +116,7 @@ def rule_artifact(reference: str) -> Artifact:
     """A rule (``rule:NAME``, ``rule:NAME{parameter: value}``) as an input: its digest is what its verdicts rest on.
 
     Raises:
-        ConfigError: there is no such rule, or a parameter is wrong.
+        ConfigError: the rule is unknown, or a parameter is wrong.
     """
     from safework_cli.verifiers.rules.registry import parse_rule, rule_digest
 

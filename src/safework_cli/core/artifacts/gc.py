@@ -17,7 +17,7 @@ from safework_cli.core.errors import InputError
 
 @dataclass(slots=True)
 class Garbage:
-    """Something that may go: an artifact, a run folder, or a file or folder that was left behind."""
+    """Something that may go: an artifact, a run folder, or a leftover file or folder."""
 
     label: str
     size: int
@@ -30,7 +30,7 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
 
     - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs need, and all that these descend from, stay;
     - run folders that no process holds and that were not touched for ``runs_days``, or whose artifact is in the store;
-    - what killed processes left behind.
+    - leftovers of killed processes.
 
     Args:
         damaged: takes the errors of artifacts whose manifest is damaged; they stay, and so does what can still be read of their inputs.
@@ -87,7 +87,7 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
                     if item.artifact is not None and item.path.resolve() in needed:
                         continue
                     if item.path.parent == store.runs:
-                        if not runs.take_away(item.path, bin_):
+                        if not runs.move_to_trash(item.path, bin_):
                             continue
                     else:
                         item.path.rename(bin_ / str(number))
@@ -117,8 +117,8 @@ def _inputs_of_damaged(store: Store, whole: Sequence[Artifact]) -> list[str]:
 
 
 def _is_over(run: Path, days: float, made: set[str]) -> bool:
-    """Whether a run folder is of no more use: what it was for is made, or nobody came back to it for long."""
-    if runs.is_held(run):
+    """Whether a run folder can be deleted: its artifact was made, or it was not resumed for a long time."""
+    if runs.is_running(run):
         return False
     request = runs.read_request(run)
     return (request is not None and request.get("fingerprint") in made) or not is_recent(run, days)

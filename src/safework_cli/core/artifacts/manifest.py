@@ -93,7 +93,7 @@ class Manifest(_Strict):
     pinned: bool = False
     reuse: bool = True
     """Whether a run with the same fingerprint may print this artifact as "already done": false for imports, whose fingerprint is only
-    somebody's word."""
+    a claim of the folder's author."""
     manifest_sha256: str = ""
     """sha256 over the bytes of ``manifest.json`` with 64 zeros in this place; empty in manifests of before schema version 2."""
 
@@ -194,7 +194,7 @@ class Artifact:
 
     def row_files(self) -> list[Path]:
         """The Parquet files that hold its rows (those of the subset, where one is named), in name order: what the manifest lists, nothing
-        that merely lies beside it. Raises InputError where the subset is open, naming one that may be trained on."""
+        that is only in the same artifact. Raises InputError where the subset is open, naming one that may be trained on."""
         if self.kind != "dataset":
             raise InputError(f"{self.ref} is a {self.kind}, not a dataset")
         tables = sorted(entry.path for entry in self.manifest.files if entry.path.endswith(".parquet"))
@@ -212,7 +212,7 @@ class Artifact:
         return [self.path / table for table in tables]
 
     def with_subset(self, subset: str | None) -> Artifact:
-        """The same artifact, narrowed. Raises InputError with the nearest name where there is no such subset."""
+        """The same artifact, narrowed. Raises InputError with the nearest name where the subset is unknown."""
         if subset and subset not in self.subsets:
             have = ", ".join(self.subsets) or "none"
             raise InputError(f"{self.ref} has no subset '{subset}'{nearest(subset, self.subsets)}", f"its subsets: {have}")
@@ -255,7 +255,7 @@ def hash_payload(folder: Path) -> list[FileEntry]:
 
 
 def payload_digest(files: list[FileEntry]) -> str:
-    """The identity of a payload. The run's record is no part of it: the same weights are the same input, whenever they were made."""
+    """The identity of a payload. The run's record is not part of it: the same weights are the same input, whenever they were made."""
     files = [entry for entry in files if not entry.path.startswith(f"{RECORD}/")]
     lines = sorted(f"{entry.path}\0{entry.sha256}" for entry in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -15,7 +15,7 @@ def check_payload(folder: Path, kind: str) -> None:
     """Raises InputError where the folder is empty or is not what its kind promises."""
     if not any(path.is_file() for path in folder.rglob("*")):
         raise InputError(
-            f"the {kind} in {folder} is empty", "nothing was written", "this is a fault of the stage that made it: please report it"
+            f"the {kind} in {folder} is empty", "nothing was written", "this is a bug in the stage that made it: please report it"
         )
     {"model": _check_model, "verifier": _check_verifier, "dataset": _check_dataset}.get(kind, lambda _: None)(folder)
 
@@ -41,7 +41,7 @@ def _check_safetensors(folder: Path) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Raises InputError where the folder holds an adapter (peft), by itself or beside whole weights."""
+    """Raises InputError where the folder holds an adapter (peft), by itself or together with full weights."""
     if not (folder / "adapter_config.json").exists():
         return
     try:
@@ -51,7 +51,7 @@ def refuse_adapter(folder: Path) -> None:
     if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
         raise InputError(
             f"{folder} holds a whole model and an adapter",
-            "which of the two is meant is not clear: loading would put the adapter on the weights beside it",
+            "which of the two is meant is not clear: loading would apply the adapter to the weights in the same folder",
             "move adapter_config.json and adapter_model.safetensors to a folder of their own; or merge them into the model first",
         )
     raise InputError(
@@ -66,7 +66,7 @@ def weight_headers(folder: Path) -> dict[Path, dict[str, Any]]:
     """The header of each of a folder's safetensors files: name → dtype, shape and data_offsets. No tensor is read.
 
     Raises:
-        InputError: there is none, a file is damaged or cut short, or the index names a file that is not there.
+        InputError: there is none, a file is damaged or truncated, or the index names a file that is not there.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -99,7 +99,7 @@ def safetensors_header(file: Path) -> dict[str, Any]:
             start = handle.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if length + 8 > size:
-                raise InputError(f"{file} is cut short", "its header is longer than the file", "fetch the file again")
+                raise InputError(f"{file} is truncated", "its header is longer than the file", "fetch the file again")
             text = handle.read(length)
     except OSError as error:
         raise InputError(f"{file} cannot be read", error.strerror or str(error), "check the folder") from None
@@ -112,7 +112,7 @@ def safetensors_header(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RecursionError):
         raise InputError(f"{file} is not a safetensors file", "its header cannot be read", "fetch the file again") from None
     if 8 + length + end != size:
-        raise InputError(f"{file} is cut short", f"its tensors end at byte {8 + length + end}, the file at {size}", "fetch the file again")
+        raise InputError(f"{file} is truncated", f"its tensors end at byte {8 + length + end}, the file at {size}", "fetch the file again")
     return header
 
 

@@ -1,7 +1,8 @@
-"""Folders in which artifacts are put together, and into which deleted ones are moved: whose they are, and which were left behind.
+"""Folders in which artifacts are put together, and into which deleted ones are moved: who owns them, and which are leftovers.
 
-Each has a lock beside it that its process holds until it is done; a process that dies lets go of it. Where a file system does not carry
-locks between hosts, the host's name in the folder's name shows that nothing can be known here, and the folder stays for a day.
+Each has a lock file next to it that its process holds until it is done; the lock of a process that dies is released. Where a file system
+does not carry locks between hosts, the host's name in the folder's name shows that the lock cannot be tested, and the folder stays for a
+day.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def last_written(folder: Path) -> float:
         for path in [folder, *folder.rglob("*")]:
             newest = max(newest, path.lstat().st_mtime)
     except FileNotFoundError:
-        return time.time()  # something goes while we look: somebody works there
+        return time.time()  # something was deleted during this look: a process works there
     return newest
 
 
@@ -91,9 +92,9 @@ def is_locked(lock: Path) -> bool:
     except Timeout:
         return True
     except PermissionError:
-        return True  # another user's: it cannot be asked, so it counts as held
+        return True  # another user's: it cannot be tested and counts as held
     except OSError:
-        return False  # a file system that may only be read: nobody here can hold a lock on it
+        return False  # a file system that may only be read: no process can hold a lock on it
 
 
 def _lock_of(folder: Path) -> Path:

@@ -31,8 +31,8 @@ from safework_cli.core.artifacts.references import HubReference, PathReference, 
 from safework_cli.core.artifacts.staging import Staging
 from safework_cli.core.artifacts.verify import verify
 from safework_cli.core.errors import InputError, RunAgain, nearest
-from safework_cli.core.explain import explained
 from safework_cli.core.paths import user_path
+from safework_cli.core.system_errors import explain
 
 LOCK_SECONDS = 60
 GC_LOCK = "gc"
@@ -45,7 +45,7 @@ def default_store(path: str | Path | None = None) -> Store:
 
 
 class Store:
-    """A folder ``<kind>/<name>/v<N>/`` of artifacts, beside ``.runs`` (run folders), ``.staging``, ``.locks`` and ``.verified``.
+    """A folder ``<kind>/<name>/v<N>/`` of artifacts, next to ``.runs`` (run folders), ``.staging``, ``.locks`` and ``.verified``.
 
     Args:
         root: made when first written to; reading writes nothing that is needed.
@@ -108,11 +108,12 @@ class Store:
             )
         return artifact
 
-    def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True) -> Artifact:
+    def resolve(self, reference: str, kinds: tuple[str, ...] = KINDS, *, verify: bool = True, slot: str = "") -> Artifact:
         """Finds what a reference means and checks that it is undamaged.
 
         Args:
-            kinds: what the asking slot accepts; a bare name is looked up in these alone.
+            kinds: what the asking slot accepts; a bare name is looked up in these only.
+            slot: the key that the reference was given for, for the error ("model").
             verify: compare the files with the manifest (skipped for files unchanged since the last time, by size, inode and time).
 
         Raises:
@@ -124,7 +125,7 @@ class Store:
         if isinstance(parsed, PathReference):
             artifact = path_artifact(parsed.path, reference, kinds)
         else:
-            artifact = self._find(reference, parsed.kind, parsed.name, parsed.version, kinds)
+            artifact = self._find(reference, parsed.kind, parsed.name, parsed.version, kinds, slot)
         if artifact.kind not in kinds:
             raise InputError(
                 f"{reference} is a {artifact.kind}", f"a {' or '.join(kinds)} is wanted here", "safework artifacts ls --kind " + kinds[0]
@@ -133,7 +134,7 @@ class Store:
             self.verify(artifact)
         return artifact.with_subset(parsed.subset)
 
-    def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...]) -> Artifact:
+    def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...], slot: str = "") -> Artifact:
         wanted = (kind,) if kind else kinds
         found = [k for k in wanted if any((self.root / k / name).glob(f"v*/{MANIFEST}"))]
         if not found:
@@ -148,7 +149,8 @@ class Store:
             hint = nearest(f"{wanted[0]}/{name}", known)
             do = "safework artifacts ls" if known else "safework models pull smollm2"
             if Path(reference).exists():
-                do = f"write ./{reference} for the {'folder' if Path(reference).is_dir() else 'file'} of that name"
+                what = "folder" if Path(reference).is_dir() else "file"
+                do = f"write {slot and slot + '='}./{reference} for the {what} of that name"
             raise InputError(f"no artifact '{reference}' in {self.root}{hint}", "", do)
         if len(found) > 1:
             raise InputError(
@@ -157,7 +159,7 @@ class Store:
         folder = self.root / found[0] / name
         versions = [number for number in _versions_in(folder) if (folder / f"v{number}" / MANIFEST).exists()]
         if not versions:
-            raise NotThere(f"{reference} was deleted in the meantime", "a gc ran beside this command", "safework artifacts ls")
+            raise NotThere(f"{reference} was deleted in the meantime", "a gc ran at the same time", "safework artifacts ls")
         chosen = version if version is not None else versions[-1]
         if chosen not in versions:
             raise InputError(
@@ -168,13 +170,13 @@ class Store:
         return self._read(folder / f"v{chosen}")
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact | None]:
-        """Every ancestor by reference, nearest first; None for one that is no longer here (or lives outside the store)."""
+        """Every ancestor by reference, nearest first; None for one that was deleted (or lives outside the store)."""
         found: dict[str, Artifact | None] = {}
         queue = [artifact]
         while queue:
             for entry in queue.pop(0).manifest.inputs.values():
                 if entry.ref.startswith(RULE_PREFIX):
-                    continue  # a part of the program: no artifact stands behind it
+                    continue  # a part of the program: it is not an artifact
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
                 if reference in found:
                     continue
@@ -235,7 +237,7 @@ class Store:
                 f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again"
             ) from None
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         with held:
             yield
 
@@ -275,7 +277,7 @@ class Store:
                 os.rename(payload, target)
                 fsync_folder(home)
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         self._staging.done(payload)
         return Artifact(target, manifest)
 
@@ -284,7 +286,7 @@ class Store:
         try:
             return self._staging.new()
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
 
     def discard(self, folder: Path) -> None:
         """Deletes a staging folder."""
@@ -312,7 +314,7 @@ class Store:
             manifest = artifact.manifest.model_copy(deep=True, update={"name": name, "created": now(), "pinned": False, **changes})
             return self.commit(folder, manifest, expected=artifact.manifest.files)
         except OSError as error:
-            raise explained(error, self.root) or error from error
+            raise explain(error, self.root) or error from error
         finally:
             self.discard(folder)
 

@@ -12,7 +12,7 @@ from safework_cli.core.artifacts.manifest import EXTERNAL, KINDS, MANIFEST, Arti
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import Store, now
 from safework_cli.core.errors import InputError, SafeworkError
-from safework_cli.core.explain import explained
+from safework_cli.core.system_errors import explain
 
 _UNWANTED = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
@@ -46,7 +46,7 @@ def import_folder(store: Store, path: Path, name: str | None, *, reuse: bool = F
         _copy(path, wanted, staging)
         return store.commit(staging, manifest, expected=wanted)
     except OSError as error:
-        raise explained(error, store.root) or error from error
+        raise explain(error, store.root) or error from error
     finally:
         store.discard(staging)
 
@@ -83,12 +83,12 @@ def export_folder(artifact: Artifact, folder: Path) -> None:
         fsync_folder(folder.absolute().parent)
     except FileNotFoundError as error:
         if not (artifact.path / MANIFEST).exists():
-            raise InputError(f"{artifact.ref} was deleted in the meantime", "a gc ran beside this command", "") from None
+            raise InputError(f"{artifact.ref} was deleted in the meantime", "a gc ran at the same time", "") from None
         raise error
     except SafeworkError:
         raise
     except OSError as error:
-        raise explained(error) or error from error
+        raise explain(error) or error from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -115,7 +115,7 @@ def _refuse_links(folder: Path, files: Sequence[FileEntry]) -> None:
 
 
 def _is_cut_export(artifact: Artifact, folder: Path) -> bool:
-    """Whether a folder holds nothing but beginnings of this artifact's own files: what an export leaves that was cut off."""
+    """Whether a folder holds nothing but beginnings of this artifact's own files: the leftover of an interrupted export."""
     if not folder.is_dir() or artifact.manifest.stage == EXTERNAL:
         return False
     whole = {entry.path for entry in artifact.manifest.files} | {MANIFEST}

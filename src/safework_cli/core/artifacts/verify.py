@@ -44,7 +44,7 @@ def verify(artifact: Artifact, record: Path | None) -> None:
         _compare(artifact)
     except (InputError, OSError) as error:
         if not (artifact.path / MANIFEST).exists():
-            raise NotThere(f"{artifact.ref} was deleted in the meantime", "a gc ran beside this command", "safework artifacts ls") from None
+            raise NotThere(f"{artifact.ref} was deleted in the meantime", "a gc ran at the same time", "safework artifacts ls") from None
         if isinstance(error, OSError):
             name = Path(error.filename).name if error.filename else "a file"
             raise InputError(f"{artifact.ref} is damaged: {name} cannot be read", str(error.strerror or error), _DO) from None

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from safework_cli.core import explain as faults
+from safework_cli.core import system_errors
 from safework_cli.core.artifacts import Store
 from safework_cli.core.errors import ConfigError, InputError, RunAgain
-from safework_cli.core.explain import explained
 from safework_cli.core.settings import StageConfig
+from safework_cli.core.system_errors import explain
 
 MAIN = "from safework_cli.cli.main import main; main()"
 
@@ -45,8 +45,8 @@ FULL = Path("/dev/full")
     ids=["python", "numpy", "torch"],
 )
 def test_real_writers_on_a_full_device(write, tmp_path, monkeypatch):
-    monkeypatch.setattr(faults, "NEARLY_FULL_BYTES", 2**63)  # this disk is not the one that is full
-    found = explained(raised(write), tmp_path)
+    monkeypatch.setattr(system_errors, "NEARLY_FULL_BYTES", 2**63)  # this disk is not the one that is full
+    found = explain(raised(write), tmp_path)
     assert isinstance(found, RunAgain) and found.exit_code == 75
     assert "no space left in" in str(found) and "run the same command again" in str(found)
 
@@ -65,19 +65,19 @@ def test_real_writers_on_a_full_device(write, tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_texts_of_libraries(error):
-    assert isinstance(explained(error), RunAgain)
+    assert isinstance(explain(error), RunAgain)
     wrapped = raised(lambda: (_ for _ in ()).throw(RuntimeError("generating the split failed")))
     wrapped.__cause__ = error
-    assert isinstance(explained(wrapped), RunAgain)
+    assert isinstance(explain(wrapped), RunAgain)
 
 
 def test_a_failed_write_without_a_reason_is_explained_by_what_is_left(tmp_path, monkeypatch):
     error = RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing file data/0: file write failed")
-    monkeypatch.setattr(faults, "NEARLY_FULL_BYTES", 0)
-    assert explained(error, tmp_path) is None
-    monkeypatch.setattr(faults, "NEARLY_FULL_BYTES", 2**63)
-    assert "no space left in" in str(explained(error, tmp_path))
-    assert explained(ValueError("the fifth row is odd"), tmp_path) is None
+    monkeypatch.setattr(system_errors, "NEARLY_FULL_BYTES", 0)
+    assert explain(error, tmp_path) is None
+    monkeypatch.setattr(system_errors, "NEARLY_FULL_BYTES", 2**63)
+    assert "no space left in" in str(explain(error, tmp_path))
+    assert explain(ValueError("the fifth row is odd"), tmp_path) is None
 
 
 class Sizes(StageConfig):
@@ -98,19 +98,19 @@ class Sizes(StageConfig):
     ids=["torch", "numpy", "cuda", "python", "fork"],
 )
 def test_out_of_memory_says_which_settings_to_lower(error):
-    found = explained(error, config=Sizes())
+    found = explain(error, config=Sizes())
     assert isinstance(found, ConfigError) and found.exit_code == 2 and "out of memory" in found.what
     assert "per_device_train_batch_size (now 8)" in found.do and "max_length (now 2048)" in found.do
     assert "gradient_checkpointing=true" in found.do
 
 
 def test_what_may_not_be_written_is_an_input_to_change(tmp_path):
-    found = explained(PermissionError(errno.EROFS, "Read-only file system", str(tmp_path / "s" / ".runs")), tmp_path / "s")
+    found = explain(PermissionError(errno.EROFS, "Read-only file system", str(tmp_path / "s" / ".runs")), tmp_path / "s")
     assert isinstance(found, InputError) and found.what == f"cannot write to {tmp_path / 's'}" and "--store" in found.do
-    assert explained(FileNotFoundError(errno.ENOENT, "No such file", "x"), tmp_path) is None
+    assert explain(FileNotFoundError(errno.ENOENT, "No such file", "x"), tmp_path) is None
     handled = ValueError("a bug")
     handled.__context__ = PermissionError(errno.EACCES, "Permission denied", "/some/cache")  # a library coped with that one
-    assert explained(handled, tmp_path) is None
+    assert explain(handled, tmp_path) is None
 
 
 def limited(store: Store, megabytes: float, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,6 @@
 """What an error of the operating system or of a library means for a user: no space, no permission, no memory.
 
-Libraries seldom raise the error that they got. torch says ``RuntimeError: PytorchStreamWriter failed writing file``, safetensors and
+Libraries often hide the original error. torch says ``RuntimeError: PytorchStreamWriter failed writing file``, safetensors and
 tokenizers put ``os error 28`` into a text, numpy counts the bytes that it could not write. So errors are recognised by number where they
 have one, by text where they have none, and where neither is clear by what is left on the disk. Imports no torch.
 """
@@ -49,7 +49,7 @@ MEMORY_SETTINGS = (
 """Settings that memory grows with, the most effective first."""
 
 
-def explained(error: BaseException, store: Path | None = None, config: Any = None) -> SafeworkError | None:
+def explain(error: BaseException, store: Path | None = None, config: Any = None) -> SafeworkError | None:
     """The error that a user can act on; None where the cause is not the machine's space, permissions or memory.
 
     Args:

@@ -1,0 +1,66 @@
+"""What people who come from other tools type: an error that shows the command that does it here."""
+
+from __future__ import annotations
+
+import pytest
+
+from safework_cli.cli.hints import as_settings, unknown_command
+from safework_cli.core.registry import load_stage
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "mymodel").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("--learning_rate 1e-5", "learning_rate=1e-5"),
+        ("--learning-rate=1e-5 --lora.r 8", "learning_rate=1e-5 lora.r=8"),
+        ("--lr -1 --epochs 2", "learning_rate=-1 num_train_epochs=2"),
+        ("--model_name_or_path org/name --dataset_name mine:sft", "model=hf:org/name data=mine:sft"),
+        ("--model_name_or_path mymodel", "model=./mymodel"),
+        ("--model_name_or_path /models/m", "model=/models/m"),
+        ("--output_dir out/first --gradient_checkpointing", "--name first gradient_checkpointing=true"),
+        ("model=tiny -c a.yaml --nothing 3", "model=tiny -c a.yaml --nothing 3"),
+    ],
+)
+def test_options_become_settings(typed, ours):
+    words, unknown = as_settings(load_stage("sft"), typed.split(), ())
+    assert words == ours.split() and unknown == (["--nothing"] if "--nothing" in typed else [])
+
+
+@pytest.mark.parametrize(
+    ("word", "typed", "do"),
+    [
+        ("", "train --model mymodel --lr 1e-5 -c x.yaml --dry-run", "safework sft model=./mymodel learning_rate=1e-5 -c x.yaml --dry-run"),
+        ("rl", "grpo model=x", "safework rl m3 algorithm=grpo model=x"),
+        ("rl", "dpo", "safework rl m3"),
+        ("rl", "ppo", "safework rl m3"),
+        ("", "evaluate model=x", "safework eval model=x"),
+        ("models", "download smollm2", "safework models pull smollm2"),
+        ("rl", "m4", "safework rl --help"),
+    ],
+)
+def test_commands_of_other_tools(word, typed, do):
+    error = unknown_command(word, typed.split(), ["m3", "sft"])
+    assert error.do == do and error.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "shown"),
+    [
+        ("sft --learning_rate 1e-5 model=tiny --quiet", 2, "do:  safework sft learning_rate=1e-5 model=tiny --quiet\n"),
+        ("sft --nothing 1", 2, "no option or setting '--nothing'"),
+        ("sft model_name_or_path=x", 2, "did you mean 'model'?"),
+        ("sft model=mymodel data=x:sft", 3, "write model=./mymodel for the folder"),
+        ("models download smollm2", 2, "safework models pull smollm2"),
+        ("rl grpo", 2, "safework rl m3 algorithm=grpo"),
+        ("train", 2, "safework sft\n"),
+    ],
+)
+def test_the_command_line_shows_them(cli, typed, code, shown):
+    done = cli(*typed.split())
+    assert done.returncode == code and shown in done.stderr and done.stdout == "", done.stderr

@@ -1,0 +1,81 @@
+"""The recipes that come with safework, and the JSON Schema of every stage's recipe."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from safework_cli.core import recipes
+from safework_cli.core.config import read_recipe, resolve
+from safework_cli.core.errors import InputError
+from safework_cli.core.recipe_schema import recipe_schema
+from safework_cli.core.registry import load_stage, stage_entries
+
+NAMES = [name for name in recipes.recipe_names() if name.endswith(".yaml")]
+WITHOUT_COMMAND = {"smollm2/eval-short.yaml": "eval", "smollm2/short.yaml": "rl m3"}
+
+
+def stage_of(name: str) -> str:
+    """The stage of a shipped recipe: the command in its comment, or that of the quickstart's recipe of the same name."""
+    text = recipes.find_recipe(Path(name)).read_text()
+    if match := re.search(rf"safework ((?:[a-z0-9-]+ )+)-c [^\n]*{re.escape(name)}", text):
+        return match[1].strip()
+    return WITHOUT_COMMAND.get(name) or stage_of(f"quickstart/{Path(name).name}")
+
+
+def test_there_are_recipes():
+    assert "quickstart/sft.yaml" in NAMES and "quickstart.sh" in recipes.recipe_names() and len(NAMES) > 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_shipped_recipe_is_valid_by_its_stage_and_by_its_schema(name):
+    stage = load_stage(stage_of(name))
+    values = read_recipe(Path(name)).values
+    assert not list(Draft202012Validator(recipe_schema(stage)).iter_errors(values))
+    if name.startswith("quickstart/") and name != "quickstart/xstest.yaml":
+        needed = [f"{key}.x=a" if slot.many else f"{key}=a" for key, slot in stage.inputs.items()]
+        resolve(stage, [Path(name)], needed, environ={})
+
+
+@pytest.mark.parametrize("name", list(stage_entries()))
+def test_the_schema_of_every_stage_is_valid_and_refuses_what_the_stage_refuses(name):
+    schema = recipe_schema(load_stage(name))
+    Draft202012Validator.check_schema(schema)
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid({"seed": 1, "name": "mine"})
+    assert not validator.is_valid({"sed": 1}) and not validator.is_valid({"seed": "one"}) and not validator.is_valid({"seed": -1})
+    described = [key for key, value in schema["properties"].items() if value.get("description") or "$ref" in value]
+    assert set(described) == set(schema["properties"])
+
+
+def test_a_shipped_name_is_used_where_there_is_no_such_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shipped = read_recipe(Path("quickstart/sft.yaml"))
+    assert shipped.values["max_steps"] == 54 and shipped.values == read_recipe(Path("recipes/quickstart/sft.yaml")).values
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "sft.yaml").write_text("max_steps: 3\n")
+    assert read_recipe(Path("quickstart/sft.yaml")).values == {"max_steps": 3}
+    for name in ("quickstart/stf.yaml", "../pyproject.toml", "quickstart"):
+        with pytest.raises(InputError, match="no recipe at"):
+            read_recipe(Path(name))
+
+
+def test_the_commands(cli, tmp_path):
+    listed = cli("recipes", "ls").stdout
+    assert "quickstart/sft.yaml" in listed and "Chain-of-thought SFT of the quickstart" in listed
+    assert "max_steps: 54" in cli("recipes", "show", "quickstart/sft.yaml").stdout
+    unknown = cli("recipes", "show", "quickstart/stf.yaml")
+    assert unknown.returncode == 3 and "did you mean 'quickstart/sft.yaml'" in unknown.stderr
+    one = cli("recipes", "copy", "quickstart/sft.yaml", cwd=tmp_path)
+    assert one.stdout == "sft.yaml\n" and (tmp_path / "sft.yaml").exists()
+    again = cli("recipes", "copy", "quickstart/sft.yaml", cwd=tmp_path)
+    assert again.returncode == 3 and "sft.yaml exists" in again.stderr
+    assert cli("recipes", "copy", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "recipes" / "quickstart.sh").exists() and (tmp_path / "recipes" / "quickstart" / "sft.yaml").exists()
+    schema = json.loads(cli("schema", "rl", "m3").stdout)
+    assert schema["title"] == "Recipe of safework rl m3" and schema["$schema"].endswith("2020-12/schema")
+    assert cli("schema", "rl-m3").returncode == 0 and "did you mean 'sft'" in cli("schema", "stf").stderr
