@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.core import formats
 from safework_cli.core.terminal import console, say, visible
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
@@ -53,7 +54,7 @@ def command() -> Any:
                 Text(a.ref + (" (pinned)" if a.manifest.pinned else "")),
                 a.manifest.stage,
                 a.manifest.created[:16].replace("T", " "),
-                _size(size),
+                formats.size(size),
                 Text(inputs, style="dim"),
             )
         console(width=None if sys.stdout.isatty() else 200).print(table if found else "the store is empty: safework models pull smollm2")
@@ -68,7 +69,7 @@ def command() -> Any:
         import yaml
 
         shown = artifact.manifest.model_dump()
-        shown["files"] = [f"{entry.path} ({_size(entry.size)}, sha256 {entry.sha256[:12]}…)" for entry in artifact.manifest.files]
+        shown["files"] = [f"{entry.path} ({formats.size(entry.size)}, sha256 {entry.sha256[:12]}…)" for entry in artifact.manifest.files]
         print(visible(f"# {artifact.ref} in {artifact.path}"))
         print(visible(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=140)), end="")
 
@@ -212,8 +213,8 @@ def command() -> Any:
             say(f"kept     {error}")
         for item in found if not yes else collect(where, found) if found else []:
             total += item.size
-            say(f"{'deleted' if yes else 'would delete'}  {_size(item.size):>10}  {item.label}")
-        say(f"{_size(total)} freed" if yes else f"{_size(total)} would be freed; use --yes")
+            say(f"{'deleted' if yes else 'would delete'}  {formats.size(item.size):>10}  {item.label}")
+        say(f"{formats.size(total)} freed" if yes else f"{formats.size(total)} would be freed; use --yes")
 
     @app.command(
         name="import",
@@ -279,12 +280,3 @@ def _summary(artifact: Any) -> dict[str, Any]:
         "path": str(artifact.path),
         "inputs": {k: v.ref for k, v in manifest.inputs.items()},
     }
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
+from safework_cli.core import formats
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
@@ -122,8 +123,8 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     estimates = {
         "optimizer steps": plan.optimizer_steps,
         "tokens": plan.tokens,
-        "memory": _bytes(plan.memory_bytes),
-        "disk": _bytes(plan.disk_bytes),
+        "memory": formats.size(plan.memory_bytes) if plan.memory_bytes is not None else None,
+        "disk": formats.size(plan.disk_bytes) if plan.disk_bytes is not None else None,
         "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
     }
     code = plan.refusals[0].exit_code if plan.refusals else 0
@@ -171,12 +172,6 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     for refusal in plan.refusals:
         out.print(Text(f"refused: {refusal}", style="red"))
     return code
-
-
-def _bytes(count: int | None) -> str | None:
-    if count is None:
-        return None
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 # ------------------------------------------------------------------ help
