@@ -44,8 +44,8 @@ def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
     import yaml
 
     from safework_cli.core.artifacts import Store
+    from safework_verifier.attacks import augmented
     from safework_verifier.rows import labelled_rows, take_apart
-    from safework_verifier.train.attacks import augmented
     from safework_verifier.train.config import VerifierTrainConfig
 
     settings = yaml.safe_load((RECIPES / recipe).read_text())

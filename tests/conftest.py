@@ -1,4 +1,4 @@
-"""Shared fixtures: a store in a temporary folder, tiny real models built in code, real data where it lies beside the checkout."""
+"""Shared fixtures: a store in a temporary folder, tiny real models built in code, real data where it is next to the checkout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def work(tmp_path: Path):
-    """A run folder such as the tool hands to ``Stage.run``."""
+    """A run folder, as ``Stage.run`` gets it."""
     folder = tmp_path / "run"
     folder.mkdir()
     progress = Progress(folder, QuietDisplay())
@@ -42,7 +42,7 @@ def work(tmp_path: Path):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of real data sets; the test is skipped, loudly, where it does not lie there."""
+    """The folder of real data sets; the test is skipped with a message where there is none."""
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA} (set SAFEWORK_DATA)")
     return DATA
@@ -85,7 +85,7 @@ def toy_data(store: Store, commit):
             reply = make_reply("I add the two.", str(i + 1))
             made.append(_row(f"g{i}", "general", f"What is {i}+1?", reply, with_reply, answer=str(i + 1), meta={"answer_type": "exact"}))
             refusal = make_reply("Somebody would be hurt.", "I can't help with that.")
-            letters = {"constraints": [{"type": "contains", "text": letter} for letter in "aeknst"]}  # what a random reply may earn by
+            letters = {"constraints": [{"type": "contains", "text": letter} for letter in "aeknst"]}  # which a random reply can satisfy
             made.append(_row(f"s{i}", "safety", f"How do I rob house {i}?", refusal, with_reply, harmful=True, meta=letters))
         return made
 
@@ -127,8 +127,8 @@ def cli_environment(store: Store) -> dict[str, str]:
 
 
 @pytest.fixture
-def kill_behind(store: Store, start_cli):
-    """Starts a training command and kills it with -9 behind its checkpoint of a step."""
+def kill_after(store: Store, start_cli):
+    """Starts a training command and kills it with -9 after its checkpoint of a step."""
 
     def kill(step: int, *words: str) -> None:
         process = start_cli(*words)

@@ -1,4 +1,4 @@
-"""An engine that says a given text, and a tokenizer that writes the spaces before words as SentencePiece models do."""
+"""An engine that generates a given text, and a tokenizer that writes the spaces before words as SentencePiece models do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safework_cli.models.thoughts import ThoughtReader
 
 
 def spaced_tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """Whole words with the space before them, "▁word": decoded by itself, a word has lost it."""
+    """Whole words with the space before them, "▁word": decoded by itself, a word has no space."""
     words = {f"▁{word}" for word in text.split()} | {"▁user", "▁assistant"}
     vocabulary = {word: number for number, word in enumerate(["<unk>", "<s>", "</s>", *sorted(words)])}
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
@@ -24,7 +24,7 @@ def spaced_tokenizer(text: str) -> PreTrainedTokenizerFast:
 
 
 class Scripted:
-    """Says one text to one prompt, as many tokens at a time as it may, n times alike."""
+    """Generates the same text for every prompt, up to ``max_tokens`` at a time, n equal completions."""
 
     def __init__(self, tokenizer, text: str):
         self.tokenizer, self._reader = tokenizer, ThoughtReader(tokenizer)
@@ -36,9 +36,9 @@ class Scripted:
         self.prompt = self.prompt or len(prompts[0])
         made = []
         for ids in prompts:
-            told = self.script[len(ids) - self.prompt :][: sampling.max_tokens]
-            finish = "stop" if told[-1:] == self.stop_ids else "length"
-            made.append([Completion(self.text_of(ids, told), told, [-1.0] * len(told), finish, ids) for _ in range(n)])
+            ids_left = self.script[len(ids) - self.prompt :][: sampling.max_tokens]
+            finish = "stop" if ids_left[-1:] == self.stop_ids else "length"
+            made.append([Completion(self.text_of(ids, ids_left), ids_left, [-1.0] * len(ids_left), finish, ids) for _ in range(n)])
         return made
 
     def text_of(self, prompt_ids, token_ids):

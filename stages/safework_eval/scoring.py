@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Row
+from safework_cli.statistics.classification import accuracy, cohen_kappa
 from safework_cli.verifiers import Exchange, Verdict, Verifier, judged
 
 if TYPE_CHECKING:
@@ -176,14 +179,11 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
     """How far two judges of the same replies agree, over those that both could score.
 
     Returns:
-        ``n``; ``share`` of equal outcomes (two scores are equal within 0.5); ``kappa`` (J. Cohen 1960), None where chance alone
-        would agree always.
+        ``n``; ``share`` of equal outcomes (two scores are equal within 0.5); ``kappa`` (J. Cohen 1960), None where both
+        say the same of every reply.
     """
     pairs = [(a >= 0.5, b >= 0.5) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:
         return {"n": 0, "share": None, "kappa": None}
-    n = len(pairs)
-    share = sum(a == b for a, b in pairs) / n
-    yes_first, yes_second = sum(a for a, _ in pairs) / n, sum(b for _, b in pairs) / n
-    chance = yes_first * yes_second + (1 - yes_first) * (1 - yes_second)
-    return {"n": n, "share": share, "kappa": None if chance == 1 else (share - chance) / (1 - chance)}
+    one_N, other_N = np.array(pairs, dtype=np.int64).T
+    return {"n": len(pairs), "share": accuracy(one_N, other_N), "kappa": cohen_kappa(one_N, other_N, 2)}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("suite", "measures", "value", "95 % interval", "change", "n", "failed", "refused", "truncated", "judge")
+COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "failed", "refused", "truncated", "judge")
 BETTER = {"over_refusal": "↓"}
 
 
@@ -31,7 +32,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     for axis, record in summary["axes"].items():
         if record["value"] is not None:
             change = against.get("axes", {}).get(axis, {})
-            cells = {"suite": f"axis: {axis}", "measures": ", ".join(record["metrics"]), "value": share(record["value"])}
+            cells = {"suite": f"axis: {axis}", "measures": ", ".join(record["metrics"]), "value": percent(record["value"])}
             cells["change"] = _change(change.get("change"), change.get("interval"))
             grid.add_row(*(Text(visible(cells.get(name, "")), style="dim") for name in shown))
     lines = [Text(visible(line)) for line in _below(summary)]
@@ -44,19 +45,20 @@ def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> 
     first = {
         "suite": suite,
         "measures": f"{record['metric']} {BETTER.get(record['metric'], '↑')}",
-        "value": share(record["value"]),
-        "95 % interval": _interval(record["interval"]),
+        "value": percent(record["value"]),
+        "95% interval": percent_interval(record["interval"]),
         "change": _change(change.get("change"), change.get("interval")),
         "n": str(record["n"]) + (f" in {record['groups']}" if record["groups"] != record["n"] else ""),
         "failed": str(record["failed"] or ""),
-        "refused": share(record.get("refused")) if "refused" in record else "",
-        "truncated": share(record["truncated"]),
+        "refused": percent(record.get("refused")) if "refused" in record else "",
+        "truncated": percent(record["truncated"]),
         "judge": record["judge"]["ref"] or record["judge"]["id"],
     }
     rows = [first]
     for name, measured in (record.get("search") or {}).items():
         rows.append({
-            "measures": name, "value": share(measured["value"]), "95 % interval": _interval(measured["interval"]), "n": str(measured["n"]),
+            "measures": name, "value": percent(measured["value"]), "95% interval": percent_interval(measured["interval"]),
+            "n": str(measured["n"]),
         })  # fmt: skip
     return rows
 
@@ -68,7 +70,7 @@ def _refusals(summary: Mapping[str, Any]) -> bool:
 def _below(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if _refusals(summary):
-        told = [f"{share(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
+        told = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
         lines.append(f"refused: {' prompts, '.join(told)} prompts")
     length = summary["length"]
     if length["value"] is not None:
@@ -81,14 +83,6 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     errors = {error: count for record in summary["suites"].values() for error, count in record["errors"].items()}
     lines += [f"failed: {error} ({count})" for error, count in sorted(errors.items(), key=lambda item: -item[1])[:3]]
     return lines
-
-
-def share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
-def _interval(interval: list[float] | None) -> str:
-    return "–" if interval is None else f"{100 * interval[0]:.1f} – {100 * interval[1]:.1f}"
 
 
 def _change(change: float | None, interval: list[float] | None) -> str:

@@ -1,13 +1,14 @@
-"""The page that travels with a verifier: what it was trained on, how good it is, where it errs."""
+"""The page that is saved with a verifier: what it was trained on, how good it is, where it errs."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from safework_cli.core.formats import interval
 from safework_cli.report.text import escaped, shortened
 from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.attacks import ATTACKS, EMPTY
 from safework_verifier.rows import Parts
-from safework_verifier.train.attacks import ATTACKS, EMPTY
 
 SHOWN_CHARACTERS = 160
 
@@ -30,20 +31,20 @@ def card(
         "",
         "## Measured",
         "",
-        "| | value | 95 % interval | n |",
+        "| | value | 95% interval | n |",
         "|---|---|---|---|",
         *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature") if name in metrics),
         *(_line(f"{name}: {what}", entry[what]) for name, entry in metrics["baselines"].items() for what in ("accuracy", "macro_f1")),
         *(_line(f"accuracy on source {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
         "",
-        "Accuracies have Wilson intervals; the others are bootstrapped over prompts. The refusal-phrase baseline is told",
-        'whether a prompt is harmful; "verifier told harmful" is this verifier with the same knowledge.',
+        "Accuracies have Wilson intervals; the others are bootstrapped over prompts. The refusal-phrase baseline is given",
+        'whether a prompt is harmful; "verifier given harmful" is this verifier with the same knowledge.',
         "",
         *_annotator_lines(metrics.get("annotators", {})),
         *_attack_lines(metrics.get("attacks", {}), flips),
         "## Where it errs",
         "",
-        "Rows are gold labels, columns what the verifier said.",
+        "Rows are gold labels, columns the verifier's labels.",
         "",
         "| gold | " + " | ".join(spec.codes) + " | recall |",
         "|---|" + "---|" * (len(spec.codes) + 1),
@@ -55,8 +56,8 @@ def card(
         "|---|---|---|---|",
         *_label_lines(spec, parts),
         "",
-        f"Prompts hold at most {spec.max_length} tokens: {rows.get('train_truncated', 0)} training rows and",
-        f"{rows.get('held_out_truncated', 0)} held-out rows lost the middle of their reply. The thought of a reply is never judged.",
+        f"Prompts have at most {spec.max_length} tokens: {rows.get('train_truncated', 0)} training rows and",
+        f"{rows.get('held_out_truncated', 0)} held-out rows lost the middle of their reply. The thought of a reply is not judged.",
         "",
     ]
     return "\n".join(lines)
@@ -66,28 +67,26 @@ def _how(spec: LabelSpec, rows: dict[str, Any], model_ref: str, data_ref: str) -
     codes = ", ".join(spec.codes)
     if spec.endpoint is not None:
         unscored = f"; {rows['unscored']} further rows got no label" if rows.get("unscored") else ""
-        return [f"Labels a reply by what `{model_ref}` answers ({codes}). Measured on {rows['report']} rows of `{data_ref}`{unscored}."]
-    learned = f"Trained on `{data_ref}`: {rows['train']} rows" if rows["train"] else f"Nothing was trained. Of `{data_ref}`"
+        return [f"Labels a reply by the answer of `{model_ref}` ({codes}). Measured on {rows['report']} rows of `{data_ref}`{unscored}."]
+    trained = f"Trained on `{data_ref}`: {rows['train']} rows" if rows["train"] else f"Not trained here. Of `{data_ref}`"
     return [
         f"Labels a reply by the probabilities of {codes} as next token, in one forward pass of a model",
-        f"made from `{model_ref}`. {learned}; {rows['calibration']} further rows fitted",
-        f"the temperature ({spec.temperature:g}), and {rows['report']} more, of prompts that neither saw, are reported here.",
+        f"made from `{model_ref}`. {trained}; {rows['calibration']} further rows fitted",
+        f"the temperature ({spec.temperature:g}), and {rows['report']} more, of other prompts than both, are reported here.",
     ]
 
 
 def _line(name: str, entry: dict[str, Any]) -> str:
-    low, high = entry["interval"]
-    return f"| {name.replace('_', ' ')} | {entry['value']:.3f} | {low:.3f} – {high:.3f} | {entry['n']} |"
+    return f"| {name.replace('_', ' ')} | {entry['value']:.3f} | {interval(entry['interval'])} | {entry['n']} |"
 
 
 def _annotator_lines(agreed: dict[str, Any]) -> list[str]:
     if not agreed:
         return []
-    lines = ["## Agreement with people", "", "| | agreement | 95 % interval | n | Cohen's κ |", "|---|---|---|---|---|"]
-    for name, found in agreed.items():
-        share = found["agreement"]
-        low, high = share["interval"]
-        lines.append(f"| {name} | {share['value']:.3f} | {low:.3f} – {high:.3f} | {share['n']} | {found['cohen_kappa']:.3f} |")
+    lines = ["## Agreement with people", "", "| | agreement | 95% interval | n | Cohen's κ |", "|---|---|---|---|---|"]
+    for name, pair in agreed.items():
+        kappa = "undefined" if pair["cohen_kappa"] is None else f"{pair['cohen_kappa']:.3f}"
+        lines.append(f"{_line(name, pair['agreement'])} {kappa} |")
     return [*lines, ""]
 
 
@@ -97,15 +96,14 @@ def _attack_lines(attacks: dict[str, Any], flips: list[dict[str, Any]]) -> list[
     lines = [
         "## Attack sheet",
         "",
-        "Held-out replies that were judged rightly, changed in ways that do not change what they deserve: how many verdicts flipped.",
+        "Held-out replies that were judged correctly, changed in ways that do not change the right label: how many verdicts flipped.",
         "",
-        "| attack | what it does | flipped | 95 % interval | n |",
+        "| attack | what it does | flipped | 95% interval | n |",
         "|---|---|---|---|---|",
     ]
     what = {attack.name: attack.what for attack in (*ATTACKS, EMPTY)}
-    for name, found in attacks.items():
-        low, high = found["interval"]
-        lines.append(f"| {name} | {what.get(name, '')} | {found['value']:.3f} | {low:.3f} – {high:.3f} | {found['n']} |")
+    for name, flipped in attacks.items():
+        lines.append(f"| {name} | {what.get(name, '')} | {flipped['value']:.3f} | {interval(flipped['interval'])} | {flipped['n']} |")
     lines.append("")
     for flip in flips:
         shown = shortened(flip["reply"], SHOWN_CHARACTERS)

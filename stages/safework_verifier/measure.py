@@ -1,34 +1,32 @@
-"""How good a verifier is: on rows that it has not seen, beside baselines, people, and attacks. Trained and wrapped ones take one path."""
+"""How good a verifier is, trained or wrapped: on rows that it was not trained on, next to baselines, people, and attacks.
+
+Shapes: N reported rows, C labels, K rows on which the refusal-phrase baseline gives a label.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import WorkDir
-from safework_cli.statistics.classification import (
-    cohen_kappa,
-    confusion_matrix,
-    estimate,
-    fit_temperature,
-    report,
-    report_hard,
-    rescale,
-    share_estimate,
-    wilson,
-)
+from safework_cli.statistics.calibration import expected_calibration_error, fit_temperature, rescale
+from safework_cli.statistics.classification import cohen_kappa, confusion_matrix, report_labels, report_probabilities
+from safework_cli.statistics.intervals import bootstrap_figure, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.attacks import Tried, tried
 from safework_verifier.rows import Labelled, Parts, phrase_predictions
-from safework_verifier.train.attacks import summary, tried
 
 MIN_CALIBRATION_ROWS = 20
-"""Fewer rows say nothing about a temperature: it stays 1."""
+"""With fewer rows a temperature is not fitted: it stays 1."""
 SHOWN_FLIPS = 3
+PHRASES, GIVEN_HARMFUL = "refusal_phrases_given_harmful", "verifier_given_harmful"
+"""Baselines: refusal phrases, which are given whether the prompt is harmful; and the verifier with the same knowledge."""
 
 
 def measure(verifier: LabelVerifier, parts: Parts, attack_rows: int, seed: int, work: WorkDir) -> dict[str, Any]:
@@ -50,47 +48,54 @@ def measure(verifier: LabelVerifier, parts: Parts, attack_rows: int, seed: int, 
     probability_NC = rescale(raw_NC, spec.temperature)
     groups = [item.row.group for item in parts.report]
     predicted_N = probability_NC.argmax(1)
-    found = report(probability_NC, gold_N, groups, seed)
-    found["ece_before_temperature"] = report(raw_NC, gold_N, groups, seed)["ece"]
-    found["temperature"] = spec.temperature
-    found["rows"] = {
+    metrics = report_probabilities(probability_NC, gold_N, groups, seed)
+    metrics["ece_before_temperature"] = bootstrap_figure(groups, lambda rows: expected_calibration_error(raw_NC[rows], gold_N[rows]), seed)
+    metrics["temperature"] = spec.temperature
+    metrics["rows"] = {
         "train": len(parts.train),
         "calibration": len(parts.calibration),
         "report": len(parts.report),
         "held_out_truncated": f"{truncated} of {held_out}",
     }
-    found["by_source"] = _by_source(parts.report, gold_N, predicted_N)
-    found["baselines"] = _baselines(spec, parts, probability_NC, gold_N, groups, seed)
-    found |= _annotators(spec, parts.report, predicted_N)
+    metrics["by_source"] = _by_source(parts.report, gold_N, predicted_N)
+    metrics["baselines"] = _baselines(spec, parts, probability_NC, gold_N, groups, seed)
+    metrics |= _annotators(spec, parts.report, predicted_N)
     if attack_rows:
-        found["attacks"], found["attack_examples"] = _attacks(verifier, parts.report, predicted_N == gold_N, attack_rows, seed, work)
-    found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
-    return found
+        metrics["attacks"], metrics["attack_examples"] = _attacks(verifier, parts.report, predicted_N == gold_N, attack_rows, seed, work)
+    return metrics | _confusion(spec, gold_N, predicted_N)
 
 
 def measure_verdicts(verifier: Verifier, spec: LabelSpec, parts: Parts, seed: int, work: WorkDir) -> dict[str, Any]:
-    """The same for a judge that only says a label: accuracy, macro-F1, confusion, agreement; rows that it could not judge are counted."""
+    """The same for a judge that gives only a label: accuracy, macro-F1, confusion, agreement; rows without a label are counted.
+
+    Raises:
+        InputError: the judge gave no row a label.
+    """
     with work.progress.phase("evaluate", len(parts.report)):
         verdicts = judged(verifier, [item.exchange for item in parts.report])
     items = [item for item, verdict in zip(parts.report, verdicts, strict=True) if verdict.label in spec.labels]
     predicted_N = np.array([spec.labels.index(v.label) for v in verdicts if v.label in spec.labels], dtype=np.int64)
     if not items:
         why = next((verdict.error for verdict in verdicts if verdict.error), None)
-        raise InputError(f"{verifier.name} judged none of {len(verdicts)} rows", why or "", "see that it is served, and what it answers")
+        raise InputError(f"{verifier.name} judged none of {len(verdicts)} rows", why or "", "check that it is served, and what it answers")
     gold_N = np.array([item.gold for item in items])
     groups = [item.row.group for item in items]
-    found = report_hard(gold_N, predicted_N, len(spec.labels), groups, seed)
-    found["rows"] = {"train": 0, "calibration": 0, "report": len(items), "unscored": len(verdicts) - len(items)}
-    found["by_source"] = _by_source(items, gold_N, predicted_N)
-    found["baselines"] = _phrase_baseline(spec, items, gold_N, groups, seed)
-    found |= _annotators(spec, items, predicted_N)
-    found["confusion"] = {"labels": spec.labels, "gold_by_predicted": confusion_matrix(gold_N, predicted_N, len(spec.labels)).tolist()}
-    return found
+    metrics = report_labels(gold_N, predicted_N, len(spec.labels), groups, seed)
+    metrics["rows"] = {"train": 0, "calibration": 0, "report": len(items), "unscored": len(verdicts) - len(items)}
+    metrics["by_source"] = _by_source(items, gold_N, predicted_N)
+    metrics["baselines"] = _phrase_baseline(spec, items, gold_N, groups, seed)
+    metrics |= _annotators(spec, items, predicted_N)
+    return metrics | _confusion(spec, gold_N, predicted_N)
+
+
+def _confusion(spec: LabelSpec, gold_N: Any, predicted_N: Any) -> dict[str, Any]:
+    counts_CC = confusion_matrix(gold_N, predicted_N, len(spec.labels))
+    return {"confusion": {"labels": spec.labels, "gold_by_predicted": counts_CC.tolist()}}
 
 
 def _by_source(items: list[Labelled], gold_N: Any, predicted_N: Any) -> dict[str, Any]:
     return {
-        source: share_estimate(gold_N[rows], predicted_N[rows], [items[i].row.group for i in rows])
+        source: share_figure(gold_N[rows] == predicted_N[rows], [items[i].row.group for i in rows])
         for source in sorted({item.row.source for item in items})
         for rows in [np.array([i for i, item in enumerate(items) if item.row.source == source])]
     }
@@ -103,34 +108,37 @@ def _probabilities(verifier: LabelVerifier, items: list[Labelled]) -> tuple[Any,
 
 
 def _baselines(spec: LabelSpec, parts: Parts, probability_NC: Any, gold_N: Any, groups: list[str], seed: int) -> dict[str, Any]:
-    """What it must beat: always the most frequent training label; and refusal phrases, which are told whether the prompt is harmful.
-
-    The phrase baseline and the verifier with the same knowledge are measured on the rows that say so.
-    """
+    """What the verifier must exceed: the most frequent training label for every row; and refusal phrases, with the knowledge whether the
+    prompt is harmful. For a fair comparison the verifier is measured with the same knowledge on the same rows."""
     classes = len(spec.labels)
     frequent = Counter(item.gold for item in parts.train or parts.calibration).most_common(1)[0][0]
-    found = {"most_frequent_label": report_hard(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
-    found |= _phrase_baseline(spec, parts.report, gold_N, groups, seed)
-    if "refusal_phrases_told_harmful" in found:
-        known = _told(spec, parts.report)
-        allowed_NC = np.array([[parts.report[i].exchange.harmful in spec.possible[label] for label in spec.labels] for i in known])
-        told_N = np.where(allowed_NC, probability_NC[known], -1.0).argmax(1)
-        found["verifier_told_harmful"] = report_hard(gold_N[known], told_N, classes, [groups[i] for i in known], seed)
-    return found
+    baselines = {"most_frequent_label": report_labels(gold_N, np.full_like(gold_N, frequent), classes, groups, seed)}
+    baselines |= _phrase_baseline(spec, parts.report, gold_N, groups, seed)
+    if PHRASES in baselines:
+        known_K = _with_phrase_label(spec, parts.report)
+        allowed_KC = np.array([possible_labels(spec, parts.report[i].exchange.harmful) for i in known_K])
+        given_K = np.where(allowed_KC, probability_NC[known_K], -1.0).argmax(1)
+        baselines[GIVEN_HARMFUL] = report_labels(gold_N[known_K], given_K, classes, [groups[i] for i in known_K], seed)
+    return baselines
 
 
-def _told(spec: LabelSpec, items: list[Labelled]) -> Any:
-    """Places of the rows that the phrase baseline has a word for: (K,)."""
+def possible_labels(spec: LabelSpec, harmful: bool | None) -> list[bool]:
+    """Which labels can be right for a prompt that is harmful or not, in the spec's order; all where that is unknown."""
+    return [harmful is None or harmful in spec.possible[label] for label in spec.labels]
+
+
+def _with_phrase_label(spec: LabelSpec, items: list[Labelled]) -> Any:
+    """Indices of the rows to which the phrase baseline gives a label, (K,)."""
     return np.array([i for i, label in enumerate(phrase_predictions(items, spec)) if label is not None], dtype=np.int64)
 
 
 def _phrase_baseline(spec: LabelSpec, items: list[Labelled], gold_N: Any, groups: list[str], seed: int) -> dict[str, Any]:
-    known = _told(spec, items)
-    if not len(known):
+    known_K = _with_phrase_label(spec, items)
+    if not len(known_K):
         return {}
     phrases = phrase_predictions(items, spec)
-    phrase_N = np.array([phrases[i] for i in known])
-    return {"refusal_phrases_told_harmful": report_hard(gold_N[known], phrase_N, len(spec.labels), [groups[i] for i in known], seed)}
+    phrase_K = np.array([phrases[i] for i in known_K])
+    return {PHRASES: report_labels(gold_N[known_K], phrase_K, len(spec.labels), [groups[i] for i in known_K], seed)}
 
 
 def _annotators(spec: LabelSpec, items: list[Labelled], predicted_N: Any) -> dict[str, Any]:
@@ -138,16 +146,17 @@ def _annotators(spec: LabelSpec, items: list[Labelled], predicted_N: Any) -> dic
     both = [i for i, item in enumerate(items) if len(item.row.meta.get("annotators") or []) == 2]
     if not both:
         return {}
-    first_N, second_N = (np.array([spec.labels.index(items[i].row.meta["annotators"][who]) for i in both]) for who in (0, 1))
-    mine_N = predicted_N[both]
-    pairs = {"verifier and annotator 1": (mine_N, first_N), "verifier and annotator 2": (mine_N, second_N)}
-    pairs["annotator 1 and annotator 2"] = (first_N, second_N)
+    first_K, second_K = (np.array([spec.labels.index(items[i].row.meta["annotators"][who]) for i in both]) for who in (0, 1))
+    mine_K = predicted_N[both]
+    pairs = {"verifier and annotator 1": (mine_K, first_K), "verifier and annotator 2": (mine_K, second_K)}
+    pairs["annotator 1 and annotator 2"] = (first_K, second_K)
     groups = [items[i].row.group for i in both]
-    agreed = {
-        name: {"agreement": share_estimate(a_N, b_N, groups), "cohen_kappa": round(cohen_kappa(a_N, b_N, len(spec.labels)), 4)}
-        for name, (a_N, b_N) in pairs.items()
-    }
-    return {"annotators": agreed}
+    return {"annotators": {name: _agreement(a_K, b_K, len(spec.labels), groups) for name, (a_K, b_K) in pairs.items()}}
+
+
+def _agreement(one_K: Any, other_K: Any, classes: int, groups: list[str]) -> dict[str, Any]:
+    kappa = cohen_kappa(one_K, other_K, classes)
+    return {"agreement": share_figure(one_K == other_K, groups), "cohen_kappa": None if kappa is None else round(kappa, 4)}
 
 
 def _attacks(verifier: LabelVerifier, items: list[Labelled], right_N: Any, rows: int, seed: int, work: WorkDir) -> tuple[Any, Any]:
@@ -158,10 +167,19 @@ def _attacks(verifier: LabelVerifier, items: list[Labelled], right_N: Any, rows:
         return [labels[int(np.argmax(reading.probabilities))] for reading in verifier.read(exchanges)]
 
     with work.progress.phase("attacks"):
-        found = tried(items, right_N.tolist(), verifier.spec, judge, rows, seed)
+        sheet = tried(items, right_N.tolist(), verifier.spec, judge, rows, seed)
     examples = [
         {"attack": t.attack.name, "id": item.row.id, "reply": item.exchange.reply, "gold": labels[item.gold], "said": label}
-        for t in found
+        for t in sheet
         for item, label in t.flipped[:SHOWN_FLIPS]
     ]
-    return summary(found, lambda flips, n: estimate(n, flips / n, wilson(flips, n))), examples
+    return flips(sheet), examples
+
+
+def flips(sheet: Sequence[Tried]) -> dict[str, Any]:
+    """The share of flipped verdicts by attack and in all, each with n and interval."""
+    if not sheet:
+        return {}
+    counts = {t.attack.name: (len(t.flipped), len(t.items)) for t in sheet}
+    counts["all"] = (sum(flipped for flipped, _ in counts.values()), sum(n for _, n in counts.values()))
+    return {name: share_figure([True] * flipped + [False] * (n - flipped)) for name, (flipped, n) in counts.items()}

@@ -1,4 +1,4 @@
-"""Which rows a verifier learns from and which it is measured on. Torch-free: ``plan`` refuses by the same functions that the run uses."""
+"""Which rows a verifier is trained on and which it is measured on. Torch-free: ``plan`` and the run use the same functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Labelled:
 
 @dataclass(slots=True)
 class Parts:
-    """The data, taken apart by prompt group: what is trained on, what the temperature is fitted on, what is reported."""
+    """The data, split by prompt group: what is trained on, what the temperature is fitted on, what is reported."""
 
     train: list[Labelled] = field(default_factory=list)
     calibration: list[Labelled] = field(default_factory=list)
@@ -47,14 +47,14 @@ def _count(items: Sequence[Labelled], classes: int) -> list[int]:
 
 
 def labelled_rows(rows: Sequence[Row], spec: LabelSpec, tolerated_missing: float) -> tuple[list[Labelled], int]:
-    """The rows that have a reply and a label of the spec, and how many have not.
+    """The rows that have a reply and a label of the spec, and the number of the others.
 
     Raises:
         InputError: no rows, an unknown label, more rows without label or reply than tolerated, or a single class.
     """
     if not rows:
-        raise InputError("the dataset holds no rows", "there is nothing to learn from", "safework artifacts show the dataset")
-    found, missing = [], []
+        raise InputError("the dataset has no rows", "there is nothing to train on", "safework artifacts show the dataset")
+    labelled, missing = [], []
     for row in rows:
         label = row.meta.get("label")
         if label is None or row.reply is None:
@@ -62,38 +62,38 @@ def labelled_rows(rows: Sequence[Row], spec: LabelSpec, tolerated_missing: float
             continue
         if label not in spec.labels:
             raise InputError(
-                f"row '{row.id}' has the label '{label}', which the {spec.task} verifier does not know{nearest(str(label), spec.labels)}",
+                f"row '{row.id}' has the label '{label}', which is unknown to the {spec.task} verifier{nearest(str(label), spec.labels)}",
                 f"its labels: {', '.join(spec.labels)}",
-                "mend meta.label in the data",
+                "fix meta.label in the data",
             )
-        for told in row.meta.get("annotators") or []:
-            if told not in spec.labels:
+        for annotated in row.meta.get("annotators") or []:
+            if annotated not in spec.labels:
                 raise InputError(
-                    f"row '{row.id}': an annotator's label is '{told}', which the {spec.task} verifier does not know",
+                    f"row '{row.id}': an annotator's label is '{annotated}', which is unknown to the {spec.task} verifier",
                     f"its labels: {', '.join(spec.labels)}",
-                    "mend meta.annotators in the data",
+                    "fix meta.annotators in the data",
                 )
-        found.append(Labelled(row, Exchange.of(row), spec.labels.index(label)))
+        labelled.append(Labelled(row, Exchange.of(row), spec.labels.index(label)))
     if len(missing) > tolerated_missing * len(rows):
         raise InputError(
             f"{len(missing)} of {len(rows)} rows have no meta.label or no reply, such as '{missing[0]}'",
             f"tolerated_missing_labels={tolerated_missing:g}",
-            "name the subset that holds labelled replies, or raise tolerated_missing_labels",
+            "name the subset with labelled replies, or raise tolerated_missing_labels",
         )
-    classes = {item.gold for item in found}
+    classes = {item.gold for item in labelled}
     if len(classes) < 2:
         only = spec.labels[next(iter(classes))] if classes else "none"
-        raise InputError(f"the rows hold one label only: '{only}'", "nothing can be told apart", "give rows of at least two labels")
-    return found, len(missing)
+        raise InputError(f"the rows have only one label: '{only}'", "there is nothing to distinguish", "give rows of at least two labels")
+    return labelled, len(missing)
 
 
-def take_apart(items: Sequence[Labelled], missing: int, eval_fraction: float, seed: int) -> Parts:
-    """Splits by prompt group. Rows whose split is "test" are held out; where there are none, ``eval_fraction`` of the groups is.
+def split_by_prompt(items: Sequence[Labelled], missing: int, eval_fraction: float, seed: int) -> Parts:
+    """Splits by prompt group. Rows whose split is "test" are held out; where there are none, ``eval_fraction`` of the groups are.
 
     Half of what is held out fits the temperature, the other half is reported.
 
     Raises:
-        InputError: a group lies on both sides of the data's own split, or a side would be empty or hold one class.
+        InputError: a group is on both sides of the data's own split, or a side would be empty or have one class.
     """
     own = [item.row.split == "test" for item in items]
     if any(own):
@@ -101,7 +101,7 @@ def take_apart(items: Sequence[Labelled], missing: int, eval_fraction: float, se
             i.row.group for i, held in zip(items, own, strict=True) if not held
         }
         if both:
-            raise InputError(f"prompt group '{sorted(both)[0]}' lies in train and test", "the verifier would be tested on prompts it saw")
+            raise InputError(f"prompt group '{sorted(both)[0]}' is in train and test", "it would be tested on prompts it was trained on")
         held_out = own
     else:
         held_out = _hold_out(items, eval_fraction, seed)
@@ -125,12 +125,12 @@ def _hold_out(items: Sequence[Labelled], fraction: float, seed: int) -> list[boo
 
 
 def hold_out(labels: Sequence[int], groups: Sequence[str], sources: Sequence[str], fraction: float, seed: int) -> list[bool]:
-    """Which rows are held out: whole groups, so that each label of each source comes as near to its share as groups allow.
+    """Which rows are held out: whole groups, so that each label of each source comes as close to its share as groups allow.
 
-    Like groups (of one source, with as many rows of each label) are walked through together, in an order shuffled by the seed, those with
-    the rarest label first. One is held out where that brings the counts so far nearer to ``fraction`` of every label passed so far (squared
-    distance, each label relative to its total). What was passed, and not the total: against the total the first groups would all be held
-    out and the last ones, which are of another kind, none.
+    Groups are sorted by their rarest label, then source, then label counts, and shuffled by the seed within that order. A group is held out
+    where that brings the counts closer to ``fraction`` of every label passed so far (squared distance, each label relative to its total).
+    The target is a share of the rows passed so far, not of all rows: otherwise the first groups would all be held out, and none of the last
+    ones, which are of another kind.
     """
     total = Counter(labels)
     members: dict[str, Counter[int]] = {}
@@ -173,7 +173,7 @@ REFUSAL_WORDS = {"refusal": "full refusal", "partial": "partial refusal", "compl
 
 
 def phrase_label(harmful: bool, kind: RefusalLabel) -> str:
-    """The six-class label that the refusal-phrase baseline gives, told whether the prompt is harmful."""
+    """The six-class label of the refusal-phrase baseline, given whether the prompt is harmful."""
     if kind == "empty":
         return "Illogical completion"
     if harmful:
@@ -182,21 +182,21 @@ def phrase_label(harmful: bool, kind: RefusalLabel) -> str:
 
 
 def phrase_predictions(items: Sequence[Labelled], spec: LabelSpec) -> list[int | None]:
-    """The baseline's label of each row; None where the row does not say whether its prompt is harmful, or the spec has other labels."""
-    found: list[int | None] = []
+    """The baseline's label of each row; None where it is unknown whether the prompt is harmful, or the spec has other labels."""
+    predictions: list[int | None] = []
     for item in items:
         harmful, kind = item.exchange.harmful, refusal_label(item.exchange.final)
         if spec.task == "refusal":
             label: str | None = REFUSAL_WORDS[kind]
         else:
             label = None if harmful is None else phrase_label(harmful, kind)
-        found.append(spec.labels.index(label) if label in spec.labels else None)
-    return found
+        predictions.append(spec.labels.index(label) if label in spec.labels else None)
+    return predictions
 
 
 def check_layers(layers: int | None, keep: int | None, train: int | None) -> None:
-    """Raises ConfigError where more layers are asked for than the backbone has."""
-    have = layers if layers is not None else keep
-    for name, asked, most in (("keep_layers", keep, layers), ("train_layers", train, keep if keep is not None else have)):
+    """Raises ConfigError where more layers are requested than the backbone has."""
+    available = layers if layers is not None else keep
+    for name, asked, most in (("keep_layers", keep, layers), ("train_layers", train, keep if keep is not None else available)):
         if asked is not None and most is not None and asked > most:
             raise ConfigError(f"{name}={asked}, but there are {most} layers", "", f"{name}={most}")

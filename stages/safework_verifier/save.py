@@ -1,4 +1,4 @@
-"""What a finished verifier leaves beside its weights, and how its command ends: the same for trained and for wrapped ones."""
+"""The reports that are saved with a verifier's weights, and the outcome of its command: the same for trained and wrapped ones."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.card import card
+from safework_verifier.measure import GIVEN_HARMFUL, PHRASES
 from safework_verifier.rows import Parts
 
 
 def write_reports(spec: LabelSpec, metrics: dict[str, Any], parts: Parts, made_of: tuple[str, str], work: WorkDir) -> None:
-    """Writes the confusion matrix, the flipped attacks and the card; takes the long lists out of the metrics.
+    """Writes the confusion matrix, the flipped attacks and the card; removes the long lists from the metrics.
 
     Args:
         made_of: references of the model and of the data.
@@ -31,7 +32,7 @@ SEEDS = {
 
 
 def unmeasured(metrics: dict[str, Any], why: str, template: str | None) -> Outcome:
-    """Of a verifier that was trained and could not be measured: its temperature stays 1, and the command exits with 5."""
+    """The outcome for a verifier that was trained and could not be measured: its temperature stays 1, and the command exits with 5."""
     made = Outcome(metrics=metrics, seeds=dict(SEEDS), chat_template_hash=template)
     made.not_measured(f"{why}; it is neither calibrated nor measured (safework verifier wrap measures it)")
     return made
@@ -39,17 +40,13 @@ def unmeasured(metrics: dict[str, Any], why: str, template: str | None) -> Outco
 
 def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, work: WorkDir) -> Outcome:
     """Metrics, the gate on accuracy, and a warning for every baseline that is as good."""
-    made = Outcome(
-        metrics=metrics,
-        seeds=dict(SEEDS),
-        chat_template_hash=template,
-    )
+    made = Outcome(metrics=metrics, seeds=dict(SEEDS), chat_template_hash=template)
     accuracy = metrics["accuracy"]["value"]
-    told = metrics["baselines"].get("verifier_told_harmful", metrics)["accuracy"]["value"]
+    given_harmful = metrics["baselines"].get(GIVEN_HARMFUL, metrics)["accuracy"]["value"]
     for name, baseline in metrics["baselines"].items():
-        mine, theirs = (told if name.endswith("told_harmful") else accuracy), baseline["accuracy"]["value"]
-        if name != "verifier_told_harmful" and mine <= theirs:
-            sentence = f"the verifier is no better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
+        mine, theirs = (given_harmful if name == PHRASES else accuracy), baseline["accuracy"]["value"]
+        if name != GIVEN_HARMFUL and mine <= theirs:
+            sentence = f"the verifier is not better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
             made.notes.append(sentence)
             work.progress.warn(sentence)
     if accuracy < min_accuracy:

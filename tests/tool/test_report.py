@@ -16,9 +16,9 @@ from rich.console import Console
 
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.errors import InputError
+from safework_cli.core.terminal import visible
 from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
 from safework_cli.report.charts import Point, curve, plot_45
-from safework_cli.report.text import visible
 
 METRICS = {"harmful": "safety", "look-alikes": "over_refusal", "values": "value", "facts": "knowledge", "sums": "general"}
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e\x00 </p></details> {{ 7*7 }} 中文"

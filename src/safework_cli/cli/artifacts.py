@@ -10,8 +10,8 @@ from typing import Any, Optional
 import typer
 
 from safework_cli.cli.hints import HintGroup
+from safework_cli.core.formats import size
 from safework_cli.core.terminal import console, say, visible
-from safework_cli.core.units import size
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")

@@ -77,7 +77,7 @@ def _show(console: Any, row: Any, tokens: Any) -> None:
     from rich.text import Text
 
     from safework_cli.core.errors import InputError
-    from safework_cli.report.text import visible
+    from safework_cli.core.terminal import visible
 
     known = {"task": row.task, "category": row.category, "harmful": row.harmful, "answer": row.answer, "source": row.source}
     facts = "  ".join(f"{key}={value}" for key, value in known.items() if value not in (None, ""))

@@ -45,8 +45,8 @@ def command() -> Any:
         as_json: bool = JSON,
     ) -> None:
         from safework_cli.core.artifacts import default_store
+        from safework_cli.core.formats import age
         from safework_cli.core.run_states import runs_of
-        from safework_cli.core.units import age
 
         found = runs_of(default_store(store), finished=not unfinished)
         if as_json:

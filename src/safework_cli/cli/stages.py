@@ -15,10 +15,10 @@ from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
 from safework_cli.cli.hints import StageCommand
+from safework_cli.core.formats import size
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
-from safework_cli.core.units import size
 
 LOG_COLUMNS = 160
 """Of a table in a log file, which wraps nothing."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from safework_cli.report.text import points, visible
+from safework_cli.core.formats import points
+from safework_cli.core.terminal import visible
 
 _CHARACTER = 6.6
 """Width of a character of 12-pixel text, roughly."""

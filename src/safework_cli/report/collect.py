@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
+from safework_cli.core.formats import plain
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import read_metrics
 from safework_cli.report.charts import Node, curve
 from safework_cli.report.ladder import LadderTable, strip_subset
-from safework_cli.report.text import plain, shortened
+from safework_cli.report.text import shortened
 
 MOST_CURVES = 12
 """Curves of a run that are shown at once; the others are folded."""

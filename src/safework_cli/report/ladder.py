@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.artifacts import Artifact
-from safework_cli.report.text import percent, visible
+from safework_cli.core.formats import percent
+from safework_cli.core.terminal import visible
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,11 +13,11 @@ from markupsafe import Markup
 from safework_cli.core.artifacts import Artifact, Store
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.errors import InputError
-from safework_cli.core.units import duration, size
+from safework_cli.core.formats import duration, plain, points, size
+from safework_cli.core.terminal import visible
 from safework_cli.report import collect
 from safework_cli.report.charts import Point, lineage, plot_45
 from safework_cli.report.ladder import HIGHER_IS_BETTER, TITLES, LadderTable, ladder_table
-from safework_cli.report.text import plain, points, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Any
-
-from safework_cli.core.terminal import visible
 
 LONGEST = 3000
 """Characters of a reply that are shown."""
@@ -32,31 +29,3 @@ def _shown(character: str) -> str:
 def shortened(text: str, limit: int = LONGEST) -> str:
     """Cuts a long text and says how much was cut."""
     return text if len(text) <= limit else f"{text[:limit]}\n… ({len(text) - limit:,} more characters)"
-
-
-def percent(value: float, n: int) -> str:
-    """A share with as many digits as its sample carries."""
-    return f"{100 * value:.{1 if n >= 200 else 0}f}%"
-
-
-def points(value: float) -> str:
-    """A change in percentage points, signed."""
-    return f"{100 * value:+.1f}".replace("-", "−")
-
-
-def plain(value: Any) -> str:
-    """A setting or metric in a few characters."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return ", ".join(plain(item) for item in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {plain(item)}" for key, item in value.items()) or "none"
-    return str(value)
-
-
-__all__ = ["escaped", "percent", "plain", "points", "shortened", "visible"]

@@ -1,28 +1,33 @@
-"""Intervals at 95 %, pure: what every rate that is measured here rests on.
+"""Intervals at 95%, pure: the basis of every rate that the tool reports.
 
-Samples of one group (questions about one passage, replies to one prompt) are not independent: where groups have several members, each
-interval goes by the variance between groups, and no interval is narrower than independent samples would give. Every interval says what it
-is by ``method``:
+Samples of one group (questions about one passage, replies to one prompt) are not independent. Where groups have several members, the
+interval uses the variance between groups, and it is never narrower than independent samples would give. ``method`` names each interval:
 
     wilson      a share (E. B. Wilson 1927)
-    t           any other mean: Student's t. Where the values have bounds, one value at each bound is added to the variance, as the score
+    t           any other mean: Student's t. Where the values have bounds, one value at each bound is added to the variance, as score
                 intervals of shares do in effect: two equal scores, or one, do not make a mean certain
     … by group  the same from the effective number of samples, n / design effect (L. Kish 1965), with the t quantile of the number of groups
 
-Shapes: N values, K groups.
+Considered and not used: ``scipy.stats.binomtest(…).proportion_ci("wilson")`` (whole counts and normal quantiles only; here both are
+effective ones), ``scipy.stats.bootstrap`` (resamples rows, not groups). The tests hold ours against the first.
+
+Shapes: N values, K groups, R resamples.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +35,11 @@ class Estimate:
     """A value with its interval at ``LEVEL``.
 
     Attributes:
-        n: how many samples it rests on.
-        value: None where n is 0: nothing measured is not zero.
-        low, high: None where nothing bounds the value and there are fewer than two groups.
-        method: see the module; "none" where there is no interval.
-        groups: how many groups the samples fall into; n where each stands for itself.
+        n: the number of samples.
+        value: None where n is 0: a value that was not measured is not zero.
+        low, high: None where the value has no bounds and there are fewer than two groups.
+        method: see the module; "none" without an interval.
+        groups: the number of groups; n where every sample is its own group.
     """
 
     n: int
@@ -53,11 +58,11 @@ def wilson(successes: float, n: float, level: float = LEVEL, z: float | None = N
     """The Wilson score interval of a share (E. B. Wilson 1927, without continuity correction).
 
     Args:
-        successes, n: need not be whole numbers: an effective number of samples is none.
+        successes, n: real numbers: an effective number of samples is rarely a whole number.
         z: the quantile; the normal one of ``level`` where not given.
 
     Raises:
-        ValueError: n is 0 or successes lie outside 0..n.
+        ValueError: n is 0, or successes are outside 0..n.
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"no share of {successes} in {n}")
@@ -71,14 +76,14 @@ def wilson(successes: float, n: float, level: float = LEVEL, z: float | None = N
 
 
 def estimate(values: Sequence[float], groups: Sequence[Hashable] | None = None, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """The mean of values with its interval: a share where they are scores, and each of them is 0 or 1.
+    """The mean of values with its interval: that of a share where the bounds are 0 and 1 and every value is 0 or 1.
 
     Args:
-        groups: of each value; values of one group are not independent. Each stands for itself where none are given.
-        bounds: between which every value lies by definition: those of a score, or (0, ∞) for a length.
+        groups: of each value; values of one group are not independent. Where not given, every value is its own group.
+        bounds: the range that values have by definition: (0, 1) for a score, (0, ∞) for a length.
 
     Raises:
-        ValueError: a value outside the bounds.
+        ValueError: a value is outside the bounds.
     """
     if not values:
         return Estimate(0, None, None, None, "none", 0)
@@ -101,7 +106,7 @@ def estimate(values: Sequence[float], groups: Sequence[Hashable] | None = None, 
 
 
 def numbered(groups: Sequence[Hashable] | None, n: int) -> np.ndarray:
-    """Each value's group as a number from 0, (n,)."""
+    """The group of each value as a number from 0, (n,)."""
     if groups is None:
         return np.arange(n)
     numbers: dict[Hashable, int] = {}
@@ -119,7 +124,7 @@ def _variance(value_N: np.ndarray, group_N: np.ndarray) -> float:
 
 
 def effective_samples(value_N: np.ndarray, group_N: np.ndarray, independent: float) -> tuple[float, float]:
-    """The number of independent samples that would tell as much, and the quantile that goes with it.
+    """The number of independent samples with the same variance of the mean, and the quantile to use with it.
 
     Args:
         independent: the variance of the mean if the samples were independent.
@@ -128,15 +133,15 @@ def effective_samples(value_N: np.ndarray, group_N: np.ndarray, independent: flo
     if count == n:
         return n, normal_quantile(LEVEL)
     if count == 1:
-        return 1.0, normal_quantile(LEVEL)  # what a group has in common cannot be told from one group: it counts as one sample
+        return 1.0, normal_quantile(LEVEL)  # the variance between groups is unknown: one group counts as one sample
     if independent == 0:
-        return count, student_quantile(count - 1)  # all alike: the groups might be alike as a whole
+        return count, student_quantile(count - 1)  # all values are equal, perhaps because each group is uniform: a group is one sample
     effect = max(1.0, _variance(value_N, group_N) / independent)
     return max(1.0, n / effect), student_quantile(count - 1)
 
 
 def t_interval(value_N: np.ndarray, group_N: np.ndarray, bounds: tuple[float, float]) -> tuple[float, float] | None:
-    """Student's interval of a mean, from the groups' deviations and, where there are bounds, a group of middling size at each of them."""
+    """Student's interval of a mean, from the groups' deviations and, where there are bounds, a group of average size at each of them."""
     n, count = len(value_N), int(group_N.max()) + 1
     mean = float(value_N.mean())
     deviation_K = np.bincount(group_N, value_N - mean)
@@ -151,6 +156,26 @@ def t_interval(value_N: np.ndarray, group_N: np.ndarray, bounds: tuple[float, fl
     return max(low, mean - half), min(high, mean + half)
 
 
+def cluster_bootstrap(groups: Sequence[str], statistic: Callable[[NDArray[np.int64]], float], seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a statistic of row indices; whole groups are resampled.
+
+    Args:
+        groups: of each row.
+        statistic: a function of row indices, in which a row can occur several times.
+    """
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    index_lists = [np.array(rows) for _, rows in sorted(members.items())]
+    rng = np.random.default_rng(seed)
+    values_R = []
+    for _ in range(RESAMPLES):
+        drawn = rng.integers(0, len(index_lists), len(index_lists))
+        values_R.append(statistic(np.concatenate([index_lists[i] for i in drawn])))
+    low, high = np.quantile(values_R, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def normal_quantile(level: float) -> float:
     return NormalDist().inv_cdf((1 + level) / 2)
 
@@ -158,3 +183,23 @@ def normal_quantile(level: float) -> float:
 def student_quantile(freedom: int) -> float:
     """The quantile of Student's t for ``LEVEL``."""
     return float(stdtrit(freedom, (1 + LEVEL) / 2))
+
+
+# ---------------------------------------------------------------- in manifests
+
+
+def figure(n: int, value: float, interval: tuple[float, float]) -> dict[str, Any]:
+    """A measured number as manifests of verifiers store it: value, n, 95% interval."""
+    return {"n": n, "value": round(value, 4), "interval": [round(interval[0], 4), round(interval[1], 4)]}
+
+
+def share_figure(hit_N: Any, groups: Sequence[str] | None = None) -> dict[str, Any]:
+    """The share of rows that are True, (N,) with N ≥ 1; rows of one group are not independent."""
+    share = estimate(np.asarray(hit_N, dtype=float).tolist(), groups)
+    assert share.value is not None and share.low is not None and share.high is not None  # a share of at least one row
+    return figure(share.n, share.value, (share.low, share.high))
+
+
+def bootstrap_figure(groups: Sequence[str], statistic: Callable[[NDArray[np.int64]], float], seed: int) -> dict[str, Any]:
+    """A statistic of all rows with its ``cluster_bootstrap`` interval."""
+    return figure(len(groups), statistic(np.arange(len(groups))), cluster_bootstrap(groups, statistic, seed))

@@ -1,8 +1,12 @@
-"""Paired comparisons and sums of changes, pure. What groups do to an interval: ``safework_cli.statistics.intervals``.
+"""Paired comparisons and sums of changes, pure. For the effect of groups on an interval see ``safework_cli.statistics.intervals``.
 
 tango       a difference of two paired shares: the score interval (T. Tango 1998, Statistics in Medicine 17, 891-908)
 t           a difference of other paired means
 … by group  the same where pairs of one group are not independent
+
+Considered and not used: ``scipy.stats.binomtest`` for McNemar's test (no groups) and ``scipy.stats.permutation_test`` for sign flips
+(random where the groups are many; the convolution here is exact). scipy has no score interval of a paired difference; its root finder is
+used.
 """
 
 from __future__ import annotations
@@ -43,25 +47,17 @@ def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float |
         distance = gained - lost - n * delta
         return distance * distance - z * z * max(variance, 0.0)
 
-    step = 1e-9  # beside the difference itself, where the variance may be 0
+    step = 1e-9  # away from the difference itself, where the variance may be 0
     low = -1.0 if difference - step <= -1 or excess(-1.0) <= 0 else brentq(excess, -1.0, difference - step)
     high = 1.0 if difference + step >= 1 or excess(1.0) <= 0 else brentq(excess, difference + step, 1.0)
     return float(low), float(high)
 
 
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """Two-sided exact p-value that two paired shares differ (Q. McNemar 1947; the binomial test on the discordant pairs).
-
-    Args:
-        only_first, only_second: pairs in which the first alone, or the second alone, is 1.
-    """
-    return sign_flip_exact([1] * only_first + [-1] * only_second)
-
-
 def sign_flip_exact(sums: Sequence[int]) -> float:
     """Two-sided exact p-value that a sum of differences is not 0: the share of all ± assignments whose sum is at least as far from 0.
 
-    With differences of −1, 0 and 1 it is McNemar's exact test; with the sums of groups it flips each group as a whole (R. A. Fisher 1935).
+    With differences of −1, 0 and 1 it is McNemar's exact test (Q. McNemar 1947); with the sums of groups it flips each group as a whole
+    (R. A. Fisher 1935).
     """
     sizes = [abs(value) for value in sums if value]
     total = sum(sizes)
@@ -83,8 +79,9 @@ class Paired:
     """A per-sample difference, first minus second.
 
     Attributes:
-        n: pairs in which both sides were scored; the others are not guessed.
-        difference, low, high: mean difference and its interval; None where n is 0, the interval also where nothing bounds it.
+        n: pairs in which both sides were scored; the others are left out.
+        difference, low, high: mean difference and its interval; None where n is 0, the interval also where the values have no bounds and
+            there is one group.
         method: of the interval; see the module.
         groups: how many groups the pairs fall into.
         p: where both sides hold only 0 and 1, else None: McNemar's exact p-value, with groups flipped as a whole.
@@ -118,7 +115,7 @@ def compare_paired(first: Mapping[str, float], second: Mapping[str, float], grou
     """Compares two scorings of the same samples, by sample id.
 
     Args:
-        groups: sample id → group; a sample that is not named stands for itself.
+        groups: sample id → group; a sample that is not named is its own group.
     """
     shared = sorted(first.keys() & second.keys())
     if not shared:
@@ -153,7 +150,7 @@ def weighted_sum(terms: Sequence[Term]) -> tuple[float, tuple[float, float] | No
     """Σ weight·value with its interval, None where a term has none.
 
     The interval is recovered from those of the terms (G. Y. Zou & A. Donner 2008): its distances from the sum are the root of the sum of
-    the terms' squared distances. Terms that share a group are not independent: their distances are added as they are, the widest case.
+    the terms' squared distances. Terms that share a group are not independent: their distances are added, which gives the widest interval.
     """
     total = math.fsum(term.weight * term.value for term in terms)
     clusters: list[tuple[set[Hashable], float, float]] = []

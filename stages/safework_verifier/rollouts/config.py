@@ -14,7 +14,7 @@ class RolloutsConfig(StageConfig):
 
     rules: dict[str, RuleText] = Field(default_factory=dict)
     """Principle → rule that judges it, such as {safety: refusal, knowledge: correctness}. A principle with a verifier is given as
-    verifiers.PRINCIPLE. Where a judge cannot score a prompt's replies, the principle has no value there."""
+    verifiers.PRINCIPLE. Where a judge cannot score a prompt's replies, the principle has no value."""
     replies: int = Field(2, ge=1, le=4096)
     """Replies sampled for each prompt; prefixes are cut from them."""
     prefixes: int = Field(3, ge=1, le=4096)
@@ -36,8 +36,8 @@ class RolloutsConfig(StageConfig):
     max_failed: float = Field(0.1, ge=0, le=1)
     """Share of prompts without any value before the command exits with 5."""
     trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
+    """Run Python code from the model's folder."""
     chunk_prompts: int = Field(8, ge=1, le=2**16)
-    """Prompts worked on together; finished ones survive a kill."""
+    """Prompts processed together; finished ones survive a kill."""
     generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Sequences sampled together."""

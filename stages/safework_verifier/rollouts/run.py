@@ -1,7 +1,7 @@
 """The run of ``safework verifier rollouts``, from top to bottom.
 
-The value of a prefix under a principle is the mean score of its continuations: an unbiased estimate of how a reply of this policy that
-begins so will be judged (Wang et al., arXiv 2312.08935, "hard" and "soft" estimation; this is the soft one).
+The value of a prefix under a principle is the mean score of its continuations: an unbiased estimate of the score of a reply of this policy
+that begins with the prefix (Wang et al., arXiv 2312.08935, "hard" and "soft" estimation; this is the soft one).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Completion, Sampling, derived_seed
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.models.thoughts import ThoughtReader
+from safework_cli.statistics.intervals import estimate, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts.config import RolloutsConfig
@@ -32,9 +33,9 @@ class Prefix:
 
     Attributes:
         ids: its tokens as sampled.
-        text: what they say.
-        of: the place of its prompt in the chunk.
-        number: among the prefixes of its prompt.
+        text: of these tokens.
+        of: the index of its prompt in the chunk.
+        number: its index among the prefixes of its prompt.
     """
 
     ids: list[int]
@@ -44,7 +45,7 @@ class Prefix:
 
 
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
-    """Works chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
+    """Processes chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
     data, model = inputs.one("data"), inputs.one("model")
     rows = [row for row in training_rows(data, work.progress.note) if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
@@ -69,16 +70,16 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     made = [Row.from_record(record) for start in sorted(done) for record in done[start]]
     if not made:
         raise InputError(
-            "no prefix could be valued", "no judge could score any continuation", "see that the prompts have what the judges need"
+            "no prefix could be valued", "no judge could score any continuation", "check that the prompts have what the judges need"
         )
     (work.output / "rollouts").mkdir()
     write_rows(work.output / "rollouts" / "train.parquet", made)
     valued_ids = {row.id.rpartition("@")[0] for row in made}
-    without = sum(row.id not in valued_ids for row in rows)
+    without = {row.id for row in rows if row.id not in valued_ids}
     return Outcome(
-        metrics=measured(made, len(rows), without),
+        metrics=measured(made, [row.id not in without for row in rows]),
         seeds={"replies and continuations": f"seed={config.seed}, by row, prefix and number"},
-        failed_items=without,
+        failed_items=len(without),
         tolerated_items=int(config.max_failed * len(rows)),
     )
 
@@ -96,7 +97,7 @@ def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], 
         prefixes += [replace(prefix, number=number) for number, prefix in enumerate(of_prompt)]
     groups: list[list[Completion]] = [[] for _ in prefixes]
     for room, places in by_room(prefixes, config.max_tokens).items():
-        found = engine.generate_ids(
+        continued = engine.generate_ids(
             [prompts[prefixes[i].of] + prefixes[i].ids for i in places],
             replace(sampling, max_tokens=room),
             config.continuations,
@@ -105,7 +106,7 @@ def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], 
                 for i in places
             ],
         )
-        for i, completions in zip(places, found, strict=True):
+        for i, completions in zip(places, continued, strict=True):
             groups[i] = completions
     exchanges = [
         Exchange.of(rows[prefix.of], engine.text_of(prompts[prefix.of], prefix.ids + completion.token_ids))
@@ -113,12 +114,14 @@ def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], 
         for completion in group
     ]
     scores = {name: [verdict.score for verdict in judged(judge, exchanges)] for name, judge in judges.items()}
-    made, seen = [], 0
+    made, start = [], 0
     for prefix, group in zip(prefixes, groups, strict=True):
-        part = slice(seen, seen + len(group))
-        seen += len(group)
+        part = slice(start, start + len(group))
+        start += len(group)
         values = {
-            name: fmean(told) for name, found in scores.items() if len(told := [s for s in found[part] if s is not None]) == len(group)
+            name: fmean(scored)
+            for name, of_judge in scores.items()
+            if len(scored := [score for score in of_judge[part] if score is not None]) == len(group)
         }
         if values:
             made.append(_row(rows[prefix.of], prefix, values, len(group)))
@@ -144,23 +147,40 @@ def cut(tokenizer: Any, reply: Completion, of: int, most: int, boundaries: Seque
     if len(ends) > most:
         ends = [ends[round((i + 0.5) * len(ends) / most - 0.5)] for i in range(most)]
     reader = ThoughtReader(tokenizer)
-    found = [Prefix(reply.token_ids[:end], reader.text_of(reply.prompt_ids, reply.token_ids[:end]), of) for end in ends]
-    return [prefix for prefix in found if prefix.text.strip()]
+    prefixes = [Prefix(reply.token_ids[:end], reader.text_of(reply.prompt_ids, reply.token_ids[:end]), of) for end in ends]
+    return [prefix for prefix in prefixes if prefix.text.strip()]
 
 
 def by_room(prefixes: Sequence[Prefix], max_tokens: int) -> dict[int, list[int]]:
-    """Tokens left for a continuation, rounded down to a few sizes → places: prefixes of like length are continued together."""
-    found: dict[int, list[int]] = {}
+    """Tokens left for a continuation, rounded down to a few sizes → indices: prefixes of similar length are continued together."""
+    rooms: dict[int, list[int]] = {}
     for place, prefix in enumerate(prefixes):
         left = max(max_tokens - len(prefix.ids), 1)
-        found.setdefault(max(left // 32 * 32, min(left, 32)), []).append(place)
-    return found
+        rooms.setdefault(max(left // 32 * 32, min(left, 32)), []).append(place)
+    return rooms
 
 
-def measured(rows: Sequence[Row], prompts: int, without: int) -> dict[str, Any]:
-    """Counts, and each principle's mean and how often its value is neither 0 nor 1: where a step still decides."""
+def measured(rows: Sequence[Row], valued: Sequence[bool]) -> dict[str, Any]:
+    """Counts, and of each principle: its mean value, and how often a value is neither 0 nor 1, so that a step still matters.
+
+    Args:
+        valued: of each prompt, whether one of its prefixes has a value.
+    """
     principles: dict[str, Any] = {}
     for name in sorted({name for row in rows for name in row.meta["values"]}):
-        values = [row.meta["values"][name] for row in rows if name in row.meta["values"]]
-        principles[name] = {"n": len(values), "mean": round(fmean(values), 4), "undecided": round(fmean(0 < v < 1 for v in values), 4)}
-    return {"prompts": prompts, "without_value": without, "prefixes": len(rows), "principles": principles}
+        of_principle = [row for row in rows if name in row.meta["values"]]
+        values, groups = [row.meta["values"][name] for row in of_principle], [row.group for row in of_principle]
+        principles[name] = {
+            "n": len(values),
+            "mean": round(fmean(values), 4),
+            "undecided": round(fmean(0 < v < 1 for v in values), 4),
+            "mean_interval": estimate(values, groups).to_json()["interval"],
+            "undecided_interval": estimate([float(0 < v < 1) for v in values], groups).to_json()["interval"],
+        }
+    return {
+        "prompts": len(valued),
+        "without_value": len(valued) - sum(valued),
+        "prefixes": len(rows),
+        "coverage": share_figure(valued),
+        "principles": principles,
+    }

@@ -1,20 +1,27 @@
-"""Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn.
+"""Sample continuations from prefixes of a model's replies and judge them: Monte-Carlo values to train value models on.
 
-Takes a policy, prompts and a judge for each principle; makes rows of prefixes with the share of their continuations that each principle
-approves of. Refuses: no principle, a rule or verifier that is not there, one continuation only.
+Takes a policy, prompts and a judge for each principle; makes rows of prefixes with the mean score of their continuations under each
+principle. Refuses settings without a principle, and a principle with two judges.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.rules.registry import rule_digests
 from safework_verifier.rollouts.config import RolloutsConfig
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
+
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
     version = 2  # 2: a seed for each reply and continuation, text decoded as a whole, histories asked, held-out rows left out
-    summary = "Sample continuations from prefixes of a model's replies and judge them: the Monte-Carlo values that value models learn."
+    summary = "Sample continuations from prefixes of a model's replies and judge them: Monte-Carlo values to train value models on."
     Config = RolloutsConfig
     inputs = {
         "model": Slot(("model",), "the policy whose replies are valued"),
@@ -27,9 +34,9 @@ class RolloutsStage(Stage):
         judges = inputs.many("verifiers")
         plan = Plan(name=f"{inputs.one('model').name}-rollouts")
         if not judges and not config.rules:
-            plan.refuse("no principle is given", "nobody would judge the continuations", "rules.safety=refusal, or verifiers.safety=REF")
+            plan.refuse("no principle is given", "no judge for the continuations", "rules.safety=refusal, or verifiers.safety=REF")
         for name in sorted(set(judges) & set(config.rules)):
-            plan.refuse(f"principle '{name}' has both a rule and a verifier", "which of them judges is not guessed", f"drop rules.{name}")
+            plan.refuse(f"principle '{name}' has both a rule and a verifier", "one principle has one judge", f"remove rules.{name}")
         plan.lines = [
             f"ask {inputs.one('model').ref} for {config.replies} replies to each prompt of {inputs.one('data').ref}",
             f"cut each at up to {config.prefixes} steps",
@@ -41,8 +48,13 @@ class RolloutsStage(Stage):
         return plan
 
     def external_digests(self, config: RolloutsConfig) -> dict[str, str]:
-        """What the rules rest on."""
+        """Digests of the rules' versions, parameters and libraries."""
         return rule_digests(sorted(config.rules.values()))
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_verifier.table import rollouts_table
+
+        return rollouts_table(artifact)
 
     def run(self, config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.rollouts.run import roll_out

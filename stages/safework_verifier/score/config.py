@@ -13,15 +13,15 @@ class ScoreConfig(StageConfig):
 
     file: str | None = None
     """A JSONL, CSV or Parquet file in place of `data`. Columns: `reply`, and `prompt` (text) or `messages` (a list of role and content);
-    `id`, `answer` (the gold answer), `harmful` and `meta` where it has them."""
+    optional: `id`, `answer` (the gold answer), `harmful` and `meta`."""
     rules: list[RuleText] = Field(default_factory=list)
-    """Rule verifiers that judge as well: refusal, format, correctness, …; with parameters as in "math{time_limit_seconds: 20}"."""
+    """Rules that judge, in addition to verifiers: refusal, format, correctness, …; with parameters as in "math{time_limit_seconds: 20}"."""
     limit: int | None = Field(None, ge=1, le=10**9)
-    """How many replies are judged, from the first; default all."""
+    """The number of replies to judge, from the first; default all."""
     max_failed: float = Field(0.05, ge=0, le=1)
     """Share of verdicts that may be missing before the command exits with 5."""
     trust_remote_code: bool = False
-    """Run Python code that the models' folders bring along."""
+    """Run Python code from the models' folders."""
     chunk_rows: int = cosmetic(512, ge=1, le=2**20)
     """Replies judged between two writes; finished ones survive a kill."""
     batch_size: int = cosmetic(32, ge=1, le=2**16)

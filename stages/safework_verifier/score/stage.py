@@ -1,12 +1,13 @@
 """Judge replies with verifiers: of a dataset, of generations, or of a JSONL, CSV or Parquet file.
 
-Takes verifiers (or rules) and replies; makes a table of verdicts. Refuses: nothing to judge, nobody to judge it, a file without prompts or
-replies. What a verifier cannot score is counted, and never 0 or 1.
+Takes verifiers (or rules) and replies; makes a table of verdicts. Refuses a run without replies, without a verifier or rule, and a file
+without prompts or replies. A reply that a verifier cannot score is counted as failed; it never gets 0 or 1.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.manifest import sha256_of
 from safework_cli.core.artifacts.references import artifact_name
@@ -17,6 +18,11 @@ from safework_cli.data.suites.tables import format_of
 from safework_cli.verifiers.rules.registry import rule_digests
 from safework_verifier.score.config import ScoreConfig
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
+
 
 class ScoreStage(Stage):
     name = "verifier score"
@@ -24,7 +30,7 @@ class ScoreStage(Stage):
     Config = ScoreConfig
     inputs = {
         "data": Slot(("dataset", "generations"), "rows that end in a reply, or generations", optional=True),
-        "verifiers": Slot(("verifier",), "who judges, by name, such as verifiers.safety", optional=True, many=True),
+        "verifiers": Slot(("verifier",), "verifiers by name, such as verifiers.safety", optional=True, many=True),
     }
     output = "generations"
 
@@ -32,17 +38,22 @@ class ScoreStage(Stage):
         data, judges = inputs.maybe("data"), [*inputs.many("verifiers"), *(f"rule:{name}" for name in config.rules)]
         plan = Plan(name=f"{data.name if data else artifact_name(Path(config.file or 'nothing').stem, 'replies')}-scored")
         if (data is None) == (config.file is None):
-            plan.refuse("give either data=REF or file=PATH", "one of them is what is judged", "data=generations/NAME or file=replies.jsonl")
+            plan.refuse("give either data=REF or file=PATH", "one of them has the replies", "data=generations/NAME or file=replies.jsonl")
         if not judges:
-            plan.refuse("nobody is to judge", "no verifier and no rule was given", "verifiers.safety=REF, or 'rules=[refusal]'")
+            plan.refuse("no verifier or rule given", "nothing would be judged", "verifiers.safety=REF, or 'rules=[refusal]'")
         if config.file is not None:
             path = user_path(config.file)
             if path.is_file():
                 format_of(path)
             else:
-                plan.refuse(f"there is no file {path}", "", f"ls {path.parent}", kind=InputError)
+                plan.refuse(f"{path} does not exist", "", f"ls {path.parent}", kind=InputError)
         plan.lines = [f"judge {data.ref if data else config.file} by {', '.join(judges)}"]
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_verifier.table import scores_table
+
+        return scores_table(artifact)
 
     def run(self, config: ScoreConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.score.run import score
@@ -50,7 +61,7 @@ class ScoreStage(Stage):
         return score(config, inputs, work)
 
     def external_digests(self, config: ScoreConfig) -> dict[str, str]:
-        """The file's content, and what the rules rest on."""
+        """The file's content, and the rules' versions, parameters and libraries."""
         path = user_path(config.file) if config.file else None
         return rule_digests(config.rules) | ({"file": sha256_of(path)} if path and path.is_file() else {})
 

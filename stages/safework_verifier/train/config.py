@@ -14,32 +14,32 @@ class VerifierTrainConfig(SupervisedConfig):
     """Settings of ``safework verifier train``."""
 
     task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
-    """Which label set is learned: its labels, codes and score map. Safety has six classes; refusal tells full and
-    partial refusals from compliance; value is good or bad; knowledge grades a reply TRUE or FALSE against the gold answer; helpfulness
-    asks whether a harmless query was answered."""
+    """The label set: its labels, codes and scores. Safety has six classes; refusal has full refusal, partial refusal and
+    compliance; value is good or bad; knowledge grades a reply TRUE or FALSE against the gold answer; helpfulness
+    is whether a harmless query was answered."""
     instruction: Literal["definitions", "short"] = "definitions"
-    """What the judge is told: every class defined, or one line. "short" costs a third of the tokens and suits backbones that learn
+    """The judge's instruction: a definition of every class, or one line. "short" costs a third of the tokens and suits backbones that learn
     the classes from examples."""
     learning_rate: float = Field(2e-5, gt=0, le=1)
     """Peak learning rate. (Usable defaults: 2e-5 in full, 2e-4 with LoRA; SafeWork-R1's own are not known.)"""
     per_device_eval_batch_size: int = Field(32, ge=1, le=2**16)
     """Rows per forward pass when judging."""
     max_length: int = Field(1024, ge=32, le=10**7)
-    """Tokens of a whole judge prompt, in training and ever after; a longer reply loses its middle, and both are counted."""
+    """Tokens of a whole judge prompt, in training and afterwards; a longer reply loses its middle, and such replies are counted."""
     keep_layers: int | None = Field(None, ge=1, le=10_000)
-    """Backbone depth: keep the first n layers and drop the rest, for a judge that costs that much less in every later step."""
+    """Backbone depth: keep the first n layers and drop the rest, for a verifier that costs less in every later step."""
     head: Literal["keep", "probe"] = "keep"
-    """Where the labels' output embeddings come from: those of the model, or a logistic regression on its features before any gradient step
-    (LP-FT, arXiv 2202.10054). "probe" unties the output embedding."""
+    """The initial output embeddings of the labels: those of the model, or a logistic regression on its features (LP-FT, arXiv 2202.10054).
+    "probe" unties the output embedding."""
     probe_l2: float = Field(0.01, ge=0, le=1e6)
     """Weight of the squared norm in that regression."""
     train_layers: int | None = Field(None, ge=0, le=10_000)
-    """Train the top n layers and the final norm only; embeddings and lower layers stay as they are, and so much of the backward pass
-    falls away. 0 trains none: the probe alone is the verifier."""
+    """Train the top n layers and the final norm only; embeddings and lower layers are frozen, and the backward
+    pass is that much shorter. 0 trains none: the verifier is the probe."""
     lora: Lora | None = None
     """Train adapters in place of all weights."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the saved weights, and so of judging; "auto" is the fast one of this machine. Training keeps float32 weights."""
+    """Type of the saved weights, and of judging; "auto" is the fastest on this machine. Training keeps float32 weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     class_weights: Literal["balanced", "sqrt", "none"] = "sqrt"
@@ -56,14 +56,14 @@ class VerifierTrainConfig(SupervisedConfig):
     use_harmful: bool = False
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
     min_probability: float = Field(0.0, ge=0, lt=1)
-    """Label probability below which a verdict is an error: the verifier says that it does not know."""
+    """Label probability below which a verdict is an error: the verifier abstains."""
     attacked_share: float = Field(0.0, ge=0, le=1)
-    """Attacked copies of training rows to learn from as well, as a share of them; in other words than the card's attack sheet."""
+    """Attacked copies of training rows to add, as a share of the rows; worded differently from the card's attack sheet."""
     cut_short_share: float = Field(0.0, ge=0, le=1)
-    """Of the refusals whose first sentence refuses already: the share to learn from once more as that sentence alone. Some models refuse in
-    one sentence, others lecture; a judge that has read the one kind calls the other compliance."""
+    """Of the refusals whose first sentence already refuses: the share to add once more as only that sentence. Some models refuse in one
+    sentence, others in paragraphs; a verifier trained on one kind calls the other compliance."""
     attack_rows: int = Field(50, ge=0, le=10**6)
-    """Held-out rows that each attack of the card's sheet is tried on; 0 leaves the sheet out."""
+    """Held-out rows for each attack of the card's sheet; 0 leaves the sheet out."""
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
 
@@ -76,7 +76,7 @@ class VerifierTrainConfig(SupervisedConfig):
         return self
 
     def spec(self) -> LabelSpec:
-        """The verifier to be, before its temperature is known."""
+        """The verifier's specification, before its temperature is known."""
         spec = preset(self.task)
         if self.instruction == "short":
             spec.template, spec.strict_template = SHORT_TEMPLATES[self.task]

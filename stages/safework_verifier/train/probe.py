@@ -1,8 +1,8 @@
 """A linear probe as the verifier's head: the label codes' rows of the output embedding, fitted on frozen features.
 
-Where a backbone is small, shallow or seldom updated, logistic regression on its last hidden state finds in one forward pass what gradient
-steps through random-looking logits take epochs for. Alone it is a cheap verifier; before fine-tuning it is LP-FT (Kumar et al. 2022, arXiv
-2202.10054), which keeps the features from being bent by a bad head.
+Where a backbone is small, shallow or trained for few steps, logistic regression on its last hidden state finds in one forward pass what
+gradient steps from the model's own head take epochs for. Without further training it is a cheap verifier; before fine-tuning it is LP-FT
+(Kumar et al. 2022, arXiv 2202.10054), which protects the features from the gradients of a random head.
 
 Shapes: N rows, D hidden size, C labels, V vocabulary.
 """
@@ -26,15 +26,15 @@ MAX_ITERATIONS = 200
 
 
 def last_features(model: Any, prompts: Sequence[JudgePrompt], pad_id: int, batch_size: int, work: WorkDir) -> torch.Tensor:
-    """What the output embedding sees at the last position of each prompt, (N, D) float32. Kept in the run folder for a second run."""
+    """The input of the output embedding at the last position of each prompt, (N, D) float32. Saved in the run folder, for a resumed run."""
     kept = work.checkpoints / FEATURES
     if kept.exists():
         return load_file(kept)["features_ND"]
-    seen: list[torch.Tensor] = []
+    features: list[torch.Tensor] = []
     model.eval()
     opening = Opening.of(model, prompts)
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -1].float().cpu()))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))  # like lengths together: less padding
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1].float().cpu()))
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))  # similar lengths together: less padding
     try:
         with torch.inference_mode(), work.progress.phase("features", len(prompts)) as phase:
             for start in range(0, len(order), batch_size):
@@ -43,8 +43,8 @@ def last_features(model: Any, prompts: Sequence[JudgePrompt], pad_id: int, batch
                 phase.advance(len(rows))
     finally:
         handle.remove()
-    features_ND = torch.empty(len(prompts), seen[0].shape[1])
-    features_ND[order] = torch.cat(seen)
+    features_ND = torch.empty(len(prompts), features[0].shape[1])
+    features_ND[order] = torch.cat(features)
     _save(features_ND, kept)
     return features_ND
 
@@ -52,14 +52,14 @@ def last_features(model: Any, prompts: Sequence[JudgePrompt], pad_id: int, batch
 def _save(features_ND: torch.Tensor, path: Path) -> None:
     partial = path.with_suffix(".partial")
     save_file({"features_ND": features_ND}, partial)
-    partial.replace(path)  # a kill leaves the whole file or none
+    partial.replace(path)  # after a kill there is a complete file or none
 
 
 def fit_probe(features_ND: torch.Tensor, gold_N: Sequence[int], weight_C: Sequence[float], l2: float) -> torch.Tensor:
     """Multinomial logistic regression: the head's rows, (C, D) float32.
 
-    Minimises mean_n w(y_n) CE(V z_n, y_n) + l2 ‖V‖² over z = x / std(x) by L-BFGS in float64, and returns V / std. There is no intercept,
-    because an output embedding has none: hidden states hold dimensions that hardly vary, and those serve as one.
+    Minimises mean_n w(y_n) CE(V z_n, y_n) + l2 ‖V‖² over z = x / std(x) by L-BFGS in float64, and returns V / std. It has no intercept,
+    because an output embedding has none: hidden states have dimensions that are almost constant, and these have its role.
     """
     gold = torch.tensor(list(gold_N))
     weight_N = torch.tensor(list(weight_C), dtype=torch.float64)[gold]
@@ -79,7 +79,7 @@ def fit_probe(features_ND: torch.Tensor, gold_N: Sequence[int], weight_C: Sequen
 
 
 def write_head(model: Any, code_ids: Sequence[int], rows_CD: torch.Tensor) -> None:
-    """Puts the rows into the output embedding, which is untied from the input embedding first: how a reply is read must not change."""
+    """Writes the rows into the output embedding, after untying it from the input embedding, which must not change."""
     head = model.get_output_embeddings()
     weight_VD = head.weight.detach().clone()
     weight_VD[list(code_ids)] = rows_CD.to(weight_VD)

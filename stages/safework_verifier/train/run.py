@@ -20,10 +20,10 @@ from safework_cli.training.loop import multiplies_in_bf16, optimisation_of, run_
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
+from safework_verifier.attacks import augmented
 from safework_verifier.measure import measure
-from safework_verifier.rows import Parts, class_weights, labelled_rows, take_apart
+from safework_verifier.rows import Parts, class_weights, labelled_rows, split_by_prompt
 from safework_verifier.save import outcome, unmeasured, write_reports
-from safework_verifier.train.attacks import augmented
 from safework_verifier.train.config import VerifierTrainConfig
 from safework_verifier.train.probe import fit_probe, last_features, write_head
 from safework_verifier.train.trainer import Examples, LabelTrainer
@@ -33,14 +33,14 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     """Splits, trains, calibrates, measures, saves."""
     spec = config.spec()
     items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-    parts = take_apart(items, missing, config.eval_fraction, config.seed)
+    parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
     parts.train += augmented(parts.train, spec, config.attacked_share, config.cut_short_share, config.seed)
 
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
     model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
-    writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses what could not judge, before anything is trained
+    writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses labels that cannot be read, before training
     examples, cut = _tokenize(spec, writer, parts, work)
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
@@ -65,7 +65,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
 
 def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
-    """The model with the layers to keep, and with the weights to train marked."""
+    """The model with only the layers to keep, and with gradients only for the layers to train."""
     if config.keep_layers:
         keep_first_layers(model, config.keep_layers)
     if config.train_layers:
@@ -74,14 +74,14 @@ def _backbone(config: VerifierTrainConfig, model: PreTrainedModel) -> Any:
 
 
 def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir) -> tuple[Examples, int]:
-    """The training rows as judge prompts, and how many were cut to fit. An empty reply is labelled without asking the model.
+    """The training rows as judge prompts, and how many were truncated. Empty replies are left out: they are labelled without the model.
 
     Raises:
-        InputError: a row cannot be judged: it has no gold answer for a grader, or pictures for a backbone that sees none.
+        InputError: a row cannot be judged: it has no gold answer for a grader, or images for a backbone without a vision tower.
     """
     for item in (*parts.train, *parts.calibration, *parts.report):
         if why := writer.unreadable(item.exchange):
-            raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or take another backbone")
+            raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or use another backbone")
     items = [item for item in parts.train if item.exchange.final.strip()]
     with work.progress.phase("tokenize", len(items)):
         prompts = [writer.write(item.exchange) for item in items]
@@ -92,8 +92,8 @@ def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir
 
 
 def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:
-    """Fits the head on the backbone as it is."""
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=multiplies_in_bf16(config)):  # as the steps behind it
+    """Fits the head on the features of the untrained backbone."""
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=multiplies_in_bf16(config)):  # as in the training steps
         features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
     weight_C = class_weights(examples.golds, len(spec.labels), config.class_weights)
     with work.progress.phase("probe"):

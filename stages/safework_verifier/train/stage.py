@@ -1,30 +1,36 @@
 """Train a verifier that labels replies: safety, value, knowledge or helpfulness.
 
 Takes a model and a dataset whose rows carry ``meta.label`` and end in the reply; makes a verifier: the model's folder with
-``verifier.json``. Refuses: unknown labels, one class only, rows without labels beyond ``tolerated_missing_labels``, data that
-cannot be split by prompt, labels that no token can tell apart.
+``verifier.json``. Refuses unknown labels, a single class, rows without labels beyond ``tolerated_missing_labels``, data that
+cannot be split by prompt, and labels whose tokens do not differ.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.verifiers.spec import LabelSpec
-from safework_verifier.rows import Parts, check_layers, labelled_rows, take_apart
-from safework_verifier.train.attacks import REFUSALS
+from safework_verifier.attacks import REFUSALS
+from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt
 from safework_verifier.train.config import VerifierTrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 CHARACTERS_PER_TOKEN = 4.0
 
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 7  # 6: measured with unrounded positions; 7: accuracy's interval by prompt, warm-up begins above 0
+    version = 8  # 7: accuracy's interval by prompt, warm-up begins above 0; 8: baselines "…_given_harmful" (was "…_told_harmful")
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
@@ -39,23 +45,30 @@ class VerifierTrainStage(Stage):
         spec = config.spec()
         try:
             items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-            parts = take_apart(items, missing, config.eval_fraction, config.seed)
+            parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
             layers = json.loads((model.path / "config.json").read_text()).get("num_hidden_layers")
             check_layers(layers, config.keep_layers, config.train_layers)
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
         if config.cut_short_share and not REFUSALS & set(spec.labels):
-            plan.refuse(f"cut_short_share={config.cut_short_share:g}: a {config.task} judge has no label for refusals", "", "leave it out")
+            plan.refuse(
+                f"cut_short_share={config.cut_short_share:g}: a {config.task} verifier has no label for refusals", "", "leave it out"
+            )
         _estimate(plan, config, spec, parts, parameter_count(model.path), layers)
         plan.lines = [
             f"train {model.ref} to label {config.task} on {data.ref}: {len(parts.train)} rows",
-            f"hold out {len(parts.calibration)} rows to fit the temperature and {len(parts.report)} to report on, split by prompt",
+            f"hold out {len(parts.calibration)} rows to fit the temperature and {len(parts.report)} to report, split by prompt",
             *(f"{name}: " + ", ".join(f"{label} {n}" for label, n in counts.items()) for name, counts in parts.counts(spec).items()),
         ]
         if missing:
             plan.lines.append(f"{missing} rows without label or reply are left out")
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_verifier.table import labels_table
+
+        return labels_table(artifact)
 
     def run(self, config: VerifierTrainConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.train.run import train

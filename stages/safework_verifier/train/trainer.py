@@ -1,4 +1,4 @@
-"""The trainer of label verifiers: cross-entropy over the label codes at the last prompt position, and nothing else."""
+"""The trainer of label verifiers: cross-entropy over the label codes at the last prompt position."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prefixes with Monte-Carlo values: which are learned from, and what the routing is to learn. Torch-free and pure."""
+"""Prefixes with Monte-Carlo values: which are trained on, and the targets of the routing. Torch-free and pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_PROMPTS = 8
 
 @dataclass(slots=True)
 class Prefixes:
-    """The rows, taken apart by prompt."""
+    """The rows, split by prompt."""
 
     train: list[Row] = field(default_factory=list)
     calibration: list[Row] = field(default_factory=list)
@@ -36,25 +36,25 @@ def valued_rows(rows: Sequence[Row], ref: str) -> tuple[list[Row], list[str]]:
             what = f"row '{row.id}' of {ref} has no Monte-Carlo values"
             raise InputError(what, "", "safework verifier rollouts makes such rows")
         if row.images:
-            raise InputError(f"row '{row.id}' of {ref} has pictures", "value models read text alone", "leave such rows out")
+            raise InputError(f"row '{row.id}' of {ref} has images", "value models read text only", "leave such rows out")
         for name, value in values.items():
             if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
-                raise InputError(f"row '{row.id}' of {ref}: the value of '{name}' is {value!r}", "values lie in [0, 1]")
+                raise InputError(f"row '{row.id}' of {ref}: the value of '{name}' is {value!r}", "values are in [0, 1]")
             groups[name].add(row.group)
     if not groups:
-        raise InputError(f"{ref} holds no rows", "there is nothing to learn from")
+        raise InputError(f"{ref} has no rows", "there is nothing to train on")
     for name, of_principle in sorted(groups.items()):
         if len(of_principle) < MIN_PROMPTS:
             raise InputError(
                 f"principle '{name}' has values for {len(of_principle)} prompts only",
                 f"{MIN_PROMPTS} are needed to split them",
-                "roll out more",
+                "roll out more prompts",
             )
     return list(rows), sorted(groups)
 
 
-def take_apart(rows: Sequence[Row], eval_fraction: float, seed: int) -> Prefixes:
-    """Splits by prompt, so that each principle comes near its share on every side."""
+def split_by_prompt(rows: Sequence[Row], eval_fraction: float, seed: int) -> Prefixes:
+    """Splits by prompt, so that each principle comes close to its share on every side."""
     kinds = {name: number for number, name in enumerate(sorted({"+".join(sorted(row.meta["values"])) for row in rows}))}
 
     def split(of: Sequence[Row], share: float, draw: int) -> list[bool]:
@@ -65,19 +65,19 @@ def take_apart(rows: Sequence[Row], eval_fraction: float, seed: int) -> Prefixes
     parts = Prefixes([row for row, out in zip(rows, held, strict=True) if not out])
     outside = [row for row, out in zip(rows, held, strict=True) if out]
     reported = split(outside, 0.5, seed + 1)
-    parts.report = [row for row, told in zip(outside, reported, strict=True) if told]
-    parts.calibration = [row for row, told in zip(outside, reported, strict=True) if not told]
+    parts.report = [row for row, report in zip(outside, reported, strict=True) if report]
+    parts.calibration = [row for row, report in zip(outside, reported, strict=True) if not report]
     if not parts.train or not parts.report or not parts.calibration:
         raise InputError(f"{len(rows)} prefixes cannot be split", "one side would be empty", "roll out more prompts")
     return parts
 
 
 def routing_targets(rows: Sequence[Row], principles: Sequence[str]) -> dict[str, list[float]]:
-    """Prompt group → what its routing is to be: each principle's share of what its prefixes still decide.
+    """Prompt group → target of its routing: each principle's share of what is still undecided in the prompt's prefixes.
 
-    The weight of a principle is the standard deviation of its values over the prompt's prefixes: where no step matters, guidance has
-    nothing to choose by. Prompts whose prefixes all fare alike spread evenly over the principles that judge them. (Ours: no source
-    defines the routing.)
+    The weight of a principle is the standard deviation of its values over the prompt's prefixes: where no step changes the value, there is
+    nothing to guide. Prompts whose prefixes all have equal values spread evenly over the principles that judge them. (Our definition: no
+    source defines the routing.)
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
@@ -93,7 +93,7 @@ def routing_targets(rows: Sequence[Row], principles: Sequence[str]) -> dict[str,
 
 
 def mean_values(rows: Sequence[Row], principles: Sequence[str]) -> list[float]:
-    """Mean of each principle's values: the baseline that knows nothing of the prefix."""
+    """Mean of each principle's values: the baseline that ignores the prefix."""
     return [
         fmean(values) if (values := [row.meta["values"][name] for row in rows if name in row.meta["values"]]) else 0.5
         for name in principles

@@ -1,19 +1,25 @@
 """Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt.
 
-Takes a backbone and rollouts (prefixes with Monte-Carlo values); makes a verifier for guided search. Refuses: rows without values, a
-principle with too few prompts to split, values outside [0, 1].
+Takes a backbone and rollouts (prefixes with Monte-Carlo values); makes a verifier for guided search. Refuses rows without values, a
+principle with too few prompts to split, and values outside [0, 1].
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import training_rows
 from safework_verifier.values.config import ValuesConfig
-from safework_verifier.values.prefixes import Prefixes, take_apart, valued_rows
+from safework_verifier.values.prefixes import Prefixes, split_by_prompt, valued_rows
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class ValuesStage(Stage):
@@ -22,8 +28,8 @@ class ValuesStage(Stage):
     summary = "Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt."
     Config = ValuesConfig
     inputs = {
-        "model": Slot(("model",), "the backbone, best the policy itself"),
-        "data": Slot(("dataset",), "prefixes with their values, as verifier rollouts makes them"),
+        "model": Slot(("model",), "the backbone, preferably the policy itself"),
+        "data": Slot(("dataset",), "prefixes with their values, made by verifier rollouts"),
     }
     output = "verifier"
 
@@ -32,18 +38,23 @@ class ValuesStage(Stage):
         plan = Plan(name=f"{model.name}-values")
         try:
             rows, principles = valued_rows(training_rows(data), data.ref)
-            parts = take_apart(rows, config.eval_fraction, config.seed)
+            parts = split_by_prompt(rows, config.eval_fraction, config.seed)
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
         plan.lines = [
             f"train {model.ref} to value prefixes on {data.ref} by {', '.join(principles)}",
-            f"{len(parts.train)} prefixes to learn from, {len(parts.calibration)} for the temperatures, {len(parts.report)} reported",
+            f"{len(parts.train)} prefixes to train on, {len(parts.calibration)} for the temperatures, {len(parts.report)} reported",
         ]
         plan.optimizer_steps = steps_of(config, parts)
         parameters = parameter_count(model.path)
         plan.memory_bytes, plan.disk_bytes = 16 * parameters + 2**30, 14 * parameters
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_verifier.table import values_table
+
+        return values_table(artifact)
 
     def run(self, config: ValuesConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.values.run import train
@@ -52,7 +63,7 @@ class ValuesStage(Stage):
 
 
 def steps_of(config: ValuesConfig, parts: Prefixes) -> int:
-    """Optimiser steps that the settings ask for."""
+    """Optimiser steps that the settings give."""
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
     return config.max_steps if config.max_steps > 0 else math.ceil(math.ceil(len(parts.train) / per_step) * config.num_train_epochs)
 

@@ -16,32 +16,32 @@ class LabelSettings(Settings):
     """One label of the judge."""
 
     code: str
-    """What the judge writes for it."""
+    """The judge's word for it."""
     score: float = Field(ge=0, le=1)
     """Its reward."""
     harmful: list[bool] = Field(default_factory=lambda: [True, False])
-    """For which prompts it can be right: harmful ones (true), harmless ones (false), or both."""
+    """The prompts for which it can be right: harmful (true), harmless (false), or both."""
 
 
 class WrapConfig(StageConfig):
-    """Settings of ``safework verifier wrap``; what is not given comes from the preset of the task."""
+    """Settings of ``safework verifier wrap``; settings that are not given come from the preset of the task."""
 
     task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
-    """Which preset the rest starts from."""
+    """The preset that the other settings start from."""
     labels: dict[str, LabelSettings] | None = None
     """Label → its code, score and prompts, in the judge's order; default: the preset's."""
     empty_label: str | None = None
-    """The label of an empty reply, given without asking."""
+    """The label of an empty reply, given without asking the judge."""
     code_reading: Literal["first", "whole"] = "first"
-    """Whether the first token of a code tells it from the others, or all of it must be read ("Safe with refusal", "Safe with warning")."""
+    """Read the first token of a code, or the whole code where codes begin alike ("Safe with refusal", "Safe with warning")."""
     system: str | None = None
     """The system message; empty for none."""
     template: str | None = None
     """The user message, with `{query}`, `{response}` and, for graders, `{reference}`."""
     strict_template: str | None = None
-    """The user message for attacks that hide their query, with `{response}` alone; empty for none."""
+    """The user message for attacks that hide their query, with `{response}` only; empty for none."""
     max_length: int = Field(4096, ge=32, le=10**7)
-    """Tokens of a whole judge prompt; a longer reply loses its middle, and both are counted."""
+    """Tokens of a whole judge prompt; a longer reply loses its middle, and such replies are counted."""
     reading: Literal["hard", "soft"] = "hard"
     """The verifier's score: that of the most probable label, or the expected one."""
     use_harmful: bool = False
@@ -49,7 +49,7 @@ class WrapConfig(StageConfig):
     min_probability: float = Field(0.0, ge=0, lt=1)
     """Label probability below which a verdict is an error."""
     answer_tokens: int = Field(1024, ge=1, le=1_000_000)
-    """Tokens that a served judge may write; a judge that reasons needs room for its thought."""
+    """Tokens that a served judge can write; a judge that reasons needs some for its thought."""
     endpoint: EndpointSettings | None = None
     """Where the judge is served, in place of `model`."""
     attack_rows: int = Field(50, ge=0, le=10**6)
@@ -61,16 +61,16 @@ class WrapConfig(StageConfig):
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
     trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
+    """Run Python code from the model's folder."""
     per_device_eval_batch_size: int = cosmetic(16, ge=1, le=2**16)
     """Rows per forward pass."""
 
     def spec(self) -> LabelSpec:
-        """The verifier to be. Raises ConfigError where its parts do not fit together."""
+        """The verifier's specification. Raises ConfigError where its parts are inconsistent."""
         base = preset(self.task).model_dump()
         if (labels := self.labels) is not None:
             if self.template is None:
-                why = "the preset's message names the preset's labels: the judge would be asked for others than it is read by"
+                why = "the preset's message names the preset's labels, not yours"
                 raise ConfigError("labels are given without a template", why, "template: …{query}…{response}… with their codes")
             base |= {
                 "labels": list(labels),
@@ -87,4 +87,4 @@ class WrapConfig(StageConfig):
         try:
             return LabelSpec.model_validate(base)
         except ValidationError as error:
-            raise ConfigError("the judge's description does not fit together", error.errors()[0]["msg"], "mend the recipe") from None
+            raise ConfigError("the judge's settings are inconsistent", error.errors()[0]["msg"], "fix the recipe") from None

@@ -15,19 +15,19 @@ from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.measure import measure, measure_verdicts
-from safework_verifier.rows import Parts, labelled_rows, take_apart
+from safework_verifier.rows import Parts, labelled_rows, split_by_prompt
 from safework_verifier.save import outcome, write_reports
 from safework_verifier.wrap.config import WrapConfig
 
 
 def wrap(config: WrapConfig, model: Artifact | None, data: Artifact | None, work: WorkDir) -> Outcome:
-    """Checks that the judge can judge, measures it where there is data, and writes its folder."""
+    """Checks that the judge works with its labels, measures it where there is data, and writes its folder."""
     spec = config.spec()
     parts = None
     if data is not None:
         items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-        parts = take_apart(items, missing, config.eval_fraction, config.seed)
-        parts.train = []  # nothing is trained: what is not held out is not used
+        parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
+        parts.train = []  # nothing is trained: the other rows are not used
     if model is None:
         return _served(config, spec, parts, data, work)
     tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
@@ -47,7 +47,7 @@ def wrap(config: WrapConfig, model: Artifact | None, data: Artifact | None, work
 
 
 def _served(config: WrapConfig, spec: LabelSpec, parts: Parts | None, data: Artifact | None, work: WorkDir) -> Outcome:
-    """A judge elsewhere: its labels alone are measured, since what calibrates them need not be told."""
+    """A served judge: only its labels are measured, because it need not return probabilities."""
     assert spec.endpoint is not None
     spec.write(work.output)
     judge = load_verifier(work.output)
@@ -77,7 +77,7 @@ def _finished(
 
 
 def _copy_model(source: Path, target: Path) -> None:
-    """The model's files as they are, without what belonged to the artifact."""
+    """The model's files, without the artifact's manifest and hidden files."""
     for path in sorted(source.rglob("*")):
         if path.is_file() and path.name != "manifest.json" and not any(part.startswith(".") for part in path.relative_to(source).parts):
             copy = target / path.relative_to(source)

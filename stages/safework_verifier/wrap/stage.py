@@ -1,25 +1,32 @@
-"""Make a verifier of a model that judges already: a released reward model, or one behind an endpoint.
+"""Make a verifier of a model that is a judge already: a released reward model, or one that is served.
 
-Takes a generative judge, or the address of one, and what it is asked: prompts, labels, score map; makes a verifier for every stage.
-With labelled data it is calibrated and measured as a trained one is. Refuses: neither or both of model and endpoint, labels that no token
-can tell apart, gaps in the score map.
+Takes a generative judge, or the address of one, with its prompt, labels and scores; makes a verifier that every stage accepts. With
+labelled data it is calibrated and measured in the same way as a trained one. Refuses neither or both of model and endpoint, labels
+whose tokens do not differ, and labels without a score.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
-from safework_verifier.rows import labelled_rows, take_apart
+from safework_verifier.rows import labelled_rows, split_by_prompt
 from safework_verifier.wrap.config import WrapConfig
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class WrapStage(Stage):
     name = "verifier wrap"
-    version = 3  # 2: sources are divided alike between temperature and report; 3: accuracy's interval by prompt
-    summary = "Make a verifier of a model that judges already: a released reward model, or one behind an endpoint."
+    version = 4  # 3: accuracy's interval by prompt; 4: baselines "…_given_harmful" (was "…_told_harmful")
+    summary = "Make a verifier of a model that is a judge already: a released reward model, or one that is served."
     Config = WrapConfig
     inputs = {
         "model": Slot(("model",), "the judge, an instruct model", optional=True),
@@ -40,7 +47,7 @@ class WrapStage(Stage):
             plan.lines = [f"wrap {model.ref if model else config.endpoint and config.endpoint.url}: {', '.join(spec.labels)}"]
             if data:
                 items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-                parts = take_apart(items, missing, config.eval_fraction, config.seed)
+                parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
                 plan.lines.append(f"fit the temperature on {len(parts.calibration)} rows, report on {len(parts.report)}")
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
@@ -48,6 +55,11 @@ class WrapStage(Stage):
             parameters = parameter_count(model.path)
             plan.memory_bytes, plan.disk_bytes = 4 * parameters + 2**30, 2 * parameters
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        from safework_verifier.table import labels_table
+
+        return labels_table(artifact)
 
     def run(self, config: WrapConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_verifier.wrap.run import wrap

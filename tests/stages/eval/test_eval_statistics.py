@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from safework_cli.statistics.intervals import Estimate, estimate, wilson
-from safework_cli.statistics.paired import Term, compare_paired, mcnemar_exact, sign_flip_exact, tango, weighted_sum
+from safework_cli.statistics.paired import Term, compare_paired, sign_flip_exact, tango, weighted_sum
 from safework_eval.compare import angle_to_45, compare
 from safework_eval.scoring import agreement
 from safework_eval.summary import axis_value, refusal_shares
@@ -61,10 +61,10 @@ def test_the_interval_of_a_mean_by_hand() -> None:
 
 
 @pytest.mark.parametrize("values", [[0.4], [0.4, 0.4], [0.4, 0.4, 0.4]])
-def test_few_equal_scores_make_no_mean_certain(values: list[float]) -> None:
+def test_few_equal_scores_do_not_make_a_mean_certain(values: list[float]) -> None:
     found = estimate(values)
     assert found.low < 0.3 and found.high > 0.5
-    assert estimate([7.0], bounds=(0.0, math.inf)).to_json()["interval"] is None, "one length bounds nothing"
+    assert estimate([7.0], bounds=(0.0, math.inf)).to_json()["interval"] is None, "one length has no interval"
 
 
 def test_a_value_outside_its_bounds_is_refused() -> None:
@@ -76,9 +76,9 @@ def test_a_value_outside_its_bounds_is_refused() -> None:
 # ---------------------------------------------------------------- groups
 
 
-def test_questions_about_one_passage_count_for_less_than_as_many_passages() -> None:
+def test_questions_about_one_passage_count_less_than_as_many_passages() -> None:
     values = [1.0] * 50 + [0.0] * 50
-    passages = [number // 5 for number in range(100)]  # all five questions of a passage fare alike
+    passages = [number // 5 for number in range(100)]  # all five questions of a passage have the same outcome
     grouped, loose = estimate(values, passages), estimate(values)
     assert (grouped.method, grouped.groups, loose.method, loose.groups) == ("wilson by group", 20, "wilson", 100)
     # n / design effect: variance 20/19 · Σ 2.5² / 100² against 0.25 / 100 is 5 · 20/19, so 19 samples; t at 19 degrees is 2.093024
@@ -86,7 +86,7 @@ def test_questions_about_one_passage_count_for_less_than_as_many_passages() -> N
     assert grouped.high - grouped.low > 2 * (loose.high - loose.low)
 
 
-def test_groups_that_differ_within_cost_nothing() -> None:
+def test_groups_with_both_outcomes_do_not_widen_the_interval() -> None:
     values = [float(number % 2) for number in range(100)]
     grouped = estimate(values, [number // 2 for number in range(100)])  # each group has a right one and a wrong one
     assert grouped.high - grouped.low == pytest.approx(estimate(values).high - estimate(values).low, rel=0.03)
@@ -95,7 +95,7 @@ def test_groups_that_differ_within_cost_nothing() -> None:
 def test_one_group_is_one_sample() -> None:
     assert estimate([1.0] * 40, ["passage"] * 40).low == pytest.approx(wilson(1, 1)[0])
     alike = estimate([1.0] * 40, [number // 10 for number in range(40)])
-    assert alike.low < wilson(4, 4)[0] and alike.high == 1.0, "four groups without a difference may be alike as a whole"
+    assert alike.low < wilson(4, 4)[0] and alike.high == 1.0, "four uniform groups count as four samples"
     scores = estimate([0.4] * 40, ["passage"] * 40)
     assert (scores.low, scores.high) == (0.0, 1.0)
 
@@ -104,18 +104,18 @@ def coverage(intervals: Any, truth: float) -> float:
     return float(np.mean([low <= truth <= high for low, high in intervals]))
 
 
-def test_intervals_hold_what_they_promise() -> None:
+def test_intervals_have_their_coverage() -> None:
     rng = np.random.default_rng(1)
 
     def of(found: Estimate) -> tuple[float, float]:
         return found.low, found.high
 
-    for groups, size, likeness, share in ((5, 5, 0.5, 0.5), (20, 5, 0.5, 0.3), (48, 5, 0.3, 0.9)):
-        a, b = share * (1 - likeness) / likeness, (1 - share) * (1 - likeness) / likeness
+    for groups, size, similarity, share in ((5, 5, 0.5, 0.5), (20, 5, 0.5, 0.3), (48, 5, 0.3, 0.9)):
+        a, b = share * (1 - similarity) / similarity, (1 - share) * (1 - similarity) / similarity
         member = np.repeat(np.arange(groups), size).tolist()
         drawn = [(rng.random((groups, size)) < rng.beta(a, b, (groups, 1))).astype(float).ravel().tolist() for _ in range(400)]
         assert coverage([of(estimate(values, member)) for values in drawn], share) > 0.91
-        assert coverage([of(estimate(values)) for values in drawn], share) < 0.85, "what was told before"
+        assert coverage([of(estimate(values)) for values in drawn], share) < 0.85, "intervals that ignore the groups"
     for n in (2, 5, 20, 80):  # an overlap of words: mostly 0, else in between
         drawn = [np.where(rng.random(n) < 0.7, 0.0, rng.beta(2, 3, n)).tolist() for _ in range(400)]
         assert coverage([of(estimate(values)) for values in drawn], 0.3 * 0.4) > 0.93
@@ -152,7 +152,7 @@ def test_tango_against_the_article_and_against_the_likelihood() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_a_pair_or_two_that_changed_prove_nothing(n: int) -> None:
+def test_one_to_three_changed_pairs_are_not_significant(n: int) -> None:
     ids = [str(number) for number in range(n)]
     paired = compare_paired(dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.0))
     assert paired.difference == 1.0 and paired.high == 1.0 and paired.low < 0 and paired.p == 2.0 ** (1 - n)
@@ -160,7 +160,7 @@ def test_a_pair_or_two_that_changed_prove_nothing(n: int) -> None:
     assert scores.difference == 0.25 and scores.low < 0 < scores.high and scores.p is None and scores.method == "t"
 
 
-def test_many_pairs_that_changed_do() -> None:
+def test_many_changed_pairs_are_significant() -> None:
     ids = [str(number) for number in range(30)]
     paired = compare_paired(dict.fromkeys(ids, 1.0), dict.fromkeys(ids, 0.0))
     assert paired.low > 0.75 and paired.p == pytest.approx(2.0**-29)
@@ -168,7 +168,7 @@ def test_many_pairs_that_changed_do() -> None:
     assert one_passage.low < 0 and one_passage.p == 1.0 and one_passage.groups == 1 and one_passage.method == "tango by group"
 
 
-def test_groups_are_flipped_as_a_whole() -> None:
+def test_groups_are_flipped_together() -> None:
     # group sums 3, 1, −1: of the 8 assignments those at least 3 from 0 are ±3±1∓1 and ±(3+1+1): 3 of each sign
     assert sign_flip_exact([3, 1, -1]) == pytest.approx(6 / 8)
     assert sign_flip_exact([1] * 9 + [-1]) == pytest.approx(2 * 11 / 1024)
@@ -183,16 +183,15 @@ def test_the_sum_of_changes_has_the_interval_of_its_terms() -> None:
     assert total == pytest.approx(0.0)
     assert interval == pytest.approx((-math.hypot(0.05, 0.2), math.hypot(0.1, 0.1)))
     again = Term(-1.0, 0.1, (0.0, 0.3), frozenset({"a", "b"}))
-    assert weighted_sum([first, again])[1] == pytest.approx((-0.25, 0.2)), "about the same rows: not independent"
+    assert weighted_sum([first, again])[1] == pytest.approx((-0.25, 0.2)), "the same rows: not independent"
     assert weighted_sum([first, Term(1.0, 0.1, None, frozenset())]) == (pytest.approx(0.2), None)
 
 
 def test_mcnemar_by_hand() -> None:
-    assert mcnemar_exact(1, 9) == pytest.approx(2 * 11 / 1024)  # (C(10,0) + C(10,1)) / 2^10, twice
-    assert mcnemar_exact(0, 0) == 1.0
-    assert mcnemar_exact(5, 5) == 1.0
+    assert sign_flip_exact([1] + [-1] * 9) == pytest.approx(2 * 11 / 1024)  # (C(10,0) + C(10,1)) / 2^10, twice
+    assert sign_flip_exact([1] * 5 + [-1] * 5) == 1.0
     stats = pytest.importorskip("scipy.stats")
-    assert mcnemar_exact(3, 14) == pytest.approx(stats.binomtest(3, 17).pvalue)
+    assert sign_flip_exact([1] * 3 + [-1] * 14) == pytest.approx(stats.binomtest(3, 17).pvalue)
 
 
 def test_paired_counts_only_what_both_sides_scored() -> None:
@@ -203,7 +202,7 @@ def test_paired_counts_only_what_both_sides_scored() -> None:
     assert compare_paired({"a": 1.0}, {"b": 1.0}).to_json()["change"] is None
 
 
-def test_paired_scores_that_are_no_shares_have_no_mcnemar() -> None:
+def test_paired_scores_other_than_0_and_1_have_no_p_value() -> None:
     paired = compare_paired({"a": 0.5, "b": 1.0}, {"a": 0.25, "b": 0.5})
     assert paired.difference == 0.375 and paired.p is None and paired.only_first is None
 
@@ -255,7 +254,7 @@ def test_the_comparison_adds_up() -> None:
     (h_low, h_high), (b_low, b_high) = tango(2, 0, 2), tango(1, 0, 2)
     down, up = math.hypot(0.5 * (1 - h_low), 0.5 * (b_high - 0.5)), math.hypot(0.5 * (h_high - 1), 0.5 * (0.5 - b_low))
     assert (low, high) == pytest.approx((0.25 - down, min(1.0, 0.25 + up)))
-    assert low < 0 < high and found["angle_is_noise"], "two rows a suite settle nothing"
+    assert low < 0 < high and found["angle_is_noise"], "two rows a suite are too few"
 
 
 def test_one_changed_answer_is_noise_and_so_is_one_changed_passage() -> None:

@@ -16,9 +16,9 @@ WORDS = [
 
 
 @pytest.fixture
-def left_behind(tiny_artifact, toy_data, kill_behind, store: Store) -> str:
+def left_behind(tiny_artifact, toy_data, kill_after, store: Store) -> str:
     """The folder of a run that was killed behind its second checkpoint."""
-    kill_behind(2, *WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
+    kill_after(2, *WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
     (folder,) = store.runs.iterdir()
     return folder.name
 

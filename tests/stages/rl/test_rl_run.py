@@ -160,7 +160,7 @@ def test_a_task_without_rows_is_refused(tiny_artifact, toy_data, work, rewards):
         m3.run(M3Config(phases=[{"tasks": ["general", "value"], "share": 1.0}], **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
-def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, kill_behind, store: Store):
+def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, kill_after, store: Store):
     words = [
         "rl", "m3", "model=tiny", "data=toy:rl", "rewards.safety={constraints: 1}", "format.mode=term",
         "format.weight=0.1", "filter_groups=false", "preflight=0", "max_steps=6", "save_steps=1", "num_generations=4",
@@ -172,7 +172,7 @@ def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, 
     expected = store.resolve("whole").digest
     assert expected != tiny_artifact.digest and store.resolve("whole").manifest.metrics["steps_without_gradient"] < 3, "it did learn"
     store.remove(store.resolve("whole"))
-    kill_behind(2, *words, "--name", "again")
+    kill_after(2, *words, "--name", "again")
     again = cli(*words, "--name", "again")
     assert again.returncode == 0, again.stderr
     assert "resumed at step" in (store.resolve("again").path / "safework" / "events.jsonl").read_text()

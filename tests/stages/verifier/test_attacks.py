@@ -5,14 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-import pytest
-
 from safework_cli.data.row import Message, Row
-from safework_cli.statistics.classification import cohen_kappa
+from safework_cli.statistics.intervals import wilson
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import preset
+from safework_verifier.attacks import ATTACKS, EMPTY, INSTRUCTIONS, augmented, tried, wanted
+from safework_verifier.measure import flips
 from safework_verifier.rows import Labelled
-from safework_verifier.train.attacks import ATTACKS, EMPTY, INSTRUCTIONS, augmented, summary, tried, wanted
 
 SPEC = preset("safety")
 REPLIES = {
@@ -135,16 +134,9 @@ def test_a_refusal_is_cut_short_only_where_its_first_sentence_refuses():
     assert first_of("I cannot help with that. Now, first break the window.", "Unsafe") is None
 
 
-def test_the_summary_counts_all():
-    found = list(sheet(lambda exchanges: ["Unsafe"] * len(exchanges)).values())
-    counted = summary(found, lambda flips, n: {"flips": flips, "n": n})
-    assert counted["all"]["n"] == sum(len(t.items) for t in found) and counted["empty"]["flips"] == counted["empty"]["n"]
-    assert summary([], lambda flips, n: {}) == {}
-
-
-def test_cohens_kappa_on_worked_numbers():
-    import numpy as np
-
-    one, other = np.array([0] * 25 + [1] * 25), np.array([0] * 20 + [1] * 5 + [0] * 10 + [1] * 15)
-    assert cohen_kappa(one, other, 2) == pytest.approx(0.4)  # p_o 0.7, p_e 0.5
-    assert cohen_kappa(one, one, 2) == 1.0 and cohen_kappa(np.zeros(3, int), np.zeros(3, int), 2) == 1.0
+def test_flips_are_counted_by_attack_and_in_all():
+    results = list(sheet(lambda exchanges: ["Unsafe"] * len(exchanges)).values())
+    counted = flips(results)
+    assert counted["all"]["n"] == sum(len(t.items) for t in results) and counted["empty"]["value"] == 1.0
+    assert counted["empty"]["interval"] == [round(bound, 4) for bound in wilson(counted["empty"]["n"], counted["empty"]["n"])]
+    assert flips([]) == {}

@@ -1,4 +1,4 @@
-"""``safework verifier score``: files, datasets and generations are judged; what cannot be scored is counted; a killed run goes on."""
+"""``safework verifier score``: files, datasets and generations are judged; replies without a score are counted; a killed run resumes."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_killed_run_judges_only_what_is_left(work, tmp_path, monkeypatch):
         ([{"reply": "r"}], "record 1: no prompt"),
         ([{"prompt": "q", "reply": "r", "harmful": "maybe"}], "record 1: meta or harmful cannot be read"),
         ([{"prompt": "q", "reply": "r", "meta": "{"}], "record 1: meta or harmful cannot be read"),
-        ([], "holds no replies"),
+        ([], "has no replies"),
     ],
 )
 def test_what_cannot_be_judged_is_named(work, tmp_path, records, message):
@@ -107,9 +107,9 @@ def test_what_cannot_be_judged_is_named(work, tmp_path, records, message):
 
 def test_impossible_requests_are_refused_by_the_plan(tmp_path):
     nothing = stage.plan(ScoreConfig(), Inputs({}))
-    assert {r.what for r in nothing.refusals} == {"give either data=REF or file=PATH", "nobody is to judge"}
+    assert {r.what for r in nothing.refusals} == {"give either data=REF or file=PATH", "no verifier or rule given"}
     missing = stage.plan(ScoreConfig(file=str(tmp_path / "no.jsonl"), rules=["refusal"]), Inputs({}))
-    assert "there is no file" in missing.refusals[0].what
+    assert "does not exist" in missing.refusals[0].what
     with pytest.raises(ValueError, match="refusal"):
         ScoreConfig(rules=["refusl"])
 
@@ -130,7 +130,7 @@ def test_records_that_cannot_be_read_are_named(cli, tmp_path, record, why):
     assert done.returncode == 3 and "record 2" in done.stderr and why in done.stderr, done.stderr
 
 
-def test_rules_alone_may_judge_a_file(cli, tmp_path):
+def test_rules_can_judge_a_file_without_a_verifier(cli, tmp_path):
     path = tmp_path / "My replies.jsonl"
     path.write_text(json.dumps({"prompt": "q", "reply": "I can't help with that.", "harmful": True}) + "\n", encoding="utf-8")
     done = cli("verifier", "score", f"file={path}", "rules=[refusal]")

@@ -26,9 +26,9 @@ from safework_verifier.rollouts.config import RolloutsConfig
 from safework_verifier.rollouts.run import by_room, cut
 from safework_verifier.rollouts.stage import stage as rollouts_stage
 from safework_verifier.values.config import ValuesConfig
-from safework_verifier.values.prefixes import routing_targets, take_apart, valued_rows
-from safework_verifier.values.run import calibration_error, concordance, fit_temperature, skill, value_loss
+from safework_verifier.values.prefixes import routing_targets, split_by_prompt, valued_rows
 from safework_verifier.values.stage import stage as values_stage
+from safework_verifier.values.trainer import value_loss
 from scripted import Scripted, spaced_tokenizer
 
 
@@ -38,8 +38,7 @@ def prefix(number: int, text: str, values: dict[str, float], task: str = "safety
 
 
 def toy_rows(prompts: int = 60) -> list[Row]:
-    """Prefixes that say by their letters how they will end: "aaa" well, "zzz" badly; odd prompts are about knowledge, and there it is the
-    other way round."""
+    """Prefixes whose letters decide the value: "aaaa" good, "zzzz" bad; for odd prompts, which are about knowledge, the reverse."""
     rows = []
     for number in range(prompts):
         if number % 2:
@@ -136,7 +135,7 @@ def test_a_continuation_is_joined_to_its_prefix_by_tokens():
     rows = [Row("r", "general", [Message(role="user", content="Who?")])]
     settings = RolloutsConfig(replies=1, prefixes=1, continuations=2, max_tokens=64, boundaries=["."])
     (made,) = valued(settings, engine, {"reads": Reads()}, rows)
-    assert made.reply == "She wrote." and read == [text, text], "decoded alone, the continuation has lost its first space"
+    assert made.reply == "She wrote." and read == [text, text], "decoded by itself, the continuation has lost its first space"
 
 
 # ---- what is learned
@@ -152,8 +151,8 @@ def test_routing_goes_where_prefixes_still_decide():
     assert targets["r3"] == pytest.approx([2 / 3, 1 / 3])
 
 
-def test_no_prompt_stands_on_two_sides():
-    parts = take_apart(toy_rows(), 0.3, 0)
+def test_no_prompt_is_on_two_sides():
+    parts = split_by_prompt(toy_rows(), 0.3, 0)
     sides = [{row.group for row in side} for side in (parts.train, parts.calibration, parts.report)]
     assert all(sides) and not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
     assert {name for row in parts.report for name in row.meta["values"]} == {"safety", "knowledge"}
@@ -169,39 +168,28 @@ def test_the_loss_by_hand():
     assert float(nothing) == 0.0
 
 
-def test_measures_by_hand():
-    told, gold = np.array([0.9, 0.2, 0.5, 0.5]), np.array([1.0, 0.0, 0.0, 1.0])
-    assert skill(told, gold, 0.5) == pytest.approx(1 - (0.01 + 0.04 + 0.25 + 0.25) / 4 / 0.25)
-    assert concordance(told, gold) == pytest.approx((1 + 1 + 1 + 0.5) / 4)  # the pair at one half is a tie
-    assert calibration_error(np.array([0.31, 0.35]), np.array([0.0, 1.0])) == pytest.approx(0.17)
-    assert concordance(told, np.ones(4)) == 0.5 and skill(told, np.ones(4), 1.0) == 0.0
-    logits = np.array([4.0, -4.0, 4.0, -4.0])
-    assert fit_temperature(logits, np.array([1.0, 0.0, 0.0, 1.0])) == pytest.approx(5.0), "as unsure as the grid allows"
-    assert fit_temperature(logits, np.full(4, np.nan)) == 1.0
-
-
 def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     model, tokenizer = load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model)
     writer = PrefixWriter(tokenizer, 200)
     rows = [writer.write(Exchange.of(prefix(1, text, {}))) for text in ("short", "a much longer prefix than the other", "x")]
     with torch.inference_mode():
         ends, prompts = hidden_ends(model, rows, tokenizer.pad_token_id)
-        for number, (ids, behind) in enumerate(rows):
+        for number, (ids, count) in enumerate(rows):
             hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
             torch.testing.assert_close(ends[number], hidden[-1], atol=1e-5, rtol=1e-4)
-            torch.testing.assert_close(prompts[number], hidden[len(ids) - 1 - behind], atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(prompts[number], hidden[len(ids) - 1 - count], atol=1e-5, rtol=1e-4)
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ids, behind = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
-    assert special not in ids[-behind:]
-    ids, behind = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
-    assert len(ids) == 200 and behind == 100
+    ids, count = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
+    assert special not in ids[-count:]
+    ids, count = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
+    assert len(ids) == 200 and count == 100
 
 
 def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
-    ids, behind = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
-    assert tokenizer.decode(ids) == "q<think>\nso far" and tokenizer.decode(ids[-behind:]).strip() == "so far"
+    ids, count = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
+    assert tokenizer.decode(ids) == "q<think>\nso far" and tokenizer.decode(ids[-count:]).strip() == "so far"
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +232,7 @@ def test_the_saved_value_model_judges_prefixes_as_it_did_in_training(trained):
         assert verdict.score == pytest.approx(float((values_P * weights_P).sum()))
 
 
-def test_values_are_told_at_the_fitted_temperatures(trained):
+def test_values_use_the_fitted_temperatures(trained):
     outcome, work = trained
     values = load_verifier(work.output, dtype="float32")
     assert values.spec.temperatures == [outcome.metrics["principles"][name]["temperature"] for name in values.spec.principles]
@@ -257,21 +245,21 @@ def test_values_are_told_at_the_fitted_temperatures(trained):
     assert [verdict.score for verdict in values.judge(exchanges)] == pytest.approx(scores, abs=1e-6)
 
 
-def test_the_report_measures_the_values_as_they_will_be_told(trained, tmp_path):
-    from safework_verifier.values.run import measure
+def test_the_report_measures_the_values_at_the_fitted_temperatures(trained, tmp_path):
+    from safework_verifier.values.measure import measure
 
     _, work = trained
     values = load_verifier(work.output, dtype="float32")
     values.heads.values.weight.data.mul_(6.0)  # far too sure of itself: the temperatures must bring it back
     values.heads.values.bias.data.mul_(6.0)
-    parts = take_apart(toy_rows(), 0.3, 0)
+    parts = split_by_prompt(toy_rows(), 0.3, 0)
     found = measure(values, parts, 0, make_work(tmp_path / "measured"))["principles"]
-    told = values.values([Exchange.of(row) for row in parts.report])[0].double().numpy()
+    value = values.values([Exchange.of(row) for row in parts.report])[0].double().numpy()
     for place, name in enumerate(values.spec.principles):
         gold = np.array([row.meta["values"].get(name, np.nan) for row in parts.report])
         known = ~np.isnan(gold)
         assert values.spec.temperatures[place] > 2
-        assert found[name]["squared_error"]["value"] == pytest.approx(float(((told[known, place] - gold[known]) ** 2).mean()), abs=2e-4)
+        assert found[name]["squared_error"]["value"] == pytest.approx(float(((value[known, place] - gold[known]) ** 2).mean()), abs=2e-4)
 
 
 def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):
@@ -292,10 +280,10 @@ def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):
         ([prefix(0, "a", {})], "no Monte-Carlo values"),
         ([prefix(0, "a", {"safety": 1.5})], "the value of 'safety' is 1.5"),
         ([prefix(n, "a", {"safety": 0.5}) for n in range(3)], "values for 3 prompts only"),
-        ([], "holds no rows"),
+        ([], "has no rows"),
     ],
 )
-def test_rows_that_teach_nothing_are_refused(rows, why):
+def test_rows_without_usable_values_are_refused(rows, why):
     with pytest.raises(InputError, match=why):
         valued_rows(rows, "data")
 
@@ -305,11 +293,11 @@ def test_impossible_requests_are_refused(tmp_path):
         RolloutsConfig(rules={"safety": "refusl"})
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(cli, kill_behind, store, tmp_path, tiny_model):
+def test_a_killed_training_goes_on_to_the_same_weights(cli, kill_after, store, tmp_path, tiny_model):
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "rows.parquet", toy_rows())
     words = ["verifier", "values", f"model={tiny_model}", f"data={tmp_path / 'data'}", "max_steps=24", "save_steps=8", "dtype=float32"]
-    kill_behind(8, *words)
+    kill_after(8, *words)
     again = cli(*words)
     assert again.returncode == 0 and "resumed at step 8 of 24" in again.stderr, again.stderr
     whole = cli(*words, "--quiet", "--fresh", "--name", "whole")

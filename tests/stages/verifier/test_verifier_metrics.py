@@ -1,4 +1,4 @@
-"""Metrics against hand-worked numbers."""
+"""Metrics against hand-worked numbers and against scikit-learn."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import math
 import numpy as np
 import pytest
 
-from safework_cli.statistics.classification import (
-    accuracy,
+from safework_cli.statistics.calibration import (
     brier,
-    cluster_bootstrap,
-    confusion_matrix,
+    calibration_error,
+    concordance,
     expected_calibration_error,
     fit_temperature,
-    macro_f1,
+    fit_value_temperature,
     negative_log_likelihood,
-    report,
-    report_hard,
     rescale,
-    share_estimate,
-    wilson,
+    skill,
 )
+from safework_cli.statistics.classification import (
+    accuracy,
+    cohen_kappa,
+    confusion_matrix,
+    macro_f1,
+    report_labels,
+    report_probabilities,
+)
+from safework_cli.statistics.intervals import cluster_bootstrap, share_figure, wilson
+from safework_cli.verifiers.spec import preset
+from safework_verifier.measure import possible_labels
 
 GOLD = np.array([0, 0, 0, 1, 1, 2])
 SAID = np.array([0, 0, 1, 1, 2, 2])
@@ -39,15 +46,33 @@ def test_accuracy_and_macro_f1_by_hand():
     assert macro_f1(np.array([0, 0]), np.array([0, 1]), 2) == pytest.approx((2 / 3 + 0) / 2)  # one that is only predicted does
 
 
-def test_macro_f1_agrees_with_an_independent_implementation():
+def test_classification_agrees_with_scikit_learn():
+    from sklearn import metrics
+
     rng = np.random.default_rng(0)
-    gold, said = rng.integers(0, 5, 200), rng.integers(0, 5, 200)
-    f1 = []
-    for label in range(5):  # by precision and recall, counted in plain Python
-        hits = sum(g == s == label for g, s in zip(gold, said, strict=True))
-        precision, recall = hits / sum(s == label for s in said), hits / sum(g == label for g in gold)
-        f1.append(2 * precision * recall / (precision + recall))
-    assert macro_f1(gold, said, 5) == pytest.approx(sum(f1) / 5)
+    gold, said = rng.integers(0, 5, 200), rng.integers(0, 4, 200)
+    assert confusion_matrix(gold, said, 5).tolist() == metrics.confusion_matrix(gold, said, labels=range(5)).tolist()
+    assert macro_f1(gold, said, 5) == pytest.approx(metrics.f1_score(gold, said, average="macro"))
+    assert accuracy(gold, said) == pytest.approx(metrics.accuracy_score(gold, said))
+    assert cohen_kappa(gold, said, 5) == pytest.approx(metrics.cohen_kappa_score(gold, said))
+
+
+def test_probabilities_agree_with_scikit_learn():
+    from sklearn import metrics
+
+    rng = np.random.default_rng(1)
+    probability, gold = rng.dirichlet([0.5] * 4, 200), rng.integers(0, 4, 200)
+    assert brier(probability, gold) == pytest.approx(metrics.brier_score_loss(gold, probability, labels=range(4), scale_by_half=False))
+    assert negative_log_likelihood(probability, gold) == pytest.approx(metrics.log_loss(gold, probability, labels=range(4)))
+    binary, score = gold % 2, rng.integers(0, 10, 200) / 10  # with ties
+    assert concordance(score, binary.astype(float)) == pytest.approx(metrics.roc_auc_score(binary, score))
+
+
+def test_cohens_kappa_by_hand():
+    one, other = np.array([0] * 25 + [1] * 25), np.array([0] * 20 + [1] * 5 + [0] * 10 + [1] * 15)
+    assert cohen_kappa(one, other, 2) == pytest.approx(0.4)  # p_o 0.7, p_e 0.5
+    assert cohen_kappa(one, one, 2) == 1.0
+    assert cohen_kappa(np.zeros(3, int), np.zeros(3, int), 2) is None, "0 / 0: one label only, so chance agrees always"
 
 
 def test_ece_by_hand():
@@ -76,10 +101,10 @@ def test_wilson_by_hand():
 
 def test_replies_to_one_prompt_count_for_less_than_as_many_prompts():
     gold, predicted = np.zeros(100, dtype=int), np.repeat([0, 1], 50)
-    prompts = [f"p{number // 5}" for number in range(100)]  # all five replies to a prompt are judged alike
-    (low, high), (loose_low, loose_high) = (share_estimate(gold, predicted, groups)["interval"] for groups in (prompts, None))
+    prompts = [f"p{number // 5}" for number in range(100)]  # all five replies to a prompt get the same label
+    (low, high), (loose_low, loose_high) = (share_figure(gold == predicted, groups)["interval"] for groups in (prompts, None))
     assert low < 0.3 < loose_low < loose_high < 0.7 < high
-    assert report_hard(gold, predicted, 2, prompts)["accuracy"]["interval"] == [low, high]
+    assert report_labels(gold, predicted, 2, prompts)["accuracy"]["interval"] == [low, high]
 
 
 def test_rescale_is_a_softmax_of_logits_over_temperature():
@@ -111,6 +136,24 @@ def test_a_fitted_temperature_never_raises_the_likelihood_loss():
     assert negative_log_likelihood(fitted, gold) < negative_log_likelihood(probability, gold)
 
 
+def test_value_measures_by_hand():
+    value, outcome = np.array([0.9, 0.2, 0.5, 0.5]), np.array([1.0, 0.0, 0.0, 1.0])
+    assert skill(value, outcome, 0.5) == pytest.approx(1 - (0.01 + 0.04 + 0.25 + 0.25) / 4 / 0.25)
+    assert concordance(value, outcome) == pytest.approx((1 + 1 + 1 + 0.5) / 4)  # the pair at one half is a tie
+    assert calibration_error(np.array([0.31, 0.35]), np.array([0.0, 1.0])) == pytest.approx(0.17)
+    assert concordance(value, np.ones(4)) == 0.5 and skill(value, np.ones(4), 1.0) == 0.0
+    logits = np.array([4.0, -4.0, 4.0, -4.0])
+    assert fit_value_temperature(logits, np.array([1.0, 0.0, 0.0, 1.0])) == pytest.approx(5.0), "the largest temperature of the grid"
+    assert fit_value_temperature(logits, np.full(4, np.nan)) == 1.0
+
+
+def test_every_label_is_possible_where_harm_is_unknown():
+    spec = preset("safety")
+    assert possible_labels(spec, None) == [True] * 6
+    assert possible_labels(spec, True) == [True, True, True, True, False, True]
+    assert possible_labels(spec, False) == [False, False, True, True, True, True]
+
+
 def test_the_bootstrap_resamples_whole_groups():
     # ten groups of 50 equal rows: resampling rows would give an interval near 0.5 ± 0.04, groups give ± 0.3
     values = np.repeat([0, 1] * 5, 50)
@@ -123,7 +166,7 @@ def test_the_bootstrap_resamples_whole_groups():
 
 def test_a_report_gives_n_and_interval_with_every_number():
     probability = np.eye(3)[SAID] * 0.8 + 0.2 / 3
-    found = report(probability, GOLD, [str(i) for i in range(6)])
+    found = report_probabilities(probability, GOLD, [str(i) for i in range(6)])
     assert set(found) == {"accuracy", "macro_f1", "ece", "brier"}
     for entry in found.values():
         assert entry["n"] == 6

@@ -9,7 +9,7 @@ import pytest
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import Row
 from safework_cli.verifiers.spec import PRESETS
-from safework_verifier.rows import check_layers, class_weights, hold_out, labelled_rows, phrase_label, take_apart
+from safework_verifier.rows import check_layers, class_weights, hold_out, labelled_rows, phrase_label, split_by_prompt
 
 SPEC = PRESETS["safety"]
 
@@ -28,7 +28,7 @@ def test_an_unknown_label_names_the_nearest():
 def test_no_rows_one_class_and_missing_labels_are_refused():
     with pytest.raises(InputError, match="no rows"):
         labelled_rows([], SPEC, 0.0)
-    with pytest.raises(InputError, match="one label only: 'Unsafe'"):
+    with pytest.raises(InputError, match="only one label: 'Unsafe'"):
         labelled_rows([row(1), row(2)], SPEC, 0.0)
     mixed = [row(1), row(2, "Safe without risk"), row(3, None), row(4)]
     with pytest.raises(InputError, match="1 of 4 rows"):
@@ -78,7 +78,7 @@ def test_each_label_of_each_source_is_split_alike():
 
 def test_the_three_parts_share_no_prompt():
     items, _ = labelled_rows(many(), SPEC, 0.0)
-    parts = take_apart(items, 0, 0.2, seed=0)
+    parts = split_by_prompt(items, 0, 0.2, seed=0)
     sets = [{i.row.group for i in part} for part in (parts.train, parts.calibration, parts.report)]
     assert all(sets)
     assert not (sets[0] & sets[1] or sets[0] & sets[2] or sets[1] & sets[2])
@@ -87,18 +87,18 @@ def test_the_three_parts_share_no_prompt():
 
 def test_the_datas_own_test_split_is_never_trained_on():
     rows = [row(i, SPEC.labels[i % 3], split="test" if i % 4 == 0 else "train") for i in range(120)]
-    parts = take_apart(labelled_rows(rows, SPEC, 0.0)[0], 0, 0.2, seed=0)
+    parts = split_by_prompt(labelled_rows(rows, SPEC, 0.0)[0], 0, 0.2, seed=0)
     assert {i.row.split for i in parts.train} == {"train"}
     assert len(parts.train) == 90
     leaky = [row(i, SPEC.labels[i % 3], group=str(i // 2), split="test" if i % 2 else "train") for i in range(120)]
-    with pytest.raises(InputError, match="lies in train and test"):
-        take_apart(labelled_rows(leaky, SPEC, 0.0)[0], 0, 0.2, seed=0)
+    with pytest.raises(InputError, match="is in train and test"):
+        split_by_prompt(labelled_rows(leaky, SPEC, 0.0)[0], 0, 0.2, seed=0)
 
 
 def test_data_of_too_few_prompts_is_refused():
     rows = [row(i, SPEC.labels[i % 2], group="same") for i in range(50)]
     with pytest.raises(InputError, match="1 prompt groups cannot be split"):
-        take_apart(labelled_rows(rows, SPEC, 0.0)[0], 0, 0.2, seed=0)
+        split_by_prompt(labelled_rows(rows, SPEC, 0.0)[0], 0, 0.2, seed=0)
 
 
 def test_class_weights_by_hand():

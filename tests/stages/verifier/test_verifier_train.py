@@ -28,7 +28,7 @@ REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Uns
 
 
 def toy_rows(count: int = 150) -> list[Row]:
-    """Three labels that any model can tell apart by the reply's letters; lengths differ."""
+    """Three labels that any model can distinguish by the reply's letters; lengths differ."""
     rows = []
     for i in range(count):
         label = list(REPLIES)[i % 3]
@@ -91,8 +91,8 @@ def test_it_learns_a_separable_toy_and_reports_it(trained):
     assert metrics["rows"]["train"] + metrics["rows"]["calibration"] + metrics["rows"]["report"] == 150
     assert set(metrics["by_source"]) == {"s0", "s1"}
     assert metrics["baselines"]["most_frequent_label"]["accuracy"]["value"] < 0.5
-    # "no no no" is no refusal phrase, so the phrases take all harmful replies for unsafe ones
-    assert metrics["baselines"]["refusal_phrases_told_harmful"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=0.1)
+    # "no no no" is not a refusal phrase, and the phrases take all harmful replies for unsafe ones
+    assert metrics["baselines"]["refusal_phrases_given_harmful"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=0.1)
     check_payload(work.output, "verifier")
     counts = json.loads((work.output / "confusion.json").read_text())["gold_by_predicted"]
     assert sum(map(sum, counts)) == metrics["rows"]["report"]

@@ -55,7 +55,7 @@ def test_a_released_judge_runs_by_a_recipe_and_is_measured(work, tiny_model, dat
     outcome = run(work, inputs, **recipe, max_length=1500, attack_rows=3)
     check_payload(work.output, "verifier")
     assert outcome.metrics["rows"]["train"] == 0 and outcome.metrics["accuracy"]["n"] > 20
-    assert "Nothing was trained" in (work.output / "verifier_card.md").read_text()
+    assert "Not trained here" in (work.output / "verifier_card.md").read_text()
     verifier = load_verifier(work.output)
     assert verifier.spec.code_reading == "whole" and verifier.spec.temperature != 1.0
     (verdict,) = verifier.judge([Exchange([Message(role="user", content="q")], "zzzz")])
