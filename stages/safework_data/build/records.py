@@ -175,7 +175,7 @@ class OwnRows:
                 value = record.get(name)
                 if value is not None and not isinstance(value, kinds):
                     raise Unfit(f"schema: {name} is {type(value).__name__}")
-                if value is not None and name not in ("id", "messages", "images", "meta"):
+                if value not in (None, "") and name not in ("id", "messages", "images", "meta"):
                     setattr(row, name, value)
             if record.get("id"):
                 row.id = "/".join(filter(None, (self.name, place.rpartition("/")[0], record["id"])))
@@ -220,7 +220,7 @@ _OWN_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def _own_message(message: Any) -> Message:
-    if not isinstance(message, dict) or not {"role", "content"} == message.keys() or not isinstance(message["role"], str):
+    if not isinstance(message, dict) or message.keys() != {"role", "content"} or not all(isinstance(text, str) for text in message.values()):
         raise Unfit("schema: a message is not {role, content}")
     return Message(role=message["role"], content=message["content"])
 
