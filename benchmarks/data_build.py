@@ -1,7 +1,7 @@
-"""`safework data build` beside a plain `datasets` + `datasketch` script: exact and near duplicates out, evaluation prompts out,
+"""`safework data build` compared with a plain `datasets` + `datasketch` script: exact and near duplicates out, evaluation prompts out,
 Parquet written. Both sides run in processes of their own, on the same file.
 
-    python benchmarks/data_build.py [--rows 10000 100000 1000000] [--cores N] [--json]
+    python benchmarks/data_build.py [--rows 10000 100000 1000000] [--heldout 0.1] [--cores N] [--json]
 
 Rows are short questions with a reply, drawn from a fixed vocabulary; one in fifty repeats an earlier one word for word, one in fifty with a
 word changed, and one in a thousand holds a prompt of the held-out set. Prints rows a second and the peak of memory over all processes.
@@ -95,7 +95,7 @@ def write_rows(folder: Path, count: int) -> None:
             handle.write(json.dumps({"prompt": prompt, "reply": reply}) + "\n")
 
 
-def recipe(folder: Path) -> Path:
+def recipe(folder: Path, heldout: float) -> Path:
     held = {
         "kind": "file",
         "name": "held",
@@ -106,7 +106,7 @@ def recipe(folder: Path) -> Path:
     }
     rows = {**held, "name": "rows", "path": str(folder / "rows.jsonl"), "subset": "chat", "columns": {"prompt": "prompt", "reply": "reply"}}
     path = folder / "data.yaml"
-    path.write_text(json.dumps({"sources": [rows, held], "require_reply": [], "require_thought": []}))
+    path.write_text(json.dumps({"sources": [rows, held], "require_reply": [], "require_thought": [], "heldout": heldout}))
     return path
 
 
@@ -142,13 +142,13 @@ def proportional_bytes(process: psutil.Process) -> int:
         return 0
 
 
-def compare(count: int, peer: bool) -> dict[str, Any]:
+def compare(count: int, peer: bool, heldout: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder, count)
         env = os.environ | {"SAFEWORK_STORE": str(folder / "store"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         safework = str(Path(sys.executable).with_name("safework"))
-        ours = measured([safework, "data", "build", "-c", str(recipe(folder)), "--quiet"], env)
+        ours = measured([safework, "data", "build", "-c", str(recipe(folder, heldout)), "--quiet"], env)
         found = {"rows": count, "ours": ours}
         if peer:
             (folder / "peer").mkdir()
@@ -168,14 +168,17 @@ def compare(count: int, peer: bool) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
-    parser.add_argument("--no-peer", action="store_true", help="our side alone")
+    parser.add_argument("--no-peer", action="store_true", help="run our side only")
+    parser.add_argument(
+        "--heldout", type=float, default=0.0, help="share of groups that our side holds out by lot (the peer holds out none)"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cores", type=int, help="for both sides; default: all that this process may use")
     options = parser.parse_args()
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     cores = len(os.sched_getaffinity(0))
-    results = [compare(count, not options.no_peer) for count in options.rows]
+    results = [compare(count, not options.no_peer, options.heldout) for count in options.rows]
     if options.json:
         print(json.dumps({"cores": cores, "results": results}, indent=2))
         return

@@ -36,11 +36,11 @@ def test_each_message_names_the_next_step(here, cli):
     assert "safework artifacts import ./mymodel" in refused("models", "pull", "mymodel")
     assert "did you mean 'smollm2'" in refused("models", "pull", "smolm2")
     assert "hf:org/model" in refused("models", "pull", "org/model")
-    assert "kind: file, path: ./my.jsonl, subset: sft" in refused("sft", "model=./mymodel", "data=./my.jsonl")
-    missing = refused("data", "build", source(subset=None, columns=None))
-    assert "sources.0.subset must be given: The subset that the rows go to" in missing and "sources.0.columns must be given" in missing
+    (here / "odd.jsonl").write_text('{"q": "Why?", "a": "So."}\n')
+    odd = refused("sft", "model=./mymodel", "data=./odd.jsonl")
+    assert f"data build sources='[{{kind: file, path: \"{here}/odd.jsonl\", task: general, columns: {{prompt: q, reply: a}}}}]'" in odd
     assert "unknown key 'sources.0.colums'; did you mean 'sources.columns'" in refused("data", "build", source(colums={}))
-    assert "did you mean 'reply'? Row fields stand on the left: reply: response" in refused(
+    assert "did you mean 'reply'? Row fields are on the left: {prompt: prompt, reply: response}" in refused(
         "data", "build", source(columns={"prompt": "prompt", "response": "response"})
     )
     assert "no column 'respons'; did you mean 'response'?" in refused(

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from safework_cli.core.errors import InputError
+from safework_cli.data import dataset
 from safework_cli.data.dataset import read_dataset, training_rows
 from safework_cli.data.row import Row, arrow_schema, write_rows
 
@@ -89,3 +90,17 @@ def test_a_file_of_broken_text_is_named(tmp_path, store):
     pq.write_table(table.set_column(0, schema.field("id"), broken), tmp_path / "rows.parquet")
     with pytest.raises(InputError, match="rows.parquet holds rows that cannot be read"):
         read_dataset(store.resolve(str(tmp_path / "rows.parquet"), ("dataset",)))
+
+
+def test_a_dataset_is_read_once_by_a_process_until_its_files_change(store, folder, monkeypatch):
+    read: list[str] = []
+    stream = dataset.stream_rows
+    monkeypatch.setattr(dataset, "stream_rows", lambda path: read.append(path.name) or stream(path))
+    path = f"{folder}/train.parquet"
+    first = training_rows(store.resolve(path, ("dataset",)))
+    again = training_rows(store.resolve(path, ("dataset",)))
+    assert read == ["train.parquet"] and first is not again and all(one is other for one, other in zip(first, again, strict=True))
+    again.pop()
+    assert ids(read_dataset(store.resolve(path, ("dataset",)))) == ["a", "b"], "each caller has a list of its own"
+    write_rows(folder / "train.parquet", rows("changed"))
+    assert ids(training_rows(store.resolve(path, ("dataset",)))) == ["changed"] and len(read) == 2

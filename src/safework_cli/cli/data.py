@@ -22,7 +22,7 @@ def preview_command() -> Any:
         "that training would supervise are marked: reversed on a terminal, in ⟦ ⟧ elsewhere.",
     )
     def preview(
-        data: str = typer.Argument(..., metavar="DATASET[:SUBSET]", help="A dataset artifact, or a folder of Parquet."),
+        data: str = typer.Argument(..., metavar="DATASET[:SUBSET]", help="A dataset artifact, a folder of Parquet, or a file of rows."),
         model: Optional[str] = typer.Option(None, "--model", help="A model artifact whose chat template is used.", show_default=False),
         rows: int = typer.Option(3, "-n", "--rows", min=1, help="How many rows."),
         start: int = typer.Option(0, "--start", min=0, help="The first row, counted from 0."),
@@ -32,10 +32,12 @@ def preview_command() -> Any:
     ) -> None:
         from safework_cli.core.artifacts import default_store
         from safework_cli.core.errors import InputError, nearest
+        from safework_cli.core.runtime import built_of
         from safework_cli.core.terminal import console as make_console
 
         where = default_store(store)
-        found = read_dataset(where.resolve(data, ("dataset",)))
+        artifact = built_of(data, ("dataset",), where, quiet=False) or where.resolve(data, ("dataset",))
+        found = read_dataset(artifact)
         if row_id is not None:
             chosen = [row for row in found if row.id == row_id]
             if not chosen:

@@ -62,7 +62,7 @@ def stage_command(name: str) -> click.Command:
         if artifact_name is not None:
             resolved.name, resolved.sources["name"] = artifact_name, "command line"
         where = default_store(store)
-        prepared = prepare(stage, resolved, where)
+        prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet)
         if dry_run:
             return _show_plan(prepared, where, as_json=as_json)
         if fork and fresh:
@@ -166,7 +166,7 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     out.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
     out.print(
         Text(
-            f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16]}"
+            f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16] or 'not known before the data is built'}"
             + (f", already done as {done.ref}" if done else "")
         )
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import Timeout
 
-from safework_cli.core import resume, runs
+from safework_cli.core import data_files, resume, runs
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
@@ -32,6 +32,7 @@ from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir
 from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
 from safework_cli.core.system_errors import explain
+from safework_cli.core.terminal import say
 
 RECORDS = ("lock", "request.json", EVENTS, METRICS)
 
@@ -59,14 +60,30 @@ class Result:
     """What people should know of how it came about."""
 
 
-def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
-    """Resolves the inputs and plans. Raises InputError where an input is missing or damaged; refusals stay in the plan."""
+def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = True, quiet: bool = True) -> Prepared:
+    """Resolves the inputs and plans.
+
+    Args:
+        build: make a dataset of a file that is given where a dataset is wanted. Without it the plan says what would be built, and nothing
+            more where that is not done already.
+        quiet: as for ``execute``, for such a build.
+
+    Raises:
+        InputError: an input is missing or damaged; refusals stay in the plan.
+    """
     values: dict[str, Any] = {}
+    unbuilt: list[Prepared] = []
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
-        by_rule = takes.rules and reference.startswith(RULE_PREFIX)
-        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds, slot=key)
+        if takes.rules and reference.startswith(RULE_PREFIX):
+            artifact = rule_artifact(reference)
+        else:
+            of_file = built_of(reference, takes.kinds, store, build=build, quiet=quiet)
+            if isinstance(of_file, Prepared):
+                unbuilt.append(of_file)
+                continue
+            artifact = of_file or store.resolve(reference, takes.kinds, slot=key)
         if artifact.kind == "dataset" and not takes.whole:
             artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:
@@ -74,12 +91,57 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
         else:
             values[slot] = artifact
     inputs = Inputs(values)
+    if unbuilt:
+        return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     if not plan.refusals:
         digests |= stage.external_digests(resolved.config)
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
     return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
+
+
+def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
+    """The dataset that is made of a file where a dataset is wanted; None where the reference is not such a file.
+
+    Args:
+        build: make it where it is not there yet; without it, the request to make it is returned.
+
+    Raises:
+        SafeworkError: as ``data build`` refuses or fails, and where more rows were dropped than it tolerates.
+    """
+    file = data_files.file_reference(reference, kinds)
+    if file is None:
+        return None
+    try:
+        prepared = prepare(*data_files.build_request(file.path), store)
+        if not build and not store.find_run(prepared.fingerprint, prepared.stage.output):
+            return prepared
+        result = execute(prepared, store, quiet=quiet)
+    except SafeworkError as error:
+        error.what = f"{data_files.BUILDER} of {reference}: {error.what}"
+        raise
+    manifest = result.artifact.manifest
+    if result.exit_code != EXIT_DONE:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.metrics.get("dropped", {}).items())
+        raise InputError(
+            f"{data_files.BUILDER} of {reference}: {manifest.failed_items:,} rows were dropped, {manifest.tolerated_items:,} are tolerated",
+            reasons,
+            f"use the rest: data={result.artifact.ref}; or build it with other rules: safework {data_files.BUILDER} --help",
+        )
+    if not quiet and not result.already:
+        say(f"{data_files.BUILDER}: {reference} → {result.artifact.ref}")
+    return store.resolve(result.artifact.ref + (f":{file.subset}" if file.subset else ""), ("dataset",))
+
+
+def _plan_of_builds(stage: Stage, resolved: Resolved, inputs: Inputs, unbuilt: list[Prepared]) -> Prepared:
+    """What is known before the datasets are built that a stage needs: how they would be built."""
+    plan = Plan(name=resolved.name or stage.name.replace(" ", "-"))
+    for prepared in unbuilt:
+        plan.lines += [f"{prepared.stage.name} → {prepared.stage.output}/{prepared.name}", *(f"  {line}" for line in prepared.plan.lines)]
+        plan.refusals += [type(r)(f"{prepared.stage.name}: {r.what}", r.why, r.do) for r in prepared.plan.refusals]
+    plan.lines.append(f"then {stage.name}: what it would do is known once its data is built")
+    return Prepared(stage, resolved, inputs, plan, "", check_name(plan.name))
 
 
 def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False, fork: str | None = None) -> Result:

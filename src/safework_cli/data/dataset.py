@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
 
 
+KEPT_DATASETS = 2
+"""Datasets whose rows stay in memory: the one that a stage trains on, and the one that it measures on."""
+_READ: OrderedDict[tuple[str | None, ...], tuple[Row, ...]] = OrderedDict()
+"""Rows by where they are, the digest of their artifact, and the subset."""
 _TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
 
 
@@ -30,8 +35,22 @@ def stream_dataset(artifact: Artifact) -> Iterator[Row]:
 
 
 def read_dataset(artifact: Artifact) -> list[Row]:
-    """Every row of a dataset artifact (of its subset, where one is named). Raises InputError where the subset is open or unknown."""
-    return list(stream_dataset(artifact))
+    """Every row of a dataset artifact (of its subset, where one is named).
+
+    A process reads a dataset once: the plan and the run of a stage get the same ``Row`` objects, in a list of their own. Rows are not to be
+    changed; ``dataclasses.replace`` makes another one.
+
+    Raises:
+        InputError: which subset is meant is open, or there is none of that name.
+    """
+    key = (str(artifact.path), artifact.external, artifact.digest, artifact.subset)
+    if key in _READ:
+        _READ.move_to_end(key)
+    else:
+        _READ[key] = tuple(stream_dataset(artifact))
+        if len(_READ) > KEPT_DATASETS:
+            _READ.popitem(last=False)
+    return list(_READ[key])
 
 
 def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None) -> list[Row]:
@@ -60,10 +79,10 @@ def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None
 
 
 def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:
-    """Refuses rows with pictures where only their text would be read."""
+    """Refuses rows with images where only their text would be read."""
     for row in rows:
         if row.images:
-            raise InputError(f"row '{row.id}' of {artifact.ref} has pictures", f"{what} text alone", "leave such rows out")
+            raise InputError(f"row '{row.id}' of {artifact.ref} has images", f"{what} text only", "leave such rows out")
 
 
 def require_rows(count: int, artifact: Artifact, what: str) -> None:

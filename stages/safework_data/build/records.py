@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import math
@@ -20,9 +21,13 @@ from safework_cli.data.reply import language_of
 from safework_cli.data.suites import render_choices
 from safework_cli.data.suites.readers import LETTERS
 from safework_data.build.conversations import Conversation, Unfit, is_conversation, plain_number, read_conversation, whole
-from safework_data.build.config import TableSource
+from safework_data.build.sources_config import TableSource
 from safework_data.build.text import asked_text, words
 
+SIDES = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
+    ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout", "held_out"), "test"
+)
+"""What split columns hold → the side of the split."""
 _FLAGS = {key for key, kind in META.items() if kind.get("type") == "boolean"}
 
 
@@ -92,6 +97,8 @@ class RowMaker:
         conversation = read_conversation(values["messages"]) if "messages" in values else _turns(values)
         row.messages = conversation.messages
         self._picture(row, conversation.pictures, values.get("images"))
+        if values.get("split") not in (None, ""):
+            row.split = _side(values["split"])
         for target in ("task", "category", "licence"):
             if values.get(target) not in (None, ""):
                 setattr(row, target, _text(values[target], target))
@@ -147,6 +154,87 @@ class RowMaker:
         if isinstance(value, int) and not isinstance(value, bool) and isinstance(row.meta.get("choices"), list):
             value = LETTERS[value] if 0 <= value < len(row.meta["choices"]) else str(value)
         row.answer = _gold(value).strip()
+
+
+class OwnRows:
+    """Makes rows of records that are in the product's own schema (``data/schema.py``): they stay as they are, but for the source's name
+    before their ids.
+
+    Args:
+        folder: where image files lie that a row names by their path.
+    """
+
+    def __init__(self, source: TableSource, name: str, folder: Path):
+        self.source, self.name, self.folder = source, name, folder
+
+    def made(self, place: str, record: dict[str, Any]) -> Made:
+        """A row of a record, or what could be read of it and why it is unfit; ``place`` as ``RowMaker.made`` has it."""
+        row = Row(id=f"{self.name}/{place}", task="", messages=[], source=self.name, licence=self.source.licence)
+        try:
+            for name, kinds in _OWN_TYPES.items():
+                value = record.get(name)
+                if value is not None and not isinstance(value, kinds):
+                    raise Unfit(f"schema: {name} is {type(value).__name__}")
+                if value not in (None, "") and name not in ("id", "messages", "images", "meta"):
+                    setattr(row, name, value)
+            if record.get("id"):
+                row.id = "/".join(filter(None, (self.name, place.rpartition("/")[0], record["id"])))
+            row.messages = [_own_message(message) for message in record.get("messages") or []]
+            row.images = [self._image(image) for image in record.get("images") or []]
+            meta = record.get("meta") or {}
+            try:
+                row.meta = json.loads(meta) if isinstance(meta, str) else dict(meta)
+                json.dumps(row.meta, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise Unfit(f"schema: meta is not plain JSON: {error}") from None
+            if not isinstance(row.meta, dict):
+                raise Unfit("schema: meta is not an object")
+            row.meta.setdefault("group", prompt_group(row))
+        except Unfit as unfit:
+            return Made(row, str(unfit))
+        return Made(row, None)
+
+    def _image(self, image: Any) -> Image:
+        """An image with its bytes: as they are in Parquet, in Base64 in JSON, or of the file that the path names."""
+        if not isinstance(image, dict):
+            raise Unfit(f"schema: an image is {type(image).__name__}")
+        content, path = image.get("bytes"), image.get("path")
+        try:
+            if content is None:
+                return embedded(str(path), self.folder)
+            if isinstance(content, str):
+                content = base64.b64decode(content, validate=True)
+            read = Image(bytes=content, path=Path(str(path or "")).name or None)
+            open_picture(read)
+            return read
+        except InputError as error:
+            raise Unfit(f"unreadable image: {error.what}; {error.why}") from None
+        except ValueError as error:
+            raise Unfit(f"unreadable image: {error}") from None
+
+
+_OWN_TYPES: dict[str, type | tuple[type, ...]] = {
+    "id": str, "task": str, "messages": list, "images": list, "answer": str, "category": str, "harmful": bool, "source": str,
+    "licence": str, "split": str, "meta": (dict, str),
+}  # fmt: skip
+
+
+def _own_message(message: Any) -> Message:
+    if (
+        not isinstance(message, dict)
+        or message.keys() != {"role", "content"}
+        or not all(isinstance(text, str) for text in message.values())
+    ):
+        raise Unfit("schema: a message is not {role, content}")
+    return Message(role=message["role"], content=message["content"])
+
+
+def _side(value: Any) -> str:
+    """A split column's value as "train" or "test"."""
+    side = SIDES.get(str(value).strip().lower())
+    if side is None:
+        raise Unfit(f"split is neither train nor test: {str(value)[:40]!r}")
+    return side
 
 
 def prompt_group(row: Row) -> str:

@@ -33,7 +33,9 @@ from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.crew import MOST_PROCESSES, Crew
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.build.config import BuildConfig, DecontaminateSettings, XSTestSource, expand
+from safework_data.build.config import BuildConfig, DecontaminateSettings
+from safework_data.build.sources_config import XSTestSource
+from safework_data.files import expand
 from safework_data.build.sources import Arrived, read_dataset, read_source
 from safework_data.build.splits import HoldOut
 from safework_data.build.staging import Staging
@@ -90,7 +92,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     refuse_nothing(read, output, kept_of, drops)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
-    for line in [*summary(output.parts, drops), *remarks(read)]:
+    for line in [*(note for source in read.arrived for note in source.notes), *summary(output.parts, drops), *remarks(read)]:
         work.progress.note(line)
     return outcome(config, read, output.parts, drops)
 

@@ -20,18 +20,11 @@ from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.data.suites import training_set
 from safework_cli.data.suites.tables import format_of, read_table
 from safework_data.build.drops import Candidate
-from safework_data.build.records import RowMaker, has_column
-from safework_data.build.config import (
-    FileSource,
-    HubSource,
-    SetSource,
-    Source,
-    StarterSource,
-    XSTestSource,
-    expand,
-    matching_files,
-)
+from safework_data.build.columns import columns_of
+from safework_data.build.records import OwnRows, RowMaker, has_column
+from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, XSTestSource
 from safework_data.build.text import words
+from safework_data.files import digest_of, expand, matching_files, refuse_missing
 from safework_cli.data.dataset import stream_dataset
 
 
@@ -67,7 +60,10 @@ def source_name(source: Source) -> str:
         return source.set
     if isinstance(source, XSTestSource) or source.name:
         return str(source.name)
-    return Path(source.path).stem.replace("*", "_") if isinstance(source, FileSource) else source.id.rsplit("/", 1)[-1]
+    if isinstance(source, HubSource):
+        return source.id.rsplit("/", 1)[-1]
+    path = Path(source.path)
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).stem.replace("*", "_")
 
 
 def source_files(source: Source) -> list[Path]:
@@ -89,16 +85,6 @@ def source_files(source: Source) -> list[Path]:
             )
         return files
     return []
-
-
-def starter_files() -> list[Path]:
-    """The parts and the code that the starter set is made from: a new release may change its rows under the same settings."""
-    return sorted(path for path in (Path(__file__).parent / "starter").rglob("*") if path.suffix in (".py", ".yaml"))
-
-
-def digest_of(files: Iterable[Path]) -> str:
-    """sha256 over the contents of files, in order."""
-    return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
 
 
 def digest_of_pictures(source: Source) -> str:
@@ -176,16 +162,23 @@ def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
 
 def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
-    labels = file_labels(files)
+    read = columns_of(source)
     records = (
         (f"{label}{number}", record)
-        for path, label in zip(files, labels, strict=True)
+        for path, label in zip(files, file_labels(files), strict=True)
         for number, record in enumerate(read_table(path, source.format), start=1)
     )
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
-    maker = RowMaker(source, name, files[0].parent)
-    numbered, make = _numbered(maker, records, where), partial(_mapped, maker)
-    return Arrived(name, source.licence, numbered, where, make, digest_of(files), maker.of("images"))
+    notes = [read.note] if read.note else []
+    maker: RowMaker | OwnRows
+    if read.own:
+        maker = OwnRows(source, name, files[0].parent)
+        items, images = islice(records, source.limit), ["images"]
+    else:
+        maker = RowMaker(read.source, name, files[0].parent)
+        items, images = _numbered(maker, records, where), maker.of("images")
+    make = partial(_made, maker, split_already=read.split)
+    return Arrived(name, source.licence, items, where, make, digest_of(files), images, notes)
 
 
 def file_labels(files: Sequence[Path]) -> list[str]:
@@ -214,21 +207,9 @@ def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], wh
         refuse_missing([column for column in maker.columns if column in missing], list(have), where)
 
 
-def _mapped(maker: RowMaker, item: tuple[str, dict[str, Any]]) -> Candidate:
+def _made(maker: RowMaker | OwnRows, item: tuple[str, dict[str, Any]], split_already: bool = False) -> Candidate:
     row, fault, remarks = maker.made(*item)
-    return Candidate(row, maker.source.subset, maker.name, fault=fault, remarks=remarks)
-
-
-def refuse_missing(missing: list[str], have: list[str], where: str) -> None:
-    """Raises InputError with the nearest name for a column that a table does not have."""
-    if missing:
-        hint = nearest(missing[0], have)
-        raise InputError(f"{where}: no column '{missing[0]}'{hint}", f"its columns: {_listed(have)}", "correct columns: in the recipe")
-
-
-def _listed(names: Sequence[str], most: int = 40) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(name[:60] for name in names[:most]) + more
+    return Candidate(row, maker.source.subset, maker.name, split_already, fault, remarks)
 
 
 def _read_hub(source: HubSource) -> Arrived:
@@ -267,7 +248,7 @@ def _read_hub(source: HubSource) -> Arrived:
     maker = RowMaker(source, name)
     origin = f"hf:{source.id}@{revision or 'main'}"
     numbered = _numbered(maker, ((str(number), record) for number, record in enumerate(table, start=1)), source.id)
-    make = partial(_mapped, maker)
+    make = partial(_made, maker, split_already="split" in source.columns)
     return Arrived(name, source.licence, numbered, origin, make, pictures=maker.of("images"), notes=notes)
 
 

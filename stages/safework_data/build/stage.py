@@ -9,15 +9,20 @@ from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
-from safework_data.build.config import BuildConfig, HubSource, SetSource, Source, StarterSource, expand
-from safework_data.build.sources import digest_of, digest_of_pictures, is_split, source_files, source_name, starter_files
+from safework_data.build.columns import columns_of
+from safework_data.build.config import BuildConfig
+from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
+from safework_data.build.sources import digest_of_pictures, is_split, source_files, source_name
+from safework_data.files import digest_of, expand, starter_files
 
 
 class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 5  # 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
+    version: ClassVar[int] = (
+        6  # 6: a gzip file's name without its suffix; 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
+    )
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -29,7 +34,7 @@ class BuildStage(Stage):
     output: ClassVar[str] = "dataset"
 
     def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
-        """Lists the sources and refuses what cannot be read; opens no file."""
+        """Lists the sources and refuses what cannot be read; opens no file but those whose columns are to be found by their names."""
         datasets = inputs.many("data")
         names: list[str] = [*datasets]
         plan = Plan(name=artifact_name(source_name(config.sources[0]) if config.sources else next(iter(datasets), ""), "dataset"))
@@ -51,6 +56,11 @@ class BuildStage(Stage):
             size = sum(path.stat().st_size for path in files)
             disk += size
             plan.lines.append(f"read {name}: {_described(source, files, size)}")
+            if isinstance(source, FileSource) and not source.columns:
+                try:
+                    plan.lines.append(columns_of(source).note)
+                except SafeworkError as error:
+                    plan.refusals.append(error)
         for name, dataset in sorted(datasets.items()):
             if not dataset.subsets:
                 what = "rows would belong to no subset"

@@ -12,7 +12,7 @@ from safework_cli.data.tasks import TaskName
 from safework_cli.engines.openai import EndpointSettings
 from safework_cli.verifiers.rules.registry import RuleText
 from safework_cli.verifiers.spec import LabelSpec, is_value_model
-from safework_data.build.config import SubsetName
+from safework_data.files import SubsetName
 
 RULES = ("format", "correctness", "refusal", "language")
 

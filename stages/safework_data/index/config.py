@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.settings import Settings, StageConfig
-from safework_data.build.config import Format
+from safework_data.files import Format
 
 PASSAGE_FIELDS = ("id", "title", "text", "abstract")
 

@@ -13,8 +13,7 @@ from safework_cli.data.reply import language_of
 from safework_cli.data.suites import xquad_passages
 from safework_cli.data.suites.tables import read_table
 from safework_cli.environments.search.index import Passage, tokenise, write_index
-from safework_data.build.config import matching_files
-from safework_data.build.sources import refuse_missing
+from safework_data.files import matching_files, refuse_missing
 from safework_data.index.config import FilePassages, IndexConfig, PassageSource, StarterPassages
 
 MAX_ABSTRACT_CHARACTERS = 300

@@ -9,8 +9,7 @@ from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites.tables import format_of
-from safework_data.build.config import matching_files
-from safework_data.build.sources import digest_of, starter_files
+from safework_data.files import digest_of, matching_files, starter_files
 from safework_data.index.config import FilePassages, IndexConfig, PassageSource, StarterPassages
 
 

@@ -18,8 +18,8 @@ from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Message, Row, read_rows, write_rows
 from safework_cli.report.text import escaped
-from safework_data.build.config import expand, matching_files
 from safework_data.build.stage import stage
+from safework_data.files import expand, matching_files
 
 ROOT = Path(__file__).resolve().parents[3]
 LONG = "The committee met on Monday to discuss the new library budget and the plan for the coming winter season in the old town hall"

@@ -219,7 +219,7 @@ def test_pictures_are_refused_and_a_safety_judge_that_no_refusal_can_please(work
     (tmp_path / "seen").mkdir()
     write_rows(tmp_path / "seen" / "rows.parquet", rows)
     data = path_artifact(tmp_path / "seen", "seen", ("dataset",))
-    with served(teacher) as (url, _), pytest.raises(InputError, match="has pictures"):
+    with served(teacher) as (url, _), pytest.raises(InputError, match="has images"):
         run(work, data, url)
     judge = tmp_path / "judge"
     judge.mkdir()

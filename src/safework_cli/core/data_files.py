@@ -1,0 +1,37 @@
+"""A file of rows where a dataset is wanted, such as ``data=./rows.jsonl``: ``data build`` makes a dataset artifact of it first.
+
+The request is that of ``safework data build sources='[{kind: file, path: …}]'``, with its settings, code and fingerprint: an unchanged file
+finds the artifact that was made of it, a changed one becomes its next version. The builder is looked up by its registered name: the core
+imports no stage.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safework_cli.core.artifacts.references import PathReference, parse_reference
+from safework_cli.core.config import Resolved, resolve
+from safework_cli.core.registry import load_stage, stage_entries
+from safework_cli.core.stage import Stage
+
+BUILDER = "data build"
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+
+
+def file_reference(reference: str, kinds: tuple[str, ...]) -> PathReference | None:
+    """The file that a reference names, where a dataset is accepted and the file is a table by its name; None for every other reference."""
+    if "dataset" not in kinds:
+        return None
+    parsed = parse_reference(reference)
+    if not isinstance(parsed, PathReference) or not parsed.path.is_file():
+        return None
+    name = parsed.path.name.lower().removesuffix(".gz")
+    return parsed if name.endswith(SUFFIXES) else None
+
+
+def build_request(path: Path) -> tuple[Stage, Resolved]:
+    """The stage that builds a dataset of a file, and what is asked of it."""
+    builder = load_stage(BUILDER)
+    sources = json.dumps([{"kind": "file", "path": str(path.absolute())}])
+    return builder, resolve(builder, (), [f"sources={sources}"], known_stages=list(stage_entries()))

@@ -1,0 +1,206 @@
+"""Sources of ``data build``: what a recipe may say of each. Torch-free, like everything that ``--help`` reads."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from safework_cli.core.errors import nearest
+from safework_cli.core.settings import Settings
+from safework_cli.data.row import Task
+from safework_cli.data.suites import SUITES, TRAINING_SETS
+from safework_data.files import Format, checked_name
+
+TARGETS = ("id", "prompt", "reply", "system", "messages", "images", "answer", "task", "category", "harmful", "licence", "split")
+"""Row fields that a column or a constant may fill; ``meta.ANYTHING`` as well."""
+OTHER_WORDS = {
+    "response": "reply", "completion": "reply", "output": "reply", "target": "reply", "chosen": "reply",
+    "instruction": "prompt", "question": "prompt", "query": "prompt", "input": "prompt", "text": "prompt",
+    "conversations": "messages", "conversation": "messages", "chat": "messages", "dialog": "messages", "dialogue": "messages",
+    "gold": "answer", "ground_truth": "answer", "solution": "answer", "label": "meta.label", "image": "images", "license": "licence",
+    "choices": "meta.choices", "options": "meta.choices", "language": "meta.language",
+}  # fmt: skip
+"""What other tools call the fields of a row."""
+
+_Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Number = Annotated[float, Field(ge=-1e300, le=1e300)]
+
+
+class StarterSource(Settings):
+    """The starter set that ships with the toolkit: small, written for it, split already."""
+
+    kind: Literal["starter"]
+    """The word `starter`."""
+
+
+class TableSource(Settings):
+    """What file and hub sources share: which columns become which fields of a row."""
+
+    finds_columns: ClassVar[bool] = False
+    """Whether columns that are not given are found by their names."""
+
+    name: str | None = None
+    """The source's name in rows and in the data card; default: the file's or the repository's name."""
+    subset: str
+    """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
+    task: Task | None = None
+    """The ladder's task of every row, where no column says it: safety, value, knowledge, general or search."""
+    columns: dict[str, str | list[str]]
+    """Row field → column. Fields: id, prompt, reply, system, messages, images, answer, task, category, harmful, licence, split,
+    meta.ANYTHING. A list of columns gives a list (for images, meta.choices and meta.aliases). Images are paths below the table's
+    folder, or the hub's own; where a prompt holds no <image> tags they are put before it. A split is train or test (or validation, dev
+    and the like, which are held out)."""
+    constants: dict[str, str | bool | _Whole | _Number] = Field(default_factory=dict)
+    """Row field → a value that every row gets."""
+    extract: dict[str, str] = Field(default_factory=dict)
+    """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
+    A row without a match is dropped and counted."""
+    licence: str = "unknown"
+    """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """How many rows are read, from the first; default all."""
+
+    @field_validator("name", "subset")
+    @classmethod
+    def _names(cls, value: str | None) -> str | None:
+        return checked_name(value)
+
+    @field_validator("columns", "constants", "extract")
+    @classmethod
+    def _targets(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for target in value:
+            if target not in TARGETS and not re.fullmatch(r"meta\.\w+", target):
+                meant = OTHER_WORDS.get(target.lower())
+                line = ", ".join(f"{OTHER_WORDS.get(name.lower(), name)}: {column}" for name, column in value.items())
+                hint = f"; did you mean '{meant}'? Row fields are on the left: {{{line}}}" if meant else nearest(target, TARGETS)
+                raise ValueError(f"'{target}' is not a field of a row{hint} (fields: {', '.join(TARGETS)}, meta.ANYTHING)")
+        return value
+
+    @field_validator("extract")
+    @classmethod
+    def _patterns(cls, value: dict[str, str]) -> dict[str, str]:
+        for target, pattern in value.items():
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"extract.{target}: '{pattern}' is not a regular expression: {error}") from None
+            if groups != 1:
+                raise ValueError(f"extract.{target}: '{pattern}' has {groups} groups, it needs exactly one")
+        return value
+
+    @model_validator(mode="after")
+    def _coherent(self) -> TableSource:
+        if not self.columns and self.finds_columns:
+            return self
+        given = {*self.columns, *self.constants}
+        twice = sorted(set(self.columns) & set(self.constants))
+        if twice:
+            raise ValueError(f"'{twice[0]}' is both a column and a constant")
+        if ("prompt" in given) == ("messages" in given):
+            raise ValueError("columns must name either `prompt` or `messages`")
+        if "messages" in given and given & {"reply", "system"}:
+            raise ValueError("`messages` holds replies and system messages already: drop `reply` and `system`")
+        if self.task is None and "task" not in given:
+            raise ValueError("task must be given, here or as a column")
+        lists = sorted(t for t, column in self.columns.items() if isinstance(column, list) and t != "images" and not t.startswith("meta."))
+        if lists:
+            raise ValueError(f"columns.{lists[0]}: a list of columns makes a list, which only images and meta.… can hold")
+        unknown = sorted(set(self.extract) - given)
+        if unknown:
+            raise ValueError(f"extract.{unknown[0]}: no column fills '{unknown[0]}'")
+        return self
+
+
+class FileSource(TableSource):
+    """Local files: CSV, JSON Lines, JSON or Parquet."""
+
+    finds_columns = True
+
+    kind: Literal["file"]
+    """The word `file`."""
+    path: str
+    """A file or a glob such as `data/*.jsonl`; `~` and environment variables (`${SAFEWORK_DATA}`) are filled in."""
+    format: Format | None = None
+    """csv, jsonl, json or parquet; default: what the file's suffix says."""
+    subset: str = "default"
+    """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
+    task: Task | None = None
+    """The ladder's task of every row, where no column says it: safety, value, knowledge, general or search. Without `columns` the
+    default is general."""
+    columns: dict[str, str | list[str]] = Field(default_factory=dict)
+    """Row field → column, as for a hub dataset. Without it, columns are found by the usual names (prompt, instruction, question; response,
+    reply, completion, output; messages, conversations; system, images, split, …), and rows of `safework data schema` are read as they
+    are."""
+
+
+class HubSource(TableSource):
+    """A dataset of the Hugging Face hub. Code that a dataset ships is never run."""
+
+    kind: Literal["hub"]
+    """The word `hub`."""
+    id: str
+    """The dataset's id, such as `openai/gsm8k`."""
+    revision: str | None = None
+    """Commit, tag or branch; without it the newest commit is taken, and the manifest names it."""
+    config: str | None = None
+    """The dataset's configuration (its subset), where it has several."""
+    split: str = "train"
+    """The split to read; slices such as `train[:1000]` work."""
+
+
+class XSTestSource(Settings):
+    """Real replies to XSTest prompts with their annotations, as examples for the six-class safety verifier."""
+
+    kind: Literal["xstest-completions"]
+    """The words `xstest-completions`."""
+    name: str = "xstest"
+    """The source's name in rows and in the data card."""
+    folder: str
+    """The folder of completion tables, one CSV a model; environment variables are filled in."""
+    prompts: int | None = Field(default=None, ge=1, le=10**6)
+    """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
+    labels: Literal["safety", "refusal"] = "safety"
+    """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
+    test_model: str | None = None
+    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?
+    The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
+    off_topic: int = Field(default=200, ge=0, le=10**6)
+    """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
+
+    @field_validator("name")
+    @classmethod
+    def _names(cls, value: str) -> str | None:
+        return checked_name(value)
+
+
+class SetSource(Settings):
+    """A public set that may be trained on, read as its authors publish it; `safework data sets` lists them."""
+
+    kind: Literal["set"]
+    """The word `set`."""
+    set: str
+    """The set's name, such as `mmlu-val`."""
+    subset: str
+    """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
+    folder: str = "${SAFEWORK_DATA}"
+    """The folder of public sets, one folder a set; environment variables are filled in."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """How many rows are read, from the first; default all."""
+
+    @field_validator("subset")
+    @classmethod
+    def _names(cls, value: str) -> str | None:
+        return checked_name(value)
+
+    @field_validator("set")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in TRAINING_SETS:
+            hint = "is an evaluation suite: it is kept out of training" if value in SUITES else f"is no set{nearest(value, TRAINING_SETS)}"
+            raise ValueError(f"'{value}' {hint} (sets: {', '.join(sorted(TRAINING_SETS))})")
+        return value
+
+
+Source = Annotated[StarterSource | FileSource | HubSource | SetSource | XSTestSource, Field(discriminator="kind")]
