@@ -25,6 +25,7 @@ class SearchStage(Stage):
         ),
     }
     output = "generations"
+    engine_protocol = "tokens"
 
     def plan(self, config: GuidedConfig, inputs: Inputs) -> Plan:
         guides = inputs.many("guide")

@@ -31,7 +31,7 @@ from safework_cli.core.explain import explained
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
-from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine
 from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
 
 RECORDS = ("lock", "request.json", EVENTS, METRICS)
@@ -76,6 +76,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
             values[slot] = artifact
     inputs = Inputs(values)
     plan = stage.plan(resolved.config, inputs)
+    refuse_engine(stage, resolved.config, plan)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     if not plan.refusals:
         digests |= stage.external_digests(resolved.config)

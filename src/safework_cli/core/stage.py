@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.settings import StageConfig
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
     from safework_cli.core.artifacts import Artifact
     from safework_cli.core.progress import Progress
+
+
+EngineProtocol = Literal["generate", "tokens"]
+"""What an engine offers, or a stage needs: replies as text, or token ids and log-probabilities as well (``engines.protocol``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,8 @@ class Stage(ABC):
     inputs: ClassVar[dict[str, Slot]]
     output: ClassVar[str]
     """The kind of artifact made."""
+    engine_protocol: ClassVar[EngineProtocol] = "generate"
+    """What the stage needs of the engine in its setting ``engine``; the plan refuses one that offers less."""
 
     @abstractmethod
     def plan(self, config: Any, inputs: Inputs) -> Plan:
@@ -195,3 +201,12 @@ class Stage(ABC):
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def refuse_engine(stage: Stage, config: Any, plan: Plan) -> None:
+    """Refuses an engine that offers less than the stage needs, before anything else is refused."""
+    engine = getattr(config, "engine", None)
+    if stage.engine_protocol == "tokens" and engine is not None and engine.protocol != "tokens":
+        what = f"safework {stage.name} cannot use engine.kind={engine.kind}"
+        why = "it needs the token ids and log-probabilities of replies, which a server does not give"
+        plan.refusals.insert(0, ConfigError(what, why, "engine.kind=hf model=REF loads the model here"))

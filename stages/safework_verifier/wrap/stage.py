@@ -1,4 +1,4 @@
-"""Make a verifier of a model that judges already: a released reward model, or one behind an endpoint.
+"""Make a verifier of a model that judges already: a released reward model, or one on a server.
 
 Takes a generative judge, or the address of one, and what it is asked: prompts, labels, score map; makes a verifier for every stage.
 With labelled data it is calibrated and measured as a trained one is. Refuses: neither or both of model and endpoint, labels that no token
@@ -19,7 +19,7 @@ from safework_verifier.wrap.config import WrapConfig
 class WrapStage(Stage):
     name = "verifier wrap"
     version = 3  # 2: sources are divided alike between temperature and report; 3: accuracy's interval by prompt
-    summary = "Make a verifier of a model that judges already: a released reward model, or one behind an endpoint."
+    summary = "Make a verifier of a model that judges already: a released reward model, or one on a server."
     Config = WrapConfig
     inputs = {
         "model": Slot(("model",), "the judge, an instruct model", optional=True),
@@ -29,15 +29,17 @@ class WrapStage(Stage):
 
     def plan(self, config: WrapConfig, inputs: Inputs) -> Plan:
         model, data = inputs.maybe("model"), inputs.maybe("data")
-        judge = model.name if model else (config.endpoint.model if config.endpoint else "judge")
+        judge = model.name if model else config.engine.model or "judge"
         plan = Plan(name=artifact_name(f"{judge}-{config.task}", "judge"))
-        if (model is None) == (config.endpoint is None):
+        if (model is None) == (config.engine.kind == "hf"):
             plan.refuse(
-                "give either model=REF or an endpoint", "one of them is the judge", "model=hf:org/judge, or endpoint.url=… endpoint.model=…"
+                "give either model=REF or engine.kind=openai",
+                "one of them is the judge",
+                "model=hf:org/judge, or engine.kind=openai engine.url=… engine.model=…",
             )
         try:
             spec = config.spec()
-            plan.lines = [f"wrap {model.ref if model else config.endpoint and config.endpoint.url}: {', '.join(spec.labels)}"]
+            plan.lines = [f"wrap {model.ref if model else config.engine.url}: {', '.join(spec.labels)}"]
             if data:
                 items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
                 parts = take_apart(items, missing, config.eval_fraction, config.seed)
