@@ -20,7 +20,6 @@ from filelock import Timeout
 from safework_cli.core import resume as forks
 from safework_cli.core import runs
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.core.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
@@ -66,8 +65,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store) -> Prepared:
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
-        by_rule = takes.rules and reference.startswith(RULE_PREFIX)
-        artifact = rule_artifact(reference) if by_rule else store.resolve(reference, takes.kinds)
+        external = takes.external(reference) if takes.external else None
+        artifact = external or store.resolve(reference, takes.kinds)
         if artifact.kind == "dataset" and not takes.whole:
             artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:

@@ -9,6 +9,7 @@ whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -37,7 +38,7 @@ class Slot:
         doc: what the stage does with it.
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
-        rules: the slot takes ``rule:NAME`` too, wherever it takes a verifier.
+        external: the artifact of a reference that is not in the store, such as ``rule:NAME``; None for other references.
         whole: a dataset is taken with all its subsets; without it the reference must say which one.
     """
 
@@ -45,7 +46,7 @@ class Slot:
     doc: str
     optional: bool = False
     many: bool = False
-    rules: bool = False
+    external: Callable[[str], Artifact | None] | None = None
     whole: bool = False
 
 
