@@ -13,29 +13,36 @@ import hashlib
 import importlib.util
 import json
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "src")]
 
+from safework_cli.core.registry import entries  # noqa: E402
 from safework_cli.data import reply  # noqa: E402
 from safework_cli.verifiers.rules import registry  # noqa: E402
 
 TABLE = Path(__file__).with_name("rule_versions.json")
 PACKAGE = "safework_cli.verifiers.rules"
-FRAME = {PACKAGE, f"{PACKAGE}.registry"}
-"""How rules are found: not what they say."""
+FRAME = {PACKAGE, f"{PACKAGE}.registry", f"{PACKAGE}.inputs"}
+"""How rules are found, not how they judge."""
 
 
 def recorded() -> dict[str, tuple[int, str]]:
     return {name: (version, digest) for name, (version, digest) in json.loads(TABLE.read_text()).items()}
 
 
+def own_rules() -> dict[str, EntryPoint]:
+    """Name → entry point of the rules of this repository."""
+    return {name: entry for name, entry in entries(registry.GROUP).items() if entry.module.startswith(PACKAGE)}
+
+
 def sources() -> dict[str, tuple[int, str]]:
     """Name → (version, digest of the source) as they are now."""
     found = {}
-    for name, entry in registry.BUILT_IN.items():
-        modules = sorted(_reached(entry.partition(":")[0], set()))
+    for name, entry in own_rules().items():
+        modules = sorted(_reached(entry.module, set()))
         texts = [f"{module}\n{_normalised(_tree(module))}" for module in modules]
         found[name] = (registry.rule_class(name).version, _digest(texts))
     return found | {
@@ -61,7 +68,7 @@ def _used_by(function: str) -> list[ast.stmt]:
 
 
 def _reached(module: str, seen: set[str]) -> set[str]:
-    """The modules of the rules that a module rests on, itself among them."""
+    """The modules of the rules that a module depends on, and itself."""
     if module in seen or module in FRAME:
         return seen
     seen.add(module)

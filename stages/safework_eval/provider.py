@@ -46,7 +46,7 @@ from safework_cli.data.row import Message
 from safework_cli.engines.protocol import Completion, Sampling, derived_seed
 
 if TYPE_CHECKING:
-    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.engines.protocol import TokenEngine
 
 DEFAULT_MAX_TOKENS = 1024
 QUIET_SECONDS = 0.02
@@ -189,12 +189,12 @@ class SafeworkAPI(ModelAPI):
     ):
         super().__init__(model_name, base_url, api_key, [], config)
         self._dtype, self._store, self._trust = dtype, store, trust_remote_code
-        self._engine: HFEngine | None = None
+        self._engine: TokenEngine | None = None
         self._loading = threading.Lock()
         self._seeds = Seeds()
         self.batcher = Batcher(self._generate_batch, batch_size)
 
-    def attach(self, engine: HFEngine) -> None:
+    def attach(self, engine: TokenEngine) -> None:
         """Uses an engine that is loaded already."""
         self._engine = engine
         self.batcher.batch_size = engine.batch_size
@@ -204,18 +204,22 @@ class SafeworkAPI(ModelAPI):
         self._engine = None
 
     @property
-    def engine(self) -> HFEngine:
+    def engine(self) -> TokenEngine:
         """The engine, loaded at first use. Raises InputError where the name is no model."""
         with self._loading:
             if self._engine is None:
                 from safework_cli.core.artifacts import default_store
-                from safework_cli.engines.hf.engine import HFEngine
-                from safework_cli.models.load import load_model, load_tokenizer
+                from safework_cli.engines.load import load_token_engine
+                from safework_cli.engines.settings import EngineSettings
 
                 folder: Path = default_store(self._store).resolve(self.model_name, ("model",)).path
-                model = load_model(folder, dtype=self._dtype, trust_remote_code=self._trust)  # type: ignore[arg-type]
-                tokenizer = load_tokenizer(folder, trust_remote_code=self._trust)
-                self._engine = HFEngine(model, tokenizer, self.batcher.batch_size)
+                self._engine = load_token_engine(
+                    EngineSettings(),
+                    folder,
+                    batch_size=self.batcher.batch_size,
+                    dtype=self._dtype,  # type: ignore[arg-type] # Inspect passes text
+                    trust_remote_code=self._trust,
+                )
             return self._engine
 
     def _generate_batch(self, prompts: list[list[int]], sampling: Sampling, seeds: list[list[int]]) -> list[list[Completion]]:
@@ -237,9 +241,9 @@ class SafeworkAPI(ModelAPI):
         sampling = sampling_of(config)
         choices = config.num_choices or 1
         engine = self.engine if self._engine is not None else await asyncio.to_thread(lambda: self.engine)
-        from safework_cli.engines.asking import ask_for
+        from safework_cli.engines.prompts import encode_for
 
-        asked = ask_for(engine, to_messages(input), sampling)
+        asked = encode_for(engine, to_messages(input), sampling)
         if asked.problem:
             reason: StopReason = "model_length" if asked.too_long else "unknown"
             return reply_output(self.model_name, "", reason, len(asked.prompt_ids), 0, asked.problem)
@@ -252,7 +256,7 @@ class SafeworkAPI(ModelAPI):
         return self._output(engine, asked.prompt_ids, completions[:choices], sampling, logprobs=bool(config.logprobs))
 
     def _output(
-        self, engine: HFEngine, prompt_ids: list[int], completions: list[Completion], sampling: Sampling, *, logprobs: bool
+        self, engine: TokenEngine, prompt_ids: list[int], completions: list[Completion], sampling: Sampling, *, logprobs: bool
     ) -> ModelOutput:
         outputs = [
             reply_output(
@@ -364,7 +368,7 @@ def _likelihood(completion: Completion) -> float:
     return sum(completion.logprobs) / len(completion.logprobs) if completion.logprobs else -math.inf
 
 
-def _logprobs(engine: HFEngine, completion: Completion) -> Logprobs:
+def _logprobs(engine: TokenEngine, completion: Completion) -> Logprobs:
     """The log-probability of each sampled token, the stop token included."""
     content = []
     for token_id, logprob in zip(completion.token_ids, completion.logprobs, strict=True):

@@ -32,7 +32,7 @@ from safework_eval.summary import Conditions, summarise
 if TYPE_CHECKING:
     from inspect_ai.log import EvalLog
 
-    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.engines.protocol import TokenEngine
 
 
 @dataclass(slots=True)
@@ -70,14 +70,17 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 
 def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
     """Every suite's replies from one model, through Inspect."""
-    from safework_cli.models.load import load_model, load_tokenizer, template_hash
+    from safework_cli.engines.load import load_token_engine
+    from safework_cli.engines.settings import EngineSettings
 
     with work.progress.phase(f"load {artifact.ref}"):
-        from safework_cli.engines.hf.engine import HFEngine
-
-        tokenizer = load_tokenizer(artifact.path, trust_remote_code=config.trust_remote_code)
-        model = load_model(artifact.path, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
-        engine = HFEngine(model, tokenizer, config.batch_size)
+        engine = load_token_engine(
+            EngineSettings(),
+            artifact.path,
+            batch_size=config.batch_size,
+            dtype=config.dtype,
+            trust_remote_code=config.trust_remote_code,
+        )
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
     archive = Archive(work.path / archive_name)
     try:
@@ -96,8 +99,8 @@ def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Su
         temperature=config.temperature,
         top_p=config.top_p,
         seed=config.seed if config.temperature > 0 else None,
-        template_hash=template_hash(tokenizer),
-        engine=f"transformers/{str(engine.model.dtype).removeprefix('torch.')}",
+        template_hash=engine.template_hash,
+        engine=engine.name,
         **search_conditions(config, inputs, suites),
     )
     return Side(artifact, samples, logs, conditions)
@@ -106,7 +109,7 @@ def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Su
 def _play(
     config: EvalConfig,
     inputs: Inputs,
-    engine: HFEngine,
+    engine: TokenEngine,
     artifact: Artifact,
     suites: list[Suite],
     sampling: Sampling,
@@ -141,7 +144,7 @@ def _play(
 
 
 def _run_inspect(
-    engine: HFEngine, artifact: Artifact, suites: list[Suite], sampling: Sampling, archive: Archive, to_come: int, work: WorkDir
+    engine: TokenEngine, artifact: Artifact, suites: list[Suite], sampling: Sampling, archive: Archive, to_come: int, work: WorkDir
 ) -> dict[str, EvalLog]:
     from inspect_ai.model import get_model
 
@@ -172,12 +175,12 @@ def _run_inspect(
     return {log.eval.task.rpartition("/")[2]: log for log in logs}
 
 
-def _batches(engine: HFEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
+def _batches(engine: TokenEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
     """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
-    from safework_cli.engines.asking import ask_for
+    from safework_cli.engines.prompts import encode_for
 
     single = [suite for suite in suites if suite.metric != "search"]
-    asked = {(suite.name, row.id): ask_for(engine, row.prompt, sampling) for suite in single for row in suite.rows}
+    asked = {(suite.name, row.id): encode_for(engine, row.prompt, sampling) for suite in single for row in suite.rows}
     order = [key for key, prompt in asked.items() if prompt.problem is None]
     order.sort(key=lambda key: (len(asked[key].prompt_ids), asked[key].prompt_ids))
     return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]

@@ -18,7 +18,7 @@ from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, opening
 from safework_eval.samples import Archive, Episode, Reply, Sample
 
 if TYPE_CHECKING:
-    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.engines.protocol import TokenEngine
     from safework_cli.environments.search.index import SearchIndex
     from safework_cli.environments.search.runner import Transcript
     from safework_eval.selection import Suite
@@ -52,7 +52,7 @@ def episode_prompt(row: Row) -> list[Message]:
 
 
 def play(
-    engine: HFEngine,
+    engine: TokenEngine,
     index: SearchIndex,
     suite: Suite,
     settings: EpisodeSettings,
@@ -68,7 +68,7 @@ def play(
     """
     from dataclasses import replace
 
-    from safework_cli.engines.asking import ask_for
+    from safework_cli.engines.prompts import encode_for
     from safework_cli.engines.protocol import derived_seed
     from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
 
@@ -76,7 +76,7 @@ def play(
     whole = replace(sampling, max_tokens=settings.total_tokens)
     for rows in batches_of(suite, engine.batch_size):
         missing = [row for row in rows if (suite.name, row.id) not in archive.replies]
-        asked = [(row, ask_for(engine, episode_prompt(row), whole)) for row in missing]
+        asked = [(row, encode_for(engine, episode_prompt(row), whole)) for row in missing]
         for row, prompt in asked:
             if prompt.problem:
                 reason = "model_length" if prompt.too_long else "unknown"

@@ -15,8 +15,7 @@ import torch
 
 from safework_cli.core.errors import TooManyFailed
 from safework_cli.data.row import Row
-from safework_cli.engines.hf.engine import HFEngine
-from safework_cli.engines.protocol import Sampling, derived_seed
+from safework_cli.engines.protocol import Sampling, TokenEngine, derived_seed
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.models.vision import Vision
@@ -99,7 +98,7 @@ class Rollouts:
         objective: Objective,
         rows: Sequence[Row],
         curriculum: Curriculum,
-        engine: Callable[[], HFEngine],
+        engine: Callable[[], TokenEngine],
         encode: Callable[[Row], tuple[list[int], Vision | None]],
         search: tuple[SearchIndex, EpisodeLimits] | None = None,
         *,

@@ -18,7 +18,8 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.hf.decode import unshareable
-from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.load import engine_over
+from safework_cli.engines.protocol import TokenEngine
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.vision import Vision, collate, positions_given
@@ -85,12 +86,12 @@ class LadderTrainer(GRPOTrainer):
             return "the router's auxiliary loss counts the tokens of whole sequences"
         return unshareable(self.accelerator.unwrap_model(self.model)) if self.config.share_prompts else None
 
-    def _engine(self) -> HFEngine:
+    def _engine(self) -> TokenEngine:
         """The policy as it is now."""
         tokenizer = self.processing_class
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         model = self.accelerator.unwrap_model(self.model)
-        return HFEngine(model, tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
+        return engine_over(model, tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
 
     # ------------------------------------------------------------ rollouts, rewards and advantages
 

@@ -7,10 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from safework_cli.core.settings import SamplingTemperature, StageConfig, Weight, cosmetic
+from safework_cli.core.settings import SamplingTemperature, Weight, cosmetic
+from safework_cli.engines.settings import WithEngine
 
 
-class GuidedConfig(StageConfig):
+class GuidedConfig(WithEngine):
     """Settings of ``safework search``."""
 
     method: Literal["best_of_n", "guided_steps"] = "guided_steps"

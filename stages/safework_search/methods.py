@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
 from safework_cli.data.row import Row
-from safework_cli.engines.asking import ask_for
+from safework_cli.engines.prompts import encode_for
 from safework_cli.engines.protocol import Completion, Sampling, derived_seed
 from safework_cli.environments.search.runner import TokenEngine
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
@@ -155,7 +155,7 @@ def guided_steps(
 
 def _begun(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[list[int]]]:
     """Empty answers with the problem of each prompt that cannot be asked, and the prompts' token ids."""
-    asked = [ask_for(engine, row.prompt, sampling) for row in rows]
+    asked = [encode_for(engine, row.prompt, sampling) for row in rows]
     return [Answered(error=prompt.problem) for prompt in asked], [prompt.prompt_ids for prompt in asked]
 
 

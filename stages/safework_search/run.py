@@ -15,9 +15,8 @@ from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset, require_rows, require_text
 from safework_cli.data.row import Row
-from safework_cli.engines.hf.engine import HFEngine
-from safework_cli.engines.protocol import Sampling
-from safework_cli.models.load import load_model, load_tokenizer, template_hash
+from safework_cli.engines.load import load_token_engine
+from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.verifiers.load import load_verifier
 from safework_search.config import GuidedConfig
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
@@ -46,8 +45,9 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = [row for row in read_dataset(prompts) if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
     require_text(rows, prompts, "the model is sent")
-    tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    engine = HFEngine(load_model(model_artifact.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+    engine = load_token_engine(
+        config.engine, model_artifact.path, batch_size=config.generation_batch_size, trust_remote_code=config.trust_remote_code
+    )
     guides = Guides(
         {name: load_verifier(a, trust_remote_code=config.trust_remote_code) for name, a in inputs.many("guide").items()},
         config.guide_weights,
@@ -74,13 +74,13 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     return Outcome(
         metrics=_metrics(records),
         seeds={"candidates": f"seed={config.seed}, by row, step and candidate"},
-        chat_template_hash=template_hash(tokenizer),
+        chat_template_hash=engine.template_hash,
         failed_items=failed,
         tolerated_items=int(config.max_failed * len(records)),
     )
 
 
-def _answer(config: GuidedConfig, engine: HFEngine, guides: Guides, batch: list[Row]) -> list[Answered]:
+def _answer(config: GuidedConfig, engine: TokenEngine, guides: Guides, batch: list[Row]) -> list[Answered]:
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed)
     if config.method == "best_of_n":
         return best_of_n(engine, guides, batch, config.candidates, sampling)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_search.config import GuidedConfig, weights_problem
 
 
@@ -21,10 +22,14 @@ class SearchStage(Stage):
         "model": Slot(("model",), "the model that answers"),
         "prompts": Slot(("dataset",), "rows whose prompts are answered, such as starter:heldout"),
         "guide": Slot(
-            ("verifier",), "verifiers or rules that choose, by name: guide.safety=NAME, guide.refusal=rule:refusal", many=True, rules=True
+            ("verifier",),
+            "verifiers or rules that choose, by name: guide.safety=NAME, guide.refusal=rule:refusal",
+            many=True,
+            external=rule_artifact,
         ),
     }
     output = "generations"
+    engine_protocol = "tokens"
 
     def plan(self, config: GuidedConfig, inputs: Inputs) -> Plan:
         guides = inputs.many("guide")

@@ -17,8 +17,8 @@ from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
-from safework_cli.engines.hf.engine import HFEngine
-from safework_cli.engines.protocol import Sampling
+from safework_cli.engines.load import engine_over
+from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import lora_config, merged, train_top_layers
@@ -56,7 +56,7 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
 
-    asked = prompts_to_sample(config, encoded, HFEngine(model, tokenizer), work)
+    asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer), work)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = SupervisedTrainer(
@@ -95,7 +95,7 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
     )
 
 
-def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: HFEngine, work: WorkDir) -> list[Row]:
+def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: TokenEngine, work: WorkDir) -> list[Row]:
     """Evenly spread rows out of those that are trained on, whose prompts leave room for a reply: looked for before anything is trained.
 
     Raises:
@@ -115,7 +115,7 @@ def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: HFEngine,
     return chosen
 
 
-def _prompt_tokens(engine: HFEngine, row: Row) -> float:
+def _prompt_tokens(engine: TokenEngine, row: Row) -> float:
     try:
         return len(encode_prompt(engine.tokenizer, row.prompt))
     except TemplateError:  # trained on as a whole conversation, and not to be asked by this template
@@ -133,7 +133,7 @@ def _sample(
     if dtype != pick_dtype("auto"):
         cast_weights(model, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
     with work.progress.phase("sample", len(chosen)):
-        engine = HFEngine(model, tokenizer)
+        engine = engine_over(model, tokenizer)
         completions = [
             group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
         ]

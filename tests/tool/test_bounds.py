@@ -93,7 +93,7 @@ NUMBERS = every_number()
 def test_the_walk_meets_settings_of_every_depth():
     met = {repr(number) for number in NUMBERS}
     assert {"M3Config.rewards", "M3Config.task_weights", "Phase.share", "CpgdSettings.epsilon", "Lora.r", "Gate.min"} <= met
-    assert {"CotConfig.min_scores", "FileSource.constants", "GuidedConfig.guide_weights", "EndpointSettings.timeout_s"} <= met
+    assert {"CotConfig.min_scores", "FileSource.constants", "GuidedConfig.guide_weights", "EngineSettings.timeout_s"} <= met
     assert all(issubclass(load_stage(stage).Config, StageConfig) for stage in stage_entries())
     assert all("seed" in set(known_keys(load_stage(stage).Config)) for stage in stage_entries())
 

@@ -122,8 +122,11 @@ def test_a_stop_string_ends_the_completion_where_it_appeared(engine):
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(engine):
+    long = [{"role": "user", "content": "x" * 4090}]
+    ((completion,),) = engine.generate([long], Sampling(max_tokens=64))
+    assert completion.finish_reason == "too_long" and "exceed the model's 4096 positions" in completion.error
     with pytest.raises(InputError, match="exceed the model's 4096 positions"):
-        engine.generate([[{"role": "user", "content": "x" * 4090}]], Sampling(max_tokens=64))
+        engine.generate_ids([encode_prompt(engine.tokenizer, long)], Sampling(max_tokens=64))
 
 
 @pytest.mark.parametrize(

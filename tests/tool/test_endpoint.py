@@ -13,8 +13,9 @@ import pytest
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Message
-from safework_cli.engines.openai import Endpoint, EndpointEngine, EndpointSettings
+from safework_cli.engines.openai import Endpoint, OpenAIEngine
 from safework_cli.engines.protocol import Sampling
+from safework_cli.engines.settings import EndpointSettings
 from safework_cli.verifiers.contract import Exchange, judged
 from safework_cli.verifiers.endpoint import disarmed, first_token_probabilities, written_label
 from safework_cli.verifiers.load import load_verifier
@@ -152,7 +153,7 @@ def test_a_served_thought_is_part_of_the_reply(message, reply):
     with served(lambda request: message) as (url, _):
         (said,) = ask(url)[0]
         assert said.reply == reply and said.error is None
-        assert EndpointEngine(settings(url)).generate(HELLO, Sampling())[0][0].text == reply
+        assert OpenAIEngine(settings(url)).generate(HELLO, Sampling())[0][0].text == reply
 
 
 def test_a_reply_cut_inside_a_served_thought_has_no_answer():
@@ -194,15 +195,22 @@ def test_nobody_listens():
     assert said.error and "no answer from" in said.error
 
 
-def test_an_engine_gives_text_and_refuses_to_score():
+def test_an_engine_gives_text_or_the_reason_why_not():
     with served(lambda request: "hi") as (url, _):
-        engine = EndpointEngine(settings(url))
+        engine = OpenAIEngine(settings(url))
         ((completion,),) = engine.generate(HELLO, Sampling())
         assert (completion.text, completion.token_ids, completion.finish_reason) == ("hi", [], "stop")
-        with pytest.raises(ConfigError):
-            engine.score(HELLO, [[1]])
-    with served(fault("status")) as (url, _), pytest.raises(InputError, match="HTTP 500"):
-        EndpointEngine(settings(url)).generate(HELLO, Sampling())
+        assert completion.tokens > 0 and completion.error is None
+    with served(fault("status")) as (url, _):
+        ((completion,),) = OpenAIEngine(settings(url)).generate(HELLO, Sampling())
+    assert completion.finish_reason == "failed" and "HTTP 500" in completion.error and completion.text == ""
+
+
+def test_each_conversation_is_sent_its_own_seed():
+    with served(lambda request: "hi") as (url, requests):
+        OpenAIEngine(settings(url)).generate(HELLO * 2, Sampling(seed=5), n=1, seeds=[[2**40 + 1], [7]])
+        OpenAIEngine(settings(url)).generate(HELLO * 2, Sampling(seed=5))
+    assert {request["seed"] for request in requests[:2]} == {1, 7} and {request["seed"] for request in requests[2:]} == {5, 6}
 
 
 # ---- judges
@@ -355,7 +363,7 @@ def test_fewer_choices_and_fewer_likely_tokens_are_asked_for_again():
 
     with served(narrow) as (url, seen):
         endpoint = Endpoint(settings(url))
-        with pytest.warns(UserWarning, match="5 likeliest tokens at most"):
+        with pytest.warns(UserWarning, match="at most the 5 most likely tokens"):
             (said,) = endpoint.ask(HELLO, Sampling(max_tokens=5), 3, top=20)
         again = [said for said in endpoint.ask(HELLO, Sampling(max_tokens=5), 1, top=20)]
     assert len(said) == 3 and not any(s.error for s in said) and again[0][0].first["A"] == pytest.approx(math.log(0.9))

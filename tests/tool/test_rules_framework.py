@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from rule_sources import TABLE, recorded, sources
+from rule_sources import TABLE, own_rules, recorded, sources
 from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.registry import entries
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.load import load_verifier
@@ -44,7 +45,7 @@ def exchange(reply: str, answer: str | None = None, **meta: object) -> Exchange:
 
 
 def forget() -> None:
-    for cached in (registry._entries, registry.rule_class, registry._parameters_model, registry._made):
+    for cached in (entries, registry.rule_class, registry._parameters_model, registry._made):
         cached.cache_clear()
 
 
@@ -113,8 +114,9 @@ def test_parameters_are_checked(install, text, words):
 
 def test_two_packages_cannot_claim_one_name(install):
     install(choice="far_rules:UnitsRule")
-    with pytest.raises(ConfigError, match="two rules are called 'choice'"):
-        rule_names()
+    with pytest.raises(ConfigError, match="two rules are called 'choice': .*far_rules:UnitsRule"):
+        rule_verifier("choice")
+    assert rule_verifier("exact").judge([exchange("a", "a")])[0].score == 1.0  # the others can be used
 
 
 @pytest.mark.parametrize(("entry", "words"), [("far_rules:Nameless", "lacks name, version"), ("far_rules:Gone", "cannot be loaded")])
@@ -125,9 +127,12 @@ def test_what_is_not_a_rule_is_named(install, entry, words):
     assert words in f"{caught.value.what} {caught.value.why}"
 
 
-def test_the_packages_metadata_lists_its_own_rules():
+def test_a_rule_is_registered_by_one_line_of_pyproject():
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
-    assert pyproject["project"]["entry-points"]["safework.rules"] == registry.BUILT_IN
+    lines = pyproject["project"]["entry-points"]["safework.rules"]
+    assert {name: entry.value for name, entry in own_rules().items()} == lines
+    for name, value in lines.items():
+        assert name == registry.rule_class(name).name and f"{registry.rule_class(name).__module__}:" in value
 
 
 # --- digests
@@ -163,7 +168,7 @@ def test_the_digest_of_correctness_follows_the_rules_that_it_calls(monkeypatch):
 def test_a_changed_source_has_a_new_version():
     """A rule that judges otherwise under the same version would make old evaluations look comparable."""
     table = recorded()
-    assert table.keys() == {*registry.BUILT_IN, "reply parser"}, f"python {TABLE.with_name('rule_sources.py')}"
+    assert table.keys() == {*own_rules(), "reply parser"}, f"python {TABLE.with_name('rule_sources.py')}"
     for name, (version, digest) in sources().items():
         then, known = table[name]
         if digest != known:
@@ -178,7 +183,7 @@ def test_a_changed_source_has_a_new_version():
 # --- the bound on size
 
 
-@pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
+@pytest.mark.parametrize("name", sorted(own_rules()))
 def test_a_reply_over_the_bound_is_wrong_unread_in_every_rule(name, monkeypatch):
     rule = rule_verifier(name)
     monkeypatch.setattr(rule.rule, "judge", lambda exchanges: [Verdict(1.0) for _ in exchanges])

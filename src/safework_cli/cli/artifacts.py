@@ -262,13 +262,15 @@ def command() -> Any:
 
 
 def _generate_one_token(folder: Path, trust_remote_code: bool) -> None:
-    from safework_cli.engines.hf.engine import HFEngine
+    from safework_cli.core.errors import InputError
+    from safework_cli.engines.load import load_engine
     from safework_cli.engines.protocol import Sampling
-    from safework_cli.models.load import load_model, load_tokenizer
+    from safework_cli.engines.settings import EngineSettings
 
-    model = load_model(folder, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    completion = HFEngine(model, tokenizer).generate([[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1))[0][0]
+    engine = load_engine(EngineSettings(), folder, trust_remote_code=trust_remote_code)
+    completion = engine.generate([[{"role": "user", "content": "Hello"}]], Sampling(max_tokens=1))[0][0]
+    if completion.error:
+        raise InputError(f"the model in {folder} cannot reply", completion.error)
     say(f"{folder} loads and generates (token {completion.token_ids})")
 
 

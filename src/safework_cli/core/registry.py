@@ -47,7 +47,8 @@ def load_registered(group: str, name: str, what: str) -> Any:
     try:
         return known[name].load()
     except (ImportError, AttributeError) as error:
-        package = known[name].dist.name if known[name].dist else "an unknown package"
+        distribution = known[name].dist
+        package = distribution.name if distribution else "an unknown package"
         raise ConfigError(
             f"the {what} '{name}' cannot be imported", f"{known[name].value} of {package}: {error}", f"fix or remove {package}"
         ) from error

@@ -19,7 +19,6 @@ from filelock import Timeout
 
 from safework_cli.core import data_files, resume, runs
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.core.artifacts.external import RULE_PREFIX, rule_artifact
 from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
@@ -29,7 +28,7 @@ from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED,
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
-from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine
 from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
 from safework_cli.core.system_errors import explain
 from safework_cli.core.terminal import say
@@ -76,9 +75,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     for key, reference in resolved.references.items():
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
-        if takes.rules and reference.startswith(RULE_PREFIX):
-            artifact = rule_artifact(reference)
-        else:
+        artifact = takes.external(reference) if takes.external else None
+        if artifact is None:
             of_file = built_of(reference, takes.kinds, store, build=build, quiet=quiet)
             if isinstance(of_file, Prepared):
                 unbuilt.append(of_file)
@@ -94,6 +92,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     if unbuilt:
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
+    refuse_engine(stage, resolved.config, plan)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     if not plan.refusals:
         digests |= stage.external_digests(resolved.config)

@@ -9,9 +9,10 @@ whose name is the command with dashes (``rl-m3`` becomes ``safework rl m3``) and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.settings import StageConfig
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from safework_cli.core.progress import Progress
 
 
+EngineProtocol = Literal["generate", "tokens"]
+"""What an engine offers, or a stage needs: replies as text, or token ids and log-probabilities as well (``engines.protocol``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slot:
     """An input of a stage.
@@ -33,7 +38,7 @@ class Slot:
         doc: what the stage does with it.
         optional: whether the stage runs without it.
         many: the slot takes any number of artifacts, given as ``slot.key=reference``.
-        rules: the slot takes ``rule:NAME`` too, wherever it takes a verifier.
+        external: the artifact of a reference that is not in the store, such as ``rule:NAME``; None for other references.
         whole: a dataset is taken with all its subsets; without it the reference must say which one.
     """
 
@@ -41,7 +46,7 @@ class Slot:
     doc: str
     optional: bool = False
     many: bool = False
-    rules: bool = False
+    external: Callable[[str], Artifact | None] | None = None
     whole: bool = False
 
 
@@ -175,6 +180,8 @@ class Stage(ABC):
     inputs: ClassVar[dict[str, Slot]]
     output: ClassVar[str]
     """The kind of artifact made."""
+    engine_protocol: ClassVar[EngineProtocol] = "generate"
+    """What the stage needs of the engine in its setting ``engine``; the plan refuses one that offers less."""
 
     @abstractmethod
     def plan(self, config: Any, inputs: Inputs) -> Plan:
@@ -195,3 +202,12 @@ class Stage(ABC):
     @abstractmethod
     def run(self, config: Any, inputs: Inputs, work: WorkDir) -> Outcome:
         """Does it: writes the payload into ``work.output``. May import anything."""
+
+
+def refuse_engine(stage: Stage, config: Any, plan: Plan) -> None:
+    """Refuses an engine that offers less than the stage needs, before anything else is refused."""
+    engine = getattr(config, "engine", None)
+    if stage.engine_protocol == "tokens" and engine is not None and engine.protocol != "tokens":
+        what = f"safework {stage.name} cannot use engine.kind={engine.kind}"
+        why = "it needs the token ids and log-probabilities of replies, which a server does not give"
+        plan.refusals.insert(0, ConfigError(what, why, "engine.kind=hf model=REF loads the model here"))

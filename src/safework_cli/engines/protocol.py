@@ -1,4 +1,7 @@
-"""The generation contract: one interface over transformers, and later vLLM and OpenAI-compatible endpoints. Imports no torch.
+"""What stages ask of an engine, whatever writes the replies. Imports no torch.
+
+``Engine`` continues conversations: transformers and OpenAI-compatible servers can. ``TokenEngine`` also works with token ids and
+log-probabilities, which a server does not offer. A stage states which of the two it needs (``Stage.engine_protocol``).
 
 Sampled token ids are kept in every completion; text is never re-encoded to recover them.
 """
@@ -9,12 +12,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from safework_cli.data.row import Message
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from safework_cli.models.vision import Vision
+
 Conversation = Sequence[Message]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "refused", "too_long", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +36,8 @@ class Sampling:
         stop: strings that end a completion; the string itself is kept in the text.
         seed: what each completion's own seed is derived from, with its prompt and its number among the completions of that prompt
             (``completion_seeds``). The same seed and prompt give the same tokens whatever else is in the batch, up to rounding.
-        logprobs_at: temperature at which log-probabilities are told. 1 is the model's own; a policy that is trained as it samples
-            wants its own temperature here.
+        logprobs_at: temperature of the log-probabilities that completions carry. 1 is the model's own; a policy that is trained
+            as it samples needs its own temperature here.
     """
 
     max_tokens: int = 256
@@ -42,14 +50,17 @@ class Sampling:
 
 @dataclass(slots=True)
 class Completion:
-    """One sampled continuation.
+    """One sampled continuation, or why there is none: a problem with one prompt does not end a run.
 
     Attributes:
-        text: ``<think>thought</think>answer`` without other special tokens; it begins with ``<think>`` where the prompt opened the thought.
-        token_ids: as sampled, the stop token included.
+        text: ``<think>thought</think>answer`` without other special tokens; it begins with ``<think>`` if the prompt opened the thought.
+        token_ids: as sampled, the stop token included; empty from a server.
         logprobs: log-probability of each sampled token at the temperature ``Sampling.logprobs_at``, nucleus or not, (T,).
-        finish_reason: "stop" (stop token or string) or "length".
-        prompt_ids: the prompt as the model saw it.
+        finish_reason: "stop" (stop token or string), "length"; or, with ``error``, "refused" (the chat template, or the server, does not
+            take this conversation), "too_long" (the prompt leaves no room for ``max_tokens``), "failed" (a later attempt may succeed).
+        prompt_ids: the prompt as the model saw it; empty from a server.
+        error: why there is no completion; None if there is one.
+        usage: (prompt, completion) tokens as a server counts them; None where ``token_ids`` are known.
     """
 
     text: str
@@ -57,39 +68,101 @@ class Completion:
     logprobs: list[float]
     finish_reason: FinishReason
     prompt_ids: list[int] = field(default_factory=list)
+    error: str | None = None
+    usage: tuple[int, int] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were generated; 0 if a server does not say."""
+        return self.usage[1] if self.usage else len(self.token_ids)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens the prompt has; 0 if a server does not say."""
+        return self.usage[0] if self.usage else len(self.prompt_ids)
 
 
 class Engine(Protocol):
     """Anything that continues conversations.
 
-    A conversation whose last message is from the assistant is continued *inside* that message (prefill); otherwise a new assistant
-    turn is begun by the chat template.
+    A conversation whose last message is from the assistant is continued *inside* that message (prefill); otherwise the chat template
+    begins a new assistant turn.
     """
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
-        """Returns n completions for each conversation, in order."""
+    batch_size: int
+    """Conversations that are worth passing in one call."""
+
+    @property
+    def name(self) -> str:
+        """What computes the replies, for records: "transformers/bfloat16", "NAME at URL"."""
+        ...
+
+    @property
+    def template_hash(self) -> str | None:
+        """Of the chat template; None if a server applies its own."""
+        ...
+
+    def with_system(self, system: str, messages: Sequence[Message]) -> list[Message]:
+        """The conversation under an instruction, in a form that the model's chat template takes."""
+        ...
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]:
+        """n completions of each conversation, in order; one that could not be had states its ``error``.
+
+        Args:
+            seeds: of each completion's draws, n for each conversation, in place of those derived from ``sampling.seed``. A server takes
+                one seed for all completions of a conversation: the first.
+        """
+        ...
+
+
+class TokenEngine(Engine, Protocol):
+    """An engine that works with token ids."""
+
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+
+    def generate_ids(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: Sampling,
+        n: int = 1,
+        visions: Sequence[Vision | None] | None = None,
+        seeds: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[Completion]]:
+        """As ``generate``, for prompts of token ids. Raises InputError if a prompt leaves no room for ``max_tokens``."""
         ...
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """Log-probability of each token of given completions, shape (T,) each."""
         ...
 
+    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+        """The text of a reply to a prompt, with the thought's tags."""
+        ...
+
+    def longest_prompt(self, sampling: Sampling) -> float:
+        """Tokens that a prompt may have so that ``max_tokens`` fit after it; infinite if the model has no limit."""
+        ...
+
 
 def derived_seed(*parts: object) -> int:
-    """A seed in [0, 2^63) for what the parts say: numbers, strings and lists of them, told apart by their ``repr``."""
+    """A seed in [0, 2^63) derived from the ``repr`` of the parts: numbers, strings and lists of them."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def completion_seeds(seed: int, prompts: Sequence[Sequence[int]], n: int = 1) -> list[list[int]]:
-    """The seed of each completion, (prompts, n), where the caller gives none.
+    """The seed of each completion, (prompts, n), if the caller gives none.
 
     It depends on the seed, the prompt's tokens and the completion's number among those of equal prompts, and on nothing else: neither
-    the order of the prompts nor how they are cut into batches changes it. Listing a prompt n times is the same as asking for n.
+    the order of the prompts nor their division into batches changes it. Listing a prompt n times is the same as asking for n.
     """
-    seen: Counter[tuple[int, ...]] = Counter()
+    counts: Counter[tuple[int, ...]] = Counter()
     seeds = []
     for prompt in map(tuple, prompts):
-        first = seen[prompt]
-        seen[prompt] += n
+        first = counts[prompt]
+        counts[prompt] += n
         seeds.append([derived_seed(seed, prompt, number) for number in range(first, first + n)])
     return seeds

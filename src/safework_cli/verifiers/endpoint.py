@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from safework_cli.data.row import Message
 from safework_cli.data.text_safety import disarmed
-from safework_cli.engines.openai import Endpoint, Said
+from safework_cli.engines.openai import Answer, Endpoint
 from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import broken_tags, query_text
@@ -63,7 +63,7 @@ class EndpointVerifier:
         system = [Message(role="system", content=self.spec.system)] if self.spec.system else []
         return [*system, Message(role="user", content=content)]
 
-    def _verdict(self, said: Said, exchange: Exchange) -> Verdict:
+    def _verdict(self, said: Answer, exchange: Exchange) -> Verdict:
         if said.error:
             return Verdict(None, error=said.error)
         cut = said.finish_reason == "length"
@@ -78,7 +78,7 @@ class EndpointVerifier:
             return Verdict(None, error=f"the judge says '{label}', which is not possible for harmful={harmful}")
         return Verdict(self.spec.scores[label], label)
 
-    def _unread(self, said: Said) -> str:
+    def _unread(self, said: Answer) -> str:
         """Why an answer is no verdict."""
         if said.finish_reason == "length" and (after_thought(said.text) is None or not said.text.strip()):
             return f"the judge was cut inside its thought after {self.spec.answer_tokens} tokens; raise answer_tokens"
@@ -86,7 +86,7 @@ class EndpointVerifier:
         return f"the judge answered {said.text.strip()[:60]!r}{cut}, which states none of its labels"
 
 
-def _thinks(said: Said) -> bool:
+def _thinks(said: Answer) -> bool:
     """Whether the first tokens are those of a thought, which tell nothing of the verdict."""
     return bool(said.thought) or after_thought(said.text) != said.text
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.errors import ConfigError, InputError
-from safework_cli.engines.openai import EndpointSettings
+from safework_cli.engines.settings import EndpointSettings
 
 SPEC_FILE = "verifier.json"
 QUERY, REFERENCE, RESPONSE = "{query}", "{reference}", "{response}"

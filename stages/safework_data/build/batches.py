@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from safework_data.build.checks import Fault, examined, settle, template_check, with_whole_characters
+from safework_data.build.config import BuildConfig
 from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.drops import Candidate
-from safework_data.build.config import BuildConfig
 from safework_data.build.sources import Arrived
 from safework_data.build.splits import HoldOut, is_held_out
 from safework_data.build.staging import as_batch, from_batch, opened, without_own

@@ -8,14 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from safework_cli.data.schema import meta_problem
-from safework_cli.data.row import Row, problems
 from safework_cli.data.reply import language_of, parse_reply
+from safework_cli.data.row import Row, problems
+from safework_cli.data.schema import meta_problem
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules.correctness import CorrectnessRule
 from safework_cli.verifiers.rules.refusal import refusal_label
-from safework_data.build.drops import Candidate
 from safework_data.build.config import BuildConfig
+from safework_data.build.drops import Candidate
 
 Fault = tuple[str, str]
 """(reason, detail). Reasons are few and countable, details are not."""

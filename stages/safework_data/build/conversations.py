@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safework_cli.data.images import MAX_BYTES, TAG
-from safework_cli.data.row import Message, truth_of
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN, make_reply
+from safework_cli.data.row import Message, truth_of
 
 ROLES_READ = {
     "system": "system", "developer": "system",

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from safework_cli.core.errors import InputError
 from safework_cli.data.images import TAG, embedded, open_picture
-from safework_cli.data.schema import META
-from safework_cli.data.row import Image, Message, Row, truth_of
 from safework_cli.data.reply import language_of
+from safework_cli.data.row import Image, Message, Row, truth_of
+from safework_cli.data.schema import META
 from safework_cli.data.suites import render_choices
 from safework_cli.data.suites.readers import LETTERS
 from safework_data.build.conversations import Conversation, Unfit, is_conversation, plain_number, read_conversation, whole

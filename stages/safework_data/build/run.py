@@ -22,25 +22,25 @@ from pathlib import Path
 from typing import Any
 
 from safework_cli.core.artifacts import Artifact
-from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.core.artifacts.manifest import HELDOUT
+from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.suites import load_suite
 from safework_data.build.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
 from safework_data.build.card import SourceLine, render_card
 from safework_data.build.checks import Fault
+from safework_data.build.config import BuildConfig, DecontaminateSettings
 from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.crew import MOST_PROCESSES, Crew
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.build.config import BuildConfig, DecontaminateSettings
-from safework_data.build.sources_config import XSTestSource
-from safework_data.files import expand
 from safework_data.build.sources import Arrived, read_dataset, read_source
+from safework_data.build.sources_config import XSTestSource
 from safework_data.build.splits import HoldOut
 from safework_data.build.staging import Staging
 from safework_data.build.tally import Output, Part, by_subset, total
 from safework_data.build.traits import Traits
+from safework_data.files import expand
 
 CARD = "README.md"
 STAGED = "staged"

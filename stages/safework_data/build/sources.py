@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from safework_cli.core.artifacts import Artifact
-from safework_cli.core.artifacts.manifest import sha256_of
+from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import InputError, nearest
+from safework_cli.data.dataset import stream_dataset
 from safework_cli.data.images import PICTURE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
-from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.data.suites import training_set
 from safework_cli.data.suites.tables import format_of, read_table
-from safework_data.build.drops import Candidate
 from safework_data.build.columns import columns_of
+from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, XSTestSource
 from safework_data.build.text import words
 from safework_data.files import digest_of, expand, matching_files, refuse_missing
-from safework_cli.data.dataset import stream_dataset
 
 
 @dataclass(slots=True)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Set
 import numpy as np
 
 from safework_cli.core.artifacts.manifest import HELDOUT
-from safework_data.build.drops import Candidate
 from safework_data.build.config import BuildConfig
+from safework_data.build.drops import Candidate
 from safework_data.build.text import asked
 
 

@@ -11,8 +11,8 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
-from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
 from safework_data.build.sources import digest_of_pictures, is_split, source_files, source_name
+from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
 from safework_data.files import digest_of, expand, starter_files
 
 
@@ -20,9 +20,8 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = (
-        6  # 6: a gzip file's name without its suffix; 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
-    )
+    # 6: a gzip file's name without its suffix; 5: thoughts next to replies, conversation histories, golds as written, ids by file
+    version: ClassVar[int] = 6
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from safework_cli.core.settings import StageConfig, Temperature, cosmetic
+from safework_cli.core.settings import Temperature, cosmetic
 from safework_cli.data.tasks import TaskName
-from safework_cli.engines.openai import EndpointSettings
+from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.rules.registry import RuleText
 from safework_cli.verifiers.spec import LabelSpec, is_value_model
 from safework_data.files import SubsetName
@@ -31,11 +31,9 @@ def refusal_score(folder: Path) -> float | None:
     return LabelSpec.read(folder).scores.get("Safe with refusal")
 
 
-class CotConfig(StageConfig):
+class CotConfig(WithEngine):
     """Settings of ``safework data cot``."""
 
-    endpoint: EndpointSettings | None = None
-    """Where the teacher is served, in place of `model`."""
     system: str = SYSTEM
     """What the teacher is told; it does not become part of the rows. Empty for a teacher that reasons by itself."""
     samples: int = Field(4, ge=1, le=4096)

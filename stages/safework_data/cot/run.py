@@ -16,8 +16,8 @@ from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, require_text, training_rows
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Message, Row
-from safework_cli.engines.openai import Endpoint, Said
-from safework_cli.engines.protocol import Sampling
+from safework_cli.engines.load import load_engine
+from safework_cli.engines.protocol import Completion, Engine, Sampling
 from safework_cli.report.text import escaped
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
@@ -65,7 +65,14 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     judges = {
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
-    teacher = _Teacher(config, inputs)
+    model = inputs.maybe("model")
+    engine = load_engine(
+        config.engine,
+        model.path if model else None,
+        batch_size=config.generation_batch_size,
+        trust_remote_code=config.trust_remote_code,
+    )
+    teacher = model.ref if model else engine.name
 
     journal = work.path / "samples.jsonl"
     tried = {record["place"]: [Tried(**sample) for sample in record["samples"]] for record in read_journal(journal)}
@@ -74,7 +81,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             chunk = range(start, min(start + config.chunk_prompts, len(rows)))
             places = [place for place in chunk if place not in tried]
             if places:
-                said = teacher.ask([rows[place] for place in places], start)
+                said = ask(config, engine, [rows[place] for place in places], start)
                 for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
                     tried[place] = samples
                     if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is no answer to keep
@@ -95,7 +102,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
                 output.add(written(few), Part.of(config.subset, split, few))
     write_failures(failed, work)
     metrics = measured(tried, drawn, failed)
-    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher.name, data.ref, work.output), encoding="utf-8")
+    (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher, data.ref, work.output), encoding="utf-8")
     for line in (f"{len(drawn)} rows kept of {len(rows)} prompts", f"{len(failed)} prompts failed with every sample"):
         work.progress.note(line)
     return Outcome(
@@ -106,55 +113,28 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     )
 
 
-class _Teacher:
-    """Whoever is asked: a model of one's own, or one behind an endpoint."""
+def ask(config: CotConfig, engine: Engine, rows: Sequence[Row], start: int) -> list[list[Completion]]:
+    """``samples`` replies of the teacher to each row; one that could not be had states its error.
 
-    def __init__(self, config: CotConfig, inputs: Inputs):
-        self.config = config
-        self.endpoint = Endpoint(config.endpoint) if config.endpoint else None
-        if self.endpoint:
-            self.name = f"{self.endpoint.settings.model} at {self.endpoint.settings.url}"
-            return
-        from safework_cli.engines.hf.engine import HFEngine
-        from safework_cli.models.load import load_model, load_tokenizer
-
-        model = inputs.one("model")
-        self.name = model.ref
-        tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
-        self.engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
-
-    def ask(self, rows: Sequence[Row], start: int) -> list[list[Said]]:
-        """``samples`` replies for each row; a reply that could not be had says why."""
-        config = self.config
-        sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
-        if self.endpoint:
-            conversations = (
-                [Message(role="system", content=system), *asked] if system else asked for system, asked in map(self._asked, rows)
-            )
-            return list(self.endpoint.ask(list(conversations), sampling, config.samples))
-        from safework_cli.engines.asking import ask_for
-        from safework_cli.models.chat_template import instructed
-
-        tokenizer = self.engine.tokenizer
-        prompts = [ask_for(self.engine, instructed(tokenizer, *self._asked(row)), sampling) for row in rows]
-        why = {place: TOO_LONG if prompt.too_long else prompt.problem for place, prompt in enumerate(prompts) if prompt.problem}
-        asked = {place: prompt.prompt_ids for place, prompt in enumerate(prompts) if place not in why}
-        found = self.engine.generate_ids(list(asked.values()), sampling, config.samples)
-        said = {place: [Said(c.text, c.finish_reason, len(c.token_ids)) for c in few] for place, few in zip(asked, found, strict=True)}
-        return [said.get(place) or [Said("", error=why[place], final=True)] * config.samples for place in range(len(rows))]
-
-    def _asked(self, row: Row) -> tuple[str, list[Message]]:
-        """The teacher's instruction with the row's own system message after it, and the other messages of the prompt."""
-        messages = list(row.prompt)
-        own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
-        return "\n\n".join(filter(None, (self.config.system, own))), messages
+    Args:
+        start: the number of the first row's chunk.
+    """
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
+    return engine.generate([engine.with_system(*_instruction(config, row)) for row in rows], sampling, config.samples)
 
 
-def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Said]]) -> list[list[Tried]]:
+def _instruction(config: CotConfig, row: Row) -> tuple[str, list[Message]]:
+    """The teacher's instruction followed by the row's own system message, and the other messages of the prompt."""
+    messages = list(row.prompt)
+    own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
+    return "\n\n".join(filter(None, (config.system, own))), messages
+
+
+def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Completion]]) -> list[list[Tried]]:
     """Every sample with the first reason that speaks against it, in the order of the rules and then of the verifiers."""
     places = [(number, sample) for number, samples in enumerate(said) for sample in samples]
-    exchanges = [Exchange.of(rows[number], sample.reply) for number, sample in places]
-    tried = [Tried(sample.reply, _unfinished(sample), {}) for _, sample in places]
+    exchanges = [Exchange.of(rows[number], sample.text) for number, sample in places]
+    tried = [Tried(sample.text, _unfinished(sample), {}) for _, sample in places]
     for rule in config.rules:
         for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
             if verdict.score is None:
@@ -181,9 +161,9 @@ def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried],
     yield from zip(left, judged(verifier, [exchanges[place] for place in left]) if left else [], strict=True)
 
 
-def _unfinished(sample: Said) -> str:
+def _unfinished(sample: Completion) -> str:
     if sample.error:
-        return sample.error if sample.final else f"{NO_REPLY}: {sample.error}"
+        return {"too_long": TOO_LONG, "refused": sample.error}.get(sample.finish_reason, f"{NO_REPLY}: {sample.error}")
     return "truncated" if sample.finish_reason == "length" else ""
 
 

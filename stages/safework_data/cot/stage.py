@@ -1,6 +1,6 @@
 """Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection.
 
-Takes prompts and a teacher (a model, or one behind an endpoint), and verifiers where wanted; makes rows whose replies are
+Takes prompts and a teacher (a model, or one on a server), and verifiers where wanted; makes rows whose replies are
 `<think>reasoning</think>answer`. Prompts for which all samples fail are listed by name with their reasons. Refuses: no teacher or two, a
 threshold for nobody.
 """
@@ -30,9 +30,11 @@ class CotStage(Stage):
     def plan(self, config: CotConfig, inputs: Inputs) -> Plan:
         data, model, judges = inputs.one("data"), inputs.maybe("model"), inputs.many("verifiers")
         plan = Plan(name=f"{data.name}-cot")
-        if (model is None) == (config.endpoint is None):
+        if (model is None) == (config.engine.kind == "hf"):
             plan.refuse(
-                "give either model=REF or an endpoint", "one of them is the teacher", "model=NAME, or endpoint.url=… endpoint.model=…"
+                "give either model=REF or engine.kind=openai",
+                "one of them is the teacher",
+                "model=NAME, or engine.kind=openai engine.url=… engine.model=…",
             )
         for name in config.min_scores:
             if name not in judges:
@@ -51,7 +53,7 @@ class CotStage(Stage):
             )
         if config.keep > config.samples:
             plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
-        teacher = model.ref if model else (config.endpoint.model if config.endpoint else "nobody")
+        teacher = model.ref if model else config.engine.model or "no teacher"
         accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
         plan.lines = [
             f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",

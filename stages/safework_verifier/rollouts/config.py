@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from safework_cli.core.settings import SamplingTemperature, StageConfig, cosmetic
+from safework_cli.core.settings import SamplingTemperature, cosmetic
 from safework_cli.data.tasks import TaskName
+from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.rules.registry import RuleText
 
 
-class RolloutsConfig(StageConfig):
+class RolloutsConfig(WithEngine):
     """Settings of ``safework verifier rollouts``."""
 
     rules: dict[str, RuleText] = Field(default_factory=dict)

@@ -16,10 +16,9 @@ from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, require_text, training_rows
 from safework_cli.data.row import Message, Row, write_rows
-from safework_cli.engines.asking import ask_for
-from safework_cli.engines.hf.engine import HFEngine
-from safework_cli.engines.protocol import Completion, Sampling, derived_seed
-from safework_cli.models.load import load_model, load_tokenizer
+from safework_cli.engines.load import load_token_engine
+from safework_cli.engines.prompts import encode_for
+from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
 from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.statistics.intervals import estimate, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
@@ -54,8 +53,9 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
     judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
-    tokenizer = load_tokenizer(model.path, trust_remote_code=config.trust_remote_code)
-    engine = HFEngine(load_model(model.path, trust_remote_code=config.trust_remote_code), tokenizer, config.generation_batch_size)
+    engine = load_token_engine(
+        config.engine, model.path, batch_size=config.generation_batch_size, trust_remote_code=config.trust_remote_code
+    )
 
     journal = work.path / "prefixes.jsonl"
     done = {record["start"]: record["rows"] for record in read_journal(journal)}
@@ -84,10 +84,10 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     )
 
 
-def valued(config: RolloutsConfig, engine: Any, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
+def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
     """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
-    asked = [ask_for(engine, row.prompt, sampling) for row in rows]
+    asked = [encode_for(engine, row.prompt, sampling) for row in rows]
     fitting = [place for place, prompt in enumerate(asked) if prompt.problem is None]
     rows, prompts = [rows[place] for place in fitting], [asked[place].prompt_ids for place in fitting]  # the others count as failed
     prefixes: list[Prefix] = []

@@ -29,6 +29,7 @@ class RolloutsStage(Stage):
         "verifiers": Slot(("verifier",), "a judge by its principle, such as verifiers.safety", optional=True, many=True),
     }
     output = "dataset"
+    engine_protocol = "tokens"
 
     def plan(self, config: RolloutsConfig, inputs: Inputs) -> Plan:
         judges = inputs.many("verifiers")

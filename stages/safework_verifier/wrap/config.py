@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
-from safework_cli.engines.openai import EndpointSettings
+from safework_cli.core.settings import Settings, cosmetic
+from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.spec import LabelSpec, preset
 
 
@@ -23,7 +23,7 @@ class LabelSettings(Settings):
     """The prompts for which it can be right: harmful (true), harmless (false), or both."""
 
 
-class WrapConfig(StageConfig):
+class WrapConfig(WithEngine):
     """Settings of ``safework verifier wrap``; settings that are not given come from the preset of the task."""
 
     task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
@@ -50,8 +50,6 @@ class WrapConfig(StageConfig):
     """Label probability below which a verdict is an error."""
     answer_tokens: int = Field(1024, ge=1, le=1_000_000)
     """Tokens that a served judge can write; a judge that reasons needs some for its thought."""
-    endpoint: EndpointSettings | None = None
-    """Where the judge is served, in place of `model`."""
     attack_rows: int = Field(50, ge=0, le=10**6)
     """With data: rows that each attack of the card's sheet is tried on."""
     eval_fraction: float = Field(0.5, gt=0, lt=1)
@@ -83,7 +81,8 @@ class WrapConfig(StageConfig):
         base |= {name: value for name in given if (value := getattr(self, name)) is not None}
         kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability", "answer_tokens")
         base |= {name: getattr(self, name) for name in kept}
-        base["endpoint"] = self.endpoint.model_dump() if self.endpoint else None
+        endpoint = self.engine.endpoint
+        base["endpoint"] = endpoint.model_dump() if endpoint else None
         try:
             return LabelSpec.model_validate(base)
         except ValidationError as error:

@@ -36,15 +36,17 @@ class WrapStage(Stage):
 
     def plan(self, config: WrapConfig, inputs: Inputs) -> Plan:
         model, data = inputs.maybe("model"), inputs.maybe("data")
-        judge = model.name if model else (config.endpoint.model if config.endpoint else "judge")
+        judge = model.name if model else config.engine.model or "judge"
         plan = Plan(name=artifact_name(f"{judge}-{config.task}", "judge"))
-        if (model is None) == (config.endpoint is None):
+        if (model is None) == (config.engine.kind == "hf"):
             plan.refuse(
-                "give either model=REF or an endpoint", "one of them is the judge", "model=hf:org/judge, or endpoint.url=… endpoint.model=…"
+                "give either model=REF or engine.kind=openai",
+                "one of them is the judge",
+                "model=hf:org/judge, or engine.kind=openai engine.url=… engine.model=…",
             )
         try:
             spec = config.spec()
-            plan.lines = [f"wrap {model.ref if model else config.endpoint and config.endpoint.url}: {', '.join(spec.labels)}"]
+            plan.lines = [f"wrap {model.ref if model else config.engine.url}: {', '.join(spec.labels)}"]
             if data:
                 items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
                 parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)

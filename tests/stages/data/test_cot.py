@@ -36,7 +36,9 @@ def data(tmp_path):
 
 
 def run(work, data, url: str, **settings):
-    config = CotConfig.model_validate({"endpoint": {"url": url, "model": "teacher", "max_retries": 0}, "samples": 2} | settings)
+    config = CotConfig.model_validate(
+        {"engine": {"kind": "openai", "url": url, "model": "teacher", "max_retries": 0}, "samples": 2} | settings
+    )
     inputs = Inputs({"data": data})
     plan = stage.plan(config, inputs)
     if plan.refusals:
@@ -116,7 +118,7 @@ def test_several_samples_are_kept_once_each_and_the_best_scored_first(work, data
 
     monkeypatch.setattr(cot, "load_verifier", lambda artifact, **_: Shortness())
     with served(several) as (url, _):
-        config = CotConfig.model_validate({"endpoint": {"url": url, "model": "m"}, "samples": 3, "keep": 3, "limit": 1})
+        config = CotConfig.model_validate({"engine": {"kind": "openai", "url": url, "model": "m"}, "samples": 3, "keep": 3, "limit": 1})
         stage.run(config, Inputs({"data": data, "verifiers": {"short": data}}), work)
     rows = read_rows(work.output / "cot" / "train.parquet")
     assert [(row.id, row.meta["scores"]) for row in rows] == [("sum0#0", {"short": 1.0}), ("sum0#1", {"short": 0.6})]
@@ -174,14 +176,14 @@ def test_a_model_of_ones_own_teaches_too(work, data, tiny_model):
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({"endpoint": None}, "either model=REF or an endpoint"),
+        ({"engine": {}}, "either model=REF or engine.kind=openai"),
         ({"min_scores": {"safty": 0.9}}, "min_scores names 'safty'"),
         ({"temperature": 0.0}, "temperature 0"),
         ({"keep": 5}, "keep=5 of samples=4"),
     ],
 )
 def test_impossible_requests_are_refused_by_the_plan(data, settings, why):
-    config = CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}} | settings)
+    config = CotConfig.model_validate({"engine": {"kind": "openai", "url": "http://127.0.0.1/v1", "model": "m"}} | settings)
     assert why in str(stage.plan(config, Inputs({"data": data})).refusals[0])
 
 
@@ -225,7 +227,7 @@ def test_pictures_are_refused_and_a_safety_judge_that_no_refusal_can_please(work
     judge.mkdir()
     preset("safety").write(judge)
     inputs = Inputs({"data": data, "verifiers": {"safety": path_artifact(judge, "judge", ("verifier",))}})
-    plan = stage.plan(CotConfig.model_validate({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}}), inputs)
+    plan = stage.plan(CotConfig.model_validate({"engine": {"kind": "openai", "url": "http://127.0.0.1/v1", "model": "m"}}), inputs)
     assert "no refusal of a harmful prompt could pass 'safety'" in str(plan.refusals[0]) and "min_scores.safety=0.1" in plan.refusals[0].do
 
 

@@ -20,6 +20,7 @@ from safework_verifier.wrap.stage import stage
 from served import served
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "verifiers"
+SERVED = {"kind": "openai", "url": "http://127.0.0.1/v1", "model": "m"}
 
 
 REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Unsafe": "zzzz zzzz"}
@@ -79,7 +80,9 @@ def test_a_served_judge_is_an_artifact_without_weights(work, data):
         return "B" if "<response>no" in content else ("D" if "<response>zzzz" in content else "hm")
 
     with served(answer) as (url, seen):
-        outcome = run(work, Inputs({"data": data}), endpoint={"url": url, "model": "judge", "max_retries": 0}, strict_template="")
+        outcome = run(
+            work, Inputs({"data": data}), engine={"kind": "openai", "url": url, "model": "judge", "max_retries": 0}, strict_template=""
+        )
         check_payload(work.output, "verifier")
         rows = outcome.metrics["rows"]
         assert rows["unscored"] > 0 and rows["report"] + rows["unscored"] <= len(seen)
@@ -94,18 +97,21 @@ def test_a_served_judge_is_an_artifact_without_weights(work, data):
 @pytest.mark.enable_socket
 def test_a_judge_that_never_gives_a_label_is_refused(work, data):
     with served(lambda request: "I would rather not") as (url, _), pytest.raises(InputError, match="judged none of"):
-        run(work, Inputs({"data": data}), endpoint={"url": url, "model": "m", "max_retries": 0})
+        run(work, Inputs({"data": data}), engine={"kind": "openai", "url": url, "model": "m", "max_retries": 0})
 
 
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        ({}, "either model=REF or an endpoint"),
-        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "template": "no places"}, "template must hold"),
-        ({"endpoint": {"url": "http://127.0.0.1/v1", "model": "m"}, "labels": {"good": {"code": "g", "score": 1.0}}}, "without a template"),
+        ({}, "either model=REF or engine.kind=openai"),
+        ({"engine": SERVED, "template": "no places"}, "template must hold"),
+        (
+            {"engine": SERVED, "labels": {"good": {"code": "g", "score": 1.0}}},
+            "without a template",
+        ),
         (
             {
-                "endpoint": {"url": "http://127.0.0.1/v1", "model": "m"},
+                "engine": SERVED,
                 "labels": {"good": {"code": "g", "score": 1.0}},
                 "template": "{query} {response}",
             },

@@ -1,4 +1,4 @@
-"""Inputs that do not live in the store: folders and files on disk, hub repositories pinned to a commit, and rules."""
+"""Inputs that do not live in the store: folders and files on disk, and hub repositories pinned to a commit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ from safework_cli.core.errors import InputError
 _DATASET_SUFFIXES = (".parquet", ".jsonl", ".csv")
 HUB_SECONDS = 20
 RULE_PREFIX = "rule:"
+"""Of a reference to a rule, which is part of a program and not of the store (``verifiers.rules.inputs``)."""
 
 
-def _manifest(kind: str, name: str, files: list[FileEntry], digest: str) -> Manifest:
+def external_manifest(kind: str, name: str, files: list[FileEntry], digest: str) -> Manifest:
+    """The manifest of an input that is not in the store."""
     return Manifest(
         kind=kind, name=name, version=0, created="", stage=EXTERNAL, stage_version=0, fingerprint="", files=files, digest=digest
     )
@@ -69,7 +71,7 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
     base = path.parent if path.is_file() else path
     entries = [entry_of(p, base) for p in files]
     name = name_from_path(path, otherwise=kind)
-    return Artifact(base.absolute(), _manifest(kind, name, entries, payload_digest(entries)), external=str(path.absolute()))
+    return Artifact(base.absolute(), external_manifest(kind, name, entries, payload_digest(entries)), external=str(path.absolute()))
 
 
 def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> Artifact:
@@ -109,16 +111,6 @@ def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> 
         ) from None
     commit = Path(folder).name
     pinned = f"hf:{reference.repo}@{commit}"
-    return Artifact(Path(folder), _manifest("model", reference.repo.rsplit("/", 1)[-1], [], canonical_digest(pinned)), external=pinned)
-
-
-def rule_artifact(reference: str) -> Artifact:
-    """A rule (``rule:NAME``, ``rule:NAME{parameter: value}``) as an input: its digest is what its verdicts rest on.
-
-    Raises:
-        ConfigError: the rule is unknown, or a parameter is wrong.
-    """
-    from safework_cli.verifiers.rules.registry import parse_rule, rule_digest
-
-    rule = parse_rule(reference)
-    return Artifact(Path(), _manifest("verifier", rule.name, [], rule_digest(reference)), external=f"{RULE_PREFIX}{rule}")
+    return Artifact(
+        Path(folder), external_manifest("model", reference.repo.rsplit("/", 1)[-1], [], canonical_digest(pinned)), external=pinned
+    )

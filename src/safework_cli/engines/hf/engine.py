@@ -19,17 +19,19 @@ from transformers import (
 )
 
 from safework_cli.core.errors import InputError
+from safework_cli.data.row import Message
 from safework_cli.engines.hf.decode import Decoder, Draws, at_stop_string, unshareable
+from safework_cli.engines.prompts import encode_for
 from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling, completion_seeds
-from safework_cli.models.chat_template import encode_prompt, missing_generation_prompt
+from safework_cli.models.chat_template import encode_prompt, instructed, missing_generation_prompt
 from safework_cli.models.folder import positions_of
-from safework_cli.models.load import stop_token_ids
+from safework_cli.models.load import stop_token_ids, template_hash
 from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.models.vision import Vision, base_of, collate, placeholders
 
 
 class _Drawn(LogitsProcessor):
-    """Draws each row's token itself and leaves the loop nothing else to choose; notes the tokens' log-probabilities."""
+    """Draws each row's token and leaves the loop no other choice; records the tokens' log-probabilities."""
 
     def __init__(self, draws: Draws):
         self._draws = draws
@@ -57,12 +59,12 @@ class _AtStopString(StoppingCriteria):
 
 
 class HFEngine:
-    """An ``Engine`` over a transformers model.
+    """A ``TokenEngine`` over a transformers model. ``engines.load`` makes it.
 
     Args:
         model, tokenizer: as loaded by ``models.load``; the model may be in training (its mode is restored after each call).
         batch_size: sequences generated together.
-        share_prompts: compute a prompt once for all its replies, where the architecture allows it (a warning says where not).
+        share_prompts: compute a prompt once for all its replies, if the architecture allows it (otherwise a warning says why not).
 
     Raises:
         InputError: the chat template has no generation prompt.
@@ -80,12 +82,32 @@ class HFEngine:
             )
         reason = unshareable(model) if share_prompts else None
         if reason:
-            warnings.warn(f"{type(model).__name__}: each reply computes its prompt anew, for {reason}", stacklevel=2)
+            warnings.warn(f"{type(model).__name__}: each reply computes its prompt again: {reason}", stacklevel=2)
         self._share = share_prompts and not reason
 
-    def generate(self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
-        """See ``Engine.generate``. Raises InputError where a prompt leaves no room for a single token."""
-        return self.generate_ids([encode_prompt(self.tokenizer, c) for c in conversations], sampling, n)
+    @property
+    def name(self) -> str:
+        """See ``Engine.name``."""
+        return f"transformers/{str(self.model.dtype).removeprefix('torch.')}"
+
+    @property
+    def template_hash(self) -> str | None:
+        """See ``Engine.template_hash``."""
+        return template_hash(self.tokenizer)
+
+    def with_system(self, system: str, messages: Sequence[Message]) -> list[Message]:
+        """See ``Engine.with_system``."""
+        return instructed(self.tokenizer, system, messages)
+
+    def generate(
+        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Completion]]:
+        """See ``Engine.generate``."""
+        prompts = [encode_for(self, conversation, sampling) for conversation in conversations]
+        places = [place for place, prompt in enumerate(prompts) if prompt.problem is None]
+        own_seeds = None if seeds is None else [seeds[place] for place in places]
+        made = dict(zip(places, self.generate_ids([prompts[i].prompt_ids for i in places], sampling, n, seeds=own_seeds), strict=True))
+        return [made[place] if place in made else [prompt.refusal() for _ in range(n)] for place, prompt in enumerate(prompts)]
 
     def generate_ids(
         self,
@@ -95,22 +117,22 @@ class HFEngine:
         visions: Sequence[Vision | None] | None = None,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """The same for prompts that are token ids already.
+        """See ``TokenEngine.generate_ids``.
 
         Args:
-            visions: what each prompt's pictures gave, for models that see.
+            visions: the encoded images of each prompt, for vision-language models.
             seeds: of each completion's draws, n for each prompt, in place of what ``completion_seeds`` derives from ``sampling.seed``.
         """
         self._check_lengths(prompts, sampling)
         seeds = completion_seeds(sampling.seed, prompts, n) if seeds is None else seeds
         jobs = [(index, seed) for index, own in enumerate(seeds) for seed in own]
-        jobs.sort(key=lambda job: (len(prompts[job[0]]), job[0]))  # like lengths together: less padding
+        jobs.sort(key=lambda job: (len(prompts[job[0]]), job[0]))  # similar lengths together: less padding
         results: list[list[Completion]] = [[] for _ in prompts]
         with self._inference():
             for start in range(0, len(jobs), self.batch_size):
                 batch = jobs[start : start + self.batch_size]
-                seen = [visions[i] for i, _ in batch] if visions else None
-                made = self._generate_batch([prompts[i] for i, _ in batch], seen, sampling, [seed for _, seed in batch])
+                images = [visions[i] for i, _ in batch] if visions else None
+                made = self._generate_batch([prompts[i] for i, _ in batch], images, sampling, [seed for _, seed in batch])
                 for (index, _), completion in zip(batch, made, strict=True):
                     results[index].append(completion)
         return results
@@ -123,7 +145,7 @@ class HFEngine:
         self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
     ) -> list[Completion]:
         if not self._share:
-            return self._generate_plainly(prompts, visions, sampling, seeds)
+            return self._generate_unshared(prompts, visions, sampling, seeds)
         decoder = Decoder(self.model, self.tokenizer, self.stop_ids, self.tokenizer.pad_token_id)
         replies = decoder.generate(prompts, sampling, seeds, visions)
         return [
@@ -137,7 +159,7 @@ class HFEngine:
             for prompt, reply in zip(prompts, replies, strict=True)
         ]
 
-    def _generate_plainly(
+    def _generate_unshared(
         self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
     ) -> list[Completion]:
         """transformers' own loop, for models whose cache cannot be expanded; the tokens are drawn as the decoder draws them."""
@@ -152,7 +174,7 @@ class HFEngine:
                 input_ids=ids_BP,
                 attention_mask=mask_BP,
                 max_new_tokens=sampling.max_tokens,
-                do_sample=False,  # the processor has drawn already
+                do_sample=False,  # the processor draws
                 eos_token_id=self.stop_ids,
                 pad_token_id=pad,
                 logits_processor=LogitsProcessorList([drawn]),
@@ -166,7 +188,7 @@ class HFEngine:
         ]
 
     def _completion(self, prompt: list[int], tokens: list[int], logprobs: list[float], sampling: Sampling) -> Completion:
-        """Cuts a generated row where it ended; behind that lies padding, which may be the stop token itself."""
+        """Cuts a generated row at its end; what follows is padding, which may be the stop token itself."""
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.stop_ids), None)
         if sampling.stop:
             stopped = self._stop_string_end(tokens[:end], sampling.stop)
@@ -189,7 +211,7 @@ class HFEngine:
         return low
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``Engine.score``."""
+        """See ``TokenEngine.score``."""
         prompts = [encode_prompt(self.tokenizer, c) for c in conversations]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
         results: list[list[float]] = [[] for _ in prompts]
@@ -210,7 +232,7 @@ class HFEngine:
         return results
 
     def longest_prompt(self, sampling: Sampling) -> float:
-        """Tokens of a prompt at most, so that a whole reply fits behind it; infinite where the model has no limit."""
+        """See ``TokenEngine.longest_prompt``."""
         limit = positions_of(self.model.config)
         return math.inf if limit is None else limit - sampling.max_tokens
 
@@ -220,7 +242,7 @@ class HFEngine:
             limit = most + sampling.max_tokens
             raise InputError(
                 f"a prompt of {longest} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit} positions",
-                "the model was not trained beyond them",
+                "the model was not trained on longer texts",
                 "lower max_tokens, or drop over-long prompts in the data build",
             )
 
@@ -237,10 +259,10 @@ class HFEngine:
 
 @contextmanager
 def _neutral_generation(model: PreTrainedModel) -> Iterator[Any]:
-    """The model under its adapters, with a generation configuration that holds nothing.
+    """The model under its adapters, with an empty generation configuration.
 
     ``generate`` fills whatever it is not given from the model's own configuration: repetition penalties, ``min_p``, barred n-grams,
-    forced and suppressed tokens. What is measured and trained is the policy, and those would make another one of it.
+    forced and suppressed tokens. What is measured and trained is the policy, and those would change it.
     """
     base = base_of(model)
     own, base.generation_config = base.generation_config, GenerationConfig()

@@ -1,17 +1,17 @@
-"""Rules by name: found by entry point, made with checked parameters, bounded in what they read, and identified by version.
+"""Rules by name: registered as entry points, made with checked parameters, limited in what they read, identified by version.
 
 A rule is a class with
 
-    name       what it is called in settings and metrics
+    name       its name in settings and metrics
     version    an integer, raised whenever it could give another verdict on the same exchange
     judge      as in ``Verifier``
-    libraries  distributions that its verdicts rest on, beside the standard library (optional)
+    libraries  distributions that its verdicts depend on, in addition to the standard library (optional)
     gold_problem
-               exchange → why no reply can be compared with its gold answer, or None; cheap, since every row is asked (optional)
+               exchange → why no reply can be compared with its gold answer, or None; cheap: it runs on every row (optional)
     rests_on   other rules that it calls (optional)
 
-and parameters: the keyword arguments of its constructor, annotated with types and, by ``Annotated[…, Field(gt=0)]``, with bounds. Another
-package adds one by an entry point of the group ``safework.rules``:
+and parameters: the keyword arguments of its constructor, annotated with types and, by ``Annotated[…, Field(gt=0)]``, with bounds. A rule
+is added by one file and one entry point of the group ``safework.rules``, ours in the same way as another package's:
 
     [project.entry-points."safework.rules"]
     units = "my_package.rules:UnitsRule"
@@ -34,39 +34,25 @@ from typing import Annotated, Any, Protocol, get_type_hints, runtime_checkable
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, create_model
 
+from safework_cli.core.artifacts.external import RULE_PREFIX
 from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.registry import entries
 from safework_cli.core.yaml_text import parse_yaml
 from safework_cli.data.reply import REPLY_FORMAT_VERSION
 from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict
 
 GROUP = "safework.rules"
-PREFIX = "rule:"
-
 MAX_REPLY_CHARACTERS = 400_000
-"""Of a whole reply, thought included: about 100,000 tokens of English, above what reasoning models are sampled to. A longer one is wrong in
-every rule (0, ``UNPARSED``), unread: a verdict must not depend on how busy the machine is, so the bound is on size and not on time."""
+"""Of a reply with its thought: about 100,000 tokens of English, more than reasoning models are sampled to. Every rule scores a longer one 0
+(``UNPARSED``) without reading it: a verdict must not depend on the load of the machine, so the limit is on size and not on time."""
 MAX_GOLD_CHARACTERS = 20_000
-"""Of a gold answer and its aliases together. A longer one is an error of the row, which ``data build`` drops by name and ``check_golds``
-refuses."""
-
-BUILT_IN: dict[str, str] = {
-    "choice": "safework_cli.verifiers.rules.choice:ChoiceRule",
-    "constraints": "safework_cli.verifiers.rules.constraints:ConstraintsRule",
-    "contains": "safework_cli.verifiers.rules.text:ContainsRule",
-    "correctness": "safework_cli.verifiers.rules.correctness:CorrectnessRule",
-    "exact": "safework_cli.verifiers.rules.text:ExactRule",
-    "f1": "safework_cli.verifiers.rules.text:F1Rule",
-    "format": "safework_cli.verifiers.rules.form:FormatRule",
-    "language": "safework_cli.verifiers.rules.form:LanguageRule",
-    "math": "safework_cli.verifiers.rules.mathematics:MathRule",
-    "refusal": "safework_cli.verifiers.rules.refusal:RefusalRule",
-}
-"""The package's own, which its metadata lists too: here, they are there however the package was put on the path."""
+"""Of a gold answer and its aliases together. A longer one is an error of the row: ``data build`` drops it by name, ``check_golds``
+refuses it."""
 
 
 @runtime_checkable
 class Rule(Protocol):
-    """What a rule's class must have; see the module's docstring for what it may have."""
+    """What a rule's class must have; the module's docstring lists what is optional."""
 
     name: str
     version: int
@@ -75,7 +61,7 @@ class Rule(Protocol):
 
 
 class BoundedRule:
-    """A rule as stages hold it: it reads no reply above ``MAX_REPLY_CHARACTERS``, and knows what identifies it.
+    """A rule as stages use it: it reads no reply above ``MAX_REPLY_CHARACTERS``, and has a digest.
 
     Attributes:
         name: the rule's.
@@ -94,18 +80,18 @@ class BoundedRule:
         """Why no reply can be compared with an exchange's gold answer, or None: it is too long, or the rule itself refuses it."""
         if (long := over_bound(exchange)) is not None and long.error is not None:
             return long.error
-        asked = getattr(self.rule, "gold_problem", None)
-        return asked(exchange) if asked is not None else None
+        problem_of = getattr(self.rule, "gold_problem", None)
+        return problem_of(exchange) if problem_of is not None else None
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         refused = [over_bound(exchange) for exchange in exchanges]
         read = [exchange for exchange, verdict in zip(exchanges, refused, strict=True) if verdict is None]
-        found: Iterator[Verdict] = iter(self.rule.judge(read) if read else [])
-        return [verdict if verdict is not None else next(found) for verdict in refused]
+        judged: Iterator[Verdict] = iter(self.rule.judge(read) if read else [])
+        return [verdict if verdict is not None else next(judged) for verdict in refused]
 
 
 def over_bound(exchange: Exchange) -> Verdict | None:
-    """The verdict on an exchange that is too long to be read: an error where the gold answer is, 0 where the reply is. None otherwise."""
+    """The verdict on an exchange that is too long: an error for the gold answer, 0 for the reply; None for other exchanges."""
     aliases = exchange.meta.get("aliases")
     texts = [exchange.answer or "", *map(str, aliases if isinstance(aliases, list) else ())]
     if (gold := sum(map(len, texts))) > MAX_GOLD_CHARACTERS:
@@ -132,25 +118,9 @@ class RuleSpec:
         return f"{self.name}{{{given}}}" if given else self.name
 
 
-@cache
-def _entries() -> dict[str, metadata.EntryPoint]:
-    """Name → entry point: ours, and those of installed packages. Raises ConfigError where two packages claim one name."""
-    found = {name: metadata.EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
-    for entry in metadata.entry_points(group=GROUP):
-        known = found.get(entry.name)
-        if known is not None and known.value != entry.value and not entry.value.startswith("safework_cli."):
-            raise ConfigError(
-                f"two rules are called '{entry.name}': {known.value} and {entry.value}",
-                "which of them a setting means is not guessed",
-                "rename the entry point of one of the packages, or uninstall it",
-            )
-        found.setdefault(entry.name, entry)
-    return found
-
-
 def rule_names() -> list[str]:
-    """Every rule's name, ours and others', sorted."""
-    return sorted(_entries())
+    """The name of every rule that is registered, sorted."""
+    return list(entries(GROUP))
 
 
 @cache
@@ -160,19 +130,26 @@ def rule_class(name: str) -> type[Any]:
     Raises:
         ConfigError: there is no such rule (names the nearest), or its class cannot be imported or is not a rule.
     """
-    entries = _entries()
-    if name not in entries:
-        raise ConfigError(f"there is no rule verifier '{name}'{nearest(name, entries)}", "", f"one of: {', '.join(rule_names())}")
+    known = entries(GROUP)
+    if name not in known:
+        raise ConfigError(f"there is no rule verifier '{name}'{nearest(name, known)}", "", f"one of: {', '.join(known)}")
+    entry = known[name]
+    if others := {e.value for e in metadata.entry_points(group=GROUP, name=name)} - {entry.value}:
+        raise ConfigError(
+            f"two rules are called '{name}': {entry.value} and {min(others)}",
+            "which of them a setting means is not guessed",
+            "rename the entry point of one of the packages, or uninstall it",
+        )
     try:
-        made = entries[name].load()
-    except Exception as error:  # another package's code: anything may come
-        what = f"the rule '{name}' cannot be loaded from {entries[name].value}"
-        raise ConfigError(what, f"{type(error).__name__}: {error}", "fix or uninstall the package that brings it") from error
+        made = entry.load()
+    except Exception as error:  # another package's code may raise anything
+        what = f"the rule '{name}' cannot be loaded from {entry.value}"
+        raise ConfigError(what, f"{type(error).__name__}: {error}", "fix or uninstall its package") from error
     version = getattr(made, "version", None)
     lacks = [part for part in ("name", "version", "judge") if not hasattr(made, part)]
     if lacks or made.name != name or not isinstance(version, int) or isinstance(version, bool):
         why = f"its class lacks {', '.join(lacks)}" if lacks else f"its class has name={made.name!r} and version={version!r}"
-        raise ConfigError(f"{entries[name].value} is not a rule called '{name}'", why, f"give it name = '{name}' and an integer version")
+        raise ConfigError(f"{entry.value} is not a rule called '{name}'", why, f"give it name = '{name}' and an integer version")
     return made
 
 
@@ -205,7 +182,7 @@ def parse_rule(text: Any) -> RuleSpec:
         given = parse_yaml(brace + rest, text) if brace else {}
     else:
         raise ConfigError(f"{text!r} does not name a rule", "", "write NAME, NAME{parameter: value}, or {NAME: {parameter: value}}")
-    name = str(name).strip().removeprefix(PREFIX).strip()
+    name = str(name).strip().removeprefix(RULE_PREFIX).strip()
     rule_class(name)
     given = {} if given is None else given
     if not isinstance(given, Mapping):
@@ -254,17 +231,17 @@ def rule_verifier(text: Any) -> BoundedRule:
 
 def bare_name(text: str) -> str:
     """The name in a rule's setting, without ``rule:`` and parameters; of a text that names no rule, the text up to a brace."""
-    return text.strip().removeprefix(PREFIX).partition("{")[0].strip()
+    return text.strip().removeprefix(RULE_PREFIX).partition("{")[0].strip()
 
 
 def names_rule(text: str) -> bool:
     """Whether a text names one of the rules, whatever the parameters after the name say."""
-    return bare_name(text) in _entries()
+    return bare_name(text) in entries(GROUP)
 
 
 def rule_identity(text: Any) -> dict[str, Any]:
-    """What a rule's verdicts rest on: its version and parameters, the versions of the libraries it names, of the reply parser, and of the
-    rules that it calls. Two runs whose identities are equal judge alike; comments and refactoring do not change it.
+    """What a rule's verdicts depend on: its version and parameters, the versions of the libraries it names, of the reply parser, and of the
+    rules that it calls. Runs with equal identities give equal verdicts; comments and refactoring do not change it.
 
     Raises:
         ConfigError: as ``parse_rule``.
@@ -290,7 +267,7 @@ def rule_digest(text: Any) -> str:
 
 def rule_digests(texts: Sequence[Any]) -> dict[str, str]:
     """ "rule:NAME{…}" → digest, for the fingerprint of a stage that judges by these rules."""
-    return {f"{PREFIX}{parse_rule(text)}": rule_digest(text) for text in texts}
+    return {f"{RULE_PREFIX}{parse_rule(text)}": rule_digest(text) for text in texts}
 
 
 def _version_of(library: str) -> str:
