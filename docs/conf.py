@@ -1,7 +1,7 @@
 """The site: Sphinx with MyST, so that the pages stay plain Markdown, and the theme Furo.
 
-Weighed: MkDocs has had no release since 2024 and Material for MkDocs is in maintenance mode; their successor Zensical is at 0.1. Sphinx, MyST and Furo are
-released regularly, and check links and anchors themselves (``-W`` turns a broken one into an error).
+Weighed: MkDocs has had no release since 2024, Material for MkDocs is in maintenance mode, and their successor Zensical is at 0.1.
+Sphinx, MyST and Furo are released regularly, and check links and anchors themselves (``-W`` turns a broken one into an error).
 """
 
 import sys

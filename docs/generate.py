@@ -2,8 +2,8 @@
 
     python docs/generate.py [FOLDER]
 
-The pages say what the installed schemas say, a third party's stages included, so they are made when the site is built (``make docs``) and are
-not kept in the repository: a copy would have to follow every change of a setting.
+The pages say what the installed schemas say, a third party's stages included, so they are made when the site is built
+(``make docs``) and are not kept in the repository: a copy would have to follow every change of a setting.
 """
 
 from __future__ import annotations
@@ -174,8 +174,8 @@ def registered_page() -> str:
 
 def manifest_page() -> str:
     head = (
-        "# Manifest and metrics\n\nEvery artifact has a `manifest.json` with the fields below. `metrics` holds the stage's headline numbers "
-        "(`safework artifacts show REF` prints them); numbers by step are in `safework/metrics.jsonl` of the artifact.\n"
+        "# Manifest and metrics\n\nEvery artifact has a `manifest.json` with the fields below. `metrics` holds the stage's headline "
+        "numbers (`safework artifacts show REF` prints them); numbers by step are in `safework/metrics.jsonl` of the artifact.\n"
     )
     return head + "\n" + Settings(Manifest).text()
 

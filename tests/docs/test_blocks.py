@@ -1,7 +1,8 @@
 """The shell blocks of the pages work as printed: those marked ``<!-- run: tiny -->`` are executed, in the order of their page.
 
 A page's folder holds what its text says the reader has: ``./mymodel`` (tiny, random), ``rows.jsonl``, and the recipes of a clone. Nothing
-in a block is replaced, and files that a page prints (``<!-- file: data.yaml -->``) are saved first; environment variables make the runs small, as a reader could.
+in a block is replaced. Files that a page prints (``<!-- file: data.yaml -->``) are saved first. Environment variables make the runs
+small, as a reader could.
 """
 
 from __future__ import annotations
