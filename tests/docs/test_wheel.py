@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from pages import ROOT
 
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
