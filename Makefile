@@ -8,7 +8,7 @@ JOBS   ?= auto
 # Public data sets for tests, benchmarks and the verifier of the demo, where they are next to the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
-.PHONY: install demo tiny test test-all check bench clean
+.PHONY: install demo tiny test test-all check bench docs clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $(STAMP)
 
-demo: install          ## SmolLM2-135M through the whole ladder, then a table and report.html
+demo: install          ## SmolLM2-135M through all stages, then a table and report.html
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/quickstart.sh
 
 tiny: install          ## the same chain on tiny random models
@@ -27,7 +27,7 @@ tiny: install          ## the same chain on tiny random models
 test: install
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS)
 
-test-all: install      ## with what takes longer: the whole ladder with every family's chat template
+test-all: install      ## with the tests that take longer, such as all stages with every family's chat template
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
 
 check: install
@@ -46,5 +46,10 @@ bench: install
 	$(BIN)/python benchmarks/verifiers.py speed
 	$(BIN)/python benchmarks/data_build.py
 
+docs: install          ## the pages as a site in build/site, with a reference of every setting; a broken link is an error
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	@echo build/site/index.html
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) docs/reference build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Beside the long run: rl m3 with three seeds, and the same budget with GRPO and with CPGD without its drift. Run recipes/smollm2.sh first.
+# A comparison: rl m3 with three seeds, and the same budget with GRPO and with CPGD without its drift. Run recipes/smollm2.sh first.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
 RECIPES=$(dirname "${BASH_SOURCE[0]}")/smollm2

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The long run on SmolLM2-135M: every rung, trained for about two CPU hours, measured on public held-out sets. docs/results.md has a
-# run of it. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which file lies where). Run again after any stop:
-# what is done is recognised, what was begun continues.
+# The long run on SmolLM2-135M: every stage, trained for about two CPU hours, measured on public held-out sets. docs/results.md reports
+# a run. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which file lies where). Run it again after any stop:
+# finished stages are recognised, an unfinished one resumes.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
 HERE=$(dirname "${BASH_SOURCE[0]}")
@@ -12,12 +12,12 @@ BASE=$(safework models pull smollm2)
 DATA=$(safework data build -c "$RECIPES/data.yaml")
 WIKI=$(safework data index -c "$HERE/quickstart/index.yaml")
 
-# the judge beside the refusal phrases: no rung is trained against it
+# a judge in addition to the refusal phrases; it is not used as a reward
 ANNOTATED=$(safework data build -c "$RECIPES/data.yaml" -c "$HERE/quickstart/xstest.yaml" --name smollm2-annotated)
 JUDGE=$(safework verifier train -c "$HERE/quickstart/safety.yaml" model="$BASE" data="$ANNOTATED":verifier --name smollm2-judge)
 
-# the first model writes worked replies to HarmBench's validation behaviours and to harmless questions; those that are right go into what
-# the second learns from
+# the first model writes reasoned replies to HarmBench's validation behaviours and to harmless questions; the correct ones become training
+# data of the second
 SEED=$(safework sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot --name smollm2-seed)
 WORKED=$(safework data cot -c "$RECIPES/worked.yaml" model="$SEED" data="$DATA":rl --name smollm2-worked)
 BOTH=$(safework data build -c "$RECIPES/data.yaml" data.worked="$WORKED":cot --name smollm2-both)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The chain of quickstart.sh on a tiny random model, with the tiny settings: every rung runs, nothing is learnt. For CI, and to try
-# a change in a minute or two. Its store is a folder of its own, so that it never mixes with a real ladder.
+# The chain of quickstart.sh on a tiny random model, with the tiny settings: every stage runs, nothing is learnt. For CI, and to try
+# a change in a few minutes. It has a store of its own, to keep its artifacts apart from real models.
 set -euo pipefail
 RECIPES="$(dirname "${BASH_SOURCE[0]}")/tiny"
 SOURCE=tiny

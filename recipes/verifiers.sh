@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Three judges and a value model on public sets, each with its card. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which
-# file lies where). The value model's policy is the first SFT of recipes/smollm2.sh, by the same commands: where that has been run, it is
-# recognised.
+# file lies where). The value model's policy is the first SFT of recipes/smollm2.sh, made by the same commands: a finished one is reused.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
 HERE=$(dirname "${BASH_SOURCE[0]}")
