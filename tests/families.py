@@ -47,7 +47,7 @@ class Family:
         template: a name that TRL ships, or the text of one of this module.
         eos, bos, pad: of the tokenizer.
         special: further special tokens; added: tokens that are not special.
-        stops: what the generation configuration lists beside eos.
+        stops: stop tokens of the generation configuration in addition to eos.
         opens: the generation prompt opens the thought.
         system: the template takes a system message.
     """

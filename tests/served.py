@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Answer = Callable[[dict[str, Any]], Any]
-"""Request body → text or fields of the message, or (that, first-token log-probabilities), or one of the faults below."""
+"""Request body → text or fields of the message, or (that, first-token log-probabilities), or one of the errors below."""
 
 
 class Status(Exception):

@@ -27,7 +27,7 @@ def tokenizer_with(text_model: Path, *tokens: str):
 
 
 def llava(text_model: Path):
-    """Model and processor: SigLIP (4 features a picture) before Qwen2."""
+    """Model and processor: SigLIP (4 features an image) before Qwen2."""
     from transformers import (
         LlavaConfig,
         LlavaForConditionalGeneration,
@@ -54,7 +54,7 @@ def llava(text_model: Path):
 
 
 def idefics3(text_model: Path):
-    """Model and processor: pictures in tiles, as many as they need."""
+    """Model and processor: images in tiles, as many as they need."""
     from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil, Idefics3Processor, LlamaConfig
 
     tokenizer = tokenizer_with(text_model, "<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>")
@@ -71,7 +71,7 @@ def idefics3(text_model: Path):
 
 
 def qwen2_5_vl(text_model: Path):
-    """The model alone: its processor needs torchvision. Pictures have three positions a token (M-RoPE)."""
+    """Only the model: its processor needs torchvision. Images have three positions a token (M-RoPE)."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     tokenizer = tokenizer_with(text_model, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")

@@ -24,7 +24,7 @@ from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
 from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.models.templates import use_template
-from safework_cli.models.vision import Vision, encode_pictured_prompt, load_processor
+from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, run_training, training_arguments, warmup_share
 from safework_cli.verifiers.load import load_verifier
@@ -85,7 +85,7 @@ def train(
 
     def encode(row: Row) -> tuple[list[int], Vision | None]:
         if row.images:
-            return encode_pictured_prompt(processor, row.prompt, row.images)
+            return encode_prompt_with_images(processor, row.prompt, row.images)
         return encode_prompt(tokenizer, row.prompt), None
 
     usable = training_rows(data, work.progress.note)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from safework_cli.engines.batching import like_lengths, pass_cost
+from safework_cli.engines.batching import bucket_by_length, pass_cost
 from safework_cli.models.vision import BY_TOKEN, Vision, collate, positions
 
 
@@ -68,7 +68,7 @@ def group_logps(
     ends_T = torch.arange(1, completion_mask_BT.shape[1] + 1, device=group_B.device)
     lengths_B = (completion_mask_BT.bool() * ends_T).amax(1).tolist()  # up to the last token, whatever is masked before it
     cost = float("inf") if one_pass else pass_cost(group_B.device.type)
-    for rows in like_lengths(lengths_B, cost):
+    for rows in bucket_by_length(lengths_B, cost):
         width = max(1, lengths_B[rows[0]])
         ids_bT, mask_bT = completion_ids_BT[rows, :width], completion_mask_BT[rows, :width]
         cache = DynamicCache([(layer.keys[group_B[rows]], layer.values[group_B[rows]]) for layer in prompt.past_key_values.layers])

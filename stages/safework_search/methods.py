@@ -1,11 +1,11 @@
 """The two ways of searching at inference, over any engine and any verifiers.
 
 How SafeWork-R1 combines its principled value models is not published (`docs/safeladder.md` 7). Guided steps here choose, at each step, the
-candidate with the highest weighted verifier score. A value model reads the reply as far as it goes; another verifier judges the reasoning
-so far as if it were the reply.
+candidate with the highest weighted verifier score. A value model reads the unfinished reply; another verifier judges the
+reasoning so far as if it were the reply.
 
 A reply grows as token ids and is decoded as a whole, because a step may end within a character. Every candidate draws by a seed of its own
-(the run's seed, row, step, candidate), so a reply does not depend on the prompts that are worked on beside it.
+(the run's seed, row, step, candidate), so a reply does not depend on the other prompts of its batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from safework_cli.core.errors import ConfigError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
 from safework_cli.data.row import Row
 from safework_cli.engines.prompts import encode_for
-from safework_cli.engines.protocol import Completion, Sampling, derived_seed
-from safework_cli.environments.search.runner import TokenEngine
+from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_search.config import weights_problem
 
@@ -28,12 +27,12 @@ BROKEN = "\ufffd"
 
 @dataclass(slots=True)
 class Candidate:
-    """A continuation and what the guides said of it.
+    """A continuation and its scores.
 
     Attributes:
-        text: what it adds to the reply so far; of a character that a step cuts in two, the step that completes it has the whole.
+        text: what it adds to the reply; a character that a step cuts in two belongs to the step that completes it.
         token_ids: as sampled.
-        score: None where one of the guides could not score it.
+        score: None if one of the guides could not score it.
         logprob: mean log-probability per token.
     """
 
@@ -49,9 +48,9 @@ class Answered:
 
     Attributes:
         candidates: for best-of-n one list; for guided steps one list per step.
-        stopped: the reply ended by itself.
-        failed_steps: steps at which no candidate could be scored (the likeliest was kept).
-        error: why the prompt could not be asked.
+        stopped: the reply ended with a stop token.
+        failed_steps: steps at which no candidate could be scored (the most likely one was kept).
+        error: why the prompt could not be used.
     """
 
     reply: str = ""
@@ -67,11 +66,11 @@ class Guides:
     """Weighted verifiers as one score.
 
     Args:
-        verifiers, weights: by name; the weights need not sum to one. A guide of weight 0 is not asked.
+        verifiers, weights: by name; the weights need not sum to one. A guide of weight 0 is not used.
         likelihood_weight: of the mean log-probability.
 
     Raises:
-        ConfigError: every weight is 0, so that nothing would guide.
+        ConfigError: every weight is 0.
     """
 
     def __init__(self, verifiers: Mapping[str, Verifier], weights: Mapping[str, float], likelihood_weight: float):
@@ -85,15 +84,15 @@ class Guides:
     def score(
         self, rows: Sequence[Row], texts: Sequence[str], logprobs: Sequence[float], *, partial: bool | Sequence[bool]
     ) -> list[float | None]:
-        """Σ w·score / Σ w + weight·log-probability for each text, or None where a verifier fails.
+        """Σ w·score / Σ w + weight·log-probability for each text, or None if a verifier fails.
 
         Args:
-            partial: of all texts, or of each, whether the reply goes on: value models read it as it is, others what stands there as a
-                reply.
+            partial: whether the replies are unfinished, for all texts or for each: value models read them as they are, others as if
+                they were complete.
         """
-        goes_on = [partial] * len(rows) if isinstance(partial, bool) else partial
+        unfinished = [partial] * len(rows) if isinstance(partial, bool) else partial
         raw = [_exchange(row, text) for row, text in zip(rows, texts, strict=True)]
-        closed = [_exchange(row, as_reply(text) if on else text) for row, text, on in zip(rows, texts, goes_on, strict=True)]
+        closed = [_exchange(row, as_reply(text) if on else text) for row, text, on in zip(rows, texts, unfinished, strict=True)]
         total = [0.0] * len(rows)
         failed = [False] * len(rows)
         for verifier, weight in self._guides:
@@ -110,8 +109,8 @@ def _exchange(row: Row, text: str) -> Exchange:
 
 
 def best_of_n(engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, sampling: Sampling) -> list[Answered]:
-    """Samples n whole replies to each prompt and keeps the one that the guides like best."""
-    answered, prompts = _begun(engine, rows, sampling)
+    """Samples n whole replies to each prompt and keeps the one with the highest score."""
+    answered, prompts = _start(engine, rows, sampling)
     places = [i for i, answer in enumerate(answered) if answer.error is None]
     seeds = [_seeds(sampling.seed, rows[i], 0, n) for i in places]
     groups = engine.generate_ids([prompts[i] for i in places], sampling, n, seeds=seeds)
@@ -128,7 +127,7 @@ def guided_steps(
     engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, sampling: Sampling, *, step_tokens: int, boundaries: Sequence[str]
 ) -> list[Answered]:
     """Grows each reply step by step: n continuations to the next boundary, the best is kept, until it stops or is long enough."""
-    answered, prompts = _begun(engine, rows, sampling)
+    answered, prompts = _start(engine, rows, sampling)
     step = 0
     while active := [i for i, a in enumerate(answered) if a.error is None and not a.stopped and len(a.token_ids) < sampling.max_tokens]:
         groups: dict[int, list[Completion]] = {}
@@ -139,9 +138,9 @@ def guided_steps(
             groups |= dict(zip(places, drawn, strict=True))
         flat = [(i, c) for i in active for c in groups[i]]
         wholes = [engine.text_of(prompts[i], answered[i].token_ids + c.token_ids) for i, c in flat]
-        goes_on = [c.token_ids[-1] not in engine.stop_ids for _, c in flat]
-        read = [whole.rstrip(BROKEN) if on else whole for whole, on in zip(wholes, goes_on, strict=True)]
-        scores = guides.score([rows[i] for i, _ in flat], read, [_mean(c) for _, c in flat], partial=goes_on)
+        unfinished = [c.token_ids[-1] not in engine.stop_ids for _, c in flat]
+        read = [whole.rstrip(BROKEN) if on else whole for whole, on in zip(wholes, unfinished, strict=True)]
+        scores = guides.score([rows[i] for i, _ in flat], read, [_mean(c) for _, c in flat], partial=unfinished)
         for number, i in enumerate(active):
             part = slice(number * n, (number + 1) * n)
             candidates = [
@@ -153,14 +152,14 @@ def guided_steps(
     return answered
 
 
-def _begun(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[list[int]]]:
-    """Empty answers with the problem of each prompt that cannot be asked, and the prompts' token ids."""
+def _start(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[list[int]]]:
+    """Empty answers with the problem of each prompt that cannot be used, and the prompts' token ids."""
     asked = [encode_for(engine, row.prompt, sampling) for row in rows]
     return [Answered(error=prompt.problem) for prompt in asked], [prompt.prompt_ids for prompt in asked]
 
 
 def _by_room(answered: Sequence[Answered], active: Sequence[int], max_tokens: int, step_tokens: int) -> dict[int, list[int]]:
-    """Tokens that the next step may take → the replies: as many as its own reply has left, whatever the others have."""
+    """Tokens that the next step may take → the replies with so many left."""
     rooms: dict[int, list[int]] = {}
     for i in active:
         rooms.setdefault(min(step_tokens, max_tokens - len(answered[i].token_ids)), []).append(i)
@@ -172,16 +171,16 @@ def _seeds(seed: int, row: Row, step: int, n: int) -> list[int]:
 
 
 def _added(before: str, whole: str) -> str:
-    """What a step adds for people to read: from where the reply before it ends, half characters aside."""
-    settled = before.rstrip(BROKEN)
-    return whole[len(settled) :] if whole.startswith(settled) else whole
+    """What a step adds, for people to read: the text after the previous reply without its incomplete last character."""
+    complete = before.rstrip(BROKEN)
+    return whole[len(complete) :] if whole.startswith(complete) else whole
 
 
 def _extend(answer: Answered, candidates: list[Candidate], wholes: Sequence[str], engine: TokenEngine) -> None:
     """Keeps the best candidate.
 
     Args:
-        wholes: the text of the whole reply with each candidate.
+        wholes: the text of the reply so far with each candidate.
     """
     best = choose(candidates)
     answer.token_ids = answer.token_ids + candidates[best].token_ids
@@ -198,7 +197,7 @@ def choose(candidates: Sequence[Candidate]) -> int:
 
 
 def as_reply(text: str) -> str:
-    """A reply that is still in its thought, as a verifier can read it: verifiers judge what follows the thought, and nothing does yet."""
+    """A reply that is still in its thought, without the tag: verifiers judge what follows a thought."""
     return text if THINK_CLOSE in text else text.replace(THINK_OPEN, "")
 
 

@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 
 def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
-    """Answers prompts batch by batch; batches that an earlier, killed run finished are not done again."""
+    """Answers prompts batch by batch; batches that an earlier, killed run finished are not repeated."""
     prompts, model_artifact = inputs.one("prompts"), inputs.one("model")
     rows = [row for row in read_dataset(prompts) if not config.tasks or row.task in config.tasks][: config.limit]
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
@@ -70,7 +70,7 @@ def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     pq.write_table(pa.Table.from_pylist(records, schema=SCHEMA), work.output / "generations.parquet")
     failed = sum(record["failed_steps"] > 0 or record["error"] is not None for record in records)
     for error, count in Counter(record["error"] for record in records if record["error"]).most_common(3):
-        work.progress.warn(f"{count} prompts were not asked: {error}")
+        work.progress.warn(f"{count} prompts could not be used: {error}")
     return Outcome(
         metrics=_metrics(records),
         seeds={"candidates": f"seed={config.seed}, by row, step and candidate"},
@@ -105,7 +105,7 @@ def _record(row: Row, answer: Answered) -> dict[str, Any]:
 
 
 def _metrics(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The guides' mean score of what was chosen at the last step, beside the mean over all candidates of that step."""
+    """The guides' mean score of what was chosen at the last step, and the mean over all candidates of that step."""
     chosen, offered = [], []
     answered = [record for record in records if record["error"] is None]
     for record in answered:

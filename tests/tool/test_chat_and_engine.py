@@ -97,8 +97,8 @@ def test_a_folder_without_a_chat_template_is_refused(tiny_model, tmp_path):
 def test_greedy_text_does_not_depend_on_the_batch(engine):
     prompts = [[{"role": "user", "content": text}] for text in ("a", "what is this?", "b c", "one more", "x")]
     together = engine.generate(prompts, Sampling(max_tokens=8))
-    alone = [engine.generate([p], Sampling(max_tokens=8))[0] for p in prompts]
-    assert [g[0].token_ids for g in together] == [g[0].token_ids for g in alone]
+    separate = [engine.generate([p], Sampling(max_tokens=8))[0] for p in prompts]
+    assert [g[0].token_ids for g in together] == [g[0].token_ids for g in separate]
 
 
 def test_logprobs_are_those_of_scoring_whatever_the_temperature(engine):

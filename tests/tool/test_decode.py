@@ -174,7 +174,7 @@ def test_a_model_whose_cache_cannot_be_expanded_falls_back_and_says_so(tokenizer
     window = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SMALL))
     window.config.layer_types = ["full_attention", "sliding_attention", "full_attention"]
     window.config.sliding_window = 8
-    with pytest.warns(UserWarning, match="computes its prompt anew"):
+    with pytest.warns(UserWarning, match="prompt sharing is off in generation"):
         engine = HFEngine(window, tokenizer)
     assert not engine._share
     learned = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2))

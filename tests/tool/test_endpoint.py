@@ -1,4 +1,4 @@
-"""Models and judges behind an OpenAI-compatible endpoint, against a real server that misbehaves: nothing is guessed, no key leaks."""
+"""Models and judges on an OpenAI-compatible server, against a real server that misbehaves: nothing is guessed, no key leaks."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_busy_server_is_asked_again_as_it_says():
     assert said.error and "429" in said.error and len(seen) == 3
 
 
-def fault(name: str):
+def failure(name: str):
     def wrong(request):
         if name == "slow":
             raise Slow(1.0)
@@ -111,7 +111,7 @@ def fault(name: str):
     ],
 )  # fmt: skip
 def test_a_fault_is_an_error_of_its_row(name, why):
-    with served(fault(name)) as (url, _):
+    with served(failure(name)) as (url, _):
         (said,) = ask(url, timeout_s=0.3)[0]
     assert said.error and why in said.error and said.text == "" and "sk-abcdefghijk" not in said.error
 
@@ -201,7 +201,7 @@ def test_an_engine_gives_text_or_the_reason_why_not():
         ((completion,),) = engine.generate(HELLO, Sampling())
         assert (completion.text, completion.token_ids, completion.finish_reason) == ("hi", [], "stop")
         assert completion.tokens > 0 and completion.error is None
-    with served(fault("status")) as (url, _):
+    with served(failure("status")) as (url, _):
         ((completion,),) = OpenAIEngine(settings(url)).generate(HELLO, Sampling())
     assert completion.finish_reason == "failed" and "HTTP 500" in completion.error and completion.text == ""
 
@@ -258,7 +258,7 @@ def test_first_tokens_that_begin_several_codes_leave_it_to_the_text():
     letters = preset("safety")
     assert first_token_probabilities({" B": math.log(0.5), "C": math.log(0.5)}, letters) == pytest.approx([0, 0.5, 0.5, 0, 0, 0])
     assert first_token_probabilities({"Hello": 0.0}, letters) is None
-    assert first_token_probabilities({" a": 0.0}, letters) is None, "an article is no code"
+    assert first_token_probabilities({" a": 0.0}, letters) is None, "an article is not a code"
     assert first_token_probabilities({"A": 0.0}, letters, "A reply that helps.") is None
     assert first_token_probabilities({"A": 0.0}, letters, "A. It declines.") == [1, 0, 0, 0, 0, 0]
 
@@ -266,9 +266,9 @@ def test_first_tokens_that_begin_several_codes_leave_it_to_the_text():
 def completion(content: str | None, thought: str = "", finish: str = "stop", first: dict[str, float] | None = None):
     """A server's whole response, as a reasoning parser or a limit of tokens shapes it."""
     entries = [{"token": token, "logprob": p, "bytes": None, "top_logprobs": []} for token, p in (first or {}).items()]
-    told = {"content": [entries[0] | {"top_logprobs": entries}]} if entries else None
+    logprobs = {"content": [entries[0] | {"top_logprobs": entries}]} if entries else None
     message = {"role": "assistant", "content": content} | ({"reasoning_content": thought} if thought else {})
-    choice = {"index": 0, "finish_reason": finish, "message": message, "logprobs": told}
+    choice = {"index": 0, "finish_reason": finish, "message": message, "logprobs": logprobs}
     return Raw(json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}).encode())
 
 

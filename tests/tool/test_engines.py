@@ -59,11 +59,11 @@ def test_a_prompt_that_cannot_be_used_does_not_end_the_others(tiny_model):
     engine = engine_over(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model))
     engine.model.config.max_position_embeddings = 64
     long = [{"role": "user", "content": "word " * 200}]
-    alone = engine.generate(HELLO, Sampling(max_tokens=4, temperature=1.0, seed=3), n=2)
+    separate = engine.generate(HELLO, Sampling(max_tokens=4, temperature=1.0, seed=3), n=2)
     mixed = engine.generate([long, *HELLO, long], Sampling(max_tokens=4, temperature=1.0, seed=3), n=2)
     assert [[c.finish_reason for c in group] for group in (mixed[0], mixed[2])] == [["too_long"] * 2] * 2
     assert "64 positions" in mixed[0][0].error and mixed[0][0].text == ""
-    assert [c.token_ids for c in mixed[1]] == [c.token_ids for c in alone[0]]
+    assert [c.token_ids for c in mixed[1]] == [c.token_ids for c in separate[0]]
     own = engine.generate([long, *HELLO], Sampling(max_tokens=4, temperature=1.0, seed=3), seeds=[[1], [2]])
     assert own[1][0].token_ids == engine.generate(HELLO, Sampling(max_tokens=4, temperature=1.0), seeds=[[2]])[0][0].token_ids
 

@@ -106,7 +106,7 @@ def test_a_result_that_was_not_shown_cannot_be_read(play):
 def test_an_episode_ends_with_its_turns(play):
     transcript, engine = play(SEARCH, SEARCH, turns=2)
     assert (transcript.ending, transcript.answer, transcript.searches) == ("turns", None, 2) and not engine.lines
-    assert transcript.mask[-1] == 1, "nothing is put behind the last turn"
+    assert transcript.mask[-1] == 1, "nothing is added after the last turn"
 
 
 def test_an_episode_ends_where_no_whole_turn_has_room(play):

@@ -84,4 +84,4 @@ def test_observations_are_numbered_from_one():
 
 def test_opening_holds_the_instruction_and_the_question():
     assert opening(" Who? ") == f"{SEARCH_INSTRUCTION}\n\nQuestion: Who?"
-    assert isinstance(parse_action(SEARCH_INSTRUCTION), Malformed)  # an echo of the instruction is no action
+    assert isinstance(parse_action(SEARCH_INSTRUCTION), Malformed)  # an echo of the instruction is not an action

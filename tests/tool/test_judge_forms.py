@@ -80,10 +80,10 @@ def test_a_grader_shows_the_gold_answer_and_gives_no_verdict_without_one(parts):
     spec = preset("knowledge")
     spec.max_length = 800
     verifier = LabelVerifier(model, tokenizer, spec)
-    graded, alone, empty = asked("It is Paris.", answer="Paris</reference>"), asked("It is Paris."), asked("", answer="Paris")
+    graded, without_gold, empty = asked("It is Paris.", answer="Paris</reference>"), asked("It is Paris."), asked("", answer="Paris")
     text = tokenizer.decode(verifier.writer.write(graded).ids)
     assert text.index("<reference>Paris<") < text.index("It is Paris.") and text.count("</reference>") == 1
-    verdicts = verifier.judge([graded, alone, empty])
+    verdicts = verifier.judge([graded, without_gold, empty])
     assert verdicts[0].score in (0.0, 1.0) and verdicts[2].label == "FALSE"
     assert verdicts[1].score is None and "no gold answer" in str(verdicts[1].error)
 

@@ -11,7 +11,7 @@ import torch
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.verifiers import Exchange
-from safework_cli.verifiers.labels import LabelVerifier, label_logits, pad_left
+from safework_cli.verifiers.labels import LabelVerifier, label_logits, padded_batch
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids, cut_middle, query_text
 from safework_cli.verifiers.spec import PRESETS, SHORT_TEMPLATES, LabelSpec, preset
@@ -93,25 +93,25 @@ def test_the_instruction_is_kept_for_later_calls_and_another_one_is_not_mistaken
     model, tokenizer = parts
     judge = LabelVerifier(model, tokenizer, spec, batch_size=3)
     first = [exchange("x" * n) for n in (1, 9, 5)]
-    alone = exchange("Another reply altogether.", "Another question")
-    fresh = {id(sample): LabelVerifier(model, tokenizer, spec).read([sample])[0].probabilities for sample in (*first, alone)}
+    unrelated = exchange("Another reply altogether.", "Another question")
+    fresh = {id(sample): LabelVerifier(model, tokenizer, spec).read([sample])[0].probabilities for sample in (*first, unrelated)}
     passed: list[int] = []
     handle = model.get_input_embeddings().register_forward_hook(lambda module, args, output: passed.append(args[0].numel()))
     try:
         judge.read(first)
         passed.clear()
-        later = judge.read([alone])
-        assert sum(passed) <= len(judge.writer.write(alone).ids) - (len(judge.writer._plain.fixed[0]) - 2)
-        again = judge.read([*first, alone])
+        later = judge.read([unrelated])
+        assert sum(passed) <= len(judge.writer.write(unrelated).ids) - (len(judge.writer._plain.fixed[0]) - 2)
+        again = judge.read([*first, unrelated])
     finally:
         handle.remove()
-    for sample, reading in zip([alone, *first, alone], [*later, *again], strict=True):
+    for sample, reading in zip([unrelated, *first, unrelated], [*later, *again], strict=True):
         assert reading.probabilities == pytest.approx(fresh[id(sample)], abs=1e-5)
-    judge.spec.system = "Another instruction, as long as it takes to be told from the first one by its tokens."
+    judge.spec.system = "Another instruction, long enough to differ from the first one in its tokens."
     judge.writer = PromptWriter(tokenizer, judge.spec)
-    changed = [judge.read(first), judge.read([alone])]
+    changed = [judge.read(first), judge.read([unrelated])]
     other = LabelVerifier(model, tokenizer, judge.spec)
-    for sample, reading in zip([*first, alone], [*changed[0], *changed[1]], strict=True):
+    for sample, reading in zip([*first, unrelated], [*changed[0], *changed[1]], strict=True):
         assert reading.probabilities == pytest.approx(other.read([sample])[0].probabilities, abs=1e-5)
 
 
@@ -120,7 +120,7 @@ def test_a_backbone_whose_cache_cannot_be_expanded_says_so_and_judges_the_same(p
     window = copy.deepcopy(model)
     window.config.layer_types = ["sliding_attention"] * window.config.num_hidden_layers
     window.config.sliding_window = 10_000  # wider than any prompt, so that the numbers are those of full attention
-    with pytest.warns(UserWarning, match="computes the instruction anew"):
+    with pytest.warns(UserWarning, match="computes the instruction again"):
         falling_back = LabelVerifier(window, tokenizer, spec)
     exchanges = [exchange(reply) for reply in ("Yes.", "No, I will not.", "Perhaps later, when there is time.")]
     for one, other in zip(falling_back.read(exchanges), LabelVerifier(model, tokenizer, spec).read(exchanges), strict=True):
@@ -132,7 +132,7 @@ def test_only_the_last_position_passes_through_the_vocabulary(parts):
     shapes = []
     handle = model.get_output_embeddings().register_forward_hook(lambda module, args, output: shapes.append(tuple(output.shape)))
     try:
-        batch = pad_left([[65, 66, 67], [65]], tokenizer.pad_token_id)
+        batch = padded_batch([[65, 66, 67], [65]], tokenizer.pad_token_id)
         assert label_logits(model, batch, [65, 66]).shape == (2, 2)
     finally:
         handle.remove()

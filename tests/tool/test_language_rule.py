@@ -1,4 +1,4 @@
-"""One language throughout: which languages are told apart, and what has none."""
+"""One language throughout: which languages are distinguished, and what has none."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder, spoil, message):
         (write("config.json", b"{"), "config.json is not JSON"),
         (write("config.json", b"\xff\xfe"), "config.json is not JSON"),
         (write("config.json", b"[" * 100_000), "config.json is not JSON"),
-        (write("config.json", b"[1]"), "holds no JSON object"),
+        (write("config.json", b"[1]"), "is not a JSON object"),
         (a_folder_named("config.json"), "config.json cannot be read"),
         (a_folder_named("model.safetensors"), "model.safetensors cannot be read"),
         (lambda folder: edit_json(folder, "generation_config.json", eos_token_id=[2, -1]), "eos_token_id in .*generation_config.json"),
@@ -151,7 +151,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder, spoil, message):
         (config(num_attention_heads=0), "cannot be used|no causal language model"),
         (config(num_hidden_layers=-1), "cannot be used|no causal language model|do not fit"),
         (config(rope_parameters={"rope_type": "none such"}), "cannot be used|no causal language model"),
-        (config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), "brings Python code of its own"),
+        (config(model_type="mine", auto_map={"AutoConfig": "mine.Config"}), "needs Python code of its own"),
         (write("generation_config.json", b"{"), "generation_config.json is not JSON"),
         (
             lambda folder: edit_json(folder, "generation_config.json", eos_token_id="</s>"),  # noqa: S106

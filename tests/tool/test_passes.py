@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from safework_cli.engines.batching import like_lengths
+from safework_cli.engines.batching import bucket_by_length
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from safework_cli.engines.batching import like_lengths
     ],
 )  # fmt: skip
 def test_passes_are_cut_where_they_cost_least(lengths, cost, expected):
-    cuts = like_lengths(lengths, cost)
+    cuts = bucket_by_length(lengths, cost)
     assert sorted(row for rows in cuts for row in rows) == list(range(len(lengths)))
     assert sum(len(rows) * max(lengths[row] for row in rows) + cost for rows in cuts) == expected
     if cost == float("inf"):

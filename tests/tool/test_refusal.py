@@ -36,7 +36,7 @@ def test_the_look_of_a_refusal_does_not_matter(change):
 
 
 def test_people_agree_on_real_replies(real_data):
-    """On the half of XSTest's prompts that rules may be chosen on; the other half is for benchmarks/judges.py alone."""
+    """On the half of XSTest's prompts that rules may be chosen on; the other half is only for benchmarks/judges.py."""
     rows = [
         row for file in sorted((real_data / "xstest" / "completions").glob("*.csv")) for row in csv.DictReader(file.open(encoding="utf-8"))
     ]

@@ -1,24 +1,24 @@
-"""How rows of unequal length are cut into forward passes."""
+"""How rows of different lengths are divided into forward passes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 COST_ON_CPU, COST_ELSEWHERE = 128, 4096
-"""What a pass costs beyond its tokens, in tokens: weights are read and gradients added once more, kernels launched."""
+"""Fixed cost of a pass, in tokens: weights are read, gradients added, kernels launched."""
 
 
 def pass_cost(device_type: str) -> float:
-    """Of a pass on such a device ("cpu", "cuda", …), beyond its tokens, in tokens."""
+    """The fixed cost of a pass on a device type ("cpu", "cuda", …), in tokens."""
     return COST_ON_CPU if device_type == "cpu" else COST_ELSEWHERE
 
 
-def like_lengths(lengths: Sequence[int], cost: float) -> list[list[int]]:
-    """Rows cut into passes, longest first, so that Σ over passes of (rows · longest + ``cost``) is least.
+def bucket_by_length(lengths: Sequence[int], cost: float) -> list[list[int]]:
+    """Rows divided into passes, longest first, with the least Σ over passes of (rows · longest + ``cost``).
 
     Args:
-        lengths: of each row, in tokens; the time taken grows with the square of their number.
-        cost: of a pass beyond its tokens, in tokens; infinite for one pass.
+        lengths: of each row, in tokens; the running time is quadratic in their number.
+        cost: fixed cost of a pass, in tokens; infinite for one pass.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     least: list[tuple[float, int]] = [(0.0, 0)]  # of the first n rows: the cost, and where the last pass begins

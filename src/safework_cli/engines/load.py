@@ -26,7 +26,7 @@ def load_engine(
         dtype: of its weights; "auto" is the fast one of this machine.
 
     Raises:
-        ConfigError: there is no model to load, or the variable that ``api_key_env`` names is not set.
+        ConfigError: no model is given, or the variable that ``api_key_env`` names is not set.
         InputError: the folder does not hold a usable model.
     """
     if endpoint := settings.endpoint:

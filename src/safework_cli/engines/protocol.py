@@ -59,7 +59,7 @@ class Completion:
         finish_reason: "stop" (stop token or string), "length"; or, with ``error``, "refused" (the chat template, or the server, does not
             take this conversation), "too_long" (the prompt leaves no room for ``max_tokens``), "failed" (a later attempt may succeed).
         prompt_ids: the prompt as the model saw it; empty from a server.
-        error: why there is no completion; None if there is one.
+        error: why the completion is missing; None if it is not.
         usage: (prompt, completion) tokens as a server counts them; None where ``token_ids`` are known.
     """
 

@@ -1,1 +1,1 @@
-"""Language models for every stage: loading, chat templates, generation engines. ``engine`` imports no torch; the rest does."""
+"""Language models for every stage: loading, saving, chat templates, layers, vision."""

@@ -45,7 +45,7 @@ class Encoded:
 
 
 class TemplateError(InputError):
-    """A conversation that the model's chat template refuses, changes or loses. Counted as a drop reason where rows are many."""
+    """A conversation that the model's chat template refuses, changes or drops. Stages with many rows count it as a drop reason."""
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
@@ -70,7 +70,7 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, g
 
 @lru_cache(maxsize=64)
 def with_fixed_date(template: str) -> str:
-    """A template that prints ``TEMPLATE_DATE`` where it would ask for today's date (transformers passes data only, so it is written in)."""
+    """A template that prints ``TEMPLATE_DATE`` instead of today's date (transformers passes data only: the date is written in)."""
     return _NOW.sub(lambda match: json.dumps(TEMPLATE_DATE.strftime(match[2])), template)
 
 
@@ -121,7 +121,7 @@ def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> s
     if messages and messages[-1]["content"].strip() not in text:
         raise TemplateError(
             f"the chat template drops or changes what the {messages[-1]['role']} says",
-            "the model would be asked something else; templates of some vision-language models take lists of parts and no plain text",
+            "the model would get another prompt; templates of some vision-language models take only lists of parts, not plain text",
             "choose another template with chat_template=…, or another model",
         )
     return text
@@ -225,7 +225,7 @@ def _place(text: str) -> int:
     if place < 0:
         raise TemplateError(
             "the chat template changes or drops what an assistant says",
-            "a reply would not reach the model as it was written",
+            "the model would get another reply than the row has",
             "choose another template with chat_template=…",
         )
     return place
@@ -283,15 +283,15 @@ def _reply_text(prefix: str, content: str) -> str:
 
 
 def _refuse_control(tokenizer: PreTrainedTokenizerBase, text: str, control: set[int]) -> None:
-    if found := [token for token in encode_text(tokenizer, text) if token in control]:
-        what = f"a reply writes the control token {tokenizer.convert_ids_to_tokens(found[0])}"
-        raise TemplateError(what, "the model would be taught to end or to open a turn in the middle of a reply", "remove it from the reply")
+    if written := [token for token in encode_text(tokenizer, text) if token in control]:
+        what = f"a reply writes the control token {tokenizer.convert_ids_to_tokens(written[0])}"
+        raise TemplateError(what, "the model would learn to end or to open a turn in the middle of a reply", "remove it from the reply")
 
 
 def _after_turn_end(tokenizer: PreTrainedTokenizerBase, between: str, closing: str) -> list[int]:
-    """Ids of the text between two replies without the end of turn that the first one holds already."""
+    """Ids of the text between two replies, without the end of turn that the first one already has."""
     ids, ended = encode_text(tokenizer, between), encode_text(tokenizer, closing)
     same = next((i for i, pair in enumerate(zip(ids, ended, strict=False)) if pair[0] != pair[1]), min(len(ids), len(ended)))
-    added = tokenizer.added_tokens_decoder  # made anew at each look
+    added = tokenizer.added_tokens_decoder  # computed at each access
     whole = max((i + 1 for i in range(same) if ids[i] in added), default=0)
     return ids[whole:]

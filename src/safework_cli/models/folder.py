@@ -25,18 +25,18 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
             transformers nor by code of its own that may run.
     """
     refuse_adapter(folder)
-    said = read_json(folder / "config.json")
-    kind, own_code = said.get("model_type"), said.get("auto_map")
+    content = read_json(folder / "config.json")
+    kind, own_code = content.get("model_type"), content.get("auto_map")
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if not known and own_code and not trust_remote_code:
         raise InputError(
-            f"the model in {folder} brings Python code of its own",
-            "its architecture is in that code, and code from a model's folder is not run unless you say so",
-            "trust_remote_code=true, if you trust whoever made it",
+            f"the model in {folder} needs Python code of its own",
+            "its architecture is in that code, and code from a model's folder runs only with your permission",
+            "trust_remote_code=true, if you trust its author",
         )
     if not known and not own_code:
         what = f"its model_type is {kind!r}" if kind else "config.json names no model_type"
-        raise InputError(f"{folder} holds no architecture that transformers knows", what, "is this a Hugging Face model folder?")
+        raise InputError(f"{folder} has an architecture that transformers does not know", what, "is this a Hugging Face model folder?")
     try:
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except SafeworkError:
@@ -51,18 +51,18 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises InputError where the file is missing or holds no JSON object."""
+    """Raises InputError where the file is missing or is not a JSON object."""
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{file.parent} has no {file.name}", "a model is a Hugging Face folder", "check the path") from None
     except OSError as error:
         raise InputError(f"{file} cannot be read", error.strerror or first_line(error), "check the folder") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON", first_line(error), "fetch the file again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{file} holds no JSON object", f"it holds a {type(found).__name__}", "fetch the file again")
-    return found
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is not a JSON object", f"it holds a {type(content).__name__}", "fetch the file again")
+    return content
 
 
 def positions_of(config: Any) -> int | None:

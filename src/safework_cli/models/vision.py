@@ -1,8 +1,8 @@
-"""Pictures in prompts: what a model's processor makes of them, and how they go into a batch.
+"""Images in prompts: how a model's processor encodes them, and how they are batched.
 
-A prompt with pictures is its token ids, in which every picture stands as as many placeholder tokens as it has features, and the tensors
-that the vision tower takes. The names of those tensors are the processor's (``pixel_values``, ``image_grid_thw``, …) and differ between
-architectures; two kinds are told apart here: one entry for each picture, and one number for each token.
+A prompt with images is its token ids, with one placeholder token for each feature of an image, and the tensors that the vision tower
+takes. The names of those tensors are the processor's (``pixel_values``, ``image_grid_thw``, …) and differ between architectures; two
+kinds are distinguished here: one entry for each image, and one number for each token.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safework_cli.data.row import Image, Message
 from safework_cli.models.folder import first_line, read_config
 
 Vision = dict[str, torch.Tensor]
-"""What the vision tower takes of one prompt. Treated as immutable, and told apart by identity: the replies of a group share it."""
+"""The input of the vision tower for one prompt. Treated as immutable and compared by identity: the replies of a group share it."""
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Tensors that hold one number for each token, (1, P)."""
 
@@ -33,7 +33,7 @@ def has_vision(config: PretrainedConfig) -> bool:
     return getattr(config, "vision_config", None) is not None
 
 
-def sees(model: PreTrainedModel) -> bool:
+def has_vision_tower(model: PreTrainedModel) -> bool:
     """Whether the model has a vision tower."""
     return has_vision(base_of(model).config)
 
@@ -44,17 +44,17 @@ def base_of(model: Any) -> Any:
 
 
 def placeholders(model: Any) -> list[int]:
-    """The tokens that stand for pictures: a reply in which one were sampled would ask for a picture that there is not."""
+    """The placeholder tokens of images: a reply that contains one would refer to an image that does not exist."""
     config = base_of(model).config
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if sees(model) else []
+    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if has_vision_tower(model) else []
 
 
 def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin | None:
-    """The processor of a vision-language model; None for a model that sees no pictures, without loading either's weights.
+    """The processor of a vision-language model; None for a model without a vision tower. Loads no weights.
 
     Raises:
-        InputError: there is none, or a package that it needs is not installed.
+        InputError: the folder has none, or a package that it needs is not installed.
     """
     if not has_vision(read_config(folder, trust_remote_code=trust_remote_code)):
         return None
@@ -63,19 +63,19 @@ def load_processor(folder: Path, *, trust_remote_code: bool = False) -> Processo
         processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except SafeworkError:
         raise
-    except Exception as error:  # whatever a library makes of a folder that somebody else filled
+    except Exception as error:  # libraries raise anything on a broken folder
         processor, why = None, first_line(error)
-    if not isinstance(processor, ProcessorMixin):  # where a part cannot be loaded, AutoProcessor returns the tokenizer alone
+    if not isinstance(processor, ProcessorMixin):  # if a part cannot be loaded, AutoProcessor returns only the tokenizer
         raise InputError(
-            f"the model in {folder} sees pictures, and its processor cannot be loaded",
+            f"the model in {folder} takes images, and its processor cannot be loaded",
             why or "the folder names no processor that is installed",
-            "pip install torchvision pillow (Qwen-VL needs both), and see that preprocessor_config.json lies there",
+            "pip install torchvision pillow (Qwen-VL needs both), and check that the folder has preprocessor_config.json",
         )
     return processor
 
 
-def encode_pictured_prompt(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:
-    """The ids after which a reply begins, and what the vision tower takes. The picture stands where its ``<image>`` tag stood."""
+def encode_prompt_with_images(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:
+    """The ids of the prompt, and the input of the vision tower. Each image replaces its ``<image>`` tag."""
     parts = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
     text = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     made = processor(text=[text], images=[[open_picture(image) for image in images]], return_tensors="pt", add_special_tokens=False)
@@ -86,26 +86,26 @@ def encode_pictured_prompt(processor: Any, messages: Sequence[Message], images: 
 
 def _parts(content: str) -> list[dict[str, str]]:
     texts = re.split(re.escape(TAG), content)
-    found: list[dict[str, str]] = []
+    parts: list[dict[str, str]] = []
     for number, text in enumerate(texts):
         if number:
-            found.append({"type": "image"})
+            parts.append({"type": "image"})
         if text:
-            found.append({"type": "text", "text": text})
-    return found
+            parts.append({"type": "text", "text": text})
+    return parts
 
 
 def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int, extra: int = 0) -> Vision:
-    """The tensors of several left-padded prompts as one batch; empty where none has pictures.
+    """The tensors of several left-padded prompts as one batch; empty if none has images.
 
     Args:
         lengths: tokens of each prompt.
         width: columns of the prompts.
-        extra: columns of text behind them.
+        extra: columns of text after them.
     """
-    pictured = [vision for vision in visions if vision]
+    with_images = [vision for vision in visions if vision]
     batch: Vision = {}
-    for name in pictured[0] if pictured else ():
+    for name in with_images[0] if with_images else ():
         if name in BY_TOKEN:
             rows = [torch.zeros(width + extra, dtype=torch.long) for _ in visions]
             for row, vision, length in zip(rows, visions, lengths, strict=True):
@@ -113,12 +113,12 @@ def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int
                     row[width - length : width] = vision[name][0]
             batch[name] = torch.stack(rows)
         else:
-            batch[name] = _joined([vision[name] for vision in pictured])
+            batch[name] = _joined([vision[name] for vision in with_images])
     return batch
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors behind one another; where their second dimension counts tiles (Idefics), it is filled up with empty ones."""
+    """The tensors concatenated; if their second dimension counts tiles (Idefics), it is filled up with empty ones."""
     widest = max(t.shape[1] for t in tensors) if tensors[0].ndim > 1 else 0
     if any(t.ndim > 1 and t.shape[1] != widest for t in tensors):
         tensors = [torch.cat([t, t.new_zeros(t.shape[0], widest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors]
@@ -126,27 +126,27 @@ def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: Vision) -> torch.Tensor:
-    """Position of every token: (B, L), or (3, B, L) where the architecture gives pictures two dimensions and time (M-RoPE).
+    """Position of every token: (B, L), or (3, B, L) if the architecture gives images two dimensions and time (M-RoPE).
 
     Args:
         vision: of the whole batch, as ``collate`` makes it; its by-token tensors as wide as ``ids_BL``.
     """
     inner: Any = getattr(base_of(model), "model", None)
     if vision and hasattr(inner, "get_rope_index"):
-        found = inner.get_rope_index(
+        position_3BL, _ = inner.get_rope_index(
             ids_BL, mm_token_type_ids=vision["mm_token_type_ids"], image_grid_thw=vision["image_grid_thw"], attention_mask=mask_BL
         )
-        return found[0]
+        return position_3BL
     return (mask_BL.cumsum(1) - 1).clamp(min=0)
 
 
 @contextmanager
 def positions_given(model: Any) -> Iterator[None]:
-    """Inside, a model of text that is called without positions gets those that its attention mask says, counted from the first token
-    that is not padding. Where positions are learned (GPT-2), a padded prompt would otherwise begin at another one.
+    """Inside, a text model that is called without positions gets those of its attention mask, counted from the first token that is not
+    padding. With learned positions (GPT-2), a padded prompt would otherwise begin at another one.
     """
     causal = base_of(getattr(model, "module", model))
-    if sees(causal) or "position_ids" not in signature(type(causal).forward).parameters:
+    if has_vision_tower(causal) or "position_ids" not in signature(type(causal).forward).parameters:
         yield
         return
 

@@ -17,42 +17,40 @@ _SHOWN = 4
 """Names in an error; the others are counted."""
 
 
-def refuse_unfit(folder: Path, found: Mapping[str, Any]) -> None:
-    """Refuses weights that do not fit the configuration: transformers would fill what is missing with random numbers.
+def refuse_unfit(folder: Path, info: Mapping[str, Any]) -> None:
+    """Refuses weights that do not fit the configuration: transformers would fill missing ones with random numbers.
 
     Args:
-        found: what ``from_pretrained`` returns beside the model where ``output_loading_info`` is set. Tied tensors, buffers that are
+        info: what ``from_pretrained`` also returns if ``output_loading_info`` is set. Tied tensors, buffers that are
             computed and what an architecture declares as left out do not appear in it.
 
     Raises:
         InputError: with the tensors' names.
     """
-    mismatched = {
-        name: f"{name} ({_shape(saved)} in the file, {_shape(wanted)} wanted)" for name, saved, wanted in found["mismatched_keys"]
-    }
-    missing = set(found["missing_keys"]) - mismatched.keys()
-    unexpected = set(found["unexpected_keys"])
+    mismatched = {name: f"{name} ({_shape(saved)} in the file, {_shape(wanted)} wanted)" for name, saved, wanted in info["mismatched_keys"]}
+    missing = set(info["missing_keys"]) - mismatched.keys()
+    unexpected = set(info["unexpected_keys"])
     parts = []
     for word, names in (("missing", missing), ("of another shape", mismatched.values()), ("unexpected", unexpected)):
         if names:
             parts.append(f"{len(names)} {word}: {listed(names)}")
-    if found["error_msgs"]:
-        parts.append(str(found["error_msgs"][0]))
+    if info["error_msgs"]:
+        parts.append(str(info["error_msgs"][0]))
     if parts:
         raise InputError(
             f"the weights in {folder} do not fit its config.json",
-            "; ".join(parts) + ". Loaded like this, the missing ones would be random numbers",
+            "; ".join(parts) + ". The missing ones would be random numbers",
             "fetch the folder again; or correct config.json (num_hidden_layers, tie_word_embeddings, vocab_size), or the tensors' names",
         )
 
 
 def refuse_not_finite(folder: Path, module: nn.Module) -> None:
-    """Refuses weights that are NaN or infinite, by name. One pass over the numbers, where they lie."""
+    """Refuses weights that are NaN or infinite, by name. One pass over the numbers, on their device."""
     if bad := not_finite(module):
         raise InputError(
             f"{len(bad)} tensors in {folder} hold NaN or infinite numbers: {listed(bad)}",
-            "a model with them answers nothing; a training run that diverged, or numbers too large for the type, leave them",
-            "take an earlier checkpoint; where float16 was asked for, another dtype",
+            "such a model cannot reply; training diverged, or the numbers are too large for the type",
+            "use an earlier checkpoint, or another dtype than float16",
         )
 
 
@@ -67,7 +65,7 @@ def not_finite(module: nn.Module) -> list[str]:
     ]
 
 
-def refuse_unlike_saved(model: Any, folder: Path) -> None:
+def refuse_other_than_saved(model: Any, folder: Path) -> None:
     """Compares a saved folder's headers with the model that it was saved from.
 
     Files hold a tensor under the name and in the layout that the architecture was published with: the experts that the model computes
@@ -82,15 +80,15 @@ def refuse_unlike_saved(model: Any, folder: Path) -> None:
     own = {(tensor.data_ptr(), tensor.shape): tensor.numel() for name, tensor in held.items() if name not in ignored}
     saved = {name: entry["shape"] for header in weight_headers(folder).values() for name, entry in header.items()}
     empty = [name for name, shape in saved.items() if 0 in shape]
-    unlike = [name for name in saved.keys() & held.keys() if list(held[name].shape) != saved[name]]
+    reshaped = [name for name in saved.keys() & held.keys() if list(held[name].shape) != saved[name]]
     if count := sum(own.values()) - sum(map(prod, saved.values())):
         where = f"{abs(count)} numbers {'are missing' if count > 0 else 'too many'} in {folder}"
-    elif empty or unlike:
-        where = f"of another shape or empty: {listed(empty + unlike)}"
+    elif empty or reshaped:
+        where = f"of another shape or empty: {listed(empty + reshaped)}"
     else:
         return
     raise SafeworkError(
-        f"the {type(model).__name__} was not saved whole", where, "this is a fault of this tool or of transformers: please report it"
+        f"the {type(model).__name__} was not saved completely", where, "this is a bug of this tool or of transformers: please report it"
     )
 
 

@@ -24,7 +24,7 @@ class Exchange:
         answer: the gold answer, or None.
         harmful: whether the prompt asks for something harmful, or None where unknown.
         meta: the row's ``meta`` (answer type, aliases, choices, constraints).
-        images: the prompt's pictures, one for each ``<image>`` tag in it.
+        images: the prompt's images, one for each ``<image>`` tag in it.
     """
 
     messages: Sequence[Message]
@@ -57,7 +57,7 @@ class Verdict:
         score: in [0, 1], or None exactly where ``error`` says why the exchange could not be scored. Unscorable is never 0 or 1.
         label: the class, for label verifiers ("correct", "wrong" or ``UNPARSED`` for rules that compare answers).
         probability: of the label, for verifiers that have one.
-        error: why there is no score.
+        error: why the score is missing.
     """
 
     score: float | None
@@ -102,10 +102,10 @@ def judged(verifier: Verifier, exchanges: Sequence[Exchange]) -> list[Verdict]:
     if len(verdicts) != len(exchanges):
         raise SafeworkError(
             f"verifier '{verifier.name}' returned {len(verdicts)} verdicts for {len(exchanges)} exchanges",
-            "nobody can say which belongs to which",
+            "which verdict belongs to which exchange is unknown",
             "its judge() must return one verdict for each exchange, in order",
         )
-    nothing = "the verifier returned {}, which is no verdict"
+    nothing = "the verifier returned {}, which is not a verdict"
     return [v if isinstance(v, Verdict) else Verdict(None, error=nothing.format(type(v).__name__)) for v in verdicts]
 
 

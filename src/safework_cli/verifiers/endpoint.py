@@ -1,4 +1,4 @@
-"""A verifier behind an OpenAI-compatible endpoint: the same spec, asked over HTTP."""
+"""A verifier on an OpenAI-compatible server: the same spec, asked over HTTP."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from safework_cli.verifiers.stated import after_thought, written_label
 from safework_cli.verifiers.verdicts import asks_for_harm, template_for, unreadable, verdict_of
 
 TOP = 20
-"""Likeliest first tokens asked for: what OpenAI's API allows at most, and vLLM by default."""
+"""Requested most likely first tokens: the maximum of OpenAI's API, and of vLLM by default."""
 MIN_SHARE = 0.5
 """Of the first token's probability that must lie on the codes; below it the judge began another word."""
 CHARACTERS_PER_TOKEN = 4
 
 
 class EndpointVerifier:
-    """Judges by asking a served model for a label, and by the probabilities of its first token where the server tells them.
+    """Judges by asking a served model for a label, and by the probabilities of its first token if the server returns them.
 
     Attributes:
         judged, truncated, empty: as in ``LabelVerifier``.
@@ -37,16 +37,18 @@ class EndpointVerifier:
         self.judged = self.truncated = self.empty = 0
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        """One verdict for each exchange; an answer that could not be had, or is no label, is an error and never a class."""
-        asked = [i for i, e in enumerate(exchanges) if e.final.strip() and not unreadable(self.spec, e, sees=False)]
-        said = iter(self.endpoint.ask([self._messages(exchanges[i]) for i in asked], Sampling(max_tokens=self.spec.answer_tokens), top=TOP))
+        """One verdict for each exchange; an answer that is missing or is not a label is an error and never a class."""
+        asked = [i for i, e in enumerate(exchanges) if e.final.strip() and not unreadable(self.spec, e, has_vision=False)]
+        answers = iter(
+            self.endpoint.ask([self._messages(exchanges[i]) for i in asked], Sampling(max_tokens=self.spec.answer_tokens), top=TOP)
+        )
         verdicts: list[Verdict] = []
         self.judged += len(exchanges)
         chosen = set(asked)
         for i, exchange in enumerate(exchanges):
             if i in chosen:
-                verdicts.append(self._verdict(next(said)[0], exchange))
-            elif why := unreadable(self.spec, exchange, sees=False):
+                verdicts.append(self._verdict(next(answers)[0], exchange))
+            elif why := unreadable(self.spec, exchange, has_vision=False):
                 verdicts.append(Verdict(None, error=why))
             else:
                 self.empty += 1
@@ -58,19 +60,19 @@ class EndpointVerifier:
         texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", RESPONSE: exchange.final}
         cut = {place: _cut(text, limit // 2) for place, text in texts.items()}
         self.truncated += any(cut[place] != text for place, text in texts.items())
-        pattern = re.compile("|".join(map(re.escape, texts)))  # at once: a reply may hold "{query}"
+        pattern = re.compile("|".join(map(re.escape, texts)))  # in one pass: a reply may contain "{query}"
         content = pattern.sub(lambda match: disarmed(broken_tags(cut[match.group()])), template_for(self.spec, exchange))
         system = [Message(role="system", content=self.spec.system)] if self.spec.system else []
         return [*system, Message(role="user", content=content)]
 
-    def _verdict(self, said: Answer, exchange: Exchange) -> Verdict:
-        if said.error:
-            return Verdict(None, error=said.error)
-        cut = said.finish_reason == "length"
-        label = written_label(said.text, self.spec, cut=cut)
+    def _verdict(self, answer: Answer, exchange: Exchange) -> Verdict:
+        if answer.error:
+            return Verdict(None, error=answer.error)
+        cut = answer.finish_reason == "length"
+        label = written_label(answer.text, self.spec, cut=cut)
         if label is None:
-            return Verdict(None, error=self._unread(said))
-        probabilities = None if _thinks(said) else first_token_probabilities(said.first, self.spec, said.text)
+            return Verdict(None, error=self._unread(answer))
+        probabilities = None if _thinks(answer) else first_token_probabilities(answer.first, self.spec, answer.text)
         if probabilities is not None and max(probabilities) == probabilities[self.spec.labels.index(label)]:
             return verdict_of(self.spec, probabilities, exchange)
         harmful = asks_for_harm(exchange)
@@ -78,17 +80,17 @@ class EndpointVerifier:
             return Verdict(None, error=f"the judge says '{label}', which is not possible for harmful={harmful}")
         return Verdict(self.spec.scores[label], label)
 
-    def _unread(self, said: Answer) -> str:
-        """Why an answer is no verdict."""
-        if said.finish_reason == "length" and (after_thought(said.text) is None or not said.text.strip()):
+    def _unread(self, answer: Answer) -> str:
+        """Why an answer is not a verdict."""
+        if answer.finish_reason == "length" and (after_thought(answer.text) is None or not answer.text.strip()):
             return f"the judge was cut inside its thought after {self.spec.answer_tokens} tokens; raise answer_tokens"
-        cut = f" (cut after {self.spec.answer_tokens} tokens: answer_tokens)" if said.finish_reason == "length" else ""
-        return f"the judge answered {said.text.strip()[:60]!r}{cut}, which states none of its labels"
+        cut = f" (cut after {self.spec.answer_tokens} tokens: answer_tokens)" if answer.finish_reason == "length" else ""
+        return f"the judge answered {answer.text.strip()[:60]!r}{cut}, which states none of its labels"
 
 
-def _thinks(said: Answer) -> bool:
-    """Whether the first tokens are those of a thought, which tell nothing of the verdict."""
-    return bool(said.thought) or after_thought(said.text) != said.text
+def _thinks(answer: Answer) -> bool:
+    """Whether the first tokens are those of a thought, which do not show the verdict."""
+    return bool(answer.thought) or after_thought(answer.text) != answer.text
 
 
 def _cut(text: str, limit: int) -> str:
@@ -96,14 +98,14 @@ def _cut(text: str, limit: int) -> str:
 
 
 def first_token_probabilities(first: dict[str, float], spec: LabelSpec, text: str | None = None) -> list[float] | None:
-    """Label probabilities from the likeliest first tokens, as far as each token is the beginning of one code alone.
+    """Label probabilities from the most likely first tokens, if each token begins exactly one code.
 
-    None where the text must tell: some token with a share begins several codes, those that begin one are not what the judge said, or the
-    text goes on otherwise ("A reply that …" begins with the token of the code A).
+    None if the text must decide: some token with a share begins several codes, those that begin one are not what the judge said, or the
+    text continues otherwise ("A reply that …" begins with the token of the code A).
 
     Args:
         first: token → log-probability. One of a single letter counts as it is written: "a" is an article.
-        text: what the judge wrote, where it is known: it must open with a code, alone.
+        text: what the judge wrote, if it is known: it must begin with a code and nothing else.
     """
     if text is not None and _opening_code(text, spec) is None:
         return None

@@ -13,9 +13,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from safework_cli.core.errors import InputError
-from safework_cli.engines.batching import like_lengths, pass_cost
-from safework_cli.engines.hf.decode import MIN_PREFIX, States, behind, common_prefix, unshareable
+from safework_cli.engines.batching import bucket_by_length, pass_cost
+from safework_cli.engines.hf.decode import MIN_PREFIX, States, cache_after_prefix, common_prefix, unshareable
 from safework_cli.models.folder import positions_of
+from safework_cli.models.padding import pad_left
 from safework_cli.models.vision import collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
@@ -25,16 +26,14 @@ from safework_cli.verifiers.verdicts import verdict_of
 # Shape suffixes: B sequences, T tokens, V vocabulary, C labels.
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+def padded_batch(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
     """Token ids, mask and positions (B, T), padded on the left so that every row ends at the same position."""
-    width = max(map(len, rows))
-    ids_BT = torch.tensor([[pad_id] * (width - len(r)) + list(r) for r in rows], device=device)
-    mask_BT = torch.tensor([[0] * (width - len(r)) + [1] * len(r) for r in rows], device=device)
+    ids_BT, mask_BT = pad_left(rows, pad_id, device)
     return {"input_ids": ids_BT, "attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(1) - 1).clamp(min=0)}
 
 
-class _BehindOpening(DynamicLayer):
-    """The keys and values of an opening before those of a batch, (B, H, O + T, D), for one pass: nothing is kept for a next one."""
+class _AfterOpening(DynamicLayer):
+    """The keys and values of an opening before those of a batch, (B, H, O + T, D), for one pass: nothing is kept afterwards."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
@@ -56,10 +55,10 @@ class Opening:
     @classmethod
     @torch.inference_mode()
     def of(cls, model: Any, prompts: Sequence[JudgePrompt], kept: Opening | None = None) -> Opening | None:
-        """None where there is too little to share, pictures, or a cache that cannot be expanded.
+        """None if there is too little to share, a prompt has images, or the cache cannot be expanded.
 
         Args:
-            kept: an earlier opening. Its first tokens serve again where that leaves less to compute than a new one.
+            kept: an earlier opening. Its first tokens are used again if that leaves less to compute than a new one.
         """
         if not prompts or unshareable(model) or any(prompt.vision for prompt in prompts):
             return None
@@ -79,12 +78,12 @@ class Opening:
         return len(self.ids)
 
     def cache(self, count: int, *, keep: bool) -> DynamicCache:
-        """What ``count`` prompts go on from; ``keep`` where their own keys and values are wanted afterwards."""
+        """The cache that ``count`` prompts continue; ``keep`` if their own keys and values are needed afterwards."""
         if keep:
-            return behind(self.states, count)
+            return cache_after_prefix(self.states, count)
         cache = DynamicCache()
         for keys, values in self.states:
-            layer = _BehindOpening()
+            layer = _AfterOpening()
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
             cache.layers.append(layer)
@@ -94,9 +93,9 @@ class Opening:
 def judge_batch(
     model: Any, prompts: Sequence[JudgePrompt], pad_id: int, opening: Opening | None = None, *, keep: bool = False
 ) -> dict[str, Any]:
-    """Prompts as a batch for the model, with their pictures where they have some, behind an opening that all of them share."""
+    """Prompts as a batch for the model, with their images, after an opening that all of them share."""
     if opening:
-        batch = pad_left([prompt.ids[opening.length :] for prompt in prompts], pad_id, model.device)
+        batch = padded_batch([prompt.ids[opening.length :] for prompt in prompts], pad_id, model.device)
         shared_BO = batch["attention_mask"].new_ones(len(prompts), opening.length)
         return {
             "input_ids": batch["input_ids"],
@@ -104,7 +103,7 @@ def judge_batch(
             "position_ids": batch["position_ids"] + opening.length,
             "past_key_values": opening.cache(len(prompts), keep=keep),
         }
-    batch = pad_left([prompt.ids for prompt in prompts], pad_id, model.device)
+    batch = padded_batch([prompt.ids for prompt in prompts], pad_id, model.device)
     if any(prompt.vision for prompt in prompts):
         width = batch["input_ids"].shape[1]
         vision = collate([prompt.vision for prompt in prompts], [len(prompt.ids) for prompt in prompts], width)
@@ -139,10 +138,10 @@ def sequence_logits(model: torch.nn.Module, batch: dict[str, Any], codes: Sequen
         return logp_BC
     cache = out.past_key_values
     cache.batch_repeat_interleave(C)
-    fed_NW = ids_CW[:, :-1].repeat(B, 1)  # N = B·C, the codes of one prompt behind one another
+    fed_NW = ids_CW[:, :-1].repeat(B, 1)  # N = B·C, the codes of one prompt one after another
     mask_NT = batch["attention_mask"].repeat_interleave(C, 0)
     positions_NW = mask_NT.sum(1, keepdim=True) + torch.arange(W - 1, device=device)
-    mask_NT = torch.cat([mask_NT, torch.ones_like(fed_NW)], 1)  # padding behind a code changes nothing before it
+    mask_NT = torch.cat([mask_NT, torch.ones_like(fed_NW)], 1)  # padding after a code changes nothing before it
     logits_NWV = model(input_ids=fed_NW, attention_mask=mask_NT, position_ids=positions_NW, past_key_values=cache, use_cache=True).logits
     logp_NW = logits_NWV.float().log_softmax(-1).gather(2, ids_CW[:, 1:].repeat(B, 1)[..., None])[..., 0]
     return logp_BC + (logp_NW * real_CW[:, 1:].repeat(B, 1)).sum(1).view(B, C)
@@ -150,7 +149,7 @@ def sequence_logits(model: torch.nn.Module, batch: dict[str, Any], codes: Sequen
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the model said of one exchange.
+    """The model's judgement of one exchange.
 
     Attributes:
         probabilities: of the labels in the spec's order; they sum to 1.
@@ -171,7 +170,7 @@ class LabelVerifier:
     Args:
         model, tokenizer: as loaded by ``models.load``; the model's mode is restored after each call. Its weights must not change while
             the judge is in use: what it computed of the instruction serves every later call.
-        processor: of a backbone that sees; without it, exchanges with pictures cannot be scored.
+        processor: of a vision-language backbone; without it, exchanges with images cannot be scored.
         batch_size: exchanges judged together at most; those of like length are.
         name: in logs and metrics; the task by default.
 
@@ -179,7 +178,7 @@ class LabelVerifier:
         judged, truncated, empty: how many exchanges were judged so far, how many of them lost their middle, how many were empty.
 
     Raises:
-        ConfigError: labels that no token can tell apart, or no room for a reply.
+        ConfigError: labels that no token distinguishes, or no room for a reply.
         InputError: the architecture cannot keep logits to the last position.
     """
 
@@ -203,7 +202,7 @@ class LabelVerifier:
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
         if reason := unshareable(model):
-            warnings.warn(f"{type(model).__name__}: each judgement computes the instruction anew, for {reason}", stacklevel=2)
+            warnings.warn(f"{type(model).__name__}: each judgement computes the instruction again: {reason}", stacklevel=2)
         limit = positions_of(model.config)
         if limit is not None and spec.max_length > limit:
             raise InputError(f"max_length {spec.max_length} exceeds the model's {limit} positions", "", f"max_length={limit}")
@@ -234,7 +233,7 @@ class LabelVerifier:
 
     def _logits(self, rows: Sequence[JudgePrompt]) -> list[torch.Tensor]:
         """Code logits of tokenized prompts, (C,) each on the CPU, in order."""
-        found: list[torch.Tensor] = [torch.empty(0)] * len(rows)
+        logits: list[torch.Tensor] = [torch.empty(0)] * len(rows)
         pad_id = int(self.tokenizer.pad_token_id or 0)
         training = self.model.training
         self.model.eval()
@@ -248,10 +247,10 @@ class LabelVerifier:
                     batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
                     logits_BC = self._read(batch).cpu()
                     for i, logits_C in zip(chosen, logits_BC, strict=True):
-                        found[i] = logits_C
+                        logits[i] = logits_C
         finally:
             self.model.train(training)
-        return found
+        return logits
 
     def _keep(self, opening: Opening | None) -> None:
         """For later calls, unless it was cut from what is kept already."""
@@ -262,7 +261,7 @@ class LabelVerifier:
         """Rows, longest first, cut into batches of ``batch_size`` and these into what costs least."""
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            for rows in like_lengths([lengths[row] for row in batch], pass_cost(self.model.device.type)):
+            for rows in bucket_by_length([lengths[row] for row in batch], pass_cost(self.model.device.type)):
                 yield [batch[row] for row in rows]
 
     def _read(self, batch: dict[str, Any]) -> torch.Tensor:

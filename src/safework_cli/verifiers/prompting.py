@@ -69,17 +69,17 @@ class _Form:
         for place, mark in MARKS.items():
             user = user.replace(place, mark)
         text = _render(tokenizer, system, user)
-        found = re.split(f"({'|'.join(map(re.escape, MARKS.values()))})", text)
+        pieces = re.split(f"({'|'.join(map(re.escape, MARKS.values()))})", text)
         names = {mark: place for place, mark in MARKS.items()}
-        self.places = [names[mark] for mark in found[1::2]]
+        self.places = [names[mark] for mark in pieces[1::2]]
         if sorted(self.places) != sorted(place for place in MARKS if place in template):
             raise ConfigError("the chat template does not keep the user's message", "a judge would not see what it judges")
-        self.fixed = [encode_text(tokenizer, part) for part in found[::2]]
+        self.fixed = [encode_text(tokenizer, part) for part in pieces[::2]]
         self.fixed_tokens = sum(map(len, self.fixed))
         self.opening_words = re.split("|".join(map(re.escape, MARKS)), template)[0]
 
     def filled(self, contents: dict[str, list[int]], opening: list[int] | None = None) -> list[int]:
-        """The whole prompt; ``opening`` in place of the text before the first place, where pictures stand in it."""
+        """The complete prompt; ``opening`` replaces the text before the first place if it contains images."""
         ids = list(self.fixed[0] if opening is None else opening)
         for place, after in zip(self.places, self.fixed[1:], strict=True):
             ids += contents[place] + after
@@ -87,10 +87,10 @@ class _Form:
 
 
 class PromptWriter:
-    """Writes judge prompts of one verifier. Pictures of the query open the user's message.
+    """Writes judge prompts of one verifier. Images of the query come first in the user's message.
 
     Args:
-        processor: of a backbone that sees; without it an exchange with pictures cannot be judged.
+        processor: of a vision-language backbone; without it an exchange with images cannot be judged.
 
     Raises:
         ConfigError: the chat template loses the user's message, or ``max_length`` leaves no room for a reply.
@@ -107,13 +107,13 @@ class PromptWriter:
         if self.max_length - longest < MIN_CONTENT_TOKENS:
             raise ConfigError(
                 f"max_length {self.max_length} leaves {max(self.max_length - longest, 0)} tokens for query and reply",
-                f"the instruction alone takes {longest}",
+                f"the instruction already takes {longest}",
                 f"max_length={longest + 256}, or instruction=short",
             )
 
     def unreadable(self, exchange: Exchange) -> str | None:
         """Why the exchange cannot be judged, or None."""
-        return unreadable(self.spec, exchange, sees=self.processor is not None)
+        return unreadable(self.spec, exchange, has_vision=self.processor is not None)
 
     def write(self, exchange: Exchange) -> JudgePrompt:
         """The prompt of one exchange; its final answer is judged, never its thought."""
@@ -125,7 +125,7 @@ class PromptWriter:
         contents = {place: self.content_ids(texts[place]) for place in form.places}
         whole = sum(map(len, contents.values()))
         room = max(self.max_length - form.fixed_tokens - len(opening) + len(form.fixed[0]), MIN_CONTENT_TOKENS)
-        # The reply is what is judged: the others give way first, each down to a third of what is left.
+        # The reply is judged: the others are truncated first, each to a third of the remaining length.
         for place in (QUERY, REFERENCE):
             if place in contents and (over := sum(map(len, contents.values())) - room) > 0:
                 contents[place] = cut_middle(contents[place], max(room // 3, len(contents[place]) - over), self._gap)
@@ -135,14 +135,14 @@ class PromptWriter:
         return JudgePrompt(form.filled(contents, opening), whole - sum(map(len, contents.values())), vision)
 
     def _pictured(self, form: _Form, exchange: Exchange) -> tuple[list[int], Vision]:
-        """The beginning of the prompt with the query's pictures at the head of the user's message, and what the vision tower takes."""
+        """The beginning of the prompt with the query's images first in the user's message, and the input of the vision tower."""
         end = MARKS[QUERY]
         parts = [*({"type": "image"} for _ in exchange.images), {"type": "text", "text": form.opening_words + end}]
         system = [{"role": "system", "content": [{"type": "text", "text": self.spec.system}]}] if self.spec.system else []
         text = self.processor.apply_chat_template([*system, {"role": "user", "content": parts}], tokenize=False)
         text = text[: text.index(end)]
-        pictures = [open_picture(image) for image in exchange.images]
-        made = self.processor(text=[text], images=[pictures], return_tensors="pt", add_special_tokens=False)
+        images = [open_picture(image) for image in exchange.images]
+        made = self.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
         ids = made.pop("input_ids")[0].tolist()
         made.pop("attention_mask", None)
         return ids, dict(made)
@@ -169,16 +169,16 @@ def code_token_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[
     Raises:
         ConfigError: a code has no token of its own, or two codes begin with the same one, so that no reading could tell their labels apart.
     """
-    seen: dict[int, str] = {}
+    label_of: dict[int, str] = {}
     for label, ids in zip(spec.labels, _code_ids(tokenizer, spec), strict=True):
-        if ids[0] in seen:
+        if ids[0] in label_of:
             raise ConfigError(
-                f"labels '{seen[ids[0]]}' and '{label}' begin with the same token {tokenizer.convert_ids_to_tokens(ids[0])!r}",
+                f"labels '{label_of[ids[0]]}' and '{label}' begin with the same token {tokenizer.convert_ids_to_tokens(ids[0])!r}",
                 "probabilities are read from the first token, which cannot tell them apart",
                 "choose codes such as A, B, C, or code_reading: whole for a judge that writes its labels out",
             )
-        seen[ids[0]] = label
-    return list(seen)
+        label_of[ids[0]] = label
+    return list(label_of)
 
 
 def code_sequences(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[list[int]]:
@@ -191,17 +191,17 @@ def code_sequences(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[
         raise ConfigError(
             "the tokenizer has no end-of-turn token", "where a label ends could not be read", "set eos_token, or code_reading: first"
         )
-    found = _code_ids(tokenizer, spec)
-    for place, ids in enumerate(found):
-        if ids in found[:place]:
-            other = spec.labels[found.index(ids)]
+    sequences = _code_ids(tokenizer, spec)
+    for place, ids in enumerate(sequences):
+        if ids in sequences[:place]:
+            other = spec.labels[sequences.index(ids)]
             raise ConfigError(f"labels '{other}' and '{spec.labels[place]}' are written with the same tokens", "", "choose other codes")
-    return [[*ids, tokenizer.eos_token_id] for ids in found]
+    return [[*ids, tokenizer.eos_token_id] for ids in sequences]
 
 
 def _code_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[list[int]]:
-    found = [encode_text(tokenizer, code) for code in spec.codes]
-    for label, code, ids in zip(spec.labels, spec.codes, found, strict=True):
+    sequences = [encode_text(tokenizer, code) for code in spec.codes]
+    for label, code, ids in zip(spec.labels, spec.codes, sequences, strict=True):
         if not ids or ids[0] == tokenizer.unk_token_id:
             raise ConfigError(f"the tokenizer has no token for the code '{code}' of label '{label}'", "", "choose another code")
-    return found
+    return sequences

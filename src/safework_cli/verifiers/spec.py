@@ -1,4 +1,4 @@
-"""What a label verifier is, beside its weights: ``verifier.json``, and the presets that training starts from. Torch-free.
+"""What a label verifier is, in addition to its weights: ``verifier.json``, and the presets that training starts from. Torch-free.
 
 The labels, their exact strings and the score map of the safety preset are those of SafeWork-R1's Safety Verifier (the model card of
 SafeWork-RM-Safety-7B and the official reward code), those of value and knowledge are the words that its Value and Knowledge Verifiers
@@ -65,7 +65,7 @@ class LabelSpec(BaseModel):
     """Tokens that a served judge may write: a label takes one, a judge that reasons needs room for its thought. A verdict that is cut is
     an error."""
     endpoint: EndpointSettings | None = None
-    """Where the judge is served; None for one whose weights lie beside this file."""
+    """Where the judge is served; None if its weights are next to this file."""
 
     @model_validator(mode="after")
     def _consistent(self) -> LabelSpec:
@@ -227,5 +227,5 @@ SHORT_TEMPLATES: dict[str, tuple[str, str]] = {
 def preset(task: str) -> LabelSpec:
     """A copy of a preset. Raises ConfigError where the task has none."""
     if task not in PRESETS:
-        raise ConfigError(f"there is no label preset for the task '{task}'", "", f"one of: {', '.join(PRESETS)}")
+        raise ConfigError(f"no label preset for the task '{task}'", "", f"one of: {', '.join(PRESETS)}")
     return PRESETS[task].model_copy(deep=True)

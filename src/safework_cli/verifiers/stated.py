@@ -1,8 +1,8 @@
 """The label that a judge's text states. Torch-free.
 
-A judge in prose is read strictly: a label counts where it stands alone (as the whole text, its first words or a line of its own), in a
-box, a tag or JSON, or where a sentence says that it is the verdict. Denied labels do not count. Two labels, a condition, a doubt, a
-question, the instruction once more, or a thought that was cut are no verdict: the caller makes an error of them, never a class.
+A judge in prose is read strictly: a label counts if it is the complete text, its first words or a line of its own, in a
+box, a tag or JSON, or if a sentence states that it is the verdict. Denied labels do not count. Two labels, a condition, a doubt, a
+question, the repeated instruction, or a thought that was cut are not a verdict: the caller makes them an error, never a class.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import pairwise
 from safework_cli.verifiers.spec import LabelSpec
 
 MAX_CHARACTERS = 50_000
-"""Of a judge's text that is read: its end."""
+"""How many of the last characters of a judge's text are read."""
 _ECHO = 25
 """Characters of a line of the instruction, at least, by which the instruction is known again."""
 
@@ -130,7 +130,7 @@ _STRIP = " \t\r\n.,;:!。，；：！*_`#>-–—•\"'“”‘’「」『』(
 
 @dataclass(frozen=True, slots=True)
 class _Mention:
-    """A name of a label in the text, with its own code or label beside it where both are written."""
+    """A name of a label in the text, together with its code or label if both are written."""
 
     start: int
     end: int
@@ -167,22 +167,22 @@ class _Names:
         plain = " ".join(text.strip(_STRIP).split()).casefold()
         if plain in self.of:
             return self.of[plain]
-        found = self.mentions(text)
-        if len(found) == 1 and not text[: found[0].start].strip(_STRIP) and not text[found[0].end :].strip(_STRIP):
-            return found[0].label
+        mentions = self.mentions(text)
+        if len(mentions) == 1 and not text[: mentions[0].start].strip(_STRIP) and not text[mentions[0].end :].strip(_STRIP):
+            return mentions[0].label
         return None
 
     def mentions(self, text: str) -> list[_Mention]:
         """In order; a code and its own label side by side ("D: Unsafe", "Unsafe (D)") are one mention."""
-        found: list[_Mention] = []
+        mentions: list[_Mention] = []
         for match in self.pattern.finditer(text):
             label = self.of[" ".join(match[0].split()).casefold()]
-            before = found[-1] if found else None
+            before = mentions[-1] if mentions else None
             if before and before.label == label and re.fullmatch(r"[ \t=:.,()\-–—类類级]{0,8}", text[before.end : match.start()]):
-                found[-1] = _Mention(before.start, match.end(), label)
+                mentions[-1] = _Mention(before.start, match.end(), label)
             else:
-                found.append(_Mention(match.start(), match.end(), label))
-        return found
+                mentions.append(_Mention(match.start(), match.end(), label))
+        return mentions
 
 
 @lru_cache(maxsize=64)
@@ -212,8 +212,8 @@ def written_label(text: str, spec: LabelSpec, *, cut: bool = False) -> str | Non
     """The label that a judge's text states, or None.
 
     Args:
-        text: what the judge wrote, its thought included where the server leaves it there.
-        cut: the text ended at the limit of tokens: what touches its end may go on, and is no verdict unless it stands alone.
+        text: what the judge wrote, with its thought if the server leaves it there.
+        cut: the text ended at the limit of tokens: what is at its end may be incomplete: a verdict only if it is the complete text.
     """
     said = after_thought(text[-MAX_CHARACTERS:])
     if said is None:
@@ -242,17 +242,17 @@ def _echoes(said: str, spec: LabelSpec, cut: bool) -> bool:
 
 
 def _formal(said: str, names: _Names) -> set[str | None] | None:
-    """The labels in JSON, boxes and tags, None among them for a value that is no label; None where there is nothing of the kind."""
+    """The labels in JSON, boxes and tags, with None for a value that is not a label; None if the text has none of these forms."""
     values: list[object] = []
     for match in _JSON.finditer(said):
         try:
-            told = json.loads(match[0])
+            record = json.loads(match[0])
         except (ValueError, RecursionError):
             keys = re.findall(rf"['\"]?\b(?:{_KEYS})\b['\"]?\s*:\s*['\"]([^'\"\n]{{0,60}})['\"]", match[0], re.IGNORECASE)
             values += keys
             continue
-        if isinstance(told, dict):
-            named = [value for key, value in told.items() if re.fullmatch(_KEYS, str(key).strip(), re.IGNORECASE)]
+        if isinstance(record, dict):
+            named = [value for key, value in record.items() if re.fullmatch(_KEYS, str(key).strip(), re.IGNORECASE)]
             values += named or [None]
     values += [match[1] for match in _BOXED.finditer(said)]
     values += [match[2] for match in _TAGGED.finditer(said)]
@@ -282,14 +282,14 @@ def _in_prose(said: str, names: _Names, cut: bool) -> str | None:
     doubted = False
     for start, end in _sentences(plain, mentions):
         kept = [m for m in mentions if start <= m.start < end and not _denied(plain, start, m)]
-        found = [m for m in kept if _is_stated(plain, start, end, m, cut)]
-        if not found:
+        stated_here = [m for m in kept if _is_stated(plain, start, end, m, cut)]
+        if not stated_here:
             doubted = doubted or any(_is_doubted(plain, start, end, m) for m in kept)
             others |= {m.label for m in kept if _telling(plain[m.start : m.end])}
         elif len({m.label for m in kept}) > 1 or plain[start:end].rstrip().endswith("?"):
             doubted = True
         else:
-            stated.append(_Stated(found[0].label, end, bool(_FINAL.search(plain[start : found[0].start]))))
+            stated.append(_Stated(stated_here[0].label, end, bool(_FINAL.search(plain[start : stated_here[0].start]))))
     finals = [item for item in stated if item.final]
     if finals:
         stated, doubted, others = finals, False, set()
@@ -314,7 +314,7 @@ def _sentences(plain: str, mentions: list[_Mention]) -> list[tuple[int, int]]:
 
 
 def _denied(plain: str, start: int, mention: _Mention) -> bool:
-    """Whether a negation stands in the mention's own clause, before it."""
+    """Whether a negation precedes the mention in its clause."""
     clause = _CLAUSE.split(plain[start : mention.start])[-1]
     return bool(_NOT.search(clause))
 
@@ -332,9 +332,9 @@ def _is_stated(plain: str, start: int, end: int, mention: _Mention, cut: bool) -
     if (cut and mention.end >= len(plain)) or not _AFTER.match(after):
         return False
     line = plain[plain.rfind("\n", 0, mention.start) + 1 : (plain.find("\n", mention.end) + 1 or len(plain) + 1) - 1]
-    alone = not line.replace(plain[mention.start : mention.end], "", 1).strip(_STRIP)
-    leads = alone or (start == 0 and not before.strip(_STRIP))
-    short = alone or bool(_ADVERB.fullmatch(before) and _TAIL.match(after))
+    own_line = not line.replace(plain[mention.start : mention.end], "", 1).strip(_STRIP)
+    leads = own_line or (start == 0 and not before.strip(_STRIP))
+    short = own_line or bool(_ADVERB.fullmatch(before) and _TAIL.match(after))
     said, deemed = _SAID.search(before), _DEEMED.search(before)
     if not (leads or short or said or deemed):
         return False

@@ -31,7 +31,7 @@ from safework_cli.models.chat_template import after_opening, encode_text, render
 from safework_cli.models.folder import first_line, positions_of
 from safework_cli.models.weights import refuse_not_finite
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.labels import pad_left
+from safework_cli.verifiers.labels import padded_batch
 from safework_cli.verifiers.prompting import cut_middle
 from safework_cli.verifiers.spec import SPEC_FILE
 
@@ -95,7 +95,7 @@ class PrefixWriter:
         self.tokenizer, self.max_length = tokenizer, max_length
 
     def write(self, exchange: Exchange) -> tuple[list[int], int]:
-        """The ids, and how many of them lie behind the prompt (at least one: an empty prefix is read at the prompt's end)."""
+        """The ids, and how many of them follow the prompt (an empty prefix is read at the prompt's end)."""
         text = render(self.tokenizer, exchange.messages, generation_prompt=True)
         prompt = encode_text(self.tokenizer, text)
         reply = after_opening(text, exchange.reply)  # a template that opens the thought has written its tag already
@@ -107,15 +107,15 @@ class PrefixWriter:
 
 def hidden_ends(model: Any, rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Last hidden states at the end of each prefix and at the end of its prompt, (B, D) each, float32."""
-    batch = pad_left([ids for ids, _ in rows], pad_id, model.device)
+    batch = padded_batch([ids for ids, _ in rows], pad_id, model.device)
     hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
-    behind_B = torch.tensor([behind for _, behind in rows], device=hidden_BTD.device)
-    places = hidden_BTD.shape[1] - 1 - behind_B
+    length_B = torch.tensor([length for _, length in rows], device=hidden_BTD.device)
+    places = hidden_BTD.shape[1] - 1 - length_B
     return hidden_BTD[:, -1].float(), hidden_BTD[torch.arange(len(rows), device=hidden_BTD.device), places].float()
 
 
 class ValueModel:
-    """A ``Verifier`` of prefixes. ``judges_prefixes`` tells guided search to hand it the reply as far as it goes.
+    """A ``Verifier`` of prefixes. ``judges_prefixes`` makes guided search pass it the unfinished reply.
 
     Args:
         batch_size: prefixes in a forward pass; they are sorted by length first.
@@ -144,7 +144,7 @@ class ValueModel:
         for exchange, values_P, weights_P in zip(exchanges, values_NP, weights_NP, strict=True):
             score = float((values_P * weights_P).sum())
             if exchange.images:
-                verdicts.append(Verdict(None, error="the query has pictures, and this value model sees none"))
+                verdicts.append(Verdict(None, error="the query has images, and this value model takes text only"))
             elif not 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test too
                 verdicts.append(Verdict(None, error="the value model gave no finite value"))
             else:

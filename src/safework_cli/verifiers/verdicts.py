@@ -18,12 +18,12 @@ def template_for(spec: LabelSpec, exchange: Exchange) -> str:
     return spec.strict_template if spec.strict_template and exchange.meta.get("jailbreak") else spec.template
 
 
-def unreadable(spec: LabelSpec, exchange: Exchange, *, sees: bool) -> str | None:
-    """Why an exchange cannot be judged, or None: a grader needs a gold answer, and a picture somebody who sees."""
-    if exchange.images and not sees:
-        return "the query has pictures, and this judge sees none"
+def unreadable(spec: LabelSpec, exchange: Exchange, *, has_vision: bool) -> str | None:
+    """Why an exchange cannot be judged, or None: a grader needs a gold answer, and images need a vision tower."""
+    if exchange.images and not has_vision:
+        return "the query has images, and this judge takes text only"
     if REFERENCE in template_for(spec, exchange) and not exchange.answer:
-        return "there is no gold answer to compare the reply with"
+        return "the row has no gold answer to compare the reply with"
     return None
 
 

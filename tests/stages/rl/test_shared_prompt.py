@@ -15,7 +15,7 @@ from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Sampling
 from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.load import load_tokenizer
-from safework_cli.models.vision import collate, encode_pictured_prompt, placeholders
+from safework_cli.models.vision import collate, encode_prompt_with_images, placeholders
 from safework_rl.shared_prompt import group_logps
 
 SHAPE = {
@@ -116,7 +116,7 @@ def pictured_prompts(processor):
     found = []
     for text, images in asked:
         if images:
-            found.append(encode_pictured_prompt(processor, [{"role": "user", "content": text}], images))
+            found.append(encode_prompt_with_images(processor, [{"role": "user", "content": text}], images))
         else:
             found.append((encode_prompt(processor.tokenizer, [{"role": "user", "content": text}]), None))
     return found

@@ -110,11 +110,11 @@ def test_a_reply_does_not_depend_on_its_company(engine, tiny_model):
     steps = {"step_tokens": 7, "boundaries": ["e", " "]}
     together = guided_steps(engine, guides, rows, 2, sampling, **steps)
     for row, answer in zip(rows, together, strict=True):
-        (alone,) = guided_steps(single, guides, [row], 2, sampling, **steps)
-        assert alone.token_ids == answer.token_ids
+        (single_answer,) = guided_steps(single, guides, [row], 2, sampling, **steps)
+        assert single_answer.token_ids == answer.token_ids
     for row, answer in zip(rows, best_of_n(engine, guides, rows, 3, sampling), strict=True):
-        (alone,) = best_of_n(single, guides, [row], 3, sampling)
-        assert alone.token_ids == answer.token_ids
+        (single_answer,) = best_of_n(single, guides, [row], 3, sampling)
+        assert single_answer.token_ids == answer.token_ids
         assert len({tuple(c.token_ids) for c in answer.candidates[0]}) == 3
 
 

@@ -111,11 +111,11 @@ def test_a_judge_learns_from_pictures_alone_and_is_saved_whole(work, tmp_path, t
 def test_a_judge_that_sees_nothing_says_so(work, tmp_path, tiny_model):
     judge = LabelVerifier(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model), spec())
     pictured, plain = judge.judge([asked("a", "red"), asked("a")])
-    assert pictured.score is None and "sees none" in pictured.error and plain.score is not None
+    assert pictured.score is None and "takes text only" in pictured.error and plain.score is not None
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "rows.parquet", rows())
     inputs = Inputs({
         "model": path_artifact(tiny_model, "model", ("model",)), "data": path_artifact(tmp_path / "data", "data", ("dataset",)),
     })  # fmt: skip
-    with pytest.raises(InputError, match="sees none"):
+    with pytest.raises(InputError, match="takes text only"):
         stage.run(VerifierTrainConfig(task="value", instruction="short", max_length=400), inputs, work)

@@ -1,8 +1,8 @@
 """Token-by-token generation in which a prompt is computed once, however many replies it gets.
 
-transformers' ``generate`` repeats the prompt for every reply of a group, pads short prompts to the longest one, and goes on with a
-reply that has ended until the last one has. Here the tokens with which all prompts begin (a system prompt, the head of an episode) are
-computed once for the batch, each distinct prompt once, its keys and values are copied to its replies, and replies leave the batch as
+transformers' ``generate`` repeats the prompt for every reply of a group, pads short prompts to the longest one, and continues
+finished replies until the last one has finished. Here the tokens with which all prompts begin (a system prompt, the head of an episode) are
+computed once for the batch, each distinct prompt once, its keys and values are copied to its replies, and replies leave the batch when
 they end. The tokens are those of ``generate``: `tests/tool/test_decode.py` compares them.
 """
 
@@ -22,23 +22,24 @@ from transformers.generation import TopPLogitsWarper
 from safework_cli.core.errors import SafeworkError
 from safework_cli.engines.hf.packed import packed_linears
 from safework_cli.engines.protocol import Sampling
-from safework_cli.models.vision import Vision, base_of, collate, placeholders, positions, sees
+from safework_cli.models.padding import pad_left
+from safework_cli.models.vision import Vision, base_of, collate, has_vision_tower, placeholders, positions
 
 States = list[tuple[torch.Tensor, torch.Tensor]]
 """Keys and values of each layer, (B, H, L, D)."""
 MIN_PREFIX = 16
-"""Shared first tokens below which sharing them does not pay."""
+"""Shared first tokens below which sharing them saves nothing."""
 PREFILL_TOKENS = 8192
-"""Tokens of one prefill pass at most: what bounds its memory."""
+"""Most tokens of one prefill pass: they bound its memory."""
 MIN_FILL = 0.75
 """A prefill pass takes prompts down to this share of its longest one; the rest would be padding."""
 COMPACT_BELOW = 0.8
-"""Replies that have ended leave the batch when less than this share is still running: leaving copies the cache."""
+"""Finished replies leave the batch when less than this share is still running: removing them copies the cache."""
 
 
 @dataclass(slots=True)
-class Reply:
-    """One generated reply: token ids with the stop token, the log-probability of each, and whether it ended itself."""
+class Decoded:
+    """One generated reply: token ids with the stop token, the log-probability of each, and whether it stopped before ``max_tokens``."""
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -46,42 +47,42 @@ class Reply:
 
 
 def unshareable(model: PreTrainedModel) -> str | None:
-    """Why the model's cache cannot be expanded to a group, or None where it can."""
+    """Why the model's cache cannot be expanded to a group; None if it can."""
     base = base_of(model)
     takes = inspect.signature(base.forward).parameters
     if "position_ids" not in takes:
         return "it takes no position_ids"
-    if sees(model) and "token_type_ids" in takes:
-        return "it attends within a picture in both directions"
+    if has_vision_tower(model) and "token_type_ids" in takes:
+        return "it attends within an image in both directions"
     kinds = {type(layer) for layer in DynamicCache(config=base.config).layers} - {DynamicLayer}
     return f"its cache has layers of another kind ({', '.join(sorted(k.__name__ for k in kinds))})" if kinds else None
 
 
 class _GrowingLayer(DynamicLayer):
-    """Keys and values in a buffer with room to spare: a new token is written behind the others, where DynamicLayer copies them all."""
+    """Keys and values in a buffer with spare capacity: a new token is written after the others; DynamicLayer would copy them all."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor):
         super().__init__()
         self.lazy_initialization(keys, values)
-        self.keys, self.values = self._key_room, self._value_room = keys, values
+        self.keys, self.values = self._key_buffer, self._value_buffer = keys, values
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.keys is not None and self.values is not None
         length, added = self.keys.shape[2], key_states.shape[2]
-        if length + added > self._key_room.shape[2]:
+        if length + added > self._key_buffer.shape[2]:
             room = length + added + max(32, length // 4)
-            self._key_room, self._value_room = _wider(self.keys, room), _wider(self.values, room)
-        self._key_room[:, :, length : length + added] = key_states
-        self._value_room[:, :, length : length + added] = value_states
-        self.keys, self.values = self._key_room[:, :, : length + added], self._value_room[:, :, : length + added]
+            self._key_buffer, self._value_buffer = _wider(self.keys, room), _wider(self.values, room)
+        self._key_buffer[:, :, length : length + added] = key_states
+        self._value_buffer[:, :, length : length + added] = value_states
+        self.keys, self.values = self._key_buffer[:, :, : length + added], self._value_buffer[:, :, : length + added]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         assert self.keys is not None and self.values is not None
-        self._key_room, self._value_room = self.keys, self.values
+        self._key_buffer, self._value_buffer = self.keys, self.values
 
 
 def _wider(states_BHLD: torch.Tensor, room: int) -> torch.Tensor:
@@ -95,7 +96,7 @@ class Decoder:
 
     Args:
         stop_ids: tokens that end a reply.
-        pad_id: any token; it is masked wherever it stands.
+        pad_id: any token; it is masked everywhere.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], pad_id: int):
@@ -105,26 +106,26 @@ class Decoder:
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int], visions: Sequence[Vision | None] | None = None
-    ) -> list[Reply]:
+    ) -> list[Decoded]:
         """One reply for each prompt, in order; a prompt that occurs n times gets n replies and is computed once.
 
         Args:
             seeds: of each reply's draws.
-            visions: what each prompt's pictures gave; the replies of a group share the object.
+            visions: the encoded images of each prompt; the replies of a group share the object.
         """
         with packed_linears(self.model, rows=len(prompts)):
             return self._generate(prompts, visions or [None] * len(prompts), sampling, Draws(sampling, seeds, self._placeholders))
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], visions: Sequence[Vision | None], sampling: Sampling, draws: Draws
-    ) -> list[Reply]:
+    ) -> list[Decoded]:
         keys = [(tuple(prompt), id(vision)) for prompt, vision in zip(prompts, visions, strict=True)]
         distinct = dict(zip(keys, visions, strict=True))
         layers, mask_NP, logits_NV, next_N = self._prefill([prompt for prompt, _ in distinct], list(distinct.values()))
         place = {key: i for i, key in enumerate(distinct)}
         row_B = torch.tensor([place[key] for key in keys], device=self.model.device)
         cache = DynamicCache()
-        while layers:  # popped, so that prompt and group do not lie in memory together for more than a layer
+        while layers:  # popped: prompt and group are in memory together for one layer only
             states = layers.pop(0)
             cache.layers.append(_GrowingLayer(states[0][row_B], states[1][row_B]))
         return self._decode(cache, mask_NP[row_B], next_N[row_B], logits_NV[row_B], sampling, draws)
@@ -137,7 +138,7 @@ class Decoder:
         """Keys and values (N, H, P, D) of every layer, the mask (N, P), the last logits (N, V) and the position that comes next (N,) of
         distinct prompts.
 
-        Columns are: the tokens that all prompts share (where none has pictures), padding, each prompt's own tokens.
+        Columns are: the tokens that all prompts share (if none has images), padding, each prompt's own tokens.
         """
         shared = common_prefix(prompts)
         if shared < MIN_PREFIX or len(prompts) == 1 or any(visions):
@@ -159,22 +160,23 @@ class Decoder:
         while parts[0]:  # popped, for the same reason as above
             keys, values = zip(*(part.pop(0) for part in parts), strict=True)
             layers.append((torch.cat(keys)[back_N], torch.cat(values)[back_N]))
-        mask_NP = torch.tensor([[1] * shared + [0] * (width - len(t)) + [1] * len(t) for t in own], device=self.model.device)
+        own_NP = pad_left(own, self.pad_id, self.model.device)[1]
+        mask_NP = torch.cat([own_NP.new_ones(len(own), shared), own_NP], dim=1)
         return layers, mask_NP, torch.cat(logits)[back_N], torch.cat(nexts)[back_N]
 
     def _forward(
         self, prompts: list[tuple[int, ...]], visions: list[Vision | None], prefix: States, shared: int
     ) -> tuple[States, torch.Tensor, torch.Tensor]:
-        """Keys and values after the prompts, each behind the same prefix of ``shared`` tokens, the last logits and the next positions."""
+        """Keys and values after prompts that follow the same prefix of ``shared`` tokens, the last logits and the next positions."""
         width, count = max(map(len, prompts)), len(prompts)
         device = self.model.device
-        ids_BP = torch.tensor([[self.pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
-        mask_BP = torch.tensor([[1] * shared + [0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        cache = behind(prefix, count)
+        ids_BP, own_BP = pad_left(prompts, self.pad_id, device)
+        mask_BP = torch.cat([own_BP.new_ones(count, shared), own_BP], dim=1)
+        cache = cache_after_prefix(prefix, count)
         vision = {name: tensor.to(device) for name, tensor in collate(visions, [len(p) for p in prompts], width).items()}
         position_BP = positions(self.model, ids_BP, mask_BP, vision)[..., -width:]
         logits_BV = self._logits(ids_BP, mask_BP, position_BP, cache, vision)
-        next_B = position_BP.movedim(-2, 0).flatten(1).amax(1) + 1  # of all dimensions, where there are several
+        next_B = position_BP.movedim(-2, 0).flatten(1).amax(1) + 1  # the largest of all dimensions
         states: Any = [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr] # all are DynamicLayer
         return states, logits_BV, next_B
 
@@ -198,8 +200,8 @@ class Decoder:
         logits_BV: torch.Tensor,
         sampling: Sampling,
         draws: Draws,
-    ) -> list[Reply]:
-        replies = [Reply() for _ in range(len(mask_BL))]
+    ) -> list[Decoded]:
+        replies = [Decoded() for _ in range(len(mask_BL))]
         running = list(replies)  # the reply of each row of the batch
         for step in range(sampling.max_tokens):
             token_B, logp_B = draws.next(logits_BV)
@@ -227,8 +229,8 @@ class Draws:
     """The tokens that a batch of replies draws, step by step, each row from random numbers of its own.
 
     A row's numbers are those of a counter-based generator (Philox, keyed by the row's seed), one for each step, and the token is where
-    the number falls in the cumulated distribution. What a row draws therefore depends on its logits and its seed alone: neither on the
-    other rows nor on when they leave.
+    the number falls in the cumulated distribution. What a row draws therefore depends only on its logits and its seed, not on the
+    other rows or on when they leave.
 
     Args:
         seeds: of each row.
@@ -236,7 +238,7 @@ class Draws:
     """
 
     _BLOCK = 64
-    """Steps whose numbers are made at once."""
+    """Steps whose numbers are generated at once."""
 
     def __init__(self, sampling: Sampling, seeds: Sequence[int], barred: Sequence[int]):
         self._sampling, self._barred = sampling, list(barred)
@@ -252,7 +254,7 @@ class Draws:
         """The next token of each row (B,), and its log-probability at ``Sampling.logprobs_at`` (B,), whatever is barred or cut off.
 
         Raises:
-            SafeworkError: the model gave no number there.
+            SafeworkError: the logits are not finite.
         """
         token_B = self._token(logits_BV)
         scaled_BV = logits_BV / self._sampling.logprobs_at
@@ -260,13 +262,13 @@ class Draws:
         if not torch.isfinite(logp_B).all():
             raise SafeworkError(
                 "the model's logits are NaN or infinite",
-                "its weights or activations overflow; a reply drawn from them would mean nothing",
+                "its weights or activations overflow; a reply drawn from them would be noise",
                 "try dtype=float32, or another model",
             )
         return token_B, logp_B
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows only, in this order."""
+        """Continues with these rows only, in this order."""
         self._bits = [self._bits[row] for row in rows]
         self._uniform_BS = self._uniform_BS[list(rows)]
 
@@ -281,7 +283,7 @@ class Draws:
         total_B1 = below_BV[:, -1:]
         at_B1 = torch.from_numpy(self._uniform()).to(total_B1.device)[:, None] * total_B1
         at_B1 = torch.minimum(at_B1, total_B1.nextafter(torch.zeros_like(total_B1)))  # a token of share 0 is never drawn
-        return torch.searchsorted(below_BV, at_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)  # NaN would lie behind them all
+        return torch.searchsorted(below_BV, at_B1, right=True)[:, 0].clamp(max=logits_BV.shape[1] - 1)  # NaN would come after all of them
 
     def _uniform(self) -> np.ndarray:
         """The next number of each row, in [0, 1), (B,)."""
@@ -293,27 +295,27 @@ class Draws:
 
 
 def at_stop_string(tokenizer: PreTrainedTokenizerBase, token_ids: list[int], stops: Sequence[str]) -> bool:
-    """Whether the newest token completes a stop string. A token holds a byte at least, so the last few tokens suffice."""
+    """Whether the newest token completes a stop string. A token has at least one byte: the last few tokens suffice."""
     if not stops:
         return False
     tail = tokenizer.decode(token_ids[-max(len(stop.encode()) for stop in stops) - 1 :])
     return any(stop in tail for stop in stops)
 
 
-def behind(prefix: States, count: int) -> DynamicCache:
-    """A cache from which ``count`` prompts go on behind the same prefix, whose keys and values are (1, H, L, D)."""
+def cache_after_prefix(prefix: States, count: int) -> DynamicCache:
+    """A cache for ``count`` prompts that follow the same prefix, whose keys and values are (1, H, L, D)."""
     return DynamicCache([(keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1)) for keys, values in prefix])
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]] | Sequence[list[int]]) -> int:
-    """Tokens with which all prompts begin, one fewer than the shortest at most: each needs a token of its own to go on from."""
-    low, high = min(prompts), max(prompts)  # in lexicographic order nothing lies outside these two
+    """How many first tokens all prompts share; fewer than the shortest has, because each needs a last token of its own."""
+    low, high = min(prompts), max(prompts)  # in lexicographic order all others are between these two
     limit = min(map(len, prompts)) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
 
 def _passes(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
-    """Rows, longest first, cut into passes of like length and bounded size."""
+    """Rows, longest first, cut into passes of similar length and limited size."""
     passes: list[list[int]] = []
     for row in order:
         longest = lengths[passes[-1][0]] if passes else 0
@@ -325,7 +327,7 @@ def _passes(order: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _pad_after(states_BHLD: torch.Tensor, shared: int, missing: int) -> torch.Tensor:
-    """Room for ``missing`` masked columns behind the shared ones."""
+    """Adds ``missing`` masked columns after the shared ones."""
     if not missing:
         return states_BHLD
     gap = states_BHLD.new_zeros(*states_BHLD.shape[:2], missing, states_BHLD.shape[3])

@@ -26,6 +26,7 @@ from safework_cli.engines.protocol import Completion, Conversation, FinishReason
 from safework_cli.models.chat_template import encode_prompt, instructed, missing_generation_prompt
 from safework_cli.models.folder import positions_of
 from safework_cli.models.load import stop_token_ids, template_hash
+from safework_cli.models.padding import pad_left
 from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.models.vision import Vision, base_of, collate, placeholders
 
@@ -82,7 +83,7 @@ class HFEngine:
             )
         reason = unshareable(model) if share_prompts else None
         if reason:
-            warnings.warn(f"{type(model).__name__}: each reply computes its prompt again: {reason}", stacklevel=2)
+            warnings.warn(f"{type(model).__name__}: prompt sharing is off in generation: {reason}", stacklevel=2)
         self._share = share_prompts and not reason
 
     @property
@@ -165,8 +166,7 @@ class HFEngine:
         """transformers' own loop, for models whose cache cannot be expanded; the tokens are drawn as the decoder draws them."""
         width = max(map(len, prompts))
         pad = self.tokenizer.pad_token_id
-        ids_BP = torch.tensor([[pad] * (width - len(p)) + p for p in prompts], device=self.model.device)
-        mask_BP = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
+        ids_BP, mask_BP = pad_left(prompts, pad, self.model.device)
         drawn = _Drawn(Draws(sampling, seeds, placeholders(self.model)))
         vision = {k: t.to(self.model.device) for k, t in collate(visions or (), [len(p) for p in prompts], width).items()}
         with _neutral_generation(self.model) as model:

@@ -1,7 +1,7 @@
 """Linear layers whose weights are laid out once for a CPU's matrix kernels.
 
-A product with few rows (a token each of a handful of replies) spends most of its time laying out the weight matrix, every time anew.
-oneDNN can keep the layout: torch's compiler does so for frozen models through the same two operators, which have no public name.
+A product with few rows (a token each of a handful of replies) spends most of its time laying out the weight matrix again.
+oneDNN can keep the layout: torch's compiler does so for frozen models with the same two operators, which have no public name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 @contextmanager
 def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
-    """Inside, float32 linear layers on a CPU compute with packed weights; elsewhere nothing changes. For inference alone.
+    """Inside, float32 linear layers on a CPU compute with packed weights; elsewhere nothing changes. For inference only.
 
     Args:
         rows: about how many rows a product has; other numbers work, a little slower.

@@ -48,7 +48,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A turn that is no action. ``reason`` is a clause for people and models: what is wrong, and how to write it."""
+    """A turn without a valid action. ``reason`` is a clause for people and models: the error, and the correct form."""
 
     reason: str
 

@@ -136,8 +136,8 @@ class SearchIndex:
         if not known or k < 1:
             return []
         scores_N = self._engine.get_scores_from_ids(known)
-        found = np.flatnonzero(scores_N > 0)
-        best = found[np.lexsort((found, -scores_N[found]))][:k]
+        matching = np.flatnonzero(scores_N > 0)
+        best = matching[np.lexsort((matching, -scores_N[matching]))][:k]
         return [self._hit(int(number), float(scores_N[number])) for number in best]
 
     def read(self, id: str) -> Passage:

@@ -1,45 +1,27 @@
-"""Search episodes, many at a time: the model acts, the index answers, until it gives an answer or a cap is met.
+"""Search episodes, many at a time: the model acts, the index answers, until it gives an answer or reaches a limit.
 
 The same runner serves reinforcement learning, evaluation and inference. Sampled token ids are kept across turns and never
-re-encoded; what the environment says is tokenized once, between them, and marked in ``mask``.
+re-encoded; the text of the environment is tokenized once, between them, and marked in ``mask``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from safework_cli.data.row import Message
 from safework_cli.data.text_safety import disarmed
-from safework_cli.engines.protocol import Completion, Sampling, derived_seed
+from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
 from safework_cli.environments.search.grammar import Action, Malformed, document_observation, parse_action, results_observation
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.models.chat_template import encode_prompt, observation_ids
 from safework_cli.models.thoughts import control_tokens
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-class TokenEngine(Protocol):
-    """An engine that continues token ids, such as ``HFEngine``."""
-
-    tokenizer: PreTrainedTokenizerBase
-    stop_ids: list[int]
-
-    def generate_ids(
-        self, prompts: Sequence[list[int]], sampling: Sampling, n: int = 1, *, seeds: Sequence[Sequence[int]] | None = None
-    ) -> list[list[Completion]]: ...
-
-    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str: ...
-
-    def longest_prompt(self, sampling: Sampling) -> float: ...
-
 
 @dataclass(frozen=True, slots=True)
 class EpisodeLimits:
-    """Caps of an episode.
+    """Limits of an episode.
 
     Attributes:
         turns: assistant turns at most.
@@ -56,7 +38,7 @@ class EpisodeLimits:
 
 @dataclass(slots=True)
 class Transcript:
-    """An episode as it went.
+    """A finished episode.
 
     Attributes:
         prompt_ids: what the model was asked.
@@ -151,7 +133,7 @@ def _act(
 
 
 def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIndex, limits: EpisodeLimits) -> str:
-    """What the environment says to an action; a malformed one is told what is wrong with it."""
+    """The environment's answer to an action; to a malformed one, an error."""
     if isinstance(action, Malformed):
         transcript.malformed += 1
         return f"Error: {action.reason}"

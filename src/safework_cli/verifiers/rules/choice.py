@@ -39,10 +39,10 @@ def read_letter(final: str, options: Options) -> str | None:
     start, read = 0, 0
     for cut in [*(match.start() for match in NEXT_QUESTION.finditer(low)), len(text)]:
         if text[start:cut].strip():  # a reply that runs on into a question of its own has answered before it; one may also begin by it
-            found = Reading(text[start:cut].strip(), options).letter()
+            letter = Reading(text[start:cut].strip(), options).letter()
             read += 1
-            if found is not None or read == 2:
-                return found
+            if letter is not None or read == 2:
+                return letter
         start = cut
     return None
 
@@ -68,7 +68,7 @@ class ChoiceRule:
 
     @staticmethod
     def gold_problem(exchange: Exchange) -> str | None:
-        """Why the gold answer is no letter of the question, or None."""
+        """Why the gold answer is not a letter of the question, or None."""
         return _letters(exchange)[1]
 
     def _judge(self, exchange: Exchange) -> Verdict:

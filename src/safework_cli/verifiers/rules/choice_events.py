@@ -67,7 +67,7 @@ class Mentions:
     def events(self) -> list[Event]:
         boxes = self._boxes()
         spans = [(event.start, event.end) for event in boxes]
-        found = boxes + self._texts_stated()
+        events = boxes + self._texts_stated()
         matches = list(MENTION.finditer(self.text))
         if len(matches) > FIRST + LAST:
             matches = matches[:FIRST] + matches[-LAST:]
@@ -78,16 +78,16 @@ class Mentions:
             if inside < len(spans) and spans[inside][0] <= match.start():
                 continue
             if (event := self._event(match)) is not None:
-                found.append(event)
+                events.append(event)
         for match in list(_RUN.finditer(self.text))[-LAST:]:
             run = match.group(1)
             if set(run) <= set(self.options.valid) and sorted(set(run)) == list(run) and self._cue(match.start()) == "stated":
-                found.append(Event(match.start(), match.end(), None, "several"))
-        return sorted(found, key=lambda event: event.start)
+                events.append(Event(match.start(), match.end(), None, "several"))
+        return sorted(events, key=lambda event: event.start)
 
     def _boxes(self) -> list[Event]:
         """Boxes whose content is a letter, several, or an option's text; a box with a formula says nothing of the letter."""
-        found: list[Event] = []
+        events: list[Event] = []
         for match in list(_BOX.finditer(self.text))[-LAST:]:
             letter, kind = self._boxed(match.group(1).strip())
             if kind == "mentioned":
@@ -95,11 +95,11 @@ class Mentions:
             left, right = self._sides(match.start(), match.end())
             if cues.BAD.match(right) or cues.ZH_BAD.match(right) or self.denied(left):
                 kind = "denied"
-            joined = found and re.fullmatch(r"\s*(?:or|and|,|/|&|或|和|、)\s*", self.low[found[-1].end : match.start()][:12])
-            if joined and found[-1].letter != letter:
+            joined = events and re.fullmatch(r"\s*(?:or|and|,|/|&|或|和|、)\s*", self.low[events[-1].end : match.start()][:12])
+            if joined and events[-1].letter != letter:
                 letter, kind = None, "several"
-            found.append(Event(match.start(), match.end(), letter, kind))
-        return found
+            events.append(Event(match.start(), match.end(), letter, kind))
+        return events
 
     def _boxed(self, content: str) -> tuple[str | None, Kind]:
         valid = self.options.valid
@@ -119,7 +119,7 @@ class Mentions:
 
     def _texts_stated(self) -> list[Event]:
         """Statements whose object is an option's text: "The answer is 15 km"."""
-        found: list[Event] = []
+        events: list[Event] = []
         for match in list(cues.TEXT_STATED.finditer(self.low))[-40:]:
             start = match.start("object")
             cue, before = match.group()[: start - match.start()], self.low[max(0, match.start() - 60) : match.start()]
@@ -131,17 +131,17 @@ class Mentions:
             if letter is None and len(among) == 1 and self.unnegated(what) == among and not self.options.is_plain_word(next(iter(among))):
                 (letter,) = among
             if letter is not None and len(among) <= 1:
-                found.append(Event(start, match.end("object"), letter, "stated"))
-        return found
+                events.append(Event(start, match.end("object"), letter, "stated"))
+        return events
 
     def unnegated(self, text: str) -> set[str]:
         """The letters of the options whose text occurs in a text and is not denied there."""
         joined = self.options.joined(text)
-        found = self.options.occurring(text)
-        before = (_CJK_GAP.sub("", joined[max(0, start - 60) : start].rstrip()) for start, _, _ in found)
+        occurrences = self.options.occurring(text)
+        before = (_CJK_GAP.sub("", joined[max(0, start - 60) : start].rstrip()) for start, _, _ in occurrences)
         return {
             letter
-            for (_, end, letter), left in zip(found, before, strict=True)
+            for (_, end, letter), left in zip(occurrences, before, strict=True)
             if not self.denied(left) and not cues.DENIED_AFTER.match(_CJK_GAP.sub("", joined[end : end + 60]))
         }
 
@@ -320,7 +320,7 @@ class Mentions:
         return bool(cues.DENIED.search(left) or cues.ZH_DENIED.search(left))
 
     def _asked(self, start: int, right: str) -> bool:
-        """Whether the letter stands in a question: "Is it A?", "could the answer be A?", 是A吗."""
+        """Whether the letter is part of a question: "Is it A?", "could the answer be A?", 是A吗."""
         left = self.low[max(0, start - CONTEXT) : start]
         asks = cues.QUESTION.match(right) and (cues.ASKS.search(left) or cues.ZH_ASKS.search(left))
         return bool(asks or cues.ZH_QUESTION.match(right))

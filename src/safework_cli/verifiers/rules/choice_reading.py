@@ -73,7 +73,7 @@ class Reading(Mentions):
         )
 
     def _explains(self, event: Event) -> bool:
-        """Whether a denial stands in a clause that gives the reason for the choice: "B, because B is false"."""
+        """Whether a denial is part of a clause that gives the reason for the choice: "B, because B is false"."""
         clause = re.split(r"[.!?\n。！？]", self.low[max(0, event.start - CONTEXT) : event.start])[-1]
         return re.search(r"\b(?:because|since|as|reason)\b|因为|由于", clause) is not None
 
@@ -137,7 +137,7 @@ class Reading(Mentions):
         return rest[0] if len(set(rest)) == 1 else None
 
     def _leading(self) -> str | None:
-        """The letter that the text begins with; "" where it begins with one that is no answer: a list, or several."""
+        """The letter that the text begins with; "" if that is not an answer: a list, or several."""
         match = _LEADS.match(self.text)
         if not match:
             return None
@@ -150,9 +150,9 @@ class Reading(Mentions):
         mark = re.match(r"^[\"')\]⟧】]*\s?([.):,;、。|(]|[-–—→](?=\s)|$|\n|\t)", right)
         if raw.islower() and not (mark and (self.text[end : end + 1] in (".", ")", ":") or match.start(1) > 0)):
             return None
-        alone = len({m.group(1) for m in list(MENTION.finditer(self.text))[: FIRST + LAST]} & set(self.options.valid)) == 1
+        single = len({m.group(1) for m in list(MENTION.finditer(self.text))[: FIRST + LAST]} & set(self.options.valid)) == 1
         reason = re.match(r"^(?: (?:because|since|as|for|due|rather than|instead of|over)\b|\s*(?:项|选项|因为|由于|吧))", right) or (
-            alone and re.match(r"^ (?:is|was)\b", right)
+            single and re.match(r"^ (?:is|was)\b", right)
         )
         if not (mark or own or (reason and raw != "I")):
             return None
@@ -188,13 +188,13 @@ class Reading(Mentions):
         equals = _EQUALS.search(near.rstrip(" .。"))
         if equals and (same := options.equal_to(equals.group(1)) or options.begins(equals.group(1))) is not None:
             return same
-        found = self.unnegated(near)
-        if len(found) > 1:
+        letters = self.unnegated(near)
+        if len(letters) > 1:
             concluding = [part for part in SENTENCE.split(near) if part.strip()][-1:]
-            found = self.unnegated(concluding[0]) if concluding and cues.CONCLUDES.search(lower_case(concluding[0])) else set()
-        if len(found) != 1:
+            letters = self.unnegated(concluding[0]) if concluding and cues.CONCLUDES.search(lower_case(concluding[0])) else set()
+        if len(letters) != 1:
             return None
-        (letter,) = found
+        (letter,) = letters
         if options.is_plain_word(letter):
             own = re.escape(options.texts[options.valid.index(letter)])  # "… is 15 km", and not "there are 15 …"
             states = rf"^{own}$|(?:^| )(?:is|be|=|equals|was|是|为|得)(?: \w+)? {own}(?: [^\W\d]+)?$"

@@ -79,13 +79,13 @@ def _unbraced(text: str) -> str:
     last = 0
     for match in _BRACES.finditer(text):
         pieces.append(text[last : match.start()])
-        last, found = match.end(), match.group()
-        if found in ("\\{", "\\}"):
+        last, mark = match.end(), match.group()
+        if mark in ("\\{", "\\}"):
             continue
-        if found == "}":
+        if mark == "}":
             pieces.append(closers.pop() if closers else "")
             continue
-        boxed = len(found) > 1
+        boxed = len(mark) > 1
         pieces.append(OPEN_BOX if boxed else "")
         closers.append(CLOSE_BOX if boxed else "")
     pieces.append(text[last:])
@@ -150,22 +150,22 @@ class Options:
     def occurring(self, text: str) -> list[tuple[int, int, str]]:
         """(start, end, letter) of option texts among the text's tokens, the longest first where one holds another; positions count in the
         joined tokens, which ``joined`` gives."""
-        found: list[tuple[int, int, str]] = []
+        places: list[tuple[int, int, str]] = []
         rest = f" {self.joined(text)} "
         for i in sorted(range(len(self.texts)), key=lambda i: -len(self.texts[i])):
             option = f" {self.texts[i]} "
             at = rest.find(option) if self.texts[i] else -1
-            while at >= 0 and len(found) < 200:
-                found.append((at, at + len(option) - 2, self.valid[i]))
+            while at >= 0 and len(places) < 200:
+                places.append((at, at + len(option) - 2, self.valid[i]))
                 rest = rest[: at + 1] + "\x00" * (len(option) - 2) + rest[at + len(option) - 1 :]
                 at = rest.find(option, at + 1)
-        return sorted(found)
+        return sorted(places)
 
     @staticmethod
     def joined(text: str) -> str:
         return " ".join(tokens_of(text))
 
     def is_plain_word(self, letter: str) -> bool:
-        """Whether an option's text stands in many replies that do not choose it: a number, "yes", "none"."""
+        """Whether many replies that do not choose an option contain its text: a number, "yes", "none"."""
         text = self.texts[self.valid.index(letter)]
         return " " not in text and (len(text) <= 3 or not text.isalpha() or text in ("true", "false", "none", "both", "neither", "maybe"))

@@ -45,7 +45,7 @@ class CorrectnessRule:
 
     @staticmethod
     def gold_problem(exchange: Exchange) -> str | None:
-        """As the rule of the answer type says; None where there is no gold answer, or no rule for it."""
+        """The problem that the rule of the answer type finds; None without a gold answer or without such a rule."""
         kind = exchange.meta.get("answer_type")
         return rule_verifier(str(kind)).gold_problem(exchange) if exchange.answer is not None and kind in ANSWER_TYPES else None
 

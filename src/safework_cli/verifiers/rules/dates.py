@@ -63,7 +63,7 @@ def month_names() -> dict[str, int]:
     """Names and abbreviations of months, folded, in all ``LANGUAGES``; those that mean different months in two languages are left out."""
     from babel import Locale
 
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     clashes = set()
     for language in LANGUAGES:
         months = Locale.parse(language).months
@@ -71,10 +71,10 @@ def month_names() -> dict[str, int]:
             for width in ("wide", "abbreviated"):
                 for number, name in months[form].get(width, {}).items():
                     folded = _unaccented(name.casefold()).rstrip(".")
-                    if found.setdefault(folded, number) != number and language != "en":
+                    if numbers.setdefault(folded, number) != number and language != "en":
                         clashes.add(folded)
     english = {_unaccented(name.casefold()): n for n, name in Locale.parse("en").months["format"]["wide"].items()}
-    return {name: number for name, number in found.items() if name not in clashes and len(name) >= 3} | english | {"sept": 9}
+    return {name: number for name, number in numbers.items() if name not in clashes and len(name) >= 3} | english | {"sept": 9}
 
 
 def _unaccented(text: str) -> str:
@@ -110,21 +110,21 @@ def with_dates(text: str) -> str:
 
 
 def _named(parts: Callable[[re.Match[str]], tuple[str | None, str, str | None]]) -> Callable[[re.Match[str]], str]:
-    def replaced(found: re.Match[str]) -> str:
-        year, name, day = parts(found)
+    def replaced(match: re.Match[str]) -> str:
+        year, name, day = parts(match)
         month = month_names().get(name)
-        return found[0] if month is None else _date(found[0], year, month, day)
+        return match[0] if month is None else _date(match[0], year, month, day)
 
     return replaced
 
 
-def _numbers(found: re.Match[str]) -> str:
-    first, second = int(found[1]), int(found[3])
+def _numbers(match: re.Match[str]) -> str:
+    first, second = int(match[1]), int(match[3])
     if first > 12 >= second or first == second:
-        return _date(found[0], found[4], second, found[1])
+        return _date(match[0], match[4], second, match[1])
     if second > 12 >= first:
-        return _date(found[0], found[4], first, found[3])
-    return f" {MARK}x{first}x{second}x{found[4]} "
+        return _date(match[0], match[4], first, match[3])
+    return f" {MARK}x{first}x{second}x{match[4]} "
 
 
 def _date(text: str, year: str | None, month: int, day: str | None) -> str:

@@ -19,8 +19,8 @@ class FormatRule:
     version = 1
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
-        found = [parse_reply(e.reply).format for e in exchanges]
-        return [Verdict(float(form == "ok"), form) for form in found]
+        formats = [parse_reply(e.reply).format for e in exchanges]
+        return [Verdict(float(form == "ok"), form) for form in formats]
 
 
 _NO_LANGUAGE = re.compile(
@@ -53,11 +53,11 @@ def _identifier() -> Any:
 
 
 def language_named(text: str) -> str | None:
-    """The language of a text, "?" where it is written in Latin letters that do not say which, None where it has no words of any.
+    """The language of a text, "?" if it is in Latin letters of an unclear language, None if it has no words of a language.
 
-    Chinese and English are told by the official rule (``rows.language_of``: Chinese where more than half of the letters are). Kana, Hangul
+    The official rule detects Chinese and English (``row.language_of``: Chinese if more than half of the letters are). Kana, Hangul
     and other scripts name their languages (or "cyrillic", "arabic", "devanagari"); Latin letters are read by py3langid. Code, formulas,
-    quotations and addresses have no language, and neither has a number, a letter, a name or a term of a word or two.
+    quotations, addresses, numbers, letters, names and terms of one or two words have no language.
     """
     plain = _NO_LANGUAGE.sub(" ", text)
     counts = dict.fromkeys((name for name, _, _ in _SCRIPTS), 0)
@@ -89,7 +89,7 @@ class LanguageRule:
     """
 
     name = "language"
-    version = 2  # languages beside Chinese and English
+    version = 2  # languages other than Chinese and English
     libraries = ("py3langid",)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -100,7 +100,7 @@ class LanguageRule:
         if not reply.answer:
             return Verdict(0.0, "empty")
         asked = language_named(exchange.question) or ("?" if _WORD.search(_NO_LANGUAGE.sub(" ", exchange.question)) else None)
-        found = {asked, language_named(reply.thought), language_named(reply.answer)} - {None}
-        if "?" in found and len(found) > 1 and found <= {"?", *_LATIN}:
-            found.discard("?")
-        return Verdict(1.0, "same") if len(found) <= 1 else Verdict(0.0, "mixed")
+        languages = {asked, language_named(reply.thought), language_named(reply.answer)} - {None}
+        if "?" in languages and len(languages) > 1 and languages <= {"?", *_LATIN}:
+            languages.discard("?")
+        return Verdict(1.0, "same") if len(languages) <= 1 else Verdict(0.0, "mixed")

@@ -247,11 +247,11 @@ NUMBERS = ("prompt_level_strict_accuracy", "inst_level_strict_accuracy", "prompt
 
 def published(answers: list[tuple[str, list[Arguments]]]) -> dict[str, float]:
     """The four published numbers of answers with their instructions; empty where there are none."""
-    found: dict[str, float] = {}
+    rates: dict[str, float] = {}
     for loose in (False, True):
         verdicts = [[kept(answer, constraint, loose=loose) for constraint in constraints] for answer, constraints in answers]
         single = [verdict for each in verdicts for verdict in each]
         if single:
             prompt, instruction = NUMBERS[2 * loose : 2 * loose + 2]
-            found |= {prompt: sum(map(all, verdicts)) / len(verdicts), instruction: sum(single) / len(single)}
-    return found
+            rates |= {prompt: sum(map(all, verdicts)) / len(verdicts), instruction: sum(single) / len(single)}
+    return rates

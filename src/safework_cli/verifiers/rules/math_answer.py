@@ -89,12 +89,12 @@ _CLAUSE = re.compile(
 
 
 def last_answer(text: str) -> str:
-    r"""What stands in the last ``\boxed{…}`` of a text, or all of it."""
+    r"""The content of the last ``\boxed{…}`` of a text, or the text."""
     return _boxed(text) or text
 
 
 def stated_answer(final: str, *, words: bool = False) -> str | None:
-    """The text of the answer that a final reply states, or None where it states none; with ``words``, it may be words."""
+    """The text of the answer that a final reply states, or None; with ``words``, it may be words."""
     tail = _normal(_whole_sentences(final[-TAIL:]) if len(final) > TAIL else final)
     boxed = _boxed(final)
     if boxed is not None:
@@ -111,7 +111,7 @@ def stated_answer(final: str, *, words: bool = False) -> str | None:
 
 
 def _announced_after_box(tail: str) -> str | None:
-    """A final answer that is announced after the last box, and is no box itself."""
+    """A final answer that is announced after the last box, outside a box."""
     end = max(tail.rfind("\\boxed"), tail.rfind("\\fbox"))
     if end < 0:
         return None
@@ -142,10 +142,10 @@ def _normal(text: str) -> str:
 
 def _boxed(text: str) -> str | None:
     """The last box, with the boxes that it is listed with; None where there is none that counts."""
-    found: list[tuple[int, int, str]] = []  # start, end, content
+    boxes: list[tuple[int, int, str]] = []  # start, end, content
     end = len(text)
     for _ in range(2 * BOXES):
-        if len(found) == BOXES:
+        if len(boxes) == BOXES:
             break
         start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
         if start < 0:
@@ -153,24 +153,24 @@ def _boxed(text: str) -> str | None:
         command = _BOX.match(text, start)
         after = command.end() if command else start + 6
         content, stop = _content(text, after)
-        if found and stop > found[-1][0]:  # a box around the one before
-            if content is not None and stop >= found[-1][1]:
-                found[-1] = (start, stop, content)
+        if boxes and stop > boxes[-1][0]:  # a box around the one before
+            if content is not None and stop >= boxes[-1][1]:
+                boxes[-1] = (start, stop, content)
             end = start
             continue
         if content is not None and content.strip() and not _is_denied(text, start, stop):
-            found.append((start, stop, content))
+            boxes.append((start, stop, content))
         end = start
-        if len(found) > 1 and not _joined(text[found[-1][1] : found[-2][0]]):
-            found.pop()
+        if len(boxes) > 1 and not _joined(text[boxes[-1][1] : boxes[-2][0]]):
+            boxes.pop()
             break
         if len(text) - start > 200_000:
             break
-    if not found:
+    if not boxes:
         return None
-    contents = list(dict.fromkeys(content.strip() for _, _, content in reversed(found)))
+    contents = list(dict.fromkeys(content.strip() for _, _, content in reversed(boxes)))
     if len(contents) == 1:
-        (start, stop, _), answer = found[0], contents[0]
+        (start, stop, _), answer = boxes[0], contents[0]
         percent = re.match(r"\s*\$?\s*(?:\\?%|percent\b|pct\b)", text[stop : stop + 20])
         minus = text[max(0, start - 3) : start].rstrip().endswith("-") and re.search(r"(?:^|[$=(\s])-\s?$", text[max(0, start - 4) : start])
         return f"{'-' if minus else ''}{answer}{'%' if percent and '%' not in answer else ''}"
@@ -304,7 +304,7 @@ def _in_statement(text: str) -> str | None:
 
 
 def _formula_list(text: str, formulas: list[tuple[int, int, str]], *, first: bool) -> str | None:
-    """The first or the last formula, with those that it is listed with, and a percent sign behind it."""
+    """The first or the last formula, with those in the same list, and a percent sign after it."""
     order = formulas if first else formulas[::-1]
     kept = [order[0]]
     for formula in order[1:6]:
@@ -330,13 +330,13 @@ def _numbers(text: str) -> list[str]:
     elif re.search(r"[万亿]|illion|thousand|分之", text):
         text = english_in_digits(chinese_in_digits(text))
     text = re.sub(r"\b(?:negative|minus)\s+(?=\d)", "-", text, flags=re.IGNORECASE)
-    found = []
+    numbers = []
     for match in _NUMERAL.finditer(text):
         before = text[match.start() - 1 : match.start()]
         if match.start() and before.isascii() and (before.isalnum() or before == "_") and match[0][:1] not in "-−$€£¥":
             continue
-        found.append(match[0].strip())
-    return found
+        numbers.append(match[0].strip())
+    return numbers
 
 
 def _in_prose(text: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Whether two mathematical answers say the same. Structure and plain numbers are compared here; single expressions by ``same``."""
+"""Whether two mathematical answers are equal. Structure and plain numbers are compared here; single expressions by ``same``."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Comparison:
         if isinstance(gold, Number) != isinstance(reply, Number) and re.fullmatch(
             r"[A-DF-Za-df-hj-z]", (b if isinstance(gold, Number) else a) or ""
         ):
-            return False  # a letter is no number
+            return False  # a letter is not a number
         if a is None or b is None or not _same_dimension(_unit(gold), _unit(reply)):
             return False
         scale_a, scale_b = _scales(_unit(gold), _unit(reply))
@@ -238,7 +238,7 @@ def _is_variable(name: str) -> bool:
 
 
 def _spelling(value: Value) -> str:
-    """The letters and digits of words, for comparison without case and punctuation; "" for what is no words."""
+    """The letters and digits of words, for comparison without case and punctuation; "" for other values."""
     if isinstance(value, Words):
         return re.sub(r"[\W_]+", "", value.text.casefold())
     if isinstance(value, Expression):

@@ -90,17 +90,17 @@ def unstyled(text: str) -> tuple[str, list[tuple[int, str]]]:
     out: list[str] = []
     parts: list[tuple[int, str]] = []
     place = length = 0
-    for found in _TEXT.finditer(text):
-        if found.start() < place:
+    for match in _TEXT.finditer(text):
+        if match.start() < place:
             continue
-        end = balanced_end(text, found.end() - 1)
+        end = balanced_end(text, match.end() - 1)
         if end < 0:
             raise Unreadable("a brace is not closed")
-        inner = text[found.end() : end].strip()
-        before = text[place : found.start()]
+        inner = text[match.end() : end].strip()
+        before = text[place : match.start()]
         out.append(before)
         length += len(before)
-        kept = _kept_in_place(found[0], inner)
+        kept = _kept_in_place(match[0], inner)
         if kept is None:
             parts.append((length, inner))
             kept = " "
@@ -162,11 +162,11 @@ def split_top(text: str, separators: re.Pattern[str]) -> tuple[list[str], list[s
         elif text[place] in ")]}":
             depth -= 1
         elif depth == 0:
-            found = separators.match(text, place)
-            if found and found.end() > place:
+            match = separators.match(text, place)
+            if match and match.end() > place:
                 parts.append(text[start:place])
-                signs.append(found[0].strip())
-                place = start = found.end()
+                signs.append(match[0].strip())
+                place = start = match.end()
                 continue
         place += 1
     parts.append(text[start:])
@@ -218,6 +218,6 @@ def latex_of(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A text without space and braces that change nothing: two that are equal say the same."""
+    """A text without redundant spaces and braces: equal results mean equal notation."""
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
     return re.sub(r"\s+|\\(?:cdot|times)(?=\s*[A-Za-z(\\])", "", re.sub(r"([_^])\{(\w)\}", r"\1\2", text))

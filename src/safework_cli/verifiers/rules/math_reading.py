@@ -268,12 +268,12 @@ def _without(points: list[Number]) -> Union:
 
 
 def _related(text: str, depth: int) -> Value | None:
-    parts, found = split_top(text, _RELATION)
-    if not found or any(not part.strip() for part in parts[1:]):
+    parts, relations = split_top(text, _RELATION)
+    if not relations or any(not part.strip() for part in parts[1:]):
         return None
     if not parts[0].strip():
         return _read(parts[-1], depth + 1)  # "= 5"
-    signs = [_RELATION_NAMES.get(sign, sign) for sign in found]
+    signs = [_RELATION_NAMES.get(sign, sign) for sign in relations]
     parts = [part.strip() for part in parts]
     if set(signs) <= {"=", r"\approx"}:
         return _equated(parts, signs, depth)

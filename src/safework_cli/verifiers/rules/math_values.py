@@ -91,7 +91,7 @@ class Either:
 
 @dataclass(frozen=True, slots=True)
 class Inequality:
-    """``parts[0] signs[0] parts[1] …`` that is no interval of one variable."""
+    """``parts[0] signs[0] parts[1] …`` that is not an interval of one variable."""
 
     parts: tuple[str, ...]
     signs: tuple[str, ...]

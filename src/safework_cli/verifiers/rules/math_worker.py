@@ -84,15 +84,15 @@ def places(symbols: list[str]) -> list[dict[str, Any]]:
     """Fixed points: for each symbol, values that depend on its name; positive ones first, then of both signs."""
     import mpmath
 
-    found = []
+    points = []
     for number in range(8):
         point = {}
         for name in symbols:
             seed = int.from_bytes(hashlib.sha256(f"{number}/{name}".encode()).digest()[:8], "big")
             value = mpmath.mpf(seed) / 2**64 * 3 + mpmath.mpf(1) / 7
             point[name] = -value if number >= 4 and seed % 2 else value
-        found.append(point)
-    return found if symbols else found[:1]
+        points.append(point)
+    return points if symbols else points[:1]
 
 
 class Evaluator:
@@ -247,13 +247,13 @@ class Evaluator:
 
 def values(tree: Any, names: list[str], *, ten: bool, complex_numbers: bool) -> list[Any]:
     """Of a tree at every point; None where it has none."""
-    found: list[Any] = []
+    values: list[Any] = []
     for point in places(names):
         try:
-            found.append(Evaluator(dict(point), ten=ten, complex_numbers=complex_numbers)(tree))
+            values.append(Evaluator(dict(point), ten=ten, complex_numbers=complex_numbers)(tree))
         except (NoValue, ZeroDivisionError):
-            found.append(None)
-    return found
+            values.append(None)
+    return values
 
 
 def canonical(tree: Any) -> Any:
@@ -280,12 +280,12 @@ def _same_matrices(a: Any, b: Any) -> bool:
 
 
 def _preorder(tree: Any) -> list[Any]:
-    found: list[Any] = []
+    nodes: list[Any] = []
     rest = [tree]
-    while rest and len(found) < MAX_STEPS:
-        found.append(rest.pop())
-        rest += getattr(found[-1], "args", ())
-    return found
+    while rest and len(nodes) < MAX_STEPS:
+        nodes.append(rest.pop())
+        rest += getattr(nodes[-1], "args", ())
+    return nodes
 
 
 def same(relation: str, a: str, b: str, within: str | None) -> bool:
@@ -298,11 +298,11 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
     for text in texts:
         try:
             trees.append(parsed(text))
-        except MemoryError:  # says nothing of the reply
+        except MemoryError:  # not a property of the reply
             raise
-        except Exception:  # the parser raises whatever it meets
+        except Exception:  # the parser raises anything
             return False
-    if relation == "alone":  # only whether it can be evaluated
+    if relation == "evaluate":  # only whether it can be evaluated
         trees = trees[:1]
     if relation == "equal" and (trees[0] == trees[1] or canonical(trees[0]) == canonical(trees[1])):
         return True
@@ -318,29 +318,29 @@ def same(relation: str, a: str, b: str, within: str | None) -> bool:
         forms += [(True, True), (True, False), (False, True)] if len(trees) > 1 else []
     for tens in forms:
 
-        def found(more: int, tens: tuple[bool, bool] = tens) -> list[list[Any]]:
+        def evaluated(more: int, tens: tuple[bool, bool] = tens) -> list[list[Any]]:
             with mpmath.workdps(digits + more):
                 return [values(tree, names, ten=ten, complex_numbers=complex_numbers) for tree, ten in zip(trees, tens, strict=False)]
 
-        sides = found(0)
+        sides = evaluated(0)
         if len(sides) == 1:
             return True
         left, right = sides
         with mpmath.workdps(digits):
             agree = _agree(relation, left, right, _exactness(trees, digits), within)
-        if agree and _zeros_hold(left, right, found):
+        if agree and _zeros_hold(left, right, evaluated):
             return True
     return False
 
 
-def _zeros_hold(left: list[Any], right: list[Any], found: Any) -> bool:
+def _zeros_hold(left: list[Any], right: list[Any], evaluated: Any) -> bool:
     """Whether what was taken for 0 is rounding: with 40 digits more it must shrink, which a small number does not."""
     suspects = [
         place for place, (x, y) in enumerate(zip(left, right, strict=True)) if x is not None and y is not None and x != y and 0 in (x, y)
     ]
     if not suspects:
         return True
-    more = found(40)
+    more = evaluated(40)
     return all(max(abs(more[0][place]), abs(more[1][place])) * 10**20 < max(abs(left[place]), abs(right[place])) for place in suspects)
 
 
@@ -378,7 +378,7 @@ def _agree(relation: str, left: list[Any], right: list[Any], exact: Any, within:
 
 
 def _nothing(x: Any, y: Any) -> bool:
-    """Whether one is 0 and the other is no more than the rounding of terms that cancel."""
+    """Whether one is 0 and the other at most the rounding error of terms that cancel."""
     import mpmath
 
     return bool(min(abs(x), abs(y)) == 0 and max(abs(x), abs(y)) < mpmath.mpf(10) ** (10 - mpmath.mp.dps))
@@ -408,7 +408,7 @@ def main() -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         job = json.loads(line)
-        # should the parent die, nobody is left to kill us: the alarm's default action ends the process even inside C code
+        # if the parent dies, nothing kills this process: the alarm's default action ends it even inside C code
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(int(job["limit"]) + 5)
         try:

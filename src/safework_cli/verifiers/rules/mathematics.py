@@ -1,8 +1,8 @@
-"""Mathematical answers: found in the reply (``math_answer``), read (``math_reading``), and compared by value (``math_compare``).
+"""Mathematical answers: extracted from the reply (``math_answer``), read (``math_reading``), and compared by value (``math_compare``).
 
 Plain numbers, lists, intervals and the like are compared here. Single expressions go to math-verify's parser, in a worker: math-verify
-limits its own time by ``signal.alarm``, which works only in a main thread and cannot interrupt C code. What a comparison costs is bounded
-by size, before it is made, so that a verdict does not depend on how busy the machine is; the clock is there for what nobody thought of.
+limits its own time by ``signal.alarm``, which works only in a main thread and cannot interrupt C code. The cost of a comparison is
+limited by size in advance, so that a verdict does not depend on the load of the machine; the time limit is for unforeseen cases.
 """
 
 from __future__ import annotations
@@ -149,10 +149,10 @@ class MathRule:
         return Verdict(1.0, "correct") if correct else Verdict(0.0, "wrong")
 
     def _check(self, gold: Value) -> None:
-        """Raises TooLarge where the gold answer has a part that is not evaluated for its size, whatever a reply says."""
+        """Raises TooLarge if a part of the gold answer is too large to be evaluated, whatever the reply."""
         for latex in expressions_of(gold):
             if latex not in self._evaluated:
-                self._same("alone", latex, latex, None)
+                self._same("evaluate", latex, latex, None)
                 if len(self._evaluated) > 10_000:
                     self._evaluated.clear()
                 self._evaluated.add(latex)

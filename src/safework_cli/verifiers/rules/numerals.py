@@ -1,6 +1,6 @@
 """Numbers in words, as digits: Chinese numerals and English number words.
 
-Our own, because what is at hand (cn2an, word2number) converts a string that is a number, and raises otherwise; here numbers stand in prose.
+Considered: cn2an and word2number. They convert a string that is a number and raise otherwise; here numbers are part of prose.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _MYRIADS = {"万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8, "兆": 10**1
 _DIGIT, _UNIT, _MYRIAD = "".join(_DIGITS), "".join(_UNITS), "".join(_MYRIADS)
 
 LONGEST = 120
-"""Of a number in words, in characters: a longer one stays as it is."""
+"""Most characters of a number in words: a longer one is left unchanged."""
 
 _ARABIC_MYRIADS = re.compile(rf"(\d[\d,]*(?:\.\d+)?)\s?([{_UNIT}]?)([{_MYRIAD}]{{1,3}})")
 _RUN = re.compile(rf"[负負]?[{_DIGIT}{_UNIT}{_MYRIAD}]+(?:[点點][{_DIGIT}]+)?")
@@ -25,11 +25,11 @@ _PER = re.compile(r"([百千万])分之(?=[\d负負.]|[" + _DIGIT + _UNIT + "])"
 _FRACTION = re.compile(r"(?:(\d+)又)?(\d+)分之(-?\d+(?:\.\d+)?)")
 _PERCENT = re.compile(r"\x00([百千万])(-?\d+(?:\.\d+)?)")
 _NOT_A_NUMBER = frozenset("些样样般直定切起共旦下向带致律并再何味")
-"""Behind 一, these make a word that is no count: 一些, 一样, 一共."""
+"""After 一, these make a word that is not a count: 一些, 一样, 一共."""
 
 
 def chinese_value(text: str) -> Fraction | None:
-    """The value of a whole Chinese numeral ("负二点五", "三百零五", "二〇〇八", "一万三"), or None where it is none."""
+    """The value of a whole Chinese numeral ("负二点五", "三百零五", "二〇〇八", "一万三"), or None."""
     sign = -1 if text[:1] in ("负", "負") else 1
     whole, _, decimals = text.lstrip("负負").replace("點", "点").partition("点")
     if not whole or whole[0] in _MYRIAD or (whole[0] in _UNIT and whole[0] not in "十拾"):
@@ -77,20 +77,20 @@ def chinese_in_digits(text: str) -> str:
     if text.isascii() or _ANY.search(text) is None:
         return text
 
-    def arabic(found: re.Match[str]) -> str:
-        if len(found[1]) > LONGEST:
-            return found[0]
-        value = Fraction(found[1].replace(",", "")) * _UNITS.get(found[2], 1)
-        for char in found[3]:
+    def arabic(match: re.Match[str]) -> str:
+        if len(match[1]) > LONGEST:
+            return match[0]
+        value = Fraction(match[1].replace(",", "")) * _UNITS.get(match[2], 1)
+        for char in match[3]:
             value *= _MYRIADS[char]
         return in_digits(value)
 
-    def run(found: re.Match[str]) -> str:
-        following = text[found.end() : found.end() + 1]
-        if len(found[0]) > 40 or (found[0] == "一" and following in _NOT_A_NUMBER):
-            return found[0]
-        value = chinese_value(found[0])
-        return found[0] if value is None else in_digits(value)
+    def run(match: re.Match[str]) -> str:
+        following = text[match.end() : match.end() + 1]
+        if len(match[0]) > 40 or (match[0] == "一" and following in _NOT_A_NUMBER):
+            return match[0]
+        value = chinese_value(match[0])
+        return match[0] if value is None else in_digits(value)
 
     text = _PER.sub(lambda m: f"\x00{m[1]}", text)
     held = re.compile(rf"\x00[{_UNIT}万]")
@@ -160,13 +160,13 @@ def english_in_digits(text: str, *, fractions: bool = False) -> str:
     A lone "one" stays: it is a pronoun as often as a count. With ``fractions``, "two thirds" is "2/3".
     """
 
-    def words(found: re.Match[str]) -> str:
-        if (found[0].lower() == "one" and not fractions) or len(found[0]) > LONGEST:
-            return found[0]
+    def words(match: re.Match[str]) -> str:
+        if (match[0].lower() == "one" and not fractions) or len(match[0]) > LONGEST:
+            return match[0]
         numbers: list[int] = []
         total = current = 0
         last = ""
-        for word in re.findall(r"[a-z]+", found[0].lower()):
+        for word in re.findall(r"[a-z]+", match[0].lower()):
             if word == "and":
                 continue
             kind = "ones" if word in _ONES else "tens" if word in _TENS else "scale"
@@ -185,13 +185,13 @@ def english_in_digits(text: str, *, fractions: bool = False) -> str:
             last = kind
         return " ".join(map(str, [*numbers, total + current]))
 
-    def scaled(found: re.Match[str]) -> str:
-        if len(found[0]) > LONGEST:
-            return found[0]
-        value = Fraction(found[1].replace(",", ""))
-        for word in re.findall(r"[a-z]+", found[2].lower()):
+    def scaled(match: re.Match[str]) -> str:
+        if len(match[0]) > LONGEST:
+            return match[0]
+        value = Fraction(match[1].replace(",", ""))
+        for word in re.findall(r"[a-z]+", match[2].lower()):
             value *= _SCALES[word.removesuffix("s")]
-        return in_digits(value) + (" " if found[0][-1:].isspace() else "")
+        return in_digits(value) + (" " if match[0][-1:].isspace() else "")
 
     lower = text.lower()
     if not any(word in lower for word in _STEMS):

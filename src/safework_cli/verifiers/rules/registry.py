@@ -128,11 +128,11 @@ def rule_class(name: str) -> type[Any]:
     """The class of a rule.
 
     Raises:
-        ConfigError: there is no such rule (names the nearest), or its class cannot be imported or is not a rule.
+        ConfigError: the rule is unknown (the nearest is named), its class cannot be imported, or it is not a rule.
     """
     known = entries(GROUP)
     if name not in known:
-        raise ConfigError(f"there is no rule verifier '{name}'{nearest(name, known)}", "", f"one of: {', '.join(known)}")
+        raise ConfigError(f"unknown rule '{name}'{nearest(name, known)}", "", f"one of: {', '.join(known)}")
     entry = known[name]
     if others := {e.value for e in metadata.entry_points(group=GROUP, name=name)} - {entry.value}:
         raise ConfigError(

@@ -42,8 +42,8 @@ def _golds(exchange: Exchange) -> list[tuple[str, list[str]]]:
     """Texts and tokens of the gold answer and its aliases, empty ones left out. "约翰·加尔通（Johan Galtung）" is also either name."""
     texts = [exchange.answer or "", *map(str, exchange.meta.get("aliases") or [])]
     for text in list(texts):
-        if found := _TRANSLATED.match(text.strip()):
-            texts += [found[1], found[2]]
+        if match := _TRANSLATED.match(text.strip()):
+            texts += [match[1], match[2]]
     golds = [(text.strip(), tokens_of(text)) for text in texts if text.strip()]
     return golds + [(text, ["one"]) for text, tokens in golds if tokens == ["1"] and text.lower() == "one"]
 
@@ -72,7 +72,7 @@ class _TextRule:
         final = exchange.final
         longest = max(len(text) for text, _ in golds)
         replies = self._replies(final, 400 + 40 * longest)
-        # a gold answer of signs alone ("---") has no tokens: it is compared as it is written
+        # a gold answer of only signs ("---") has no tokens: it is compared literally
         score = max(max(self._score(reply, gold) for reply in replies) if gold else float(self._signs(final, text)) for text, gold in golds)
         return Verdict(score, "correct" if score == 1.0 else "partial" if score > 0 else "wrong")
 

@@ -101,8 +101,8 @@ def tokens_of(text: str) -> list[str]:
     text = _INITIALS.sub(lambda m: re.sub(r"[.\s]", "", m[0]) + " ", text)
     text = _GROUPED_BY_SPACE.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = _GROUPED_BY_DOT.sub(lambda m: m[0].replace(".", ""), text)
-    found = [token for match in _TOKEN.finditer(text) if (token := _token(match, text))]
-    return [token for token in found if token not in ARTICLES] or found
+    tokens = [token for match in _TOKEN.finditer(text) if (token := _token(match, text))]
+    return [token for token in tokens if token not in ARTICLES] or tokens
 
 
 def _token(match: re.Match[str], text: str) -> str:
