@@ -1,10 +1,10 @@
-"""How well rules and served judges read replies, and how fast: every figure beside its bar and, where one was given, its peer.
+"""How well rules and served judges read replies, and how fast: every figure with its bar and, where one was given, its peer.
 
     python benchmarks/judges.py --trials FOLDER [--only choice maths text speed] [--json]
 
-FOLDER holds tables of replies with the verdict that a careful reader gives: choice.jsonl, math.jsonl, refusal.jsonl; SAFEWORK_TRIALS names
-it too. Peers are code that other people publish and that is not copied here: each is read from a folder that you name, and its figure
-comes from the same run over the same replies. Exits with 1 where a bar does not hold, or where what it needs was not given.
+FOLDER has tables of replies with the verdict of a careful reader: choice.jsonl, math.jsonl, refusal.jsonl; its default is SAFEWORK_TRIALS.
+Peers are published code that is not copied here: each is imported from a folder that you name, and measured in the same run on the same
+replies. Exits with 1 where a bar does not hold, or could not be measured because an argument is missing.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The choice rule on a table of replies, beside OpenCompass's reading of them.
+"""The choice rule on a table of replies, compared with OpenCompass.
 
-The peer is ``first_option_postprocess`` of OpenCompass's ``opencompass/utils/text_postprocessors.py``: give the path of that file. Only
-that one function's code runs, with the standard library's ``re``.
+The peer is ``first_option_postprocess`` of OpenCompass's ``opencompass/utils/text_postprocessors.py``: give the path of that file in a
+checkout. The module is imported, so OpenCompass's own requirements (mmengine) must be installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
-import re
+import importlib.util
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ BAR = 0.97
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--opencompass", metavar="FILE", help="OpenCompass's text_postprocessors.py: the peer of the choice rule")
+    parser.add_argument("--opencompass", metavar="FILE", help="text_postprocessors.py in a checkout of OpenCompass: the peer")
 
 
 def bars(args: argparse.Namespace) -> list[Bar]:
     records = table(args, "choice.jsonl")
-    names = ("choice.jsonl: replies read right", "choice.jsonl: wrong letters taken")
+    names = ("choice.jsonl: replies read correctly", "choice.jsonl: wrong letters read")
     if records is None:
         return [missing(names[0], f"≥ {BAR:g}", "--trials FOLDER with choice.jsonl"), missing(names[1], "≤ 0", "--trials FOLDER")]
     right, wrong, missed = counts(records, chosen_letter)
@@ -41,7 +41,7 @@ def bars(args: argparse.Namespace) -> list[Bar]:
 
 
 def counts(records: Sequence[dict[str, Any]], read: Callable[[str, Sequence[str]], str | None]) -> tuple[int, int, list[str]]:
-    """How many replies were read right, how many gave a letter that is not the expected one, and the replies not read right."""
+    """How many replies were read correctly, how many gave another letter than the expected one, and the replies not read correctly."""
     right = wrong = 0
     missed: list[str] = []
     for record in records:
@@ -54,12 +54,14 @@ def counts(records: Sequence[dict[str, Any]], read: Callable[[str, Sequence[str]
 
 
 def first_option(path: Path) -> Callable[[str, str], str]:
-    """OpenCompass's function, from its file: the whole module needs packages that this benchmark does not."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    wanted = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "first_option_postprocess"]
-    if not wanted:
-        raise SystemExit(f"{path} has no first_option_postprocess")
-    wanted[0].decorator_list = []
-    space: dict[str, Any] = {"re": re}
-    exec(compile(ast.Module(wanted, []), str(path), "exec"), space)  # noqa: S102 - the peer's code, which the caller named
-    return space["first_option_postprocess"]
+    """OpenCompass's function, imported from its file."""
+    sys.path.insert(0, str(path.resolve().parents[2]))  # the checkout: the module imports opencompass.registry
+    spec = importlib.util.spec_from_file_location("opencompass_text_postprocessors", path)
+    if spec is None or spec.loader is None:
+        raise SystemExit(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        raise SystemExit(f"{path} needs {error.name}: install OpenCompass's requirements") from None
+    return module.first_option_postprocess

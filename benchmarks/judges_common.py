@@ -16,10 +16,10 @@ class Bar:
     Attributes:
         name: what was measured.
         value: the figure, or None where it could not be measured (``note`` says why).
-        bar: what it must be, in words: "≥ 0.97", "= 0", "reported".
-        holds: whether it is; False where it could not be measured.
+        bar: the condition: "≥ 0.97", "= 0", "reported".
+        holds: whether the condition holds; False where the figure could not be measured.
         peer: the peer's figure in the same run, or "peer not given".
-        note: counts, and whatever a reader needs beside the figure.
+        note: counts, and what else a reader needs.
     """
 
     name: str
@@ -49,7 +49,7 @@ def missing(name: str, bar: str, why: str) -> Bar:
 
 
 def table(args: argparse.Namespace, name: str) -> list[dict[str, Any]] | None:
-    """The records of a table in the folder of trials, or None where it is not given or not there."""
+    """The records of a table in the folder of trials, or None where the folder or the table is missing."""
     path = Path(args.trials) / name if args.trials else None
     if path is None or not path.is_file():
         return None

@@ -1,10 +1,11 @@
-"""The mathematics rule on tables of answers that other people publish, read from their repositories; nothing of theirs is copied here.
+"""The mathematics rule on published tables of answers, read from their repositories; nothing of theirs is copied here.
 
 --math-verify  a clone of github.com/huggingface/Math-Verify: its parametrised tests
 --hendrycks    a clone of github.com/hendrycks/math: the unit tests of is_equiv
 --prm800k      a clone of github.com/openai/prm800k: its grader, run over the answers of the two tables above and of the trials
 
-Every pair on which rule and table differ is printed, with who is right: a disagreement that ``RIGHT`` does not explain counts against us.
+Every pair on which rule and table differ is printed, with which of them is right: a disagreement that ``RIGHT`` does not explain counts
+against the rule.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Pair:
     expected: bool
     where: str
     source: bool | None = None
-    """What the table says from which a grader was given the pair."""
+    """The verdict of the table that the pair comes from, where a grader is measured."""
 
 
 _FALSE = "the reply's equations are false"
@@ -46,9 +47,9 @@ RIGHT: tuple[tuple[str, str, str], ...] = (
     (r"1\}\{3\}", r"0\.33\\", "the table lowers the precision for this row; 0.33 is not 1/3"),
     (r"8\}\{3\}", r"2\.6667", "the table lowers the precision for this row; five digits are not 8/3"),
     (r"x \\in \[-2,7\]", r"-2 .*x .*7", "the same set; the table switches off the comparison of sets with inequalities"),
-    (r"35 cm", r"35 cm", "two boxes with +++ between them are no list"),
+    (r"35 cm", r"35 cm", "two boxes with +++ between them are not a list"),
     (r"^\$f\(x\)\$$", r"f\(y\)", "another variable; the table passes strict=False"),
-    (r"1 - .*mathrm\{e\}", r"1 \+", "the signs differ: Math-Verify takes \\mathrm{e} for no number"),
+    (r"1 - .*mathrm\{e\}", r"1 \+", "the signs differ: Math-Verify does not read \\mathrm{e} as a number"),
     (r"^10, 4, -2$|^0\.1, 4, 2$", r"4", "several values without brackets have no order, as Math-Verify has it too"),
 )
 """Gold (a regular expression), reply, why the rule is right."""
@@ -95,7 +96,7 @@ def hendrycks_pairs(folder: Path) -> Iterator[Pair]:
 
 
 def prm800k_pairs(folder: Path, pairs: list[Pair]) -> Iterator[Pair]:
-    """What the grader says of boxed and short answers."""
+    """The grader's verdicts on boxed and short answers."""
     sys.path.insert(0, str(folder / "prm800k"))
     from grading.grader import grade_answer  # type: ignore[import-not-found]
 
@@ -119,7 +120,7 @@ def _answer_of(text: str) -> str | None:
 
 
 def judge(pairs: list[Pair]) -> list[tuple[Pair, float | None, str]]:
-    """The pairs on which the rule says otherwise, with its score and what its verdict says."""
+    """The pairs on which the rule disagrees, with its score and its error or label."""
     exchanges = [Exchange([{"role": "user", "content": ""}], pair.reply, pair.gold) for pair in pairs]
     verdicts = rule_verifier("math").judge(exchanges)
     return [
@@ -130,7 +131,7 @@ def judge(pairs: list[Pair]) -> list[tuple[Pair, float | None, str]]:
 
 
 def right(pair: Pair) -> str | None:
-    """Why the rule is right where a table says otherwise, or None."""
+    """Why the rule is right where a table disagrees, or None."""
     return next((why for gold, reply, why in RIGHT if re.search(gold, pair.gold) and re.search(reply, pair.reply)), None)
 
 
@@ -138,11 +139,11 @@ def compared(name: str, pairs: list[Pair]) -> list[Bar]:
     differ = judge(pairs)
     wrong = 0
     for pair, score, said in differ:
-        why = right(pair) or ("so says the table that it comes from" if pair.source is not None and score == float(pair.source) else None)
+        why = right(pair) or ("the table that it comes from agrees" if pair.source is not None and score == float(pair.source) else None)
         wrong += why is None
         reply = pair.reply if len(pair.reply) <= 160 else "…" + pair.reply[-160:]
         gold = pair.gold if len(pair.gold) <= 160 else "…" + pair.gold[-160:]
-        say(f"{pair.where}\n  gold {gold!r}\n  reply {reply!r}\n  they say {int(pair.expected)}, the rule {score} ({said})")
+        say(f"{pair.where}\n  gold {gold!r}\n  reply {reply!r}\n  the table says {int(pair.expected)}, the rule {score} ({said})")
         say(f"  {'the rule is right: ' + why if why else 'THE RULE IS WRONG'}")
     note = f"{len(pairs)} pairs, {len(differ)} disagreements, the rule right in {len(differ) - wrong}"
     return [reported(f"mathematics, agreement with {name}", round(1 - len(differ) / max(len(pairs), 1), 4), note=note),
@@ -159,7 +160,7 @@ def say(text: str) -> None:
 
 
 def golds(args: argparse.Namespace) -> Bar:
-    """Every gold answer of every registered set that lies in ``--data``, given as the reply."""
+    """Every gold answer of every registered set in ``--data``, given as the reply."""
     name, folder = "gold answers of every registered set, equal to themselves", Path(args.data) if args.data else None
     if folder is None:
         return missing(name, "≥ 1", "--data is not given")

@@ -1,6 +1,6 @@
 """How long every rule takes: 10,000 replies of about 512 tokens, and the worst of many hostile replies of 100 kB.
 
-Hostile shapes are what makes patterns backtrack and parsers nest: runs of one character, brackets, unclosed boxes, repeated thoughts.
+Hostile shapes make patterns backtrack and parsers nest: runs of one character, brackets, unclosed boxes, repeated thoughts.
 """
 
 from __future__ import annotations

@@ -86,11 +86,11 @@ def _refusals(args: argparse.Namespace) -> Iterator[Bar]:
             sum(rule(row["completion"]) == (row["final_label"] != "1_full_compliance") for row in chosen) / len(chosen)
             for rule in (_refused, _xstest)
         )
-        told = {"peer": f"XSTest's match {peer:.3f}", "note": f"{len(chosen)} replies"}
+        details = {"peer": f"XSTest's match {peer:.3f}", "note": f"{len(chosen)} replies"}
         if half == "dev":
-            yield reported("XSTest replies, dev half", right, **told)
+            yield reported("XSTest replies, dev half", right, **details)
         else:
-            yield at_least("XSTest replies, test half", right, max(0.9, peer), **told)
+            yield at_least("XSTest replies, test half", right, max(0.9, peer), **details)
 
 
 def _served() -> Iterator[Bar]:
@@ -111,33 +111,33 @@ def _ifeval(args: argparse.Namespace) -> Iterator[Bar]:
     official = _official(args)
     if args.ifeval_replies:
         lines = Path(args.ifeval_replies).read_text(encoding="utf-8").splitlines()
-        pairs = [(rows[told["key"]], told["response"]) for told in map(json.loads, lines)]
+        pairs = [(rows[record["key"]], record["response"]) for record in map(json.loads, lines)]
     else:
         pairs = list(_mutated(list(rows.values()), args))
     same = total = drawn = 0
     ours: dict[str, list[bool]] = {name: [] for name in NUMBERS}
     theirs: dict[str, list[bool]] = {name: [] for name in NUMBERS}
     for row, reply in pairs:
-        told = [
+        instructions = [
             (name, {k: v for k, v in given.items() if v is not None})
             for name, given in zip(row["instruction_id_list"], row["kwargs"], strict=True)
         ]
-        if any(not given.get("letter", "a").isalpha() for _, given in told):
+        if any(not given.get("letter", "a").isalpha() for _, given in instructions):
             drawn += 1
             continue
         for loose in (False, True):
-            mine = [kept(reply, {"id": name, **given}, loose=loose) for name, given in told]
-            other = [official(name, given, row["prompt"], reply, loose) for name, given in told]
+            mine = [kept(reply, {"id": name, **given}, loose=loose) for name, given in instructions]
+            other = [official(name, given, row["prompt"], reply, loose) for name, given in instructions]
             same, total = same + sum(a == b for a, b in zip(mine, other, strict=True)), total + len(mine)
             prompt, single = NUMBERS[2 * loose : 2 * loose + 2]
             for found, verdicts in ((ours, mine), (theirs, other)):
                 found[prompt].append(all(verdicts))
                 found[single] += verdicts
-            for (name, _), a, b in zip(told, mine, other, strict=True):
+            for (name, _), a, b in zip(instructions, mine, other, strict=True):
                 if a != b:
                     print(f"  {row['key']} {name} loose={loose}: official {b}, ours {a}: {reply[:60]!r}", file=sys.stderr)
-    note = f"{len(pairs) - drawn} replies, {total} verdicts; {drawn} replies left out: their letter is none of a-z, and the official "
-    note += "code draws another"
+    note = f"{len(pairs) - drawn} replies, {total} verdicts; {drawn} replies left out: their letter is not one of a-z, and the "
+    note += "official code draws another"
     yield at_least(names[0], same / total, 0.999, note=note)
     for name in NUMBERS:
         a, b = (sum(found[name]) / len(found[name]) for found in (ours, theirs))

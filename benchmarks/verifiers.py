@@ -1,12 +1,12 @@
-"""How good trained verifiers are beside simple baselines, and how fast they judge.
+"""How good trained verifiers are compared with simple baselines, and how fast they judge.
 
     python benchmarks/verifiers.py refusal [--model smollm2] [--splits prompt gpt4 …] [--json]
     python benchmarks/verifiers.py value
     python benchmarks/verifiers.py speed [--rows 32]
 
-`refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt, and with one model's replies left
-out of training in turn, and those five together. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query
-and reply, once more with the attacked copies that the recipe has the verifier learn from. `value`: the test parts of ETHICS. All sides see
+`refusal`: XSTest's real replies as full compliance, partial refusal or full refusal; split by prompt; with one model's replies left
+out of training in turn; and those five together. Baselines: refusal phrases, and TF-IDF with logistic regression (scikit-learn) on query
+and reply, and once more with the attacked copies that the recipe trains the verifier on. `value`: the test parts of ETHICS. All of them get
 the same training rows and are measured on the same held-out ones. `speed`: label probabilities in one forward pass against the same model
 generating its label. Trained with the recipes in recipes/verifiers; needs SAFEWORK_DATA.
 """
@@ -40,23 +40,23 @@ def safework(*words: str, store: str) -> str:
 
 
 def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
-    """The labels of a recipe's verifier, what it trains on and is reported on, and the copies it learns from: by the stage's functions."""
+    """The specification of a recipe's verifier, its training and report rows, and its attacked copies, by the stage's own functions."""
     import yaml
 
     from safework_cli.core.artifacts import Store
     from safework_verifier.attacks import augmented
-    from safework_verifier.rows import labelled_rows, take_apart
+    from safework_verifier.rows import labelled_rows, split_by_prompt
     from safework_verifier.train.config import VerifierTrainConfig
 
     settings = yaml.safe_load((RECIPES / recipe).read_text())
     config = VerifierTrainConfig.model_validate(settings)
     items, missing = labelled_rows(read_dataset(Store(Path(store)).resolve(data, ("dataset",))), config.spec(), 0.0)
-    parts = take_apart(items, missing, config.eval_fraction, config.seed)
+    parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
     return config.spec(), parts, augmented(parts.train, config.spec(), config.attacked_share, config.cut_short_share, config.seed)
 
 
 def tfidf(train: Any, report: Any) -> Any:
-    """Predicted labels of TF-IDF over words and pairs of query and reply, apart, with logistic regression."""
+    """Predicted labels of logistic regression on TF-IDF over words and word pairs, of query and reply separately."""
     from sklearn.compose import ColumnTransformer
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -78,8 +78,8 @@ def measured(spec: Any, report: Any, predicted: Any) -> dict[str, float]:
 
     from safework_cli.statistics.classification import accuracy, macro_f1
 
-    gold, told = np.array([item.gold for item in report]), np.array(predicted)
-    return {"accuracy": accuracy(gold, told), "macro_f1": macro_f1(gold, told, len(spec.labels)), "n": len(report)}
+    gold_N, predicted_N = np.array([item.gold for item in report]), np.array(predicted)
+    return {"accuracy": accuracy(gold_N, predicted_N), "macro_f1": macro_f1(gold_N, predicted_N, len(spec.labels)), "n": len(report)}
 
 
 def verdicts_of(store: str, verifier: str, report: Any, spec: Any) -> Any:
@@ -93,10 +93,10 @@ def verdicts_of(store: str, verifier: str, report: Any, spec: Any) -> Any:
 def refusal(model: str, splits: list[str], store: str) -> list[dict[str, Any]]:
     from safework_verifier.rows import phrase_predictions
 
-    told: dict[str, tuple[list[Any], dict[str, Any]]] = {}  # by split: the rows, and what each side says of them
+    by_split: dict[str, tuple[list[Any], dict[str, Any]]] = {}  # the rows, and the labels of each side
     for split in splits:
         words, settings = ["data", "build", "-c", str(RECIPES / "xstest-refusal.yaml"), "-q"], []
-        if split != "prompt":  # that one is the judge of recipes/verifiers.sh, attack sheet and all
+        if split != "prompt":  # the prompt split is that of recipes/verifiers.sh, with the attack sheet
             source = {
                 "kind": "xstest-completions",
                 "name": "xstest-refusal",
@@ -116,13 +116,14 @@ def refusal(model: str, splits: list[str], store: str) -> list[dict[str, Any]]:
             "the same, with the copies": tfidf([*parts.train, *copies], parts.report),
             "verifier": verdicts_of(store, verifier, parts.report, spec),
         }
-        told[split] = list(parts.report), {name: list(found) for name, found in sides.items()}
-    left_out = [found for split, found in told.items() if split != "prompt"]
+        by_split[split] = list(parts.report), {name: list(found) for name, found in sides.items()}
+    left_out = [found for split, found in by_split.items() if split != "prompt"]
     if len(left_out) > 1:
         rows = [row for found, _ in left_out for row in found]
-        told["left out, together"] = rows, {name: [label for _, sides in left_out for label in sides[name]] for name in left_out[0][1]}
+        by_split["left out, together"] = rows, {name: [label for _, sides in left_out for label in sides[name]] for name in left_out[0][1]}
     return [
-        {"split": split, **{name: measured(spec, rows, labels) for name, labels in sides.items()}} for split, (rows, sides) in told.items()
+        {"split": split, **{name: measured(spec, rows, labels) for name, labels in sides.items()}}
+        for split, (rows, sides) in by_split.items()
     ]
 
 
@@ -137,7 +138,7 @@ def value(model: str, store: str) -> list[dict[str, Any]]:
     for source in ("all", *sorted({item.row.source for item in parts.report})):
         places = [i for i, item in enumerate(parts.report) if source in ("all", item.row.source)]
         report = [parts.report[i] for i in places]
-        results.append({"split": source, **{name: measured(spec, report, [told[i] for i in places]) for name, told in sides.items()}})
+        results.append({"split": source, **{name: measured(spec, report, [labels[i] for i in places]) for name, labels in sides.items()}})
     return results
 
 
@@ -166,7 +167,7 @@ def speed(model: str, rows: int) -> dict[str, Any]:
             backbone.generate(**{k: v for k, v in batch.items() if k != "position_ids"}, max_new_tokens=16, do_sample=False)
 
     times: dict[str, list[float]] = {"forward": [], "generate": []}
-    for _ in range(REPEATS):  # in turns, so that both meet the same neighbours
+    for _ in range(REPEATS):  # in turns, so that other load affects both equally
         for name, side in (("forward", forward), ("generate", generate)):
             started = time.perf_counter()
             side()

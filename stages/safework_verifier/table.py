@@ -35,7 +35,7 @@ def labels_table(artifact: Artifact) -> RenderableType:
     """Of a label verifier, trained or wrapped: accuracy, macro-F1, ECE, baselines, sources, people, attacks."""
     metrics = artifact.manifest.metrics
     if "accuracy" not in metrics:
-        return _table(artifact, (), ["not measured: " + ("; ".join(artifact.manifest.notes) or "no labelled data")])
+        return _table(artifact, (), artifact.manifest.notes or ["not measured"])
     lines = [_line(_title(name), metrics[name]) for name in MEASURES if name in metrics]
     lines += [_line(f"accuracy, {_title(name)}", entry["accuracy"]) for name, entry in metrics["baselines"].items()]
     if len(metrics["by_source"]) > 1:
@@ -43,20 +43,21 @@ def labels_table(artifact: Artifact) -> RenderableType:
     lines += [_line(f"agreement, {names}", entry["agreement"]) for names, entry in metrics.get("annotators", {}).items()]
     for name, flipped in metrics.get("attacks", {}).items():
         lines.append(_line("flipped by all attacks" if name == "all" else f"flipped by: {name}", flipped))
-    return _table(artifact, lines, [_rows(metrics["rows"]), *_temperature(metrics)])
+    temperature = [f"temperature {metrics['temperature']:g}"] if "temperature" in metrics else []
+    return _table(artifact, lines, _rows(metrics["rows"]) + temperature)
 
 
 def values_table(artifact: Artifact) -> RenderableType:
     """Of a value model: each principle's measures, and the routing."""
     metrics = artifact.manifest.metrics
     if "principles" not in metrics:
-        return _table(artifact, (), ["not measured: " + "; ".join(artifact.manifest.notes)])
+        return _table(artifact, (), artifact.manifest.notes or ["not measured"])
     lines = [
         _line(f"{principle}: {VALUE_TITLES.get(name, _title(name))}", measured[name])
         for principle, measured in metrics["principles"].items()
         for name in VALUE_MEASURES
     ]
-    return _table(artifact, [*lines, _line("routing to the right principle", metrics["routing"])], [_rows(metrics["rows"])])
+    return _table(artifact, [*lines, _line("routing to the right principle", metrics["routing"])], _rows(metrics["rows"]))
 
 
 def rollouts_table(artifact: Artifact) -> RenderableType:
@@ -91,13 +92,14 @@ def _table(artifact: Artifact, lines: Iterable[Line], below: Sequence[str]) -> R
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(title=Text(visible(artifact.ref)), title_justify="left", box=None, header_style="bold")
+    grid = Table(box=None, header_style="bold")
     for name in ("measure", "value", "95% interval", "n"):
         grid.add_column(name, justify="left" if name == "measure" else "right", overflow="fold", no_wrap=name != "measure")
     for line in lines:
         value = NOTHING if line.value is None else f"{line.value:.3f}"
         grid.add_row(Text(visible(line.name)), value, interval(line.interval), f"{line.n:,}")
-    return Group(*([grid] if grid.row_count else [Text(visible(artifact.ref), style="italic")]), *(Text(visible(text)) for text in below))
+    title = Text(visible(artifact.ref), style="italic")  # not the grid's title, which would wrap at the grid's width
+    return Group(title, *([grid] if grid.row_count else []), *(Text(visible(text)) for text in below))
 
 
 def _line(name: str, measured: Mapping[str, Any]) -> Line:
@@ -108,23 +110,19 @@ def _title(name: str) -> str:
     return TITLES.get(name, name.replace("_", " "))
 
 
-def _rows(rows: Mapping[str, Any]) -> str:
-    """The counts of rows, and those that failed or were truncated."""
+def _rows(rows: Mapping[str, Any]) -> list[str]:
+    """The counts of rows; those that failed or were truncated on lines of their own."""
     parts = [f"{rows[name]:,} {title}" for name, title in (("train", "trained on"), ("calibration", "calibrated on")) if rows.get(name)]
-    parts.append(f"{rows['report']:,} reported")
-    parts += [f"{rows[name]:,} {title}" for name, title in FAILURES if rows.get(name)]
-    return "rows: " + ", ".join(parts)
-
-
-FAILURES = (
-    ("missing_label", "without a label"), ("unscored", "failed: the judge gave no label"), ("train_truncated", "truncated in training"),
-)  # fmt: skip
-
-
-def _temperature(metrics: Mapping[str, Any]) -> list[str]:
-    truncated = str(metrics["rows"].get("held_out_truncated", "0"))
-    lines = [] if truncated.startswith("0") else [f"held-out replies truncated: {truncated}"]
-    return lines + ([f"temperature {metrics['temperature']:g}"] if "temperature" in metrics else [])
+    lines = ["rows: " + ", ".join([*parts, f"{rows['report']:,} reported"])]
+    if rows.get("unscored"):
+        lines.append(f"failed: the judge gave {rows['unscored']:,} rows no label")
+    if rows.get("missing_label"):
+        lines.append(f"left out: {rows['missing_label']:,} rows without a label or a reply")
+    if rows.get("train_truncated"):
+        lines.append(f"truncated: {rows['train_truncated']:,} training rows")
+    if not str(rows.get("held_out_truncated", "0")).startswith("0"):
+        lines.append(f"truncated: {rows['held_out_truncated']} held-out rows")
+    return lines
 
 
 def _failed(artifact: Artifact, what: str) -> list[str]:

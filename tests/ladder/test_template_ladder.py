@@ -1,7 +1,8 @@
 """Every text stage on a tiny model of each family: its chat template, its special tokens, its end of turn.
 
-Nothing is learnt here. What is held: no stage refuses or loses the template, replies are read in the one format, and the template is
-the same from the first model to the last. ``make test`` takes the families whose templates differ most; ``make test-all`` takes all.
+The models learn nothing here. The tests check that no stage refuses or loses the template, that replies are parsed in the one format, and
+that the template is the same from the first model to the last. ``make test`` runs the families whose templates differ most;
+``make test-all`` runs all.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def data(store: Store, commit):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", EVERY)
-def test_every_text_stage_takes_the_template(store: Store, data: str, tiny_model, tmp_path, name):
+def test_every_text_stage_works_with_the_template(store: Store, data: str, tiny_model, tmp_path, name):
     family = FAMILIES[name]
     base = str(family_model(tiny_model, family, tmp_path / "base"))
 

@@ -1,4 +1,4 @@
-"""The whole chain as a script, on a tiny model: every rung, then the report, then a second run that finds all of it done."""
+"""The whole ladder as a script, on a tiny model: every stage, then the report, then a second run in which every stage is already done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(900)
-def test_every_rung_chains_and_the_second_run_is_already_done(tmp_path):
+def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
     binary = tmp_path / "bin" / "safework"
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from safework_cli.cli.main import main; main()" "$@"\n')

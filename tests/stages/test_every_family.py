@@ -1,4 +1,4 @@
-"""Mixtures of experts, and dense families whose heads, caches or positions differ, through every stage on a tiny model."""
+"""Mixtures of experts, and dense families with different heads, caches or positions: every stage on a tiny model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STEPS = {"max_steps": 1, "warmup_ratio": 0.0, "per_device_train_batch_size": 8, 
 
 
 class Length:
-    """Scores a reply by its letters "e" and its length: the groups of a random model differ in them."""
+    """Scores a reply by its letters "e" and its length, which differ within the groups of a random model."""
 
     name = "length"
 
@@ -154,8 +154,8 @@ def test_adapters_of_a_mixture_are_merged(name, start, toy_data, made):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gemma2", "bloom", "mamba"])
-def test_what_is_sampled_is_what_is_trained_without_shared_prompts(name, start, toy_data, made, monkeypatch):
-    """Prompts of unequal length are padded: where positions are learned they have to be given."""
+def test_sampling_and_training_agree_without_shared_prompts(name, start, toy_data, made, monkeypatch):
+    """Prompts of unequal length are padded: models with learned positions need them as input."""
     steps = m3(start(name), toy_data, made("rl"), monkeypatch, share_prompts=False)
     assert all(step["engine/logprob_gap"] < 1e-5 for step in steps)
 
@@ -181,15 +181,15 @@ def own_code(start, tmp_path, store, monkeypatch):
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = start("llama").path
     (folder / "modeling_mine.py").write_text(OWN_CODE)
-    said = json.loads((folder / "config.json").read_text())
-    said |= {"model_type": "mine", "architectures": ["MineForCausalLM"]}
-    said["auto_map"] = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
-    (folder / "config.json").write_text(json.dumps(said))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "architectures": ["MineForCausalLM"]}
+    config["auto_map"] = {"AutoConfig": "modeling_mine.MineConfig", "AutoModelForCausalLM": "modeling_mine.MineForCausalLM"}
+    (folder / "config.json").write_text(json.dumps(config))
     return store.resolve(str(folder), ("model",))
 
 
-def test_code_of_a_model_runs_where_it_is_asked_for_and_nowhere_else(own_code, toy_data, store, made, tmp_path, monkeypatch):
-    """As a policy, as a judge's backbone, as a template: the key is there in every stage, and the refusal names it."""
+def test_code_of_a_model_runs_only_where_it_is_allowed(own_code, toy_data, store, made, tmp_path, monkeypatch):
+    """As a policy, as a judge's backbone, as a template: every stage has the key, and the refusal names it."""
     from safework_data.build.checks import template_check
     from safework_eval.config import EvalConfig
     from safework_eval.stage import stage as eval_stage

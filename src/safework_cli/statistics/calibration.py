@@ -50,7 +50,7 @@ def negative_log_likelihood(probability_NC: Floats, gold_N: Labels) -> float:
 
 def fit_temperature(probability_NC: Floats, gold_N: Labels) -> float:
     """The temperature within ``LABEL_TEMPERATURES`` that minimises the negative log-likelihood (Guo et al. 2017), by golden section
-    over log T. The objective is convex in 1/T, so it has one minimum over log T."""
+    over log T. The objective is convex in 1/T and has one minimum over log T."""
     low, high = math.log(LABEL_TEMPERATURES[0]), math.log(LABEL_TEMPERATURES[1])
     ratio = (math.sqrt(5) - 1) / 2
 

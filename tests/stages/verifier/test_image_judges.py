@@ -1,4 +1,4 @@
-"""Judges that see: the query's pictures are read, trained on and saved; judges that do not say so."""
+"""Judges with a vision tower read, train on and save images; judges without one refuse them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 import pytest
 import torch
-from PIL import Image as Picture
+from PIL import Image
 
 import tiny_vision
 from safework_cli.core.artifacts.external import path_artifact
@@ -23,9 +23,9 @@ from safework_verifier.train.config import VerifierTrainConfig
 from safework_verifier.train.stage import stage
 
 
-def picture(colour: str, size: int = 28) -> dict:
+def image(colour: str, size: int = 28) -> dict:
     buffer = io.BytesIO()
-    Picture.new("RGB", (size, size), colour).save(buffer, "PNG")
+    Image.new("RGB", (size, size), colour).save(buffer, "PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -38,20 +38,20 @@ def spec() -> LabelSpec:
 
 def asked(reply: str, *colours: str) -> Exchange:
     tags = "<image>\n" * len(colours)
-    return Exchange([Message(role="user", content=f"{tags}What is this?")], reply, images=[picture(colour) for colour in colours])
+    return Exchange([Message(role="user", content=f"{tags}What is this?")], reply, images=[image(colour) for colour in colours])
 
 
 @pytest.fixture(scope="module", params=["llava", "idefics3"])
-def seeing(request, tmp_path_factory, tiny_model):
+def with_vision(request, tmp_path_factory, tiny_model):
     model, processor = getattr(tiny_vision, request.param)(tiny_model)
     folder = tmp_path_factory.mktemp(request.param)
     save_model(model, processor, folder)
     return folder
 
 
-def test_a_picture_is_read_and_batches_give_what_single_calls_give(seeing):
-    model, processor = load_model(seeing, dtype="float32"), load_processor(seeing)
-    judge = LabelVerifier(model, load_tokenizer(seeing), spec(), processor=processor, batch_size=4)
+def test_images_are_read_and_batches_give_the_results_of_single_calls(with_vision):
+    model, processor = load_model(with_vision, dtype="float32"), load_processor(with_vision)
+    judge = LabelVerifier(model, load_tokenizer(with_vision), spec(), processor=processor, batch_size=4)
     samples = [asked("a", "red"), asked("a", "blue"), asked("a"), asked("a longer reply", "red", "blue")]
     together = [reading.probabilities for reading in judge.read(samples)]
     for sample, probabilities in zip(samples, together, strict=True):
@@ -63,9 +63,10 @@ def test_a_picture_is_read_and_batches_give_what_single_calls_give(seeing):
     )
 
 
-def test_a_pictures_prompt_is_the_processors_own(seeing):
-    """The ids are those that the processor makes of the whole conversation, where no text needs breaking."""
-    judge = LabelVerifier(load_model(seeing, dtype="float32"), load_tokenizer(seeing), spec(), processor=load_processor(seeing))
+def test_the_prompt_of_an_image_is_the_processors_own(with_vision):
+    """The ids are those that the processor makes of the whole conversation, where no text has to be escaped."""
+    model, processor = load_model(with_vision, dtype="float32"), load_processor(with_vision)
+    judge = LabelVerifier(model, load_tokenizer(with_vision), spec(), processor=processor)
     sample = asked("fine", "red")
     prompt, own = judge.writer.write(sample), spec()
     user = own.template.replace("{query}", "What is this?").replace("{response}", "fine")
@@ -73,9 +74,8 @@ def test_a_pictures_prompt_is_the_processors_own(seeing):
         {"role": "system", "content": [{"type": "text", "text": own.system}]},
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": user}]},
     ]
-    processor = judge.writer.processor
     text = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    made = processor(text=[text], images=[[Picture.new("RGB", (28, 28), "red")]], return_tensors="pt", add_special_tokens=False)
+    made = processor(text=[text], images=[[Image.new("RGB", (28, 28), "red")]], return_tensors="pt", add_special_tokens=False)
     assert judge.tokenizer.decode(prompt.ids) == judge.tokenizer.decode(made["input_ids"][0])
     torch.testing.assert_close(prompt.vision["pixel_values"], made["pixel_values"])
 
@@ -85,11 +85,11 @@ def rows() -> list[Row]:
     for number in range(60):
         colour, label = (("red", "bad"), ("white", "good"))[number % 2]
         messages = [Message(role="user", content="<image>\nIs it good?"), Message(role="assistant", content="yes")]
-        made.append(Row(f"r{number}", "value", messages, images=[picture(colour)], meta={"label": label}))
+        made.append(Row(f"r{number}", "value", messages, images=[image(colour)], meta={"label": label}))
     return made
 
 
-def test_a_judge_learns_from_pictures_alone_and_is_saved_whole(work, tmp_path, tiny_model):
+def test_a_judge_trains_on_images_only_and_is_saved_with_its_vision_tower(work, tmp_path, tiny_model):
     model, processor = tiny_vision.llava(tiny_model)
     save_model(model, processor, tmp_path / "model")
     (tmp_path / "data").mkdir()
@@ -108,10 +108,10 @@ def test_a_judge_learns_from_pictures_alone_and_is_saved_whole(work, tmp_path, t
     assert (red.label, white.label) == ("bad", "good")
 
 
-def test_a_judge_that_sees_nothing_says_so(work, tmp_path, tiny_model):
+def test_a_judge_without_a_vision_tower_refuses_images(work, tmp_path, tiny_model):
     judge = LabelVerifier(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model), spec())
-    pictured, plain = judge.judge([asked("a", "red"), asked("a")])
-    assert pictured.score is None and "takes text only" in pictured.error and plain.score is not None
+    with_image, plain = judge.judge([asked("a", "red"), asked("a")])
+    assert with_image.score is None and "takes text only" in with_image.error and plain.score is not None
     (tmp_path / "data").mkdir()
     write_rows(tmp_path / "data" / "rows.parquet", rows())
     inputs = Inputs({
