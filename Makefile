@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $(STAMP)
 
-demo: install          ## SmolLM2-135M through all stages, then a table and report.html
+demo: install          ## SmolLM2-135M through the whole ladder, then a table and report.html
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/quickstart.sh
 
 tiny: install          ## the same chain on tiny random models
@@ -27,7 +27,7 @@ tiny: install          ## the same chain on tiny random models
 test: install
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS)
 
-test-all: install      ## with the tests that take longer, such as all stages with every family's chat template
+test-all: install      ## with what takes longer: the whole ladder with every family's chat template
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
 
 check: install

@@ -41,56 +41,86 @@ class NotThere(InputError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
 
 
 class FileEntry(_Strict):
     """One file of the payload."""
 
     path: str
+    """Below the artifact's folder, with `/`."""
     sha256: str
+    """Digest of the file's bytes."""
     size: int
+    """In bytes."""
 
 
 class InputEntry(_Strict):
     """One input, pinned."""
 
     ref: str
+    """The reference with its version, a path, or a hub repository with its commit."""
     kind: str
+    """The artifact's kind."""
     digest: str
+    """The input's `digest`."""
 
 
 class Manifest(_Strict):
     """Everything that is known of an artifact, as stored in ``manifest.json``."""
 
     schema_version: int = SCHEMA_VERSION
+    """Of the manifest."""
     kind: str
+    """model, dataset, verifier, index, generations or evaluation."""
     name: str
+    """The artifact's name."""
     version: int
+    """Counted from 1 for each kind and name."""
     created: str
     """UTC, ISO 8601."""
     stage: str
+    """The command that made it."""
     stage_version: int
+    """Raised when a stage's results change for the same settings."""
     fingerprint: str
+    """Identity of the run: stage, version, settings that can change the result, digests of the inputs."""
     config: dict[str, Any] = Field(default_factory=dict)
+    """Every setting with its value."""
     config_sources: dict[str, str] = Field(default_factory=dict)
+    """Setting → where its value came from: "default", a recipe, a variable, or "command line"."""
     inputs: dict[str, InputEntry] = Field(default_factory=dict)
+    """Slot → the input, pinned."""
     files: list[FileEntry]
+    """Every file of the payload."""
     digest: str
     """sha256 over the sorted list of files, the run's record left out: the identity of the payload."""
     chat_template_hash: str | None = None
+    """Of the model made or used."""
     seeds: dict[str, str] = Field(default_factory=dict)
+    """What is random → the setting that seeds it, or "not deterministic"."""
     packages: dict[str, str] = Field(default_factory=dict)
+    """Package → version."""
     git_commit: str | None = None
+    """Of the working folder, where it is a repository."""
     host: str = ""
+    """The machine's name."""
     wall_seconds: float = 0.0
+    """Duration of the run, in seconds."""
     peak_memory_bytes: int | None = None
+    """Largest memory of the process, in bytes."""
     metrics: dict[str, Any] = Field(default_factory=dict)
+    """The stage's headline numbers."""
     notes: list[str] = Field(default_factory=list)
+    """Sentences about the run that a reader should see."""
     failed_gates: list[str] = Field(default_factory=list)
+    """Gates that did not hold; the command exited with 4."""
     failed_items: int = 0
+    """Items that failed, such as prompts without a verdict."""
     tolerated_items: int = 0
+    """How many may fail; with more the command exited with 5."""
     pinned: bool = False
+    """Kept by `artifacts gc`."""
     reuse: bool = True
     """Whether a run with the same fingerprint may print this artifact as "already done": false for imports, whose fingerprint is only
     a claim of the folder's author."""
