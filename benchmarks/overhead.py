@@ -18,8 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-REPEATS = 5
-BARS = {"safework --help": 0.30, "safework sft --help": 0.50, "stage overhead": 1.0}
+REPEATS = 9
+BARS = {"safework --help": 0.15, "safework sft --help": 0.50, "stage overhead": 1.0}
 
 BARE = """
 import sys, time

@@ -44,6 +44,15 @@ def safetensors(path: Path, shape=(2,)) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * count))
 
 
+def spoil_weights(folder: Path, offsets=(0, 8), second=None, extra: bytes = b"") -> None:
+    """Writes a file whose header does not fit its tensors: of another size, overlapping, with a gap, or with bytes at the end."""
+    header = {"w": {"dtype": "F32", "shape": [2], "data_offsets": offsets}}
+    header |= {"x": {"dtype": "F32", "shape": [2], "data_offsets": second}} if second else {}
+    text = json.dumps(header).encode()
+    end = max(offsets[1], second[1] if second else 0)
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(end) + extra)
+
+
 def put_model(store: Store, name: str = "m", content: str = "{}", **more):
     folder = store.staging()
     (folder / "config.json").write_text(content)
@@ -152,6 +161,11 @@ def test_verify_finds_a_flip_that_hides_behind_an_old_time(store):
         (lambda folder: (folder / "model.safetensors").unlink(), "no safetensors"),
         (lambda folder: safetensors(folder / "model.safetensors", (0,)), "empty tensor"),
         (lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-3]), "is truncated"),
+        (lambda folder: spoil_weights(folder, extra=b"xx"), "is truncated"),
+        (lambda folder: spoil_weights(folder, offsets=(0, 4)), "not a safetensors file.*\n.*invalid shape"),
+        (lambda folder: spoil_weights(folder, second=(4, 12)), "not a safetensors file.*\n.*invalid offset"),
+        (lambda folder: spoil_weights(folder, second=(12, 20)), "not a safetensors file.*\n.*invalid offset"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"<html>not found</html>"), "not a safetensors file"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "link").symlink_to("/etc/hostname"), "symbolic link"),
     ],
