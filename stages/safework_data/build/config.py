@@ -11,6 +11,7 @@ from safework_cli.core.settings import Settings, StageConfig
 from safework_cli.data.suites import SUITES
 from safework_data.build.sources_config import Source
 
+
 class DecontaminateSettings(Settings):
     """Which evaluation sets the training data must not hold, and what counts as holding a prompt."""
 

@@ -24,7 +24,7 @@ class Candidate:
         subset: where it goes.
         source: the source's name, which need not be ``row.source``.
         split_already: the source says itself what is held out.
-        fault: why the source could not make a sound row of its record; such a row is dropped by the first check.
+        problem: why the source could not make a sound row of its record; such a row is dropped by the first check.
         remarks: what of the record was changed or left out, in words that rows share: they are counted.
     """
 
@@ -32,7 +32,7 @@ class Candidate:
     subset: str
     source: str
     split_already: bool = False
-    fault: str | None = None
+    problem: str | None = None
     remarks: tuple[str, ...] = ()
 
 

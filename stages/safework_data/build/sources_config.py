@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.settings import Settings
@@ -204,5 +204,3 @@ class SetSource(Settings):
 
 
 Source = Annotated[StarterSource | FileSource | HubSource | SetSource | XSTestSource, Field(discriminator="kind")]
-
-

@@ -11,8 +11,8 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
+from safework_data.build.sources import digest_of_images, is_split, source_files, source_name
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
-from safework_data.build.sources import digest_of_pictures, is_split, source_files, source_name
 from safework_data.files import digest_of, expand, starter_files
 
 
@@ -20,7 +20,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 6  # 6: a gzip file's name without its suffix; 5: thoughts beside replies, histories of conversations, golds as their author wrote them, ids by file
+    version: ClassVar[int] = 6  # 6: the name of a gzip file's source is its name without .gz
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -92,7 +92,7 @@ class BuildStage(Stage):
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
-        digests |= {f"pictures {source_name(s)}": digest for s in config.sources if (digest := digest_of_pictures(s))}
+        digests |= {f"images {source_name(s)}": digest for s in config.sources if (digest := digest_of_images(s))}
         if any(isinstance(source, StarterSource) for source in config.sources):
             digests["starter set"] = digest_of(starter_files())
         if config.decontaminate.suites:

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from safework_cli.data.row import SPLITS, Row, arrow_schema
 from safework_cli.core.artifacts.manifest import HELDOUT
+from safework_cli.data.row import SPLITS, Row, arrow_schema
 from safework_data.build.traits import digest64
 
 ROW_GROUP_ROWS = 10_000
