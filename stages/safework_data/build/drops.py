@@ -76,9 +76,14 @@ class Drops:
             text = next((m["content"] for m in reversed(row.messages) if m["role"] == "user"), "")
             shown.append(Example(row.id, detail, text[:EXCERPT_CHARACTERS]))
 
-    def counts(self) -> dict[str, int]:
-        """Reason → rows, the most frequent first."""
-        return dict(self.by_reason.most_common())
+    def counts(self, subset: str | None = None) -> dict[str, int]:
+        """Reason → rows (of one subset), the most frequent first."""
+        return dict((self.by_reason if subset is None else self._counted(subset, None)).most_common())
+
+    @property
+    def subsets(self) -> list[str]:
+        """Subsets that lost rows."""
+        return list(dict.fromkeys(subset for subset, _, _ in self._by_subset))
 
     def of_subset(self, subset: str) -> int:
         return sum(count for (name, _, _), count in self._by_subset.items() if name == subset)

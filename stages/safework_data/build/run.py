@@ -336,6 +336,10 @@ def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) ->
             "read": read.rows,
             "subsets": subsets,
             "dropped": drops.counts(),
+            "by_subset": {
+                subset: {"read": read.of_subset[subset], "dropped": drops.counts(subset)}
+                for subset in dict.fromkeys([*read.of_subset, *drops.subsets])
+            },
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
