@@ -17,12 +17,12 @@ MAX_PIXELS = 2**26
 """A picture of more pixels is refused before it is unpacked."""
 MAX_BYTES = 64 * 2**20
 TAG = "<image>"
-PICTURE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded, whatever a file is called. Pillow would try all it knows: an EPS named cat.png starts Ghostscript."""
 
 
-def open_picture(image: Image) -> Picture.Image:
+def open_image(image: Image) -> Picture.Image:
     """Decodes a row's image to RGB, the way up that its EXIF says. Raises InputError where it is not a picture of ``FORMATS``, is broken,
     or is too large to unpack."""
     from PIL import Image as Picture
@@ -86,5 +86,5 @@ def embedded(name: str, folder: Path) -> Image:
     if path.stat().st_size > MAX_BYTES:
         raise InputError("an image file is too large", f"{name} has {path.stat().st_size:,} bytes, {MAX_BYTES:,} are read at most")
     image = Image(bytes=path.read_bytes(), path=path.name)
-    open_picture(image)
+    open_image(image)
     return image

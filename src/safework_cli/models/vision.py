@@ -18,7 +18,7 @@ import torch
 from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
 
 from safework_cli.core.errors import InputError, SafeworkError
-from safework_cli.data.images import TAG, open_picture
+from safework_cli.data.images import TAG, open_image
 from safework_cli.data.row import Image, Message
 from safework_cli.models.folder import first_line, read_config
 
@@ -78,7 +78,7 @@ def encode_prompt_with_images(processor: Any, messages: Sequence[Message], image
     """The ids of the prompt, and the input of the vision tower. Each image replaces its ``<image>`` tag."""
     parts = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
     text = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    made = processor(text=[text], images=[[open_picture(image) for image in images]], return_tensors="pt", add_special_tokens=False)
+    made = processor(text=[text], images=[[open_image(image) for image in images]], return_tensors="pt", add_special_tokens=False)
     ids = made.pop("input_ids")[0].tolist()
     made.pop("attention_mask", None)
     return ids, dict(made)

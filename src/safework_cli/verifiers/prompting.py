@@ -15,7 +15,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.data.images import TAG, open_picture
+from safework_cli.data.images import TAG, open_image
 from safework_cli.data.row import Message
 from safework_cli.data.text_safety import BREAK
 from safework_cli.models.chat_template import encode_text, instructed, render
@@ -141,7 +141,7 @@ class PromptWriter:
         system = [{"role": "system", "content": [{"type": "text", "text": self.spec.system}]}] if self.spec.system else []
         text = self.processor.apply_chat_template([*system, {"role": "user", "content": parts}], tokenize=False)
         text = text[: text.index(end)]
-        images = [open_picture(image) for image in exchange.images]
+        images = [open_image(image) for image in exchange.images]
         made = self.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
         ids = made.pop("input_ids")[0].tolist()
         made.pop("attention_mask", None)

@@ -1,6 +1,6 @@
-"""What is done with a batch of rows, in whatever process: it is checked, noticed for comparison, and sifted.
+"""What is done with a batch of rows, in whatever process: it is checked, fingerprints for comparison, and filtered.
 
-Each function here takes what all batches share and one piece of work, and returns what the build needs to know of it (``crew.py``).
+Each function here takes what all batches share and one piece of work, and returns what the build needs to know of it (``pool.py``).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from safework_data.build.checks import Fault, examined, settle, template_check, with_whole_characters
+from safework_data.build.checks import Problem, examined, fill, template_check, with_whole_characters
 from safework_data.build.config import BuildConfig
 from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.drops import Candidate
 from safework_data.build.sources import Arrived
-from safework_data.build.splits import HoldOut, is_held_out
+from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
 from safework_data.build.staging import as_batch, from_batch, opened, without_own
 from safework_data.build.tally import Part, written
 from safework_data.build.traits import Traits, digest64
 
 PIECE_ROWS = 512
-PIECE_WEIGHT, PICTURE_WEIGHT = 16 * 2**20, 2**20
-"""Characters and bytes of a piece at most, about, and of what a picture counts for that lies in a file of its own: rows with pictures are
-large, and each process has a piece."""
+PIECE_WEIGHT, IMAGE_WEIGHT = 16 * 2**20, 2**20
+"""Characters and bytes of a piece at most, about, and what an image in a file of its own counts for: rows with images are large, and each
+process has a piece."""
 
 
 class Piece(NamedTuple):
@@ -42,7 +42,7 @@ def pieces(source: Arrived) -> Iterator[Piece]:
     weight = 0
     for item in source.items:
         items.append(item)
-        weight += _weight(item, source.pictures)
+        weight += _weight(item, source.image_keys)
         if len(items) >= PIECE_ROWS or weight >= PIECE_WEIGHT:
             yield Piece(source.candidate, items)
             items, weight = [], 0
@@ -50,19 +50,19 @@ def pieces(source: Arrived) -> Iterator[Piece]:
         yield Piece(source.candidate, items)
 
 
-def _weight(item: Any, pictures: Sequence[str]) -> int:
+def _weight(item: Any, image_keys: Sequence[str]) -> int:
     if isinstance(item, Candidate):
         texts = sum(len(message["content"]) for message in item.row.messages)
-        return texts + sum(len(image["bytes"] or b"") or PICTURE_WEIGHT for image in item.row.images)
+        return texts + sum(len(image["bytes"] or b"") or IMAGE_WEIGHT for image in item.row.images)
     _, record = item
     weight = sum(len(cell) if isinstance(cell, str) else size_of(cell) for cell in record.values())
-    for cell in map(record.get, pictures):
-        weight += PICTURE_WEIGHT * (len(cell) if isinstance(cell, list) else bool(cell))
+    for cell in map(record.get, image_keys):
+        weight += IMAGE_WEIGHT * (len(cell) if isinstance(cell, list) else bool(cell))
     return weight
 
 
 def size_of(value: Any) -> int:
-    """Characters and bytes of a cell, however deep they lie."""
+    """Characters and bytes of a cell, however deep they are nested."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
@@ -82,91 +82,95 @@ class Checking(NamedTuple):
 
 
 @dataclass(slots=True)
-class Noticed:
+class Fingerprints:
     """What is compared of rows.
 
     Attributes:
-        held: id and text of those that are for evaluation.
+        held: of the rows for evaluation: the row's place among these rows, its id, a text that no other row may hold.
     """
 
     traits: Traits
-    held: list[tuple[str, str]]
+    held: list[tuple[int, str, str]]
 
 
 @dataclass(slots=True)
 class Checked:
-    """A piece behind the first pass.
+    """What the first pass makes of a piece.
 
     Attributes:
         of_subset: rows read.
-        dropped: rows with their fault, without their pictures.
-        batch: the sound rows.
+        dropped: rows with their problem, without their images.
+        batch: the sound rows, each with its side of the split as far as it is known: rows that are held out by lot are so later.
         ranks: of the sound rows; None for those for which no lot is drawn.
-        noticed: of the sound rows, where their side of the split is known already.
+        fingerprints: of the sound rows, on the side that they are on now.
         remarks: what of the sound rows was changed or left out → rows.
     """
 
     of_subset: Counter[str]
-    dropped: list[tuple[Candidate, Fault]]
+    dropped: list[tuple[Candidate, Problem]]
     batch: pa.RecordBatch
     ranks: list[int | None]
-    noticed: Noticed | None
+    fingerprints: Fingerprints
     remarks: Counter[str]
 
 
 def check(checking: Checking, piece: Piece) -> Checked:
-    """Makes rows of items and looks at each alone."""
+    """Makes rows of items, and checks each by itself."""
     config = checking.config
     candidates = [with_whole_characters(piece.candidate(item)) for item in piece.items]
-    faults = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
+    examined_rows = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
-    remarks = Counter(remark for candidate, fault in zip(candidates, faults, strict=True) if fault is None for remark in candidate.remarks)
-    sound: list[Candidate] = []
-    dropped: list[tuple[Candidate, Fault]] = []
-    for candidate, fault in zip(candidates, faults, strict=True):
-        if fault is None:
-            settle(candidate)
-            sound.append(candidate)
-        else:
-            dropped.append((_light(candidate), fault))
     hold_out = HoldOut.of(config)
-    ranks = [hold_out.rank(candidate) for candidate in sound]
-    noticed = None
-    if not config.heldout:  # its side is known now, and not only when all rows have been seen
-        for candidate in sound:
-            hold_out.place(candidate)
-        noticed = notice(sound, config)
-    return Checked(of_subset, dropped, as_batch(sound), ranks, noticed, remarks)
+    remarks: Counter[str] = Counter()
+    sound: list[Candidate] = []
+    ranks: list[int | None] = []
+    dropped: list[tuple[Candidate, Problem]] = []
+    for candidate, problem in zip(candidates, examined_rows, strict=True):
+        if problem is not None:
+            dropped.append((_without_images(candidate), problem))
+            continue
+        fill(candidate)
+        remarks.update(candidate.remarks)
+        ranks.append(hold_out.rank(candidate))
+        sound.append(with_side(candidate))
+    return Checked(of_subset, dropped, as_batch(sound), ranks, fingerprint(sound, config), remarks)
 
 
-def notice(candidates: Iterable[Candidate], config: BuildConfig) -> Noticed:
-    """What is compared of rows that stand on their side of the split."""
-    noticed = Noticed(Traits(near=config.near_duplicate_threshold is not None), [])
-    for candidate in candidates:
-        noticed.traits.add(candidate)
+def fingerprint(candidates: Iterable[Candidate], config: BuildConfig) -> Fingerprints:
+    """What is compared of rows that have their side of the split."""
+    made = Fingerprints(Traits(near=config.near_duplicate_threshold is not None), [])
+    for place, candidate in enumerate(candidates):
+        made.traits.add(candidate)
         if is_held_out(candidate):
-            noticed.held += [(candidate.row.id, text) for text in known_by(candidate.row)]
-    noticed.traits.sign()
-    return noticed
+            made.held += [(place, candidate.row.id, text) for text in known_by(candidate.row)]
+    made.traits.sign()
+    return made
 
 
-class Sided(NamedTuple):
+class Moving(NamedTuple):
     """What the second pass shares, where rows are held out by lot."""
 
     staged: Path
-    hold_out: HoldOut
     config: BuildConfig
 
 
-def notice_staged(sided: Sided, number: int) -> Noticed:
-    """``notice`` of a staged batch."""
-    return notice(map(sided.hold_out.place, from_batch(_staged(sided.staged, number))), sided.config)
+def fingerprint_moved(moving: Moving, piece: tuple[int, Sequence[int]]) -> Fingerprints:
+    """``fingerprint`` of rows that the lot holds out.
+
+    Args:
+        piece: a staged batch's number, and the places of the rows in it.
+    """
+    number, places = piece
+    labelled = frozenset(moving.config.require_label)
+    rows = from_batch(_staged(moving.staged, number).take(pa.array(places)))
+    return fingerprint((held_out(candidate, labelled) for candidate in rows), moving.config)
 
 
-class Sieve(NamedTuple):
+class FilterContext(NamedTuple):
     """What the third pass shares.
 
     Attributes:
+        labelled: subsets whose held-out rows stay in them.
         own, public: prompts for evaluation: the dataset's held-out ones, and those of the named suites.
         exempt: sources that are not compared with ``public``.
         shared: sources that are not compared with ``own``: their held-out replies are to prompts that they train on as well.
@@ -174,7 +178,7 @@ class Sieve(NamedTuple):
     """
 
     staged: Path
-    hold_out: HoldOut
+    labelled: frozenset[str]
     own: LeakIndex
     public: LeakIndex
     exempt: frozenset[str]
@@ -182,8 +186,22 @@ class Sieve(NamedTuple):
     held_groups: frozenset[int]
 
 
+class ToFilter(NamedTuple):
+    """A staged batch for the third pass.
+
+    Attributes:
+        number: of the batch.
+        out: rows of it that go whatever they hold: their place in the batch → why.
+        moved: places in the batch of the rows that the lot holds out.
+    """
+
+    number: int
+    out: Mapping[int, Problem]
+    moved: frozenset[int]
+
+
 class Drop(NamedTuple):
-    """A row that goes, without its pictures, and why."""
+    """A row that goes, without its images, and why."""
 
     candidate: Candidate
     reason: str
@@ -192,8 +210,8 @@ class Drop(NamedTuple):
 
 
 @dataclass(slots=True)
-class Sifted:
-    """A batch behind the third pass.
+class Filtered:
+    """What the third pass makes of a batch.
 
     Attributes:
         kept: the rows of each part, as they are written, and counted.
@@ -206,47 +224,44 @@ class Sifted:
     kept_of: Counter[str]
 
 
-def sift(sieve: Sieve, piece: tuple[int, Mapping[int, Fault]]) -> Sifted:
-    """Parts the rows of a staged batch into those that stay and those that go.
-
-    Args:
-        piece: the batch's number, and rows of it that go whatever they hold: their place in the batch → why.
-    """
-    number, out = piece
-    batch = _staged(sieve.staged, number)
-    sifted = Sifted(len(batch), [], [], Counter())
+def filter_batch(context: FilterContext, piece: ToFilter) -> Filtered:
+    """Separates the rows of a staged batch that stay from those that go."""
+    batch = _staged(context.staged, piece.number)
+    filtered = Filtered(len(batch), [], [], Counter())
     kept: dict[tuple[str, str], list[tuple[int, Candidate]]] = {}
-    for place, candidate in enumerate(map(sieve.hold_out.place, from_batch(batch))):
-        if drop := _drop(sieve, candidate, out.get(place)):
-            sifted.dropped.append(drop)
+    for place, staged in enumerate(from_batch(batch)):
+        candidate = held_out(staged, context.labelled) if place in piece.moved else staged
+        if drop := _drop(context, candidate, piece.out.get(place)):
+            filtered.dropped.append(drop)
         else:
             kept.setdefault((candidate.subset, candidate.row.split), []).append((place, candidate))
-            sifted.kept_of[candidate.source] += 1
+            filtered.kept_of[candidate.source] += 1
     for (subset, split), rows in kept.items():
         part = Part.of(subset, split, (candidate.row for _, candidate in rows))
-        sifted.kept.append((_as_written(sieve, batch, rows), part))
-    return sifted
+        filtered.kept.append((_as_written(batch, rows, piece.moved), part))
+    return filtered
 
 
-def _drop(sieve: Sieve, candidate: Candidate, out: Fault | None) -> Drop | None:
+def _drop(context: FilterContext, candidate: Candidate, out: Problem | None) -> Drop | None:
     row = candidate.row
     if out:
-        return Drop(_light(candidate), *out)
+        return Drop(_without_images(candidate), *out)
     if is_held_out(candidate):
         return None
-    if digest64(row.group) in sieve.held_groups:
-        return Drop(_light(candidate), "group is held out", row.group)
-    own = None if candidate.source in sieve.shared else sieve.own.find(row)
-    leak = own or (None if candidate.source in sieve.exempt else sieve.public.find(row))
+    if digest64(row.group) in context.held_groups:
+        return Drop(_without_images(candidate), "group is held out", row.group)
+    own = None if candidate.source in context.shared else context.own.find(row)
+    leak = own or (None if candidate.source in context.exempt else context.public.find(row))
     if leak:
-        return Drop(_light(candidate), "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", leak.suite)
+        return Drop(_without_images(candidate), "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", leak.suite)
     return None
 
 
-def _as_written(sieve: Sieve, batch: pa.RecordBatch, rows: Sequence[tuple[int, Candidate]]) -> pa.RecordBatch:
-    if not sieve.hold_out.share:  # rows were staged with their side: nothing of them has changed since
-        return without_own(batch.take(pa.array([place for place, _ in rows])))
-    return written(candidate.row for _, candidate in rows)
+def _as_written(batch: pa.RecordBatch, rows: Sequence[tuple[int, Candidate]], moved: frozenset[int]) -> pa.RecordBatch:
+    """The rows of one part: as they were staged, but where the lot has changed some of them."""
+    if any(place in moved for place, _ in rows):
+        return written(candidate.row for _, candidate in rows)
+    return without_own(batch.take(pa.array([place for place, _ in rows])))
 
 
 def _staged(path: Path, number: int) -> pa.RecordBatch:
@@ -254,6 +269,6 @@ def _staged(path: Path, number: int) -> pa.RecordBatch:
         return reader.get_batch(number)
 
 
-def _light(candidate: Candidate) -> Candidate:
+def _without_images(candidate: Candidate) -> Candidate:
     candidate.row.images = []
     return candidate

@@ -17,22 +17,22 @@ from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data.build.config import BuildConfig
 from safework_data.build.drops import Candidate
 
-Fault = tuple[str, str]
+Problem = tuple[str, str]
 """(reason, detail). Reasons are few and countable, details are not."""
-TemplateCheck = Callable[[Row], Fault | None]
+TemplateCheck = Callable[[Row], Problem | None]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PARTICULARS = re.compile(r"'[^']*'|\d+")
 
 
-def examined(candidates: Sequence[Candidate], config: BuildConfig, template: TemplateCheck | None = None) -> list[Fault | None]:
+def examined(candidates: Sequence[Candidate], config: BuildConfig, template: TemplateCheck | None = None) -> list[Problem | None]:
     """The first rule that each row breaks, or None. Answers are compared with their gold together.
 
     Args:
         template: what a model's chat template makes of a row, where one was given.
     """
-    faults = [fault_of(candidate, config) or (template(candidate.row) if template else None) for candidate in candidates]
-    wrong = _wrong_answers([c for c, fault in zip(candidates, faults, strict=True) if fault is None and _is_checked(c, config)])
-    return [fault or wrong.get(id(c)) for c, fault in zip(candidates, faults, strict=True)]
+    first = [problem_of(candidate, config) or (template(candidate.row) if template else None) for candidate in candidates]
+    wrong = _wrong_answers([c for c, problem in zip(candidates, first, strict=True) if problem is None and _is_checked(c, config)])
+    return [problem or wrong.get(id(c)) for c, problem in zip(candidates, first, strict=True)]
 
 
 def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:
@@ -43,8 +43,8 @@ def _is_checked(candidate: Candidate, config: BuildConfig) -> bool:
     return row.task != "search" or all(message["role"] != "assistant" for message in row.prompt)
 
 
-def _wrong_answers(candidates: list[Candidate]) -> dict[int, Fault]:
-    """id() → fault of replies whose final answer is not the gold one, or breaks a constraint; what no rule can compare stays."""
+def _wrong_answers(candidates: list[Candidate]) -> dict[int, Problem]:
+    """id() → problem of replies whose final answer is not the gold one, or breaks a constraint; what no rule can compare stays."""
     if not candidates:
         return {}
     from safework_cli.verifiers.contract import judged
@@ -66,7 +66,7 @@ def template_check(folder: Path, trust_remote_code: bool = False) -> TemplateChe
 
     tokenizer, stops = template_of(folder, trust_remote_code=trust_remote_code)
 
-    def check(row: Row) -> Fault | None:
+    def check(row: Row) -> Problem | None:
         try:
             if row.reply is None:
                 encode_prompt(tokenizer, row.messages)
@@ -79,11 +79,11 @@ def template_check(folder: Path, trust_remote_code: bool = False) -> TemplateChe
     return check
 
 
-def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
+def problem_of(candidate: Candidate, config: BuildConfig) -> Problem | None:
     """The first rule that a row breaks; None for a sound row."""
     row, subset = candidate.row, candidate.subset
-    if candidate.fault:
-        reason, _, detail = candidate.fault.partition(": ")
+    if candidate.problem:
+        reason, _, detail = candidate.problem.partition(": ")
         return reason, detail
     if found := problems(row):
         return f"schema: {_PARTICULARS.sub('…', found[0])}", "; ".join(found)
@@ -98,10 +98,10 @@ def fault_of(candidate: Candidate, config: BuildConfig) -> Fault | None:
         return "answer is not one of the choices", repr(row.answer)[:60]
     if row.answer is not None and (bad := CorrectnessRule.gold_problem(Exchange.of(row, ""))):
         return "gold answer that no reply can be compared with", bad
-    return _reply_fault(row, subset, config)
+    return _reply_problem(row, subset, config)
 
 
-def _reply_fault(row: Row, subset: str, config: BuildConfig) -> Fault | None:
+def _reply_problem(row: Row, subset: str, config: BuildConfig) -> Problem | None:
     reply = row.reply
     if reply is None:
         return ("no reply", "") if subset in config.require_reply or subset in config.require_thought else None
@@ -130,7 +130,7 @@ def _is_choice(row: Row) -> bool:
 def with_whole_characters(candidate: Candidate) -> Candidate:
     """Puts U+FFFD for each lone surrogate (JSON's ``\\ud800`` makes one), which no file can hold; the row is counted."""
     row = candidate.row
-    candidate.fault = _whole(candidate.fault)
+    candidate.problem = _whole(candidate.problem)
     texts = [row.id, row.answer, row.category, row.source, row.licence, *(message["content"] for message in row.messages)]
     if not (any(map(_lone, texts)) or _any_lone(row.meta)):
         return candidate
@@ -167,6 +167,6 @@ def _whole(value: Any) -> Any:
     return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
-def settle(candidate: Candidate) -> None:
+def fill(candidate: Candidate) -> None:
     """Sets ``meta.language`` of a sound row where the source did not."""
     candidate.row.meta.setdefault("language", language_of(candidate.row.question))

@@ -29,7 +29,7 @@ TOOL_KEYS = ("tool_calls", "function_call", "tool_call_id")
 THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
 TEXT_PARTS = frozenset(("text", "input_text", "output_text"))
 THOUGHT_PARTS = frozenset(("thinking", "reasoning"))
-PICTURE_PARTS = frozenset(("image", "image_url", "input_image"))
+IMAGE_PARTS = frozenset(("image", "image_url", "input_image"))
 LOSS_KEYS = ("train", "training", "trainable", "loss")
 OTHER_MEDIA = ("audio", "video", "videos", "image", "images")
 CONTENT_KEYS = ("content", "value", "parts")
@@ -184,7 +184,7 @@ def _content(value: Any, conversation: Conversation) -> tuple[str, str]:
             text += part["text"]
         elif kind in THOUGHT_PARTS and isinstance(told := part.get("thinking") or part.get("reasoning") or part.get("text"), str):
             thought += told
-        elif kind in PICTURE_PARTS:
+        elif kind in IMAGE_PARTS:
             text += TAG
             conversation.pictures.append(_picture(part))
         else:

@@ -24,7 +24,7 @@ class Candidate:
         subset: where it goes.
         source: the source's name, which need not be ``row.source``.
         split_already: the source says itself what is held out.
-        fault: why the source could not make a sound row of its record; such a row is dropped by the first check.
+        problem: why the source could not make a sound row of its record; such a row is dropped by the first check.
         remarks: what of the record was changed or left out, in words that rows share: they are counted.
     """
 
@@ -32,7 +32,7 @@ class Candidate:
     subset: str
     source: str
     split_already: bool = False
-    fault: str | None = None
+    problem: str | None = None
     remarks: tuple[str, ...] = ()
 
 
@@ -76,9 +76,14 @@ class Drops:
             text = next((m["content"] for m in reversed(row.messages) if m["role"] == "user"), "")
             shown.append(Example(row.id, detail, text[:EXCERPT_CHARACTERS]))
 
-    def counts(self) -> dict[str, int]:
-        """Reason → rows, the most frequent first."""
-        return dict(self.by_reason.most_common())
+    def counts(self, subset: str | None = None) -> dict[str, int]:
+        """Reason → rows (of one subset), the most frequent first."""
+        return dict((self.by_reason if subset is None else self._counted(subset, None)).most_common())
+
+    @property
+    def subsets(self) -> list[str]:
+        """Subsets that lost rows."""
+        return list(dict.fromkeys(subset for subset, _, _ in self._by_subset))
 
     def of_subset(self, subset: str) -> int:
         return sum(count for (name, _, _), count in self._by_subset.items() if name == subset)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safework_cli.core.errors import InputError
-from safework_cli.data.images import TAG, embedded, open_picture
+from safework_cli.data.images import TAG, embedded, open_image
 from safework_cli.data.reply import language_of
 from safework_cli.data.row import Image, Message, Row, truth_of
 from safework_cli.data.schema import META
@@ -35,7 +35,7 @@ class Made(NamedTuple):
     """A row, why it is unfit (or None), and what of its record was left out."""
 
     row: Row
-    fault: str | None
+    problem: str | None
     remarks: tuple[str, ...] = ()
 
 
@@ -134,7 +134,7 @@ class RowMaker:
         try:
             if isinstance(item, dict) and isinstance(item.get("bytes"), bytes):
                 image = Image(bytes=item["bytes"], path=Path(str(item.get("path") or "")).name or None)
-                open_picture(image)
+                open_image(image)
                 return image
             if isinstance(item, str) and self.folder is not None:
                 return embedded(item, self.folder)
@@ -205,7 +205,7 @@ class OwnRows:
             if isinstance(content, str):
                 content = base64.b64decode(content, validate=True)
             read = Image(bytes=content, path=Path(str(path or "")).name or None)
-            open_picture(read)
+            open_image(read)
             return read
         except InputError as error:
             raise Unfit(f"unreadable image: {error.what}; {error.why}") from None
@@ -220,11 +220,8 @@ _OWN_TYPES: dict[str, type | tuple[type, ...]] = {
 
 
 def _own_message(message: Any) -> Message:
-    if (
-        not isinstance(message, dict)
-        or message.keys() != {"role", "content"}
-        or not all(isinstance(text, str) for text in message.values())
-    ):
+    is_message = isinstance(message, dict) and message.keys() == {"role", "content"}
+    if not is_message or not all(isinstance(text, str) for text in message.values()):
         raise Unfit("schema: a message is not {role, content}")
     return Message(role=message["role"], content=message["content"])
 

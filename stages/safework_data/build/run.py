@@ -1,13 +1,12 @@
 """One dataset from many sources, from top to bottom. Rows stream; what is compared of them stays in memory (``traits.py``).
 
-    1. sources → rows → checks → staged on disk
-    2. staged rows → held-out side or not → traits, and the held-out prompts to keep out of training (in the first pass, where nothing is
-       to be held out by lot)
+    1. sources → rows → checks → staged on disk with their side of the split; what is compared of them
+    2. where rows are held out by lot: the rows that the lot draws, and what is compared of them on their new side
     3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
 
-What is done with a batch of rows stands in ``batches.py``, and is done in several processes; files are read and written by this one.
+What is done with a batch of rows is in ``batches.py``, and is done in several processes; files are read and written by this one.
 
-The split comes before the duplicates are looked for, so that a prompt which several subsets share is held out once; and before the search
+The split comes before the search for duplicates, so that a prompt which several subsets share is held out once; and before the search
 for evaluation prompts, which compares what is left for training with what is held out.
 """
 
@@ -16,30 +15,45 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.core.stage import Outcome, WorkDir
+from safework_cli.data.row import Row
 from safework_cli.data.suites import load_suite
-from safework_data.build.batches import Checked, Checking, Noticed, Sided, Sieve, Sifted, check, notice_staged, pieces, sift
+from safework_data.build.batches import (
+    Checked,
+    Checking,
+    FilterContext,
+    Filtered,
+    Moving,
+    ToFilter,
+    check,
+    filter_batch,
+    fingerprint_moved,
+    pieces,
+)
 from safework_data.build.card import SourceLine, render_card
-from safework_data.build.checks import Fault
+from safework_data.build.checks import Problem
 from safework_data.build.config import BuildConfig, DecontaminateSettings
 from safework_data.build.contamination import LeakIndex, known_by
-from safework_data.build.crew import MOST_PROCESSES, Crew
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.build.sources import Arrived, read_dataset, read_source
 from safework_data.build.sources_config import XSTestSource
-from safework_data.build.splits import HoldOut
+from safework_data.build.splits import HoldOut, held_out
 from safework_data.build.staging import Staging
 from safework_data.build.tally import Output, Part, by_subset, total
 from safework_data.build.traits import Traits
+from safework_data.build.workers import MOST_PROCESSES, WorkerPool
 from safework_data.files import expand
 
 CARD = "README.md"
@@ -64,27 +78,27 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
-        with Crew(work.stop.check) as crew:
+        with WorkerPool(work.stop.check) as pool:
             read = Read(Staging(folder / "rows.arrow"), config)
             for name, arrive in arrivals(config, datasets):
                 with work.progress.phase(f"reading {name}") as phase:
-                    for rows in read.through(arrive(), Checking(config, template), drops, crew):
+                    for rows in read.through(arrive(), Checking(config, template), drops, pool):
                         phase.advance(rows)
                         work.stop.check()
             read.staging.close()
             refuse_unknown_subsets(config, read.of_subset)
             with work.progress.phase("comparing", read.staging.count):
-                read.notice_the_rest(config, crew)
+                read.draw(config, pool)
                 out = copies(read, config)
             kept_of: Counter[str] = Counter()
             with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
-                for sifted in left(read, out, config, crew):
-                    for drop in sifted.dropped:
+                for filtered in left(read, out, config, pool):
+                    for drop in filtered.dropped:
                         drops.add(*drop)
-                    for rows_of_part, part in sifted.kept:
+                    for rows_of_part, part in filtered.kept:
                         output.add(rows_of_part, part)
-                    kept_of += sifted.kept_of
-                    phase.advance(sifted.rows)
+                    kept_of += filtered.kept_of
+                    phase.advance(filtered.rows)
                     work.stop.check()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -106,11 +120,12 @@ def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[
 
 
 class Read:
-    """What the first pass leaves: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
+    """What the first two passes leave: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
 
     Attributes:
         traits: of all rows.
         own: the held-out prompts.
+        moved: places of the rows that are held out by lot, in order.
         remarks: what of the rows was changed or left out → rows.
     """
 
@@ -118,8 +133,11 @@ class Read:
         settings = config.decontaminate
         self.staging = staging
         self.hold_out = HoldOut.of(config)
+        self.labelled = frozenset(config.require_label)
+        self.moved: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.traits = Traits(near=config.near_duplicate_threshold is not None)
         self.own = LeakIndex(settings.ngram, settings.overlap)
+        self._held: list[tuple[int, str, str]] = []
         self.arrived: list[Arrived] = []
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
@@ -129,10 +147,10 @@ class Read:
     def rows(self) -> int:
         return self.of_source.total()
 
-    def through(self, source: Arrived, checking: Checking, drops: Drops, crew: Crew) -> Iterator[int]:
-        """Checks and stages a source's rows, and yields how many have passed or fallen since."""
+    def through(self, source: Arrived, checking: Checking, drops: Drops, pool: WorkerPool) -> Iterator[int]:
+        """Checks and stages a source's rows, and yields how many were read since."""
         self.arrived.append(source)
-        for checked in crew.in_order(check, checking, pieces(source)):
+        for checked in pool.in_order(check, checking, pieces(source)):
             yield self._take(source.name, checked, drops)
 
     def _take(self, name: str, checked: Checked, drops: Drops) -> int:
@@ -140,49 +158,57 @@ class Read:
         self.of_source[name] += rows
         self.of_subset += checked.of_subset
         self.remarks += checked.remarks
-        for candidate, fault in checked.dropped:
-            drops.add(candidate, *fault)
+        for candidate, problem in checked.dropped:
+            drops.add(candidate, *problem)
+        first = self.staging.count
         self.staging.add(checked.batch)
         self.hold_out.note(name, checked.ranks)
-        if checked.noticed:
-            self._notice(checked.noticed)
+        self.traits.extend(checked.fingerprints.traits)
+        self._held += [(first + place, row_id, text) for place, row_id, text in checked.fingerprints.held]
         return rows
 
-    def notice_the_rest(self, config: BuildConfig, crew: Crew) -> None:
-        """The second pass, where rows are held out by lot: their sides are known only when all have been seen."""
-        if self.hold_out.share:
-            self.hold_out.choose()
-            sided = Sided(self.staging.path, self.hold_out, config)
-            for noticed in crew.in_order(notice_staged, sided, range(len(self.staging.starts))):
-                self._notice(noticed)
-
-    def _notice(self, noticed: Noticed) -> None:
-        self.traits.extend(noticed.traits)
-        for row_id, text in noticed.held:
+    def draw(self, config: BuildConfig, pool: WorkerPool) -> None:
+        """The second pass: which rows are held out by lot is known only when all have been read. Then all held-out prompts are known."""
+        self.moved = self.hold_out.moved()
+        pieces_of_moved = [(number, places.tolist()) for number, places in self.staging.by_batch(self.moved)]
+        moved = Traits(near=config.near_duplicate_threshold is not None)
+        work = pool.in_order(fingerprint_moved, Moving(self.staging.path, config), pieces_of_moved)
+        for (number, places), made in zip(pieces_of_moved, work, strict=True):
+            moved.extend(made.traits)
+            self._held += [(self.staging.starts[number] + places[place], row_id, text) for place, row_id, text in made.held]
+        self.traits.replace(self.moved, moved)
+        for _, row_id, text in sorted(self._held, key=lambda held: held[0]):  # stable: a row's texts keep their order
             self.own.add(HELDOUT, row_id, text)
+        self._held.clear()
+
+    def at(self, places: Iterable[int]) -> Iterator[tuple[int, Row]]:
+        """Rows at some places, on their side of the split, in order."""
+        moved = frozenset(self.moved.tolist())
+        for place, candidate in self.staging.at(places):
+            yield place, (held_out(candidate, self.labelled) if place in moved else candidate).row
 
 
-def copies(read: Read, config: BuildConfig) -> dict[int, Fault]:
-    """Place → why, of rows that go since others are there."""
+def copies(read: Read, config: BuildConfig) -> dict[int, Problem]:
+    """Place → why, of rows that go because others say the same."""
     repeated = repeated_ids(read.traits)
     exact = exact_copies(read.traits, repeated)
-    out: dict[int, Fault] = dict.fromkeys(repeated, ("repeated id", ""))
+    out: dict[int, Problem] = dict.fromkeys(repeated, ("repeated id", ""))
     ids = read.staging.ids(other for copy in exact.values() for other in copy.others)
     for place, copy in exact.items():
         named = ", ".join(ids[other] for other in copy.others)
         out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
     if config.near_duplicate_threshold is not None:
         near = NearCopies(read.traits, config.near_duplicate_threshold)
-        found = {}
-        for place, candidate in read.staging.at(near.places - out.keys()):
-            if (other := near.find(place, read.hold_out.place(candidate).row)) is not None:
-                found[place] = other
-        ids = read.staging.ids(found.values())
-        out |= {place: ("near duplicate", f"of {ids[other]}") for place, other in found.items()}
+        copy_of = {}
+        for place, row in read.at(near.places - out.keys()):
+            if (other := near.find(place, row)) is not None:
+                copy_of[place] = other
+        ids = read.staging.ids(copy_of.values())
+        out |= {place: ("near duplicate", f"of {ids[other]}") for place, other in copy_of.items()}
     return out
 
 
-def left(read: Read, out: dict[int, Fault], config: BuildConfig, crew: Crew) -> Iterator[Sifted]:
+def left(read: Read, out: dict[int, Problem], config: BuildConfig, pool: WorkerPool) -> Iterator[Filtered]:
     """The third pass: batch by batch, the rows that stay and those that are dropped by name.
 
     Args:
@@ -193,13 +219,16 @@ def left(read: Read, out: dict[int, Fault], config: BuildConfig, crew: Crew) -> 
     held_groups = frozenset(traits.column("group")[traits.held].tolist())
     public, exempt = public_prompts(settings), frozenset(settings.exempt)
     shared = frozenset(source.name for source in config.sources if isinstance(source, XSTestSource) and source.test_model)
-    sieve = Sieve(read.staging.path, read.hold_out, read.own, public, exempt, shared, held_groups)
-    of_batch: list[dict[int, Fault]] = [{} for _ in read.staging.starts]
-    for place, fault in out.items():
-        number = bisect_right(read.staging.starts, place) - 1
-        of_batch[number][place - read.staging.starts[number]] = fault
+    context = FilterContext(read.staging.path, read.labelled, read.own, public, exempt, shared, held_groups)
+    starts = read.staging.starts
+    out_of: list[dict[int, Problem]] = [{} for _ in starts]
+    for place, problem in out.items():
+        number = bisect_right(starts, place) - 1
+        out_of[number][place - starts[number]] = problem
+    moved_of = {number: frozenset(places.tolist()) for number, places in read.staging.by_batch(read.moved)}
+    batches = (ToFilter(number, gone, moved_of.get(number, frozenset())) for number, gone in enumerate(out_of))
     most = min(MOST_PROCESSES, 1 + RUNS_IN_MEMORY // (1 + read.own.runs + public.runs))  # each process has a copy of them
-    yield from crew.in_order(sift, sieve, enumerate(of_batch), most)
+    yield from pool.in_order(filter_batch, context, batches, most)
 
 
 def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
@@ -221,7 +250,7 @@ def refuse_unknown_subsets(config: BuildConfig, read: Counter[str]) -> None:
                 raise ConfigError(f"{field} names '{name}'{nearest(name, read)}", f"subsets: {', '.join(read)}", "correct the name")
 
 
-WAYS_OUT = {
+REMEDIES = {
     "malformed thought": "replies of '{subset}' must be <think>reasoning</think>answer: relax it with require_thought='[]', take a subset "
     "of another name (such as sft), or have thoughts written (safework data cot)",
     "no reply": "map a column to `reply`, or relax require_reply",
@@ -242,9 +271,9 @@ WAYS_OUT = {
 """Reason → which rule drops a row, and how it is met or relaxed."""
 
 
-def way_out(reason: str, subset: str) -> str:
+def remedy(reason: str, subset: str) -> str:
     """What to do where rows went for a reason."""
-    return WAYS_OUT.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
+    return REMEDIES.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
 
 
 def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
@@ -267,12 +296,12 @@ def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: 
             )
             reasons = drops.biggest(subset if output.parts else None)
             most = drops.most_frequent(subset=subset if output.parts else None)
-            raise InputError(what, f"most often: {reasons}", way_out(most, subset))
+            raise InputError(what, f"most often: {reasons}", remedy(most, subset))
     for source in through.arrived:
         if not kept_of[source.name]:
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
             most = drops.most_frequent(source=source.name)
-            raise InputError(what, f"most often: {drops.biggest(source=source.name)}", way_out(most, "it") + ", or leave the source out")
+            raise InputError(what, f"most often: {drops.biggest(source=source.name)}", remedy(most, "it") + ", or leave the source out")
 
 
 def summary(parts: list[Part], drops: Drops) -> list[str]:
@@ -307,6 +336,10 @@ def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) ->
             "read": read.rows,
             "subsets": subsets,
             "dropped": drops.counts(),
+            "by_subset": {
+                subset: {"read": read.of_subset[subset], "dropped": drops.counts(subset)}
+                for subset in dict.fromkeys([*read.of_subset, *drops.subsets])
+            },
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},

@@ -15,7 +15,7 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import InputError, nearest
 from safework_cli.data.dataset import stream_dataset
-from safework_cli.data.images import PICTURE_SUFFIXES, embedded
+from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
 from safework_cli.data.suites import training_set
 from safework_cli.data.suites.tables import format_of, read_table
@@ -36,8 +36,8 @@ class Arrived:
         licence: as in the data card.
         items: in order, read as they are asked for; a broken file raises InputError then.
         origin: for people: a path, a hub id with its commit.
-        candidate: makes a row of an item, perhaps in another process; what does not fit becomes the row's fault.
-        pictures: keys of an item that name pictures, or hold them.
+        candidate: makes a row of an item, perhaps in another process; what does not fit becomes the row's problem.
+        image_keys: keys of an item that name images, or hold them.
         digest: sha256 over the files read; empty where the content is pinned by the toolkit's version or by a hub commit.
     """
 
@@ -47,7 +47,7 @@ class Arrived:
     origin: str
     candidate: Callable[[Any], Candidate]
     digest: str = ""
-    pictures: Sequence[str] = ()
+    image_keys: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -86,12 +86,12 @@ def source_files(source: Source) -> list[Path]:
     return []
 
 
-def digest_of_pictures(source: Source) -> str:
+def digest_of_images(source: Source) -> str:
     """sha256 over the paths, sizes and times of the picture files beside a source's table; empty where it reads none. (Contents may be
     many gigabytes; a file that was touched runs the build again.)"""
     if not (isinstance(source, SetSource) or (isinstance(source, FileSource) and "images" in source.columns)):
         return ""
-    found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES})
+    found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES})
     stated = "".join(f"{path}\0{(told := path.stat()).st_size}\0{told.st_mtime_ns}\n" for path in found)
     return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 
@@ -122,7 +122,7 @@ def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
     rows = islice(known.read(known, files[0]), source.limit)
     candidates = (Candidate(row, source.subset, source.set, row.split == "test") for row in rows)
-    embed = partial(_with_pictures, folder=files[0].parent)
+    embed = partial(_with_images, folder=files[0].parent)
     return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, embed, digest_of(files))
 
 
@@ -149,13 +149,13 @@ def as_it_is(candidate: Candidate) -> Candidate:
     return candidate
 
 
-def _with_pictures(candidate: Candidate, folder: Path) -> Candidate:
-    """Embeds the pictures that a row names by their paths."""
+def _with_images(candidate: Candidate, folder: Path) -> Candidate:
+    """Embeds the images that a row names by their paths."""
     row = candidate.row
     try:
         row.images = [embedded(str(image["path"]), folder) if image["bytes"] is None else image for image in row.images]
     except InputError as error:
-        candidate.fault = f"unreadable image: {error.what}; {error.why}"
+        candidate.problem = f"unreadable image: {error.what}; {error.why}"
     return candidate
 
 
@@ -207,8 +207,8 @@ def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], wh
 
 
 def _made(maker: RowMaker | OwnRows, item: tuple[str, dict[str, Any]], split_already: bool = False) -> Candidate:
-    row, fault, remarks = maker.made(*item)
-    return Candidate(row, maker.source.subset, maker.name, split_already, fault, remarks)
+    row, problem, remarks = maker.made(*item)
+    return Candidate(row, maker.source.subset, maker.name, split_already, problem, remarks)
 
 
 def _read_hub(source: HubSource) -> Arrived:
@@ -248,7 +248,7 @@ def _read_hub(source: HubSource) -> Arrived:
     origin = f"hf:{source.id}@{revision or 'main'}"
     numbered = _numbered(maker, ((str(number), record) for number, record in enumerate(table, start=1)), source.id)
     make = partial(_made, maker, split_already="split" in source.columns)
-    return Arrived(name, source.licence, numbered, origin, make, pictures=maker.of("images"), notes=notes)
+    return Arrived(name, source.licence, numbered, origin, make, image_keys=maker.of("images"), notes=notes)
 
 
 XSTEST_LABELS = {
@@ -287,7 +287,7 @@ def _read_xstest(source: XSTestSource) -> Arrived:
             row.split = "test" if row.meta["model"] == source.test_model else "train"
             row.meta["group"] = f"{row.group}/{row.split}"
     split = source.test_model is not None
-    candidates = [Candidate(row, "verifier", source.name, split, fault=None if row.reply else "no reply") for row in rows]
+    candidates = [Candidate(row, "verifier", source.name, split, problem=None if row.reply else "no reply") for row in rows]
     return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), as_it_is, digest_of(files))
 
 

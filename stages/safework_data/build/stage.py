@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
@@ -11,17 +11,22 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
-from safework_data.build.sources import digest_of_pictures, is_split, source_files, source_name
+from safework_data.build.sources import digest_of_images, is_split, source_files, source_name
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
 from safework_data.files import digest_of, expand, starter_files
+from safework_data.show import counts_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    # 6: a gzip file's name without its suffix; 5: thoughts next to replies, conversation histories, golds as written, ids by file
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 6  # 6: the name of a gzip file's source is its name without .gz
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -90,10 +95,23 @@ class BuildStage(Stage):
         model = inputs.maybe("model")
         return build(config, inputs.many("data"), work, model.path if model else None)
 
+    def show(self, artifact: Artifact) -> RenderableType | None:
+        """What was read, dropped (by reason) and written of each subset."""
+        metrics = artifact.manifest.metrics
+        if "by_subset" not in metrics:  # made before version 6
+            return None
+        rows = []
+        for subset in dict.fromkeys([*metrics["subsets"], *metrics["by_subset"]]):
+            came = metrics["by_subset"].get(subset, {"read": 0, "dropped": {}})
+            made = metrics["subsets"].get(subset, {"rows": 0, "splits": {}})
+            splits = ", ".join(f"{split} {count:,}" for split, count in made["splits"].items())
+            rows.append((subset, came["read"], came["dropped"], made["rows"], splits))
+        return counts_table("subset", rows)
+
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
-        digests |= {f"pictures {source_name(s)}": digest for s in config.sources if (digest := digest_of_pictures(s))}
+        digests |= {f"images {source_name(s)}": digest for s in config.sources if (digest := digest_of_images(s))}
         if any(isinstance(source, StarterSource) for source in config.sources):
             digests["starter set"] = digest_of(starter_files())
         if config.decontaminate.suites:

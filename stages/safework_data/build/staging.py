@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
+from numpy.typing import NDArray
 
 from safework_cli.data.row import Row, arrow_schema
 from safework_data.build.drops import Candidate
 
-_OWN = (("_subset", pa.string()), ("_source", pa.string()), ("_split_already", pa.bool_()))
+_OWN = (("_subset", pa.string()), ("_source", pa.string()))
 
 
 def staged_schema() -> pa.Schema:
@@ -24,9 +25,7 @@ def staged_schema() -> pa.Schema:
 
 def as_batch(candidates: Sequence[Candidate]) -> pa.RecordBatch:
     """Rows as they are staged."""
-    records = [
-        c.row.to_record() | {"_subset": c.subset, "_source": c.source, "_split_already": c.split_already} for c in candidates
-    ]  # fmt: skip
+    records = [c.row.to_record() | {"_subset": c.subset, "_source": c.source} for c in candidates]
     return pa.RecordBatch.from_pylist(records, schema=staged_schema())
 
 
@@ -34,13 +33,13 @@ def from_batch(batch: pa.RecordBatch) -> list[Candidate]:
     """The inverse of ``as_batch``."""
     found = []
     for record in batch.to_pylist():
-        subset, name, split_already = (record.pop(key) for key, _ in _OWN)
-        found.append(Candidate(Row.from_record(record), subset, name, split_already))
+        subset, name = (record.pop(key) for key, _ in _OWN)
+        found.append(Candidate(Row.from_record(record), subset, name))
     return found
 
 
 def without_own(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The rows alone."""
+    """The rows without what the build knows of them."""
     return batch.select(arrow_schema().names).replace_schema_metadata(arrow_schema().metadata)
 
 
@@ -72,26 +71,31 @@ class Staging:
         """Ends the writing; reading is possible from then on."""
         self._writer.close()
 
+    def by_batch(self, places: Iterable[int] | NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """(a batch's number, places in it) of rows at some places, in order; batches without any are left out."""
+        wanted = np.array(sorted(set(places)), dtype=np.int64)
+        for number, (start, end) in enumerate(zip(self.starts, self._ends, strict=True)):
+            here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
+            if len(here):
+                yield number, here - start
+
     def at(self, places: Iterable[int]) -> Iterator[tuple[int, Candidate]]:
         """Rows at some places, in order; no others are made."""
-        wanted = np.array(sorted(set(places)), dtype=np.int64)
+        starts = self.starts
         with opened(self.path) as reader:
-            for number, (start, end) in enumerate(zip(self.starts, self._ends, strict=True)):
-                here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
-                if len(here):
-                    yield from zip(here.tolist(), from_batch(reader.get_batch(number).take(pa.array(here - start))), strict=True)
+            for number, here in self.by_batch(places):
+                rows = from_batch(reader.get_batch(number).take(pa.array(here)))
+                yield from zip((here + starts[number]).tolist(), rows, strict=True)
 
     def ids(self, places: Iterable[int]) -> dict[int, str]:
         """The ids of the rows at some places, read without the rest of them."""
-        wanted = np.array(sorted(set(places)), dtype=np.int64)
-        found: dict[int, str] = {}
+        ids: dict[int, str] = {}
+        starts = self.starts
         with opened(self.path, ["id"]) as reader:
-            for number, (start, end) in enumerate(zip(self.starts, self._ends, strict=True)):
-                here = wanted[slice(*np.searchsorted(wanted, (start, end)))]
-                if len(here):
-                    column = reader.get_batch(number).column(0)
-                    found |= {place: column[place - start].as_py() for place in here.tolist()}
-        return found
+            for number, here in self.by_batch(places):
+                column = reader.get_batch(number).column(0).take(pa.array(here))
+                ids |= zip((here + starts[number]).tolist(), column.to_pylist(), strict=True)
+        return ids
 
 
 @contextmanager

@@ -101,6 +101,19 @@ class Traits:
         other.sign()
         self._bands += other._bands
 
+    def replace(self, places: NDArray[np.int64], other: Traits) -> None:
+        """Puts the traits of rows that have changed, in the order of ``places``, in place of those of the rows there."""
+        if not len(places):
+            return
+        for name in self._columns:
+            self.column(name)[places] = other.column(name)
+        np.frombuffer(self._held, dtype=np.int8)[places] = other.held
+        if self._near:
+            self.sign()
+            other.sign()
+            self._bands, other._bands = [np.concatenate(self._bands)], [np.concatenate(other._bands)]
+            self._bands[0][places] = other._bands[0]
+
     def __len__(self) -> int:
         return len(self._held)
 

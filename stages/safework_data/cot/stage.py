@@ -7,12 +7,18 @@ threshold for nobody.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.rules.registry import bare_name, rule_digests
 from safework_data.cot.config import DEFAULT_SCORE, CotConfig, refusal_score
+from safework_data.show import counts_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class CotStage(Stage):
@@ -60,6 +66,17 @@ class CotStage(Stage):
             f"keep {config.keep} that pass: {accepted}",
         ]
         return plan
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        """Samples that were rejected (by their first reason), and the rows that were kept of each task."""
+        from rich.console import Group
+        from rich.text import Text
+
+        metrics = artifact.manifest.metrics
+        tasks = ", ".join(f"{task} {of_task['rows']:,}" for task, of_task in metrics["by_task"].items())
+        rejected = dict(metrics["rejected"])
+        prompts = f"{metrics['prompts']:,} prompts, {metrics['failed_prompts']:,} of them failed with every sample"
+        return Group(counts_table("samples", [(artifact.name, metrics["samples"], rejected, metrics["rows"], tasks)]), Text(prompts))
 
     def external_digests(self, config: CotConfig) -> dict[str, str]:
         """What the rules rest on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
@@ -11,6 +11,12 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites.tables import format_of
 from safework_data.files import digest_of, matching_files, starter_files
 from safework_data.index.config import FilePassages, IndexConfig, PassageSource, StarterPassages
+from safework_data.show import counts_table
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class IndexStage(Stage):
@@ -43,6 +49,12 @@ class IndexStage(Stage):
         from safework_data.index.run import build_index
 
         return build_index(config, work)
+
+    def show(self, artifact: Artifact) -> RenderableType:
+        """What was read, dropped (by reason) and indexed."""
+        metrics = artifact.manifest.metrics
+        languages = ", ".join(f"{language} {count:,}" for language, count in metrics["languages"].items())
+        return counts_table("index", [(artifact.name, metrics["read"], metrics["dropped"], metrics["passages"], languages)])
 
     def external_digests(self, config: IndexConfig) -> dict[str, str]:
         """sha256 of the local files that the sources read: what a run depends on beside its settings."""

@@ -10,7 +10,7 @@ from safework_cli.data.row import Message, Row
 from safework_data.build.contamination import LeakIndex
 from safework_data.build.drops import Candidate
 from safework_data.build.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
-from safework_data.build.splits import HoldOut, is_held_out
+from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
 from safework_data.build.staging import Staging, as_batch
 from safework_data.build.text import shingles, words
 from safework_data.build.traits import Traits
@@ -146,12 +146,12 @@ def test_near_duplicates_are_found_among_many() -> None:
 
 
 def hold_out(rows: list[Candidate], share: float, labelled: set[str], seed: int) -> None:
-    splitter = HoldOut(share, labelled, seed)
+    lot = HoldOut(share, seed)
     for one in rows:
-        splitter.note(one.source, [splitter.rank(one)])
-    splitter.choose()
-    for one in rows:
-        splitter.place(one)
+        lot.note(one.source, [lot.rank(one)])
+        with_side(one)
+    for place in lot.moved():
+        held_out(rows[place], labelled)
 
 
 def leaks(prompt: str, row: Row, ngram: int = 8, overlap: float = 0.5):
@@ -236,7 +236,7 @@ def test_a_source_split_already_is_not_split_again() -> None:
 def test_staged_rows_come_back_as_they_were(tmp_path) -> None:
     picture = [{"bytes": b"\x89PNG", "path": None}]
     rows = [candidate(str(i), f"prompt {i}", "r", subset="cot" if i % 2 else "rl", meta={"n": i}) for i in range(10_000)]
-    rows.append(candidate("seen", "<image> what?", task="value", images=picture, answer="x", harmful=False, split_already=True))
+    rows.append(candidate("seen", "<image> what?", task="value", images=picture, answer="x", harmful=False))
     staging = Staging(tmp_path / "rows.arrow")
     for start in range(0, len(rows), 4_000):
         staging.add(as_batch(rows[start : start + 4_000]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import shlex
 from pathlib import Path
@@ -16,12 +17,14 @@ import pytest
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import InputError
+from safework_cli.core.registry import load_stage
 from safework_cli.core.runtime import Prepared, execute, prepare
 from safework_cli.data.dataset import read_dataset, training_rows
 from safework_cli.data.row import Row, read_rows, write_rows
 from safework_cli.data.schema import row_schema
 from safework_data.build.columns import columns_of
 from safework_data.build.sources_config import FileSource
+from safework_data.build.splits import HoldOut
 from safework_data.build.stage import stage as data_build
 from safework_data.files import digest_of
 from safework_sft.stage import stage as sft
@@ -200,3 +203,42 @@ def test_what_is_ambiguous_is_refused_with_a_command_that_works(store: Store, tm
 def test_the_starter_set_s_own_files_are_part_of_the_fingerprint() -> None:
     config = data_build.Config.model_validate({"sources": [{"kind": "starter"}]})
     assert data_build.external_digests(config)["starter set"] != digest_of([])
+
+
+def shown(store: Store, words: list[str]) -> str:
+    from rich.console import Console
+
+    stage = load_stage(" ".join(words[:2]))
+    made = execute(prepare(stage, resolve(stage, [], words[2:], {}), store), store, quiet=True).artifact
+    out = Console(width=200, file=io.StringIO(), record=True)
+    out.print(stage.show(made))
+    return out.export_text()
+
+
+def test_a_build_ends_with_what_it_read_dropped_and_wrote(store: Store, tmp_path: Path) -> None:
+    records = [*RECORDS, RECORDS[0], {"prompt": "", "response": "x"}]
+    sources = [{"kind": "file", "path": str(write_jsonl(tmp_path / "rows.jsonl", records)), "subset": "sft"}]
+    lines = shown(store, ["data", "build", f"sources={json.dumps(sources)}", "heldout=0.3"]).splitlines()
+    assert lines[0].split() == ["subset", "read", "dropped", "written", "dropped", "because"]
+    assert [line.split() for line in lines[1:3]] == [
+        ["sft", "8", "1", "4", "train", "4", "no", "prompt", "1"],
+        ["heldout", "0", "1", "2", "test", "2", "exact", "duplicate", "1"],
+    ]
+
+
+def test_an_index_ends_with_what_it_read_dropped_and_wrote(store: Store, tmp_path: Path) -> None:
+    passages = [{"id": str(n), "title": "t", "text": text} for n, text in enumerate(["Bees fly.", "Bees fly.", "Ants walk."])]
+    sources = [{"kind": "file", "path": str(write_jsonl(tmp_path / "p.jsonl", passages))}]
+    lines = shown(store, ["data", "index", f"sources={json.dumps(sources)}"]).splitlines()
+    assert lines[1].split() == ["p", "3", "1", "2", "en", "2", "exact", "duplicate", "1"]
+
+
+def test_the_lot_is_drawn_once_for_each_row(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    rank = HoldOut._rank
+    monkeypatch.setattr(HoldOut, "_rank", lambda self, group: drawn.append(group) or rank(self, group))
+    path = write_jsonl(tmp_path / "rows.jsonl", RECORDS)
+    stage = data_build
+    words = [f"sources={json.dumps([{'kind': 'file', 'path': str(path)}])}", "heldout=0.4"]
+    made = execute(prepare(stage, resolve(stage, [], words, {}), store), store, quiet=True).artifact
+    assert made.manifest.metrics["subsets"]["heldout"]["rows"] == 2 and len(drawn) == len(RECORDS)

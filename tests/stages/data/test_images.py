@@ -12,7 +12,7 @@ from PIL import Image as Picture
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
-from safework_cli.data.images import embedded, open_picture
+from safework_cli.data.images import embedded, open_image
 from safework_cli.data.row import Image, read_rows
 from safework_data.build.stage import stage
 
@@ -55,7 +55,7 @@ def test_good_pictures_are_embedded_and_bad_ones_dropped_by_name(work, tmp_path)
     outcome, drops = build(work, tmp_path, records)
     rows = {row.id.removeprefix("mine/"): row for row in read_rows(work.output / "rl" / "train.parquet")}
     assert set(rows) == {"good", "two", "tagged"}
-    assert rows["good"].question == "<image>\nWhat is in good?" and open_picture(rows["good"].images[0]).size == (4, 3)
+    assert rows["good"].question == "<image>\nWhat is in good?" and open_image(rows["good"].images[0]).size == (4, 3)
     assert rows["two"].question.count("<image>") == len(rows["two"].images) == 2 and rows["tagged"].question == "Here <image> and here?"
     why = {name.removeprefix("mine/"): detail for name, (reason, detail) in drops.items() if reason == "unreadable image"}
     assert {name: detail.split(";")[0] for name, detail in why.items()} == {
@@ -82,7 +82,7 @@ def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
     from safework_cli.core.errors import InputError
 
     with pytest.raises(InputError, match="too many pixels"):
-        open_picture({"bytes": buffer.getvalue(), "path": None})
+        open_image({"bytes": buffer.getvalue(), "path": None})
     with pytest.raises(InputError, match="leads out|outside"):
         embedded("../x.png", Path(__file__).parent)
 
@@ -100,7 +100,7 @@ def test_pictures_stand_the_way_up_that_their_exif_says(kind):
     stored.paste((0, 0, 255), (0, 0, 16, 16))
     exif = Picture.Exif()
     exif[0x0112] = 6
-    seen = open_picture(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
+    seen = open_image(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
     assert seen.size == (16, 32)
     top, bottom = seen.getpixel((8, 4)), seen.getpixel((8, 28))
     assert top[2] > 200 > 60 > top[0] and bottom[0] > 200 > 60 > bottom[2]
@@ -110,7 +110,7 @@ def test_grey_pictures_of_16_bits_are_scaled():
     import numpy as np
 
     picture = Picture.fromarray(np.array([[0, 30_000], [65_535, 257]], dtype=np.uint16))
-    seen = open_picture(encoded(picture, "PNG"))
+    seen = open_image(encoded(picture, "PNG"))
     assert [seen.getpixel(at)[0] for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 117, 255, 1]
 
 
@@ -127,7 +127,7 @@ def test_formats_that_are_not_on_the_list_are_not_decoded(content, monkeypatch):
     monkeypatch.setattr("subprocess.run", None)
     monkeypatch.setattr("subprocess.Popen", None)
     with pytest.raises(InputError, match="none of PNG, JPEG"):
-        open_picture(Image(bytes=content, path="cat.png"))
+        open_image(Image(bytes=content, path="cat.png"))
 
 
 def test_a_broken_picture_of_any_kind_is_a_dropped_row_and_not_the_end(work, tmp_path):

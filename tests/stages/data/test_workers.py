@@ -18,19 +18,19 @@ from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import WorkDir
-from safework_data.build import batches, crew
-from safework_data.build.crew import Crew
+from safework_data.build import batches, workers
 from safework_data.build.run import build
 from safework_data.build.sources import Arrived, as_it_is
 from safework_data.build.stage import stage
+from safework_data.build.workers import WorkerPool
 
 WAIT_S, SLOW_S = 60, 20
-CORES = crew.cores()
+CORES = workers.cores()
 HELD = "Explain in two paragraphs why the harbour wall of the northern port was raised by three metres."
 
 
 def in_order(work, shared, pieces, check=lambda: None):
-    with Crew(check) as several:
+    with WorkerPool(check) as several:
         yield from several.in_order(work, shared, pieces)
 
 
@@ -71,7 +71,7 @@ def slow_elsewhere(here: int, piece: int) -> int:
 def cores(request, monkeypatch) -> int:
     """Two, whatever the machine has."""
     count = getattr(request, "param", 2)
-    monkeypatch.setattr(crew, "cores", lambda: count)
+    monkeypatch.setattr(workers, "cores", lambda: count)
     return count
 
 
@@ -80,11 +80,11 @@ def test_results_come_in_order_from_several_processes(cores: int) -> None:
     results = list(in_order(doubled, 100, range(60)))
     assert [value for value, _ in results] == [100 + 2 * piece for piece in range(60)]
     assert len({pid for _, pid in results}) == (1 if cores == 1 else 1 + cores)  # the first pieces are given to one each
-    assert {pid for _, pid in results[: crew.FIRST_HERE]} == {os.getpid()}
+    assert {pid for _, pid in results[: workers.FIRST_HERE]} == {os.getpid()}
 
 
 def test_workers_stay_for_what_comes_next() -> None:
-    with Crew() as several:
+    with WorkerPool() as several:
         first = list(several.in_order(doubled, 100, range(60)))
         second = list(several.in_order(doubled, 7, range(5)))
         third = list(several.in_order(odd, None, range(3)))
@@ -93,7 +93,7 @@ def test_workers_stay_for_what_comes_next() -> None:
 
 
 def test_few_pieces_start_no_process() -> None:
-    assert {pid for _, pid in in_order(doubled, 0, range(crew.FIRST_HERE))} == {os.getpid()}
+    assert {pid for _, pid in in_order(doubled, 0, range(workers.FIRST_HERE))} == {os.getpid()}
 
 
 def test_only_a_few_pieces_are_taken_ahead() -> None:
@@ -136,8 +136,8 @@ def test_nothing_waits_for_the_piece_that_a_worker_has() -> None:
 
 
 def test_pieces_are_bounded_by_their_size() -> None:
-    def sizes(record: dict, pictures: tuple[str, ...] = ()) -> list[int]:
-        arrived = Arrived("s", "", ((number, record) for number in range(100)), "", as_it_is, pictures=pictures)
+    def sizes(record: dict, image_keys: tuple[str, ...] = ()) -> list[int]:
+        arrived = Arrived("s", "", ((number, record) for number in range(100)), "", as_it_is, image_keys=image_keys)
         return [len(piece.items) for piece in batches.pieces(arrived)]
 
     assert sizes({"q": "short"}) == [100]
@@ -176,18 +176,18 @@ def recipe(folder: Path, rows: int) -> dict:
 @pytest.mark.parametrize("heldout", [0.0, 0.2])
 def test_a_dataset_is_the_same_to_the_byte_from_several_processes(tmp_path: Path, tiny_artifact, monkeypatch, heldout: float) -> None:
     monkeypatch.setattr(batches, "PIECE_ROWS", 50)
-    monkeypatch.setattr(crew, "FIRST_HERE", 2)
+    monkeypatch.setattr(workers, "FIRST_HERE", 2)
     started = []
 
-    class Counted(crew._Worker):
+    class Counted(workers._Worker):
         def __init__(self) -> None:
             super().__init__()
             started.append(self)
 
-    monkeypatch.setattr(crew, "_Worker", Counted)
+    monkeypatch.setattr(workers, "_Worker", Counted)
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(crew, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(workers, "cores", lambda cores=cores: cores)
         (folder := tmp_path / f"of-{cores}").mkdir()
         work = WorkDir(folder, "0" * 64, Progress(folder, QuietDisplay()), StopRequest())
         config = stage.Config.model_validate(recipe(tmp_path, 600) | {"heldout": heldout, "check_replies": ["verifier"]})
@@ -209,12 +209,12 @@ def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code:
     env = os.environ | {"SAFEWORK_STORE": str(tmp_path / "store")}
     run = psutil.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     others: list[psutil.Process] = []
-    workers = min(crew.MOST_PROCESSES, CORES)
+    most = min(workers.MOST_PROCESSES, CORES)
     deadline = time.monotonic() + WAIT_S
-    while len(others) < workers and time.monotonic() < deadline:
+    while len(others) < most and time.monotonic() < deadline:
         others = run.children(recursive=True) if run.is_running() else others
         time.sleep(0.02)
-    assert len(others) == workers, run.communicate()
+    assert len(others) == most, run.communicate()
     for _ in range(times):
         (os.kill if number is signal.SIGKILL else os.killpg)(run.pid, number)
         time.sleep(0.05)

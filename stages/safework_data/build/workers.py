@@ -2,7 +2,7 @@
 
 Each worker is a Python of its own with a pipe to this process, and has one piece at a time: results come in order without a queue, a lock
 or a thread, a worker's death is the end of its pipe, and so is its parent's. (The standard library's ProcessPoolExecutor was tried first: a
-second Ctrl-C left it waiting for ever, its own faults read as killed workers, and a script without a guard ran again in each of them.)
+second Ctrl-C left it waiting without end, its own bugs looked like killed workers, and a script without a guard ran again in each of them.)
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Result = TypeVar("Result")
 
 MOST_PROCESSES = 8
 """More would wait for the one that reads and writes."""
-TELL, WORK = "tell", "work"
+CONFIGURE, WORK = "configure", "work"
 FIRST_HERE = 32
 """Pieces that are worked off before any process is started, which takes about a second."""
 CHECK_S = 0.2
 """Seconds between two looks at whether the run is to end."""
 
 
-class Crew:
+class WorkerPool:
     """The workers of a run, started when there is enough to do and kept for what comes next; to be left with ``with``.
 
     Args:
-        check: is called over and over while a worker is waited for; what it raises ends the work at once.
+        check: is called again and again while a worker is waited for; what it raises ends the work at once.
     """
 
     def __init__(self, check: Callable[[], None] = lambda: None):
         self._check = check
         self._workers: list[_Worker] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> WorkerPool:
         return self
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers:
-            worker.kill()  # it holds nothing that anybody misses
+            worker.kill()  # its results have all been received, or are not wanted
         self._workers.clear()
 
     def in_order(
@@ -74,19 +74,19 @@ class Crew:
         for piece in here:
             yield work(shared, piece)
         busy: deque[_Worker] = deque()  # the first is the one whose result comes next
-        told: memoryview | None = None
+        setup: memoryview | None = None
         for number, piece in enumerate(islice(remaining, processes)):
-            told = told or ForkingPickler.dumps((work, shared))  # once: it may be large
+            setup = setup or ForkingPickler.dumps((work, shared))  # once: it may be large
             if number == len(self._workers):
                 self._workers.append(_Worker())
-            self._workers[number].tell(told)
-            self._workers[number].give(piece)
+            self._workers[number].configure(setup)
+            self._workers[number].send(piece)
             busy.append(self._workers[number])
         while busy:
             worker = busy.popleft()
-            result = worker.take(self._check)
+            result = worker.receive(self._check)
             for piece in islice(remaining, 1):
-                worker.give(piece)
+                worker.send(piece)
                 busy.append(worker)
             yield result
 
@@ -101,7 +101,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._pipe, theirs = Pipe()
-        command = [sys.executable, "-P", "-c", f"from safework_data.build.crew import serve; serve({theirs.fileno()})"]
+        command = [sys.executable, "-P", "-c", f"from safework_data.build.workers import serve; serve({theirs.fileno()})"]
         # what this process has found to import, the other one does
         env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process. The parent says what becomes of the run: workers are born with
@@ -113,11 +113,11 @@ class _Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def tell(self, told: memoryview) -> None:
+    def configure(self, setup: memoryview) -> None:
         """Sends what to do from now on, and what every piece needs."""
-        self._send(TELL, told)
+        self._send(CONFIGURE, setup)
 
-    def give(self, piece: Any) -> None:
+    def send(self, piece: Any) -> None:
         """Sends a piece; the worker has none."""
         self._send(WORK, ForkingPickler.dumps(piece))
 
@@ -128,7 +128,7 @@ class _Worker:
         except OSError:
             raise self._lost() from None
 
-    def take(self, check: Callable[[], None]) -> Any:
+    def receive(self, check: Callable[[], None]) -> Any:
         """Waits for the result of the piece."""
         try:
             while not self._pipe.poll(CHECK_S):
@@ -157,21 +157,21 @@ class _Worker:
                 "ask for more memory, or for fewer cores (taskset)",
             )
         return SafeworkError(
-            f"a worker process ended with {code}", "what it said stands above, if anything", "run with one core: taskset -c 0"
+            f"a worker process ended with {code}", "its own messages, if any, are above", "run with one core: taskset -c 0"
         )
 
 
 def serve(descriptor: int) -> None:
-    """What a worker does: it is told what to do, and does it to every piece that comes, until none can come any more."""
+    """What a worker does: it receives a function, and applies it to every piece that comes, until the pipe is closed."""
     with Connection(descriptor) as pipe:
         try:
             work, shared = None, None
             while True:
-                if pipe.recv() == TELL:
+                if pipe.recv() == CONFIGURE:
                     work, shared = pipe.recv()
                 else:
                     pipe.send(_done(work, shared, pipe.recv()))
-        except (EOFError, ConnectionError):  # of the parent: it has ended, or needs no more
+        except (EOFError, ConnectionError):  # the parent has ended, or needs nothing more
             return
 
 
