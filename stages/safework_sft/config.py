@@ -6,10 +6,10 @@ from pydantic import Field
 
 from safework_cli.data.tasks import TaskWeights
 from safework_cli.models.templates import TemplateName
-from safework_cli.training.config import Lora, SaveDtype, SupervisedConfig
+from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, SupervisedConfig
 
 
-class SftConfig(SupervisedConfig):
+class SftConfig(SupervisedConfig, EvaluationConfig):
     """Settings of ``safework sft``."""
 
     learning_rate: float = Field(1e-5, gt=0, le=1)
@@ -30,7 +30,7 @@ class SftConfig(SupervisedConfig):
     lora: Lora | None = None
     """Train adapters in place of all weights."""
     train_layers: int | None = Field(None, ge=1, le=10_000)
-    """Train this many of the top layers (and the final norm) alone: on a CPU nearly twice as fast. All weights where null."""
+    """Train only this many of the top layers (and the final norm): on a CPU nearly twice as fast. All weights where null."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     save_dtype: SaveDtype = "source"

@@ -11,9 +11,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 
-from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
-from safework_cli.core.stage import Outcome, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
@@ -34,6 +33,7 @@ from safework_cli.models.load import (
 )
 from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
+from safework_cli.training.evaluation import evaluation_during
 from safework_cli.training.loop import optimisation_of, run_training, training_arguments
 from safework_sft.config import SftConfig
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless, tokens_before_reply
@@ -41,8 +41,9 @@ from safework_sft.mixture import weighted_positions
 from safework_sft.trainer import SupervisedTrainer
 
 
-def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
+def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Encodes, refuses, trains, saves, samples."""
+    model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     use_template(tokenizer, config.chat_template)
     rows = training_rows(data, work.progress.note)
@@ -66,7 +67,14 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
         processing_class=tokenizer,
         peft_config=lora_config(config.lora, model),
     )
-    state = run_training(trainer, work)
+    engine = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    evaluated = Sampling(config.eval_max_tokens, seed=config.seed)
+    evaluation = evaluation_during(
+        config, inputs, work, length_of=lambda row: _prompt_tokens(engine, row), longest=engine.longest_prompt(evaluated),
+        sample=lambda asked: [group[0] for group in engine.generate([row.prompt for row in asked], evaluated)],
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    state = run_training(trainer, work, evaluation=evaluation)
     trained = merged(trainer.model)
     if trainer.aux_loss_enabled:
         trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
@@ -76,6 +84,8 @@ def train(config: SftConfig, model_artifact: Artifact, data: Artifact, work: Wor
     sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     outcome = _outcome(config, encoded, losses, sampled or {}, state.global_step, tokenizer)
+    if evaluation is not None:
+        evaluation.record(outcome, state)
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
     if why:
         outcome.not_measured(why)
@@ -88,6 +98,7 @@ def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerB
         work,
         seed=config.seed,
         save_steps=config.save_steps,
+        tracking=config.tracking,
         max_length=config.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
         eos_token=tokenizer.eos_token,
@@ -116,6 +127,9 @@ def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: TokenEngi
 
 
 def _prompt_tokens(engine: TokenEngine, row: Row) -> float:
+    """Infinitely many where the prompt cannot be asked: it has images, or the template refuses it."""
+    if row.images:
+        return math.inf
     try:
         return len(encode_prompt(engine.tokenizer, row.prompt))
     except TemplateError:  # trained on as a whole conversation, and not to be asked by this template

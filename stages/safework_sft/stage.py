@@ -14,6 +14,8 @@ from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
+from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
+from safework_cli.training.tracking import plan_tracking
 from safework_sft.config import SftConfig
 from safework_sft.mixture import weighted_positions
 
@@ -31,6 +33,7 @@ class SftStage(Stage):
     inputs = {
         "model": Slot(("model",), "the model to start from"),
         "data": Slot(("dataset",), "rows that end in an assistant reply, such as starter:cot"),
+        **EVAL_SLOTS,
     }
     output = "model"
 
@@ -38,9 +41,9 @@ class SftStage(Stage):
         model, data = inputs.one("model"), inputs.one("data")
         plan = Plan(name=f"{model.name.split('-sft')[0]}-sft")
         try:
-            found = training_rows(data)
-            require_rows(len(found), data, "rows")
-            rows = len(weighted_positions(found, config.task_weights, config.seed))
+            usable = training_rows(data)
+            require_rows(len(usable), data, "rows")
+            rows = len(weighted_positions(usable, config.task_weights, config.seed))
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
@@ -64,6 +67,8 @@ class SftStage(Stage):
             plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:
             plan.lines.append("note: adapters usually want a learning rate near 1e-4")
+        plan_tracking(plan, config.tracking)
+        plan_evaluation(plan, config, inputs, lambda: usable)
         return plan
 
     def show(self, artifact: Artifact) -> RenderableType:
@@ -85,7 +90,7 @@ class SftStage(Stage):
     def run(self, config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_sft.run import train
 
-        return train(config, inputs.one("model"), inputs.one("data"), work)
+        return train(config, inputs, work)
 
 
 stage = SftStage()

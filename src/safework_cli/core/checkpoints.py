@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,15 @@ def latest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path |
     return None
 
 
-def rotate(folder: Path, keep: int = KEPT) -> None:
-    """Deletes all but the newest complete checkpoints of a run, by step: clocks do not count."""
+def rotate(folder: Path, keep: int = KEPT, protected: Collection[int] = ()) -> None:
+    """Deletes all but the newest complete checkpoints of a run, by step: clocks do not count.
+
+    Args:
+        protected: steps whose checkpoints are kept in addition, such as the best one's.
+    """
     complete = [path for path in checkpoints_in(folder) if is_complete(path)]
-    for old in [*complete[keep:], *(folder / "checkpoints").glob(f"{_DAMAGED}*")]:
+    outdated = [path for path in complete[keep:] if step_of(path) not in protected]
+    for old in [*outdated, *(folder / "checkpoints").glob(f"{_DAMAGED}*")]:
         (old / COMPLETE).unlink(missing_ok=True)  # first: a kill in between leaves a torn checkpoint, not a damaged one
         shutil.rmtree(old, ignore_errors=True)
 

@@ -77,7 +77,7 @@ class Progress:
             self.display.phase_ended(name, seconds, phase.done)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of one step. A resumed run may write a step twice: readers keep the last."""
+        """Numbers of one step. A step may be written several times (evaluation, resumed run): readers keep each number's last."""
         write_line(self._metrics, {"step": step, **values})
         self.display.metrics(step, values)
 
@@ -102,8 +102,10 @@ class Progress:
 
 
 def read_metrics(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``: one record per step, the last one written of each; ``broken`` as in ``read_journal``."""
-    by_step = {record["step"]: record for record in read_journal(path, broken=broken)}
+    """Reads ``metrics.jsonl``: one record per step, with the last value written of each number; ``broken`` as in ``read_journal``."""
+    by_step: dict[int, dict[str, Any]] = {}
+    for record in read_journal(path, broken=broken):
+        by_step.setdefault(record["step"], {}).update(record)
     return [by_step[step] for step in sorted(by_step)]
 
 

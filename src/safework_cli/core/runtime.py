@@ -245,6 +245,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
             shutil.rmtree(old) if old.is_dir() else old.unlink()
     request = {
         "stage": stage.name,
+        "artifact": f"{stage.output}/{prepared.name}",
         "fingerprint": prepared.fingerprint,
         "config": resolved.config.model_dump(mode="json"),
         "sources": resolved.sources,

@@ -14,6 +14,8 @@ from safework_cli.core.checkpoints import PREFIX, rotate, seal
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.progress import Phase
 from safework_cli.core.stage import WorkDir
+from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.heldout import LOGGED
 
 
 class WorkCallback(TrainerCallback):
@@ -27,7 +29,7 @@ class WorkCallback(TrainerCallback):
     ) -> None:
         if logs is None or "train_runtime" in logs:
             return  # the closing summary of the whole run, which would pass for its last step
-        numbers = {key: float(value) for key, value in logs.items() if isinstance(value, (int, float))}
+        numbers = {_shown_name(key): float(value) for key, value in logs.items() if isinstance(value, (int, float))}
         if numbers:
             self._work.progress.metrics(state.global_step, numbers)
 
@@ -38,15 +40,21 @@ class WorkCallback(TrainerCallback):
             control.should_training_stop = True
 
 
-class Seal(TrainerCallback):
-    """Marks a checkpoint as whole, with the digests of its files, and deletes old ones. The last callback: others write into it too."""
+def _shown_name(key: str) -> str:
+    """``eval_safety`` in the trainer's log is ``eval/safety`` in ``metrics.jsonl``, as trackers show it."""
+    return f"eval/{key.removeprefix(LOGGED)}" if key.startswith(LOGGED) else key
 
-    def __init__(self, work: WorkDir):
-        self._work = work
+
+class Seal(TrainerCallback):
+    """Marks a checkpoint as complete, with the digests of its files, and deletes old ones, but for the best. The last callback: others
+    write into the checkpoint too."""
+
+    def __init__(self, work: WorkDir, evaluation: Evaluation | None = None):
+        self._work, self._evaluation = work, evaluation
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
-        rotate(self._work.path)
+        rotate(self._work.path, protected=self._evaluation.protected(state) if self._evaluation is not None else ())
 
 
 class FiniteGuard(TrainerCallback):

@@ -2,17 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.data.tasks import TaskName
 
 SaveDtype = Literal["source", "float32", "bfloat16", "float16"]
 """The type that a trained model's weights are saved in; "source" is that of the model that it started from."""
 
 
-class SupervisedConfig(StageConfig):
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("a tracker is named twice")
+    return names
+
+
+class TrackingConfig(Settings):
+    """Settings of stages whose numbers an experiment tracker can show."""
+
+    tracking: Annotated[list[Literal["tensorboard", "trackio", "mlflow", "wandb"]], AfterValidator(_each_once)] = cosmetic([])
+    """Experiment trackers that get the run's numbers, configuration and lineage; their files are kept in tracking/ of the store, and
+    nothing is sent over the network unless the tracker's own environment variables ask for it (WANDB_MODE=online)."""
+
+
+class EvaluationConfig(Settings):
+    """Settings of stages that evaluate the model in training on held-out prompts; names are those of transformers' TrainingArguments
+    where it has them."""
+
+    eval_steps: int | None = Field(None, ge=1, le=10**7)
+    """Optimiser steps between evaluations: replies to held-out prompts (eval_data) are sampled greedily and judged by eval_verifiers.
+    The first evaluation is that of the starting model. No evaluation where null."""
+    eval_samples: int = Field(64, ge=1, le=10**6)
+    """Held-out prompts of an evaluation, the same ones each time, spread evenly over the rows."""
+    eval_tasks: list[TaskName] = Field(default_factory=list)
+    """Tasks whose held-out prompts are used; all of them where empty."""
+    eval_max_tokens: int = Field(256, ge=1, le=10**6)
+    """Tokens of a reply in an evaluation at most."""
+    metric_for_best_model: str | None = None
+    """The number that decides which checkpoint is best: KEY of an eval_verifiers.KEY (its mean score), stop_rate or mean_tokens. Where
+    null: the only eval_verifier."""
+    greater_is_better: bool | None = None
+    """Whether a larger value is better; where null, by the metric: true for scores and stop_rate, false for mean_tokens."""
+    load_best_model_at_end: bool = True
+    """Save the weights of the best evaluated step, not those of the last step."""
+    early_stopping_patience: int | None = Field(None, ge=1, le=10**6)
+    """End the run after this many evaluations in a row without an improvement. The run is never ended early where null."""
+    early_stopping_threshold: float = Field(0.0, ge=0, le=1e6)
+    """By how much a value must exceed the best one to count as an improvement for early stopping."""
+
+    @model_validator(mode="after")
+    def _evaluation_is_whole(self) -> EvaluationConfig:
+        if self.eval_steps is None:
+            for name in EVALUATION_ONLY:
+                if name in self.model_fields_set and getattr(self, name) != type(self).model_fields[name].get_default(
+                    call_default_factory=True
+                ):
+                    raise ValueError(f"{name} is given without eval_steps: nothing is evaluated during training; set eval_steps=50")
+        elif self.early_stopping_patience is None and self.early_stopping_threshold:
+            raise ValueError("early_stopping_threshold is given without early_stopping_patience: no run is ended early")
+        return self
+
+
+EVALUATION_ONLY = tuple(name for name in EvaluationConfig.model_fields if name not in ("eval_steps", "load_best_model_at_end"))
+"""Settings that act only where ``eval_steps`` is set."""
+
+
+class SupervisedConfig(StageConfig, TrackingConfig):
     """Settings of every stage that learns from given answers; names are those of transformers' TrainingArguments."""
 
     num_train_epochs: float = Field(2.0, gt=0, le=10_000)

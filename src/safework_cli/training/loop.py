@@ -18,12 +18,16 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.load import pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
+from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.tracking import tracked, tracking_arguments
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
-def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_steps: int, **settings: Any) -> Arguments:
-    """Trainer arguments with the tool's ways: checkpoints in the run folder, no trackers unless asked, no bars of their own."""
+def training_arguments(
+    kind: type[Arguments], work: WorkDir, *, seed: int, save_steps: int, tracking: Sequence[str] = (), **settings: Any
+) -> Arguments:
+    """Trainer arguments with the tool's defaults: checkpoints in the run folder, no progress bars, and trackers only where asked for."""
     on_gpu = torch.cuda.is_available()
     defaults: dict[str, Any] = {
         "output_dir": str(work.checkpoints),
@@ -34,7 +38,7 @@ def training_arguments(kind: type[Arguments], work: WorkDir, *, seed: int, save_
         "save_total_limit": None,  # transformers rotates by the files' times: Seal rotates by step
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it shows a NaN loss as the last good one
-        "report_to": "none",
+        **tracking_arguments(tracking, work),
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
         "bf16": on_gpu and torch.cuda.is_bf16_supported(),
@@ -97,16 +101,19 @@ def run_training(
     name: str = "train",
     max_skipped: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
+    evaluation: Evaluation | None = None,
 ) -> TrainerState:
     """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken, and none more:
-    where the checkpoint is the last step's, the trainer gets its weights, state and random numbers and trains nothing.
+    where the checkpoint is the last step's, the trainer gets its weights, state and random numbers and trains nothing. With an
+    evaluation, the run may end early, and the trainer's model has the best step's weights afterwards.
 
     Args:
         max_skipped: updates that may be skipped for a gradient that is not finite.
         callbacks: called after a step's numbers are written down.
+        evaluation: of the model in training, on held-out prompts.
 
     Raises:
-        InputError: a forked checkpoint lies at or after the last step; a checkpoint is damaged, and no earlier one is whole.
+        InputError: a forked checkpoint is at or after the last step; a checkpoint is damaged, and no earlier one is whole.
         Interrupted, RunAgain: a signal came; a checkpoint was written.
         SafeworkError: fewer steps were taken than planned, or more gradients than that were not finite.
     """
@@ -115,24 +122,34 @@ def run_training(
     forked = checkpoint is not None and read_mark(checkpoint)["forked"]
     if checkpoint is not None and forked and step_of(checkpoint) >= planned:
         raise InputError(
-            f"the forked checkpoint lies at step {step_of(checkpoint)}, and this run ends at step {planned}",
-            "there would be nothing to train, and what came out would be the other run's model",
+            f"the forked checkpoint is at step {step_of(checkpoint)}, and this run ends at step {planned}",
+            "there would be nothing to train, and the result would be the other run's model",
             "ask for more steps",
         )
+    ended = False
+    if evaluation is not None:
+        evaluation.attach(trainer, forked=forked)
+        if checkpoint is not None and not forked:
+            before = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+            evaluation.check_best(before)
+            ended = evaluation.stopped(before)
     with work.progress.phase(name, planned) as phase:
         if checkpoint is not None:
             phase.advance(step_of(checkpoint))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
-        if checkpoint is not None and step_of(checkpoint) >= planned:
+        if checkpoint is not None and (ended or step_of(checkpoint) >= planned):
             _take_over(trainer, checkpoint)
         else:
-            _train(trainer, work, checkpoint, [WorkCallback(work, phase), FiniteGuard(trainer, work, max_skipped)], forked, callbacks)
-    if trainer.state.global_step < planned:
+            ours = [WorkCallback(work, phase), FiniteGuard(trainer, work, max_skipped)]
+            _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)
+    if trainer.state.global_step < planned and not (evaluation is not None and evaluation.stopped(trainer.state)):
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",
             "the trainer stopped early",
             "run with --fresh; if it repeats, report it",
         )
+    if evaluation is not None:
+        evaluation.take_best(trainer)
     return trainer.state
 
 
@@ -143,13 +160,15 @@ def _train(
     ours: list[TrainerCallback],
     forked: bool,
     callbacks: Sequence[TrainerCallback],
+    evaluation: Evaluation | None,
 ) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
-    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, Seal(work)]:
+    evaluating = [] if evaluation is None else [evaluation]
+    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, *evaluating, Seal(work, evaluation)]:
         trainer.add_callback(callback)
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
-    with work.stop.deferred(), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
+    with work.stop.deferred(), tracked(trainer, work), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     own: dict[str, Any] = vars(trainer.model)
     if own.pop("_original_forward", None):

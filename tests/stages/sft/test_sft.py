@@ -18,6 +18,7 @@ from safework_cli.core.artifacts import Store
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import InputError
 from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import Inputs
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row, write_rows
 from safework_cli.engines.hf.engine import HFEngine
@@ -135,7 +136,7 @@ def test_the_loss_is_the_models_own(name, tiny_model, work):
 
 def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
     config = SftConfig(learning_rate=3e-3, max_steps=20, per_device_train_batch_size=8, sample_prompts=2, sample_max_tokens=8)
-    outcome = train(config, tiny_artifact, toy_data.with_subset("cot"), work)
+    outcome = train(config, Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
     assert outcome.metrics["loss_last"] < outcome.metrics["loss_first"] - 0.5
     assert 0 < outcome.metrics["supervised_share"] < 1 and outcome.metrics["samples"]["n"] == 2
     before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
@@ -149,7 +150,7 @@ def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
         for old in work.checkpoints.iterdir():
             old.rename(work.path / f"{bf16}-{old.name}")
         config = SftConfig(bf16=bf16, learning_rate=3e-3, max_steps=4, sample_prompts=2, sample_max_tokens=8)
-        train(config, tiny_artifact, toy_data.with_subset("cot"), work)
+        train(config, Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
         found[bf16] = [(step["loss"], step["grad_norm"]) for step in read_metrics(work.progress.metrics_path)[-4:]]
     assert [loss for loss, _ in found[True]] == pytest.approx([loss for loss, _ in found[False]], rel=1e-3)
     assert all(one != other for one, other in zip(found[True], found[False], strict=True))
@@ -162,7 +163,7 @@ def test_a_model_is_saved_in_the_type_that_it_came_in(tiny_model, store, toy_dat
     tokenizer = load_tokenizer(tiny_model)
     save_model(load_model(tiny_model, dtype="float32"), tokenizer, tmp_path / "m", dtype=getattr(torch, stored))
     config = SftConfig(learning_rate=3e-3, max_steps=2, warmup_ratio=0.0, sample_prompts=2, sample_max_tokens=8, **choice)
-    outcome = train(config, store.resolve(str(tmp_path / "m"), ("model",)), toy_data.with_subset("cot"), work)
+    outcome = train(config, Inputs({"model": store.resolve(str(tmp_path / "m"), ("model",)), "data": toy_data.with_subset("cot")}), work)
     assert {entry["dtype"] for header in weight_headers(work.output).values() for entry in header.values()} == {expected}
     assert outcome.metrics["dtype"] == {"BF16": "bfloat16", "F32": "float32", "F16": "float16"}[expected]
     assert json.loads((work.output / "config.json").read_text())["dtype"] == outcome.metrics["dtype"]
@@ -202,28 +203,28 @@ def test_learned_positions_end_and_nothing_is_a_traceback(name, tiny_model, stor
     write_rows(tmp_path / "rows" / "a.parquet", [*read_dataset(toy_data.with_subset("cot")), *long])
     data = store.resolve(str(tmp_path / "rows"), ("dataset",))
     config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=4, max_dropped=0.5)
-    outcome = train(config, model, data, work)
+    outcome = train(config, Inputs({"model": model, "data": data}), work)
     assert outcome.metrics["dropped"] == {"longer than the model's 150 positions": 4} and outcome.metrics["samples"]["n"] == 3
     for old in work.checkpoints.iterdir():
         os.rename(old, work.path / f"old-{old.name}")
     config = SftConfig(max_steps=1, sample_prompts=3, sample_max_tokens=150, max_dropped=0.5)
-    outcome = train(config, model, data, work)
+    outcome = train(config, Inputs({"model": model, "data": data}), work)
     assert outcome.metrics["samples"] == {} and (work.output / "config.json").exists()
     with pytest.raises(InputError, match="no training prompt leaves room for sample_max_tokens=150"):
-        train(config.model_copy(update={"min_stop_rate": 0.1}), model, data, work)
+        train(config.model_copy(update={"min_stop_rate": 0.1}), Inputs({"model": model, "data": data}), work)
 
 
 def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
     base = load_model(tiny_artifact.path).state_dict()
     settings = {"learning_rate": 1e-2, "max_steps": 2, "sample_prompts": 0}
-    train(SftConfig(lora={"r": 4, "alpha": 8}, **settings), tiny_artifact, toy_data.with_subset("cot"), work)
+    train(SftConfig(lora={"r": 4, "alpha": 8}, **settings), Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
     lora = load_model(work.output).state_dict()
     assert base.keys() == lora.keys() and not torch.equal(
         base["model.layers.0.mlp.up_proj.weight"], lora["model.layers.0.mlp.up_proj.weight"]
     )
     for old in work.checkpoints.iterdir():
         os.rename(old, work.path / f"old-{old.name}")
-    train(SftConfig(train_layers=1, **settings), tiny_artifact, toy_data.with_subset("cot"), work)
+    train(SftConfig(train_layers=1, **settings), Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
     top = load_model(work.output).state_dict()
     assert torch.equal(base["model.layers.0.mlp.up_proj.weight"], top["model.layers.0.mlp.up_proj.weight"])
     assert torch.equal(base["model.embed_tokens.weight"], top["model.embed_tokens.weight"])
@@ -273,8 +274,6 @@ def wait_for_checkpoint(store: Store, process, seconds: float = 120) -> None:
 
 
 def test_the_plan_counts_and_refuses(tiny_artifact, toy_data):
-    from safework_cli.core.stage import Inputs
-
     inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")})
     plan = stage.plan(SftConfig(max_steps=7), inputs)
     assert plan.optimizer_steps == 7 and plan.name == "tiny-sft" and not plan.refusals
@@ -343,9 +342,7 @@ def test_held_out_rows_are_not_trained_on(tiny_artifact, store, commit, work):
     write_rows(payload / "cot" / "train.parquet", [row(f"t{i}", f"q{i}", "a", split="train") for i in range(4)])
     write_rows(payload / "cot" / "test.parquet", [row("held", "q", "a", split="test")])
     data = commit(payload, "dataset", "split").with_subset("cot")
-    outcome = train(SftConfig(max_steps=1, sample_prompts=0), tiny_artifact, data, work)
+    outcome = train(SftConfig(max_steps=1, sample_prompts=0), Inputs({"model": tiny_artifact, "data": data}), work)
     assert outcome.metrics["rows"] == 4
-    from safework_cli.core.stage import Inputs
-
     plan = stage.plan(SftConfig(), Inputs({"model": tiny_artifact, "data": data}))
     assert "(4 rows)" in plan.lines[0]

@@ -1,0 +1,246 @@
+"""Evaluation during training: replies to held-out prompts, judged; the best step's checkpoint kept; early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from safework_cli.core.checkpoints import PREFIX, damage, is_complete
+from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.row import Row
+from safework_cli.engines.protocol import Completion
+from safework_cli.models.chat_template import TemplateError
+from safework_cli.training.config import EvaluationConfig
+from safework_cli.training.heldout import LOGGED, best_step, curve_of, deciding_metric, evaluations_without_gain, held_out_rows, is_due
+from safework_cli.verifiers.contract import Exchange, Verifier, judged
+from safework_cli.verifiers.load import load_verifier
+
+Sampler = Callable[[Sequence[Row]], list[Completion]]
+"""Samples one reply for each row from the model in training, as it is now."""
+
+
+class Evaluation(TrainerCallback):
+    """Evaluates every ``eval_steps`` steps and after the last one.
+
+    Numbers are logged as ``eval/NAME``. A step that is the best so far is saved as a checkpoint, which is kept until a better one is.
+    Nothing but the trainer's log is remembered, so a run that is killed and resumed decides as one that is not.
+
+    Args:
+        rows: whose prompts are used.
+        judges: by name.
+        refs: references of judges and data, for the manifest.
+        sample: see ``Sampler``.
+
+    Raises:
+        ConfigError: see ``deciding_metric``.
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        work: WorkDir,
+        rows: Sequence[Row],
+        judges: Mapping[str, Verifier],
+        refs: Mapping[str, str],
+        sample: Sampler,
+    ):
+        self._config, self._work, self._rows, self._judges, self._refs, self._sample = config, work, rows, judges, refs, sample
+        self.metric, self.greater = deciding_metric(config, judges)
+        self._trainer: Trainer | None = None
+        self._forked = False
+
+    def attach(self, trainer: Trainer, *, forked: bool) -> None:
+        """Names the trainer whose model is evaluated. A forked run does not take over the evaluations of the other run."""
+        self._trainer, self._forked = trainer, forked
+
+    # ------------------------------------------------------------ as a callback
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self._forked:
+            state.log_history[:] = [entry for entry in state.log_history if not curve_of([entry])]
+        if not curve_of(state.log_history):
+            self._evaluate(control)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if not is_due(state.global_step, self._config.eval_steps or 1, state.max_steps):
+            return
+        self._evaluate(control)
+        best = self.best(state)
+        if best is not None and best[0] == state.global_step:
+            control.should_save = True
+            state.best_global_step, state.best_metric = best
+        if self.stopped(state):
+            control.should_save = control.should_training_stop = True
+
+    def _evaluate(self, control: TrainerControl) -> None:
+        assert self._trainer is not None
+        numbers = self.measure()
+        logging = control.should_log
+        # past TRL's own log, which would take the training numbers of this step along
+        Trainer.log(self._trainer, {f"{LOGGED}{name}": value for name, value in numbers.items()})
+        control.should_log = logging  # the trainer's own numbers of this step are still to be logged
+
+    def measure(self) -> dict[str, float]:
+        """Samples and judges one reply for each prompt. The random numbers of the training are left as they are.
+
+        Raises:
+            SafeworkError: a judge could score none of the replies.
+        """
+        with self._work.progress.phase("evaluate", len(self._rows)), _same_random_numbers():
+            completions = self._sample(self._rows)
+            numbers = {
+                "stop_rate": fmean(completion.finish_reason == "stop" for completion in completions),
+                "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
+            }
+            exchanges = [_exchange(row, completion.text) for row, completion in zip(self._rows, completions, strict=True)]
+            for name, judge in self._judges.items():
+                verdicts = judged(judge, exchanges)
+                scores = [verdict.score for verdict in verdicts if verdict.score is not None]
+                if not scores:
+                    raise SafeworkError(
+                        f"eval_verifiers.{name} could score none of the {len(verdicts)} replies of an evaluation",
+                        str(verdicts[0].error),
+                        "choose eval_data and eval_tasks that it can judge, or another verifier",
+                    )
+                numbers[name] = fmean(scores)
+                if len(scores) < len(verdicts):
+                    numbers[f"{name}/failed"] = len(verdicts) - len(scores)
+        return numbers
+
+    # ------------------------------------------------------------ what the evaluations say
+
+    def best(self, state: TrainerState) -> tuple[int, float] | None:
+        """The best evaluated step so far, and its value."""
+        return best_step(curve_of(state.log_history), self.metric, self.greater)
+
+    def stopped(self, state: TrainerState) -> bool:
+        """Whether patience has run out: the run ends here."""
+        patience, threshold = self._config.early_stopping_patience, self._config.early_stopping_threshold
+        return patience is not None and (
+            evaluations_without_gain(curve_of(state.log_history), self.metric, self.greater, threshold) >= patience
+        )
+
+    def protected(self, state: TrainerState) -> set[int]:
+        """Steps whose checkpoints must be kept."""
+        best = self.best(state)
+        return set() if best is None else {best[0]}
+
+    def check_best(self, state: TrainerState) -> None:
+        """Raises InputError where the checkpoint of a resumed run's best step is missing or damaged."""
+        if (best := self.best(state)) is None or not self._config.load_best_model_at_end:
+            return
+        checkpoint = self._work.checkpoints / f"{PREFIX}{best[0]}"
+        why = damage(checkpoint) if is_complete(checkpoint) else "it is missing or incomplete"
+        if why:
+            raise InputError(f"the checkpoint of the best step, {checkpoint}, cannot be used", why, "run again with --fresh")
+
+    def take_best(self, trainer: Trainer) -> None:
+        """Loads the weights of the best step into the trainer's model, where the settings say so."""
+        best = self.best(trainer.state)
+        if best is None or not self._config.load_best_model_at_end or best[0] == trainer.state.global_step:
+            return
+        self.check_best(trainer.state)
+        trainer._load_from_checkpoint(str(self._work.checkpoints / f"{PREFIX}{best[0]}"))
+        self._work.progress.note(f"the weights of step {best[0]} are taken: {self.metric} {best[1]:.4g} was the best there")
+
+    def record(self, outcome: Outcome, state: TrainerState) -> None:
+        """Writes what was measured into a run's outcome: numbers for the manifest, and sentences for its notes."""
+        curve = curve_of(state.log_history)
+        best = best_step(curve, self.metric, self.greater)
+        assert best is not None, "the last step is always evaluated"
+        start, last = curve[0][1][self.metric], curve[-1][1][self.metric]
+        saved = best[0] if self._config.load_best_model_at_end else state.global_step
+        early = self.stopped(state) and state.global_step < state.max_steps
+        outcome.metrics["evaluation"] = {
+            "metric": self.metric,
+            "greater_is_better": self.greater,
+            "start": round(start, 4),
+            "best": round(best[1], 4),
+            "best_step": best[0],
+            "last": round(last, 4),
+            "last_step": curve[-1][0],
+            "saved_step": saved,
+            "stopped_early": early,
+            "evaluations": len(curve),
+            "prompts": len(self._rows),
+            "data": self._refs["data"],
+            "judges": {name: self._refs[name] for name in self._judges},
+            "best_numbers": {name: round(value, 4) for name, value in dict(curve)[best[0]].items()},
+        }
+        if early:
+            count = evaluations_without_gain(curve, self.metric, self.greater, self._config.early_stopping_threshold)
+            what = f"{count} evaluations in a row did not improve {self.metric} (early_stopping_patience)"
+            outcome.notes.append(f"training ended at step {state.global_step} of {state.max_steps}: {what}")
+        outcome.notes.append(
+            f"the saved weights are those of step {saved}; by {self.metric} ({self._refs.get(self.metric, 'of the replies')}), "
+            f"step {best[0]} is the best: {best[1]:.4g} (start {start:.4g}, step {curve[-1][0]} {last:.4g})"
+        )
+        if not (best[1] > start if self.greater else best[1] < start):
+            outcome.notes.append(f"no evaluated step is better than the starting model by {self.metric} ({start:.4g})")
+            self._work.progress.warn(outcome.notes[-1])
+
+
+def evaluation_during(
+    config: EvaluationConfig,
+    inputs: Inputs,
+    work: WorkDir,
+    *,
+    length_of: Callable[[Row], float],
+    longest: float,
+    sample: Sampler,
+    trust_remote_code: bool = False,
+) -> Evaluation | None:
+    """The evaluation that a run's settings ask for; None where they ask for none.
+
+    Args:
+        length_of: tokens of a row's prompt; raises TemplateError where it cannot be asked.
+        longest: tokens of a prompt at most, so that a whole reply fits.
+
+    Raises:
+        InputError: there is no held-out prompt that can be used.
+    """
+    if config.eval_steps is None:
+        return None
+    rows = held_out_rows(config, inputs)
+    fitting = [row for row in rows if _fits(row, length_of, longest)]
+    if not fitting:
+        raise InputError(
+            f"none of the {len(rows)} held-out prompts can be used",
+            f"they are longer than the {longest:g} tokens that eval_max_tokens={config.eval_max_tokens} leaves, or have images",
+            "lower eval_max_tokens, or give other eval_data",
+        )
+    if len(fitting) < len(rows):
+        work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or have images, and are left out")
+    count = min(config.eval_samples, len(fitting))
+    chosen = [fitting[i * len(fitting) // count] for i in range(count)]
+    artifacts = inputs.many("eval_verifiers")
+    judges = {name: load_verifier(artifact, trust_remote_code=trust_remote_code) for name, artifact in artifacts.items()}
+    refs = {name: artifact.ref for name, artifact in artifacts.items()}
+    return Evaluation(config, work, chosen, judges, refs | {"data": (inputs.maybe("eval_data") or inputs.one("data")).ref}, sample)
+
+
+def _fits(row: Row, length_of: Callable[[Row], float], longest: float) -> bool:
+    try:
+        return length_of(row) <= longest
+    except TemplateError:
+        return False
+
+
+def _exchange(row: Row, reply: str) -> Exchange:
+    exchange = Exchange.of(row, reply)
+    # as in RL's rewards: outside the safety task nothing is harmful unless the row says that it is
+    return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield

@@ -1,0 +1,145 @@
+"""Experiment trackers: transformers' own callbacks (``report_to``) write to them; this module adds the run's identity and lineage.
+
+Files are kept in ``tracking/`` of the store, and no tracker uses the network unless the user's environment asks for it (WANDB_MODE=online,
+MLFLOW_TRACKING_URI=https://…). Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safework_cli.core.runs import read_request
+from safework_cli.core.stage import Plan, WorkDir
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+FOLDER, PROJECT = "tracking", "safework"
+MLFLOW_RUN = "mlflow_run"
+"""The file of a run folder that names its MLflow run: a resumed run continues it."""
+
+_set_here: dict[str, str] = {}
+"""Variables that this process set itself, which the next run may replace."""
+
+
+def plan_tracking(plan: Plan, trackers: Sequence[str]) -> None:
+    """Adds to a plan which trackers are used, and a refusal for each one whose package is not installed."""
+    for name in trackers:
+        if find_spec(name) is None:
+            plan.refuse(
+                f"tracking names {name}, which is not installed",
+                "the run would not be tracked",
+                f"pip install {name} (or all trackers: pip install 'safework[tracking]')",
+            )
+    if trackers:
+        plan.lines.append(f"tracked by {', '.join(trackers)}")
+
+
+def tracking_arguments(trackers: Sequence[str], work: WorkDir) -> dict[str, Any]:
+    """The trainer arguments for these trackers. Points each of them to a folder of the store, by the variables that it reads, where the
+    user's environment does not say otherwise."""
+    if not trackers:
+        return {"report_to": "none"}
+    root = work.path.parent.parent / FOLDER
+    name = run_name(work)
+    for variable, value in {
+        "TENSORBOARD_LOGGING_DIR": str(root / "tensorboard" / name),
+        "MLFLOW_TRACKING_URI": _mlflow_uri(root),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "MLFLOW_EXPERIMENT_NAME": PROJECT,
+        "WANDB_MODE": "offline",
+        "WANDB_DIR": str(root),
+        "WANDB_PROJECT": PROJECT,
+        "TRACKIO_DIR": str(root / "trackio"),
+        "GRADIO_ANALYTICS_ENABLED": "False",
+    }.items():
+        if os.environ.get(variable) in (None, _set_here.get(variable)):
+            os.environ[variable] = _set_here[variable] = value
+    root.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere where its folder is missing
+    # a frozen copy on the hub is trackio's default at the end of a run
+    return {"report_to": list(trackers), "run_name": name, "project": PROJECT, "trackio_static_space_id": False}
+
+
+def _mlflow_uri(root: Path) -> str:
+    return f"sqlite:///{root / 'mlflow.db'}" if find_spec("sqlalchemy") else f"file://{root / 'mlflow'}"  # mlflow-skinny has no database
+
+
+def run_name(work: WorkDir) -> str:
+    """What trackers call a run: the artifact's name and the beginning of the fingerprint, so that a resumed run has the same name."""
+    name = str(identity(work).get("artifact", "run")).rpartition("/")[2]
+    return f"{name}-{work.fingerprint[:8]}"
+
+
+def identity(work: WorkDir) -> dict[str, str]:
+    """What a run makes, and of what: the artifact's reference, stage, fingerprint, and each input's reference and digest."""
+    request = read_request(work.path) or {}
+    found = {key: str(request[key]) for key in ("artifact", "stage", "fingerprint") if key in request}
+    for key, ref in request.get("inputs", {}).items():
+        found |= {f"input.{key}": ref, f"input.{key}.digest": request["digests"][key]}
+    return found
+
+
+@contextmanager
+def tracked(trainer: Trainer, work: WorkDir) -> Iterator[None]:
+    """Inside, the trainer's trackers know the run's identity (under ``safework.…`` in its configuration), and a resumed run continues its
+    tracked run."""
+    trackers = [] if trainer.args.report_to in ("none", None) else list(trainer.args.report_to)
+    if not trackers:
+        yield
+        return
+    from transformers import TrainerCallback
+
+    known = {f"safework.{key}": value for key, value in identity(work).items()}
+
+    class Identity(TrainerCallback):
+        """Called after the trackers' own callbacks have begun their runs."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if "tensorboard" in trackers:
+                writers = [w for c in trainer.callback_handler.callbacks if (w := getattr(c, "tb_writer", None)) is not None]
+                for writer in writers:
+                    writer.add_text("safework", "```\n" + json.dumps(known, indent=1, ensure_ascii=False) + "\n```", state.global_step)
+            if "mlflow" in trackers:
+                import mlflow
+
+                mlflow.set_tags(known)
+            if "wandb" in trackers:
+                import wandb
+
+                wandb.config.update(known, allow_val_change=True)
+            if "trackio" in trackers:
+                import trackio
+
+                trackio.config.update(known, allow_val_change=True)
+
+    trainer.add_callback(Identity())
+    if "mlflow" in trackers:
+        with _mlflow_run(work, str(trainer.args.run_name)):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _mlflow_run(work: WorkDir, name: str) -> Iterator[None]:
+    """An MLflow run that a resumed run continues: transformers' callback would begin another one."""
+    import mlflow
+
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
+    mlflow.set_experiment(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    kept = work.path / MLFLOW_RUN
+    started = mlflow.start_run(run_id=kept.read_text() if kept.exists() else None, run_name=name)
+    kept.write_text(started.info.run_id)
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    finally:
+        mlflow.flush_async_logging()
+        mlflow.end_run(status)

@@ -1,0 +1,89 @@
+"""Trackers: their files, the lineage in them, and what is refused; with the real packages where they are installed."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from safework_cli.core.config import resolve
+from safework_cli.core.runtime import execute, prepare
+from safework_cli.training import tracking
+from safework_sft.config import SftConfig
+from safework_sft.stage import stage
+
+WORDS = ["model=tiny", "data=toy:cot", "max_steps=3", "sample_prompts=0"]
+VARIABLES = (
+    "TENSORBOARD_LOGGING_DIR",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_ALLOW_FILE_STORE",
+    "WANDB_MODE",
+    "WANDB_DIR",
+    "WANDB_PROJECT",
+    "TRACKIO_DIR",
+    "GRADIO_ANALYTICS_ENABLED",
+)
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    monkeypatch.setattr(tracking, "_set_here", {})
+    for variable in VARIABLES:
+        monkeypatch.setenv(variable, "")
+        monkeypatch.delenv(variable)
+
+
+def run(store, *words):
+    return execute(prepare(stage, resolve(stage, (), [*WORDS, *words], {}), store), store, quiet=True).artifact
+
+
+def test_a_run_in_tensorboard_has_its_numbers_and_lineage(tiny_artifact, toy_data, store):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    made = run(store, "tracking=[tensorboard]")
+    (folder,) = (store.root / "tracking" / "tensorboard").iterdir()
+    assert folder.name == f"tiny-sft-{made.manifest.fingerprint[:8]}"
+    events = EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
+    (text,) = events.Tensors("safework/text_summary")
+    shown = text.tensor_proto.string_val[0].decode()
+    for value in ("model/tiny-sft", made.manifest.fingerprint, "model/tiny@v1", tiny_artifact.digest, "dataset/toy@v1:cot"):
+        assert value in shown
+
+
+def test_a_run_in_mlflow_has_its_numbers_and_lineage(tiny_artifact, toy_data, store):
+    pytest.importorskip("mlflow")
+    import mlflow
+
+    made = run(store, "tracking=[mlflow]")
+    (tracked,) = mlflow.MlflowClient(mlflow.get_tracking_uri()).search_runs([mlflow.get_experiment_by_name("safework").experiment_id])
+    assert str(store.root) in mlflow.get_tracking_uri()
+    assert tracked.info.status == "FINISHED" and tracked.data.metrics["loss"] > 0
+    tags = tracked.data.tags
+    assert tags["safework.artifact"] == "model/tiny-sft" and tags["safework.fingerprint"] == made.manifest.fingerprint
+    assert tags["safework.stage"] == "sft" and tags["safework.input.model"] == "model/tiny@v1"
+    assert tags["safework.input.data.digest"] == toy_data.with_subset("cot").digest
+
+
+def test_tracking_is_cosmetic_and_a_missing_package_is_refused(tiny_artifact, toy_data, store, monkeypatch):
+    plain = prepare(stage, resolve(stage, (), WORDS, {}), store)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    prepared = prepare(stage, resolve(stage, (), [*WORDS, "tracking=[wandb]"], {}), store)
+    assert prepared.fingerprint == plain.fingerprint
+    (refusal,) = prepared.plan.refusals
+    assert refusal.what == "tracking names wandb, which is not installed" and refusal.do.startswith("pip install wandb")
+    with pytest.raises(ValidationError, match="a tracker is named twice"):
+        SftConfig(tracking=["wandb", "wandb"])
+
+
+def test_the_users_own_environment_is_kept_and_wandb_is_offline_otherwise(work, monkeypatch):
+    import os
+
+    monkeypatch.setenv("WANDB_MODE", "online")
+    tracking.tracking_arguments(["wandb"], work)
+    assert os.environ["WANDB_MODE"] == "online" and os.environ["WANDB_PROJECT"] == "safework"
+    monkeypatch.delenv("WANDB_MODE")
+    arguments = tracking.tracking_arguments(["wandb"], work)
+    assert os.environ["WANDB_MODE"] == "offline" and arguments["report_to"] == ["wandb"]
+    assert tracking.tracking_arguments([], work) == {"report_to": "none"}
