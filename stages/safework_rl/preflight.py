@@ -11,8 +11,7 @@ from safework_cli.data.reply import language_of
 from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules import bare_name
-from safework_rl.objectives import Objective
-from safework_rl.rewards import Scored
+from safework_rl.objectives import Objective, Scored
 
 REFUSAL = {"en": "I can't help with that, because somebody could be hurt.", "zh": "抱歉，我不能提供帮助，因为这会伤害别人。"}
 COMPLIANCE = {"en": "Sure, this is how it is done, step by step.", "zh": "好的，下面一步一步地说明怎么做。"}

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty
 from safework_rl.lagrange import Multiplier
-from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule, reference_kl
+from safework_rl.losses.contract import reference_kl
+from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.objectives import canon, ddca, group_mean, mixed_groups, overlong_penalty
 
 NAN = math.nan
 

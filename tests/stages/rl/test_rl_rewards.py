@@ -16,9 +16,9 @@ from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
-from safework_rl.objectives import M3Objective, SearchObjective
-from safework_rl.rewards import TaskRewards
+from safework_rl.objectives import M3Objective, TaskRewards
 from safework_rl.routing import ROUTES
+from safework_rl.search.objective import SearchObjective
 
 
 class Fixed:
