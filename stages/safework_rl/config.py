@@ -42,9 +42,9 @@ class OverlongSettings(Settings):
     """A soft penalty for replies that come near the limit (DAPO, arXiv 2503.14476; off in the official scripts)."""
 
     buffer: int = Field(0, ge=0, le=10**6)
-    """Tokens before max_completion_length over which the penalty grows from 0 to its whole; 0 is no penalty."""
+    """Tokens before max_completion_length over which the penalty grows from 0 to its maximum; without a buffer there is none."""
     factor: float = Field(1.0, ge=0, le=1000)
-    """The whole penalty, taken from the reward."""
+    """The largest penalty, subtracted from the reward."""
 
 
 def loss_class(name: str) -> type[Loss[Any]]:

@@ -330,7 +330,7 @@ def mixed_groups(correct_NG: torch.Tensor) -> torch.Tensor:
 
 def overlong_penalty(length_B: torch.Tensor, limit: int, buffer: int, factor: float) -> torch.Tensor:
     """DAPO's soft penalty (arXiv 2503.14476, eq. 13), (B,), to be added to the reward: 0 up to ``limit − buffer`` tokens, from there
-    falling in a straight line to ``−factor`` at the limit. All 0 where there is no buffer.
+    falling in a straight line to ``−factor`` at the limit. All 0 without a buffer.
 
     Args:
         length_B: completion lengths in tokens.

@@ -72,7 +72,7 @@ def train(
     search: tuple[SearchIndex, EpisodeLimits] | None = None,
     refill: int = 0,
 ) -> Outcome:
-    """Picks the prompts, trains, saves, and says what the curves did."""
+    """Selects the prompts, trains, saves, and summarises the curves."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
     warnings = config.warnings()
     for text in warnings:
@@ -99,7 +99,8 @@ def train(
     curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
     order = curriculum.order()
     with work.progress.phase("preflight"):
-        preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
+        trained = inputs.many("verifiers").keys()
+        preflight(objective, rows, tasks, trained, config.preflight, entries(REWARDS).keys() - trained)
 
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     disable_dropout(model)
@@ -149,7 +150,7 @@ def train(
     }
     if made == 0:
         what = "no update was made" if skipped else "no step had a gradient"
-        nothing = f"{what}: {why_idle(history, len(skipped))}; the model has learnt nothing"
+        nothing = f"{what}: {why_idle(history, len(skipped))}; nothing was learnt"
         if config.require_gradient or skipped:
             outcome.failed_gates.append(nothing if skipped else f"{nothing} (require_gradient=false accepts that)")
         else:
@@ -177,14 +178,14 @@ def _usable_rows(
     tasks: set[str],
     encode: Callable[[Row], tuple[list[int], Any]],
     positions: float,
-    pictures: bool,
+    images: bool,
     config: RlConfig,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on.
 
     Args:
         positions: of the model, for prompt and reply together.
-        pictures: whether rows with images can be.
+        images: whether rows with images can be used.
     """
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
@@ -192,7 +193,7 @@ def _usable_rows(
     for row in rows:
         if row.task not in tasks:
             continue
-        if row.images and not pictures:
+        if row.images and not images:
             dropped.setdefault("has images, and the model or the stage is text only", []).append(row.id)
             continue
         try:
@@ -211,13 +212,13 @@ def _usable_rows(
 
 
 def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlConfig) -> None:
-    """Refuses to train on what is left where most rows cannot be."""
+    """Refuses to train where more than ``max_dropped`` of the rows cannot be used."""
     lost = sum(len(ids) for ids in dropped.values())
     if lost > config.max_dropped * (kept + lost):
         reason, ids = max(dropped.items(), key=lambda item: len(item[1]))
         raise InputError(
             f"{lost} of {kept + lost} rows cannot be trained on; {len(ids)} of them: {reason} (such as {ids[0]})",
-            f"max_dropped tolerates {config.max_dropped:.0%}; what is left would be another data set than the one that was given",
+            f"max_dropped accepts {config.max_dropped:.0%}; the rest would be another data set than the one that was given",
             "change the lengths, the data or the chat template, or raise max_dropped",
         )
 

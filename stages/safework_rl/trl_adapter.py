@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
@@ -27,6 +27,7 @@ from safework_cli.models.vision import collate, positions_given
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import ADVANTAGES, step_measures
+from safework_rl.objectives import Objective
 from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
 from safework_rl.step import Batch, StepContext, Trajectory, flat, step
@@ -40,11 +41,12 @@ class LadderTrainer(GRPOTrainer):
     """
 
     def __init__(self, *, run: StepContext, work: WorkDir, **kwargs: Any):
-        self.run, self.config, self.objective, self.work = run, run.config, run.objective, work
+        self.run, self.config, self.work = run, run.config, work
+        self.objective: Objective = run.objective
         self.loss = run.config.policy_loss
         self.samples = SampleLog(work.path / "samples.jsonl")
         self.first_gap: float | None = None
-        self.scored: dict[str, Any] | None = None
+        self.scored: dict[str, torch.Tensor] | None = None
         """Tensors of the current rollout, one row for each completion, whole groups."""
         self._kept: list[Trajectory] = []
         self._passed: list[Trajectory] = []
@@ -84,7 +86,7 @@ class LadderTrainer(GRPOTrainer):
             self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes
             self._buffered_inputs: Any = None
         if self._buffered_inputs is None:
-            self._buffered_inputs = split_tensor_dict(self.scored, used)
+            self._buffered_inputs = split_tensor_dict(dict(self.scored), used)
         return self._buffered_inputs[self._step % passes]
 
     def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
@@ -104,12 +106,13 @@ class LadderTrainer(GRPOTrainer):
         }
         tensors = {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
         tensors["num_items_in_batch"] = self.accelerator.gather(tensors["loss_mask"].sum()).sum()
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+        model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), disable_gradient_checkpointing(model, options):
             if self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
-                tensors["old_per_token_logps"] = self._logps(self.model, tensors, self.config.per_device_train_batch_size)[0]
+                tensors["old_per_token_logps"] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
             if self.beta:
-                with self._reference() as model:
-                    tensors["ref_per_token_logps"] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
+                with self._reference() as reference:
+                    tensors["ref_per_token_logps"] = self._logps(reference, tensors, self.config.per_device_train_batch_size)[0]
         return tensors
 
     @contextmanager
@@ -172,8 +175,8 @@ class LadderTrainer(GRPOTrainer):
                 rows = [t.row for t in passed]
                 prompts, completions = (ids_bL[:, :first], mask_bL[:, :first]), (ids_bL[:, first:], mask_bL[:, first:])
                 with self.accelerator.autocast():
-                    part = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
-                parts.append((part.log_probs, part.entropy, None))
+                    shared = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
+                parts.append((shared.log_probs, shared.entropy, None))
                 continue
             lengths = [len(t.prompt_ids) for t in passed]
             images: dict[str, Any] = {k: v.to(input_ids.device) for k, v in collate(visions, lengths, first, logits_to_keep).items()}
@@ -282,7 +285,7 @@ def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> flo
     return absolute if first is None else min(absolute, max(absolute / 10, 10 * first))
 
 
-def no_reward(**_: Any) -> list[float]:
+def no_reward(**_: Any) -> list[float | None]:
     """TRL's constructor requires a reward function; rewards come from ``step``."""
     raise AssertionError("TRL's rewards are not used")
 

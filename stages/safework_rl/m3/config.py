@@ -31,7 +31,7 @@ class M3Config(RlConfig):
     phases: list[Phase] = Field(default_factory=_two_phases, min_length=1)
     """The curriculum, in order. (That knowledge and general come first is known; the proportions are not published.)"""
     task_weights: TaskWeights = Field(default_factory=dict)
-    """How often a task is drawn beside the others of its phase; 1 where not given."""
+    """How often a task is drawn, relative to the others of its phase; 1 where not given."""
     filter_groups: bool = True
     """Give no gradient to groups that are all right or all wrong in the task, and look for others in their place."""
     refill_attempts: int = Field(2, ge=0, le=1000)

@@ -89,7 +89,7 @@ def package(tmp_path, monkeypatch):
 
 SETTINGS = {
     "max_steps": 2, "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "steps_per_generation": 2,
-    "max_completion_length": 12, "learning_rate": 1e-3, "phases": [{"tasks": ["general"], "share": 1.0}], "preflight": 0,
+    "max_completion_length": 12, "learning_rate": 1e-3, "phases": [{"tasks": ["general"], "share": 1.0}],
     "rewards": {"general": {"letters": 1.0}}, "format": {"mode": "term", "weight": 0.01}, "language": {"mode": "off"},
 }  # fmt: skip
 

@@ -253,8 +253,8 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
 
 @pytest.mark.parametrize("settings", [{}, {"num_iterations": 2, "max_steps": 2}, {"lora": {"r": 4}}], ids=["plain", "two passes", "lora"])
 @pytest.mark.parametrize("kind", ["llava", "idefics3"])
-def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, commit, work, rewards, tmp_path):
-    """Rows with pictures and without, in shared passes and in plain ones: the same update, and a model with its processor."""
+def test_images_go_through_a_whole_run(kind, settings, tiny_model, store, commit, work, rewards, tmp_path):
+    """Rows with images and without, in shared passes and in plain ones: the same update, and a model with its processor."""
     import io
 
     from PIL import Image
@@ -279,7 +279,7 @@ def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, comm
     folder = store.staging()
     (folder / "rl").mkdir()
     write_rows(folder / "rl" / "rows.parquet", rows)
-    data, artifact = commit(folder, "dataset", "pictures"), import_folder(store, tmp_path / "vlm", "vlm")
+    data, artifact = commit(folder, "dataset", "images"), import_folder(store, tmp_path / "vlm", "vlm")
     found = []
     for share in (True, False):
         for old in work.checkpoints.iterdir():

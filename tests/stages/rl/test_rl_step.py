@@ -1,4 +1,4 @@
-"""Rounds of sampling: groups that teach nothing are sampled again, and the numbers are of what was drawn first."""
+"""Steps: groups without a signal are sampled again, and the numbers are of what was drawn first."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from safework_rl.step import StepContext, flat, step
 CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
 
 
-class Telling:
+class Counting:
     """The engine and the judge of one another: replies count up, and a row's text says which of them are right."""
 
-    name = "telling"
+    name = "counting"
 
     def __init__(self, tokenizer):
         self.tokenizer, self.asked, self.seeds = tokenizer, [], []
@@ -45,9 +45,9 @@ def steps(tiny_model):
 
     def make(words, refill=2, judge=None, **settings):
         rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
-        one = Telling(load_tokenizer(tiny_model))
-        verifiers = {"telling": judge or one, "format": rule_verifier("format")}
-        rewards = TaskRewards({"general": {"telling": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
+        one = Counting(load_tokenizer(tiny_model))
+        verifiers = {"counting": judge or one, "format": rule_verifier("format")}
+        rewards = TaskRewards({"general": {"counting": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
         config = CONFIG.model_copy(update=settings)
         plan = Curriculum(rows, [(["general"], 1.0)], 8, 2, {}, 0)
 
@@ -59,7 +59,7 @@ def steps(tiny_model):
     return make
 
 
-def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(steps):
+def test_a_group_without_a_signal_is_replaced_by_one_with_a_signal(steps):
     run, engine, rows = steps(["always", "mixed", "mixed", "mixed"])
     batch = step(engine, [0, 1], 0, run)
     assert engine.asked == [4, 2] and (batch.attempts, batch.replaced) == (2, 1)
@@ -69,7 +69,7 @@ def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(steps):
     measures = step_measures(batch, rows)
     assert measures["correct"] == 0.75 and measures["reward"] == 0.75, "of what was drawn, not of what was chosen"
     assert measures["groups/zero_variance"] == 0.5 and measures["groups/replaced"] == 1
-    assert measures["verifier/general/telling/std"] == pytest.approx(0.4330127)
+    assert measures["verifier/general/counting/std"] == pytest.approx(0.4330127)
     assert measures["completions/mean_length"] == 3.5
 
 
@@ -86,7 +86,7 @@ def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(steps
 def test_one_unscorable_spare_does_not_stop_the_step(steps):
     """Of the replies that replace others, those of a group that could not be scored whole are left aside."""
 
-    class Failing(Telling):
+    class Failing(Counting):
         def judge(self, exchanges):
             known = super().judge
             return [Verdict(None, error="no") if e.question == "broken" and e.final == "1" else known([e])[0] for e in exchanges]
@@ -116,7 +116,7 @@ def test_each_round_and_attempt_has_draws_of_its_own_and_the_same_ones_again(ste
 
 
 def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(steps, monkeypatch):
-    """The limit is the context's, so the penalty is over all tokens behind the prompt; the length that is reported is the policy's own."""
+    """The limit is the context's, so the penalty is over all tokens after the prompt; the length that is reported is the policy's own."""
     from safework_cli.environments.search.runner import Transcript
 
     def episodes(engine, index, prompts, limits, sampling):
@@ -156,14 +156,15 @@ EXCHANGES = [Exchange([], f"<think>t</think>{i}") for i in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("what", "why"), [("nan", "ValueError: score nan"), ("raise", "ZeroDivisionError: no words"), ("none", "NoneType, which is no verdict")]
+    ("what", "why"),
+    [("nan", "ValueError: score nan"), ("raise", "ZeroDivisionError: no words"), ("none", "which is not a verdict")],
 )
 def test_one_bad_row_does_not_cost_its_neighbours_their_verdicts(what, why):
     verdicts = judged(Misbehaving("1", what), EXCHANGES)
     assert [v.score for v in verdicts] == [1.0, None, 1.0] and why in verdicts[1].error
 
 
-def test_verdicts_that_cannot_be_told_apart_are_refused():
+def test_too_few_verdicts_are_refused():
     class Short:
         name = "short"
 
@@ -180,5 +181,5 @@ def test_unscorable_replies_are_left_out_up_to_a_limit(steps):
     measures = step_measures(batch, rows)
     assert measures["unscorable"] == 0.5 and measures["correct"] == 1.0, "what could not be scored is neither right nor wrong"
     run, engine, _ = steps(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
-    with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'telling': ZeroDivisionError: no words"):
+    with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'counting': ZeroDivisionError: no words"):
         step(engine, [0, 1], 0, run)
