@@ -1,10 +1,10 @@
-"""Generation of a group, ours beside transformers' ``generate`` with ``num_return_sequences``.
+"""Generation of a group, ours and transformers' ``generate`` with ``num_return_sequences``.
 
     python benchmarks/group_generation.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--json]
-    python benchmarks/group_generation.py --model REF --groups 4 8 16    # the cost as the group grows
+    python benchmarks/group_generation.py --model REF --groups 4 8 16    # the cost by group size
 
 Both sides sample with the same temperature and no stop token, in turns (ours, theirs, ours, …), so that a change of the machine's load
-meets both; medians. In float32 the greedy tokens of both are compared first, token for token.
+affects both; medians. In float32 the greedy tokens of both are compared first, token for token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One whole RL step (sampling, log-probabilities, backward, optimiser), ours beside TRL's GRPOTrainer.
+"""One whole RL step (sampling, log-probabilities, backward, optimiser), ours and TRL's GRPOTrainer.
 
     python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5] [--json]
 
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         trainer = (ours if options.side == "ours" else trl)(options, model, tokenizer, prompts, Path(scratch))
         clock = Clock()
-        owner, method = (trainer, "_generate_single_turn") if options.side == "trl" else (trainer._rollouts, "_sample")
+        owner, method = (trainer, "_generate_single_turn") if options.side == "trl" else (import_module("safework_rl.step"), "sample")
         clock.wrap(owner, method, "generation")
 
         class Steps(TrainerCallback):
@@ -201,9 +202,9 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     from safework_cli.models.chat_template import encode_prompt
     from safework_rl.config import RlConfig
     from safework_rl.curriculum import Curriculum
-    from safework_rl.objectives import M3Objective
-    from safework_rl.rewards import Scored
+    from safework_rl.objectives import M3Objective, Scored
     from safework_rl.run import grpo_arguments
+    from safework_rl.step import StepContext
     from safework_rl.trl_adapter import LadderTrainer
 
     hf.stop_token_ids = lambda *_: []  # every reply takes all its tokens
@@ -222,11 +223,9 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     args.save_strategy, args.bf16 = "no", False
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
-    return LadderTrainer(
-        config=config, objective=Alternating(), rows=rows, work=work, model=model, args=args, train_dataset=data,
-        processing_class=tokenizer, encode=lambda row: (encode_prompt(tokenizer, row.prompt), None),
-        curriculum=Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0),
-    )  # fmt: skip
+    curriculum = Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0)
+    run = StepContext(config, Alternating(), rows, curriculum, lambda row: (encode_prompt(tokenizer, row.prompt), None))
+    return LadderTrainer(run=run, work=work, model=model, args=args, train_dataset=data, processing_class=tokenizer)
 
 
 if __name__ == "__main__":

@@ -15,5 +15,5 @@ m3() { # NAME, then settings
 for SEED in 0 1 2; do
     m3 "m3-cpgd-$SEED" seed=$SEED
     m3 "m3-grpo-$SEED" seed=$SEED algorithm=grpo
-    m3 "m3-no-drift-$SEED" seed=$SEED cpgd.drift_coef=0
+    m3 "m3-no-drift-$SEED" seed=$SEED loss.drift_coef=0
 done

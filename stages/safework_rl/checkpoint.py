@@ -1,4 +1,4 @@
-"""What a checkpoint keeps beside weights and optimiser: the objective's state, and the rollout where its updates are not all made yet."""
+"""What a checkpoint has in addition to weights and optimiser: the objective's state, and the rollout if its updates are not complete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATE, ROLLOUT = "safework_state.json", "rollout.safetensors"
 
 
 class KeepRollout(TrainerCallback):
-    """Writes it, and puts the trainer back to its place in the rollout."""
+    """Writes them, and restores the trainer's place in the rollout."""
 
     def __init__(self, trainer: LadderTrainer):
         self._trainer = trainer
@@ -34,10 +34,10 @@ class KeepRollout(TrainerCallback):
 
 
 def load_state(trainer: LadderTrainer, checkpoint: Path | None, *, forked: bool) -> None:
-    """Restores λ and its like, and an unfinished rollout, as they were when the checkpoint was written.
+    """Restores the state of the objective, such as λ, and an unfinished rollout, as they were when the checkpoint was written.
 
     Args:
-        forked: the checkpoint is another run's: λ is taken over, but its rollout was made under other settings and is sampled again.
+        forked: the checkpoint is another run's: its λ is used, but its rollout was made under other settings and is sampled again.
     """
     if checkpoint is None:
         return

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import Lora, SaveDtype
-
-Weighting = Literal["equal", "std", "clip_filter"]
+from safework_rl.losses.contract import Loss, Weighting
+from safework_rl.losses.cpgd import CpgdSettings
+from safework_rl.registry import LOSSES, check_name
 
 
 class FormatSettings(Settings):
@@ -23,7 +26,7 @@ class FormatSettings(Settings):
     mode: Literal["gate", "term"] = "gate"
     """gate: a reply out of format earns 0; term: the format is one more reward, added (as in the official code)."""
     weight: float = Field(1.0, ge=0, le=1000)
-    """Weight of the term, beside the task's rewards."""
+    """Weight of the term; a task's rewards have theirs."""
 
 
 class LanguageSettings(Settings):
@@ -32,39 +35,34 @@ class LanguageSettings(Settings):
     mode: Literal["off", "term", "gate"] = "term"
     """off: not looked at; term: one more reward, added; gate: a reply in another language earns 0."""
     weight: float = Field(0.1, ge=0, le=1000)
-    """Weight of the term, beside the task's rewards."""
+    """Weight of the term; a task's rewards have theirs."""
 
 
 class OverlongSettings(Settings):
     """A soft penalty for replies that come near the limit (DAPO, arXiv 2503.14476; off in the official scripts)."""
 
     buffer: int = Field(0, ge=0, le=10**6)
-    """Tokens before max_completion_length over which the penalty grows from 0 to its whole; 0 is no penalty."""
+    """Tokens before max_completion_length over which the penalty grows from 0 to its maximum; without a buffer there is none."""
     factor: float = Field(1.0, ge=0, le=1000)
-    """The whole penalty, taken from the reward."""
+    """The largest penalty, subtracted from the reward."""
 
 
-class CpgdSettings(Settings):
-    """CPGD's constants. Its paper states none; these are the public implementations' (docs/safeladder.md 3.3). All but the weighting act
-    on what the policy has become since it sampled: from a rollout's second update on (steps_per_generation, num_iterations)."""
-
-    epsilon: float = Field(0.2, gt=0, lt=1)
-    """Clip width on the ratio."""
-    tight: float = Field(1.0, ge=0, le=1)
-    """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
-    drift_coef: float = Field(1e-3, ge=0, le=1000)
-    """Weight of the policy drift."""
-    drift_cap: float = Field(2.0, gt=0, le=1e6)
-    """Cap of the drift's gradient factor."""
-    weighting: Weighting = "std"
-    """Weight of a group's advantages: 1; 1/std (the sample's, as in TRL, siiRL and LightRFT); or N over the groups that vary."""
+def loss_class(name: str) -> type[Loss[Any]]:
+    """The class of a registered loss. Raises ConfigError where it cannot be imported or is not a loss."""
+    loaded = load_registered(LOSSES, name, "loss")
+    if not (isinstance(loaded, type) and issubclass(loaded, Loss)):
+        raise ConfigError(f"the loss '{name}' is not a class derived from safework_rl.losses.contract.Loss", f"it is {loaded!r}")
+    return loaded
 
 
 class RlConfig(StageConfig):
     """Settings of every ``safework rl`` stage; names are those of TRL's GRPOConfig."""
 
-    algorithm: Literal["cpgd", "grpo", "dr_grpo", "gspo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"] = "cpgd"
-    """The policy loss: CPGD (ours), or one of TRL's. Advantages are the stage's own in either case."""
+    algorithm: str = "cpgd"
+    """The policy loss: cpgd; one of TRL's (grpo, dr_grpo, gspo, dapo, bnpo, cispo, sapo, luspo, vespo); or one that an installed package
+    registers. Advantages are the stage's own in every case."""
+    loss: SerializeAsAny[CpgdSettings] = Field(default_factory=CpgdSettings, validate_default=True)
+    """Settings of the loss that algorithm names: those of cpgd, or those that the other loss declares."""
     learning_rate: float = Field(1e-6, gt=0, le=1)
     """Peak learning rate. (1e-6 in the official scripts, for 7B and more.)"""
     lr_scheduler_type: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "constant_with_warmup"
@@ -88,7 +86,7 @@ class RlConfig(StageConfig):
     gradient_accumulation_steps updates. Unset: four updates, as in CPGD's public implementation. With one, the policy that is trained
     is still the one that sampled, and no clip or drift acts."""
     num_iterations: int = Field(1, ge=1, le=1000)
-    """Times that a rollout is gone over."""
+    """Passes over a rollout's completions."""
     max_prompt_length: int = Field(1024, ge=8, le=10**7)
     """Prompt tokens at most; longer rows are dropped and counted, and so are those that leave no room for a whole reply in the model's
     positions."""
@@ -97,15 +95,8 @@ class RlConfig(StageConfig):
     temperature: float = Field(1.0, ge=0.01, le=100)
     """Sampling temperature."""
     beta: float = Field(0.0, ge=0, le=1000)
-    """Weight of the k3 KL to the starting model, without a ratio before it, as in the official scripts (1e-3 there, beside CPGD's clip);
+    """Weight of the k3 KL to the starting model, without a ratio before it, as in the official scripts (1e-3 there, with CPGD's clip);
     0 keeps no reference model (CPGD's paper finds that it hurts)."""
-    epsilon: float = Field(0.2, gt=0, lt=1)
-    """Lower clip width of TRL's losses; CPGD reads cpgd.epsilon."""
-    epsilon_high: float | None = Field(None, gt=0, le=1000)
-    """Upper clip width of TRL's losses (0.28 in DAPO's paper); the lower one where null. With cispo, the cap of the ratio itself, at
-    least 1; 5 where null (ScaleRL, arXiv 2510.13786)."""
-    cpgd: CpgdSettings = CpgdSettings()
-    """Constants of the CPGD loss."""
     format: FormatSettings = FormatSettings()
     """How the reply's format counts."""
     language: LanguageSettings = LanguageSettings()
@@ -115,22 +106,22 @@ class RlConfig(StageConfig):
     correct_threshold: float = Field(0.5, gt=0, le=1)
     """Task score from which a reply counts as right."""
     max_dropped: float = Field(0.5, ge=0, le=1)
-    """Share of the tasks' rows that may be dropped before the run (too long, pictures, refused by the chat template)."""
+    """Share of the tasks' rows that may be dropped before the run (too long, images, refused by the chat template)."""
     max_unscorable: float = Field(0.1, ge=0, le=1)
     """Share of a step's replies that verifiers may fail to score before the run stops."""
     max_logprob_gap: float | None = Field(None, gt=0, le=100)
     """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy. Unset: 1e-3
     where both compute in float32, 0.02 in bfloat16, and from the second rollout on ten times the first one's gap, whichever is less."""
     max_skipped_updates: int = Field(3, ge=0, le=10**6)
-    """Updates with a NaN or infinite gradient that are skipped and counted; one more stops the run, its last checkpoint whole."""
+    """Updates with a NaN or infinite gradient that are skipped and counted; one more stops the run, and its last checkpoint is valid."""
     max_idle_steps: int = Field(50, ge=1, le=10**7)
-    """Steps in a row in which no reply had an advantage, after which the run stops."""
+    """Steps in a row in which no reply had an advantage after which the run stops."""
     require_gradient: bool = True
     """Gate: at least one update must have had a gradient that came of rewards; a run without one exits with 4. A run whose every gradient
     was NaN does so in any case."""
     chat_template: TemplateName = "model"
-    """Template to speak with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
-    earlier turns) or a name that TRL ships, such as `qwen3_training`."""
+    """Template that formats prompts and is saved with the model: `model` (its own), `training` (TRL's variant of it, which keeps the
+    thoughts of earlier turns) or a name that TRL ships, such as `qwen3_training`."""
     train_layers: int | None = Field(None, ge=1, le=10_000)
     """Train this many of the top layers (and the final norm) only; all weights where null."""
     lora: Lora | None = None
@@ -145,7 +136,7 @@ class RlConfig(StageConfig):
     save_dtype: SaveDtype = "source"
     """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
     trust_remote_code: bool = False
-    """Run Python code that the model's folder brings along."""
+    """Run Python code from the model's folder."""
     save_steps: int = cosmetic(50, ge=1, le=10**7)
     """Steps between checkpoints."""
     generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
@@ -155,12 +146,32 @@ class RlConfig(StageConfig):
     preflight: int = cosmetic(32, ge=0, le=10**5)
     """Rows of each task that are tried before the run: their gold replies must score 1 and junk 0, or it refuses to start. 0: none."""
 
+    @field_validator("algorithm")
+    @classmethod
+    def _loss_is_registered(cls, name: str) -> str:
+        return check_name(LOSSES, name, "loss")
+
+    @field_validator("loss", mode="plain", json_schema_input_type=CpgdSettings | dict[str, Any])
+    @classmethod
+    def _settings_of_the_loss(cls, given: Any, info: ValidationInfo) -> Settings:
+        name = info.data.get("algorithm", "cpgd")
+        block = loss_class(name).Settings
+        values = given.model_dump(include=given.model_fields_set) if isinstance(given, Settings) else given
+        if isinstance(values, dict):
+            for key in values.keys() - block.model_fields.keys():
+                has = ", ".join(block.model_fields) or "none"
+                raise ValueError(f"algorithm={name} has no setting loss.{key}{nearest(str(key), block.model_fields)} (it has {has})")
+        return block.model_validate(values)
+
+    @property
+    def policy_loss(self) -> Loss[Any]:
+        """The loss with its settings."""
+        return loss_class(self.algorithm)(self.loss)
+
     @property
     def weighting(self) -> Weighting:
-        """Of a group's advantages: CPGD has its setting, Dr.GRPO takes them as they are, the others divide by the group's std."""
-        if self.algorithm == "cpgd":
-            return self.cpgd.weighting
-        return "equal" if self.algorithm == "dr_grpo" else "std"
+        """Weight of a group's advantages."""
+        return self.policy_loss.weighting
 
     @property
     def prompts_per_step(self) -> int:
@@ -190,7 +201,7 @@ class RlConfig(StageConfig):
 
     @property
     def acts_off_policy(self) -> bool:
-        """Whether any update is made with a policy that is no longer the one that sampled: what clips and drift act on."""
+        """Whether any update is made by a policy that differs from the one that sampled: clips and drift act only there."""
         return min(self.rollout_steps, self.max_steps) > 1
 
     @model_validator(mode="after")
@@ -212,11 +223,6 @@ class RlConfig(StageConfig):
             raise ValueError(
                 f"lora.dropout={self.lora.dropout:g}: with dropout the policy that is trained is not the one that samples; leave it at 0"
             )
-        if self.algorithm == "cispo" and self.epsilon_high is not None and self.epsilon_high < 1:
-            raise ValueError(
-                f"epsilon_high={self.epsilon_high:g} with algorithm=cispo caps every ratio below 1: it is the largest ratio there "
-                "(5 in ScaleRL), not a width around 1"
-            )
         if self.overlong.buffer > self.max_completion_length:
             raise ValueError(
                 f"overlong.buffer={self.overlong.buffer} exceeds max_completion_length={self.max_completion_length}: an empty reply "
@@ -225,41 +231,26 @@ class RlConfig(StageConfig):
         return self
 
     def warnings(self) -> list[str]:
-        """What was asked for and cannot act."""
-        inert = CPGD_INERT if self.algorithm == "cpgd" else RATIO_INERT
-        return [*self.ignored(), *([] if self.acts_off_policy else [inert])]
+        """Settings that were given and have no effect, each with the reason."""
+        on_policy = self.policy_loss.on_policy
+        if self.acts_off_policy or not on_policy:
+            return self.unused()
+        return [*self.unused(), f"one update per rollout: {on_policy} (raise steps_per_generation, num_iterations or max_steps)"]
 
-    def ignored(self) -> list[str]:
-        """Settings that were given and that nothing reads, each with the reason."""
-        given, found = self.model_fields_set, []
-        if self.algorithm == "cpgd":
-            names = [name for name in ("epsilon", "epsilon_high") if name in given]
-            found += [f"{name} is read by TRL's losses only (CPGD reads cpgd.epsilon)" for name in names]
-        else:
-            found += [f"cpgd.{name} is read by algorithm=cpgd only" for name in sorted(self.cpgd.model_fields_set)]
-            if self.algorithm in ("cispo", "sapo", "vespo") and "epsilon" in given:
-                found.append(f"epsilon is not read by algorithm={self.algorithm}")
-            if self.algorithm in ("sapo", "vespo") and "epsilon_high" in given:
-                found.append(f"epsilon_high is not read by algorithm={self.algorithm}")
-        if self.algorithm == "cpgd" and not self.cpgd.drift_coef and "drift_cap" in self.cpgd.model_fields_set:
-            found.append("cpgd.drift_cap caps nothing where cpgd.drift_coef=0")
+    def unused(self) -> list[str]:
+        """The same, except for what has an effect only in a rollout's later updates."""
+        given, unused = self.model_fields_set, self.policy_loss.unused()
         if "weight" in self.format.model_fields_set and self.format.mode == "gate":
-            found.append("format.weight is read with format.mode=term only")
+            unused.append("format.weight is read with format.mode=term only")
         if "weight" in self.language.model_fields_set and self.language.mode != "term":
-            found.append("language.weight is read with language.mode=term only")
+            unused.append("language.weight is read with language.mode=term only")
         if "factor" in self.overlong.model_fields_set and not self.overlong.buffer:
-            found.append("overlong.factor penalises nothing where overlong.buffer=0")
+            unused.append("overlong.factor has no effect with overlong.buffer=0")
         if "warmup_ratio" in given and self.lr_scheduler_type == "constant" and self.warmup_ratio:
-            found.append("warmup_ratio is not read with lr_scheduler_type=constant (constant_with_warmup reads it)")
-        return found
+            unused.append("warmup_ratio is not read with lr_scheduler_type=constant (constant_with_warmup reads it)")
+        return unused
 
 
-_MORE = "raise steps_per_generation, num_iterations or max_steps"
-CPGD_INERT = (
-    "one update per rollout: the policy that is trained is the one that sampled, so cpgd.epsilon, tight, drift_coef and drift_cap act on "
-    f"nothing ({_MORE})"
-)
-RATIO_INERT = f"one update per rollout: every ratio is 1, so no clip acts ({_MORE})"
 UPDATES_PER_ROLLOUT = 4
 """Where steps_per_generation is unset: 512 prompts sampled, 128 an update, in siiRL's CPGD scripts. (The official scripts take 16, 8 and
 16: `docs/reinforcement.md`.)"""
@@ -280,7 +271,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str) -> Plan:
         f"train {model.ref} ({parameters / 1e6:.0f} M weights) with {config.algorithm}, {config.max_steps} steps",
         f"{per_rollout} prompts × {config.num_generations} replies a rollout, {config.max_completion_length} tokens at most each",
         f"a rollout serves {min(config.rollout_steps, config.max_steps)} updates of {config.prompts_per_step} prompts"
-        + (f", gone over {config.num_iterations} times" if config.num_iterations > 1 else ""),
+        + (f", {config.num_iterations} passes over it" if config.num_iterations > 1 else ""),
         f"verifiers: {', '.join(f'{key} = {a.ref}' for key, a in inputs.many('verifiers').items()) or 'rules only'}",
     ]
     plan.lines += [f"warning: {text}" for text in config.warnings()]

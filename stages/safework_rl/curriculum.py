@@ -17,7 +17,7 @@ class Curriculum:
         phases: (tasks, share) in order; shares are relative.
         prompts: groups that the run trains on.
         per_round: groups of a rollout; the last one may have fewer.
-        task_weights: how often a task is drawn beside the others of its phase; 1 where not given.
+        task_weights: how often a task is drawn, relative to the others of its phase; 1 where not given.
 
     Raises:
         InputError: a phase names a task that has no rows.

@@ -1,4 +1,4 @@
-"""What a curve may be trying to say: hints for whoever watches a run, never verdicts. Pure."""
+"""Hints at what may be wrong with a run, from its curves. Pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
         What compares needs 2·WINDOW rollouts: the first window is what the last one is compared with. λ and verifiers need one window of
         rollouts that have their numbers: one that did not draw a task has none of its.
     """
-    found: dict[str, str] = {}
+    hints_by_kind: dict[str, str] = {}
     recent, first = list(history[-WINDOW:]), list(history[:WINDOW])
     if len(_series(history, "search/lambda_pinned")) >= WINDOW and all(_series(history, "search/lambda_pinned")[-WINDOW:]):
         now = {name: _series(history, f"search/{name}")[-1] for name in ("lambda", "threshold", "reliability_ema")}
-        found["lambda"] = (
+        hints_by_kind["lambda"] = (
             f"λ has been at its bound ({now['lambda']:.3g}) for {WINDOW} rollouts: the constraint (reliability ≥ {now['threshold']:.2g}, "
             f"now {now['reliability_ema']:.2f}) may be out of reach, or is inactive"
         )
@@ -31,21 +31,21 @@ def hints(history: Sequence[Mapping[str, float]]) -> dict[str, str]:
         values, spreads = _series(history, name)[-WINDOW:], _series(history, f"{name}/std")[-WINDOW:]
         same = len(values) == WINDOW and max(spreads) < 0.01 and max(values) - min(values) < 0.02
         if same and not name.endswith(("/format", "/language")):  # the form of a reply is meant to saturate
-            found[f"saturated {name}"] = (
+            hints_by_kind[f"saturated {name}"] = (
                 f"{name} has been {fmean(values):.2f} for every reply of its last {WINDOW} rollouts: no learning signal"
             )
     if len(history) < 2 * WINDOW:
-        return found
+        return hints_by_kind
     reward, distinct = _change(first, recent, "reward"), _change(first, recent, "replies/distinct")
     if reward and distinct and reward[1] > reward[0] + 0.05 and distinct[1] < 0.7 and distinct[1] < distinct[0] - 0.2:
-        found["repeating"] = (
+        hints_by_kind["repeating"] = (
             f"the reward rose from {reward[0]:.2f} to {reward[1]:.2f} while the replies of a group became the same "
             f"({distinct[0]:.0%} distinct at first, {distinct[1]:.0%} now): look at the samples, the verifier may be gamed"
         )
     length = _change(first, recent, "completions/mean_length")
     if length and length[1] < 0.5 * length[0]:
-        found["length"] = f"replies fell from {length[0]:.0f} tokens to {length[1]:.0f}: check that the reasoning is still present"
-    return found
+        hints_by_kind["length"] = f"replies fell from {length[0]:.0f} tokens to {length[1]:.0f}: check that the reasoning is still present"
+    return hints_by_kind
 
 
 def why_idle(steps: Sequence[Mapping[str, float]], skipped: int = 0) -> str:

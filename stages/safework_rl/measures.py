@@ -1,4 +1,4 @@
-"""The numbers of a round: what every verifier said, who was refused, how alike the replies are. Pure."""
+"""The measures of a step, for its log: scores of each verifier, refusals, distinct replies. Pure."""
 
 from __future__ import annotations
 
@@ -10,53 +10,55 @@ from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import UNPARSED
 from safework_cli.verifiers.rules import refusal_label
-from safework_rl.rollout import Group, Round, flat
+from safework_rl.step import Batch, Group, flat
 
 ADVANTAGES = "advantage/nonzero"
 """A number of each update: the share of its replies that have an advantage."""
 
 
 def learns(step: Mapping[str, float]) -> bool:
-    """Whether an update had a gradient that came of rewards: that of a drift, of a KL or of a router teaches no task."""
+    """Whether an update had a gradient that came of rewards: that of a drift, of a KL or of a router does not."""
     return step.get("grad_norm") != 0 and step.get(ADVANTAGES, 1.0) > 0
 
 
-def round_measures(made: Round, rows: Sequence[Row]) -> dict[str, float]:
+def step_measures(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
     """Metrics by name, of the groups as drawn: groups that were sampled to replace others were chosen by what they earned.
 
     unparsed: share of replies in which a rule found no answer that it can compare; their score is 0, and wrong answers are not among them.
     verifier/TASK/NAME and …/std: mean and standard deviation of a verifier's score.
     refusal/harmful, refusal/benign: share of replies that refuse, by refusal phrases.
     groups/zero_variance: share of groups whose replies all earn the same; groups/replaced: groups sampled again.
-    replies/distinct: share of a group's replies that are said once, mean over groups.
+    replies/distinct: different replies of a group as a share of its replies, mean over groups.
+    advantage/zero_share: share of the groups that are trained on in which no reply has an advantage.
     """
-    samples = flat(made.drawn)
+    samples = flat(batch.drawn)
     rewards = [sample.reward for sample in samples if not math.isnan(sample.reward)]
-    found = {
+    measures = {
         "unscorable": 1 - len(rewards) / len(samples),
         "unparsed": fmean(any(v.label == UNPARSED for v in sample.verdicts.values()) for sample in samples),
-        "groups/zero_variance": fmean(_all_equal(group) for group in made.drawn),
-        "groups/replaced": float(made.replaced),
-        "groups/attempts": float(made.attempts),
+        "groups/zero_variance": fmean(_all_equal(group) for group in batch.drawn),
+        "groups/replaced": float(batch.replaced),
+        "groups/attempts": float(batch.attempts),
         "completions/mean_length": fmean(sample.length for sample in samples),
         "completions/clipped_ratio": fmean(sample.truncated for sample in samples),
-        "replies/distinct": fmean(len({sample.reply for sample in group}) / len(group) for group in made.drawn),
+        "advantage/zero_share": float((batch.advantage_B.view(len(batch.kept), -1) == 0).all(dim=1).float().mean()),
+        "replies/distinct": fmean(len({sample.reply for sample in group}) / len(group) for group in batch.drawn),
     }
     if rewards:
         right = [sample.correct for sample in samples if sample.correct is not None]
-        found |= {"reward": fmean(rewards), "reward_std": pstdev(rewards), "correct": fmean(right)}
+        measures |= {"reward": fmean(rewards), "reward_std": pstdev(rewards), "correct": fmean(right)}
     scores: dict[str, list[float]] = {}
     for sample in samples:
         for name, verdict in sample.verdicts.items():
             if verdict.score is not None:
                 scores.setdefault(f"verifier/{rows[sample.row].task}/{name}", []).append(verdict.score)
     for name in sorted(scores):
-        found |= {name: fmean(scores[name]), f"{name}/std": pstdev(scores[name])}
+        measures |= {name: fmean(scores[name]), f"{name}/std": pstdev(scores[name])}
     for word, harmful in (("harmful", True), ("benign", False)):
         replies = [s.reply for s in samples if rows[s.row].task == "safety" and rows[s.row].harmful is harmful]
         if replies:
-            found[f"refusal/{word}"] = fmean(refusal_label(parse_reply(reply).answer) == "refusal" for reply in replies)
-    return found
+            measures[f"refusal/{word}"] = fmean(refusal_label(parse_reply(reply).answer) == "refusal" for reply in replies)
+    return measures
 
 
 def _all_equal(group: Group) -> bool:

@@ -8,10 +8,12 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.registry import entries
 from safework_cli.core.settings import Weight
 from safework_cli.core.stage import Inputs, Plan
 from safework_cli.data.tasks import TaskName
 from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
+from safework_rl.registry import REWARDS, package_digests
 
 ROUTES: dict[str, dict[str, float]] = {
     "safety": {"safety": 1.0},
@@ -19,8 +21,8 @@ ROUTES: dict[str, dict[str, float]] = {
     "knowledge": {"correctness": 1.0, "refusal": 0.5},
     "general": {"correctness": 1.0},
 }
-"""The official recipe by label (`docs/safeladder.md` 3.2); where a trained knowledge or value verifier is not at hand, a rule against the
-gold answer; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
+"""The official recipe by label (`docs/safeladder.md` 3.2); a rule against the gold answer in place of a trained
+knowledge or value verifier; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
 
 
 def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -31,7 +33,7 @@ def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, floa
 
 
 Routes = Annotated[dict[TaskName, dict[str, Weight]], AfterValidator(_with_usual)]
-"""The setting: what the user gives stands in place of a task's usual route; the others keep theirs."""
+"""The setting: a route that the user gives replaces the task's usual one; the other tasks keep theirs."""
 
 
 def unread_routes(given: Mapping[str, Mapping[str, float]], tasks: set[str]) -> list[str]:
@@ -44,13 +46,13 @@ def unread_routes(given: Mapping[str, Mapping[str, float]], tasks: set[str]) -> 
 
 
 def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: set[str], inputs: Inputs) -> None:
-    """Adds a refusal to the plan for every task or verifier that does not exist."""
-    known = [*inputs.many("verifiers"), *rule_names()]
+    """Adds a refusal to the plan for every task without a verifier and every unknown verifier."""
+    known = [*inputs.many("verifiers"), *rule_names(), *entries(REWARDS)]
     for task in sorted(tasks):
         if not routes.get(task):
             plan.refuse(
                 f"rewards has no verifier for the task '{task}'",
-                "its replies would all earn nothing",
+                "its replies would all earn 0",
                 f"set rewards.{task}={{correctness: 1}}",
             )
         for name in routes.get(task, {}):
@@ -62,12 +64,13 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
             elif name not in known:
                 plan.refuse(
                     f"rewards.{task} names the verifier '{name}'{nearest(name, known)}",
-                    "it was neither given nor is it a rule",
+                    "it was not given, and it is neither a rule nor a registered reward",
                     f"add verifiers.{name}=…, or set rewards.{task} (rules: {', '.join(rule_names())})",
                 )
 
 
 def digests_of_rules(routes: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """What the rules of the routes rest on, and those that judge every reply: a rule of another version trains towards something else."""
-    named = {name for route in routes.values() for name in route if names_rule(name)}
-    return rule_digests(sorted({"format", "language", "refusal"} | named))
+    """What identifies the rules of the routes, those that judge every reply, and registered rewards: with another version they differ."""
+    named = {name for route in routes.values() for name in route}
+    rules = {"format", "language", "refusal"} | {name for name in named if names_rule(name)}
+    return rule_digests(sorted(rules)) | package_digests((REWARDS, name) for name in sorted(named))

@@ -8,12 +8,14 @@ from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import GRPOConfig
 
 from safework_cli.core.artifacts.manifest import RECORD
 from safework_cli.core.checkpoints import read_mark
 from safework_cli.core.errors import InputError
 from safework_cli.core.progress import read_metrics
+from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
@@ -27,18 +29,21 @@ from safework_cli.models.templates import use_template
 from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, run_training, training_arguments, warmup_share
+from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.checkpoint import KeepRollout, load_state
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.hints import why_idle
+from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import learns
-from safework_rl.objectives import Objective
+from safework_rl.monitor import Monitor
+from safework_rl.objectives import Objective, RegisteredReward, Routes, TaskRewards
 from safework_rl.preflight import preflight
-from safework_rl.rewards import Routes, TaskRewards
+from safework_rl.registry import REWARDS
+from safework_rl.step import StepContext
 from safework_rl.trl_adapter import LadderTrainer
-from safework_rl.watch import Watch
 
 CURVES = (
     "reward",
@@ -56,10 +61,6 @@ CURVES = (
 """Numbers whose first and last values go into the manifest."""
 
 
-CISPO_CAP = 5.0
-"""The largest ratio of CISPO where none is given (ScaleRL, arXiv 2510.13786). TRL would take epsilon, 0.2, and scale every ratio to it."""
-
-
 def train(
     config: RlConfig,
     objective: Objective,
@@ -71,7 +72,7 @@ def train(
     search: tuple[SearchIndex, EpisodeLimits] | None = None,
     refill: int = 0,
 ) -> Outcome:
-    """Picks the prompts, trains, saves, and says what the curves did."""
+    """Selects the prompts, trains, saves, and summarises the curves."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
     warnings = config.warnings()
     for text in warnings:
@@ -98,21 +99,16 @@ def train(
     curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
     order = curriculum.order()
     with work.progress.phase("preflight"):
-        preflight(objective, rows, tasks, inputs.many("verifiers").keys(), config.preflight)
+        trained = inputs.many("verifiers").keys()
+        preflight(objective, rows, tasks, trained, config.preflight, entries(REWARDS).keys() - trained)
 
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     disable_dropout(model)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
-        config=config,
-        objective=objective,
-        rows=rows,
-        curriculum=curriculum,
-        encode=encode,
+        run=StepContext(config, objective, rows, curriculum, encode, search, refill),
         work=work,
-        search=search,
-        refill=refill,
         model=model,
         args=grpo_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
@@ -124,8 +120,8 @@ def train(
     trainer.add_callback(KeepRollout(trainer))
     checkpoint = latest_checkpoint(work)
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
-    watch = Watch(work, config.max_idle_steps)
-    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=[watch])
+    callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=callbacks)
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
@@ -154,7 +150,7 @@ def train(
     }
     if made == 0:
         what = "no update was made" if skipped else "no step had a gradient"
-        nothing = f"{what}: {why_idle(history, len(skipped))}; the model has learnt nothing"
+        nothing = f"{what}: {why_idle(history, len(skipped))}; nothing was learnt"
         if config.require_gradient or skipped:
             outcome.failed_gates.append(nothing if skipped else f"{nothing} (require_gradient=false accepts that)")
         else:
@@ -163,13 +159,17 @@ def train(
 
 
 def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
-    """The verifiers that the routes name, loaded once each."""
-    given = inputs.many("verifiers")
-    names = {name for route in routes.values() for name in route if name in given or names_rule(name)} | {"format", "language"}
-    verifiers = {
-        name: load_verifier(given[name], trust_remote_code=config.trust_remote_code) if name in given else rule_verifier(name)
-        for name in sorted(names)
-    }
+    """The rewards of the routes: verifiers that were given, rules, and registered rewards, each loaded once. Any other name is in the route
+    of a task that is not drawn: the plan refuses it elsewhere."""
+    given, registered = inputs.many("verifiers"), entries(REWARDS)
+    verifiers: dict[str, Verifier] = {}
+    for name in sorted({name for route in routes.values() for name in route} | {"format", "language"}):
+        if name in given:
+            verifiers[name] = load_verifier(given[name], trust_remote_code=config.trust_remote_code)
+        elif names_rule(name):
+            verifiers[name] = rule_verifier(name)
+        elif name in registered:
+            verifiers[name] = RegisteredReward(name, load_registered(REWARDS, name, "reward"))
     return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold)
 
 
@@ -178,14 +178,14 @@ def _usable_rows(
     tasks: set[str],
     encode: Callable[[Row], tuple[list[int], Any]],
     positions: float,
-    pictures: bool,
+    images: bool,
     config: RlConfig,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on.
 
     Args:
         positions: of the model, for prompt and reply together.
-        pictures: whether rows with images can be.
+        images: whether rows with images can be used.
     """
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
@@ -193,7 +193,7 @@ def _usable_rows(
     for row in rows:
         if row.task not in tasks:
             continue
-        if row.images and not pictures:
+        if row.images and not images:
             dropped.setdefault("has images, and the model or the stage is text only", []).append(row.id)
             continue
         try:
@@ -212,13 +212,13 @@ def _usable_rows(
 
 
 def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlConfig) -> None:
-    """Refuses to train on what is left where most rows cannot be."""
+    """Refuses to train where more than ``max_dropped`` of the rows cannot be used."""
     lost = sum(len(ids) for ids in dropped.values())
     if lost > config.max_dropped * (kept + lost):
         reason, ids = max(dropped.items(), key=lambda item: len(item[1]))
         raise InputError(
             f"{lost} of {kept + lost} rows cannot be trained on; {len(ids)} of them: {reason} (such as {ids[0]})",
-            f"max_dropped tolerates {config.max_dropped:.0%}; what is left would be another data set than the one that was given",
+            f"max_dropped accepts {config.max_dropped:.0%}; the rest would be another data set than the one that was given",
             "change the lengths, the data or the chat template, or raise max_dropped",
         )
 
@@ -229,13 +229,12 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         include={
             "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
             "per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "max_completion_length",
-            "temperature", "beta", "gradient_checkpointing", "epsilon", "epsilon_high",
+            "temperature", "beta", "gradient_checkpointing",
         }
     )  # fmt: skip
-    if config.algorithm == "cispo" and config.epsilon_high is None:
-        shared["epsilon_high"] = CISPO_CAP
-    # with cpgd the loss is ours and this value is not read; GSPO is GRPO's loss with one ratio a reply
-    loss_type = {"cpgd": "dapo", "gspo": "grpo"}.get(config.algorithm, config.algorithm)
+    loss = config.policy_loss
+    if isinstance(loss, TrlLoss):
+        shared |= loss.arguments()
     return training_arguments(
         GRPOConfig,
         work,
@@ -246,8 +245,6 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         use_bias_correction_kl=False,  # TRL's default multiplies the KL by the ratio; the official scripts do not
         shuffle_dataset=False,  # the order is the curriculum's
         remove_unused_columns=False,
-        loss_type=loss_type,
-        importance_sampling_level="sequence" if config.algorithm in ("gspo", "luspo") else "token",
         **shared,
     )
 

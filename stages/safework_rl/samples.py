@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.data.row import Row
-from safework_rl.rollout import Sample
+from safework_rl.step import Trajectory
 
 
 class SampleLog:
@@ -18,7 +18,7 @@ class SampleLog:
     def __init__(self, path: Path):
         self._path = path
 
-    def add(self, step: int, rows: Sequence[Row], samples: Sequence[Sample]) -> None:
+    def add(self, step: int, rows: Sequence[Row], samples: Sequence[Trajectory]) -> None:
         """Keeps three replies of each task that the step held.
 
         Args:

@@ -1,7 +1,7 @@
 """Log-probabilities of a group's completions with their common prompt computed once, forward and backward.
 
-The prompt (all but its last token) passes the model once; its keys and values, gradients attached, are handed to every completion of
-its group; then the last prompt token and the completions pass behind them, those of like length together. For a causal model that is
+The prompt (all but its last token) passes the model once; every completion of its group reads its keys and values, gradients
+attached; then the last prompt token and the completions follow, those of similar length together. For a causal model that is
 the same function as the plain pass over prompt and completion together, at the cost of one prompt a group and of little padding.
 """
 
@@ -35,10 +35,10 @@ def group_logps(
     Args:
         model: prepared by ``trl.trainer.utils.add_fused_lm_head``, wrapped or not; both passes go through its forward, so that DDP, FSDP
             and adapters see them.
-        prompt_B: a number for each row, equal where the prompts are.
+        prompt_B: a number for each row, equal for equal prompts.
         prompt_ids_BP, prompt_mask_BP: left-padded.
         completion_ids_BT, completion_mask_BT: right-padded.
-        visions: what each row's pictures gave; nothing where no prompt has any.
+        visions: vision inputs of each row's images; empty where no prompt has images.
         one_pass: all completions together: where weights are sharded, every process has to make as many passes as the others.
     """
     longest = int(prompt_mask_BP.sum(1).max())  # rows may be part of a wider batch
@@ -49,10 +49,10 @@ def group_logps(
     width = prompt_ids_BP.shape[1]
     ids_UP, mask_UP = prompt_ids_BP[first], prompt_mask_BP[first]
     lengths = mask_UP.sum(1).tolist()
-    pictured = [visions[row] for row in first] if visions else []
-    vision = {name: tensor.to(ids_UP.device) for name, tensor in collate(pictured, lengths, width).items()}
+    of_prompts = [visions[row] for row in first] if visions else []
+    vision = {name: tensor.to(ids_UP.device) for name, tensor in collate(of_prompts, lengths, width).items()}
     position_UP = positions(model, ids_UP, mask_UP, vision)
-    # text goes on one behind the last position of its prompt, in every dimension
+    # text continues one after the last position of its prompt, in every dimension
     position_BT = position_UP.amax(-1)[..., group_B, None] + completion_mask_BT.cumsum(1)
     position_BT = torch.cat([position_UP[..., group_B, -1:], position_BT[..., :-1]], dim=-1)
     prompt = model(

@@ -1,80 +1,59 @@
-"""One trainer for the three stages, on TRL's GRPOTrainer: our rollouts, rewards, advantages and CPGD; its loop, sampler and other losses.
+"""The adapter to TRL: its ``GRPOTrainer`` supplies loop, sampler, optimiser and its own losses; ``step.step`` supplies the batch.
 
-It overrides private methods of TRL 1.16; ``tests/stages/rl/test_rl_run.py`` holds their signatures.
+TRL's path of rewards and advantages is never called: ``_prepare_inputs`` makes the batch with one call of ``step``, and the passes take
+their rows from it. Two private methods are overridden, that one and the one for log-probabilities (both TRL 1.16;
+``tests/stages/rl/test_rl_run.py`` checks their signatures), and two public ones, ``compute_loss`` and ``log``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
-from trl.trainer.utils import split_tensor_dict
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import WorkDir
-from safework_cli.data.row import Row
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import TokenEngine
-from safework_cli.environments.search.index import SearchIndex
-from safework_cli.environments.search.runner import EpisodeLimits
-from safework_cli.models.vision import Vision, collate, positions_given
-from safework_rl.config import RlConfig
-from safework_rl.curriculum import Curriculum
-from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule, reference_kl
-from safework_rl.measures import ADVANTAGES, round_measures
+from safework_cli.models.vision import collate, positions_given
+from safework_rl.losses.contract import LossInput, reference_kl
+from safework_rl.losses.trl import TrlLoss
+from safework_rl.measures import ADVANTAGES, step_measures
 from safework_rl.objectives import Objective
-from safework_rl.rollout import Rollouts, Sample, as_number, flat
 from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
-
-OF_KEPT = ("completions/", "reward", "frac_reward_zero_std")
-"""Numbers of TRL's of the groups that were kept, which were chosen by what they earned."""
+from safework_rl.step import Batch, StepContext, Trajectory, flat, step
 
 
 class LadderTrainer(GRPOTrainer):
-    """A GRPOTrainer whose reward and advantage come from an ``Objective``.
+    """A GRPOTrainer that trains on the batches of ``step``.
 
-    One rollout serves ``RlConfig.rollout_steps`` updates, each of whole groups: the passes of an update follow one another in the order of
+    One rollout serves ``RlConfig.rollout_steps`` updates, each of whole groups: the passes of an update are consecutive in the order of
     the rollout. Log-probabilities of the policy that sampled are computed once, before the first of them.
-
-    Args:
-        rows: by the number in the dataset's ``row`` column.
-        encode: makes token ids of a row, and what its pictures gave.
-        curriculum: where other prompts come from.
-        search: index and limits, for stages whose rollouts are search episodes.
-        refill: attempts to replace groups without a signal.
     """
 
-    def __init__(
-        self,
-        *,
-        config: RlConfig,
-        objective: Objective,
-        rows: Sequence[Row],
-        curriculum: Curriculum,
-        encode: Callable[[Row], tuple[list[int], Vision | None]],
-        work: WorkDir,
-        search: tuple[SearchIndex, EpisodeLimits] | None = None,
-        refill: int = 0,
-        **kwargs: Any,
-    ):
-        self.config, self.rows, self.work, self._encode = config, rows, work, encode
-        self.objective: Objective = objective
+    def __init__(self, *, run: StepContext, work: WorkDir, **kwargs: Any):
+        self.run, self.config, self.work = run, run.config, work
+        self.objective: Objective = run.objective
+        self.loss = run.config.policy_loss
         self.samples = SampleLog(work.path / "samples.jsonl")
-        self._rollouts = Rollouts(config, objective, rows, curriculum, self._engine, encode, search, refill=refill)
-        self._kept: list[Sample] = []
-        self._passed: list[Sample] = []
-        """The samples of the pass at hand: all that were kept while old log-probabilities are computed, then those of each pass."""
-        super().__init__(reward_funcs=total_reward, rollout_func=_rollout, **kwargs)  # type: ignore[arg-type] # TRL types prompts as text
         self.first_gap: float | None = None
-        self.scored: dict[str, Any] | None = None
-        """The rollout at hand, as the passes take it: whole groups, one row for each completion."""
-        self._share_prompts = config.share_prompts
+        self.scored: dict[str, torch.Tensor] | None = None
+        """Tensors of the current rollout, one row for each completion, whole groups."""
+        self._kept: list[Trajectory] = []
+        self._passed: list[Trajectory] = []
+        """The completions of the current pass: all that were kept while old log-probabilities are computed, then those of each pass."""
+        self._unreported: tuple[int, Batch] | None = None
+        super().__init__(reward_funcs=no_reward, **kwargs)
+        self._share_prompts = run.config.share_prompts
         if reason := self._why_not_share():
             self._share_prompts = False
             work.progress.warn(f"prompt sharing is off in training: {reason}")
@@ -93,69 +72,57 @@ class LadderTrainer(GRPOTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return engine_over(model, tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
 
-    # ------------------------------------------------------------ rollouts, rewards and advantages
+    # ------------------------------------------------------------ rollouts
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        number = self.state.global_step // self.config.rollout_steps
-        assert len(inputs) % self.config.num_generations == 0, "a process holds whole groups"
-        made = self._rollouts.round(number, [x["row"] for x in inputs[:: self.config.num_generations]])
-        self._kept = self._passed = flat(made.kept)
-        output = super()._generate_and_score_completions([{"prompt": self.rows[s.row].prompt, "row": s.row} for s in self._kept])
-
-        mask_BT = output["completion_mask"] * output["tool_mask"]
-        length_B = self.accelerator.gather(mask_BT.sum(1))
-        reward_B = self.accelerator.gather(torch.tensor([s.reward for s in self._kept], device=length_B.device))
-        correct_B = self.accelerator.gather(torch.tensor([as_number(s.correct) for s in self._kept], device=length_B.device))
-        shape = (-1, self.num_generations)
-        advantage_NG = self.objective.advantages(reward_B.view(shape), length_B.view(shape), correct_B.view(shape))
-        group_tokens_B = length_B.view(shape).sum(1).repeat_interleave(self.num_generations)
-        here = slice(self.accelerator.process_index * len(inputs), (self.accelerator.process_index + 1) * len(inputs))
-        output["advantages"] = advantage_NG.reshape(-1)[here]
-        output["group_tokens"] = group_tokens_B[here]
-        output["sample"] = torch.arange(len(self._kept))
-
-        measures = round_measures(made, self.rows) | self.objective.finish_step()
-        measures["advantage/zero_share"] = float((advantage_NG == 0).all(dim=1).float().mean())
-        numbers = self._metrics["train"]
-        for name in [name for name in numbers if name.startswith(OF_KEPT)]:  # ours are of the groups that were drawn
-            del numbers[name]
-        for name, value in measures.items():
-            numbers[name] = [value]
-        if number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:
-            self.samples.add(self.state.global_step, self.rows, flat(made.drawn))
-        return output
-
-    def rollout(self) -> dict[str, list[Any]]:
-        """The round's completions, as TRL wants them."""
-        return {
-            "prompt_ids": [s.prompt_ids for s in self._kept],
-            "completion_ids": [s.token_ids for s in self._kept],
-            "logprobs": [s.logprobs for s in self._kept],
-            "env_mask": [s.mask for s in self._kept],
-        }
-
-    def _calculate_rewards(
-        self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
-    ) -> torch.Tensor:
-        return self.accelerator.gather(torch.tensor([s.reward for s in self._kept], device=self.accelerator.device)[:, None])
-
-    # ------------------------------------------------------------ loss
-
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
-        """TRL's, but for its shuffle of a rollout's rows over its passes: a group that stays together shares its prompt. And the last
-        rollout samples no more than the run's last updates take."""
-        if not self.model.training:  # type: ignore[union-attr]
-            return super()._prepare_inputs(generation_batch)
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """The rows of the next pass. The last rollout samples no more than the run's last updates take."""
         passes, every = self.config.passes_per_rollout, self.config.passes_per_rollout * self.num_iterations
-        begun = self._step - self._step % every  # a resumed run may be within a rollout
-        used = min(passes, self.args.max_steps * self.args.gradient_accumulation_steps - begun)
-        if self._step == begun or self.scored is None:
-            self.scored = self._generate_and_score_completions(generation_batch[: len(generation_batch) * used // passes])
+        start = self._step - self._step % every  # a resumed run may be within a rollout
+        used = min(passes, self.args.max_steps * self.args.gradient_accumulation_steps - start)
+        if self._step == start or self.scored is None:
+            rows = [item["row"] for item in generation_batch[: len(generation_batch) * used // passes : self.config.num_generations]]
+            number = self.state.global_step // self.config.rollout_steps
+            self.scored = self._tensors(step(self._engine(), rows, number, self.run))
             self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes
             self._buffered_inputs: Any = None
         if self._buffered_inputs is None:
-            self._buffered_inputs = split_tensor_dict(self.scored, used)
+            self._buffered_inputs = split_tensor_dict(dict(self.scored), used)
         return self._buffered_inputs[self._step % passes]
+
+    def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """A batch under the names that TRL's losses read, with log-probabilities of the policy that sampled and of the reference."""
+        self._kept = self._passed = flat(batch.kept)
+        self._unreported = (self.state.global_step, batch)
+        tensors = {
+            "prompt_ids": batch.prompt_ids_BP,
+            "prompt_mask": batch.prompt_mask_BP,
+            "completion_ids": batch.completion_ids_BT,
+            "completion_mask": batch.completion_mask_BT,
+            "loss_mask": batch.loss_mask_BT,
+            "sampling_per_token_logps": batch.sampled_logp_BT,
+            "advantages": batch.advantage_B,
+            "group_tokens": batch.group_tokens_B,
+            "place": torch.arange(len(self._kept)),
+        }
+        tensors = {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
+        tensors["num_items_in_batch"] = self.accelerator.gather(tensors["loss_mask"].sum()).sum()
+        model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
+        with torch.no_grad(), disable_gradient_checkpointing(model, options):
+            if self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
+                tensors["old_per_token_logps"] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
+            if self.beta:
+                with self._reference() as reference:
+                    tensors["ref_per_token_logps"] = self._logps(reference, tensors, self.config.per_device_train_batch_size)[0]
+        return tensors
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """The model that ``beta`` compares with: a copy of its own, or the policy without its adapters."""
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        with use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None):
+            yield self.model
 
     def resume_rollout(self, rows: Sequence[int], scored: Mapping[str, torch.Tensor]) -> None:
         """Restores the rollout within which a checkpoint was written.
@@ -164,14 +131,27 @@ class LadderTrainer(GRPOTrainer):
             rows: of each completion.
             scored: what ``scored`` was.
         """
-        encoded = {row: self._encode(self.rows[row]) for row in dict.fromkeys(rows)}
-        self._kept = [Sample(row, encoded[row][0], [], [], [], "", encoded[row][1]) for row in rows]
+        encoded = {row: self.run.encode(self.run.rows[row]) for row in dict.fromkeys(rows)}
+        self._kept = [Trajectory(row, encoded[row][0], [], [], [], "", encoded[row][1]) for row in rows]
         self.scored = {name: tensor.to(self.accelerator.device) for name, tensor in scored.items()}
 
     @property
     def kept_rows(self) -> list[int]:
-        """The row of each completion of the rollout at hand."""
-        return [sample.row for sample in self._kept]
+        """The row of each completion of the current rollout."""
+        return [trajectory.row for trajectory in self._kept]
+
+    # ------------------------------------------------------------ log-probabilities
+
+    def _logps(self, model: Any, inputs: dict[str, Any], batch_size: int | None = None, **options: bool) -> Any:
+        """Log-probabilities of the completions of a pass, and what ``options`` ask for."""
+        return self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+            inputs["completion_ids"].size(1),
+            batch_size,
+            **options,
+        )
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -188,83 +168,74 @@ class LadderTrainer(GRPOTrainer):
         size, first = batch_size or len(input_ids), input_ids.shape[1] - logits_to_keep
         parts: list[tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]] = []
         for start in range(0, len(input_ids), size):
-            samples = self._passed[start : start + size]
+            passed = self._passed[start : start + size]
             ids_bL, mask_bL = input_ids[start : start + size], attention_mask[start : start + size]
-            visions = [s.vision for s in samples]
+            visions = [t.vision for t in passed]
             if self._share_prompts and not compute_aux_loss:
-                rows = [s.row for s in samples]
+                rows = [t.row for t in passed]
                 prompts, completions = (ids_bL[:, :first], mask_bL[:, :first]), (ids_bL[:, first:], mask_bL[:, first:])
                 with self.accelerator.autocast():
-                    part = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
-                parts.append((part.log_probs, part.entropy, None))
+                    shared = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
+                parts.append((shared.log_probs, shared.entropy, None))
                 continue
-            lengths = [len(s.prompt_ids) for s in samples]
-            images: dict[str, Any] = {k: t.to(input_ids.device) for k, t in collate(visions, lengths, first, logits_to_keep).items()}
+            lengths = [len(t.prompt_ids) for t in passed]
+            images: dict[str, Any] = {k: v.to(input_ids.device) for k, v in collate(visions, lengths, first, logits_to_keep).items()}
             if images:
-                images["num_images"] = [len(self.rows[s.row].images) for s in samples]
+                images["num_images"] = [len(self.run.rows[t.row].images) for t in passed]
             with positions_given(model):
-                found: Any = super()._get_per_token_logps_and_entropies(
+                part: Any = super()._get_per_token_logps_and_entropies(
                     model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
                 )
-            parts.append(found)
+            parts.append(part)
         logp_BT = torch.cat([part[0] for part in parts])
         entropy_BT = torch.cat([part[1] for part in parts if part[1] is not None]) if compute_entropy else None
         aux = torch.stack([part[2] for part in parts if part[2] is not None]).mean() if compute_aux_loss else None
         self._last_logp_BT: torch.Tensor = logp_BT.detach()
         return logp_BT, entropy_BT, aux
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        self._passed = [self._kept[i] for i in inputs["sample"].tolist()]
+    # ------------------------------------------------------------ loss
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The loss of one pass: ours, or TRL's from our advantages and our mask."""
+        self._passed = [self._kept[place] for place in inputs["place"].tolist()]
         self._note(ADVANTAGES, float((inputs["advantages"] != 0).float().mean()))
-        loss = self._cpgd(model, inputs) if self.config.algorithm == "cpgd" else super()._compute_loss(model, inputs)
-        if torch.isfinite(loss):  # else the update is skipped, and counted
+        if isinstance(self.loss, TrlLoss):
+            loss = super().compute_loss(model, inputs | {"tool_mask": inputs["loss_mask"]})
+        else:
+            loss = self._policy_loss(model, inputs)
+        if torch.isfinite(loss):  # otherwise the update is skipped, and counted
             self._check_engine(inputs)
         return loss
 
-    def _cpgd(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        prompt_mask_BP, completion_mask_BT = inputs["prompt_mask"], inputs["completion_mask"]
-        mask_BT = completion_mask_BT * inputs["tool_mask"]
-        logp_BT, entropy_BT, router_loss = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-            torch.cat([prompt_mask_BP, completion_mask_BT], dim=1),
-            inputs["completion_ids"].size(1),
-            compute_entropy=True,
-            compute_aux_loss=self.aux_loss_enabled,
-        )
+    def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """A registered loss, the KL to the reference, and the auxiliary loss of a mixture of experts."""
+        mask_BT = inputs["loss_mask"]
+        logp_BT, entropy_BT, router_loss = self._logps(model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled)
         old_logp_BT = inputs.get("old_per_token_logps")
-        settings = self.config.cpgd
+        old_logp_BT = logp_BT.detach() if old_logp_BT is None else old_logp_BT
         denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step
-        parts = cpgd_loss(
-            logp_BT,
-            logp_BT.detach() if old_logp_BT is None else old_logp_BT,
-            inputs["advantages"],
-            mask_BT,
-            denominator_B,
-            epsilon_BT=epsilon_schedule(mask_BT, settings.epsilon, settings.tight),
-            drift_coef=settings.drift_coef,
-            drift_cap=settings.drift_cap,
-        )
-        loss = parts.loss
+        loss, numbers = self.loss(LossInput(logp_BT, old_logp_BT, entropy_BT, mask_BT, inputs["advantages"], denominator_B))
         tokens = mask_BT.sum().clamp(min=1)
-        self._note("cpgd/clip_share", float(parts.clip_share))
-        self._note("cpgd/drift", float(parts.drift))
-        assert entropy_BT is not None
+        for name, value in numbers.items():
+            self._note(name, float(value))
         self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / tokens))
         if self.beta:
-            loss = loss + self.beta * reference_kl(logp_BT, inputs["ref_per_token_logps"], mask_BT, denominator_B)
+            reference_BT = inputs["ref_per_token_logps"]
+            loss = loss + self.beta * reference_kl(logp_BT, reference_BT, mask_BT, denominator_B)
             with torch.no_grad():
-                self._note("kl", float(reference_kl(logp_BT, inputs["ref_per_token_logps"], mask_BT, tokens.expand(len(mask_BT)))))
+                self._note("kl", float(reference_kl(logp_BT, reference_BT, mask_BT, tokens.expand(len(mask_BT)))))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))
         return loss
 
     def _check_engine(self, inputs: dict[str, Any]) -> None:
-        """Measures how far the sampled log-probabilities lie from the trainer's own for the same tokens and the same weights."""
+        """Measures the difference between the sampled log-probabilities and the trainer's own for the same tokens and the same weights."""
         own_BT = inputs.get("old_per_token_logps")
         own_BT = self._last_logp_BT if own_BT is None else own_BT
-        mask_BT = (inputs["completion_mask"] * inputs["tool_mask"]).bool()
+        mask_BT = inputs["loss_mask"].bool()
         difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
         gap = float(difference.mean()) if difference.numel() else 0.0
         self._note("engine/logprob_gap", gap)
@@ -279,8 +250,23 @@ class LadderTrainer(GRPOTrainer):
         if self.first_gap is None:
             self.first_gap = gap
 
+    # ------------------------------------------------------------ numbers
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the measures of the rollout to the numbers of its first update."""
+        if self._unreported is not None:
+            first_step, batch = self._unreported
+            self._unreported = None
+            self.state.num_input_tokens_seen += sum(len(t.prompt_ids) + t.length for t in flat(batch.kept))
+            measures = step_measures(batch, self.run.rows) | batch.numbers | {"num_tokens": float(self.state.num_input_tokens_seen)}
+            for name, value in measures.items():
+                self._metrics["train"][name] = [value]
+            if batch.number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:
+                self.samples.add(first_step, self.run.rows, flat(batch.drawn))
+        super().log(logs, start_time)
+
     def _note(self, name: str, value: float) -> None:
-        """Takes a number of one pass; the step's is the mean over its passes."""
+        """Records a number of one pass; the step's is the mean over its passes."""
         self._metrics["train"][name].append(value)
 
 
@@ -290,8 +276,8 @@ def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> flo
     A healthy gap is about 1e-7 in float32 and 2e-3 in bfloat16.
 
     Args:
-        asked: what the user set; it stands as it is.
-        first: the first rollout's gap; later ones may be ten times as large, and no smaller limit than a tenth of the absolute one is set.
+        asked: what the user set; it is used as it is.
+        first: the first rollout's gap; later ones may be ten times as large, and the limit is at least a tenth of the absolute one.
     """
     if asked is not None:
         return asked
@@ -299,12 +285,9 @@ def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> flo
     return absolute if first is None else min(absolute, max(absolute / 10, 10 * first))
 
 
-def _rollout(prompts: list[Any], trainer: LadderTrainer) -> dict[str, list[Any]]:
-    return trainer.rollout()
-
-
-def total_reward(**_: Any) -> list[float]:
-    raise AssertionError("rewards come from safework_rl.rollout")
+def no_reward(**_: Any) -> list[float | None]:
+    """TRL's constructor requires a reward function; rewards come from ``step``."""
+    raise AssertionError("TRL's rewards are not used")
 
 
 __all__ = ["LadderTrainer", "gap_limit"]

@@ -27,11 +27,11 @@ class EfficientConfig(RlConfig):
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """As in rl m3."""
 
-    def ignored(self) -> list[str]:
-        found = [text for text in super().ignored() if not text.startswith("cpgd.weighting")]
-        if "weighting" in self.cpgd.model_fields_set:
-            found.append("cpgd.weighting is not read: length_advantage weighs the groups")
-        found += unread_routes(self.rewards, set(self.tasks))
-        unread = ("mu", "alpha") if self.length_advantage == "ddca" else ("ddca_beta",)
-        found += [f"{name} is not read with length_advantage={self.length_advantage}" for name in unread if name in self.model_fields_set]
-        return found
+    def unused(self) -> list[str]:
+        unused = super().unused()
+        if "weighting" in self.loss.model_fields_set:
+            unused.append("loss.weighting is not read: length_advantage weights the groups")
+        unused += unread_routes(self.rewards, set(self.tasks))
+        of_the_other = ("mu", "alpha") if self.length_advantage == "ddca" else ("ddca_beta",)
+        given = [name for name in of_the_other if name in self.model_fields_set]
+        return unused + [f"{name} is not read with length_advantage={self.length_advantage}" for name in given]

@@ -1,14 +1,16 @@
 """Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right.
 
-Takes a policy, prompts and verifiers; makes a model. The conditional length advantage is CANON's (default) or DDCA's: both stand in
-for CALE, whose formula is not published. Refuses what ``rl m3`` refuses.
+Takes a policy, prompts and verifiers; makes a model. The conditional length advantage is CANON's (default) or DDCA's: both replace
+CALE, whose formula is not published. Refuses what ``rl m3`` refuses.
 """
 
 from __future__ import annotations
 
+from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.efficient.config import EfficientConfig
+from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules
 
 
@@ -22,20 +24,18 @@ class EfficientStage(Stage):
 
     def plan(self, config: EfficientConfig, inputs: Inputs) -> Plan:
         plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient")
-        plan.lines.append(f"length advantage: {config.length_advantage} (a stand-in for CALE), alpha {config.alpha}")
+        plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), alpha {config.alpha}")
         check_routes(plan, config.rewards, set(config.tasks), inputs)
         return plan
 
     def external_digests(self, config: EfficientConfig) -> dict[str, str]:
-        """What the rules rest on."""
-        return digests_of_rules(config.rewards)
+        """What the rules rest on, and the package of the loss."""
+        return digests_of_rules(config.rewards) | package_digests([(LOSSES, config.algorithm)])
 
     def run(self, config: EfficientConfig, inputs: Inputs, work: WorkDir) -> Outcome:
-        from safework_rl.objectives import EfficientObjective
         from safework_rl.run import task_rewards, train
 
-        rewards = task_rewards(config, config.rewards, inputs)
-        objective = EfficientObjective(rewards, config.length_advantage, mu=config.mu, alpha=config.alpha, beta=config.ddca_beta)
+        objective = load_registered(OBJECTIVES, "efficient", "objective")(config, task_rewards(config, config.rewards, inputs))
         return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={})
 
 

@@ -1,18 +1,68 @@
-"""Clipped policy gradient with policy drift (CPGD, arXiv 2505.12504), token level. Pure functions.
+"""Clipped policy gradient with policy drift (CPGD, arXiv 2505.12504), token level: settings, the loss, and its pure functions.
 
-Shapes: B completions, T completion tokens; G completions of a group, N groups, B = N·G.
+Torch-free when it is imported. Shapes: B completions, T completion tokens.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+from pydantic import Field
+
+from safework_cli.core.settings import Settings
+from safework_rl.losses.contract import Loss, LossInput, LossValue, Weighting
+
+if TYPE_CHECKING:
+    import torch
+
+
+class CpgdSettings(Settings):
+    """CPGD's constants. Its paper states none; these are the public implementations' (docs/safeladder.md 3.3). All except the weighting
+    act on how far the policy has moved since it sampled: from a rollout's second update on (steps_per_generation, num_iterations)."""
+
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    """Clip width on the ratio."""
+    tight: float = Field(1.0, ge=0, le=1)
+    """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
+    drift_coef: float = Field(1e-3, ge=0, le=1000)
+    """Weight of the policy drift."""
+    drift_cap: float = Field(2.0, gt=0, le=1e6)
+    """Cap of the drift's gradient factor."""
+    weighting: Weighting = "std"
+    """Weight of a group's advantages: 1; 1/std (the sample's, as in TRL, siiRL and LightRFT); or N over the groups that vary."""
+
+
+class Cpgd(Loss[CpgdSettings]):
+    """CPGD by its settings."""
+
+    Settings = CpgdSettings
+    on_policy = "the policy that is trained is the one that sampled, so loss.epsilon, tight, drift_coef and drift_cap have no effect"
+
+    @property
+    def weighting(self) -> Weighting:
+        return self.settings.weighting
+
+    def unused(self) -> list[str]:
+        given = self.settings.model_fields_set
+        return ["loss.drift_cap has no effect with loss.drift_coef=0"] if not self.settings.drift_coef and "drift_cap" in given else []
+
+    def __call__(self, batch: LossInput) -> LossValue:
+        result = cpgd_loss(
+            batch.logp_BT,
+            batch.old_logp_BT,
+            batch.advantage_B,
+            batch.mask_BT,
+            batch.denominator_B,
+            epsilon_BT=epsilon_schedule(batch.mask_BT, self.settings.epsilon, self.settings.tight),
+            drift_coef=self.settings.drift_coef,
+            drift_cap=self.settings.drift_cap,
+        )
+        return LossValue(result.loss, {"cpgd/clip_share": result.clip_share, "cpgd/drift": result.drift})
 
 
 class CpgdLoss(NamedTuple):
-    """The loss and what is logged beside it, all scalars.
+    """The loss and what is logged with it, all scalars.
 
     Attributes:
         loss: to be minimised.
@@ -54,19 +104,20 @@ def cpgd_loss(
 
         J = −Σ 1/denominator · [ min(ln r·A, clip(ln r, ln(1−ε), ln(1+ε))·A) − α·min(sg(r)−1, c)·ln π_θ ]
 
-    The drift term's *value* means nothing; its gradient is that of the k3 estimator of the forward KL with the gradient's factor
+    The drift term's *value* has no meaning; its gradient is that of the k3 estimator of the forward KL with the gradient's factor
     clipped at c. (Clipping the estimator itself would push a ratio that ran away further out.)
 
     Args:
         logp_BT, old_logp_BT: log-probabilities of the sampled tokens under the trained and the sampling policy.
         advantage_B: group-relative advantages, already weighted.
         mask_BT: 1 on tokens that the policy sampled.
-        denominator_B: per completion, the tokens of its whole group times the number of groups of the update: the paper's mean over
-            prompts of the token mean over a group, whichever micro-batches the group's completions fall into.
+        denominator_B: as in ``LossInput``: the paper's mean over prompts of the token mean over a group.
         epsilon_BT: clip widths in (0, 1).
         drift_coef: α ≥ 0.
         drift_cap: c > 0.
     """
+    import torch
+
     log_ratio_BT = logp_BT - old_logp_BT
     clipped_BT = torch.minimum(torch.maximum(log_ratio_BT, torch.log1p(-epsilon_BT)), torch.log1p(epsilon_BT))
     advantage_BT = advantage_B[:, None]
@@ -80,14 +131,3 @@ def cpgd_loss(
         removed_BT = (gain_BT != log_ratio_BT * advantage_BT).to(mask_BT.dtype)
         k3_BT = ratio_BT - 1 - log_ratio_BT
         return CpgdLoss(loss, (removed_BT * mask_BT).sum() / tokens, (k3_BT * mask_BT).sum() / tokens)
-
-
-def reference_kl(logp_BT: torch.Tensor, reference_BT: torch.Tensor, mask_BT: torch.Tensor, denominator_B: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(policy ‖ reference), weighted as ``cpgd_loss`` weights tokens, scalar: r − 1 − ln r with r = π_ref/π_θ.
-
-    The term that the official scripts add to the CPG clip (LightRFT, ``--use_kl_loss --kl_estimator k3``), without a ratio before it.
-    (They average it over each reply first; here it is averaged over the tokens of a group, as the rest of the loss is.)
-    """
-    log_ratio_BT = reference_BT - logp_BT
-    k3_BT = log_ratio_BT.exp() - 1 - log_ratio_BT
-    return (k3_BT * mask_BT / denominator_B[:, None]).sum()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from safework_cli.core.settings import Settings
 from safework_cli.data.tasks import TaskName, TaskWeights
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import phase_ends
+from safework_rl.registry import OBJECTIVES, check_name
 from safework_rl.routing import Routes, unread_routes
 
 
@@ -30,14 +31,21 @@ class M3Config(RlConfig):
     phases: list[Phase] = Field(default_factory=_two_phases, min_length=1)
     """The curriculum, in order. (That knowledge and general come first is known; the proportions are not published.)"""
     task_weights: TaskWeights = Field(default_factory=dict)
-    """How often a task is drawn beside the others of its phase; 1 where not given."""
+    """How often a task is drawn, relative to the others of its phase; 1 where not given."""
     filter_groups: bool = True
     """Give no gradient to groups that are all right or all wrong in the task, and look for others in their place."""
     refill_attempts: int = Field(2, ge=0, le=1000)
     """Dynamic sampling: how often a rollout may sample other prompts for such groups. 0 leaves them, without a gradient."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
-    of verifiers.KEY, or a rule (correctness, refusal, language, …)."""
+    of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers."""
+    objective: str = "m3"
+    """How rewards become advantages: m3, or an objective that an installed package registers."""
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_is_registered(cls, name: str) -> str:
+        return check_name(OBJECTIVES, name, "objective", without=("efficient", "search"))  # these belong to stages of their own
 
     @model_validator(mode="after")
     def _some_task_is_drawn(self) -> M3Config:
@@ -46,16 +54,16 @@ class M3Config(RlConfig):
                 raise ValueError(f"task_weights is 0 for every task of phase {number} ({', '.join(phase.tasks)}): it could draw no prompt")
         return self
 
-    def ignored(self) -> list[str]:
-        found = super().ignored()
+    def unused(self) -> list[str]:
+        unused = super().unused()
         drawn = {task for phase in self.phases for task in phase.tasks}
-        found += [f"task_weights.{task} weighs a task that no phase draws" for task in self.task_weights if task not in drawn]
-        found += unread_routes(self.rewards, drawn)
+        unused += [f"task_weights.{task} weighs a task that no phase draws" for task in self.task_weights if task not in drawn]
+        unused += unread_routes(self.rewards, drawn)
         if self.refill_attempts and "refill_attempts" in self.model_fields_set and not self.filter_groups:
-            found.append("refill_attempts is read with filter_groups=true only")
-        begun = 0
+            unused.append("refill_attempts is read with filter_groups=true only")
+        start = 0
         for number, end in enumerate(phase_ends([phase.share for phase in self.phases], self.prompts_used), 1):
-            if end == begun:
-                found.append(f"phase {number} gets none of the {self.prompts_used} prompts of {self.max_steps} steps")
-            begun = end
-        return found
+            if end == start:
+                unused.append(f"phase {number} gets none of the {self.prompts_used} prompts of {self.max_steps} steps")
+            start = end
+        return unused

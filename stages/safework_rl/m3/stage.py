@@ -7,9 +7,11 @@ step's completions.
 
 from __future__ import annotations
 
+from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.m3.config import M3Config
+from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules
 
 PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
@@ -30,14 +32,14 @@ class M3Stage(Stage):
         return plan
 
     def external_digests(self, config: M3Config) -> dict[str, str]:
-        """What the rules rest on."""
-        return digests_of_rules(config.rewards)
+        """What the rules rest on, and the packages of what is registered."""
+        named = [(LOSSES, config.algorithm), (OBJECTIVES, config.objective)]
+        return digests_of_rules(config.rewards) | package_digests(named)
 
     def run(self, config: M3Config, inputs: Inputs, work: WorkDir) -> Outcome:
-        from safework_rl.objectives import M3Objective
         from safework_rl.run import task_rewards, train
 
-        objective = M3Objective(task_rewards(config, config.rewards, inputs), config.weighting, config.filter_groups)
+        objective = load_registered(OBJECTIVES, config.objective, "objective")(config, task_rewards(config, config.rewards, inputs))
         phases = [(phase.tasks, phase.share) for phase in config.phases]
         refill = config.refill_attempts if config.filter_groups else 0
         return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill)

@@ -54,9 +54,9 @@ class SearchConfig(RlConfig):
     reliability: ReliabilitySettings = ReliabilitySettings()
     """The reliability constraint."""
 
-    def ignored(self) -> list[str]:
+    def unused(self) -> list[str]:
         """Also what an episode's own format and reward leave unread."""
-        found = [text for text in super().ignored() if not text.startswith(("format.", "language."))]
+        unused = [text for text in super().unused() if not text.startswith(("format.", "language."))]
         blocks = {"format": self.format, "language": self.language}
         names = [f"{name}.{key}" for name, block in blocks.items() for key in sorted(block.model_fields_set)]
-        return found + [f"{name} is not read: an episode has a format of its own" for name in names]
+        return unused + [f"{name} is not read: an episode has a format of its own" for name in names]

@@ -6,8 +6,10 @@ held above a threshold by a Lagrange multiplier. Refuses: questions without gold
 
 from __future__ import annotations
 
+from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_rl.config import MODEL_SLOT, plan_rl
+from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
 
 
@@ -39,22 +41,17 @@ class SearchRlStage(Stage):
         return plan
 
     def external_digests(self, config: SearchConfig) -> dict[str, str]:
-        """What the rule that compares answers rests on."""
+        """What the rule that compares answers rests on, and the package of the loss."""
         from safework_cli.verifiers.rules import rule_digests
 
-        return rule_digests(["correctness"])
+        return rule_digests(["correctness"]) | package_digests([(LOSSES, config.algorithm)])
 
     def run(self, config: SearchConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_cli.environments.search.index import SearchIndex
         from safework_cli.environments.search.runner import EpisodeLimits
-        from safework_cli.verifiers.rules import rule_verifier
-        from safework_rl.lagrange import Multiplier
-        from safework_rl.objectives import SearchObjective
         from safework_rl.run import train
 
-        r = config.reliability
-        multiplier = Multiplier(r.multiplier, r.threshold, r.step, r.low, r.high, r.decay)
-        objective = SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold)
+        objective = load_registered(OBJECTIVES, "search", "objective")(config)
         limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
         index = SearchIndex.load(inputs.one("index").path)
         return train(config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, search=(index, limits))

@@ -1,4 +1,4 @@
-"""Going on with other settings: only when asked, and on the record."""
+"""Resuming with other settings: only when asked, and noted in the manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORDS = [
 
 @pytest.fixture
 def left_behind(tiny_artifact, toy_data, kill_after, store: Store) -> str:
-    """The folder of a run that was killed behind its second checkpoint."""
+    """The folder of a run that was killed after its second checkpoint."""
     kill_after(2, *WORDS, "max_steps=50", "learning_rate=1e-3", "lr_scheduler_type=constant", "-q")
     (folder,) = store.runs.iterdir()
     return folder.name
@@ -25,10 +25,10 @@ def left_behind(tiny_artifact, toy_data, kill_after, store: Store) -> str:
 
 def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, store: Store):
     words = [*WORDS, "max_steps=6", "learning_rate=5e-4", "lr_scheduler_type=constant"]
-    anew = cli(*words, "--name", "anew")
-    assert anew.returncode == 0, anew.stderr
-    assert "an unfinished run of rl m3 stopped at step" in anew.stderr and f"--fork {left_behind} resumes" in anew.stderr
-    assert "learning_rate 0.001 → 0.0005" in anew.stderr and "max_steps 50 → 6" in anew.stderr
+    other = cli(*words, "--name", "other")
+    assert other.returncode == 0, other.stderr
+    assert "an unfinished run of rl m3 stopped at step" in other.stderr and f"--fork {left_behind} resumes" in other.stderr
+    assert "learning_rate 0.001 → 0.0005" in other.stderr and "max_steps 50 → 6" in other.stderr
     wrong = cli(*words, "seed=1", "--fork", "rl-m3-nothing")
     assert wrong.returncode == 3 and "no unfinished run 'rl-m3-nothing'" in wrong.stderr and left_behind in wrong.stderr
     both = cli(*words, "seed=1", "--fork", left_behind, "--fresh")
@@ -37,12 +37,12 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     cannot = cli(*words, "max_steps=1", "train_layers=1", "--name", "top")
     assert cannot.returncode == 0 and "an unfinished run" not in cannot.stderr  # its checkpoint would be of no use
     with FileLock(store.runs / left_behind / "lock"):
-        running = cli(*words, "max_steps=1", "--name", "beside")
+        running = cli(*words, "max_steps=1", "--name", "meanwhile")
     assert running.returncode == 0 and "an unfinished run" not in running.stderr
     other_weights = cli(*words, "train_layers=1", "--fork", left_behind)
     assert other_weights.returncode == 3 and "train_layers=None, and this one 1" in other_weights.stderr
-    other_model = cli(*[w.replace("model=tiny", "model=anew") for w in words], "--fork", left_behind)
-    assert other_model.returncode == 3 and "started from model/tiny@v1, and this one names model/anew@v1" in other_model.stderr
+    other_model = cli(*[w.replace("model=tiny", "model=other") for w in words], "--fork", left_behind)
+    assert other_model.returncode == 3 and "started from model/tiny@v1, and this one names model/other@v1" in other_model.stderr
     short = cli(*[w.replace("max_steps=6", "max_steps=1") for w in words], "--fork", left_behind)
     assert short.returncode == 3 and "this run ends at step 1" in short.stderr
 

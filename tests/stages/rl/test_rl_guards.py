@@ -17,9 +17,9 @@ from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings
 from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.lagrange import Multiplier
-from safework_rl.objectives import M3Objective, SearchObjective
+from safework_rl.objectives import M3Objective, TaskRewards
 from safework_rl.preflight import preflight
-from safework_rl.rewards import TaskRewards
+from safework_rl.search.objective import SearchObjective
 from safework_rl.trl_adapter import LadderTrainer
 
 
@@ -94,13 +94,13 @@ def test_a_trained_verifier_must_like_gold_better_than_junk():
 
 def spoil(monkeypatch, steps):
     """Makes the loss of these steps NaN."""
-    original = LadderTrainer._cpgd
+    original = LadderTrainer._policy_loss
 
     def spoilt(self, model, inputs):
         loss = original(self, model, inputs)
         return loss * math.nan if self.state.global_step + 1 in steps else loss
 
-    monkeypatch.setattr(LadderTrainer, "_cpgd", spoilt)
+    monkeypatch.setattr(LadderTrainer, "_policy_loss", spoilt)
 
 
 STEADY = {"lr_scheduler_type": "constant", "warmup_ratio": 0.0}
@@ -245,8 +245,8 @@ def test_hints_by_their_kind():
 
 
 def test_a_hint_is_given_once(run_m3, work, monkeypatch):
-    from safework_rl import watch
+    from safework_rl import monitor
 
-    monkeypatch.setattr(watch, "hints", lambda history: {"kind": "something is odd"} if len(history) > 1 else {})
+    monkeypatch.setattr(monitor, "hints", lambda history: {"kind": "something is odd"} if len(history) > 1 else {})
     run_m3(max_steps=4)
     assert (work.path / "events.jsonl").read_text().count("hint: something is odd") == 1

@@ -5,35 +5,35 @@ from __future__ import annotations
 import pytest
 
 from safework_cli.core.stage import Inputs
-from safework_rl import trl_adapter as trainer_module
+from safework_rl import trl_adapter
+from safework_rl.losses import cpgd
 from safework_rl.search.config import SearchConfig
 from safework_rl.search.stage import stage
-from safework_rl.trl_adapter import LadderTrainer
+from safework_rl.step import flat
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_retrieved_tokens_are_neither_trained_on_nor_counted(tiny_artifact, index_artifact, search_data, acting, work, monkeypatch, share):
-    losses, rounds = [], []
-    loss, generate = trainer_module.cpgd_loss, LadderTrainer._generate_and_score_completions
+    losses, batches = [], []
+    loss, make = cpgd.cpgd_loss, trl_adapter.step
 
     def noted_loss(logp, old, advantage, mask, denominator, **more):
         losses.append((mask.tolist(), denominator.tolist()))
         return loss(logp, old, advantage, mask, denominator, **more)
 
-    def noted_round(self, inputs):
-        output = generate(self, inputs)
-        rounds.append(list(self._kept))
-        return output
+    def noted_step(*args):
+        batches.append(make(*args))
+        return batches[-1]
 
-    monkeypatch.setattr(trainer_module, "cpgd_loss", noted_loss)
-    monkeypatch.setattr(LadderTrainer, "_generate_and_score_completions", noted_round)
+    monkeypatch.setattr(cpgd, "cpgd_loss", noted_loss)
+    monkeypatch.setattr(trl_adapter, "step", noted_step)
     config = SearchConfig(
         max_steps=2, num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=1, max_completion_length=160,
         learning_rate=1e-3, preflight=0, share_prompts=share, limits={"turns": 2, "results": 2, "turn_tokens": 12},
         require_gradient=False,
     )  # fmt: skip
     stage.run(config, Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data.with_subset("rl")}), work)
-    samples = [sample for kept in rounds for sample in kept]
+    samples = [sample for batch in batches for sample in flat(batch.kept)]
     rows = [(mask, tokens) for masks, denominators in losses for mask, tokens in zip(masks, denominators, strict=True)]
     assert len(samples) == len(rows) == 16
     assert any(len(sample.token_ids) > sample.length for sample in samples), "something was retrieved"

@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty
 from safework_rl.lagrange import Multiplier
-from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule, reference_kl
+from safework_rl.losses.contract import reference_kl
+from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule
+from safework_rl.objectives import canon, ddca, group_mean, mixed_groups, overlong_penalty
 
 NAN = math.nan
 
@@ -226,7 +227,7 @@ def test_the_multiplier_rises_while_the_constraint_is_violated():
 
 
 def test_the_multiplier_finds_the_price_on_a_bandit():
-    """A policy that is reliable with probability λ/(1+λ): the multiplier must settle where that is the threshold, at λ = 4."""
+    """A policy that is reliable with probability λ/(1+λ): the multiplier must converge to where that is the threshold, at λ = 4."""
     one = Multiplier(0.1, threshold=0.8, step=0.5, low=1e-3, high=50.0, decay=0.5)
     for _ in range(400):
         one.update(one.value / (1 + one.value))

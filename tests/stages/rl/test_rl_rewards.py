@@ -16,13 +16,13 @@ from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
-from safework_rl.objectives import M3Objective, SearchObjective
-from safework_rl.rewards import TaskRewards
+from safework_rl.objectives import M3Objective, TaskRewards
 from safework_rl.routing import ROUTES
+from safework_rl.search.objective import SearchObjective
 
 
 class Fixed:
-    """A verifier that says what it was told to."""
+    """A verifier with fixed scores."""
 
     def __init__(self, *scores):
         self.name, self._scores = "fixed", scores
@@ -56,14 +56,14 @@ def test_the_gate_takes_all_and_the_term_takes_its_part():
 
 
 def test_another_language_costs_its_weight_or_all():
-    route, replies = {"general": {"a": 1.0}}, ["<think>so it is</think>here it is", "<think>so it is</think>就是这样"]
+    route, replies = {"general": {"a": 1.0}}, ["<think>that is right</think>here it is", "<think>that is right</think>就是这样"]
     judge = {"a": Fixed(1.0, 1.0)}
     question = Row("1", "general", [{"role": "user", "content": "What is it?"}])
     assert rewards(route, judge, "term").score([question] * 2, replies).reward == pytest.approx([1.0, 1 / 1.1])
     gated = rewards(route, judge, "gate").score([question] * 2, replies)
     assert gated.reward == [1.0, 0.0] and gated.correct == [True, False]
-    alone = rewards({"general": {"a": 1.0, "language": 1.0}}, judge, "term").score([question] * 2, replies)
-    assert alone.reward == pytest.approx([1.0, 0.5]), "a weight in the route is the one that counts"
+    routed = rewards({"general": {"a": 1.0, "language": 1.0}}, judge, "term").score([question] * 2, replies)
+    assert routed.reward == pytest.approx([1.0, 0.5]), "a weight in the route is the one that counts"
 
 
 def test_what_cannot_be_scored_is_neither_zero_nor_one():

@@ -22,6 +22,7 @@ from safework_cli.verifiers.contract import Verdict
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
+from safework_rl.trl_adapter import LadderTrainer
 
 SMALL = {
     "max_steps": 2,
@@ -45,9 +46,9 @@ PHASES = [{"tasks": ["general"], "share": 1.0}, {"tasks": ["general", "safety"],
 
 def test_the_signatures_of_trl_that_the_trainer_overrides():
     expected = {
-        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-        "_generate_and_score_completions": ["self", "inputs"],
-        "_compute_loss": ["self", "model", "inputs"],
+        "_prepare_inputs": ["self", "generation_batch"],
+        "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+        "log": ["self", "logs", "start_time"],
     }
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
@@ -58,6 +59,18 @@ def test_the_signatures_of_trl_that_the_trainer_overrides():
     assert {"steps_per_generation", "num_iterations", "_step", "_buffered_inputs"} <= set(
         re.findall(r"self\.(?:args\.)?(\w+)", inspect.getsource(GRPOTrainer._prepare_inputs))
     )
+    overridden = {name for name in vars(LadderTrainer) if hasattr(GRPOTrainer, name) and not name.startswith("__")}
+    assert overridden == {*expected, "_get_per_token_logps_and_entropies"}
+
+
+def test_rewards_and_advantages_of_trl_are_never_computed(tiny_artifact, toy_data, work, rewards, monkeypatch):
+    def refused(self, *args, **kwargs):
+        raise AssertionError("TRL computed them")
+
+    for name in ("_generate_and_score_completions", "_calculate_rewards", "_generate"):
+        monkeypatch.setattr(GRPOTrainer, name, refused)
+    outcome = m3.run(M3Config(algorithm="dapo", phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
+    assert outcome.metrics["updates"] > 0
 
 
 @pytest.mark.parametrize("algorithm", ["cpgd", "grpo", "dapo"])
@@ -188,7 +201,7 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
     from safework_cli.core.progress import Progress, QuietDisplay
     from safework_cli.core.signals import StopRequest
     from safework_cli.core.stage import WorkDir
-    from safework_rl.samples import SampleLog
+    from safework_rl import trl_adapter
     from safework_rl.search.config import SearchConfig
     from safework_rl.search.stage import stage
 
@@ -215,15 +228,15 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
     assert len(prices) == len(set(prices)) == {1: 5, 2: 3}[updates] and steps[-1]["engine/logprob_gap"] < 1e-4
     assert any(step.get("search/searches", 0) > 0 for step in steps)
 
-    original, stops = SampleLog.add, []
+    original, stops = trl_adapter.step, []
 
-    def stop_at_two(self, step, rows, samples):
-        original(self, step, rows, samples)
-        if step == 2 and not stops:
-            stops.append(step)
+    def stop_at_two(engine, prompts, number, run):
+        if number * updates == 2 and not stops:
+            stops.append(number)
             current.requested = signal.SIGTERM
+        return original(engine, prompts, number, run)
 
-    monkeypatch.setattr(SampleLog, "add", stop_at_two)
+    monkeypatch.setattr(trl_adapter, "step", stop_at_two)
     current = StopRequest()
     folder = tmp_path / "parts"
     folder.mkdir()
@@ -240,8 +253,8 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
 
 @pytest.mark.parametrize("settings", [{}, {"num_iterations": 2, "max_steps": 2}, {"lora": {"r": 4}}], ids=["plain", "two passes", "lora"])
 @pytest.mark.parametrize("kind", ["llava", "idefics3"])
-def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, commit, work, rewards, tmp_path):
-    """Rows with pictures and without, in shared passes and in plain ones: the same update, and a model with its processor."""
+def test_images_go_through_a_whole_run(kind, settings, tiny_model, store, commit, work, rewards, tmp_path):
+    """Rows with images and without, in shared passes and in plain ones: the same update, and a model with its processor."""
     import io
 
     from PIL import Image
@@ -266,7 +279,7 @@ def test_pictures_go_through_a_whole_run(kind, settings, tiny_model, store, comm
     folder = store.staging()
     (folder / "rl").mkdir()
     write_rows(folder / "rl" / "rows.parquet", rows)
-    data, artifact = commit(folder, "dataset", "pictures"), import_folder(store, tmp_path / "vlm", "vlm")
+    data, artifact = commit(folder, "dataset", "images"), import_folder(store, tmp_path / "vlm", "vlm")
     found = []
     for share in (True, False):
         for old in work.checkpoints.iterdir():

@@ -14,9 +14,9 @@ from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import callbacks, loop
-from safework_rl.config import CpgdSettings
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.efficient.stage import stage as efficient
+from safework_rl.losses.cpgd import CpgdSettings
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
 from safework_rl.run import grpo_arguments
@@ -34,13 +34,19 @@ RECIPES = Path(__file__).resolve().parents[3] / "recipes"
         ({"rewards": {"general": {"correctness": -1}}}, "rewards.general.correctness"),
         ({"rewards": {"general": {"correctness": 0, "language": 0}}}, "every verifier of the task 'general' has the weight 0"),
         ({"rewards": {"genral": {"correctness": 1}}}, "'genral' is not a task"),
-        ({"algorithm": "cispo", "epsilon_high": 0.28}, "epsilon_high=0.28 with algorithm=cispo caps every ratio"),
+        ({"algorithm": "cispo", "loss": {"epsilon_high": 0.28}}, "loss.epsilon_high"),
+        ({"algorithm": "dappo"}, r"'dappo' is not a registered loss; did you mean 'dapo'\?"),
+        ({"loss": {"epsilonn": 0.1}}, r"algorithm=cpgd has no setting loss.epsilonn; did you mean 'epsilon'\? \(it has epsilon, tight"),
+        ({"algorithm": "grpo", "loss": {"drift_coef": 0.1}}, "algorithm=grpo has no setting loss.drift_coef"),
+        ({"algorithm": "sapo", "loss": {"epsilon": 0.1}}, r"algorithm=sapo has no setting loss.epsilon \(it has none\)"),
+        ({"objective": "m4"}, "'m4' is not a registered objective"),
+        ({"objective": "search"}, "'search' is not a registered objective"),
         ({"lora": {"r": 4, "dropout": 0.1}}, "with dropout the policy that is trained"),
         ({"steps_per_generation": 3}, "not a multiple of gradient_accumulation_steps"),
         ({"overlong": {"buffer": 600}}, "overlong.buffer=600 exceeds max_completion_length=512"),
         ({"phases": [{"tasks": [], "share": 1.0}]}, "phases.0.tasks"),
         ({"temperature": float("inf")}, "temperature"),
-        ({"cpgd": {"drift_coef": float("nan")}}, "drift_coef"),
+        ({"loss": {"drift_coef": float("nan")}}, "drift_coef"),
     ],
 )
 def test_settings_that_could_not_run_are_refused(settings, why):
@@ -56,15 +62,11 @@ def test_a_multiplier_outside_its_bounds_is_refused():
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (M3Config(epsilon=0.1), ["epsilon is read by TRL's losses only"]),
-        (M3Config(algorithm="grpo", epsilon=0.1), []),
-        (M3Config(algorithm="grpo", cpgd={"epsilon": 0.1, "tight": 0.5}), ["cpgd.epsilon is read", "cpgd.tight is read"]),
-        (M3Config(algorithm="cispo", epsilon=0.1), ["epsilon is not read by algorithm=cispo"]),
-        (M3Config(algorithm="sapo", epsilon_high=0.3), ["epsilon_high is not read by algorithm=sapo"]),
-        (M3Config(cpgd={"drift_coef": 0.0, "drift_cap": 1.0}), ["cpgd.drift_cap caps nothing"]),
+        (M3Config(algorithm="grpo", loss={"epsilon": 0.1}), []),
+        (M3Config(loss={"drift_coef": 0.0, "drift_cap": 1.0}), ["loss.drift_cap has no effect"]),
         (M3Config(format={"weight": 2.0}), ["format.weight is read with format.mode=term"]),
         (M3Config(language={"mode": "off", "weight": 2.0}), ["language.weight is read"]),
-        (M3Config(overlong={"factor": 2.0}), ["overlong.factor penalises nothing"]),
+        (M3Config(overlong={"factor": 2.0}), ["overlong.factor has no effect"]),
         (M3Config(filter_groups=False, refill_attempts=1), ["refill_attempts is read with filter_groups=true"]),
         (M3Config(task_weights={"search": 1.0}), ["task_weights.search weighs a task that no phase draws"]),
         (M3Config(rewards={"search": {"correctness": 1.0}}), ["rewards.search routes a task that is not drawn"]),
@@ -72,7 +74,7 @@ def test_a_multiplier_outside_its_bounds_is_refused():
         (M3Config(max_steps=2, num_generations=32, phases=[{"tasks": ["general"], "share": s} for s in (1.0, 1e3)]), ["phase 1 gets none"]),
         (EfficientConfig(mu=0.5, ddca_beta=0.1), ["ddca_beta is not read with length_advantage=canon"]),
         (EfficientConfig(length_advantage="ddca", mu=0.5), ["mu is not read with length_advantage=ddca"]),
-        (EfficientConfig(cpgd={"weighting": "equal"}), ["cpgd.weighting is not read"]),
+        (EfficientConfig(loss={"weighting": "equal"}), ["loss.weighting is not read"]),
         (SearchConfig(format={"mode": "term", "weight": 0.5}), ["format.mode is not read", "format.weight is not read"]),
         (M3Config(), []),
         (EfficientConfig(), []),
@@ -86,8 +88,10 @@ def test_a_setting_that_nothing_reads_is_named(config, said):
 
 def test_cispo_caps_ratios_and_does_not_shrink_them(work):
     assert grpo_arguments(M3Config(algorithm="cispo"), work).epsilon_high == 5.0
-    assert grpo_arguments(M3Config(algorithm="cispo", epsilon_high=2.0), work).epsilon_high == 2.0
+    assert grpo_arguments(M3Config(algorithm="cispo", loss={"epsilon_high": 2.0}), work).epsilon_high == 2.0
     assert grpo_arguments(M3Config(algorithm="dapo"), work).epsilon_high is None
+    gspo = grpo_arguments(M3Config(algorithm="gspo", loss={"epsilon": 3e-4, "epsilon_high": 4e-4}), work)
+    assert (gspo.loss_type, gspo.importance_sampling_level, gspo.epsilon, gspo.epsilon_high) == ("grpo", "sequence", 3e-4, 4e-4)
     assert grpo_arguments(M3Config(algorithm="grpo", beta=0.1), work).use_bias_correction_kl is False
 
 

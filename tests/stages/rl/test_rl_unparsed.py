@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from safework_cli.core.stage import Inputs, Plan
 from safework_cli.data.row import Message, Row
@@ -10,19 +11,20 @@ from safework_cli.verifiers.contract import UNPARSED, Verdict
 from safework_cli.verifiers.rules import registry
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage
-from safework_rl.measures import round_measures
-from safework_rl.rollout import Round, Sample
+from safework_rl.measures import step_measures
 from safework_rl.routing import check_routes
+from safework_rl.step import Batch, Trajectory
 
 
 def test_unread_replies_are_a_measure_of_their_own():
-    def sample(*labels: str) -> Sample:
+    def sample(*labels: str) -> Trajectory:
         verdicts = {f"v{i}": Verdict(float(label == "correct"), label) for i, label in enumerate(labels)}
-        return Sample(0, [1], [2], [1], [0.0], "r", reward=0.0, correct=False, verdicts=verdicts)
+        return Trajectory(0, [1], [2], [1], [0.0], "r", reward=0.0, correct=False, verdicts=verdicts)
 
     drawn = [[sample("correct"), sample("wrong"), sample(UNPARSED, "ok"), sample("ok", UNPARSED)]]
-    made = Round(drawn=drawn, kept=drawn, attempts=1, replaced=0)
-    assert round_measures(made, [Row("r", "knowledge", [Message(role="user", content="q")])])["unparsed"] == 0.5
+    ids_BT = torch.ones(4, 1, dtype=torch.long)
+    batch = Batch(0, drawn, drawn, 1, 0, ids_BT, ids_BT, ids_BT, ids_BT, ids_BT, ids_BT.float(), torch.zeros(4), ids_BT[:, 0], {})
+    assert step_measures(batch, [Row("r", "knowledge", [Message(role="user", content="q")])])["unparsed"] == 0.5
 
 
 @pytest.mark.parametrize(

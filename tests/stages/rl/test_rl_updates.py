@@ -13,8 +13,9 @@ from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.models.load import load_model
-from safework_rl import trl_adapter as trainer_module
+from safework_rl import trl_adapter
 from safework_rl.config import RlConfig
+from safework_rl.losses import cpgd
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
 from safework_rl.trl_adapter import LadderTrainer, gap_limit
@@ -58,7 +59,7 @@ def test_the_constants_act_on_a_rollout_of_four_updates(run):
     assert all(step["cpgd/drift"] > 1e-6 for step in steps[1:])
     assert all(step["engine/logprob_gap"] < 1e-5 for step in steps), "old log-probabilities are those of the policy that sampled"
     assert outcome.metrics["updates"] == 4 and not outcome.notes
-    wild, other, _, _ = run(cpgd=WILD)
+    wild, other, _, _ = run(loss=WILD)
     assert other[0]["reward"] == steps[0]["reward"], "the same rollout"
     assert not same(usual, wild)
     assert max(step["cpgd/clip_share"] for step in other[1:]) > max(step["cpgd/clip_share"] for step in steps[1:])
@@ -68,10 +69,10 @@ def test_the_constants_act_on_a_rollout_of_four_updates(run):
 def test_on_one_update_a_rollout_they_do_not_and_the_run_says_so(run, tiny_artifact, toy_data, rewards):
     one = {"steps_per_generation": 1}
     usual, steps, outcome, work = run(**one)
-    wild, _, _, _ = run(cpgd=WILD, **one)
+    wild, _, _, _ = run(loss=WILD, **one)
     assert same(usual, wild) and all("reward" in step for step in steps)
-    assert ["cpgd.epsilon, tight, drift_coef and drift_cap act on nothing" in note for note in outcome.notes] == [True]
-    assert "act on nothing" in (work.path / "events.jsonl").read_text()
+    assert ["loss.epsilon, tight, drift_coef and drift_cap have no effect" in note for note in outcome.notes] == [True]
+    assert "have no effect" in (work.path / "events.jsonl").read_text()
     inputs = Inputs({"model": tiny_artifact, "data": toy_data, "verifiers": {"judge": tiny_artifact}})
     said = [line for line in m3.plan(M3Config(**(SMALL | rewards | one)), inputs).lines if line.startswith("warning: ")]
     assert len(said) == 1 and "one update per rollout" in said[0]
@@ -83,13 +84,13 @@ def test_on_one_update_a_rollout_they_do_not_and_the_run_says_so(run, tiny_artif
 @pytest.mark.parametrize(("max_steps", "used"), [(4, 4), (6, 6), (3, 3)])
 def test_the_last_rollout_samples_what_is_trained_on(run, monkeypatch, max_steps, used):
     seen = []
-    original = LadderTrainer._generate_and_score_completions
+    original = trl_adapter.step
 
-    def noted(self, inputs):
-        seen.append(len(inputs) // 4)
-        return original(self, inputs)
+    def noted(engine, prompts, number, run):
+        seen.append(len(prompts))
+        return original(engine, prompts, number, run)
 
-    monkeypatch.setattr(LadderTrainer, "_generate_and_score_completions", noted)
+    monkeypatch.setattr(trl_adapter, "step", noted)
     _, steps, _, _ = run(max_steps=max_steps)
     assert sum(seen) == used and len(steps) == max_steps
     assert M3Config(**(SMALL | {"max_steps": max_steps})).prompts_used == used
@@ -106,13 +107,13 @@ def test_a_cut_last_rollout_weighs_its_tokens_as_a_whole_one(run, algorithm):
 def test_each_update_is_the_mean_over_its_own_groups(run, monkeypatch):
     """The denominator of a token is its group's tokens times the groups of an update, not of the rollout."""
     seen = []
-    original = trainer_module.cpgd_loss
+    original = cpgd.cpgd_loss
 
     def noted(logp, old, advantage, mask, denominator, **more):
         seen.append((mask.sum().item(), denominator.tolist(), old is logp))
         return original(logp, old, advantage, mask, denominator, **more)
 
-    monkeypatch.setattr(trainer_module, "cpgd_loss", noted)
+    monkeypatch.setattr(cpgd, "cpgd_loss", noted)
     run(per_device_train_batch_size=2, gradient_accumulation_steps=4, steps_per_generation=8, max_steps=2)
     assert len(seen) == 8
     for first in range(0, 8, 2):  # two passes of two replies make a group of four; two groups an update
@@ -124,17 +125,17 @@ def test_each_update_is_the_mean_over_its_own_groups(run, monkeypatch):
 def test_stopped_within_a_rollout_and_run_again_gives_the_same_bits(run, tmp_path, monkeypatch, settings):
     settings = {"max_steps": 7, "lr_scheduler_type": "cosine"} | settings
     whole, steps, _, _ = run(**settings)
-    original, stop = LadderTrainer._compute_loss, StopRequest()
+    original, stop = LadderTrainer.compute_loss, StopRequest()
 
-    def stopping(self, model, inputs):
+    def stopping(self, model, inputs, *more, **options):
         if self.state.global_step == 5:  # the second update of the second rollout
             stop.requested = signal.SIGTERM
-        return original(self, model, inputs)
+        return original(self, model, inputs, *more, **options)
 
-    monkeypatch.setattr(LadderTrainer, "_compute_loss", stopping)
+    monkeypatch.setattr(LadderTrainer, "compute_loss", stopping)
     with pytest.raises(RunAgain):
         run(folder=tmp_path / "parts", stop=stop, **settings)
-    monkeypatch.setattr(LadderTrainer, "_compute_loss", original)
+    monkeypatch.setattr(LadderTrainer, "compute_loss", original)
     again, resumed, _, work = run(folder=tmp_path / "parts", **settings)
     assert "resumed at step 6 of 7" in (work.path / "events.jsonl").read_text()
     assert same(whole, again)

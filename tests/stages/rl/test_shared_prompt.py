@@ -99,7 +99,7 @@ def agree(model, tensors, expected, output):
     assert sum(gradient.norm() > 1e-3 * largest for gradient in expected_gradients.values()) > 5
 
 
-def picture(width, height, colour):
+def image(width, height, colour):
     import io
 
     from PIL import Image
@@ -109,10 +109,10 @@ def picture(width, height, colour):
     return {"bytes": content.getvalue(), "path": None}
 
 
-def pictured_prompts(processor):
-    """Ids and vision of three prompts: one picture, none, two pictures of unequal size."""
-    two = [picture(28, 28, 5), picture(28, 60, 7)]
-    asked = [("What is <image> here?", [picture(50, 30, 3)]), ("And without one?", []), ("<image> or <image>, rather?", two)]
+def image_prompts(processor):
+    """Ids and vision of three prompts: one image, none, two images of unequal size."""
+    two = [image(28, 28, 5), image(28, 60, 7)]
+    asked = [("What is <image> here?", [image(50, 30, 3)]), ("And without one?", []), ("<image> or <image>, rather?", two)]
     found = []
     for text, images in asked:
         if images:
@@ -142,7 +142,7 @@ def seeing(request, tiny_model):
     import tiny_vision
 
     model, processor = getattr(tiny_vision, request.param)(tiny_model)
-    return model, (qwen_prompts if request.param == "qwen2_5_vl" else pictured_prompts)(processor)
+    return model, (qwen_prompts if request.param == "qwen2_5_vl" else image_prompts)(processor)
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -164,8 +164,8 @@ def test_a_model_that_sees_agrees_too(seeing, lora, passes):
     agree(model, tensors, plain(model, *tensors, **collate(visions, lengths, width, 9)), group_logps(model, numbers, *tensors, visions))
 
 
-def test_a_picture_is_generated_from_as_by_transformers(seeing):
-    """Greedy tokens of a group behind each prompt; other pictures under the same words give other tokens."""
+def test_tokens_after_an_image_are_those_of_transformers(seeing):
+    """Greedy tokens of a group after each prompt; other images under the same words give other tokens."""
     model, prompts = seeing
     order = [0, 1, 2, 0, 2, 0]
     decoder = Decoder(model.eval(), None, [999], 0)
@@ -215,8 +215,8 @@ def test_a_batch_wider_than_its_rows_costs_nothing_more(monkeypatch):
     assert not found[:, 11:].any()
 
 
-def test_a_reply_asks_for_no_picture(seeing, tiny_model):
-    """The token that stands for a picture is never sampled, however much the model wants to."""
+def test_image_placeholders_are_never_sampled(seeing, tiny_model):
+    """The placeholder token of an image is never sampled, however much the model wants to."""
     model, prompts = seeing
     barred, tokenizer = placeholders(model), load_tokenizer(tiny_model)
     assert barred

@@ -1,4 +1,4 @@
-"""Rounds of sampling: groups that teach nothing are sampled again, and the numbers are of what was drawn first."""
+"""Steps: groups without a signal are sampled again, and the numbers are of what was drawn first."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from safework_cli.verifiers.contract import Exchange, Verdict, judged
 from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
-from safework_rl.measures import round_measures
-from safework_rl.objectives import M3Objective
-from safework_rl.rewards import TaskRewards
-from safework_rl.rollout import Rollouts, flat
+from safework_rl.measures import step_measures
+from safework_rl.objectives import M3Objective, TaskRewards
+from safework_rl.step import StepContext, flat, step
 
 CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
 
 
-class Telling:
+class Counting:
     """The engine and the judge of one another: replies count up, and a row's text says which of them are right."""
 
-    name = "telling"
+    name = "counting"
 
     def __init__(self, tokenizer):
         self.tokenizer, self.asked, self.seeds = tokenizer, [], []
@@ -41,96 +40,95 @@ class Telling:
 
 
 @pytest.fixture
-def rounds(tiny_model):
+def steps(tiny_model):
     from safework_cli.models.load import load_tokenizer
 
     def make(words, refill=2, judge=None, **settings):
         rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
-        one = Telling(load_tokenizer(tiny_model))
-        verifiers = {"telling": judge or one, "format": rule_verifier("format")}
-        rewards = TaskRewards({"general": {"telling": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
+        one = Counting(load_tokenizer(tiny_model))
+        verifiers = {"counting": judge or one, "format": rule_verifier("format")}
+        rewards = TaskRewards({"general": {"counting": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
         config = CONFIG.model_copy(update=settings)
         plan = Curriculum(rows, [(["general"], 1.0)], 8, 2, {}, 0)
 
         def encode(row):
             return [1, 2], None
 
-        return Rollouts(config, M3Objective(rewards, "std", True), rows, plan, lambda: one, encode, refill=refill), one, rows
+        return StepContext(config, M3Objective(rewards, "std", True), rows, plan, encode, refill=refill), one, rows
 
     return make
 
 
-def test_a_group_that_teaches_nothing_gives_way_to_one_that_does(rounds):
-    rollouts, engine, rows = rounds(["always", "mixed", "mixed", "mixed"])
-    made = rollouts.round(0, [0, 1])
-    assert engine.asked == [4, 2] and (made.attempts, made.replaced) == (2, 1)
-    assert [group[0].row for group in made.drawn] == [0, 1]
-    assert made.kept[0][0].row in (2, 3) and made.kept[1] is made.drawn[1]
-    assert [sample.correct for sample in flat(made.kept)] == [False, True, False, True]
-    measures = round_measures(made, rows)
+def test_a_group_without_a_signal_is_replaced_by_one_with_a_signal(steps):
+    run, engine, rows = steps(["always", "mixed", "mixed", "mixed"])
+    batch = step(engine, [0, 1], 0, run)
+    assert engine.asked == [4, 2] and (batch.attempts, batch.replaced) == (2, 1)
+    assert [group[0].row for group in batch.drawn] == [0, 1]
+    assert batch.kept[0][0].row in (2, 3) and batch.kept[1] is batch.drawn[1]
+    assert [sample.correct for sample in flat(batch.kept)] == [False, True, False, True]
+    measures = step_measures(batch, rows)
     assert measures["correct"] == 0.75 and measures["reward"] == 0.75, "of what was drawn, not of what was chosen"
     assert measures["groups/zero_variance"] == 0.5 and measures["groups/replaced"] == 1
-    assert measures["verifier/general/telling/std"] == pytest.approx(0.4330127)
+    assert measures["verifier/general/counting/std"] == pytest.approx(0.4330127)
     assert measures["completions/mean_length"] == 3.5
 
 
-def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(rounds):
-    rollouts, engine, _ = rounds(["always", "never", *["always"] * 20], refill=3)
-    made = rollouts.round(0, [0, 1])
-    assert engine.asked == [4, 4, 4, 4] and made.replaced == 0 and made.kept == made.drawn
-    rollouts, engine, _ = rounds(["always", "never"], refill=3)
-    assert rollouts.round(0, [0, 1]).attempts == 1
-    rollouts, engine, _ = rounds(["always", "mixed", "mixed"], refill=0)
-    assert rollouts.round(0, [0, 1]).attempts == 1 and engine.asked == [4]
+def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(steps):
+    run, engine, _ = steps(["always", "never", *["always"] * 20], refill=3)
+    batch = step(engine, [0, 1], 0, run)
+    assert engine.asked == [4, 4, 4, 4] and batch.replaced == 0 and batch.kept == batch.drawn
+    run, engine, _ = steps(["always", "never"], refill=3)
+    assert step(engine, [0, 1], 0, run).attempts == 1
+    run, engine, _ = steps(["always", "mixed", "mixed"], refill=0)
+    assert step(engine, [0, 1], 0, run).attempts == 1 and engine.asked == [4]
 
 
-def test_one_unscorable_spare_does_not_stop_the_step(rounds):
+def test_one_unscorable_spare_does_not_stop_the_step(steps):
     """Of the replies that replace others, those of a group that could not be scored whole are left aside."""
 
-    class Failing(Telling):
+    class Failing(Counting):
         def judge(self, exchanges):
             known = super().judge
             return [Verdict(None, error="no") if e.question == "broken" and e.final == "1" else known([e])[0] for e in exchanges]
 
-    rollouts, engine, _ = rounds(["always", "mixed", "broken"], judge=Failing(None), max_unscorable=0.0)
-    made = rollouts.round(0, [0, 1])
-    assert engine.asked == [4, 2] and made.replaced == 0 and [group[0].row for group in made.kept] == [0, 1]
+    run, engine, _ = steps(["always", "mixed", "broken"], judge=Failing(None), max_unscorable=0.0)
+    batch = step(engine, [0, 1], 0, run)
+    assert engine.asked == [4, 2] and batch.replaced == 0 and [group[0].row for group in batch.kept] == [0, 1]
 
 
-def test_a_long_reply_pays_before_its_group_is_compared(rounds):
-    rollouts, _, _ = rounds(["always"], max_completion_length=4, overlong=CONFIG.overlong.model_copy(update={"buffer": 2, "factor": 0.4}))
-    assert [sample.reward for sample in rollouts.round(0, [0]).drawn[0]] == pytest.approx([0.8, 0.6])
+def test_a_long_reply_pays_before_its_group_is_compared(steps):
+    run, engine, _ = steps(["always"], max_completion_length=4, overlong=CONFIG.overlong.model_copy(update={"buffer": 2, "factor": 0.4}))
+    assert [sample.reward for sample in step(engine, [0], 0, run).drawn[0]] == pytest.approx([0.8, 0.6])
 
 
-def test_each_round_and_attempt_has_draws_of_its_own_and_the_same_ones_again(rounds):
+def test_each_round_and_attempt_has_draws_of_its_own_and_the_same_ones_again(steps):
     words = ["always", "never", *["always"] * 20]
-    rollouts, engine, _ = rounds(words)
-    rollouts.round(0, [0, 1])
-    rollouts.round(1, [2, 3])
+    run, engine, _ = steps(words)
+    step(engine, [0, 1], 0, run)
+    step(engine, [2, 3], 1, run)
     assert len(engine.seeds) == 6 and len(set(engine.seeds)) == 6, "three attempts in each of two rounds"
-    again, other, _ = rounds(words)
-    again.round(1, [2, 3])
+    again, other, _ = steps(words)
+    step(other, [2, 3], 1, again)
     assert other.seeds == engine.seeds[3:], "whatever was drawn before"
-    seeded, third, _ = rounds(words, seed=1)
-    seeded.round(1, [2, 3])
+    seeded, third, _ = steps(words, seed=1)
+    step(third, [2, 3], 1, seeded)
     assert not set(third.seeds) & set(engine.seeds)
 
 
-def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(rounds, monkeypatch):
-    """The limit is the context's, so the penalty is over all tokens behind the prompt; the length that is reported is the policy's own."""
+def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(steps, monkeypatch):
+    """The limit is the context's, so the penalty is over all tokens after the prompt; the length that is reported is the policy's own."""
     from safework_cli.environments.search.runner import Transcript
-    from safework_rl import rollout
 
     def episodes(engine, index, prompts, limits, sampling):
         read = Transcript([1, 2], [], token_ids=[5] * 8, mask=[1, 1, 0, 0, 0, 0, 1, 1], logprobs=[0.0] * 8, answer="1", ending="answered")
         short = Transcript([1, 2], [], token_ids=[5] * 4, mask=[1] * 4, logprobs=[0.0] * 4, answer="1", ending="answered")
         return [read, short]
 
-    monkeypatch.setattr(rollout, "run_episodes", episodes)
-    monkeypatch.setattr(rollout, "_exchange_text", lambda transcript: "<think>t</think>1")
-    rollouts, _, _ = rounds(["always"], max_completion_length=10, overlong=CONFIG.overlong.model_copy(update={"buffer": 4, "factor": 1.0}))
-    rollouts._search = (None, None)
-    (group,) = rollouts.round(0, [0]).drawn
+    monkeypatch.setattr("safework_rl.step.run_episodes", episodes)
+    monkeypatch.setattr("safework_rl.step.exchange_text", lambda transcript: "<think>t</think>1")
+    run, engine, _ = steps(["always"], max_completion_length=10, overlong=CONFIG.overlong.model_copy(update={"buffer": 4, "factor": 1.0}))
+    run.search = (None, None)
+    (group,) = step(engine, [0], 0, run).drawn
     assert [sample.length for sample in group] == [4, 4]
     assert [sample.reward for sample in group] == pytest.approx([0.5, 1.0])
 
@@ -158,14 +156,15 @@ EXCHANGES = [Exchange([], f"<think>t</think>{i}") for i in range(3)]
 
 
 @pytest.mark.parametrize(
-    ("what", "why"), [("nan", "ValueError: score nan"), ("raise", "ZeroDivisionError: no words"), ("none", "NoneType, which is no verdict")]
+    ("what", "why"),
+    [("nan", "ValueError: score nan"), ("raise", "ZeroDivisionError: no words"), ("none", "which is not a verdict")],
 )
 def test_one_bad_row_does_not_cost_its_neighbours_their_verdicts(what, why):
     verdicts = judged(Misbehaving("1", what), EXCHANGES)
     assert [v.score for v in verdicts] == [1.0, None, 1.0] and why in verdicts[1].error
 
 
-def test_verdicts_that_cannot_be_told_apart_are_refused():
+def test_too_few_verdicts_are_refused():
     class Short:
         name = "short"
 
@@ -176,11 +175,11 @@ def test_verdicts_that_cannot_be_told_apart_are_refused():
         judged(Short(), EXCHANGES)
 
 
-def test_unscorable_replies_are_left_out_up_to_a_limit(rounds):
-    rollouts, _, rows = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.5)
-    made = rollouts.round(0, [0, 1])
-    measures = round_measures(made, rows)
+def test_unscorable_replies_are_left_out_up_to_a_limit(steps):
+    run, engine, rows = steps(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.5)
+    batch = step(engine, [0, 1], 0, run)
+    measures = step_measures(batch, rows)
     assert measures["unscorable"] == 0.5 and measures["correct"] == 1.0, "what could not be scored is neither right nor wrong"
-    rollouts, _, _ = rounds(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
-    with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'telling': ZeroDivisionError: no words"):
-        rollouts.round(0, [0, 1])
+    run, engine, _ = steps(["mixed", "mixed"], judge=Misbehaving("1", "raise"), max_unscorable=0.4)
+    with pytest.raises(TooManyFailed, match=r"2 of 4 replies .*'counting': ZeroDivisionError: no words"):
+        step(engine, [0, 1], 0, run)

@@ -1,4 +1,4 @@
-"""Watches a run's numbers: says what they hint at, and stops a run that has learnt nothing for long."""
+"""Monitors a run's numbers: reports hints, and stops a run that has had no gradient for many steps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.measures import learns
 
 LOOKED_BACK = 20 * WINDOW
-"""Rollouts that hints are sought in, beside the first ones: a run of many thousands is not read again at every step."""
+"""Newest rollouts that hints are computed from, in addition to the first ones: not all of thousands are read at every step."""
 ROLLOUT = "groups/attempts"
 """A number that only the first update of a rollout has."""
 
 
-class Watch(TrainerCallback):
-    """Each kind of hint is given once.
+class Monitor(TrainerCallback):
+    """Reports each kind of hint once.
 
     Args:
         max_idle: steps in a row without any gradient after which the run stops.
@@ -29,12 +29,12 @@ class Watch(TrainerCallback):
     def __init__(self, work: WorkDir, max_idle: int):
         self._work, self._max_idle = work, max_idle
         self._history: list[dict[str, float]] = []
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Takes in what was before a resume."""
+        """Reads the numbers from before a resume."""
         self._history = [step for step in read_metrics(self._work.progress.metrics_path) if step["step"] <= state.global_step]
-        self._said = set(hints([step for step in self._history if ROLLOUT in step]))
+        self._reported = set(hints([step for step in self._history if ROLLOUT in step]))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -43,15 +43,15 @@ class Watch(TrainerCallback):
             return
         self._history.append({name: float(value) for name, value in logs.items() if isinstance(value, (int, float))})
         rollouts = [step for step in self._history if ROLLOUT in step]  # the other updates have no numbers of replies
-        looked_at = rollouts if len(rollouts) <= LOOKED_BACK else rollouts[:WINDOW] + rollouts[-LOOKED_BACK:]
-        for kind, text in hints(looked_at).items():
-            if kind not in self._said:
-                self._said.add(kind)
+        recent = rollouts if len(rollouts) <= LOOKED_BACK else rollouts[:WINDOW] + rollouts[-LOOKED_BACK:]
+        for kind, text in hints(recent).items():
+            if kind not in self._reported:
+                self._reported.add(kind)
                 self._work.progress.note(f"hint: {text}")
         idle = sum(1 for _ in takewhile(lambda step: not learns(step), reversed(self._history)))
         if idle >= self._max_idle:
-            begun = max((i for i, step in enumerate(self._history[:-idle]) if ROLLOUT in step), default=-idle)
-            since = self._history[begun:] if ROLLOUT not in self._history[-idle] else self._history[-idle:]
+            start = max((i for i, step in enumerate(self._history[:-idle]) if ROLLOUT in step), default=-idle)
+            since = self._history[start:] if ROLLOUT not in self._history[-idle] else self._history[-idle:]
             raise SafeworkError(
                 f"no step had a gradient for {idle} steps: {why_idle(since)}",
                 "more steps of that kind cost time and have no effect (max_idle_steps)",

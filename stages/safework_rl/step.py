@@ -1,0 +1,266 @@
+"""One step of reinforcement learning, without a trainer: sample → judge → replace groups without a signal → advantages → masks.
+
+``step`` is the whole of it, in order; what it calls is below it. Replacing groups is dynamic sampling (DAPO, arXiv 2503.14476): without
+it, prompts that are always right or always wrong shrink the batch that the gradient is taken over. Here a group has no signal where it is
+all right or all wrong in its task, whatever its summed rewards are.
+
+Shapes: N groups of G completions, B = N·G rows; P prompt tokens (left-padded), T completion tokens (right-padded).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from safework_cli.core.errors import TooManyFailed
+from safework_cli.data.row import Row
+from safework_cli.engines.protocol import Sampling, TokenEngine, derived_seed
+from safework_cli.environments.search.index import SearchIndex
+from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
+from safework_cli.models.vision import Vision
+from safework_cli.verifiers.contract import Verdict
+from safework_rl.config import RlConfig
+from safework_rl.curriculum import Curriculum
+from safework_rl.objectives import Objective, overlong_penalty
+
+
+@dataclass(slots=True)
+class StepContext:
+    """What all steps of a run share.
+
+    Attributes:
+        rows: of the run; completions name theirs by its position.
+        curriculum: where replacement prompts come from.
+        encode: row → token ids of its prompt, and the vision inputs of its images.
+        search: index and limits, where completions are search episodes.
+        refill: attempts to replace groups without a signal; 0 leaves them, without an advantage.
+    """
+
+    config: RlConfig
+    objective: Objective
+    rows: Sequence[Row]
+    curriculum: Curriculum
+    encode: Callable[[Row], tuple[list[int], Vision | None]]
+    search: tuple[SearchIndex, EpisodeLimits] | None = None
+    refill: int = 0
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """A completion and what it earned.
+
+    Attributes:
+        row: the prompt, as a position among the run's rows.
+        prompt_ids, token_ids: as the model read and sampled them; for an episode, retrieved text is among ``token_ids``.
+        mask: 1 on tokens that the policy sampled; logprobs: their log-probabilities, 0.0 where mask is 0. (T,) each.
+        reply: the text that is judged and shown; an episode's whole exchange.
+        vision: the vision inputs of the prompt's images; one object for the group.
+        transcript: of an episode.
+        reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply.
+        correct: see ``objectives.Scored``.
+        truncated: it did not end by itself.
+    """
+
+    row: int
+    prompt_ids: list[int]
+    token_ids: list[int]
+    mask: list[int]
+    logprobs: list[float]
+    reply: str
+    vision: Vision | None = None
+    transcript: Transcript | None = None
+    reward: float = math.nan
+    correct: bool | None = None
+    truncated: bool = False
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """Sampled tokens."""
+        return sum(self.mask)
+
+
+Group = list[Trajectory]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a step made.
+
+    Attributes:
+        number: of the step, from 0.
+        drawn: a group for each prompt that the curriculum named: what the policy does, unselected. Measures are taken from it.
+        kept: the same with groups without a signal replaced, as far as others were found: what is trained on, and what the tensors hold.
+        attempts: how often was sampled.
+        replaced: groups that were.
+        prompt_ids_BP, prompt_mask_BP, completion_ids_BT, completion_mask_BT: token ids, and 1 where one is.
+        loss_mask_BT: 1 on the tokens that the policy sampled: neither padding nor retrieved text. Losses and lengths count only these.
+        sampled_logp_BT: log-probabilities as the engine sampled; 0 where ``loss_mask_BT`` is.
+        advantage_B: of the objective.
+        group_tokens_B: sampled tokens of the row's whole group.
+        numbers: the objective's own.
+    """
+
+    number: int
+    drawn: list[Group]
+    kept: list[Group]
+    attempts: int
+    replaced: int
+    prompt_ids_BP: torch.Tensor
+    prompt_mask_BP: torch.Tensor
+    completion_ids_BT: torch.Tensor
+    completion_mask_BT: torch.Tensor
+    loss_mask_BT: torch.Tensor
+    sampled_logp_BT: torch.Tensor
+    advantage_B: torch.Tensor
+    group_tokens_B: torch.Tensor
+    numbers: dict[str, float]
+
+
+def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepContext) -> Batch:
+    """Samples a group of completions for each prompt, judges them, and makes the batch that the policy is trained on.
+
+    What is drawn depends on the run's seed, the step's number, the attempt, the prompt and the completion's number in its group, so a
+    resumed run draws what the uninterrupted one would have drawn.
+
+    Args:
+        engine: over the policy as it is now.
+        prompts: positions of rows.
+        number: of the step, from 0: which replacements it may take, and its draws.
+
+    Raises:
+        TooManyFailed: more replies could not be scored than ``max_unscorable`` accepts.
+    """
+    drawn = judge(sample(engine, prompts, number, 0, run), run)
+    refuse_unscorable(flat(drawn), run.config.max_unscorable)
+    kept, attempts = refill(engine, drawn, prompts, number, run)
+
+    reward_NG = torch.tensor([[t.reward for t in group] for group in kept])
+    correct_NG = correctness(kept)
+    length_NG = torch.tensor([[t.length for t in group] for group in kept])
+    advantage_NG = run.objective.advantages(reward_NG, length_NG, correct_NG)
+    numbers = run.objective.finish_step()
+
+    trajectories = flat(kept)
+    prompt_ids_BP, prompt_mask_BP = padded([t.prompt_ids for t in trajectories], engine.tokenizer.pad_token_id, "left")
+    completion_ids_BT, completion_mask_BT = padded([t.token_ids for t in trajectories], engine.tokenizer.pad_token_id, "right")
+    return Batch(
+        number=number,
+        drawn=drawn,
+        kept=kept,
+        attempts=attempts,
+        replaced=sum(old is not new for old, new in zip(drawn, kept, strict=True)),
+        prompt_ids_BP=prompt_ids_BP,
+        prompt_mask_BP=prompt_mask_BP,
+        completion_ids_BT=completion_ids_BT,
+        completion_mask_BT=completion_mask_BT,
+        loss_mask_BT=pad_sequence([torch.tensor(t.mask, dtype=torch.long) for t in trajectories], batch_first=True),
+        sampled_logp_BT=pad_sequence([torch.tensor(t.logprobs, dtype=torch.float32) for t in trajectories], batch_first=True),
+        advantage_B=advantage_NG.flatten(),
+        group_tokens_B=length_NG.sum(1).repeat_interleave(length_NG.shape[1]),
+        numbers=numbers,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------- parts of a step
+
+
+def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: int, run: StepContext) -> list[Group]:
+    """A group of completions, or of search episodes, for each prompt."""
+    config, size = run.config, run.config.num_generations
+    rows = [row for row in prompts for _ in range(size)]
+    seed = derived_seed(config.seed, "rollout", number, attempt)
+    # log-probabilities at the sampling temperature: that is the distribution which is trained
+    sampling = Sampling(config.max_completion_length, config.temperature, seed=seed, logprobs_at=config.temperature)
+    if run.search is not None:
+        index, limits = run.search
+        transcripts = run_episodes(engine, index, [run.rows[row].prompt for row in rows], limits, sampling)
+        trajectories = [
+            Trajectory(row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, exchange_text(t), transcript=t, truncated=t.ending != "answered")
+            for row, t in zip(rows, transcripts, strict=True)
+        ]
+    else:
+        encoded = {row: run.encode(run.rows[row]) for row in prompts}
+        completions = engine.generate_ids([encoded[row][0] for row in rows], sampling, visions=[encoded[row][1] for row in rows])
+        trajectories = [
+            Trajectory(
+                row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, encoded[row][1],
+                truncated=c.finish_reason == "length",
+            )
+            for row, (c,) in zip(rows, completions, strict=True)
+        ]  # fmt: skip
+    return [trajectories[start : start + size] for start in range(0, len(trajectories), size)]
+
+
+def judge(groups: list[Group], run: StepContext) -> list[Group]:
+    """Fills in rewards, correctness and verdicts; returns the groups."""
+    trajectories = flat(groups)
+    transcripts = [transcript for t in trajectories if (transcript := t.transcript) is not None]
+    scored = run.objective.score([run.rows[t.row] for t in trajectories], [t.reply for t in trajectories], transcripts or None)
+    length_B = torch.tensor([len(t.token_ids) for t in trajectories])  # retrieved text counts towards the limit
+    overlong = run.config.overlong
+    penalty_B = overlong_penalty(length_B, run.config.max_completion_length, overlong.buffer, overlong.factor)
+    for i, (t, penalty) in enumerate(zip(trajectories, penalty_B.tolist(), strict=True)):
+        t.reward, t.correct, t.verdicts = scored.reward[i] + penalty, scored.correct[i], scored.verdicts[i]
+    return groups
+
+
+def refuse_unscorable(trajectories: Sequence[Trajectory], share: float) -> None:
+    """Raises TooManyFailed where more than this share of the replies has no score."""
+    failed = [t for t in trajectories if math.isnan(t.reward)]
+    if len(failed) > share * len(trajectories):
+        name, error = next((name, v.error) for name, v in failed[0].verdicts.items() if v.error)
+        raise TooManyFailed(
+            f"{len(failed)} of {len(trajectories)} replies of a step could not be scored (verifier '{name}': {error})",
+            f"max_unscorable accepts {share:.0%}; training on the rest would be training on something else",
+            "fix the verifier or the rows; the same command then resumes from the last checkpoint",
+        )
+
+
+def refill(engine: TokenEngine, drawn: list[Group], prompts: Sequence[int], number: int, run: StepContext) -> tuple[list[Group], int]:
+    """Replaces groups without a signal by groups of other prompts, as far as attempts and prompts last. Returns the groups, and how
+    often was sampled, the first time included."""
+    kept, taken, attempts = list(drawn), set(prompts), 1
+    while attempts <= run.refill and (places := without_signal(kept, run)):
+        spares = run.curriculum.spares(number, attempts, places, taken)
+        if not spares:
+            break
+        taken.update(spares)
+        fresh = judge(sample(engine, spares, number, attempts, run), run)
+        useless = {*without_signal(fresh, run), *(i for i, group in enumerate(fresh) if any(r.correct is None for r in group))}
+        for place, group in zip(places, (g for i, g in enumerate(fresh) if i not in useless), strict=False):
+            kept[place] = group
+        attempts += 1
+    return kept, attempts
+
+
+def without_signal(groups: list[Group], run: StepContext) -> list[int]:
+    """Places of the groups that the objective does not want."""
+    return [place for place, wanted in enumerate(run.objective.wanted(correctness(groups)).tolist()) if not wanted]
+
+
+def correctness(groups: list[Group]) -> torch.Tensor:
+    """1, 0, or NaN for a reply that could not be scored, (N, G)."""
+    return torch.tensor([[math.nan if r.correct is None else float(r.correct) for r in group] for group in groups])
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids as one tensor, and its mask: 1 where there is a token."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    ids = pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
+    return ids, pad_sequence([torch.ones_like(tensor) for tensor in tensors], batch_first=True, padding_side=side)
+
+
+def flat(groups: Sequence[Group]) -> list[Trajectory]:
+    """The completions of groups, in order."""
+    return list(chain.from_iterable(groups))
+
+
+def exchange_text(transcript: Transcript) -> str:
+    """An episode as text, without its first message."""
+    return "\n".join(f"[{message['role']}] {message['content']}" for message in transcript.messages[1:])
