@@ -10,7 +10,7 @@ from safework_cli.data.suites import SUITES, TRAINING_SETS
 from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.rules import rule_for, rule_verifier
 
-SETS = SUITES | TRAINING_SETS
+SETS = dict(SUITES) | TRAINING_SETS
 COMPARED = ("choice", "math", "exact", "contains")
 
 

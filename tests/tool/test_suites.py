@@ -76,7 +76,7 @@ def test_shuffled_is_a_permutation_fixed_by_its_key() -> None:
 
 
 def test_an_unknown_suite_names_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no suite 'harmbench_test'; did you mean 'harmbench-test'") as caught:
+    with pytest.raises(ConfigError, match="no suite 'harmbench_test'; did you mean 'harmbench-test'") as caught:
         load_suite("harmbench_test", tmp_path)
     assert "xstest-safe" in caught.value.why
 
@@ -190,3 +190,33 @@ def test_tables_that_no_rows_are_written_as_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=what):
             list(read_table(path))
     assert len(list(read_table(flat))) == 1
+
+
+def test_a_suite_of_another_package_is_one_line_of_registration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry point: the suite is listed and read by name, and an entry that is not a suite is refused."""
+    from safework_cli.core import registry
+
+    (tmp_path / "theirs.py").write_text(
+        "from safework_cli.data.row import Row\n"
+        "from safework_cli.data.suites import Suite\n"
+        "def read(suite, path):\n"
+        "    yield suite.row('1', [{'role': 'user', 'content': path.read_text()}], answer='4', meta={'answer_type': 'exact'})\n"
+        "sums = Suite('their-sums', 'sums', 'sums.txt', 'general', read, 'example.org', 'MIT')\n"
+    )
+    info = tmp_path / "theirs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[safework.suites]\ntheir-sums = theirs:sums\nother-name = theirs:sums\n")
+    (tmp_path / "sums.txt").write_text("2+2?")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.entries.cache_clear()
+    try:
+        assert "their-sums" in SUITES and len(SUITES) > 20
+        (row,) = load_suite("their-sums", tmp_path)
+        assert (row.id, row.split, row.answer) == ("their-sums/1", "test", "4")
+        with pytest.raises(ConfigError, match="theirs:sums is the suite 'their-sums'"):
+            load_suite("other-name", tmp_path)
+        with pytest.raises(ConfigError, match="did you mean 'their-sums'"):
+            load_suite("their-sum", tmp_path)
+    finally:
+        registry.entries.cache_clear()

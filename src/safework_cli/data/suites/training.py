@@ -14,8 +14,8 @@ from pathlib import Path
 
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.data.row import Image, Message, Row
+from safework_cli.data.suites.public import harmbench_prompt, virtue_parts
 from safework_cli.data.suites.readers import Columns, Record, evaluation_half, gsm8k_answer, render_choices, shuffled
-from safework_cli.data.suites.registry import harmbench_prompt, virtue_parts
 from safework_cli.data.suites.suite import Suite
 from safework_cli.data.suites.tables import read_table
 
