@@ -260,7 +260,7 @@ def test_a_model_that_is_not_whole_or_not_finite_is_not_saved(folder, tmp_path, 
 
     with monkeypatch.context() as patch:
         patch.setattr(type(model), "save_pretrained", loses_one)
-        with pytest.raises(SafeworkError, match="was not saved whole"):
+        with pytest.raises(SafeworkError, match="was not saved completely"):
             save_model(model, tokenizer, tmp_path / "lossy")
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")

@@ -124,6 +124,11 @@ class TokenEngine(Engine, Protocol):
     tokenizer: PreTrainedTokenizerBase
     stop_ids: list[int]
 
+    @property
+    def template_hash(self) -> str:
+        """Of the chat template."""
+        ...
+
     def generate_ids(
         self,
         prompts: Sequence[list[int]],

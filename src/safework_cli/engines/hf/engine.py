@@ -92,7 +92,7 @@ class HFEngine:
         return f"transformers/{str(self.model.dtype).removeprefix('torch.')}"
 
     @property
-    def template_hash(self) -> str | None:
+    def template_hash(self) -> str:
         """See ``Engine.template_hash``."""
         return template_hash(self.tokenizer)
 
