@@ -34,7 +34,7 @@ from safework_cli.models.load import (
 from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
 from safework_cli.training.evaluation import evaluation_during
-from safework_cli.training.loop import optimisation_of, run_training, training_arguments
+from safework_cli.training.loop import run_training, supervised_arguments
 from safework_sft.config import SftConfig
 from safework_sft.encode import EncodedRows, encode_rows, refuse_useless, tokens_before_reply
 from safework_sft.mixture import weighted_positions
@@ -93,16 +93,13 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
-    return training_arguments(
+    return supervised_arguments(
         TrlSftConfig,
+        config,
         work,
-        seed=config.seed,
-        save_steps=config.save_steps,
-        tracking=config.tracking,
         max_length=config.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
         eos_token=tokenizer.eos_token,
-        **optimisation_of(config),
     )
 
 

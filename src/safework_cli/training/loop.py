@@ -18,6 +18,7 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.load import pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
+from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.tracking import tracked, tracking_arguments
 
@@ -78,6 +79,12 @@ def optimisation_of(config: Any) -> dict[str, Any]:
     if hasattr(config, "bf16"):
         found["bf16"] = multiplies_in_bf16(config)
     return found | {"warmup_steps": warmup_share(config.warmup_ratio)}
+
+
+def supervised_arguments(kind: type[Arguments], config: SupervisedConfig, work: WorkDir, **settings: Any) -> Arguments:
+    """Trainer arguments of a stage that learns from given answers: its optimisation settings and trackers, with ``settings`` added."""
+    given = {"seed": config.seed, "save_steps": config.save_steps, "tracking": config.tracking}
+    return training_arguments(kind, work, **(given | optimisation_of(config) | settings))
 
 
 def warmup_share(ratio: float) -> float:

@@ -75,11 +75,11 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     (work.output / "rollouts").mkdir()
     write_rows(work.output / "rollouts" / "train.parquet", made)
     valued_ids = {row.id.rpartition("@")[0] for row in made}
-    without = {row.id for row in rows if row.id not in valued_ids}
+    has_value = [row.id in valued_ids for row in rows]
     return Outcome(
-        metrics=measured(made, [row.id not in without for row in rows]),
+        metrics=measured(made, has_value),
         seeds={"replies and continuations": f"seed={config.seed}, by row, prefix and number"},
-        failed_items=len(without),
+        failed_items=has_value.count(False),
         tolerated_items=int(config.max_failed * len(rows)),
     )
 
@@ -160,11 +160,11 @@ def by_room(prefixes: Sequence[Prefix], max_tokens: int) -> dict[int, list[int]]
     return rooms
 
 
-def measured(rows: Sequence[Row], valued: Sequence[bool]) -> dict[str, Any]:
+def measured(rows: Sequence[Row], has_value: list[bool]) -> dict[str, Any]:
     """Counts, and of each principle: its mean value, and how often a value is neither 0 nor 1, so that a step still matters.
 
     Args:
-        valued: of each prompt, whether one of its prefixes has a value.
+        has_value: of each prompt, whether one of its prefixes has a value.
     """
     principles: dict[str, Any] = {}
     for name in sorted({name for row in rows for name in row.meta["values"]}):
@@ -178,9 +178,9 @@ def measured(rows: Sequence[Row], valued: Sequence[bool]) -> dict[str, Any]:
             "undecided_interval": estimate([float(0 < v < 1) for v in values], groups).to_json()["interval"],
         }
     return {
-        "prompts": len(valued),
-        "without_value": len(valued) - sum(valued),
+        "prompts": len(has_value),
+        "without_value": has_value.count(False),
         "prefixes": len(rows),
-        "coverage": share_figure(valued),
+        "coverage": share_figure(has_value),
         "principles": principles,
     }

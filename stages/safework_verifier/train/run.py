@@ -16,7 +16,7 @@ from safework_cli.models.layers import keep_first_layers, lora_config, merged, t
 from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.models.vision import load_processor
 from safework_cli.training.after import after_training
-from safework_cli.training.loop import multiplies_in_bf16, optimisation_of, run_training, training_arguments
+from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -110,7 +110,7 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
         model = get_peft_model(model, adapters)
     trainer = LabelTrainer(
         model=model,
-        args=_arguments(config, work),
+        args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
         train_dataset=examples,
         processing_class=tokenizer,
         code_ids=code_token_ids(tokenizer, spec),
@@ -120,14 +120,3 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
     )
     state = run_training(trainer, work)
     return merged(trainer.model), state.global_step
-
-
-def _arguments(config: VerifierTrainConfig, work: WorkDir) -> TrainingArguments:
-    return training_arguments(
-        TrainingArguments,
-        work,
-        seed=config.seed,
-        save_steps=config.save_steps,
-        remove_unused_columns=False,
-        **optimisation_of(config),
-    )

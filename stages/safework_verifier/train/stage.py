@@ -15,6 +15,7 @@ from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
+from safework_cli.training.tracking import plan_tracking
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import REFUSALS
 from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt
@@ -56,7 +57,8 @@ class VerifierTrainStage(Stage):
                 f"cut_short_share={config.cut_short_share:g}: a {config.task} verifier has no label for refusals", "", "leave it out"
             )
         _estimate(plan, config, spec, parts, parameter_count(model.path), layers)
-        plan.lines = [
+        plan_tracking(plan, config.tracking)
+        plan.lines += [
             f"train {model.ref} to label {config.task} on {data.ref}: {len(parts.train)} rows",
             f"hold out {len(parts.calibration)} rows to fit the temperature and {len(parts.report)} to report, split by prompt",
             *(f"{name}: " + ", ".join(f"{label} {n}" for label, n in counts.items()) for name, counts in parts.counts(spec).items()),

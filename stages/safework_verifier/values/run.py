@@ -12,7 +12,7 @@ from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import train_top_layers
 from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.training.after import after_training
-from safework_cli.training.loop import optimisation_of, run_training, training_arguments
+from safework_cli.training.loop import run_training, supervised_arguments
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, save_heads
 from safework_verifier.values.card import card
 from safework_verifier.values.config import ValuesConfig
@@ -38,7 +38,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config)))
     trainer = ValueTrainer(
         model=WithHeads(backbone, heads),
-        args=_arguments(config, work),
+        args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
         train_dataset=examples,
         routing_weight=config.routing_weight,
         head_learning_rate=config.head_learning_rate,
@@ -67,14 +67,3 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     for note in made.notes:
         work.progress.warn(note)
     return made
-
-
-def _arguments(config: ValuesConfig, work: WorkDir) -> TrainingArguments:
-    return training_arguments(
-        TrainingArguments,
-        work,
-        seed=config.seed,
-        save_steps=config.save_steps,
-        remove_unused_columns=False,
-        **optimisation_of(config),
-    )

@@ -13,6 +13,7 @@ from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import training_rows
+from safework_cli.training.tracking import plan_tracking
 from safework_verifier.values.config import ValuesConfig
 from safework_verifier.values.prefixes import Prefixes, split_by_prompt, valued_rows
 
@@ -42,7 +43,8 @@ class ValuesStage(Stage):
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
-        plan.lines = [
+        plan_tracking(plan, config.tracking)
+        plan.lines += [
             f"train {model.ref} to value prefixes on {data.ref} by {', '.join(principles)}",
             f"{len(parts.train)} prefixes to train on, {len(parts.calibration)} for the temperatures, {len(parts.report)} reported",
         ]

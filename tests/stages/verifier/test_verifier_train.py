@@ -297,3 +297,14 @@ def test_a_verifier_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_
     work = make_work(tmp_path / "card")
     outcome = stage.run(config(max_steps=1, attack_rows=0), inputs, work)
     assert outcome.failed_items == 1 and outcome.metrics["accuracy"]["n"] and "the card failed after training" in outcome.notes[-1]
+
+
+def test_trackers_get_the_numbers_and_a_missing_one_is_refused(tmp_path, inputs, monkeypatch):
+    from safework_cli.training import tracking
+
+    (tmp_path / "runs").mkdir()
+    stage.run(config(max_steps=2, attack_rows=0, tracking=["tensorboard"]), inputs, make_work(tmp_path / "runs" / "w"))
+    assert list((tmp_path / "tracking" / "tensorboard").rglob("events.out.tfevents.*"))
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    (refusal,) = stage.plan(config(tracking=["wandb"]), inputs).refusals
+    assert refusal.what == "tracking names wandb, which is not installed"
