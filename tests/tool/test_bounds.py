@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from safework_cli.core.config import known_keys, resolve
+from safework_cli.core.config import resolve
+from safework_cli.core.config_errors import known_keys
 from safework_cli.core.errors import ConfigError
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.settings import StageConfig

@@ -11,7 +11,7 @@ import sys
 import pytest
 from filelock import FileLock
 
-from safework_cli.core import runs, runtime
+from safework_cli.core import record, runs
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import _result_settings, resolve
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain
@@ -226,7 +226,7 @@ def test_two_processes_on_the_same_run(stage, store):
     prepared = prepare(stage, resolve(stage, [], [], {}), store)
     folder = store.runs / f"note-{prepared.fingerprint[:16]}"
     folder.mkdir(parents=True)
-    with FileLock(folder / "lock"), pytest.raises(RunAgain, match="another process is running this very stage"):
+    with FileLock(folder / "lock"), pytest.raises(RunAgain, match="another process is running this stage"):
         execute(prepared, store, quiet=True)
     assert execute(prepared, store, quiet=True).artifact.ref == "generations/note@v1"
 
@@ -256,7 +256,7 @@ def test_the_name_asked_for_is_printed_whatever_else_was_made_of_it(stage, store
 
 def test_versions_order_what_clocks_do_not(stage, store, monkeypatch):
     run(stage, store)
-    monkeypatch.setattr(runtime, "now", lambda: "2001-01-01T00:00:00.000Z")
+    monkeypatch.setattr(record, "now", lambda: "2001-01-01T00:00:00.000Z")
     assert run(stage, store, fresh=True).artifact.ref == "generations/note@v2"
     assert run(stage, store).artifact.ref == "generations/note@v2"
     assert [a.ref for a in store.list()] == ["generations/note@v1", "generations/note@v2"]

@@ -120,6 +120,6 @@ def _reference(slot: str, value: str) -> str:
 
 
 def _keys(stage: Stage) -> list[str]:
-    from safework_cli.core.config import known_keys
+    from safework_cli.core.config_errors import known_keys
 
     return [*known_keys(stage.Config), *stage.inputs, "name"]

@@ -28,7 +28,7 @@ TOOLS = {
     "runs": ("safework_cli.cli.runs:command", "List the runs of a store, show one, follow its log."),
     "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),
     "schema": ("safework_cli.cli.schema:command", "Print the JSON Schema of a stage's recipe, for editors."),
-    "report": ("safework_cli.cli.report:command", "Write one HTML file that shows the whole ladder."),
+    "report": ("safework_cli.cli.report:command", "Write one HTML file: models, evaluations, training curves, replies."),
     "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),
     "data preview": ("safework_cli.cli.data:preview_command", "Show rows in colour, with the tokens that a model would be trained on."),
     "data sets": ("safework_cli.cli.data:sets_command", "List the public sets that can be trained on, and the suites that are kept out."),
@@ -113,8 +113,8 @@ def build_app() -> typer.Typer:
     )
 
     @app.callback(
-        help="Raise a model's safety and capability together, one rung of SafeLadder at a time. "
-        "Each stage reads artifacts and writes one; stdout carries its reference only."
+        help="Train language models to be safer and more capable, stage by stage: data, supervised fine-tuning, RL with verifiers, "
+        "evaluation, search. Each stage reads artifacts and writes one; stdout carries only its reference."
     )
     def root(
         show_version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),

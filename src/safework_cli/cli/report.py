@@ -16,7 +16,8 @@ def command() -> Any:
 
     @app.command(
         name="report",
-        help="Write one HTML file that shows the whole ladder (it opens offline), and print the table of the rungs on stderr.",
+        help="Write one HTML file with all models, evaluations, training curves and replies (it opens offline), and print the table of "
+        "the models on stderr.",
     )
     def report(
         out: Path = typer.Option(Path("report.html"), "--out", "-o", help="The file to write."),

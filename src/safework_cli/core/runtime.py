@@ -1,16 +1,13 @@
-"""The life of a run: resolve, plan, recognise what is done already, run in its folder, commit, say what came of it."""
+"""The life of a run: find its inputs, plan, reuse a finished result, run in its folder, commit."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
-import sys
 import time
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,34 +15,23 @@ from typing import Any
 from filelock import Timeout
 
 from safework_cli.core import data_files, resume, runs
-from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
-from safework_cli.core.artifacts.manifest import MANIFEST, RECORD, write_durably
+from safework_cli.core.artifacts import Artifact, Manifest, Store
+from safework_cli.core.artifacts.manifest import MANIFEST, write_durably
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
-from safework_cli.core.artifacts.store import GC_LOCK, now
+from safework_cli.core.artifacts.store import GC_LOCK
+from safework_cli.core.capture import stdout_to_stderr, warnings_recorded
 from safework_cli.core.config import Resolved, fingerprint
 from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
+from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine
-from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
 from safework_cli.core.system_errors import explain
 from safework_cli.core.terminal import say
 
-RECORDS = ("lock", "request.json", EVENTS, METRICS)
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A request that can run: inputs found and undamaged, plan made, identity known."""
-
-    stage: Stage
-    resolved: Resolved
-    inputs: Inputs
-    plan: Plan
-    fingerprint: str
-    name: str
+RECORDS = (runs.LOCK, runs.REQUEST, EVENTS, METRICS)
 
 
 @dataclass(slots=True)
@@ -56,7 +42,7 @@ class Result:
     already: bool
     exit_code: int
     note: str = ""
-    """What people should know of how it came about."""
+    """What people should know of how it was made."""
 
 
 def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = True, quiet: bool = True) -> Prepared:
@@ -157,26 +143,31 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     if fork:
         prepared.fingerprint = resume.identity(prepared.fingerprint, fork)
     folder = store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
-    try:
+    with _failures_explained(prepared, store, folder):
         if not fresh and (done := _already_done(prepared, store)):
             runs.clear(folder)  # left by a kill after the commit
             return done
         with runs.locked(folder):
-            if not fresh and (done := _already_done(prepared, store)):  # the other process has just finished
-                result = done
-            else:
-                result = _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
+            finished = None if fresh else _already_done(prepared, store)  # another process may have finished while this one waited
+            result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
             runs.empty(folder)
         return result
+
+
+@contextmanager
+def _failures_explained(prepared: Prepared, store: Store, folder: Path) -> Iterator[None]:
+    """Turns what ends a run into the error that a user can act on, and removes a run folder that has nothing to resume."""
+    try:
+        yield
     except Timeout:
         raise RunAgain(
-            f"another process is running this very stage on these very inputs ({_holder(folder)})",
+            f"another process is running this stage on these inputs ({_holder(folder)})",
             "two processes never write the same run",
             "wait for it; the same command then prints what it made",
         ) from None
     except (ConfigError, InputError):
         if not _has_work(folder):
-            runs.clear(folder)  # refused: a re-run has nothing to resume here
+            runs.clear(folder)
         raise
     except SafeworkError:
         raise
@@ -228,7 +219,7 @@ def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Map
 
 
 def _refuse_if_deleted(prepared: Prepared) -> None:
-    """Raises InputError where an input is not there any more."""
+    """Raises InputError where an input was deleted."""
     for artifact in prepared.inputs.flat().values():
         if not (artifact.path if artifact.external else artifact.path / MANIFEST).exists():
             raise InputError(
@@ -239,116 +230,46 @@ def _refuse_if_deleted(prepared: Prepared) -> None:
 
 
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
-    stage, resolved = prepared.stage, prepared.resolved
+    """Runs the stage in its locked folder and commits what it made."""
     for old in folder.iterdir():
-        if (fresh or old.name == "output") and old.name != "lock":
+        if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-    request = {
-        "stage": stage.name,
-        "artifact": f"{stage.output}/{prepared.name}",
-        "fingerprint": prepared.fingerprint,
-        "config": resolved.config.model_dump(mode="json"),
-        "sources": resolved.sources,
-        "inputs": {key: artifact.ref for key, artifact in prepared.inputs.flat().items()},
-        "digests": {key: artifact.digest for key, artifact in prepared.inputs.flat().items()},
-        "pid": os.getpid(),
-        "host": this_host(),
-    }
+    request = request_of(prepared)
     with store.lock(GC_LOCK):
         _refuse_if_deleted(prepared)
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
     forked = resume.begin(store.runs, fork, folder, request) if fork else None
-    others = []
-    if not forked and resume.checkpoint_of(folder) is None:
-        others = resume.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
-    progress = Progress(folder, make_display(quiet=quiet))
-    for line in [forked] if forked else others:
+    started = time.monotonic()
+    outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    outcome.notes += [forked] if forked else []
+    output = folder / "output"
+    keep_record(folder, output)
+    manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started)
+    return Result(store.commit(output, manifest), False, exit_code(manifest))
+
+
+def _others(store: Store, folder: Path, request: Mapping[str, Any], stage: Stage) -> list[str]:
+    """A sentence for each unfinished run that a run from the beginning could resume from."""
+    if resume.checkpoint_of(folder) is not None:
+        return []
+    return resume.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
+
+
+def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet: bool) -> Outcome:
+    """Calls the stage, with its progress shown and recorded and signals turned into errors."""
+    progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest()
+    for line in notes:
         progress.note(line)
     progress.event("started", pid=os.getpid(), host=this_host())
-    stop = StopRequest()
-    started = time.monotonic()
     try:
-        with stop.installed(), _warnings_recorded(progress), _stdout_to_stderr():
-            outcome = stage.run(resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
+        with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
+            return prepared.stage.run(prepared.resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
     except BaseException as error:
         with suppress(OSError):  # the disk that is full is this one
             progress.event("failed", error=type(error).__name__, text=str(error))
         raise
     finally:
         progress.close()
-    output = folder / "output"
-    _keep_record(folder, output)
-    outcome.notes += [forked] if forked else []
-    manifest = _manifest(prepared, outcome, wall_seconds=time.monotonic() - started)
-    artifact = store.commit(output, manifest)
-    return Result(artifact, False, exit_code(manifest))
-
-
-@contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """stdout carries the reference and nothing else: what libraries (and their child processes) print there goes to stderr."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-@contextmanager
-def _warnings_recorded(progress: Progress) -> Iterator[None]:
-    """Python warnings of libraries go to the record: a person can do nothing about them, a bug report may need them."""
-    previous = warnings.showwarning
-
-    def record(message: Any, category: Any, filename: str, lineno: int, file: Any = None, line: Any = None) -> None:
-        progress.event("python_warning", category=category.__name__, text=str(message), where=f"{filename}:{lineno}")
-
-    warnings.showwarning = record
-    try:
-        yield
-    finally:
-        warnings.showwarning = previous
-
-
-def _keep_record(folder: Path, output: Path) -> None:
-    record = output / RECORD
-    record.mkdir(exist_ok=True)
-    for name in (EVENTS, METRICS):
-        if (folder / name).stat().st_size:
-            shutil.copy2(folder / name, record / name)
-
-
-def _manifest(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Manifest:
-    resolved = prepared.resolved
-    return Manifest(
-        kind=prepared.stage.output,
-        name=prepared.name,
-        version=0,
-        created=now(),
-        stage=prepared.stage.name,
-        stage_version=prepared.stage.version,
-        fingerprint=prepared.fingerprint,
-        config=resolved.config.model_dump(mode="json"),
-        config_sources={key: source for key, _, source in resolved.rows()},
-        inputs={key: InputEntry(ref=a.ref, kind=a.kind, digest=a.digest) for key, a in prepared.inputs.flat().items()},
-        files=[],
-        digest="",
-        chat_template_hash=outcome.chat_template_hash,
-        seeds=outcome.seeds,
-        packages=package_versions(),
-        git_commit=git_commit(),
-        host=f"{platform.node()} {platform.machine()} {platform.system()} python {platform.python_version()}",
-        wall_seconds=round(wall_seconds, 3),
-        peak_memory_bytes=peak_memory_bytes(),
-        metrics=outcome.metrics,
-        notes=outcome.notes,
-        failed_gates=outcome.failed_gates,
-        failed_items=outcome.failed_items,
-        tolerated_items=outcome.tolerated_items,
-    )
 
 
 def exit_code(manifest: Manifest) -> int:
