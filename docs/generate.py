@@ -145,7 +145,7 @@ def stage_page(name: str, stage: Stage) -> str:
     inputs = [
         [
             f"`{key}.NAME`" if slot.many else f"`{key}`",
-            " or ".join([*slot.kinds, *(["`rule:NAME`"] if slot.rules else [])]),
+            " or ".join([*slot.kinds, *(["`rule:NAME`"] if slot.external else [])]),
             "no" if slot.optional else "yes",
             cell(slot.doc),
         ]

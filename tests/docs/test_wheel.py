@@ -57,6 +57,9 @@ def test_the_first_stages_run_from_the_wheel(safework, installed: Path, tmp_path
     data = safework("data", "build", "sources=[{kind: starter}]", "name=starter")
     small = ("max_steps=2", "per_device_train_batch_size=4", "max_dropped=0.9", "sample_prompts=1", "sample_max_tokens=8")
     assert safework("sft", f"model={base}", f"data={data}:cot", *small) == "model/tiny-llama-sft@v1"
+    assert "quickstart/sft.yaml" in safework("recipes", "ls")
+    plan = safework("sft", "-c", "recipes/tiny/sft.yaml", f"model={base}", f"data={data}:cot", "--dry-run", "--json")
+    assert plan == "" or plan.startswith("{")
     assert safework("report", "--out", "report.html") == "report.html"
     assert "<html" in (tmp_path / "report.html").read_text()
 
