@@ -169,9 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--no-peer", action="store_true", help="run our side only")
-    parser.add_argument(
-        "--heldout", type=float, default=0.0, help="share of groups that our side holds out by lot (the peer holds out none)"
-    )
+    parser.add_argument("--heldout", type=float, default=0.0, help="share of groups that our side holds out (the peer: none)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--cores", type=int, help="for both sides; default: all that this process may use")
     options = parser.parse_args()

@@ -40,7 +40,7 @@ def matching_files(pattern: str) -> list[Path]:
         return [path]
     if not any(mark in expanded for mark in "*?["):
         near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
-        raise InputError(f"there is no file {path}{near}", "" if path.parent.is_dir() else f"there is no folder {path.parent} either")
+        raise InputError(f"{path} does not exist{near}", "" if path.parent.is_dir() else f"its folder {path.parent} does not exist either")
     root = Path(path.anchor) if path.is_absolute() else Path()
     found = sorted(p for p in root.glob(str(path.relative_to(root) if path.is_absolute() else path)) if p.is_file())
     if not found:

@@ -80,7 +80,7 @@ def test_a_dataset_of_several_subsets_is_refused_by_the_plan_naming_one_for_trai
     for words in (("sft", "--dry-run"), ("sft",), ("eval", "--dry-run")):
         done = cli(*words, "model=tiny", "data=d")
         assert done.returncode == 3 and "write dataset/d@v1:sft (of heldout, sft)" in done.stderr, done.stderr
-    assert not list(store.runs.glob("*")), "a refused run leaves nothing behind"
+    assert not list(store.runs.glob("*")), "a refused run leaves no folder"
 
 
 def test_a_file_of_broken_text_is_named(tmp_path, store):

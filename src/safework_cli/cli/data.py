@@ -42,7 +42,7 @@ def preview_command() -> Any:
             chosen = [row for row in found if row.id == row_id]
             if not chosen:
                 hint = nearest(row_id, [row.id for row in found])
-                raise InputError(f"there is no row '{row_id}' in {data}{hint}", f"it holds {len(found):,} rows")
+                raise InputError(f"{data} has no row '{row_id}'{hint}", f"it holds {len(found):,} rows")
         else:
             chosen = found[start : start + rows]
             if not chosen:

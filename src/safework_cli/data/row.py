@@ -42,7 +42,7 @@ class Message(TypedDict):
 
 
 class Image(TypedDict):
-    """The layout of ``datasets.Image``: encoded bytes, or a path beside the file that the row came from."""
+    """The layout of ``datasets.Image``: encoded bytes, or a path next to the file that the row came from."""
 
     bytes: bytes | None
     path: str | None
@@ -92,7 +92,7 @@ class Row:
 
     @property
     def reply(self) -> str | None:
-        """The last assistant message, or None where the row is a prompt alone."""
+        """The last assistant message, or None where the row is only a prompt."""
         last = self.messages[-1] if self.messages else None
         return last["content"] if last and last["role"] == "assistant" else None
 

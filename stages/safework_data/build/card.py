@@ -29,7 +29,7 @@ class SourceLine:
 def front_matter(parts: list[Part], folder: Path) -> str:
     """YAML that ``datasets.load_dataset(folder, subset)`` follows: one configuration a subset, one split a file.
 
-    Its cache knows a folder by its last name ("v1") and this text alone: a digest of the rows keeps two datasets apart there.
+    Its cache knows a folder by its last name ("v1") and this text: a digest of the rows makes the text of two datasets differ.
     """
     configs = [
         {

@@ -1,4 +1,4 @@
-"""Whether one row, looked at alone, may stay."""
+"""Whether one row may stay, whatever the other rows hold."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class DecontaminateSettings(Settings):
     ngram: int = Field(default=8, ge=2, le=1000)
     """Length in words (in characters for Chinese) of the runs that are compared. A shorter prompt counts when a message equals it."""
     overlap: float = Field(default=0.5, gt=0.0, le=1.0)
-    """The share of an evaluation prompt's words that must stand in a row, in runs of `ngram`, for the row to be dropped."""
+    """The share of an evaluation prompt's words that a row must hold, in runs of `ngram`, for the row to be dropped."""
     exempt: list[str] = Field(default_factory=list)
     """Names of sources that are not compared with `suites` (still with the held-out rows), such as a verifier's own data."""
 
@@ -31,7 +31,7 @@ class DecontaminateSettings(Settings):
     def _known(cls, value: list[str]) -> list[str]:
         for name in value:
             if name not in SUITES:
-                raise ValueError(f"there is no suite '{name}'{nearest(name, SUITES)} (suites: {', '.join(sorted(SUITES))})")
+                raise ValueError(f"unknown suite '{name}'{nearest(name, SUITES)} (suites: {', '.join(sorted(SUITES))})")
         return value
 
 
@@ -47,10 +47,10 @@ class BuildConfig(StageConfig):
     require_label: list[str] = Field(default_factory=lambda: ["verifier"])
     """Subsets whose rows must carry a gold label (meta.label)."""
     check_replies: list[str] = Field(default_factory=lambda: ["cot"])
-    """Subsets whose replies are judged by rules: a gold answer must be met, a harmful prompt refused, a harmless one answered (both told by
-    phrases, where the row says which it is)."""
+    """Subsets whose replies are judged by rules: a gold answer must be met, a harmful prompt refused, a harmless one answered (both
+    detected by phrases, where the row says which it is)."""
     languages: list[Literal["en", "zh"]] = Field(default_factory=list)
-    """Languages to keep, told by the prompt's script; empty keeps all."""
+    """Languages to keep, detected by the prompt's script; empty keeps all."""
     max_characters: int = Field(default=24_000, ge=1, le=10**9)
     """Longest conversation, in characters over all its messages."""
     near_duplicate_threshold: float | None = Field(default=0.8, gt=0.0, le=1.0)

@@ -1,6 +1,6 @@
 """Evaluation prompts inside training rows.
 
-The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words stand in the row
+The rule is that of Tülu 3 (arXiv 2411.15124): a row holds a prompt when at least ``overlap`` of the prompt's words are in the row
 within shared runs of ``ngram`` words. Their setting, and the default here, is 8 words and one half. A prompt shorter than one run
 has no n-gram; it counts when a line of the row is that prompt, punctuation and case aside, with two words before it at most where it has
 four or more ("Question: …", with its options on the lines below). What a row says that an attack is after (``meta.target``) is compared
@@ -15,7 +15,7 @@ from typing import NamedTuple
 from safework_cli.data.row import Row
 from safework_data.build.text import asked, words
 
-MOST_BEFORE, FEWEST_BEHIND, LONG_WORD = 2, 4, 20
+MOST_BEFORE, FEWEST_AFTER, LONG_WORD = 2, 4, 20
 """Words that may stand before a short prompt on its line, how many it must have then, and characters of such a word."""
 
 
@@ -76,7 +76,7 @@ class LeakIndex:
             self._runs[run].append((number, position))
 
     def find(self, row: Row) -> Leak | None:
-        """The prompt that stands in the row most fully; None where none reaches ``overlap``."""
+        """The prompt of which the row holds the largest share; None where none reaches ``overlap``."""
         if not self._prompts:
             return None
         covered: dict[int, set[int]] = defaultdict(set)
@@ -108,7 +108,7 @@ class LeakIndex:
             found = words(line)
             for skipped in range(1 + MOST_BEFORE):
                 rest = found[skipped:]
-                if rest in self._short and (not skipped or len(rest) >= FEWEST_BEHIND):
+                if rest in self._short and (not skipped or len(rest) >= FEWEST_AFTER):
                     return self._short[rest]
         return None
 

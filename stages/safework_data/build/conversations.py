@@ -2,7 +2,7 @@
 that a model would learn from, or be asked by, is left out.
 
 Layouts (a table in ``docs/data.md``): ``role`` and ``content`` (OpenAI, TRL's lists), ``from`` and ``value`` (ShareGPT), ``parts``
-(Gemini), content as a list of parts, a thought beside its answer (``reasoning_content``, ``reasoning``, ``thinking``).
+(Gemini), content as a list of parts, a thought in a key of its own (``reasoning_content``, ``reasoning``, ``thinking``).
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ class Conversation:
     """What was read.
 
     Attributes:
-        messages: with an ``<image>`` tag for each picture among the parts of their contents.
-        pictures: in the order of those tags; None where the part only marks the place, and a column brings the picture.
+        messages: with an ``<image>`` tag for each image among the parts of their contents.
+        images: in the order of those tags; None where the part only marks the place, and a column has the image.
         unread: keys of messages that hold something which rows have no place for, such as a time.
     """
 
     messages: list[Message] = field(default_factory=list)
-    pictures: list[Any] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
     unread: set[str] = field(default_factory=set)
 
     def extend(self, other: Conversation) -> None:
         self.messages += other.messages
-        self.pictures += other.pictures
+        self.images += other.images
         self.unread |= other.unread
 
 
@@ -109,7 +109,7 @@ def _read_message(item: Mapping[str, Any], conversation: Conversation) -> None:
         next((item[key] for key in ("content", "value", "parts") if not _nothing(item.get(key))), None), conversation
     )
     if role == "assistant":
-        thought = thought or _thought_beside(item)
+        thought = thought or _separate_thought(item)
         if not content.strip() and isinstance(item.get("refusal"), str):
             content = item["refusal"]
         content = _with_thought(thought, content) if thought else content
@@ -134,7 +134,7 @@ def _refuse_unsupervised(item: Mapping[str, Any]) -> None:
                 raise Unfit(f"a turn that is not to be trained on: {key} is {str(item[key])[:20]}")
 
 
-def _thought_beside(item: Mapping[str, Any]) -> str:
+def _separate_thought(item: Mapping[str, Any]) -> str:
     for key in THOUGHT_KEYS:
         if not _nothing(item.get(key)):
             if not isinstance(item[key], str):
@@ -152,16 +152,16 @@ def _thought_beside(item: Mapping[str, Any]) -> str:
 def _with_thought(thought: str, content: str) -> str:
     """A reply in the one format. A content that repeats the thought inside its tags stands as it is."""
     if any(tag in thought for tag in (THINK_OPEN, THINK_CLOSE)):
-        raise Unfit("two thoughts: the thought beside the reply holds tags of its own")
+        raise Unfit("two thoughts: the reply's separate thought holds tags of its own")
     if THINK_OPEN in content or THINK_CLOSE in content:
         if thought.strip() not in content:
-            raise Unfit("two thoughts: one beside the reply and another in it")
+            raise Unfit("two thoughts: a separate one and another in the reply")
         return content
     return make_reply(thought, content)
 
 
 def _content(value: Any, conversation: Conversation) -> tuple[str, str]:
-    """The text of a message, and what it says that was thought; pictures go to the conversation."""
+    """The text of a message, and what it says that was thought; images go to the conversation."""
     if value is None:
         return "", ""
     if not isinstance(value, list):
@@ -182,26 +182,26 @@ def _content(value: Any, conversation: Conversation) -> tuple[str, str]:
         )
         if kind in TEXT_PARTS and isinstance(part.get("text"), str):
             text += part["text"]
-        elif kind in THOUGHT_PARTS and isinstance(told := part.get("thinking") or part.get("reasoning") or part.get("text"), str):
-            thought += told
+        elif kind in THOUGHT_PARTS and isinstance(written := part.get("thinking") or part.get("reasoning") or part.get("text"), str):
+            thought += written
         elif kind in IMAGE_PARTS:
             text += TAG
-            conversation.pictures.append(_picture(part))
+            conversation.images.append(_image(part))
         else:
             raise Unfit(f"content that is not text: a part of the type '{str(kind)[:40]}'")
     return text, thought
 
 
-def _picture(part: Mapping[str, Any]) -> Any:
-    """What a part says of its picture: bytes, or None where it only marks the place."""
-    told = _first(part, ("image_url", "image", "url"))
-    if isinstance(told, dict) and not isinstance(told.get("bytes"), bytes):
-        told = told.get("url")
-    if told is None or isinstance(told, dict):
-        return told
-    if not isinstance(told, str) or not told.startswith("data:"):
+def _image(part: Mapping[str, Any]) -> Any:
+    """What a part says of its image: bytes, or None where it only marks the place."""
+    given = _first(part, ("image_url", "image", "url"))
+    if isinstance(given, dict) and not isinstance(given.get("bytes"), bytes):
+        given = given.get("url")
+    if given is None or isinstance(given, dict):
+        return given
+    if not isinstance(given, str) or not given.startswith("data:"):
         raise Unfit("an image outside its row: parts hold images as data: URLs; for files, name a column of paths in columns.images")
-    encoded = told.partition(",")[2]
+    encoded = given.partition(",")[2]
     if len(encoded) > MAX_BYTES * 4 // 3:
         raise Unfit(f"unreadable image: more than {MAX_BYTES:,} bytes")
     try:

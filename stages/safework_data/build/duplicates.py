@@ -1,7 +1,7 @@
-"""Exact and near duplicates. Subsets are looked at one by one: the same prompt may well stand in two of them.
+"""Exact and near duplicates. Subsets are looked at one by one: the same prompt may well be in two of them.
 
-MinHash is rensa's, weighed against datasketch (`benchmarks/data_build.py` runs a script with the latter beside this). The bands of its
-signatures are compared by sorting numbers, 160 bytes a row, in place of an index of either library that holds every row.
+MinHash is rensa's, weighed against datasketch (`benchmarks/data_build.py` compares this with a script that uses the latter). The bands of
+its signatures are compared by sorting numbers, 160 bytes a row, in place of an index of either library that holds every row.
 Every pair that shares a band is confirmed by the exact Jaccard similarity, so that nothing is dropped by estimate.
 
 Shapes: N rows, K bands.

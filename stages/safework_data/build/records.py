@@ -66,7 +66,7 @@ class RowMaker:
         """A row of a record, or what could be read of it and why it is unfit.
 
         Args:
-            place: of the record in the source: its number, from 1, behind its file's name and a slash where there are several files. The
+            place: of the record in the source: its number, from 1, after its file's name and a slash where there are several files. The
                 row's id where no column gives one; else the file's part stands before it, since each file may number from 0.
         """
         row = Row(id=f"{self.name}/{place}", task=self.source.task or "", messages=[], source=self.name, licence=self.source.licence)
@@ -96,7 +96,7 @@ class RowMaker:
             row.meta[key] = _truth(row.meta[key], f"meta.{key}")
         conversation = read_conversation(values["messages"]) if "messages" in values else _turns(values)
         row.messages = conversation.messages
-        self._picture(row, conversation.pictures, values.get("images"))
+        self._add_images(row, conversation.images, values.get("images"))
         if values.get("split") not in (None, ""):
             row.split = _side(values["split"])
         for target in ("task", "category", "licence"):
@@ -116,7 +116,7 @@ class RowMaker:
             raise Unfit(f"meta is not plain JSON: {error}") from None
         return conversation.unread
 
-    def _picture(self, row: Row, inside: list[Any], value: Any) -> None:
+    def _add_images(self, row: Row, inside: list[Any], value: Any) -> None:
         """Images of the messages' own parts, or of a column."""
         if any(item is not None for item in inside):
             if value not in (None, "", []) or None in inside:

@@ -189,7 +189,7 @@ class Read:
 
 
 def copies(read: Read, config: BuildConfig) -> dict[int, Problem]:
-    """Place → why, of rows that go because others say the same."""
+    """Place → why, of rows that go because they repeat others or contradict them."""
     repeated = repeated_ids(read.traits)
     exact = exact_copies(read.traits, repeated)
     out: dict[int, Problem] = dict.fromkeys(repeated, ("repeated id", ""))

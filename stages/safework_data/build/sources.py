@@ -87,12 +87,12 @@ def source_files(source: Source) -> list[Path]:
 
 
 def digest_of_images(source: Source) -> str:
-    """sha256 over the paths, sizes and times of the picture files beside a source's table; empty where it reads none. (Contents may be
-    many gigabytes; a file that was touched runs the build again.)"""
+    """sha256 over the paths, sizes and times of the image files in the folder of a source's table; empty where it reads none. (Contents may
+    be many gigabytes; a file that was touched runs the build again.)"""
     if not (isinstance(source, SetSource) or (isinstance(source, FileSource) and "images" in source.columns)):
         return ""
     found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES})
-    stated = "".join(f"{path}\0{(told := path.stat()).st_size}\0{told.st_mtime_ns}\n" for path in found)
+    stated = "".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}\n" for path in found)
     return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 
 
@@ -281,7 +281,7 @@ def _read_xstest(source: XSTestSource) -> Arrived:
     if source.test_model is not None:
         known = sorted({path.stem for path in files})
         if source.test_model not in known:
-            what = f"source {source.name}: there is no table of '{source.test_model}'{nearest(source.test_model, known)}"
+            what = f"source {source.name}: no table of '{source.test_model}'{nearest(source.test_model, known)}"
             raise InputError(what, f"tables: {', '.join(known)}", "correct test_model")
         for row in rows:  # the same prompts stand on both sides: what is new is who replies
             row.split = "test" if row.meta["model"] == source.test_model else "train"

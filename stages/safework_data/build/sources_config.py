@@ -164,8 +164,8 @@ class XSTestSource(Settings):
     labels: Literal["safety", "refusal"] = "safety"
     """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
     test_model: str | None = None
-    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge whom it has not read?
-    The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
+    """A model (its table's name) whose replies are all held out, as split "test": how does a verifier judge a model that it was not
+    trained on? The prompts stand on both sides, so this source's rows are not compared with held-out ones."""
     off_topic: int = Field(default=200, ge=0, le=10**6)
     """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
@@ -198,7 +198,9 @@ class SetSource(Settings):
     @classmethod
     def _known(cls, value: str) -> str:
         if value not in TRAINING_SETS:
-            hint = "is an evaluation suite: it is kept out of training" if value in SUITES else f"is no set{nearest(value, TRAINING_SETS)}"
+            hint = (
+                "is an evaluation suite: it is kept out of training" if value in SUITES else f"is not a set{nearest(value, TRAINING_SETS)}"
+            )
             raise ValueError(f"'{value}' {hint} (sets: {', '.join(sorted(TRAINING_SETS))})")
         return value
 

@@ -48,7 +48,7 @@ class BuildStage(Stage):
         for source in config.sources:
             name = source_name(source)
             if name in names:
-                why = "rows and drops are told apart by the source's name"
+                why = "rows and drops are identified by the source's name"
                 do = "name the set once" if isinstance(source, SetSource) else "give one of them a name:"
                 plan.refuse(f"two sources are called '{name}'", why, do)
             names.append(name)
@@ -109,7 +109,7 @@ class BuildStage(Stage):
         return counts_table("subset", rows)
 
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
-        """sha256 of the files that the sources and the suites read: what a run depends on beside its settings."""
+        """sha256 of the files that the sources and the suites read: what a run depends on in addition to its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
         digests |= {f"images {source_name(s)}": digest for s in config.sources if (digest := digest_of_images(s))}
         if any(isinstance(source, StarterSource) for source in config.sources):

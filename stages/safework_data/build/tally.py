@@ -97,7 +97,7 @@ class Output:
 
     @property
     def parts(self) -> list[Part]:
-        """In the order of their first rows, what is held out behind the rest, and a subset's training split before its test split."""
+        """In the order of their first rows, what is held out after the rest, and a subset's training split before its test split."""
         subsets = list(dict.fromkeys(subset for subset, _ in sorted(self._parts, key=lambda key: key[0] == HELDOUT)))
         return [self._parts[subset, split] for subset in subsets for split in SPLITS if (subset, split) in self._parts]
 
@@ -111,7 +111,7 @@ class Output:
 
 
 def written(rows: Iterable[Row]) -> pa.RecordBatch:
-    """Rows as they stand in the dataset's files."""
+    """Rows as the dataset's files hold them."""
     return pa.RecordBatch.from_pylist([row.to_record() for row in rows], schema=arrow_schema())
 
 

@@ -18,7 +18,7 @@ RULES = ("format", "correctness", "refusal", "language")
 
 SYSTEM = (
     "Reason before you answer. Write your reasoning inside <think> and </think>: what is asked, what follows step by step, who could be "
-    "hurt, and a check of the result. Then write the answer for the user behind </think>, and nothing else."
+    "hurt, and a check of the result. Then write the answer for the user after </think>, and nothing else."
 )
 
 DEFAULT_SCORE = 0.5
@@ -35,7 +35,7 @@ class CotConfig(WithEngine):
     """Settings of ``safework data cot``."""
 
     system: str = SYSTEM
-    """What the teacher is told; it does not become part of the rows. Empty for a teacher that reasons by itself."""
+    """The teacher's system message; it does not become part of the rows. Empty for a teacher that reasons by itself."""
     samples: int = Field(4, ge=1, le=4096)
     """Replies sampled for each prompt."""
     keep: int = Field(1, ge=1, le=4096)

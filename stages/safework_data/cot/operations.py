@@ -1,4 +1,4 @@
-"""What a thought does: cognitive operations, told by their words, and how evenly a set of thoughts uses them. Torch-free and pure.
+"""What a thought does: cognitive operations, detected by their words, and how evenly a set of thoughts uses them. Torch-free and pure.
 
 SafeWork-R1 validates its cold-start data by "cognitive diversity" and says no more (`docs/safeladder.md` 2). This stand-in tags a thought
 with six operations: those that studies of self-improving reasoners count (Gandhi et al., arXiv 2503.01307: verification, backtracking,

@@ -84,7 +84,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
                 said = ask(config, engine, [rows[place] for place in places], start)
                 for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
                     tried[place] = samples
-                    if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is no answer to keep
+                    if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is not a result to keep
                         write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
             phase.advance(len(chunk))
             work.stop.check()
@@ -185,7 +185,7 @@ def _applies(rule: str, exchange: Exchange) -> bool:
 
 
 def accepted(row: Row, samples: Sequence[Tried], keep: int) -> list[Row]:
-    """The rows made of a prompt's best accepted samples, numbered behind the id: the prompt may stand beside them in one dataset."""
+    """The rows made of a prompt's best accepted samples, numbered after the id: the prompt may be in the same dataset."""
     good = [sample for sample in samples if not sample.reason]
     good.sort(key=lambda sample: -fmean(sample.scores.values()) if sample.scores else 0.0)  # stable: the earlier stays first
     made: list[Row] = []
@@ -258,7 +258,7 @@ def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequenc
 def card(
     parts: list[Part], metrics: dict[str, Any], failed: Sequence[tuple[Row, list[Tried]]], teacher: str, data: str, folder: Path
 ) -> str:
-    """The README: who taught, what was rejected, what the thoughts do."""
+    """The README: which teacher, what was rejected, what the thoughts do."""
     operations = list(next(iter(metrics["by_task"].values()))["operations"])
     blocks = [
         front_matter(parts, folder),
@@ -269,7 +269,7 @@ def card(
         "## Rejected samples\n",
         table(["first reason", "samples"], [[escaped(reason), f"{count:,}"] for reason, count in metrics["rejected"].items()]),
         "## What the thoughts do\n",
-        "Rows whose thought holds an operation, told by its words; entropy of the histogram over its maximum.\n",
+        "Rows whose thought holds an operation, detected by its words; entropy of the histogram over its maximum.\n",
         table(
             ["task", "rows", *operations, "entropy"],
             [

@@ -2,7 +2,7 @@
 
 Takes prompts and a teacher (a model, or one on a server), and verifiers where wanted; makes rows whose replies are
 `<think>reasoning</think>answer`. Prompts for which all samples fail are listed by name with their reasons. Refuses: no teacher or two, a
-threshold for nobody.
+threshold for a verifier that was not given.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class IndexStage(Stage):
         return counts_table("index", [(artifact.name, metrics["read"], metrics["dropped"], metrics["passages"], languages)])
 
     def external_digests(self, config: IndexConfig) -> dict[str, str]:
-        """sha256 of the local files that the sources read: what a run depends on beside its settings."""
+        """sha256 of the local files that the sources read: what a run depends on in addition to its settings."""
         digests = {f"source {number}": digest_of(files) for number, s in enumerate(config.sources) if (files := passage_files(s))}
         if any(isinstance(source, StarterPassages) for source in config.sources):
             digests["starter passages"] = digest_of(starter_files())

@@ -35,7 +35,7 @@ HELD_OUT = 0.22
 def build(seed: int = 0) -> dict[str, list[Row]]:
     """The rows of the four subsets.
 
-    ``cot`` has worked replies, ``verifier`` judged ones, ``rl`` and ``heldout`` are prompts alone. ``heldout`` shares no group with the
+    ``cot`` has worked replies, ``verifier`` judged ones, ``rl`` and ``heldout`` are prompts only. ``heldout`` shares no group with the
     others; in each of its kinds (a task; for safety, harmful or not) every prefix is a fair sample, and the n-th harmful prompt is the
     partner of the n-th benign one.
 

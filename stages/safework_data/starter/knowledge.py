@@ -22,7 +22,7 @@ QUOTED = {
     "zh": ("文中说：“{sentence}”", "在文中找到：“{sentence}”"),
 }
 ASIDE = {"en": 2, "zh": 1}
-"""Passages about other things that stand beside the one with the answer."""
+"""Passages about other things, next to the one with the answer."""
 
 
 def units(seed: int) -> list[Unit]:

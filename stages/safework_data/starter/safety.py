@@ -14,7 +14,7 @@ from safework_data.starter.tables import Item, Unit, dice, load, upper_first
 
 FILES = {"en": ("safety_en_1", "safety_en_2", "safety_en_3", "safety_en_4", "safety_en_5"), "zh": ("safety_zh",)}
 FORMS = {"pair": 0.6, "question": 0.4}
-"""A harmful and a benign verb phrase in one frame; whole questions. The questions are in English alone."""
+"""A harmful and a benign verb phrase in one frame; whole questions. The questions are in English only."""
 FORMS_OF_SUBSET = {"verifier": {"pair": 0.95, "question": 0.05}}
 """The judge learns from replies, and wants many prompts: there are fewer questions than pairs."""
 
@@ -170,7 +170,7 @@ class Topic(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    """A harmful prompt, a benign one beside it, the answer to the latter, and what a thought says about the phrasing."""
+    """A harmful prompt, a benign one next to it, the answer to the latter, and what a thought says about the phrasing."""
 
     name: str
     harmful: str

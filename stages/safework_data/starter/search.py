@@ -98,7 +98,7 @@ def _item(cluster: Cluster, others: list[Cluster], form: str, asked: Asked, rng:
         answer=answer,
         meta={
             "answer_type": "exact",
-            "stem": question,  # the instruction that all openings share is no sign of a leak
+            "stem": question,  # the instruction that all openings share does not show a leak
             "aliases": aliases(answer, asked.fact),
             "passages": [cluster.passages[kind].id for kind in gold],
             "outcome": "not_found" if missed else "found",

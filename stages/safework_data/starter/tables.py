@@ -51,13 +51,13 @@ class Item:
     meta: dict[str, Any] = field(default_factory=dict)
 
     def row(self, subset: str, *, split: str = "train", worked: bool = False) -> Row:
-        """The row of this item: a prompt alone, or with its worked reply."""
+        """The row of this item: only a prompt, or with its worked reply."""
         messages = [Message(role="user", content=self.question)]
         if worked:
             messages += self.turns or [Message(role="assistant", content=make_reply(self.thought, self.reply))]
         meta = {"group": self.group, "language": self.language, **self.meta}
         if not worked:
-            meta.pop("outcome", None)  # tells how the worked episode ended
+            meta.pop("outcome", None)  # says how the worked episode ended
         if self.partner:
             meta["pair"] = f"{subset}-{self.task}-{self.partner}"
         return Row(
@@ -86,7 +86,7 @@ def load(name: str) -> Any:
 
 
 def dice(seed: int, *names: object) -> Random:
-    """A generator of its own for each use, so that a change in one part leaves the draws of the others alone."""
+    """A generator of its own for each use, so that a change in one part does not change the draws of the others."""
     return Random("/".join(str(part) for part in (seed, *names)))
 
 

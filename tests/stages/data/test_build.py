@@ -51,7 +51,7 @@ def cot(text: str) -> str:
     return f"<think>It is about {text[:30]}.</think>{text}"
 
 
-def test_every_planted_fault_is_dropped_by_name_and_the_rest_is_kept(work: WorkDir, tmp_path: Path) -> None:
+def test_every_planted_problem_is_dropped_by_name_and_the_rest_is_kept(work: WorkDir, tmp_path: Path) -> None:
     train = [
         {"q": "What is a fjord?", "a": cot("A drowned valley.")},
         {"q": "What is a fjord?", "a": cot("A drowned valley.")},
@@ -305,7 +305,7 @@ def test_bad_files_and_columns_are_named(work: WorkDir, tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=r"no column 'questoin'; did you mean 'question'\?") as caught:
         build(work, source(path, columns={"prompt": "questoin"}))
     assert caught.value.why == "its columns: question, a"
-    with pytest.raises(InputError, match=r"there is no file .*/trian.jsonl; did you mean 'train.jsonl'"):
+    with pytest.raises(InputError, match=r".*/trian.jsonl does not exist; did you mean 'train.jsonl'"):
         build(work, source(tmp_path / "trian.jsonl"))
     with pytest.raises(InputError, match="no file matches"):
         build(work, source(tmp_path / "*.csv"))
@@ -355,7 +355,7 @@ def test_impossible_mappings_are_refused(change: dict[str, Any], message: str) -
 
 
 def test_a_misspelt_suite_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="there is no suite 'xstest_safe'; did you mean 'xstest-safe'"):
+    with pytest.raises(ValueError, match="unknown suite 'xstest_safe'; did you mean 'xstest-safe'"):
         stage.Config.model_validate({"sources": [{"kind": "starter"}], "decontaminate": {"suites": ["xstest_safe"]}})
 
 
@@ -399,14 +399,14 @@ def test_the_summary_is_the_first_line_of_the_module() -> None:
 def test_the_starter_set_is_built_whole(work: WorkDir) -> None:
     outcome = build(work, {"kind": "starter"})
     assert set(outcome.metrics["subsets"]) == {"cot", "rl", "verifier", "heldout"}
-    # The set is written for the toolkit: what its own checks would drop is a fault of the set.
+    # The set is written for the toolkit: what its own checks would drop is a bug in the set.
     assert set(outcome.metrics["dropped"]) <= {"exact duplicate", "near duplicate", "evaluation prompt"}, outcome.metrics["dropped"]
     assert sum(outcome.metrics["dropped"].values()) <= 0.05 * outcome.metrics["read"]
     assert outcome.metrics["rows"] >= 2000
 
 
 def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_script(work):
-    """Chinese search questions of the starter set stand behind an English instruction."""
+    """Chinese search questions of the starter set follow an English instruction."""
     outcome = build(work, {"kind": "starter"}, languages=["en"])
     assert outcome.metrics["dropped"]["other language"] > 400
     for subset in outcome.metrics["subsets"]:
@@ -414,7 +414,7 @@ def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_scri
 
 
 def test_a_dataset_of_the_store_comes_in_behind_the_sources(cli, toy_data, tmp_path: Path) -> None:
-    """A teacher's replies beside the rows they were made for: its subsets and splits stay, copies go, each source is counted."""
+    """A teacher's replies together with the rows they were made for: its subsets and splits stay, copies go, each source is counted."""
     toy = toy_data.with_subset("cot")
     first = read_dataset(toy)[0]
     own = write_jsonl(tmp_path / "own.jsonl", [{"q": first.question, "a": first.reply}, {"q": "Why is the sky blue?", "a": cot("it")}])
@@ -521,7 +521,7 @@ def test_datasets_with_equal_ids_stand_side_by_side_and_may_be_held_out(cli, toy
 
 
 def test_no_row_of_a_source_is_lost_to_a_question_that_all_share(work: WorkDir, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ETHICS' claims stand under one question: a held-out claim is told by its own words."""
+    """ETHICS' claims stand under one question: a held-out claim is identified by its own words."""
     monkeypatch.setenv("SAFEWORK_DATA", str(real_data))
     recipe = yaml.safe_load((ROOT / "recipes/verifiers/value-data.yaml").read_text())
     recipe.pop("name")
@@ -543,14 +543,14 @@ def test_a_source_without_a_row_is_refused(work: WorkDir, tmp_path: Path) -> Non
 
 
 def test_touched_pictures_are_another_run(tmp_path: Path) -> None:
-    from PIL import Image as Picture
+    from PIL import Image as PIL
 
     table = write_jsonl(tmp_path / "t.jsonl", [{"q": "What is it?", "im": "p/one.png"}])
     (tmp_path / "p").mkdir()
-    Picture.new("RGB", (4, 4), "red").save(tmp_path / "p" / "one.png")
+    PIL.new("RGB", (4, 4), "red").save(tmp_path / "p" / "one.png")
     config = stage.Config.model_validate({"sources": [source(table, "rl", columns={"prompt": "q", "images": "im"})]})
     before = stage.external_digests(config)
-    Picture.new("RGB", (5, 5), "blue").save(tmp_path / "p" / "one.png")
+    PIL.new("RGB", (5, 5), "blue").save(tmp_path / "p" / "one.png")
     assert stage.external_digests(config) != before
 
 

@@ -74,7 +74,7 @@ LONG = "The committee met on Monday to discuss the new library budget and the pl
 def test_an_exact_duplicate_goes_the_first_stays() -> None:
     rows = [candidate("a", "one", "x"), candidate("b", " one ", "x"), candidate("c", "one", "y"), candidate("d", "one", "x", subset="rl")]
     assert copies(rows) == {"b": ("exact duplicate", ["a"])}
-    assert exact_copies(traits_of(rows, near=False), {0}) == {}, "what is out already is no original"
+    assert exact_copies(traits_of(rows, near=False), {0}) == {}, "a row that is out already does not count as an original"
 
 
 def test_copies_that_contradict_each_other_all_go() -> None:
@@ -234,9 +234,9 @@ def test_a_source_split_already_is_not_split_again() -> None:
 
 
 def test_staged_rows_come_back_as_they_were(tmp_path) -> None:
-    picture = [{"bytes": b"\x89PNG", "path": None}]
+    images = [{"bytes": b"\x89PNG", "path": None}]
     rows = [candidate(str(i), f"prompt {i}", "r", subset="cot" if i % 2 else "rl", meta={"n": i}) for i in range(10_000)]
-    rows.append(candidate("seen", "<image> what?", task="value", images=picture, answer="x", harmful=False))
+    rows.append(candidate("seen", "<image> what?", task="value", images=images, answer="x", harmful=False))
     staging = Staging(tmp_path / "rows.arrow")
     for start in range(0, len(rows), 4_000):
         staging.add(as_batch(rows[start : start + 4_000]))

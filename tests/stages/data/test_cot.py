@@ -1,4 +1,4 @@
-"""``safework data cot``: a teacher behind a real server, rejection by rules and verifiers, failures by name, going on after a kill."""
+"""``safework data cot``: a teacher at a real server, rejection by rules and verifiers, failures by name, resuming after a kill."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_what_passes_is_kept_and_what_fails_is_named(work, data):
     rows = {row.id: row for row in read_rows(work.output / "cot" / "train.parquet")}
     assert set(rows) == {"sum0#0", "sum2#0", "rob#0"} and rows["sum2#0"].reply == GOOD.format(4)
     assert rows["sum2#0"].meta["operations"] == ["decompose", "verify"] and rows["rob#0"].meta["operations"][0] == "weigh risk"
-    assert [m["role"] for m in rows["rob#0"].messages] == ["user", "assistant"], "what the teacher was told is no part of the row"
+    assert [m["role"] for m in rows["rob#0"].messages] == ["user", "assistant"], "the teacher's system message does not go into the row"
     assert all(request["messages"][0] == {"role": "system", "content": SYSTEM} for request in seen)
     failed = {r["id"]: r["reasons"] for r in map(json.loads, (work.output / "failed.jsonl").read_text().splitlines())}
     assert failed == {"sum1": {"correctness: wrong": 2}, "sum3": {"format: no_thought": 2}}

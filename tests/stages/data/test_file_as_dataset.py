@@ -141,15 +141,15 @@ def test_the_product_s_own_rows_need_no_columns(store: Store, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "fault"),
+    ("field", "value", "problem"),
     [("meta", "{", "meta is not plain JSON"), ("answer", 5, "answer is int"), ("messages", [{"role": "user"}], "a message is not")],
 )
-def test_a_row_that_breaks_the_schema_is_dropped_by_name(store: Store, tmp_path: Path, field: str, value: Any, fault: str) -> None:
+def test_a_row_that_breaks_the_schema_is_dropped_by_name(store: Store, tmp_path: Path, field: str, value: Any, problem: str) -> None:
     good = {"id": "a", "task": "general", "messages": [{"role": "user", "content": "Why?"}], "meta": {}}
     path = write_jsonl(tmp_path / "own.jsonl", [good, good | {"id": "b", field: value}])
     assert [row.id for row in build(store, json.dumps([{"kind": "file", "path": str(path)}]))] == ["own/a"]
     dropped = json.loads((store.resolve("dataset/own").path / "drops.jsonl").read_text())
-    assert dropped["id"].startswith("own/") and dropped["reason"] == "schema" and fault in dropped["detail"]
+    assert dropped["id"].startswith("own/") and dropped["reason"] == "schema" and problem in dropped["detail"]
 
 
 def test_a_split_column_says_what_is_held_out(store: Store, tmp_path: Path) -> None:

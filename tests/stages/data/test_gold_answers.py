@@ -26,8 +26,8 @@ def candidate(answer: str | None, **meta: object) -> Candidate:
     ],
 )
 def test_a_gold_answer_over_the_bound_is_dropped(answer, meta, words):
-    (fault,) = examined([candidate(answer, **meta)], BuildConfig())
+    (problem,) = examined([candidate(answer, **meta)], BuildConfig())
     if words is None:
-        assert fault is None
+        assert problem is None
     else:
-        assert fault is not None and fault[0] == "gold answer that no reply can be compared with" and words in fault[1]
+        assert problem is not None and problem[0] == "gold answer that no reply can be compared with" and words in problem[1]

@@ -1,4 +1,4 @@
-"""Rows with pictures in `data build`: bytes are embedded, and what is no picture, too large or elsewhere is dropped by name."""
+"""Rows with images in `data build`: bytes are embedded, and what is not an image, too large or elsewhere is dropped by name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from PIL import Image as Picture
+from PIL import Image as PIL
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
@@ -19,7 +19,7 @@ from safework_data.build.stage import stage
 
 def png(path: Path, size: tuple[int, int] = (4, 3), mode: str = "RGB") -> Path:
     path.parent.mkdir(exist_ok=True)
-    Picture.new(mode, size).save(path)
+    PIL.new(mode, size).save(path)
     return path
 
 
@@ -60,8 +60,8 @@ def test_good_pictures_are_embedded_and_bad_ones_dropped_by_name(work, tmp_path)
     why = {name.removeprefix("mine/"): detail for name, (reason, detail) in drops.items() if reason == "unreadable image"}
     assert {name: detail.split(";")[0] for name, detail in why.items()} == {
         "cut": "an image cannot be read", "text": "an image cannot be read", "bomb": "an image has too many pixels",
-        "link": "an image lies outside its folder",
-        "up": "an image lies outside its folder", "absolute": "an image lies outside its folder",
+        "link": "an image is outside its folder",
+        "up": "an image is outside its folder", "absolute": "an image is outside its folder",
         "missing": "an image is missing", "number": "a int is neither a path nor bytes",
     }  # fmt: skip
     assert drops["mine/uneven"][0].startswith("schema") and outcome.metrics["dropped"]["unreadable image"] == 8
@@ -78,7 +78,7 @@ def test_a_public_set_of_pictures_is_embedded_and_split_by_scene(work, real_data
 
 def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
     buffer = io.BytesIO()
-    Picture.new("1", (20_000, 20_000)).save(buffer, "PNG")
+    PIL.new("1", (20_000, 20_000)).save(buffer, "PNG")
     from safework_cli.core.errors import InputError
 
     with pytest.raises(InputError, match="too many pixels"):
@@ -87,18 +87,18 @@ def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
         embedded("../x.png", Path(__file__).parent)
 
 
-def encoded(picture: Picture.Image, kind: str, **more) -> Image:
+def encoded(drawn: PIL.Image, kind: str, **more) -> Image:
     file = io.BytesIO()
-    picture.save(file, kind, **more)
-    return Image(bytes=file.getvalue(), path=f"picture.{kind.lower()}")
+    drawn.save(file, kind, **more)
+    return Image(bytes=file.getvalue(), path=f"drawn.{kind.lower()}")
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_pictures_stand_the_way_up_that_their_exif_says(kind):
     """Orientation 6: the camera was turned, and the first column of the file is the top row, from right to left."""
-    stored = Picture.new("RGB", (32, 16), (255, 0, 0))
+    stored = PIL.new("RGB", (32, 16), (255, 0, 0))
     stored.paste((0, 0, 255), (0, 0, 16, 16))
-    exif = Picture.Exif()
+    exif = PIL.Exif()
     exif[0x0112] = 6
     seen = open_image(encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {})))
     assert seen.size == (16, 32)
@@ -109,8 +109,8 @@ def test_pictures_stand_the_way_up_that_their_exif_says(kind):
 def test_grey_pictures_of_16_bits_are_scaled():
     import numpy as np
 
-    picture = Picture.fromarray(np.array([[0, 30_000], [65_535, 257]], dtype=np.uint16))
-    seen = open_image(encoded(picture, "PNG"))
+    drawn = PIL.fromarray(np.array([[0, 30_000], [65_535, 257]], dtype=np.uint16))
+    seen = open_image(encoded(drawn, "PNG"))
     assert [seen.getpixel(at)[0] for at in ((0, 0), (1, 0), (0, 1), (1, 1))] == [0, 117, 255, 1]
 
 
@@ -132,13 +132,13 @@ def test_formats_that_are_not_on_the_list_are_not_decoded(content, monkeypatch):
 
 def test_a_broken_picture_of_any_kind_is_a_dropped_row_and_not_the_end(work, tmp_path):
     good = tmp_path / "good.png"
-    Picture.new("RGB", (8, 8)).save(good)
+    PIL.new("RGB", (8, 8)).save(good)
     names = ["good.png"]
     for number, content in enumerate(FOREIGN.values()):
         (tmp_path / f"{number}.png").write_bytes(content)
         names.append(f"{number}.png")
     whole = io.BytesIO()
-    Picture.new("RGB", (40, 40), (1, 2, 3)).save(whole, "TIFF")
+    PIL.new("RGB", (40, 40), (1, 2, 3)).save(whole, "TIFF")
     rng = random.Random(0)
     for number in range(20):
         broken = bytearray(whole.getvalue())

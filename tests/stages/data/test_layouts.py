@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image as Picture
+from PIL import Image as PIL
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
@@ -109,8 +109,8 @@ def test_the_usual_layouts_are_read_whole(work, tmp_path, cell, read):
         ([USER, {**REPLY, "train": False}], "a turn that is not to be trained on: train is False"),
         ([USER, {**REPLY, "loss": 0}], "a turn that is not to be trained on: loss is 0"),
         ([USER, {**REPLY, "reasoning": {"steps": 3}}], "a thought that is not text: reasoning is dict"),
-        ([USER, {**REPLY, "content": "<think>a</think>2", "reasoning": "b"}], "two thoughts: one beside the reply and another in it"),
-        ([USER, {**REPLY, "reasoning": "a</think>b"}], "two thoughts: the thought beside the reply holds tags of its own"),
+        ([USER, {**REPLY, "content": "<think>a</think>2", "reasoning": "b"}], "two thoughts: a separate one and another in the reply"),
+        ([USER, {**REPLY, "reasoning": "a</think>b"}], "two thoughts: the reply's separate thought holds tags of its own"),
         ([{**USER, "reasoning": "a"}, REPLY], "a thought outside a reply: of the role 'user'"),
         ([{"role": "user", "content": [{"type": "input_audio"}]}, REPLY], "content that is not text: a part of the type 'input_audio'"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}, REPLY], "an image outside its row"),
@@ -139,7 +139,7 @@ def test_keys_of_messages_that_are_not_read_are_counted(work, tmp_path):
 
 def test_images_among_parts_stand_where_they_were(work, tmp_path):
     file = io.BytesIO()
-    Picture.new("RGB", (3, 2)).save(file, "PNG")
+    PIL.new("RGB", (3, 2)).save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
     part, text = {"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": " and what?"}
     inside = [{"role": "user", "content": [part, text]}, REPLY]
@@ -149,7 +149,7 @@ def test_images_among_parts_stand_where_they_were(work, tmp_path):
 
 
 def test_places_of_images_are_filled_from_a_column(work, tmp_path):
-    Picture.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    PIL.new("RGB", (3, 2)).save(tmp_path / "a.png")
     message = {"role": "user", "content": [{"type": "text", "text": "See "}, {"type": "image"}]}
     records = [{"messages": [message, REPLY], "images": ["a.png"]}, {"messages": [message, REPLY], "images": []}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))

@@ -1,4 +1,4 @@
-"""Cognitive operations: told by their words, counted, and spread evenly."""
+"""Cognitive operations: detected by their words, counted, and spread evenly."""
 
 import math
 
@@ -14,7 +14,7 @@ from safework_data.cot.operations import OPERATIONS, balanced, entropy, histogra
         ("A bomb is dangerous and could hurt children. So I decline.", ["weigh risk", "consider people", "reflect"]),
         ("首先看题目。不对，再检查一遍。", ["decompose", "backtrack", "verify"]),
         ("Paris.", []),
-        ("The firstborn waited unharmed.", []),  # whole words alone
+        ("The firstborn waited unharmed.", []),  # whole words only
     ],
 )
 def test_operations_in_the_order_in_which_they_are_met(thought, found):

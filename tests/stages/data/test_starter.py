@@ -241,7 +241,7 @@ def test_labels_agree_with_their_prompts_and_replies():
             assert row.harmful
         elif label == "Unnecessary refusal":
             assert not row.harmful
-    assert seen["Safe without risk", True] >= 10 and seen["Illogical completion", True] >= 20, "labels do not follow from the prompt alone"
+    assert seen["Safe without risk", True] >= 10 and seen["Illogical completion", True] >= 20, "labels do not follow from the prompt only"
 
 
 def test_unsafe_replies_hold_nothing_of_the_request():

@@ -1,4 +1,4 @@
-"""Several processes: the same results in the same order, and no process left behind however a run ends."""
+"""Several processes: the same results in the same order, and no process left running however a run ends."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def killed(shared: None, piece: int) -> int:
 
 def refused(shared: None, piece: int) -> int:
     if piece == 40:
-        raise InputError("row 40 is broken", "it has no end", "mend it")
+        raise InputError("row 40 is broken", "it has no end", "fix it")
     return piece
 
 
@@ -113,7 +113,7 @@ def test_a_worker_that_is_killed_ends_the_run_by_name() -> None:
 def test_an_error_of_a_worker_arrives_whole() -> None:
     with pytest.raises(InputError, match="row 40 is broken") as caught:
         list(in_order(refused, None, range(60)))
-    assert (caught.value.why, caught.value.do) == ("it has no end", "mend it")
+    assert (caught.value.why, caught.value.do) == ("it has no end", "fix it")
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         list(in_order(divided, None, range(60)))
 
@@ -147,7 +147,7 @@ def test_pieces_are_bounded_by_their_size() -> None:
 
 
 def recipe(folder: Path, rows: int) -> dict:
-    """A recipe of rows with copies, near copies, leaks and faults, some of them pieces apart."""
+    """A recipe of rows with copies, near copies, leaks and broken rows, some of them pieces apart."""
     said = "The committee met on Monday to discuss the new library budget and the plan for the winter season"
     with (folder / "rows.jsonl").open("w") as handle:
         for number in range(rows):
@@ -203,7 +203,7 @@ def test_a_dataset_is_the_same_to_the_byte_from_several_processes(tmp_path: Path
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_no_process_is_left_behind(tmp_path: Path, number: signal.Signals, code: int, times: int) -> None:
-    """The signal goes to all processes of the run, as a terminal's or a scheduler's does; a kill to the first alone. Some press twice."""
+    """The signal goes to all processes of the run, as a terminal's or a scheduler's does; a kill to the first only. Some press twice."""
     (tmp_path / "data.yaml").write_text(json.dumps(recipe(tmp_path, 40_000)))
     command = [str(Path(sys.executable).with_name("safework")), "data", "build", "-c", str(tmp_path / "data.yaml")]
     env = os.environ | {"SAFEWORK_STORE": str(tmp_path / "store")}
