@@ -17,6 +17,7 @@ from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row
 from safework_cli.training.config import EvaluationConfig
+from safework_cli.verifiers.rules.inputs import rule_artifact
 
 EVAL_SLOTS = {
     "eval_data": Slot(
@@ -27,7 +28,7 @@ EVAL_SLOTS = {
         "judges for eval_steps by name, such as eval_verifiers.safety=NAME or eval_verifiers.refusal=rule:refusal",
         optional=True,
         many=True,
-        rules=True,
+        external=rule_artifact,
     ),
 }
 OF_REPLIES = {"stop_rate": True, "mean_tokens": False}
