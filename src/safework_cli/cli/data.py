@@ -30,13 +30,14 @@ def preview_command() -> Any:
         row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
     ) -> None:
-        from safework_cli.core.artifacts import default_store
+        from safework_cli.core.artifacts import Artifact, default_store
         from safework_cli.core.errors import InputError, nearest
         from safework_cli.core.runtime import built_of
         from safework_cli.core.terminal import console as make_console
 
         where = default_store(store)
         artifact = built_of(data, ("dataset",), where, quiet=False) or where.resolve(data, ("dataset",))
+        assert isinstance(artifact, Artifact)  # it is built here, not only planned
         found = read_dataset(artifact)
         if row_id is not None:
             chosen = [row for row in found if row.id == row_id]

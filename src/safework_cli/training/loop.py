@@ -83,7 +83,7 @@ def optimisation_of(config: Any) -> dict[str, Any]:
 
 def supervised_arguments(kind: type[Arguments], config: SupervisedConfig, work: WorkDir, **settings: Any) -> Arguments:
     """Trainer arguments of a stage that learns from given answers: its optimisation settings and trackers, with ``settings`` added."""
-    given = {"seed": config.seed, "save_steps": config.save_steps, "tracking": config.tracking}
+    given: dict[str, Any] = {"seed": config.seed, "save_steps": config.save_steps, "tracking": config.tracking}
     return training_arguments(kind, work, **(given | optimisation_of(config) | settings))
 
 

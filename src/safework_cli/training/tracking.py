@@ -79,10 +79,10 @@ def run_name(work: WorkDir) -> str:
 def identity(work: WorkDir) -> dict[str, str]:
     """What a run makes, and of what: the artifact's reference, stage, fingerprint, and each input's reference and digest."""
     request = read_request(work.path) or {}
-    found = {key: str(request[key]) for key in ("artifact", "stage", "fingerprint") if key in request}
+    identified: dict[str, str] = {key: str(request[key]) for key in ("artifact", "stage", "fingerprint") if key in request}
     for key, ref in request.get("inputs", {}).items():
-        found |= {f"input.{key}": ref, f"input.{key}.digest": request["digests"][key]}
-    return found
+        identified |= {f"input.{key}": ref, f"input.{key}.digest": request["digests"][key]}
+    return identified
 
 
 @contextmanager

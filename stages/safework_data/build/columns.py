@@ -90,8 +90,8 @@ def _found(records: Sequence[Mapping[str, Any]], have: Sequence[str], path: Path
     """Row field → column. Raises InputError with the line to type where it is open."""
     named = {name.lower(): name for name in reversed(have)}
     columns = {}
-    for target, names in OTHER_NAMES.items():
-        if here := [named[name] for name in names if name in named]:
+    for target, usual in OTHER_NAMES.items():
+        if here := [named[name] for name in usual if name in named]:
             columns[target] = here[0]
     prompts = [named[name] for name in PROMPT_NAMES if name in named]
     replies = [named[name] for name in REPLY_NAMES if name in named]
