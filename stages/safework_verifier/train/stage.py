@@ -65,7 +65,6 @@ class VerifierTrainStage(Stage):
         ]
         if missing:
             plan.lines.append(f"{missing} rows without label or reply are left out")
-        plan_tracking(plan, config.tracking)
         return plan
 
     def show(self, artifact: Artifact) -> RenderableType:

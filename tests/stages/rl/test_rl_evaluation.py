@@ -6,7 +6,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safework_cli.core.artifacts.external import rule_artifact
 from safework_cli.core.config import resolve
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.runtime import prepare
@@ -14,6 +13,7 @@ from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
 from safework_cli.verifiers.contract import Verdict
+from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage
 from safework_rl.search.config import SearchConfig
