@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,8 +14,11 @@ from safework_cli.core.errors import ConfigError, nearest
 from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
+from safework_cli.data.dataset import training_rows
 from safework_cli.models.templates import TemplateName
-from safework_cli.training.config import Lora, SaveDtype
+from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
+from safework_cli.training.heldout import plan_evaluation
+from safework_cli.training.tracking import plan_tracking
 from safework_rl.losses.contract import Loss, Weighting
 from safework_rl.losses.cpgd import CpgdSettings
 from safework_rl.registry import LOSSES, check_name
@@ -55,7 +59,7 @@ def loss_class(name: str) -> type[Loss[Any]]:
     return loaded
 
 
-class RlConfig(StageConfig):
+class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     """Settings of every ``safework rl`` stage; names are those of TRL's GRPOConfig."""
 
     algorithm: str = "cpgd"
@@ -258,8 +262,12 @@ MODEL_SLOT = Slot(("model",), "the policy to start from")
 VERIFIERS_SLOT = Slot(("verifier",), "model verifiers by name, such as verifiers.safety", optional=True, many=True)
 
 
-def plan_rl(config: RlConfig, inputs: Inputs, name: str) -> Plan:
-    """What any of the three stages will do."""
+def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str]) -> Plan:
+    """What any of the three stages will do.
+
+    Args:
+        rewards: names of the rules and verifiers that the drawn tasks are rewarded by; none of them may be a judge of eval_steps.
+    """
     model = inputs.one("model")
     parameters = parameter_count(model.path)
     plan = Plan(name=name, optimizer_steps=config.max_steps)
@@ -282,6 +290,10 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str) -> Plan:
             "every prompt would be dropped",
             f"set max_completion_length below {positions}",
         )
+    plan_tracking(plan, config.tracking)
+    given = inputs.many("verifiers")
+    independent_of = {given[name].digest if name in given else name for name in rewards}
+    plan_evaluation(plan, config, inputs, lambda: training_rows(inputs.one("data")), independent_of)
     return plan
 
 

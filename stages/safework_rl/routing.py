@@ -12,7 +12,7 @@ from safework_cli.core.registry import entries
 from safework_cli.core.settings import Weight
 from safework_cli.core.stage import Inputs, Plan
 from safework_cli.data.tasks import TaskName
-from safework_cli.verifiers.rules import names_rule, parse_rule, rule_digests, rule_names
+from safework_cli.verifiers.rules import bare_name, names_rule, parse_rule, rule_digests, rule_names
 from safework_rl.registry import REWARDS, package_digests
 
 ROUTES: dict[str, dict[str, float]] = {
@@ -67,6 +67,11 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
                     "it was not given, and it is neither a rule nor a registered reward",
                     f"add verifiers.{name}=…, or set rewards.{task} (rules: {', '.join(rule_names())})",
                 )
+
+
+def rewarded_by(routes: Mapping[str, Mapping[str, float]], tasks: set[str]) -> set[str]:
+    """Names of the verifiers and rules that reward the replies to these tasks, without a rule's parameters."""
+    return {bare_name(name) for task in tasks for name in routes.get(task, {})} | {"format", "language"}
 
 
 def digests_of_rules(routes: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

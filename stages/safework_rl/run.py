@@ -35,6 +35,7 @@ from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.checkpoint import KeepRollout, load_state
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
+from safework_rl.evaluate import policy_evaluation
 from safework_rl.hints import why_idle
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import learns
@@ -121,7 +122,8 @@ def train(
     checkpoint = latest_checkpoint(work)
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
-    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=callbacks)
+    evaluation = policy_evaluation(config, inputs, work, engine=trainer._engine, encode=encode, positions=positions, search=search)
+    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=callbacks, evaluation=evaluation)
     with work.progress.phase("save"):
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
@@ -137,6 +139,8 @@ def train(
         chat_template_hash=template_hash(tokenizer),
         notes=warnings,
     )
+    if evaluation is not None:
+        evaluation.record(outcome, state)
     if why:
         outcome.not_measured(why)
     history = read_metrics(work.progress.metrics_path)
@@ -240,6 +244,7 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         work,
         seed=config.seed,
         save_steps=config.save_steps,
+        tracking=config.tracking,
         warmup_steps=warmup_share(config.warmup_ratio),
         steps_per_generation=config.passes_per_rollout,
         use_bias_correction_kl=False,  # TRL's default multiplies the KL by the ratio; the official scripts do not

@@ -93,7 +93,7 @@ def scripted(monkeypatch):
 
 
 def run(store, work, heldout, toy_data, **settings) -> Outcome:
-    from safework_cli.core.artifacts.external import rule_artifact
+    from safework_cli.verifiers.rules.inputs import rule_artifact
     from safework_sft.run import train
 
     judge = rule_artifact("rule:refusal")

@@ -35,7 +35,7 @@ def plan_tracking(plan: Plan, trackers: Sequence[str]) -> None:
             plan.refuse(
                 f"tracking names {name}, which is not installed",
                 "the run would not be tracked",
-                f"pip install {name} (or all trackers: pip install 'safework[tracking]')",
+                f"pip install {name}",
             )
     if trackers:
         plan.lines.append(f"tracked by {', '.join(trackers)}")

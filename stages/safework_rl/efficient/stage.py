@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
-from safework_rl.routing import check_routes, digests_of_rules
+from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
 
 class EfficientStage(Stage):
@@ -19,11 +20,17 @@ class EfficientStage(Stage):
     version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
     summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."
     Config = EfficientConfig
-    inputs = {"model": MODEL_SLOT, "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"), "verifiers": VERIFIERS_SLOT}
+    inputs = {
+        "model": MODEL_SLOT,
+        "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"),
+        "verifiers": VERIFIERS_SLOT,
+        **EVAL_SLOTS,
+    }
     output = "model"
 
     def plan(self, config: EfficientConfig, inputs: Inputs) -> Plan:
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient")
+        rewards = rewarded_by(config.rewards, set(config.tasks))
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards)
         plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), alpha {config.alpha}")
         check_routes(plan, config.rewards, set(config.tasks), inputs)
         return plan

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.m3.config import M3Config
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
-from safework_rl.routing import check_routes, digests_of_rules
+from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
 PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
 
@@ -22,13 +23,15 @@ class M3Stage(Stage):
     version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: refill, language term; 2: other draws
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
     Config = M3Config
-    inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT}
+    inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT, **EVAL_SLOTS}
     output = "model"
 
     def plan(self, config: M3Config, inputs: Inputs) -> Plan:
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3")
+        tasks = {task for phase in config.phases for task in phase.tasks}
+        rewards = rewarded_by(config.rewards, tasks)
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3", rewards)
         plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
-        check_routes(plan, config.rewards, {task for phase in config.phases for task in phase.tasks}, inputs)
+        check_routes(plan, config.rewards, tasks, inputs)
         return plan
 
     def external_digests(self, config: M3Config) -> dict[str, str]:

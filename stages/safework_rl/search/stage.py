@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.config import MODEL_SLOT, plan_rl
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
@@ -22,11 +23,12 @@ class SearchRlStage(Stage):
         "model": MODEL_SLOT,
         "index": Slot(("index",), "what is searched"),
         "data": Slot(("dataset",), "questions of the task search with gold answers, such as starter:rl"),
+        **EVAL_SLOTS,
     }
     output = "model"
 
     def plan(self, config: SearchConfig, inputs: Inputs) -> Plan:
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search")
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search", {"correctness"})
         plan.lines += [
             f"episodes over {inputs.one('index').ref}: {config.limits.turns} turns of {config.limits.turn_tokens} tokens, "
             f"{config.limits.results} results",
