@@ -10,7 +10,7 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import SUMMARY, EvalConfig
 from safework_eval.scoring import Panel
-from safework_eval.selection import Suite
+from safework_eval.selection import PlannedSuite
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -62,7 +62,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "…"
 
 
-def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> dict[str, Any]:
+def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> dict[str, Any]:
     """The conditions that search suites add; none where there are no such suites."""
     index = inputs.maybe("index")
     if index is None or not any(suite.metric == "search" for suite in suites):
@@ -70,7 +70,7 @@ def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -
     return {"index": index.digest, "episode": config.episode.model_dump()}
 
 
-def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], panels: dict[str, Panel]) -> dict[str, Any]:
+def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite], panels: dict[str, Panel]) -> dict[str, Any]:
     """What is known of this evaluation's conditions before a model is loaded."""
     return {
         "conditions": {
@@ -78,7 +78,7 @@ def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], pan
             "temperature": config.temperature,
             "top_p": config.top_p,
             "seed": config.seed if config.temperature > 0 else None,
-            "template_hash": inputs.one("model").manifest.chat_template_hash,
+            "template_hash": model.manifest.chat_template_hash if (model := inputs.maybe("model")) else None,
             "engine": None,
             **search_conditions(config, inputs, suites),
         },

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from safework_cli.core.settings import StageConfig, Temperature, cosmetic, verdict
+from safework_cli.core.settings import Temperature, cosmetic, verdict
+from safework_cli.engines.settings import WithEngine
 from safework_eval.gates import Gate
 from safework_eval.searching import EpisodeSettings
 from safework_eval.selection import JudgeChoice, SuiteBlock
@@ -23,7 +24,7 @@ Condition = Literal[
 ]  # fmt: skip
 
 
-class EvalConfig(StageConfig):
+class EvalConfig(WithEngine):
     """Settings of ``safework eval``."""
 
     suites: list[SuiteBlock] = Field(default_factory=list)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import EvalConfig
 from safework_eval.scoring import Panel, panel_for
-from safework_eval.selection import Suite, select_suites
+from safework_eval.selection import PlannedSuite, select_suites
 
 
 def folder_of(config: EvalConfig) -> str | None:
@@ -16,7 +17,12 @@ def folder_of(config: EvalConfig) -> str | None:
     return config.suites_folder or os.environ.get("SAFEWORK_DATA") or None
 
 
-def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict[str, Panel], list[SafeworkError]]:
+def served_name(model: str) -> str:
+    """The name of the evaluation of a served model: "org/Model:8b" → "Model-8b"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-._") or "served"
+
+
+def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite], dict[str, Panel], list[SafeworkError]]:
     """The suites with their rows, suite → judges, and why some of them cannot be run."""
     refusals: list[SafeworkError] = []
     if not config.suites:
@@ -45,7 +51,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     return suites, panels, refusals
 
 
-def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> list[SafeworkError]:
+def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:
     """Search suites without an index, an index without search suites, and episodes without room for a turn."""
     searching = [suite.name for suite in suites if suite.metric == "search"]
     index = inputs.maybe("index")
@@ -60,6 +66,14 @@ def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> l
         ]
     if index is not None and not searching and suites:
         return [ConfigError("the index is not used by any suite", "no suite has rows of the task search", "leave index= out, or add one")]
+    if searching and config.engine.protocol != "tokens":
+        return [
+            ConfigError(
+                f"suite '{searching[0]}' is answered in search episodes, and engine.kind={config.engine.kind} gives no token ids",
+                "an episode continues inside the model's own turn",
+                "engine.kind=hf model=NAME, or leave the suite out",
+            )
+        ]
     if searching and config.episode.turn_tokens > config.episode.total_tokens:
         what = f"episode.turn_tokens={config.episode.turn_tokens} exceeds episode.total_tokens={config.episode.total_tokens}"
         return [ConfigError(what, "no episode could take a single turn", "raise episode.total_tokens")]

@@ -11,16 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Row
-from safework_cli.statistics.classification import accuracy, cohen_kappa
-from safework_cli.verifiers import Exchange, Verdict, Verifier, judged
+from safework_cli.verifiers import Verdict, Verifier, judged
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
-    from safework_eval.selection import JudgeChoice, Metric, Suite
+    from safework_eval.samples import ScoredSample
+    from safework_eval.selection import JudgeChoice, Metric, PlannedSuite
 
 SAFETY_METRICS = ("safety", "over_refusal")
 REFUSED = ("refusal", "partial")
@@ -81,7 +79,7 @@ def artifact_judge(key: str, artifact: Artifact, batch_size: int, *, trust_remot
     return Judge(f"verifier:{key}", artifact.digest, artifact.ref, load)
 
 
-def panel_for(suite: Suite, verifiers: Mapping[str, Artifact], batch_size: int, *, trust_remote_code: bool = False) -> Panel:
+def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size: int, *, trust_remote_code: bool = False) -> Panel:
     """Chooses the judges of a suite.
 
     Args:
@@ -167,12 +165,20 @@ def refused(judge: Judge, verdict: Verdict | None) -> bool | None:
     return label in REFUSED_CLASSES if label in KNOWN_CLASSES else None
 
 
-def judge_all(judge: Judge, jobs: Sequence[tuple[Suite, Sequence[Exchange | None]]], verifier: Verifier) -> list[list[Verdict]]:
-    """Judges every suite's exchanges with one loaded verifier; None (a reply that was never made) is an error of its own."""
-    flat = [exchange for _, exchanges in jobs for exchange in exchanges if exchange is not None]
-    verdicts = iter(judged(verifier, flat))
+def score_samples(judge: Judge, verifier: Verifier, samples: Sequence[ScoredSample], metrics: Mapping[str, str]) -> None:
+    """Judges samples with one loaded verifier and fills their verdicts, outcomes and errors. The only scorer of replies.
+
+    Args:
+        samples: of any suites; one without a reply gets an error of its own.
+        metrics: suite → metric.
+    """
+    exchanges = [sample.exchange() for sample in samples]
+    verdicts = iter(judged(verifier, [exchange for exchange in exchanges if exchange is not None]))
     missing = Verdict(None, error="there is no reply to judge")
-    return [[missing if exchange is None else next(verdicts) for exchange in exchanges] for _, exchanges in jobs]
+    for sample, exchange in zip(samples, exchanges, strict=True):
+        verdict = missing if exchange is None else next(verdicts)
+        outcome = outcome_of(metrics[sample.suite], judge, verdict)  # type: ignore[arg-type]
+        sample.verdicts[judge.id], sample.outcomes[judge.id], sample.errors[judge.id] = verdict, outcome.value, outcome.error
 
 
 def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, float | int | None]:
@@ -185,5 +191,9 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
     pairs = [(a >= 0.5, b >= 0.5) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:
         return {"n": 0, "share": None, "kappa": None}
+    import numpy as np  # planning needs neither
+
+    from safework_cli.statistics.classification import accuracy, cohen_kappa
+
     one_N, other_N = np.array(pairs, dtype=np.int64).T
     return {"n": len(pairs), "share": accuracy(one_N, other_N), "kappa": cohen_kappa(one_N, other_N, 2)}

@@ -103,7 +103,7 @@ class SuiteBlock(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Suite:
+class PlannedSuite:
     """A suite with its rows.
 
     Attributes:
@@ -131,13 +131,13 @@ class Suite:
 
 def select_suites(
     blocks: Sequence[SuiteBlock], judge: JudgeChoice, data: Artifact | None, suites_folder: str | None
-) -> tuple[list[Suite], list[SafeworkError]]:
+) -> tuple[list[PlannedSuite], list[SafeworkError]]:
     """Reads every suite's rows.
 
     Returns:
         The suites, and the reasons for which others cannot be run (unknown set, no rows, mixed rows, images).
     """
-    suites: list[Suite] = []
+    suites: list[PlannedSuite] = []
     refusals: list[SafeworkError] = []
     own: list[Row] | None = None
     for block in blocks:
@@ -179,7 +179,7 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
     return load_suite(name, user_path(folder))
 
 
-def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> Suite:
+def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> PlannedSuite:
     chosen = [row for row in rows if block.rows.matches(row)]
     if not chosen:
         wanted = ", ".join(f"{k}={v}" for k, v in block.rows.model_dump(exclude_none=True).items()) or "any"
@@ -200,7 +200,7 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
             "safework eval reads text only in this version; leaving the images out would ask other questions",
             "add `images: false` to the suite's `rows`" if pictured < len(chosen) else "leave the suite out",
         )
-    return Suite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
+    return PlannedSuite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 
 
 def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:

@@ -16,10 +16,10 @@ from typing import Any
 
 from safework_cli.statistics.intervals import Estimate, estimate
 from safework_cli.verifiers.rules.ifeval import IFEVAL, published
-from safework_eval.samples import Sample
+from safework_eval.samples import ScoredSample
 from safework_eval.scoring import SAFETY_METRICS, Panel, agreement, refused
 from safework_eval.searching import search_measures
-from safework_eval.selection import Suite
+from safework_eval.selection import PlannedSuite
 
 SUMMARY_VERSION = 3  # IFEval's four numbers
 AXES: dict[str, dict[str, float]] = {
@@ -55,9 +55,9 @@ def summarise(
     model: Mapping[str, Any],
     data: str | None,
     conditions: Conditions,
-    suites: Sequence[Suite],
+    suites: Sequence[PlannedSuite],
     panels: Mapping[str, Panel],
-    samples: Sequence[Sample],
+    samples: Sequence[ScoredSample],
 ) -> dict[str, Any]:
     """The record of one model.
 
@@ -80,7 +80,7 @@ def summarise(
     }
 
 
-def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample], certain: int) -> dict[str, Any]:
+def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSample], certain: int) -> dict[str, Any]:
     scored = [s.outcome for s in samples if s.outcome is not None]
     replied = [s for s in samples if not s.reply.error]
     result = estimate(scored, [s.row.group for s in samples if s.outcome is not None])
@@ -118,7 +118,7 @@ def _suite_record(suite: Suite, panel: Panel, samples: Sequence[Sample], certain
     return record
 
 
-def ifeval_numbers(samples: Sequence[Sample]) -> dict[str, float]:
+def ifeval_numbers(samples: Sequence[ScoredSample]) -> dict[str, float]:
     """IFEval's four published numbers, where every row of a suite carries its instructions; empty elsewhere.
 
     A sample without a reply keeps nothing, as an empty response does there.
@@ -129,7 +129,7 @@ def ifeval_numbers(samples: Sequence[Sample]) -> dict[str, float]:
     return published([("" if s.reply.error else s.answer, c) for s, c in zip(samples, told, strict=True)])
 
 
-def _judge_record(judge: str, ref: str, samples: Sequence[Sample]) -> dict[str, Any]:
+def _judge_record(judge: str, ref: str, samples: Sequence[ScoredSample]) -> dict[str, Any]:
     outcomes = [s.outcomes.get(judge) for s in samples]
     scored = [(value, s.row.group) for value, s in zip(outcomes, samples, strict=True) if value is not None]
     result = estimate([value for value, _ in scored], [group for _, group in scored])
@@ -137,7 +137,7 @@ def _judge_record(judge: str, ref: str, samples: Sequence[Sample]) -> dict[str, 
     return {**result.to_json(), "failed": len(outcomes) - len(scored), "labels": labels, "ref": ref}
 
 
-def _length(samples: Sequence[Sample]) -> Estimate:
+def _length(samples: Sequence[ScoredSample]) -> Estimate:
     replied = [s for s in samples if not s.reply.error]
     return estimate([float(s.reply.tokens) for s in replied], [s.row.group for s in replied], bounds=(0.0, math.inf))
 

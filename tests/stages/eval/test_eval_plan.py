@@ -155,9 +155,9 @@ def test_a_smaller_limit_is_a_part_of_a_larger_one(data: Artifact) -> None:
 
 def test_the_digest_sees_prompt_and_answer() -> None:
     def digest(row: Row) -> str:
-        from safework_eval.selection import Suite
+        from safework_eval.selection import PlannedSuite
 
-        return Suite("s", "knowledge", (row,), "", "auto").digest
+        return PlannedSuite("s", "knowledge", (row,), "", "auto").digest
 
     row = ROWS[10]
     assert digest(row) == digest(copy.deepcopy(row))
@@ -172,10 +172,10 @@ def test_the_digest_sees_prompt_and_answer() -> None:
     ("kinds", "judges"), [({"contains"}, ["rule:correctness", "rule:f1"]), ({"contains", "exact"}, ["rule:correctness"])]
 )
 def test_where_containment_judges_the_overlap_is_told_beside_it(kinds: set[str], judges: list[str]) -> None:
-    from safework_eval.selection import Suite
+    from safework_eval.selection import PlannedSuite
 
     rows = [Row(kind, "knowledge", user("Who?"), answer="Ada", meta={"answer_type": kind}) for kind in sorted(kinds)]
-    panel = panel_for(Suite("s", "knowledge", tuple(rows), "", "auto"), {}, 1)
+    panel = panel_for(PlannedSuite("s", "knowledge", tuple(rows), "", "auto"), {}, 1)
     assert [judge.id for judge in panel.judges] == judges
     (verdict,) = panel.judges[-1].load().judge([Exchange.of(rows[0], "<think>x</think>It was Ada herself")])
     assert verdict.score == (pytest.approx(0.4) if "exact" not in kinds else 1.0), "one word of four, all of one"
