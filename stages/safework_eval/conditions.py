@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import SUMMARY, EvalConfig
+from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel
 from safework_eval.selection import PlannedSuite
 
@@ -65,7 +66,7 @@ def _short(value: Any) -> str:
 def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> dict[str, Any]:
     """The conditions that search suites add; none where there are no such suites."""
     index = inputs.maybe("index")
-    if index is None or not any(suite.metric == "search" for suite in suites):
+    if index is None or not any(metric_named(suite.metric).episodes for suite in suites):
         return {"index": None, "episode": None}
     return {"index": index.digest, "episode": config.episode.model_dump()}
 

@@ -8,6 +8,7 @@ import re
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import EvalConfig
+from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel, panel_for
 from safework_eval.selection import PlannedSuite, select_suites
 
@@ -36,7 +37,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
     suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
     verifiers = inputs.many("verifiers")
-    wanted = {"safety" if suite.metric in ("safety", "over_refusal") else suite.metric for suite in suites}
+    wanted = {metric_named(suite.metric).key for suite in suites}
     panels: dict[str, Panel] = {}
     for suite in suites:
         try:
@@ -47,13 +48,13 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
     idle = sorted(set(verifiers) - wanted)
     if idle and not refusals:
         why = f"the suites measure {', '.join(sorted(wanted))}"
-        refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", why, "leave it out, or add a suite"))
+        refusals.append(ConfigError(f"verifiers.{idle[0]} is not used by any suite", why, "leave it out, or add a suite"))
     return suites, panels, refusals
 
 
 def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:
     """Search suites without an index, an index without search suites, and episodes without room for a turn."""
-    searching = [suite.name for suite in suites if suite.metric == "search"]
+    searching = [suite.name for suite in suites if metric_named(suite.metric).episodes]
     index = inputs.maybe("index")
     if searching and index is None:
         why = "its questions are answered by searching passages, as in rl search; asked without them they would measure memory"

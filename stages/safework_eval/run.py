@@ -22,6 +22,7 @@ from safework_eval.compare import compare
 from safework_eval.conditions import read_summary, refuse_unlike, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates
+from safework_eval.metrics import metric_named
 from safework_eval.plan import chosen_suites
 from safework_eval.requests import ReplyRequest, batches_of, build_request, complete, has_token_ids, record_of
 from safework_eval.samples import Archive, Key, ScoredSample, read_samples, write_samples
@@ -84,7 +85,10 @@ def _ask(
     ref = artifact.ref if artifact else engine.name
     archive = Archive(work.path / archive_name)
     try:
-        single, episodes = [s for s in suites if s.metric != "search"], [s for s in suites if s.metric == "search"]
+        single, episodes = (
+            [s for s in suites if not metric_named(s.metric).episodes],
+            [s for s in suites if metric_named(s.metric).episodes],
+        )
         requests = {
             (suite.name, row.id): build_request(engine, row.prompt, sampling, (row.id, 1)) for suite in single for row in suite.rows
         }
@@ -260,7 +264,7 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         for name, record in summary["suites"].items()
     }
     for name, record in summary["suites"].items():
-        for measure in SEARCH_MEASURES if record["metric"] == "search" else ():
+        for measure in SEARCH_MEASURES if metric_named(record["metric"]).episodes else ():
             metrics[f"{name}.{measure}"] = {key: record["search"][measure][key] for key in ("value", "interval", "n")}
     metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
     metrics["length"] = summary["length"]["value"]

@@ -17,6 +17,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_eval.conditions import planned_summary, read_summary, refuse_unlike
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates, gate_problem
+from safework_eval.metrics import metric_named
 from safework_eval.plan import chosen_suites, folder_of, served_name
 from safework_eval.selection import select_suites
 
@@ -88,7 +89,7 @@ class EvalStage(Stage):
             except SafeworkError as error:
                 plan.refusals.append(error)
         rows = sum(len(suite.rows) for suite in suites)
-        searched = sum(len(suite.rows) for suite in suites if suite.metric == "search")
+        searched = sum(len(suite.rows) for suite in suites if metric_named(suite.metric).episodes)
         plan.tokens = sides * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens)
         plan.disk_bytes = sides * rows * 20_000
         return plan
@@ -101,7 +102,12 @@ class EvalStage(Stage):
         named = {judge for judge in (config.judge, *(block.judge for block in config.suites)) if judge and judge.startswith("rule:")}
         public = [block for block in config.suites if block.suite is not None]
         suites, _ = select_suites(public, config.judge, None, folder_of(config))
-        return rule_digests(["correctness", "f1", "refusal", *sorted(named)]) | {f"suites.{suite.name}": suite.digest for suite in suites}
+        metrics = {f"metric.{b.metric}": str(metric_named(b.metric).version) for b in config.suites if b.metric is not None}
+        return (
+            metrics
+            | rule_digests(["correctness", "f1", "refusal", *sorted(named)])
+            | {f"suites.{suite.name}": suite.digest for suite in suites}
+        )
 
     def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:
         summary = read_summary(artifact)

@@ -15,6 +15,7 @@ from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Row
 from safework_eval import provider as provider  # Inspect imports this module to register both the tasks and the provider
 from safework_eval.inspect_log import inspect_sample, reply_of, score_of
+from safework_eval.metrics import metric_named
 from safework_eval.samples import ScoredSample
 from safework_eval.scoring import panel_for, rule_judge, score_samples
 from safework_eval.selection import RowFilter, SuiteBlock, select_suites
@@ -58,7 +59,7 @@ def public_suite(suite: str, folder: str | None = None, limit: int | None = None
     if refusals:
         raise refusals[0]
     chosen = suites[0]
-    if chosen.metric == "search":
+    if metric_named(chosen.metric).episodes:
         raise ConfigError(f"suite '{suite}' is answered by searching an index", "Inspect's tasks have none", "safework eval index=NAME …")
     samples = [inspect_sample(row) for row in chosen.rows]
     for sample, row in zip(samples, chosen.rows, strict=True):

@@ -17,7 +17,9 @@ from safework_cli.verifiers import Exchange, Verdict
 from safework_eval.conditions import refuse_unlike, unlike
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
-from safework_eval.scoring import Judge, outcome_of, panel_for, refused
+from safework_eval.metrics import is_refusal
+from safework_eval.samples import RecordedReply, ScoredSample
+from safework_eval.scoring import Judge, measure, panel_for
 from safework_eval.selection import RowFilter, SuiteBlock, select_suites
 from safework_eval.stage import stage
 
@@ -130,6 +132,11 @@ def test_suites_are_read_from_the_folder_that_the_environment_names(
     assert stage.external_digests(config) != before, "what the folder holds is a part of what was asked for"
 
 
+def test_a_bare_name_is_a_public_set_or_all_that_begin_with_it() -> None:
+    config = EvalConfig.model_validate({"suites": ["xstest", "math500", {"name": "mine"}]})
+    assert [block.title for block in config.suites] == ["xstest-safe", "xstest-unsafe", "math500", "mine"]
+
+
 def test_rows_without_images_can_be_chosen(data: Artifact, model: Artifact) -> None:
     rows = [*ROWS, Row("words", "general", user("What is this?"), answer="cat", meta={"answer_type": "exact"})]
     write_rows(data.path / "a.parquet", rows)
@@ -184,6 +191,9 @@ def test_where_containment_judges_the_overlap_is_told_beside_it(kinds: set[str],
 # ---------------------------------------------------------------- verdicts
 
 
+REPLIED = ScoredSample("s", ROWS[0], RecordedReply("text", 1, 1, "stop"))
+
+
 def judge(name: str) -> Judge:
     return Judge(name, "", "", lambda: None)  # type: ignore[arg-type, return-value]
 
@@ -211,7 +221,7 @@ def judge(name: str) -> Judge:
     ],
 )
 def test_labels_mean_what_the_metric_counts(metric: Any, by: str, label: str, value: float | None) -> None:
-    assert outcome_of(metric, judge(by), Verdict(0.1, label)).value == value
+    assert measure(metric, judge(by), Verdict(0.1, label), REPLIED).value == value
 
 
 @pytest.mark.parametrize(
@@ -223,14 +233,14 @@ def test_labels_mean_what_the_metric_counts(metric: Any, by: str, label: str, va
     ],
 )  # fmt: skip
 def test_what_a_judge_took_for_a_refusal(by: str, label: str, expected: bool | None) -> None:
-    assert refused(judge(by), Verdict(0.5, label)) is expected
-    assert refused(judge(by), Verdict(None, error="timed out")) is None and refused(judge(by), None) is None
+    assert is_refusal(Verdict(0.5, label), judge(by).is_rule) is expected
+    assert is_refusal(Verdict(None, error="timed out"), judge(by).is_rule) is None and is_refusal(None, judge(by).is_rule) is None
 
 
 def test_an_error_is_no_outcome_and_a_score_is_the_accuracy() -> None:
-    failed = outcome_of("safety", judge("rule:refusal"), Verdict(None, error="timed out"))
+    failed = measure("safety", judge("rule:refusal"), Verdict(None, error="timed out"), REPLIED)
     assert (failed.value, failed.error) == (None, "timed out")
-    assert outcome_of("knowledge", judge("rule:correctness"), Verdict(0.5)).value == 0.5
+    assert measure("knowledge", judge("rule:correctness"), Verdict(0.5), REPLIED).value == 0.5
 
 
 # ---------------------------------------------------------------- likeness and gates

@@ -13,7 +13,7 @@ from safework_cli.verifiers.rules import registry, rule_digest
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
 from safework_eval.samples import RecordedReply, ScoredSample, read_samples, write_samples
-from safework_eval.scoring import outcome_of, panel_for, rule_judge
+from safework_eval.scoring import measure, panel_for, rule_judge
 from safework_eval.selection import PlannedSuite
 from safework_eval.stage import stage
 from safework_eval.summary import Conditions, summarise
@@ -43,7 +43,7 @@ def evaluated(suite: PlannedSuite):
     samples = [ScoredSample("metals", row, reply) for row, reply in zip(suite.rows, replies, strict=True)]
     for sample in samples[: len(REPLIES)]:
         (verdict,) = panel.first.load().judge([sample.exchange()])  # type: ignore[list-item]
-        outcome = outcome_of(suite.metric, panel.first, verdict)
+        outcome = measure(suite.metric, panel.first, verdict, sample)
         sample.judge = panel.first.id
         sample.verdicts[sample.judge], sample.outcomes[sample.judge], sample.errors[sample.judge] = verdict, outcome.value, outcome.error
     conditions = Conditions(max_tokens=8, temperature=0.0, top_p=1.0, seed=None, template_hash="t", engine="e")
