@@ -1,4 +1,4 @@
-"""Whether two evaluations were made under the same conditions: unlike records are refused, not compared. Pure, without NumPy."""
+"""Whether two evaluations were made under the same conditions: records that differ are refused, not compared. Pure, without NumPy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUITE_CONDITIONS = ("metric", "digest", "judge")
 
 
-def unlike(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Every condition in which two summaries differ: field → (this, that).
 
     Conditions that a summary does not know yet (None, while planning) are not compared.
@@ -44,9 +44,9 @@ def _judge_identity(judge: Mapping[str, Any]) -> str:
     return f"{judge['id']} {judge['digest'][:12]}"
 
 
-def refuse_unlike(this: Mapping[str, Any], that: Mapping[str, Any], that_ref: str, allowed: Sequence[str]) -> None:
+def refuse_differences(this: Mapping[str, Any], that: Mapping[str, Any], that_ref: str, allowed: Sequence[str]) -> None:
     """Raises ConfigError where two summaries differ in a condition that is not in ``allowed`` (by name, or by the part after the dot)."""
-    found = {name: pair for name, pair in unlike(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
+    found = {name: pair for name, pair in differences(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
     if not found:
         return
     lines = "; ".join(f"{name}: {_short(mine)} here, {_short(yours)} there" for name, (mine, yours) in found.items())

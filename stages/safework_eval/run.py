@@ -19,7 +19,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.engines.protocol import Sampling
 from safework_eval.compare import compare
-from safework_eval.conditions import read_summary, refuse_unlike, search_conditions
+from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates
 from safework_eval.metrics import metric_named
@@ -222,7 +222,7 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
         that_outcomes = {}
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
-        refuse_unlike(summaries[0], that, base.ref, list(config.allow_differences))
+        refuse_differences(summaries[0], that, base.ref, list(config.allow_differences))
     summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, _groups(sides[0]))}
 
 

@@ -195,11 +195,11 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
         raise InputError(
             f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again"
         )
-    if pictured := sum(bool(row.images) for row in chosen):
+    if with_images := sum(bool(row.images) for row in chosen):
         raise ConfigError(
-            f"{pictured} rows of suite '{block.title}' hold images",
-            "safework eval reads text only in this version; leaving the images out would ask other questions",
-            "add `images: false` to the suite's `rows`" if pictured < len(chosen) else "leave the suite out",
+            f"{with_images} rows of suite '{block.title}' hold images",
+            "safework eval is text only in this version; leaving the images out would ask other questions",
+            "add `images: false` to the suite's `rows`" if with_images < len(chosen) else "leave the suite out",
         )
     return PlannedSuite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 

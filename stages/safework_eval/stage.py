@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
-from safework_eval.conditions import planned_summary, read_summary, refuse_unlike
+from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates, gate_problem
 from safework_eval.metrics import metric_named
@@ -83,7 +83,7 @@ class EvalStage(Stage):
         elif against is not None and not plan.refusals:
             plan.lines.append(f"compared with {against.ref}")
             try:
-                refuse_unlike(
+                refuse_differences(
                     planned_summary(config, inputs, suites, panels), read_summary(against), against.ref, list(config.allow_differences)
                 )
             except SafeworkError as error:

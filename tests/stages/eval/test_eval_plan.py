@@ -14,7 +14,7 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.verifiers import Exchange, Verdict
-from safework_eval.conditions import refuse_unlike, unlike
+from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
 from safework_eval.metrics import is_refusal
@@ -243,7 +243,7 @@ def test_an_error_is_no_outcome_and_a_score_is_the_accuracy() -> None:
     assert measure("knowledge", judge("rule:correctness"), Verdict(0.5), REPLIED).value == 0.5
 
 
-# ---------------------------------------------------------------- likeness and gates
+# ---------------------------------------------------------------- conditions and gates
 
 
 def summary() -> dict[str, Any]:
@@ -278,17 +278,17 @@ def test_unlike_records_are_refused_by_name(path: tuple[str, ...], value: Any, f
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    assert list(unlike(summary(), other)) == [field]
+    assert list(differences(summary(), other)) == [field]
     with pytest.raises(ConfigError) as caught:
-        refuse_unlike(summary(), other, "evaluation/base@v1", [])
+        refuse_differences(summary(), other, "evaluation/base@v1", [])
     assert field in caught.value.what and "against=model/base@v1" in caught.value.do and f"[{field.rpartition('.')[2]}]" in caught.value.do
-    refuse_unlike(summary(), other, "evaluation/base@v1", [field.rpartition(".")[2]])
+    refuse_differences(summary(), other, "evaluation/base@v1", [field.rpartition(".")[2]])
 
 
 def test_like_records_pass_and_what_is_not_known_yet_is_not_compared() -> None:
     early = summary()
     early["conditions"] |= {"template_hash": None, "engine": None}
-    assert unlike(early, summary()) == {}
+    assert differences(early, summary()) == {}
 
 
 def test_gates() -> None:

@@ -18,7 +18,7 @@ from safework_cli.engines.protocol import Completion
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION
 from safework_cli.environments.search.index import Passage, write_index
 from safework_cli.statistics.intervals import wilson
-from safework_eval.conditions import unlike
+from safework_eval.conditions import differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.samples import RecordedReply, ScoredSample, read_samples
@@ -148,7 +148,7 @@ def test_another_index_or_other_limits_are_other_conditions(inputs: Any, work: W
     _, summary = run(inputs, work)
     other = json.loads(json.dumps(summary))
     other["conditions"] |= {"index": "x", "episode": {**summary["conditions"]["episode"], "turns": 2}}
-    assert set(unlike(summary, other)) == {"index", "episode"}
+    assert set(differences(summary, other)) == {"index", "episode"}
 
 
 def test_gates_on_reliability(inputs: Any, work: WorkDir, actor: Any) -> None:
