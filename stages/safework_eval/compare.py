@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping
 from typing import Any
 
 from safework_cli.statistics.paired import Term, compare_paired, weighted_sum
-from safework_eval.summary import AXES
+from safework_eval.metrics import AXES, metric_named, on_axis
 
 Outcomes = Mapping[str, Mapping[str, float | None]]
 """Suite → row id → the metric's value, None where it could not be scored."""
@@ -64,7 +64,7 @@ def _of_metric(metric: str, suites: Mapping[str, Any]) -> list[str]:
 def _metric_changes(axis: str, suites: Mapping[str, Any], changed: Mapping[str, Term]) -> dict[str, float]:
     """Metric → mean change of its suites; a metric with a suite that cannot be compared is left out."""
     changes = {}
-    for metric in AXES[axis]:
+    for metric in (each.name for each in on_axis(axis, {record["metric"] for record in suites.values()})):
         names = _of_metric(metric, suites)
         if names and all(name in changed for name in names):
             changes[metric] = sum(changed[name].value for name in names) / len(names)
@@ -78,7 +78,7 @@ def _axis_change(axis: str, suites: Mapping[str, Any], changed: Mapping[str, Ter
     terms: list[Term] = []
     for metric in changes:
         names = _of_metric(metric, suites)
-        weight = AXES[axis][metric] / len(names) / len(changes)
+        weight = metric_named(metric).sign / len(names) / len(changes)
         terms += [Term(weight, changed[name].value, changed[name].interval, changed[name].groups) for name in names]
     change, interval = weighted_sum(terms)
     return {

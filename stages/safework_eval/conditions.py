@@ -1,4 +1,4 @@
-"""Whether two evaluations were made under the same conditions: unlike records are refused, not compared. Pure, without NumPy."""
+"""Whether two evaluations were made under the same conditions: records that differ are refused, not compared. Pure, without NumPy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import SUMMARY, EvalConfig
+from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel
-from safework_eval.selection import Suite
+from safework_eval.selection import PlannedSuite
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 SUITE_CONDITIONS = ("metric", "digest", "judge")
 
 
-def unlike(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Every condition in which two summaries differ: field → (this, that).
 
     Conditions that a summary does not know yet (None, while planning) are not compared.
@@ -43,9 +44,9 @@ def _judge_identity(judge: Mapping[str, Any]) -> str:
     return f"{judge['id']} {judge['digest'][:12]}"
 
 
-def refuse_unlike(this: Mapping[str, Any], that: Mapping[str, Any], that_ref: str, allowed: Sequence[str]) -> None:
+def refuse_differences(this: Mapping[str, Any], that: Mapping[str, Any], that_ref: str, allowed: Sequence[str]) -> None:
     """Raises ConfigError where two summaries differ in a condition that is not in ``allowed`` (by name, or by the part after the dot)."""
-    found = {name: pair for name, pair in unlike(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
+    found = {name: pair for name, pair in differences(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
     if not found:
         return
     lines = "; ".join(f"{name}: {_short(mine)} here, {_short(yours)} there" for name, (mine, yours) in found.items())
@@ -62,15 +63,15 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:12] + "…"
 
 
-def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> dict[str, Any]:
+def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> dict[str, Any]:
     """The conditions that search suites add; none where there are no such suites."""
     index = inputs.maybe("index")
-    if index is None or not any(suite.metric == "search" for suite in suites):
+    if index is None or not any(metric_named(suite.metric).episodes for suite in suites):
         return {"index": None, "episode": None}
     return {"index": index.digest, "episode": config.episode.model_dump()}
 
 
-def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], panels: dict[str, Panel]) -> dict[str, Any]:
+def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite], panels: dict[str, Panel]) -> dict[str, Any]:
     """What is known of this evaluation's conditions before a model is loaded."""
     return {
         "conditions": {
@@ -78,7 +79,7 @@ def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[Suite], pan
             "temperature": config.temperature,
             "top_p": config.top_p,
             "seed": config.seed if config.temperature > 0 else None,
-            "template_hash": inputs.one("model").manifest.chat_template_hash,
+            "template_hash": model.manifest.chat_template_hash if (model := inputs.maybe("model")) else None,
             "engine": None,
             **search_conditions(config, inputs, suites),
         },

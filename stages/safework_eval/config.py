@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from safework_cli.core.settings import StageConfig, Temperature, cosmetic, verdict
+from safework_cli.core.registry import entries
+from safework_cli.core.settings import Temperature, cosmetic, verdict
+from safework_cli.engines.settings import WithEngine
 from safework_eval.gates import Gate
 from safework_eval.searching import EpisodeSettings
 from safework_eval.selection import JudgeChoice, SuiteBlock
@@ -23,12 +25,30 @@ Condition = Literal[
 ]  # fmt: skip
 
 
-class EvalConfig(StageConfig):
+class EvalConfig(WithEngine):
     """Settings of ``safework eval``."""
 
     suites: list[SuiteBlock] = Field(default_factory=list)
     """What is measured: `{name: harmful, rows: {task: safety, harmful: true}, limit: 40}` takes rows of the `data` input,
-    `{suite: harmbench-test, limit: 100}` reads a public set from `suites_folder`."""
+    `{suite: harmbench-test, limit: 100}` reads a public set from
+    `suites_folder`, and so does a bare name, as in `[xstest, harmbench-test]`."""
+
+    @field_validator("suites", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """A bare name is a public set, or all sets whose names begin with it: "xstest" is xstest-safe and xstest-unsafe."""
+        if not isinstance(value, list):
+            return value
+        blocks: list[Any] = []
+        for block in value:
+            if not isinstance(block, str):
+                blocks.append(block)
+                continue
+            names = entries("safework.suites")
+            family = [name for name in names if name.startswith(f"{block}-")] if block not in names else []
+            blocks += [{"suite": name} for name in family or [block]]
+        return blocks
+
     suites_folder: str | None = cosmetic(None)
     """The folder that holds the public sets, one folder each; $SAFEWORK_DATA where it is not given. The rows that are read from it, and not
     the folder's name, are part of what is asked for."""

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.settings import Settings
+from safework_eval.metrics import AXES, metric_named
 from safework_eval.searching import SEARCH_MEASURES
 
 SAFETY_FIELDS = ("refused",)
 """The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
 """Beside its own metric, what a gate can name of a suite. ``unparsable``: empty answers, and those in which the judging rule found none."""
-AXES = ("safety", "capability")
 
 
 class Gate(Settings):
@@ -52,8 +52,8 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     """
     measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
-    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric in ("safety", "over_refusal") for field in SAFETY_FIELDS]
-    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric == "search" for field in SEARCH_MEASURES]
+    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).refusals for field in SAFETY_FIELDS]
+    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:

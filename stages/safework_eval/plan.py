@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import EvalConfig
+from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel, panel_for
-from safework_eval.selection import Suite, select_suites
+from safework_eval.selection import PlannedSuite, select_suites
 
 
 def folder_of(config: EvalConfig) -> str | None:
@@ -16,7 +18,12 @@ def folder_of(config: EvalConfig) -> str | None:
     return config.suites_folder or os.environ.get("SAFEWORK_DATA") or None
 
 
-def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict[str, Panel], list[SafeworkError]]:
+def served_name(model: str) -> str:
+    """The name of the evaluation of a served model: "org/Model:8b" → "Model-8b"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-._") or "served"
+
+
+def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite], dict[str, Panel], list[SafeworkError]]:
     """The suites with their rows, suite → judges, and why some of them cannot be run."""
     refusals: list[SafeworkError] = []
     if not config.suites:
@@ -30,7 +37,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
     verifiers = inputs.many("verifiers")
-    wanted = {"safety" if suite.metric in ("safety", "over_refusal") else suite.metric for suite in suites}
+    wanted = {metric_named(suite.metric).key for suite in suites}
     panels: dict[str, Panel] = {}
     for suite in suites:
         try:
@@ -41,13 +48,13 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[Suite], dict
     idle = sorted(set(verifiers) - wanted)
     if idle and not refusals:
         why = f"the suites measure {', '.join(sorted(wanted))}"
-        refusals.append(ConfigError(f"verifiers.{idle[0]} would judge nothing", why, "leave it out, or add a suite"))
+        refusals.append(ConfigError(f"verifiers.{idle[0]} is not used by any suite", why, "leave it out, or add a suite"))
     return suites, panels, refusals
 
 
-def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> list[SafeworkError]:
+def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:
     """Search suites without an index, an index without search suites, and episodes without room for a turn."""
-    searching = [suite.name for suite in suites if suite.metric == "search"]
+    searching = [suite.name for suite in suites if metric_named(suite.metric).episodes]
     index = inputs.maybe("index")
     if searching and index is None:
         why = "its questions are answered by searching passages, as in rl search; asked without them they would measure memory"
@@ -60,6 +67,14 @@ def index_problems(config: EvalConfig, inputs: Inputs, suites: list[Suite]) -> l
         ]
     if index is not None and not searching and suites:
         return [ConfigError("the index is not used by any suite", "no suite has rows of the task search", "leave index= out, or add one")]
+    if searching and config.engine.protocol != "tokens":
+        return [
+            ConfigError(
+                f"suite '{searching[0]}' is answered in search episodes, and engine.kind={config.engine.kind} gives no token ids",
+                "an episode continues inside the model's own turn",
+                "engine.kind=hf model=NAME, or leave the suite out",
+            )
+        ]
     if searching and config.episode.turn_tokens > config.episode.total_tokens:
         what = f"episode.turn_tokens={config.episode.turn_tokens} exceeds episode.total_tokens={config.episode.total_tokens}"
         return [ConfigError(what, "no episode could take a single turn", "raise episode.total_tokens")]

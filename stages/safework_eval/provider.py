@@ -23,27 +23,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inspect_ai.model import (
-    ChatCompletionChoice,
     ChatMessage,
-    ChatMessageAssistant,
-    ContentReasoning,
-    ContentText,
     GenerateConfig,
     Logprob,
     Logprobs,
     ModelAPI,
     ModelOutput,
     ModelUsage,
-    StopReason,
     modelapi,
 )
 from inspect_ai.solver._task_state import sample_state  # which sample and epoch a request belongs to; the public names do not say it
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
-from safework_cli.data.row import Message
-from safework_cli.engines.protocol import Completion, Sampling, derived_seed
+from safework_cli.engines.protocol import Completion, Sampling
+from safework_eval.inspect_log import output_of, to_messages
+from safework_eval.requests import ReplyRequest, build_request, complete, record_of
 
 if TYPE_CHECKING:
     from safework_cli.engines.protocol import TokenEngine
@@ -51,8 +46,6 @@ if TYPE_CHECKING:
 DEFAULT_MAX_TOKENS = 1024
 QUIET_SECONDS = 0.02
 """A batch starts when no further request came for so long."""
-STRAGGLER_SECONDS = 10.0
-"""The same where it is known how many requests are to come: one that never comes must not hang the run."""
 
 DONE_HERE = frozenset({"max_tokens", "temperature", "top_p", "stop_seqs", "seed", "num_choices", "best_of", "logprobs"})
 """Generation settings that this provider carries out."""
@@ -72,10 +65,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 @dataclass(slots=True)
-class Request:
-    """The completions of one prompt to be generated, one for each seed, and the future of them."""
+class Pending:
+    """A request with the seeds of its completions, and the future of them."""
 
-    prompt_ids: list[int]
+    request: ReplyRequest
     sampling: Sampling
     seeds: list[int]
     future: Future[list[Completion]] = field(default_factory=Future)
@@ -85,23 +78,16 @@ class Batcher:
     """Collects concurrent requests and generates them in batches, in one thread of its own.
 
     Args:
-        generate: prompts of one batch, their sampling and the seeds of each prompt's completions → the completions of each prompt.
+        generate: requests of one batch, their sampling and the seeds of each prompt's completions → the completions of each prompt.
         batch_size: sequences generated together.
     """
 
-    def __init__(self, generate: Callable[[list[list[int]], Sampling, list[list[int]]], list[list[Completion]]], batch_size: int):
+    def __init__(self, generate: Callable[[list[ReplyRequest], Sampling, list[list[int]]], list[list[Completion]]], batch_size: int):
         self._generate, self.batch_size = generate, batch_size
-        self.expected = 0
-        """Requests that are known to come: the first batch waits for them, so that like lengths are batched together, and always the same
-        (what is batched with what changes the rounding of the logits)."""
-        self.before_batch: Callable[[], None] = lambda: None
-        """Called before each batch; what it raises reaches every request that waits."""
-        self.failure: BaseException | None = None
-        """The first error of a batch, as it was raised."""
-        self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Pending] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def submit(self, request: Request) -> Future[list[Completion]]:
+    def submit(self, request: Pending) -> Future[list[Completion]]:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="safework-generate", daemon=True)
             self._thread.start()
@@ -109,60 +95,34 @@ class Batcher:
         return request.future
 
     def _work(self) -> None:
-        waiting: list[Request] = []
+        waiting: list[Pending] = []
         while True:
             if not waiting:
                 waiting.append(self._queue.get())
             self._gather(waiting)
-            waiting.sort(key=lambda r: (len(r.prompt_ids), r.prompt_ids))
+            waiting.sort(key=lambda r: (len(r.request.prompt_ids), r.request.prompt_ids))
             alike = [r for r in waiting if r.sampling == waiting[0].sampling and len(r.seeds) == len(waiting[0].seeds)]
             batch = alike[: max(1, self.batch_size // len(waiting[0].seeds))]
             chosen = {id(r) for r in batch}
             waiting = [r for r in waiting if id(r) not in chosen]
             self._run(batch)
 
-    def _gather(self, waiting: list[Request]) -> None:
+    def _gather(self, waiting: list[Pending]) -> None:
         while True:
-            patience = STRAGGLER_SECONDS if len(waiting) < self.expected else QUIET_SECONDS
             try:
-                waiting.append(self._queue.get(timeout=patience))
+                waiting.append(self._queue.get(timeout=QUIET_SECONDS))
             except queue.Empty:
-                self.expected = 0  # it held for the first batch; those that follow take what is there
                 return
 
-    def _run(self, batch: list[Request]) -> None:
+    def _run(self, batch: list[Pending]) -> None:
         try:
-            self.before_batch()
-            groups = self._generate([r.prompt_ids for r in batch], batch[0].sampling, [r.seeds for r in batch])
+            groups = self._generate([r.request for r in batch], batch[0].sampling, [r.seeds for r in batch])
         except BaseException as error:
-            self.failure = self.failure or error
             for request in batch:
                 request.future.set_exception(error)
             return
         for request, group in zip(batch, groups, strict=True):
             request.future.set_result(group)
-
-
-class Seeds:
-    """The seeds of requests: from the run's seed, the sample and its epoch, the prompt, and how often the same was asked before.
-
-    A task that asks twice in one sample (an agent, a retry), or a caller outside any task that asks the same again, gets another draw
-    each time; a second run of the same draws the same.
-    """
-
-    def __init__(self) -> None:
-        self._asked: Counter[int] = Counter()
-
-    def next(self, seed: int, sample: tuple[str, int] | None, prompt_ids: Sequence[int], count: int) -> list[int]:
-        """``count`` seeds, one for each completion.
-
-        Args:
-            sample: its id and epoch, or None outside a task.
-        """
-        key = derived_seed(seed, sample, list(prompt_ids))
-        first = self._asked[key]
-        self._asked[key] += count
-        return [derived_seed(key, number) for number in range(first, first + count)]
 
 
 class SafeworkAPI(ModelAPI):
@@ -173,7 +133,7 @@ class SafeworkAPI(ModelAPI):
         batch_size: sequences generated together.
         dtype: "auto", "float32", "bfloat16" or "float16".
         trust_remote_code: run Python code that the model's folder brings along.
-        store: the artifact store; ``SAFEWORK_STORE`` or ``./artifacts`` where it is not given.
+        store: the artifact store; ``SAFEWORK_STORE`` or ``./artifacts`` if it is not given.
     """
 
     def __init__(
@@ -191,17 +151,9 @@ class SafeworkAPI(ModelAPI):
         self._dtype, self._store, self._trust = dtype, store, trust_remote_code
         self._engine: TokenEngine | None = None
         self._loading = threading.Lock()
-        self._seeds = Seeds()
-        self.batcher = Batcher(self._generate_batch, batch_size)
-
-    def attach(self, engine: TokenEngine) -> None:
-        """Uses an engine that is loaded already."""
-        self._engine = engine
-        self.batcher.batch_size = engine.batch_size
-
-    def detach(self) -> None:
-        """Lets go of the model's memory."""
-        self._engine = None
+        self._asked: Counter[int] = Counter()
+        """How often each request was made: a sample that asks the same twice (an agent, a retry) gets another draw each time."""
+        self.batcher = Batcher(lambda requests, sampling, seeds: complete(self.engine, requests, sampling, seeds), batch_size)
 
     @property
     def engine(self) -> TokenEngine:
@@ -222,9 +174,6 @@ class SafeworkAPI(ModelAPI):
                 )
             return self._engine
 
-    def _generate_batch(self, prompts: list[list[int]], sampling: Sampling, seeds: list[list[int]]) -> list[list[Completion]]:
-        return self.engine.generate_ids(prompts, sampling, len(seeds[0]), seeds=seeds)
-
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig
     ) -> ModelOutput:
@@ -241,37 +190,28 @@ class SafeworkAPI(ModelAPI):
         sampling = sampling_of(config)
         choices = config.num_choices or 1
         engine = self.engine if self._engine is not None else await asyncio.to_thread(lambda: self.engine)
-        from safework_cli.engines.prompts import encode_for
-
-        asked = encode_for(engine, to_messages(input), sampling)
-        if asked.problem:
-            reason: StopReason = "model_length" if asked.too_long else "unknown"
-            return reply_output(self.model_name, "", reason, len(asked.prompt_ids), 0, asked.problem)
         state = sample_state()
-        sample = None if state is None else (str(state.sample_id), state.epoch)
-        seeds = self._seeds.next(config.seed or 0, sample, asked.prompt_ids, max(choices, config.best_of or 1))
-        completions = await asyncio.wrap_future(self.batcher.submit(Request(asked.prompt_ids, sampling, seeds)))
+        request = build_request(engine, to_messages(input), sampling, None if state is None else (str(state.sample_id), state.epoch))
+        if request.problem:
+            return output_of(self.model_name, request.refusal())
+        count = max(choices, config.best_of or 1)
+        seeds = request.seeds(count, self._asked[request.seed])
+        self._asked[request.seed] += count
+        completions = await asyncio.wrap_future(self.batcher.submit(Pending(request, sampling, seeds)))
         if config.best_of:
             completions = sorted(completions, key=_likelihood, reverse=True)
-        return self._output(engine, asked.prompt_ids, completions[:choices], sampling, logprobs=bool(config.logprobs))
+        return self._output(engine, completions[:choices], sampling, logprobs=bool(config.logprobs))
 
-    def _output(
-        self, engine: TokenEngine, prompt_ids: list[int], completions: list[Completion], sampling: Sampling, *, logprobs: bool
-    ) -> ModelOutput:
-        outputs = [
-            reply_output(
-                self.model_name,
-                cut_at_stop(completion.text, sampling.stop),
-                "stop" if completion.finish_reason == "stop" else "max_tokens",
-                len(prompt_ids),
-                len(completion.token_ids),
-                logprobs=_logprobs(engine, completion) if logprobs else None,
-            )
-            for completion in completions
-        ]
-        output, tokens = outputs[0], sum(len(completion.token_ids) for completion in completions)
+    def _output(self, engine: TokenEngine, completions: list[Completion], sampling: Sampling, *, logprobs: bool) -> ModelOutput:
+        outputs = []
+        for completion in completions:
+            reply = record_of(completion)
+            reply.text = cut_at_stop(reply.text, sampling.stop)
+            outputs.append(output_of(self.model_name, reply, _logprobs(engine, completion) if logprobs else None))
+        output, prompt = outputs[0], completions[0].prompt_tokens
+        tokens = sum(completion.tokens for completion in completions)
         output.choices = [choice for each in outputs for choice in each.choices]
-        output.usage = ModelUsage(input_tokens=len(prompt_ids), output_tokens=tokens, total_tokens=len(prompt_ids) + tokens)
+        output.usage = ModelUsage(input_tokens=prompt, output_tokens=tokens, total_tokens=prompt + tokens)
         return output
 
     async def count_tokens(self, input: str | list[ChatMessage], config: GenerateConfig | None = None) -> int:
@@ -335,32 +275,12 @@ def sampling_of(config: GenerateConfig) -> Sampling:
     ):
         if not fits:
             raise ConfigError(f"{name}={value} cannot be generated with", f"it must be {range_}", f"set {name}, or leave it out")
-    return Sampling(max_tokens, temperature, top_p, stop=tuple(stop for stop in config.stop_seqs or () if stop))
+    return Sampling(max_tokens, temperature, top_p, stop=tuple(stop for stop in config.stop_seqs or () if stop), seed=config.seed or 0)
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     """The text before the first stop sequence: what ends a reply is no part of it, as at other providers."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
-
-
-def reply_output(
-    model: str,
-    text: str,
-    reason: StopReason,
-    prompt_tokens: int,
-    tokens: int,
-    error: str | None = None,
-    logprobs: Logprobs | None = None,
-) -> ModelOutput:
-    """The output of one reply. Inspect takes the thought out of the message; ``metadata["reply"]`` keeps the text as generated."""
-    message = ChatMessageAssistant(content=text, model=model, source="generate")
-    return ModelOutput(
-        model=model,
-        choices=[ChatCompletionChoice(message=message, stop_reason=reason, logprobs=logprobs)],
-        usage=ModelUsage(input_tokens=prompt_tokens, output_tokens=tokens, total_tokens=prompt_tokens + tokens),
-        metadata={"reply": text, "finish_reason": "length" if reason == "max_tokens" else reason},
-        error=error,
-    )
 
 
 def _likelihood(completion: Completion) -> float:
@@ -375,22 +295,3 @@ def _logprobs(engine: TokenEngine, completion: Completion) -> Logprobs:
         token = str(engine.tokenizer.decode([token_id]))
         content.append(Logprob(token=token, logprob=logprob, bytes=list(token.encode())))
     return Logprobs(content=content)
-
-
-def to_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """Inspect's messages as ours; a thought that Inspect took out of an earlier reply goes back to where it was."""
-    return [Message(role=message.role, content=_text_of(message.content)) for message in messages]
-
-
-def _text_of(content: str | list[Any]) -> str:
-    if isinstance(content, str):
-        return content
-    parts = []
-    for part in content:
-        if isinstance(part, ContentReasoning):
-            parts.append(f"{THINK_OPEN}{part.reasoning}{THINK_CLOSE}")
-        elif isinstance(part, ContentText):
-            parts.append(part.text)
-        else:
-            raise ConfigError(f"the safework provider reads text alone, not {part.type}", "", "choose a task without attachments")
-    return "".join(parts)

@@ -6,43 +6,45 @@ Replies are kept as they finish (``samples.jsonl`` in the run folder), so a kill
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.artifacts import Artifact
+from safework_cli.core.artifacts.store import now
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.engines.protocol import Sampling
 from safework_eval.compare import compare
-from safework_eval.conditions import read_summary, refuse_unlike, search_conditions
+from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates
+from safework_eval.metrics import metric_named
 from safework_eval.plan import chosen_suites
-from safework_eval.samples import Archive, Key, Sample, read_samples, write_samples
-from safework_eval.scoring import Judge, Panel, judge_all, outcome_of
-from safework_eval.searching import SEARCH_MEASURES, batches_of
-from safework_eval.selection import Suite
+from safework_eval.requests import ReplyRequest, batches_of, build_request, complete, has_token_ids, record_of
+from safework_eval.samples import Archive, Key, ScoredSample, read_samples, write_samples
+from safework_eval.scoring import Judge, Panel, score_samples
+from safework_eval.searching import SEARCH_MEASURES, chunks_of
+from safework_eval.selection import PlannedSuite
 from safework_eval.summary import Conditions, summarise
 
 if TYPE_CHECKING:
-    from inspect_ai.log import EvalLog
-
-    from safework_cli.engines.protocol import TokenEngine
+    from safework_cli.engines.protocol import Engine, TokenEngine
 
 
 @dataclass(slots=True)
 class Side:
     """One model's replies: the evaluated model's, or the base's."""
 
-    artifact: Artifact
-    samples: list[Sample]
-    logs: dict[str, EvalLog]
+    artifact: Artifact | None
+    """None for a model on a server."""
+    ref: str
+    samples: list[ScoredSample]
     conditions: Conditions
+    started: str
 
 
 def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -52,7 +54,7 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         raise refusals[0]
     base = inputs.maybe("against")
     with redirect_stdout(sys.stderr):  # stdout carries the reference alone, whatever a library prints
-        sides = [_ask(config, inputs, inputs.one("model"), suites, work, "samples.jsonl")]
+        sides = [_ask(config, inputs, inputs.maybe("model"), suites, work, "samples.jsonl")]
         if base is not None and base.kind == "model":
             sides.append(_ask(config, inputs, base, suites, work, "samples-against.jsonl"))
         _judge(sides, suites, panels, work)
@@ -61,39 +63,43 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         if base is not None:
             _compare(config, base, sides, summaries)
         for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST), strict=False):
-            _write(side, summary, suites, panels, folder)
+            _write(config, side, summary, suites, panels, folder)
     return _outcome(config, sides, summaries, panels)
 
 
-# ---------------------------------------------------------------- asking
+# ---------------------------------------------------------------- generation
 
 
-def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Suite], work: WorkDir, archive_name: str) -> Side:
-    """Every suite's replies from one model, through Inspect."""
-    from safework_cli.engines.load import load_token_engine
+def _ask(
+    config: EvalConfig, inputs: Inputs, artifact: Artifact | None, suites: list[PlannedSuite], work: WorkDir, archive_name: str
+) -> Side:
+    """Every suite's replies from one model: the artifact, or the one on a server."""
+    from safework_cli.engines.load import load_engine
     from safework_cli.engines.settings import EngineSettings
 
-    with work.progress.phase(f"load {artifact.ref}"):
-        engine = load_token_engine(
-            EngineSettings(),
-            artifact.path,
-            batch_size=config.batch_size,
-            dtype=config.dtype,
-            trust_remote_code=config.trust_remote_code,
-        )
-    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
+    settings = EngineSettings() if artifact else config.engine
+    started, folder = now(), artifact.path if artifact else None
+    with work.progress.phase(f"load {artifact.ref if artifact else config.engine.model}"):
+        engine = load_engine(settings, folder, batch_size=config.batch_size, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+    sampling = sampling_of(config)
+    ref = artifact.ref if artifact else engine.name
     archive = Archive(work.path / archive_name)
     try:
-        batches = _batches(engine, suites, sampling)
-        episodes = [suite for suite in suites if suite.metric == "search"]
-        played = [[(suite.name, row.id) for row in rows] for suite in episodes for rows in batches_of(suite, engine.batch_size)]
-        archive.keep_whole(batches + played)
-        to_come = sum(key not in archive.replies for batch in batches for key in batch)
-        _play(config, inputs, engine, artifact, episodes, sampling, archive, work)
-        logs = _run_inspect(engine, artifact, suites, sampling, archive, to_come, work)
+        single, episodes = (
+            [s for s in suites if not metric_named(s.metric).episodes],
+            [s for s in suites if metric_named(s.metric).episodes],
+        )
+        requests = {
+            (suite.name, row.id): build_request(engine, row.prompt, sampling, (row.id, 1)) for suite in single for row in suite.rows
+        }
+        batches = batches_of(requests, engine.batch_size)
+        if has_token_ids(engine):  # a server's replies do not depend on their batch
+            played = [[(suite.name, row.id) for row in rows] for suite in episodes for rows in chunks_of(suite, engine.batch_size)]
+            archive.keep_whole(batches + played)
+            _play(config, inputs, engine, ref, episodes, sampling, archive, work)
+        _generate(engine, ref, requests, batches, sampling, archive, work)
     finally:
         archive.close()
-    samples = [Sample(suite.name, row, archive.replies[suite.name, row.id]) for suite in suites for row in suite.rows]
     conditions = Conditions(
         max_tokens=config.max_tokens,
         temperature=config.temperature,
@@ -103,20 +109,54 @@ def _ask(config: EvalConfig, inputs: Inputs, artifact: Artifact, suites: list[Su
         engine=engine.name,
         **search_conditions(config, inputs, suites),
     )
-    return Side(artifact, samples, logs, conditions)
+    samples = [ScoredSample(suite.name, row, archive.replies[suite.name, row.id]) for suite in suites for row in suite.rows]
+    return Side(artifact, ref, samples, conditions, started)
+
+
+def sampling_of(config: EvalConfig) -> Sampling:
+    return Sampling(config.max_tokens, config.temperature, config.top_p, (), config.seed)
+
+
+def _generate(
+    engine: Engine,
+    ref: str,
+    requests: Mapping[Key, ReplyRequest],
+    batches: Sequence[Sequence[Key]],
+    sampling: Sampling,
+    archive: Archive,
+    work: WorkDir,
+) -> None:
+    """Asks for the replies that the archive does not hold, a batch at a time; each batch is archived as it finishes."""
+    kept = sum(key in archive.replies for key in requests)
+    if kept:
+        work.progress.note(f"{kept} of {len(requests)} replies are kept from an earlier attempt")
+    with work.progress.phase(f"ask {ref}", len(requests)) as phase, work.stop.deferred():
+        for key, request in requests.items():
+            if request.problem:
+                archive.add(key, request.refusal())
+        phase.advance(sum(key in archive.replies for key in requests))
+        for batch in batches:
+            missing = [key for key in batch if key not in archive.replies]
+            if not missing:
+                continue
+            work.stop.check()
+            asked = [requests[key] for key in missing]
+            for key, (completion,) in zip(missing, complete(engine, asked, sampling, [request.seeds() for request in asked]), strict=True):
+                archive.add(key, record_of(completion))
+            phase.advance(len(missing))
 
 
 def _play(
     config: EvalConfig,
     inputs: Inputs,
     engine: TokenEngine,
-    artifact: Artifact,
-    suites: list[Suite],
+    ref: str,
+    suites: list[PlannedSuite],
     sampling: Sampling,
     archive: Archive,
     work: WorkDir,
 ) -> None:
-    """The episodes of search suites. Inspect then finds their replies in the archive, and logs them."""
+    """The episodes of search suites."""
     from safework_cli.environments.search.index import SearchIndex
     from safework_eval.searching import play
 
@@ -129,11 +169,11 @@ def _play(
         if lost:
             raise InputError(
                 f"{lost} of {len(suite.rows)} questions of suite '{suite.name}' have their answers in passages that {reference.ref} lacks",
-                "a model that searches well could not find them",
+                "no search could find them",
                 "build the index from the suite's own passages: safework data index",
             )
     missing = sum((suite.name, row.id) not in archive.replies for suite in suites for row in suite.rows)
-    with work.progress.phase(f"search with {artifact.ref}", missing) as phase, work.stop.deferred():
+    with work.progress.phase(f"search with {ref}", missing) as phase, work.stop.deferred():
 
         def between(count: int) -> None:
             phase.advance(count)
@@ -143,74 +183,32 @@ def _play(
             play(engine, index, suite, config.episode, sampling, archive, between)
 
 
-def _run_inspect(
-    engine: TokenEngine, artifact: Artifact, suites: list[Suite], sampling: Sampling, archive: Archive, to_come: int, work: WorkDir
-) -> dict[str, EvalLog]:
-    from inspect_ai.model import get_model
-
-    from safework_eval.provider import SafeworkAPI
-    from safework_eval.tasks import run_tasks, suite_task
-
-    total = sum(len(suite.rows) for suite in suites)
-    log_folder = work.path / "inspect" / archive.path.stem  # one for each side: Inspect reads the samples back from there
-    shutil.rmtree(log_folder, ignore_errors=True)  # of an attempt that did not end: the archive is what is kept
-    model = get_model(f"safework/{artifact.ref}", memoize=False)
-    api = model.api
-    assert isinstance(api, SafeworkAPI)
-    api.attach(engine)
-    api.batcher.expected = to_come
-    api.batcher.before_batch = work.stop.check
-    if archive.replies:
-        work.progress.note(f"{len(archive.replies)} of {total} replies were made before, and are kept")
-    with work.progress.phase(f"ask {artifact.ref}", total) as phase, work.stop.deferred():
-        tasks = [suite_task(suite, archive, phase.advance) for suite in suites]
-        try:
-            logs = run_tasks(tasks, model, sampling, total, log_folder)
-        except Exception:
-            if api.batcher.failure is not None:  # a signal, a full memory: that, and not what Inspect made of it
-                raise api.batcher.failure from None
-            raise
-        finally:
-            api.detach()
-    return {log.eval.task.rpartition("/")[2]: log for log in logs}
-
-
-def _batches(engine: TokenEngine, suites: list[Suite], sampling: Sampling) -> list[list[Key]]:
-    """The batches that an undisturbed run makes: the provider's order, over every prompt that can be asked."""
-    from safework_cli.engines.prompts import encode_for
-
-    single = [suite for suite in suites if suite.metric != "search"]
-    asked = {(suite.name, row.id): encode_for(engine, row.prompt, sampling) for suite in single for row in suite.rows}
-    order = [key for key, prompt in asked.items() if prompt.problem is None]
-    order.sort(key=lambda key: (len(asked[key].prompt_ids), asked[key].prompt_ids))
-    return [order[start : start + engine.batch_size] for start in range(0, len(order), engine.batch_size)]
-
-
 # ---------------------------------------------------------------- judging
 
 
-def _judge(sides: list[Side], suites: list[Suite], panels: Mapping[str, Panel], work: WorkDir) -> None:
-    """Every judge over every suite that it sits on, one judge in memory at a time."""
+def _judge(sides: list[Side], suites: list[PlannedSuite], panels: Mapping[str, Panel], work: WorkDir) -> None:
+    """Every judge on every suite of its own, one judge in memory at a time."""
     judges: dict[str, Judge] = {judge.id: judge for panel in panels.values() for judge in panel.judges}
+    metrics = {suite.name: suite.metric for suite in suites}
+    for side in sides:
+        for sample in side.samples:
+            sample.judge = panels[sample.suite].first.id
     for judge in judges.values():
-        mine = [suite for suite in suites if judge.id in {j.id for j in panels[suite.name].judges}]
-        groups = [(suite, [s for s in side.samples if s.suite == suite.name]) for side in sides for suite in mine]
-        with work.progress.phase(f"judge by {judge.ref or judge.id}", sum(len(samples) for _, samples in groups)) as phase:
-            jobs = [(suite, [sample.exchange() for sample in samples]) for suite, samples in groups]
-            for (suite, samples), verdicts in zip(groups, judge_all(judge, jobs, judge.load()), strict=True):
-                for sample, verdict in zip(samples, verdicts, strict=True):
-                    outcome = outcome_of(suite.metric, judge, verdict)
-                    sample.verdicts[judge.id], sample.outcomes[judge.id], sample.errors[judge.id] = verdict, outcome.value, outcome.error
-                    sample.judge = panels[suite.name].first.id
-                phase.advance(len(samples))
+        own = [suite.name for suite in suites if judge.id in {j.id for j in panels[suite.name].judges}]
+        samples = [sample for side in sides for name in own for sample in side.samples if sample.suite == name]
+        with work.progress.phase(f"judge by {judge.ref or judge.id}", len(samples)) as phase:
+            score_samples(judge, judge.load(), samples, metrics)
+            phase.advance(len(samples))
 
 
 # ---------------------------------------------------------------- summing up
 
 
-def _summary(side: Side, data: Artifact | None, suites: list[Suite], panels: Mapping[str, Panel]) -> dict[str, Any]:
-    manifest = side.artifact.manifest
-    model = {"ref": side.artifact.ref, "digest": side.artifact.digest, "stage": manifest.stage, "name": side.artifact.name}
+def _summary(side: Side, data: Artifact | None, suites: list[PlannedSuite], panels: Mapping[str, Panel]) -> dict[str, Any]:
+    if side.artifact is None:
+        model = {"ref": side.ref, "digest": "", "stage": "", "name": side.ref}
+    else:
+        model = {"ref": side.ref, "digest": side.artifact.digest, "stage": side.artifact.manifest.stage, "name": side.artifact.name}
     return summarise(model, data.ref if data else None, side.conditions, suites, panels, side.samples)
 
 
@@ -224,7 +222,7 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
         that_outcomes = {}
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
-        refuse_unlike(summaries[0], that, base.ref, list(config.allow_differences))
+        refuse_differences(summaries[0], that, base.ref, list(config.allow_differences))
     summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, _groups(sides[0]))}
 
 
@@ -242,15 +240,17 @@ def _groups(side: Side) -> dict[str, dict[str, str]]:
     return found
 
 
-def _write(side: Side, summary: dict[str, Any], suites: list[Suite], panels: Mapping[str, Panel], folder: Path) -> None:
-    from safework_eval.tasks import attach_verdicts, write_log
+def _write(
+    config: EvalConfig, side: Side, summary: dict[str, Any], suites: list[PlannedSuite], panels: Mapping[str, Panel], folder: Path
+) -> None:
+    from safework_eval.inspect_log import write_log
 
-    logs = folder / "logs"
+    logs, times = folder / "logs", (side.started, now())
     logs.mkdir(parents=True, exist_ok=True)
     for suite in suites:
-        samples = {sample.row.id: sample for sample in side.samples if sample.suite == suite.name}
-        attach_verdicts(side.logs[suite.name], suite.metric, panels[suite.name], samples)
-        write_log(side.logs[suite.name], logs / f"{suite.name}.eval")
+        samples = [sample for sample in side.samples if sample.suite == suite.name]
+        model = f"safework/{side.ref}" if side.artifact else side.ref
+        write_log(logs / f"{suite.name}.eval", suite, panels[suite.name], samples, model, sampling_of(config), times)
     write_samples(folder / SAMPLES, side.samples)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -264,7 +264,7 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         for name, record in summary["suites"].items()
     }
     for name, record in summary["suites"].items():
-        for measure in SEARCH_MEASURES if record["metric"] == "search" else ():
+        for measure in SEARCH_MEASURES if metric_named(record["metric"]).episodes else ():
             metrics[f"{name}.{measure}"] = {key: record["search"][measure][key] for key in ("value", "interval", "n")}
     metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
     metrics["length"] = summary["length"]["value"]

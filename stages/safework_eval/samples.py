@@ -15,13 +15,13 @@ from safework_cli.verifiers.contract import UNPARSED
 
 
 @dataclass(slots=True)
-class Reply:
+class RecordedReply:
     """A generated reply, or why there is none.
 
     Attributes:
         text: as generated, thought included.
         tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
-        finish_reason: "stop", "length", or "model_length" where the prompt left no room.
+        finish_reason: "stop", "length"; with ``error``: "model_length" (the prompt leaves no room), "failed" (a server), "unknown".
         error: why there is no reply.
         episode: the fields of ``Episode`` where the reply ends a search episode; ``text`` is its last turn then.
     """
@@ -67,20 +67,23 @@ class Archive:
 
     def __init__(self, path: Path):
         self.path = path
-        self.replies: dict[Key, Reply] = {}
+        self.replies: dict[Key, RecordedReply] = {}
         for record in read_journal(path):
             key = (record.pop("suite"), record.pop("id"))
-            self.replies[key] = Reply(**record)
+            self.replies[key] = RecordedReply(**record)
         self._handle = open_journal(path)
 
     def keep_whole(self, batches: Sequence[Sequence[Key]]) -> None:
-        """Keeps the replies of whole batches alone."""
+        """Keeps only the replies of whole batches."""
         whole = {key for batch in batches if all(key in self.replies for key in batch) for key in batch}
         self.replies = {key: reply for key, reply in self.replies.items() if key in whole}
 
-    def add(self, key: Key, reply: Reply) -> None:
+    def add(self, key: Key, reply: RecordedReply) -> None:
+        """Keeps a reply. One that a server failed to give is kept in memory only: the next attempt asks again."""
         self.replies[key] = reply
-        record = {"suite": key[0], "id": key[1], **{name: getattr(reply, name) for name in Reply.__slots__}}
+        if reply.finish_reason == "failed":
+            return
+        record = {"suite": key[0], "id": key[1], **{name: getattr(reply, name) for name in RecordedReply.__slots__}}
         write_line(self._handle, record)
 
     def close(self) -> None:
@@ -88,7 +91,7 @@ class Archive:
 
 
 @dataclass(slots=True)
-class Sample:
+class ScoredSample:
     """A row, its reply and what was said of it.
 
     Attributes:
@@ -99,7 +102,7 @@ class Sample:
 
     suite: str
     row: Row
-    reply: Reply
+    reply: RecordedReply
     judge: str = ""
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     outcomes: dict[str, float | None] = field(default_factory=dict)
@@ -175,7 +178,7 @@ class Sample:
         }
 
 
-def write_samples(path: Path, samples: Sequence[Sample]) -> None:
+def write_samples(path: Path, samples: Sequence[ScoredSample]) -> None:
     """Writes ``samples.parquet``."""
     import pyarrow as pa
     import pyarrow.parquet as pq

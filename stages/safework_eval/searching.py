@@ -15,13 +15,14 @@ from pydantic import Field
 from safework_cli.core.settings import Settings
 from safework_cli.data.row import Message, Row
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, opening
-from safework_eval.samples import Archive, Episode, Reply, Sample
+from safework_eval.requests import build_request
+from safework_eval.samples import Archive, Episode, RecordedReply, ScoredSample
 
 if TYPE_CHECKING:
     from safework_cli.engines.protocol import TokenEngine
     from safework_cli.environments.search.index import SearchIndex
     from safework_cli.environments.search.runner import Transcript
-    from safework_eval.selection import Suite
+    from safework_eval.selection import PlannedSuite
 
 RIGHT = 0.5
 """Score from which an answer counts as right: `correct_threshold` of the search stage."""
@@ -54,7 +55,7 @@ def episode_prompt(row: Row) -> list[Message]:
 def play(
     engine: TokenEngine,
     index: SearchIndex,
-    suite: Suite,
+    suite: PlannedSuite,
     settings: EpisodeSettings,
     sampling: Any,
     archive: Archive,
@@ -68,20 +69,18 @@ def play(
     """
     from dataclasses import replace
 
-    from safework_cli.engines.prompts import encode_for
     from safework_cli.engines.protocol import derived_seed
     from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
 
     limits = EpisodeLimits(settings.turns, settings.results, settings.turn_tokens, settings.total_tokens)
     whole = replace(sampling, max_tokens=settings.total_tokens)
-    for rows in batches_of(suite, engine.batch_size):
+    for rows in chunks_of(suite, engine.batch_size):
         missing = [row for row in rows if (suite.name, row.id) not in archive.replies]
-        asked = [(row, encode_for(engine, episode_prompt(row), whole)) for row in missing]
-        for row, prompt in asked:
-            if prompt.problem:
-                reason = "model_length" if prompt.too_long else "unknown"
-                archive.add((suite.name, row.id), Reply("", 0, len(prompt.prompt_ids), reason, prompt.problem))
-        fitting = [row for row, prompt in asked if prompt.problem is None]
+        requests = {row.id: build_request(engine, episode_prompt(row), whole, (row.id, 1)) for row in missing}
+        for key, request in requests.items():
+            if request.problem:
+                archive.add((suite.name, key), request.refusal())
+        fitting = [row for row in missing if requests[row.id].problem is None]
         prompts = [episode_prompt(row) for row in fitting]
         seeds = [derived_seed(sampling.seed, row.id) for row in fitting]
         for row, transcript in zip(fitting, run_episodes(engine, index, prompts, limits, sampling, seeds=seeds), strict=True):
@@ -89,15 +88,15 @@ def play(
         between(len(missing))
 
 
-def batches_of(suite: Suite, size: int) -> list[Sequence[Row]]:
+def chunks_of(suite: PlannedSuite, size: int) -> list[Sequence[Row]]:
     return [suite.rows[start : start + size] for start in range(0, len(suite.rows), size)]
 
 
-def reply_of_episode(transcript: Transcript) -> Reply:
+def reply_of_episode(transcript: Transcript) -> RecordedReply:
     """An episode as a reply: the text is the last turn, what is judged is the final action's answer."""
     turns = [message["content"] for message in transcript.messages if message["role"] == "assistant"]
     ending = {"answered": "stop", "length": "length"}.get(transcript.ending, transcript.ending)
-    return Reply(
+    return RecordedReply(
         text=turns[-1] if turns else "",
         tokens=sum(transcript.mask),
         prompt_tokens=len(transcript.prompt_ids),
@@ -116,20 +115,20 @@ def reply_of_episode(transcript: Transcript) -> Reply:
     )
 
 
-def is_certain(sample: Sample, certain: int) -> bool:
+def is_certain(sample: ScoredSample, certain: int) -> bool:
     """Whether the episode ended in an answer that is certain of itself."""
     episode = sample.episode
     return episode is not None and episode.answer is not None and (episode.confidence or 0) >= certain
 
 
-def is_reliable(sample: Sample, certain: int) -> bool | None:
+def is_reliable(sample: ScoredSample, certain: int) -> bool | None:
     """Certain where right, uncertain where wrong, and in the format; None where the answer could not be scored."""
     if sample.outcome is None or sample.episode is None:
         return None
     return sample.episode.well_formed and (sample.outcome >= RIGHT) == is_certain(sample, certain)
 
 
-def search_measures(samples: Sequence[Sample], certain: int) -> dict[str, list[tuple[float, str]]]:
+def search_measures(samples: Sequence[ScoredSample], certain: int) -> dict[str, list[tuple[float, str]]]:
     """Measure → (value, group) of every scored episode.
 
     reliability    certain where right, uncertain where wrong, and in the format

@@ -15,6 +15,7 @@ from safework_cli.core.paths import user_path
 from safework_cli.core.settings import Settings
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row
+from safework_eval.metrics import all_metrics, checked_name, implied_metric
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -37,8 +38,8 @@ def _judge(value: str) -> str:
 
 JudgeChoice = Annotated[str, AfterValidator(_judge)]
 """Who decides: "auto", "rule", "verifier", or one rule by name: "rule:math{time_limit_seconds: 20}"."""
-Metric = Literal["safety", "over_refusal", "value", "knowledge", "general", "instruction", "search"]
-METRICS: tuple[Metric, ...] = ("safety", "over_refusal", "value", "knowledge", "general", "instruction", "search")
+MetricName = Annotated[str, AfterValidator(checked_name)]
+"""The name of a registered metric."""
 
 
 class RowFilter(Settings):
@@ -82,8 +83,8 @@ class SuiteBlock(Settings):
     whose prompts are images (figstep, gaokao-mm-biology, gaokao-mm-mathematics) cannot be evaluated in this version."""
     rows: RowFilter = RowFilter()
     """Which rows; all of them where nothing is said."""
-    metric: Metric | None = None
-    """What is measured; where it is left out, it follows from the rows' task and from whether their prompts are harmful."""
+    metric: MetricName | None = None
+    """What is measured: the name of a registered metric. By default it follows from the rows."""
     limit: int | None = Field(None, ge=1, le=10**9)
     """Rows at most, chosen evenly by a hash of the row's id, so that a smaller limit is a part of a larger one; none: all rows."""
     judge: JudgeChoice | None = None
@@ -103,7 +104,7 @@ class SuiteBlock(Settings):
 
 
 @dataclass(frozen=True, slots=True)
-class Suite:
+class PlannedSuite:
     """A suite with its rows.
 
     Attributes:
@@ -115,7 +116,7 @@ class Suite:
     """
 
     name: str
-    metric: Metric
+    metric: str
     rows: tuple[Row, ...]
     source: str
     judge: JudgeChoice
@@ -131,13 +132,13 @@ class Suite:
 
 def select_suites(
     blocks: Sequence[SuiteBlock], judge: JudgeChoice, data: Artifact | None, suites_folder: str | None
-) -> tuple[list[Suite], list[SafeworkError]]:
+) -> tuple[list[PlannedSuite], list[SafeworkError]]:
     """Reads every suite's rows.
 
     Returns:
         The suites, and the reasons for which others cannot be run (unknown set, no rows, mixed rows, images).
     """
-    suites: list[Suite] = []
+    suites: list[PlannedSuite] = []
     refusals: list[SafeworkError] = []
     own: list[Row] | None = None
     for block in blocks:
@@ -174,12 +175,12 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
         raise ConfigError(
             f"suite '{name}' is a public set, and neither suites_folder nor $SAFEWORK_DATA is set",
             "",
-            "add suites_folder=FOLDER (the folder that holds the sets)",
+            "export SAFEWORK_DATA=FOLDER (the folder that holds the sets, one folder each), or add suites_folder=FOLDER",
         )
     return load_suite(name, user_path(folder))
 
 
-def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> Suite:
+def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> PlannedSuite:
     chosen = [row for row in rows if block.rows.matches(row)]
     if not chosen:
         wanted = ", ".join(f"{k}={v}" for k, v in block.rows.model_dump(exclude_none=True).items()) or "any"
@@ -194,29 +195,21 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
         raise InputError(
             f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again"
         )
-    if pictured := sum(bool(row.images) for row in chosen):
+    if with_images := sum(bool(row.images) for row in chosen):
         raise ConfigError(
-            f"{pictured} rows of suite '{block.title}' hold images",
-            "safework eval reads text only in this version; leaving the images out would ask other questions",
-            "add `images: false` to the suite's `rows`" if pictured < len(chosen) else "leave the suite out",
+            f"{with_images} rows of suite '{block.title}' hold images",
+            "safework eval is text only in this version; leaving the images out would ask other questions",
+            "add `images: false` to the suite's `rows`" if with_images < len(chosen) else "leave the suite out",
         )
-    return Suite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
+    return PlannedSuite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 
 
-def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> Metric:
-    kinds = {(row.task, row.harmful if row.task == "safety" else None) for row in rows}
-    if len(kinds) == 1:
-        task, harmful = next(iter(kinds))
-        if task == "safety" and harmful is not None:
-            return "safety" if harmful else "over_refusal"
-        if task == "general" and all(row.meta.get("constraints") for row in rows):
-            return "instruction"
-        same: dict[str, Metric] = {"value": "value", "knowledge": "knowledge", "general": "general", "search": "search"}
-        if task in same:
-            return same[task]
-    mixed = ", ".join(sorted(f"{task} with harmful={harmful}" for task, harmful in kinds))
+def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> str:
+    if metric := implied_metric(rows):
+        return metric.name
+    mixed = ", ".join(sorted({f"{row.task} with harmful={row.harmful if row.task == 'safety' else None}" for row in rows}))
     raise ConfigError(
         f"what suite '{block.title}' measures does not follow from its rows ({mixed})",
         "harmful and benign prompts are different questions, and so are the tasks",
-        f"narrow `rows` (as in rows: {{harmful: true}}), or say metric: {' | '.join(METRICS)}",
+        f"narrow `rows` (as in rows: {{harmful: true}}), or say metric: {' | '.join(metric.name for metric in all_metrics())}",
     )

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
-from safework_eval.conditions import planned_summary, read_summary, refuse_unlike
+from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates, gate_problem
-from safework_eval.plan import chosen_suites, folder_of
+from safework_eval.metrics import metric_named
+from safework_eval.plan import chosen_suites, folder_of, served_name
 from safework_eval.selection import select_suites
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ class EvalStage(Stage):
     """``safework eval``: model (+ rows) → evaluation."""
 
     name = "eval"
-    version = 3  # 3: intervals by group, a seed for each sample, other ways of counting; 2: the overlap of words beside containment
+    version = 4
+    """4: suites that share a row draw the same reply for it. 3: intervals by group, a seed for each sample. 2: the overlap of words too."""
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {
-        "model": Slot(("model",), "the model that is evaluated"),
+        "model": Slot(("model",), "the model that is evaluated; a served one by engine.kind=openai", optional=True),
         "data": Slot(("dataset",), "rows for the suites that name no public set", optional=True),
         "index": Slot(("index",), "what search suites search", optional=True),
         "verifiers": Slot(
@@ -47,7 +49,15 @@ class EvalStage(Stage):
     output = "evaluation"
 
     def plan(self, config: EvalConfig, inputs: Inputs) -> Plan:
-        plan = Plan(name=inputs.one("model").name)
+        model = inputs.maybe("model")
+        plan = Plan(name=model.name if model else served_name(config.engine.model))
+        if (model is None) == (config.engine.kind == "hf"):
+            plan.refuse(
+                "give either model=REF or engine.kind=openai",
+                "one of them is the model that is evaluated",
+                "model=NAME, or engine.kind=openai engine.url=… engine.model=…",
+            )
+            return plan
         suites, panels, refusals = chosen_suites(config, inputs)
         plan.refusals += refusals
         against = inputs.maybe("against")
@@ -64,16 +74,22 @@ class EvalStage(Stage):
         if against is not None and against.kind == "model":
             sides = 2
             plan.lines.append(f"{against.ref} is evaluated in the same run, and compared with")
+            if model is None and "engine" not in config.allow_differences:
+                plan.refuse(
+                    f"{against.ref} would be evaluated here, and {config.engine.model} on a server",
+                    "a difference between the two would mix the models with the engines",
+                    "against=EVALUATION of a served model, or allow_differences='[engine]'",
+                )
         elif against is not None and not plan.refusals:
             plan.lines.append(f"compared with {against.ref}")
             try:
-                refuse_unlike(
+                refuse_differences(
                     planned_summary(config, inputs, suites, panels), read_summary(against), against.ref, list(config.allow_differences)
                 )
             except SafeworkError as error:
                 plan.refusals.append(error)
         rows = sum(len(suite.rows) for suite in suites)
-        searched = sum(len(suite.rows) for suite in suites if suite.metric == "search")
+        searched = sum(len(suite.rows) for suite in suites if metric_named(suite.metric).episodes)
         plan.tokens = sides * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens)
         plan.disk_bytes = sides * rows * 20_000
         return plan
@@ -86,7 +102,12 @@ class EvalStage(Stage):
         named = {judge for judge in (config.judge, *(block.judge for block in config.suites)) if judge and judge.startswith("rule:")}
         public = [block for block in config.suites if block.suite is not None]
         suites, _ = select_suites(public, config.judge, None, folder_of(config))
-        return rule_digests(["correctness", "f1", "refusal", *sorted(named)]) | {f"suites.{suite.name}": suite.digest for suite in suites}
+        metrics = {f"metric.{b.metric}": str(metric_named(b.metric).version) for b in config.suites if b.metric is not None}
+        return (
+            metrics
+            | rule_digests(["correctness", "f1", "refusal", *sorted(named)])
+            | {f"suites.{suite.name}": suite.digest for suite in suites}
+        )
 
     def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:
         summary = read_summary(artifact)

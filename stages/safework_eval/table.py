@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
+from safework_eval.metrics import direction, in_percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "failed", "refused", "truncated", "judge")
-BETTER = {"over_refusal": "↓"}
 
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
@@ -42,12 +42,13 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
 def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> list[dict[str, str]]:
     """The suite's own line, and one for each further measure of a search suite."""
     change = against.get("suites", {}).get(suite, {})
+    share = in_percent(record["metric"])
     first = {
         "suite": suite,
-        "measures": f"{record['metric']} {BETTER.get(record['metric'], '↑')}",
-        "value": percent(record["value"]),
-        "95% interval": percent_interval(record["interval"]),
-        "change": _change(change.get("change"), change.get("interval")),
+        "measures": f"{record['metric']} {direction(record['metric'])}".rstrip(),
+        "value": percent(record["value"]) if share else number(record["value"]),
+        "95% interval": percent_interval(record["interval"]) if share else number_interval(record["interval"]),
+        "change": _change(change.get("change"), change.get("interval"), 100.0 if share else 1.0),
         "n": str(record["n"]) + (f" in {record['groups']}" if record["groups"] != record["n"] else ""),
         "failed": str(record["failed"] or ""),
         "refused": percent(record.get("refused")) if "refused" in record else "",
@@ -85,7 +86,15 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _change(change: float | None, interval: list[float] | None) -> str:
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def number_interval(interval: list[float] | None) -> str:
+    return "–" if interval is None else f"{interval[0]:.4g} – {interval[1]:.4g}"
+
+
+def _change(change: float | None, interval: list[float] | None, scale: float = 100.0) -> str:
     if change is None:
         return ""
-    return f"{100 * change:+.1f}" + (f" ({100 * interval[0]:+.1f} to {100 * interval[1]:+.1f})" if interval else "")
+    return f"{scale * change:+.1f}" + (f" ({scale * interval[0]:+.1f} to {scale * interval[1]:+.1f})" if interval else "")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from safework_cli.data.row import Row
-from safework_eval.samples import Reply, Sample
+from safework_eval.samples import RecordedReply, ScoredSample
 from safework_eval.summary import ifeval_numbers
 
 COMMA, TITLE = {"id": "punctuation:no_comma"}, {"id": "detectable_format:title"}
 
 
-def sample(text: str, constraints: list[dict[str, str]], error: str | None = None) -> Sample:
+def sample(text: str, constraints: list[dict[str, str]], error: str | None = None) -> ScoredSample:
     row = Row("r", "general", [{"role": "user", "content": "Write."}], meta={"constraints": constraints})
-    return Sample("ifeval", row, Reply(text, 1, 1, "stop", error))
+    return ScoredSample("ifeval", row, RecordedReply(text, 1, 1, "stop", error))
 
 
 def test_the_four_numbers_of_a_suite():

@@ -14,10 +14,12 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.verifiers import Exchange, Verdict
-from safework_eval.conditions import refuse_unlike, unlike
+from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
-from safework_eval.scoring import Judge, outcome_of, panel_for, refused
+from safework_eval.metrics import is_refusal
+from safework_eval.samples import RecordedReply, ScoredSample
+from safework_eval.scoring import Judge, measure, panel_for
 from safework_eval.selection import RowFilter, SuiteBlock, select_suites
 from safework_eval.stage import stage
 
@@ -130,6 +132,11 @@ def test_suites_are_read_from_the_folder_that_the_environment_names(
     assert stage.external_digests(config) != before, "what the folder holds is a part of what was asked for"
 
 
+def test_a_bare_name_is_a_public_set_or_all_that_begin_with_it() -> None:
+    config = EvalConfig.model_validate({"suites": ["xstest", "math500", {"name": "mine"}]})
+    assert [block.title for block in config.suites] == ["xstest-safe", "xstest-unsafe", "math500", "mine"]
+
+
 def test_rows_without_images_can_be_chosen(data: Artifact, model: Artifact) -> None:
     rows = [*ROWS, Row("words", "general", user("What is this?"), answer="cat", meta={"answer_type": "exact"})]
     write_rows(data.path / "a.parquet", rows)
@@ -155,9 +162,9 @@ def test_a_smaller_limit_is_a_part_of_a_larger_one(data: Artifact) -> None:
 
 def test_the_digest_sees_prompt_and_answer() -> None:
     def digest(row: Row) -> str:
-        from safework_eval.selection import Suite
+        from safework_eval.selection import PlannedSuite
 
-        return Suite("s", "knowledge", (row,), "", "auto").digest
+        return PlannedSuite("s", "knowledge", (row,), "", "auto").digest
 
     row = ROWS[10]
     assert digest(row) == digest(copy.deepcopy(row))
@@ -172,16 +179,19 @@ def test_the_digest_sees_prompt_and_answer() -> None:
     ("kinds", "judges"), [({"contains"}, ["rule:correctness", "rule:f1"]), ({"contains", "exact"}, ["rule:correctness"])]
 )
 def test_where_containment_judges_the_overlap_is_told_beside_it(kinds: set[str], judges: list[str]) -> None:
-    from safework_eval.selection import Suite
+    from safework_eval.selection import PlannedSuite
 
     rows = [Row(kind, "knowledge", user("Who?"), answer="Ada", meta={"answer_type": kind}) for kind in sorted(kinds)]
-    panel = panel_for(Suite("s", "knowledge", tuple(rows), "", "auto"), {}, 1)
+    panel = panel_for(PlannedSuite("s", "knowledge", tuple(rows), "", "auto"), {}, 1)
     assert [judge.id for judge in panel.judges] == judges
     (verdict,) = panel.judges[-1].load().judge([Exchange.of(rows[0], "<think>x</think>It was Ada herself")])
     assert verdict.score == (pytest.approx(0.4) if "exact" not in kinds else 1.0), "one word of four, all of one"
 
 
 # ---------------------------------------------------------------- verdicts
+
+
+REPLIED = ScoredSample("s", ROWS[0], RecordedReply("text", 1, 1, "stop"))
 
 
 def judge(name: str) -> Judge:
@@ -211,7 +221,7 @@ def judge(name: str) -> Judge:
     ],
 )
 def test_labels_mean_what_the_metric_counts(metric: Any, by: str, label: str, value: float | None) -> None:
-    assert outcome_of(metric, judge(by), Verdict(0.1, label)).value == value
+    assert measure(metric, judge(by), Verdict(0.1, label), REPLIED).value == value
 
 
 @pytest.mark.parametrize(
@@ -223,17 +233,17 @@ def test_labels_mean_what_the_metric_counts(metric: Any, by: str, label: str, va
     ],
 )  # fmt: skip
 def test_what_a_judge_took_for_a_refusal(by: str, label: str, expected: bool | None) -> None:
-    assert refused(judge(by), Verdict(0.5, label)) is expected
-    assert refused(judge(by), Verdict(None, error="timed out")) is None and refused(judge(by), None) is None
+    assert is_refusal(Verdict(0.5, label), judge(by).is_rule) is expected
+    assert is_refusal(Verdict(None, error="timed out"), judge(by).is_rule) is None and is_refusal(None, judge(by).is_rule) is None
 
 
 def test_an_error_is_no_outcome_and_a_score_is_the_accuracy() -> None:
-    failed = outcome_of("safety", judge("rule:refusal"), Verdict(None, error="timed out"))
+    failed = measure("safety", judge("rule:refusal"), Verdict(None, error="timed out"), REPLIED)
     assert (failed.value, failed.error) == (None, "timed out")
-    assert outcome_of("knowledge", judge("rule:correctness"), Verdict(0.5)).value == 0.5
+    assert measure("knowledge", judge("rule:correctness"), Verdict(0.5), REPLIED).value == 0.5
 
 
-# ---------------------------------------------------------------- likeness and gates
+# ---------------------------------------------------------------- conditions and gates
 
 
 def summary() -> dict[str, Any]:
@@ -268,17 +278,17 @@ def test_unlike_records_are_refused_by_name(path: tuple[str, ...], value: Any, f
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    assert list(unlike(summary(), other)) == [field]
+    assert list(differences(summary(), other)) == [field]
     with pytest.raises(ConfigError) as caught:
-        refuse_unlike(summary(), other, "evaluation/base@v1", [])
+        refuse_differences(summary(), other, "evaluation/base@v1", [])
     assert field in caught.value.what and "against=model/base@v1" in caught.value.do and f"[{field.rpartition('.')[2]}]" in caught.value.do
-    refuse_unlike(summary(), other, "evaluation/base@v1", [field.rpartition(".")[2]])
+    refuse_differences(summary(), other, "evaluation/base@v1", [field.rpartition(".")[2]])
 
 
 def test_like_records_pass_and_what_is_not_known_yet_is_not_compared() -> None:
     early = summary()
     early["conditions"] |= {"template_hash": None, "engine": None}
-    assert unlike(early, summary()) == {}
+    assert differences(early, summary()) == {}
 
 
 def test_gates() -> None:

@@ -142,7 +142,7 @@ def test_the_stop_sequence_is_no_part_of_the_reply(model: Any) -> None:
 def test_logits_that_are_not_numbers_are_no_reply(model: Any, tiny_model: Path) -> None:
     broken = load_model(tiny_model, dtype="float32")
     broken.lm_head.weight.data.fill_(torch.nan)
-    model.api.attach(HFEngine(broken, load_tokenizer(tiny_model), 4))
+    model.api._engine = HFEngine(broken, load_tokenizer(tiny_model), 4)
     for temperature in (0.0, 1.0):
         with pytest.raises(SafeworkError, match="NaN"):
             asyncio.run(model.generate("Who?", config=GenerateConfig(max_tokens=4, temperature=temperature)))
@@ -152,7 +152,7 @@ def test_a_prompt_that_the_template_refuses_is_that_prompts_problem(model: Any, 
     engine = HFEngine(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model), 4)
     own = engine.tokenizer.chat_template
     engine.tokenizer.chat_template = "{% if 'bad' in messages[0].content %}{{ raise_exception('no bad words') }}{% endif %}" + own
-    model.api.attach(engine)
+    model.api._engine = engine
 
     async def both() -> list[Any]:
         config = GenerateConfig(max_tokens=4)
@@ -173,7 +173,7 @@ def test_an_over_long_prompt_is_one_failed_reply_for_every_family(model: Any, ti
             return self._text
 
     engine.model.config, text = Nested(engine.model.config), engine.model.config
-    model.api.attach(engine)
+    model.api._engine = engine
     output = asyncio.run(model.generate("x" * 5000, config=GenerateConfig(max_tokens=4)))
     assert output.error.endswith("exceed the model's 4096 positions") and output.stop_reason == "model_length" and text
 

@@ -18,10 +18,10 @@ from safework_cli.engines.protocol import Completion
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION
 from safework_cli.environments.search.index import Passage, write_index
 from safework_cli.statistics.intervals import wilson
-from safework_eval.conditions import unlike
+from safework_eval.conditions import differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
-from safework_eval.samples import Reply, Sample, read_samples
+from safework_eval.samples import RecordedReply, ScoredSample, read_samples
 from safework_eval.searching import episode_prompt, is_reliable, search_measures
 from safework_eval.stage import stage
 
@@ -148,7 +148,7 @@ def test_another_index_or_other_limits_are_other_conditions(inputs: Any, work: W
     _, summary = run(inputs, work)
     other = json.loads(json.dumps(summary))
     other["conditions"] |= {"index": "x", "episode": {**summary["conditions"]["episode"], "turns": 2}}
-    assert set(unlike(summary, other)) == {"index", "episode"}
+    assert set(differences(summary, other)) == {"index", "episode"}
 
 
 def test_gates_on_reliability(inputs: Any, work: WorkDir, actor: Any) -> None:
@@ -162,11 +162,13 @@ def test_gates_on_reliability(inputs: Any, work: WorkDir, actor: Any) -> None:
 # ---------------------------------------------------------------- measures
 
 
-def played(outcome: float | None, confidence: int | None, answer: str | None = "a", well_formed: bool = True, group: str = "") -> Sample:
+def played(
+    outcome: float | None, confidence: int | None, answer: str | None = "a", well_formed: bool = True, group: str = ""
+) -> ScoredSample:
     row = Row(f"r{id(object())}", "search", [Message(role="user", content="?")], answer="a", meta={"group": group} if group else {})
     fields = {"answer": answer, "confidence": confidence, "well_formed": well_formed, "searches": 1, "reads": 0, "malformed": 0}
-    reply = Reply("", 1, 1, "stop", episode={**fields, "messages": []})
-    return Sample("s", row, reply, "j", outcomes={"j": outcome}, errors={"j": None if outcome is not None else "timed out"})
+    reply = RecordedReply("", 1, 1, "stop", episode={**fields, "messages": []})
+    return ScoredSample("s", row, reply, "j", outcomes={"j": outcome}, errors={"j": None if outcome is not None else "timed out"})
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def played(outcome: float | None, confidence: int | None, answer: str | None = "
         (played(1.0, 9, well_formed=False), False), (played(0.0, None, answer=None, well_formed=False), False), (played(None, 9), None),
     ],
 )  # fmt: skip
-def test_reliable_is_certain_exactly_where_right(sample: Sample, reliable: bool | None) -> None:
+def test_reliable_is_certain_exactly_where_right(sample: ScoredSample, reliable: bool | None) -> None:
     assert is_reliable(sample, 5) is reliable
 
 

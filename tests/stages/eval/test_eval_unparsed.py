@@ -12,9 +12,9 @@ from safework_cli.data.row import Message, Row
 from safework_cli.verifiers.rules import registry, rule_digest
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates
-from safework_eval.samples import Reply, Sample, read_samples, write_samples
-from safework_eval.scoring import outcome_of, panel_for, rule_judge
-from safework_eval.selection import Suite
+from safework_eval.samples import RecordedReply, ScoredSample, read_samples, write_samples
+from safework_eval.scoring import measure, panel_for, rule_judge
+from safework_eval.selection import PlannedSuite
 from safework_eval.stage import stage
 from safework_eval.summary import Conditions, summarise
 
@@ -28,22 +28,22 @@ REPLIES = [
 ]
 
 
-def suite_of(judge: str = "auto", metric: str = "knowledge") -> Suite:
+def suite_of(judge: str = "auto", metric: str = "knowledge") -> PlannedSuite:
     rows = [
         Row(f"r{i}", "knowledge", [Message(role="user", content="Which?")], answer="C", harmful=True,
             meta={"answer_type": "choice", "choices": METALS})
         for i in range(len(REPLIES) + 1)
     ]  # fmt: skip
-    return Suite("metals", metric, tuple(rows), "", judge)  # type: ignore[arg-type]
+    return PlannedSuite("metals", metric, tuple(rows), "", judge)  # type: ignore[arg-type]
 
 
-def evaluated(suite: Suite):
+def evaluated(suite: PlannedSuite):
     panel = panel_for(suite, {}, 1)
-    replies = [Reply(text, 5, 3, "stop") for text in REPLIES] + [Reply("", 0, 3, "model_length", "the prompt is too long")]
-    samples = [Sample("metals", row, reply) for row, reply in zip(suite.rows, replies, strict=True)]
+    replies = [RecordedReply(text, 5, 3, "stop") for text in REPLIES] + [RecordedReply("", 0, 3, "model_length", "the prompt is too long")]
+    samples = [ScoredSample("metals", row, reply) for row, reply in zip(suite.rows, replies, strict=True)]
     for sample in samples[: len(REPLIES)]:
         (verdict,) = panel.first.load().judge([sample.exchange()])  # type: ignore[list-item]
-        outcome = outcome_of(suite.metric, panel.first, verdict)
+        outcome = measure(suite.metric, panel.first, verdict, sample)
         sample.judge = panel.first.id
         sample.verdicts[sample.judge], sample.outcomes[sample.judge], sample.errors[sample.judge] = verdict, outcome.value, outcome.error
     conditions = Conditions(max_tokens=8, temperature=0.0, top_p=1.0, seed=None, template_hash="t", engine="e")
