@@ -110,10 +110,10 @@ def _found(records: Sequence[Mapping[str, Any]], have: Sequence[str], path: Path
             f"{path}: which column holds the prompts is not clear", f"its columns: {listed(have)}", _type(f"columns: {_line(guess)}", path)
         )
     elif len(prompts) > 1 or len(replies) > 1:
-        which, names = ("prompt", prompts) if len(prompts) > 1 else ("reply", replies)
+        which, several = ("prompt", prompts) if len(prompts) > 1 else ("reply", replies)
         guess = {"prompt": prompts[0], "reply": (replies or others or ["COLUMN"])[0]}
         raise InputError(
-            f"{path}: {len(names)} columns may be the {which}: {', '.join(names)}",
+            f"{path}: {len(several)} columns may be the {which}: {', '.join(several)}",
             f"its columns: {listed(have)}",
             _type(f"columns: {_line(guess)}", path) + f", or with the other as {which}",
         )

@@ -170,6 +170,7 @@ def _read_files(source: FileSource) -> Arrived:
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
     notes = [read.note] if read.note else []
     maker: RowMaker | OwnRows
+    items: Iterable[tuple[str, dict[str, Any]]]
     if read.own:
         maker = OwnRows(source, name, files[0].parent)
         items, images = islice(records, source.limit), ["images"]
