@@ -36,7 +36,7 @@ class Conditions:
     temperature: float
     top_p: float
     seed: int | None
-    template_hash: str
+    template_hash: str | None
     engine: str
     index: str | None = None
     episode: dict[str, int] | None = None
