@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
 from conftest import SAFEWORK, cli_environment
 
 ACME = Path(__file__).parent / "acme"
@@ -71,7 +72,9 @@ def test_a_rule_judges(acme, store):
 def test_a_suite_and_a_metric_evaluate(acme, store, tiny_artifact, tmp_path):
     (tmp_path / "sums.txt").write_text("2+2 = 4\n3+4 = 7\n")
     words = ("eval", f"model={tiny_artifact.ref}", f"suites_folder={tmp_path}", "max_tokens=6")
-    done = acme(*words, "suites=[their-sums, {name: long, suite: their-sums, metric: characters}]", "gates=[{metric: long.characters, max: 500}]")
+    done = acme(
+        *words, "suites=[their-sums, {name: long, suite: their-sums, metric: characters}]", "gates=[{metric: long.characters, max: 500}]"
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads((store.resolve(done.stdout.strip()).path / "summary.json").read_text())
     measured = {name: suite["metric"] for name, suite in summary["suites"].items()}

@@ -8,10 +8,14 @@ from safework_cli.data.row import Row, write_rows
 
 def greet(config: HelloConfig, work: WorkDir) -> Outcome:
     rows = [
-        Row(f"hello-{i}", "general", [
-            {"role": "user", "content": f"Say hello {i} times."},
-            {"role": "assistant", "content": make_reply("I count.", "hello " * i)},
-        ])
+        Row(
+            f"hello-{i}",
+            "general",
+            [
+                {"role": "user", "content": f"Say hello {i} times."},
+                {"role": "assistant", "content": make_reply("I count.", "hello " * i)},
+            ],
+        )
         for i in range(1, config.greetings + 1)
     ]
     write_rows(work.output / "rows.parquet", rows)
