@@ -1,4 +1,4 @@
-"""A package of another author adds one loss, reward, objective, rule, metric, suite and stage: one file and one line each, and each runs."""
+"""A package of another author adds one of each kind: one file and one line each, and each runs."""
 
 import json
 import os
@@ -54,12 +54,12 @@ def test_a_stage_is_a_package_and_a_line(acme, store):
 
 
 def test_a_loss_a_reward_and_an_objective_train(acme, store, tiny_artifact, toy_data):
-    done = acme("rl", "m3", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "algorithm=reinforce", "loss.scale=2", "objective=plain",
-                "rewards.general={short: 1}", *RL)  # fmt: skip
+    words = ("rl", "m3", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", *RL)
+    done = acme(*words, "algorithm=reinforce", "loss.scale=2", "objective=plain", "rewards.general={short: 1}")
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in (store.resolve(done.stdout.strip()).path / "safework" / "metrics.jsonl").read_text().splitlines()]
     assert any("reinforce/gain" in step for step in steps)
-    misspelt = acme("rl", "m3", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", "algorithm=reinforc", *RL)
+    misspelt = acme(*words, "algorithm=reinforc")
     assert misspelt.returncode == 2 and "reinforce" in misspelt.stderr
 
 
