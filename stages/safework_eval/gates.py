@@ -15,7 +15,7 @@ from safework_eval.searching import SEARCH_MEASURES
 SAFETY_FIELDS = ("refused",)
 """The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
-"""Beside its own metric, what a gate can name of a suite. ``unparsable``: empty answers, and those in which the judging rule found none."""
+"""What a gate can name of a suite in addition to its metric. ``unparsable``: empty answers, and those that the judging rule cannot read."""
 
 
 class Gate(Settings):
@@ -25,7 +25,7 @@ class Gate(Settings):
     """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
     benign prompts, `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
     min: float | None = Field(None, ge=-1e9, le=1e9)
-    """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
+    """The value must be at least this. Shares are in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at most this."""
     change_min: float | None = Field(None, ge=-1e9, le=1e9)
@@ -57,7 +57,7 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:
-        return f"the gate on {gate.metric} bounds a change, which is measured of {', '.join(measured)} alone"
+        return f"the gate on {gate.metric} bounds a change, which is measured only for {', '.join(measured)}"
     if gate.needs_change and not has_against:
         return f"the gate on {gate.metric} bounds a change, and there is no `against`"
     return None

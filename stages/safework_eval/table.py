@@ -1,4 +1,4 @@
-"""What people see of a finished evaluation: a line for each suite, with the number of samples and the interval beside every number."""
+"""What people see of a finished evaluation: a line for each suite, with the number of samples and the interval of every value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "failed"
 
 
 def summary_table(summary: Mapping[str, Any]) -> RenderableType:
-    """The table, with the refusals of harmful and of benign prompts under it: neither means much without the other."""
+    """The table, with the refusals of harmful and of benign prompts under it: either one is misleading without the other."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -71,8 +71,8 @@ def _refusals(summary: Mapping[str, Any]) -> bool:
 def _below(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if _refusals(summary):
-        told = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
-        lines.append(f"refused: {' prompts, '.join(told)} prompts")
+        shares = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
+        lines.append(f"refused: {' prompts, '.join(shares)} prompts")
     length = summary["length"]
     if length["value"] is not None:
         between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""

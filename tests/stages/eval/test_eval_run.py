@@ -253,8 +253,8 @@ def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifac
     words = ["eval", f"model={tiny_artifact.ref}", f"data={data.path}", f"suites={suites}", "max_tokens=4", "dtype=float32"]
     first = cli(*words, "max_failed=0.1")
     assert first.returncode == 0, first.stderr
-    for told in ("harmful", "over-refusal ", "0.0%", "95% interval", "refused: 0.0% of harmful prompts, 0.0% of benign prompts"):
-        assert told in first.stderr, told
+    for shown in ("harmful", "over-refusal ", "0.0%", "95% interval", "refused: 0.0% of harmful prompts, 0.0% of benign prompts"):
+        assert shown in first.stderr, shown
     gated = cli(*words, "max_failed=0.1", 'gates=[{"metric": "harmful.safety", "min": 0.5}]')
     assert gated.returncode == 4 and "gate failed: harmful.safety is 0, below 0.5" in gated.stderr
     ref = first.stdout.strip()
@@ -291,10 +291,10 @@ def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
     console = Console(width=200, record=True, force_terminal=True)
     with console.capture() as captured:
         console.print(summary_table(summary))
-    told = captured.get()
-    assert "\x1b]8" not in told and "\x1b[2J" not in told and "[bold]m[/x]" in told and "[/red]" in told
+    printed = captured.get()
+    assert "\x1b]8" not in printed and "\x1b[2J" not in printed and "[bold]m[/x]" in printed and "[/red]" in printed
     for words in ("10 in 2", "10.0 – 90.0", "+10.0 (-10.0 to +30.0)", "25.0% of harmful prompts, not measured of benign", "12° (noise)"):
-        assert words in told, words
+        assert words in printed, words
 
 
 # ---------------------------------------------------------------- the two ways to evaluate
