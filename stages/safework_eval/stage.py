@@ -32,7 +32,8 @@ class EvalStage(Stage):
 
     name = "eval"
     version = 4
-    """4: suites that share a row draw the same reply for it. 3: intervals by group, a seed for each sample. 2: the overlap of words too."""
+    """4: suites that share a row draw the same reply for it; each metric's direction is recorded. 3: intervals by group, a seed for each
+    sample. 2: the overlap of words too."""
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {

@@ -78,6 +78,8 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
     result = estimate(scored, [s.row.group for s in samples if s.outcome is not None], metric.bounds)
     record: dict[str, Any] = {
         "metric": suite.metric,
+        "better": metric.better,
+        "in_percent": metric.bounds == (0.0, 1.0),  # for a report where the metric is not installed
         "source": suite.source,
         "digest": suite.digest,
         "rows": len(suite.rows),
