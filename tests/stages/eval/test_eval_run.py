@@ -335,7 +335,7 @@ def test_the_table_shows_every_gate_with_its_bound_value_and_result() -> None:
     ]
     with console.capture() as captured:
         console.print(summary_table(summary))
-    assert "bound" not in captured.get(), "without gates there is no table of gates"
+    assert "bound" not in captured.get(), "the table of gates needs gates"
 
 
 # ---------------------------------------------------------------- the two ways to evaluate
