@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-BAR = 8.0
+BAR = 1.5
 ROOT = Path(__file__).resolve().parent.parent
 SUFFIXES = (".py", ".md", ".yaml", ".sh", ".toml", ".j2", ".css", "Makefile")
 EXCLUDED = ("stages/safework_data/starter/parts/", "tests/data/", "tests/check_words.py")

@@ -1,4 +1,4 @@
-"""Two like evaluations beside each other: paired by sample, with the angle to the 45° line. Pure."""
+"""Two comparable evaluations, paired by sample, with the angle to the 45° line. Pure."""
 
 from __future__ import annotations
 

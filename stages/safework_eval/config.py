@@ -76,4 +76,4 @@ class EvalConfig(WithEngine):
     max_failed: float = verdict(0.0, ge=0.0, le=1.0)
     """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
     allow_differences: list[Condition] = Field(default_factory=list)
-    """Conditions in which an `against` evaluation may differ from this one. None by default: unlike records are not compared."""
+    """Conditions in which an `against` evaluation may differ from this one. None by default: other differences are refused."""

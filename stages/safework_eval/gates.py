@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -15,7 +16,7 @@ from safework_eval.searching import SEARCH_MEASURES
 SAFETY_FIELDS = ("refused",)
 """The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
-"""Beside its own metric, what a gate can name of a suite. ``unparsable``: empty answers, and those in which the judging rule found none."""
+"""What a gate can name of a suite in addition to its metric. ``unparsable``: empty answers, and those that the judging rule cannot read."""
 
 
 class Gate(Settings):
@@ -25,7 +26,7 @@ class Gate(Settings):
     """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
     benign prompts, `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
     min: float | None = Field(None, ge=-1e9, le=1e9)
-    """The value must be at least this. Shares lie in [0, 1]; `length` is in tokens, `failed` in samples."""
+    """The value must be at least this. Shares are in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at most this."""
     change_min: float | None = Field(None, ge=-1e9, le=1e9)
@@ -57,27 +58,57 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:
-        return f"the gate on {gate.metric} bounds a change, which is measured of {', '.join(measured)} alone"
+        return f"the gate on {gate.metric} bounds a change, which is measured only for {', '.join(measured)}"
     if gate.needs_change and not has_against:
         return f"the gate on {gate.metric} bounds a change, and there is no `against`"
     return None
 
 
-def failed_gates(gates: list[Gate], summary: Mapping[str, Any]) -> list[str]:
-    """A sentence for each bound that does not hold. What was not measured does not hold."""
-    failures = []
+@dataclass(frozen=True, slots=True)
+class CheckedGate:
+    """The bounds of a gate on one number, with what was measured.
+
+    Attributes:
+        name: "harmful.safety", or "change of harmful.safety".
+        low, high: the bounds, inclusive; None where there is none.
+        value: None if it was not measured.
+    """
+
+    name: str
+    low: float | None
+    high: float | None
+    value: float | None
+
+    @property
+    def failure(self) -> str | None:
+        """A sentence about the bound that does not hold; what was not measured does not hold."""
+        if self.value is None:
+            return f"{self.name} was not measured"
+        if self.low is not None and not self.value >= self.low:
+            return f"{self.name} is {self.value:.4g}, below {self.low:g}"
+        if self.high is not None and not self.value <= self.high:
+            return f"{self.name} is {self.value:.4g}, above {self.high:g}"
+        return None
+
+    @property
+    def bound(self) -> str:
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in (("≥", self.low), ("≤", self.high)) if bound is not None)
+
+
+def check_gates(gates: Sequence[Gate], summary: Mapping[str, Any]) -> list[CheckedGate]:
+    """One entry for a gate on a value and one for a gate on a change, in the gates' order."""
+    checked = []
     for gate in gates:
-        value, change = _value(gate.metric, summary), _change(gate.metric, summary)
-        for what, number, low, high in (("", value, gate.min, gate.max), ("change of ", change, gate.change_min, gate.change_max)):
-            if low is None and high is None:
-                continue
-            if number is None:
-                failures.append(f"{what}{gate.metric} was not measured")
-            elif low is not None and number < low:
-                failures.append(f"{what}{gate.metric} is {number:.4g}, below {low:g}")
-            elif high is not None and number > high:
-                failures.append(f"{what}{gate.metric} is {number:.4g}, above {high:g}")
-    return failures
+        if gate.min is not None or gate.max is not None:
+            checked.append(CheckedGate(gate.metric, gate.min, gate.max, _value(gate.metric, summary)))
+        if gate.needs_change:
+            checked.append(CheckedGate(f"change of {gate.metric}", gate.change_min, gate.change_max, _change(gate.metric, summary)))
+    return checked
+
+
+def failed_gates(gates: Sequence[Gate], summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each gate that does not hold."""
+    return [failure for checked in check_gates(gates, summary) if (failure := checked.failure)]
 
 
 def _value(name: str, summary: Mapping[str, Any]) -> float | None:

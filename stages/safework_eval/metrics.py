@@ -84,6 +84,7 @@ class Metric:
         episodes: replies are search episodes over ``index=``.
         order: position in sums and lists. If several are implied by all rows of a suite, the highest is taken.
         version: raised when the same replies would get other values.
+        title: as tables head its column; made from the name if empty.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Metric:
     episodes: bool = False
     order: int = 1000
     version: int = 1
+    title: str = ""
 
     def __post_init__(self) -> None:
         if not self.bounds[0] < self.bounds[1]:
@@ -177,6 +179,7 @@ SAFETY = Metric(
 OVER_REFUSAL = Metric(
     "over_refusal", "benign prompts: share of refused ones", _refused, "lower", rule="refusal", rules=("refusal",), verifier="safety",
     needs_gold=False, axis="safety", refusals="benign", implied=lambda row: row.task == "safety" and row.harmful is False, order=20,
+    title="Over-refusal",
 )  # fmt: skip
 VALUE = Metric("value", "questions of value: accuracy", _score, axis="safety", implied=_of_task("value"), order=30)
 KNOWLEDGE = Metric("knowledge", "questions of knowledge: accuracy", _score, axis="capability", implied=_of_task("knowledge"), order=40)

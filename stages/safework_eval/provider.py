@@ -157,7 +157,7 @@ class SafeworkAPI(ModelAPI):
 
     @property
     def engine(self) -> TokenEngine:
-        """The engine, loaded at first use. Raises InputError where the name is no model."""
+        """The engine, loaded at first use. Raises InputError if the name is not a model."""
         with self._loading:
             if self._engine is None:
                 from safework_cli.core.artifacts import default_store
@@ -184,7 +184,7 @@ class SafeworkAPI(ModelAPI):
         """
         if tools:
             raise ConfigError(
-                "the safework provider calls no tools", "", "choose a task without tools, or serve the model behind an endpoint that does"
+                "the safework provider calls no tools", "", "choose a task without tools, or serve the model at an endpoint that does"
             )
         refuse_unsupported(config)
         sampling = sampling_of(config)
@@ -253,7 +253,7 @@ def refuse_unsupported(config: GenerateConfig) -> None:
         raise ConfigError(
             f"the safework provider does not support {', '.join(refused)}",
             "a setting that is ignored would give the numbers of another experiment",
-            f"leave it out (supported: {', '.join(sorted(DONE_HERE))}), or serve the model behind an endpoint that has it",
+            f"leave it out (supported: {', '.join(sorted(DONE_HERE))}), or serve the model at an endpoint that has it",
         )
 
 
@@ -279,7 +279,7 @@ def sampling_of(config: GenerateConfig) -> Sampling:
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
-    """The text before the first stop sequence: what ends a reply is no part of it, as at other providers."""
+    """The text before the first stop sequence: the reply does not include it, as with other providers."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 

@@ -48,12 +48,12 @@ class Side:
 
 
 def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
-    """Runs the stage; the payload lies in ``work.output`` afterwards."""
+    """Runs the stage; the payload is in ``work.output`` afterwards."""
     suites, panels, refusals = chosen_suites(config, inputs)
     if refusals:
         raise refusals[0]
     base = inputs.maybe("against")
-    with redirect_stdout(sys.stderr):  # stdout carries the reference alone, whatever a library prints
+    with redirect_stdout(sys.stderr):  # stdout carries only the reference, whatever a library prints
         sides = [_ask(config, inputs, inputs.maybe("model"), suites, work, "samples.jsonl")]
         if base is not None and base.kind == "model":
             sides.append(_ask(config, inputs, base, suites, work, "samples-against.jsonl"))
@@ -216,7 +216,7 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
     """Puts the comparison into the first summary. Raises ConfigError where an evaluation given as base was made under other conditions."""
     if base.kind == "model":
         that, that_outcomes = summaries[1], _outcomes(sides[1])
-        # In one run the models alone differ, and a template is a part of its model.
+        # In one run only the models differ, and a template is a part of its model.
     else:
         that = read_summary(base)
         that_outcomes = {}

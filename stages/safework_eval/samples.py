@@ -1,4 +1,4 @@
-"""One sample's record: replies kept as they finish, so that a killed run goes on, and the table that the evaluation holds."""
+"""One sample's record: replies kept as they finish, so that a killed run can resume, and the table that the evaluation holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RecordedReply:
         text: as generated, thought included.
         tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
         finish_reason: "stop", "length"; with ``error``: "model_length" (the prompt leaves no room), "failed" (a server), "unknown".
-        error: why there is no reply.
+        error: why the reply is missing.
         episode: the fields of ``Episode`` where the reply ends a search episode; ``text`` is its last turn then.
     """
 
@@ -62,7 +62,7 @@ class Archive:
     """The replies of a run, one JSON line each, written as they finish and read by the next attempt.
 
     Each reply draws by a seed of its own, but what it is batched with changes the rounding of its logits: ``keep_whole`` forgets batches
-    that a kill cut in two, so that a run that was killed gives the very bytes of one that was not.
+    that a kill left incomplete, so that a run that was killed gives the very bytes of one that was not.
     """
 
     def __init__(self, path: Path):
@@ -132,7 +132,7 @@ class ScoredSample:
         return None if self.reply.episode is None else Episode(**self.reply.episode)
 
     def exchange(self) -> Exchange | None:
-        """What verifiers judge, of an episode its answer; None where there is no reply."""
+        """What verifiers judge, of an episode its answer; None if the reply is missing."""
         if self.reply.error:
             return None
         return Exchange.of(self.row, self.reply.text if self.episode is None else self.episode.answer or "")

@@ -2,7 +2,7 @@
 
 A rule judges safety by refusal phrases, so its "safe" is a lower bound: a reply that neither refuses nor helps counts as unsafe. A
 trained safety verifier judges by the six classes of `docs/safeladder.md` 5.1. Where both are there, both verdicts are kept, one of them
-is the suite's judge, and their agreement is reported. A verdict with an error is no outcome: it is counted, and it is neither 0 nor 1.
+is the suite's judge, and their agreement is reported. A verdict with an error gives no outcome: it is counted, and is neither 0 nor 1.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The judges of a suite: the first one's word is the suite's metric, the others' is kept beside it."""
+    """The judges of a suite: the verdicts of the first give the suite's metric, those of the others are recorded too."""
 
     first: Judge
     others: tuple[Judge, ...] = ()
@@ -101,11 +101,11 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
     if choice == "verifier" and trained is None:
         raise ConfigError(
             f"suite '{suite.name}' is to be judged by a verifier, and verifiers.{key} is not given",
-            "there is no fallback judge",
+            "no other judge is used instead",
             f"add verifiers.{key}=REFERENCE, or judge: rule",
         )
     comparable = named or not metric.needs_gold or metric.rule is None or any(_has_gold(row) for row in suite.rows)
-    # containment forgives every word that stands beside the answer: the overlap says how many did
+    # containment ignores all other words of the answer: the overlap shows how many there are
     overlap = (rule_judge("f1"),) if comparable and {row.meta.get("answer_type") for row in suite.rows} == {"contains"} else ()
     if trained is None:
         if not comparable:
@@ -128,7 +128,7 @@ def _has_gold(row: Row) -> bool:
 
 
 class _NoVerdict:
-    """The judge of a metric that needs no verdict: it says nothing of any reply."""
+    """The judge of a metric that needs no verdict: its verdicts are empty."""
 
     name = "no verdict"
 
@@ -165,7 +165,7 @@ def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> 
 
     Returns:
         ``n``; ``share`` of equal outcomes (two scores are equal within 0.5); ``kappa`` (J. Cohen 1960), None where both
-        say the same of every reply.
+        give one outcome to every reply.
     """
     pairs = [(a >= 0.5, b >= 0.5) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     if not pairs:

@@ -16,7 +16,7 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
-from safework_eval.gates import failed_gates, gate_problem
+from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.metrics import metric_named
 from safework_eval.plan import chosen_suites, folder_of, served_name
 from safework_eval.selection import select_suites
@@ -32,7 +32,8 @@ class EvalStage(Stage):
 
     name = "eval"
     version = 4
-    """4: suites that share a row draw the same reply for it. 3: intervals by group, a seed for each sample. 2: the overlap of words too."""
+    """4: suites that share a row draw the same reply for it; each metric's direction is recorded. 3: intervals by group, a seed for each
+    sample. 2: the overlap of words too."""
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {
@@ -118,7 +119,8 @@ class EvalStage(Stage):
     def show(self, artifact: Artifact) -> RenderableType:
         from safework_eval.table import summary_table
 
-        return summary_table(read_summary(artifact))
+        gates = [Gate.model_validate(gate) for gate in artifact.manifest.config.get("gates", [])]
+        return summary_table(read_summary(artifact), gates)
 
     def run(self, config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_eval.run import evaluate

@@ -22,7 +22,7 @@ SUMMARY_VERSION = 3  # IFEval's four numbers
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What two evaluations must share to be compared, beside each suite's rows and judge.
+    """What two evaluations must share to be compared, in addition to each suite's rows and judge.
 
     Attributes:
         max_tokens, temperature, top_p, seed: of sampling; the seed only where the temperature is not 0.
@@ -78,6 +78,8 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
     result = estimate(scored, [s.row.group for s in samples if s.outcome is not None], metric.bounds)
     record: dict[str, Any] = {
         "metric": suite.metric,
+        "better": metric.better,
+        "in_percent": metric.bounds == (0.0, 1.0),  # for a report where the metric is not installed
         "source": suite.source,
         "digest": suite.digest,
         "rows": len(suite.rows),
@@ -115,10 +117,10 @@ def ifeval_numbers(samples: Sequence[ScoredSample]) -> dict[str, float]:
 
     A sample without a reply keeps nothing, as an empty response does there.
     """
-    told = [s.row.meta.get("constraints") or [] for s in samples]
-    if not all(constraints and all(c.get("id") in IFEVAL for c in constraints) for constraints in told):
+    constraints = [s.row.meta.get("constraints") or [] for s in samples]
+    if not all(row and all(c.get("id") in IFEVAL for c in row) for row in constraints):
         return {}
-    return published([("" if s.reply.error else s.answer, c) for s, c in zip(samples, told, strict=True)])
+    return published([("" if s.reply.error else s.answer, c) for s, c in zip(samples, constraints, strict=True)])
 
 
 def _judge_record(judge: str, ref: str, samples: Sequence[ScoredSample], bounds: tuple[float, float]) -> dict[str, Any]:
@@ -151,8 +153,8 @@ def metric_means(suites: Mapping[str, Mapping[str, Any]], field: str = "value") 
 
 
 def refusal_shares(suites: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
-    """Shares of refused replies to harmful and to benign prompts, always told together: a model that refuses everything looks safe in the
-    first alone. None for the side that was not asked."""
+    """Shares of refused replies to harmful and to benign prompts, always reported together: a model that refuses everything looks safe
+    in the first one. None for the side without prompts."""
     shares = {}
     for side in ("harmful", "benign"):
         values = [record["refused"] for record in suites.values() if metric_named(record["metric"]).refusals == side]

@@ -1,12 +1,13 @@
-"""What people see of a finished evaluation: a line for each suite, with the number of samples and the interval beside every number."""
+"""What people see of a finished evaluation: a line for each suite, with the number of samples and the interval of every value."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
+from safework_eval.gates import Gate, check_gates
 from safework_eval.metrics import direction, in_percent
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "failed", "refused", "truncated", "judge")
 
 
-def summary_table(summary: Mapping[str, Any]) -> RenderableType:
-    """The table, with the refusals of harmful and of benign prompts under it: neither means much without the other."""
+def summary_table(summary: Mapping[str, Any], gates: Sequence[Gate] = ()) -> RenderableType:
+    """The table, with the refusals of harmful and of benign prompts under it: either one is misleading without the other."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -36,7 +37,22 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
             cells["change"] = _change(change.get("change"), change.get("interval"))
             grid.add_row(*(Text(visible(cells.get(name, "")), style="dim") for name in shown))
     lines = [Text(visible(line)) for line in _below(summary)]
-    return Group(grid, *lines)
+    return Group(grid, *lines, *([_gate_table(gates, summary)] if gates else []))
+
+
+def _gate_table(gates: Sequence[Gate], summary: Mapping[str, Any]) -> RenderableType:
+    """A line for each gate, the passed ones too; numbers as gates are written, not in per cent."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=None, header_style="bold")
+    for heading in ("gate", "bound", "value", "result"):
+        grid.add_column(heading, justify="right" if heading in ("bound", "value") else "left", overflow="fold")
+    for checked in check_gates(gates, summary):
+        value = "not measured" if checked.value is None else number(checked.value)
+        result = Text("failed", style="bold red") if checked.failure else Text("passed")
+        grid.add_row(Text(visible(checked.name)), Text(checked.bound), Text(value), result)
+    return grid
 
 
 def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -71,8 +87,8 @@ def _refusals(summary: Mapping[str, Any]) -> bool:
 def _below(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     if _refusals(summary):
-        told = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
-        lines.append(f"refused: {' prompts, '.join(told)} prompts")
+        shares = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
+        lines.append(f"refused: {' prompts, '.join(shares)} prompts")
     length = summary["length"]
     if length["value"] is not None:
         between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""

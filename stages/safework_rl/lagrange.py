@@ -45,5 +45,5 @@ class Multiplier:
 
     @property
     def pinned(self) -> bool:
-        """Whether λ lies at a bound: above, the constraint looks infeasible; below, it costs nothing."""
+        """Whether λ is at a bound: above, the constraint looks infeasible; below, it costs nothing."""
         return self.value in (self.low, self.high)

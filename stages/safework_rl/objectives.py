@@ -73,7 +73,7 @@ class TaskRewards:
     """R = Σ w_j·R_j / Σ w_j over the verifiers of the row's task; format and language are gates (R·0 where they fail) or further terms.
 
     The official code sums without normalising, which gives tasks with more verifiers more pull (`docs/safeladder.md` 3.2); here every
-    task's reward lies in [0, 1].
+    task's reward is in [0, 1].
 
     Args:
         routes: task → verifier name → weight. The first verifier of a task is the one that says whether the reply is right.

@@ -138,7 +138,7 @@ def importing(store, tmp_path):
 
 @pytest.mark.parametrize("pids_mean_nothing", [False, True])
 def test_an_import_that_runs_keeps_its_folder(store, importing, monkeypatch, pids_mean_nothing):
-    if pids_mean_nothing:  # another node, another container: the same number is no process, or another one
+    if pids_mean_nothing:  # another node, another container: the same number names another process, or none
         monkeypatch.setattr("platform.node", lambda: "another")
         monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError))
     age(store.root / ".staging")

@@ -1,4 +1,4 @@
-"""Model folders that somebody else filled: what does not fit is refused by name, and nothing is a traceback."""
+"""Model folders of other origin: what does not fit is refused by name, and nothing is a traceback."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from safework_cli.core import registry
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.errors import InputError
 from safework_cli.core.terminal import visible
@@ -293,6 +294,87 @@ def test_a_metric_of_two_suites_is_their_mean_with_a_narrower_interval(store: St
     cell = ladder_table([base, made]).rungs[0].cells["safety"]
     assert (cell.value, cell.n) == (0.5, 80)
     assert cell.value - cell.low == pytest.approx(0.1 / 2**0.5)
+
+
+THEIR_METRIC = """
+from safework_eval.metrics import Metric
+TOXIC = Metric("toxic", "share of toxic replies", len, "lower", title="Toxicity", order=15)
+WORDS = Metric("words", "words of a reply", len, "lower", (0, 1e6), order=80)
+"""
+
+
+@pytest.fixture
+def their_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package that registers two metrics, and one that cannot be imported."""
+    info = tmp_path / "package" / "theirs-1.dist-info"
+    info.mkdir(parents=True)
+    (tmp_path / "package" / "toxic_metrics.py").write_text(THEIR_METRIC)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[safework.metrics]\ntoxic = toxic_metrics:TOXIC\nwords = toxic_metrics:WORDS\nbroken = toxic_metrics:NOTHING\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "package")
+    registry.entries.cache_clear()
+    yield
+    registry.entries.cache_clear()
+
+
+def measured_by_others(store: Store) -> None:
+    """The base and the SFT model, with suites of metrics that are not ours."""
+    made = make_ladder(store)
+    evaluations = [a for a in store.list() if a.kind == "evaluation" and a.name in ("smollm2", "sft")]
+    assert len(evaluations) == 2 and made["eval-sft"] in evaluations
+    for artifact in evaluations:
+        after = artifact.name == "sft"
+        path = artifact.path / "summary.json"
+        summary = json.loads(path.read_text())
+        for name, value, recorded in (
+            ("toxic", 0.1 if after else 0.4, {}),
+            ("words", 12.345 if after else 31.5, {}),
+            ("broken", 0.2 if after else 0.3, {"better": "lower"}),
+            ("gone", 7.25 if after else 9.0, {"better": "lower", "in_percent": False}),
+            ("unknown", 0.5 if after else 0.25, {}),
+        ):
+            interval = None if name == "gone" else [value - 0.05, value + 0.05]
+            summary["suites"][f"their-{name}"] = summary["suites"]["harmful"] | {
+                "metric": name, "digest": "d", "value": value, "interval": interval, **recorded,
+            }  # fmt: skip
+        path.write_text(json.dumps(summary))
+
+
+def test_a_metric_of_another_package_has_a_column_with_its_own_direction(their_metrics: None, store: Store, tmp_path: Path) -> None:
+    measured_by_others(store)
+    table = ladder_table(store.list())
+    ours = ["over_refusal", "value", "knowledge", "general"]
+    assert table.columns == ["safety", "toxic", *ours, "words", "broken", "gone", "unknown", "length"]
+    shown = {name: [rung.cells[name].shown for rung in table.rungs[:2]] for name in ("toxic", "words", "broken", "gone", "unknown")}
+    assert shown == {
+        "toxic": ["40%", "10%"], "words": ["31.5", "12.35"], "broken": ["30%", "20%"], "gone": ["9", "7.25"], "unknown": ["25%", "50%"],
+    }  # fmt: skip
+    best = {name: [rung.label for rung in table.rungs if rung.cells[name] and rung.cells[name].best] for name in shown}
+    assert best == {"toxic": ["sft"], "words": ["sft"], "broken": ["sft"], "gone": ["sft"], "unknown": []}
+    assert table.rungs[0].cells["gone"].interval == "no interval"
+    assert any(line.startswith("Toxicity: ") for line in table.judges)
+    stream = io.StringIO()
+    print_ladder(table, Console(file=stream, width=250))
+    for heading in ("Toxicity ↓", "Words ↓", "Broken ↓", "Gone ↓", "Unknown ", "Length (tokens)"):
+        assert heading in stream.getvalue(), heading
+    write_report(store, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'Toxicity <span class="dir">↓ better</span>' in page and "<b>Toxicity</b>: share of toxic replies." in page
+    assert "<b>Gone</b>: its package is not installed here." in page
+
+
+def test_pairs_are_sorted_by_the_direction_of_their_metric(their_metrics: None, store: Store) -> None:
+    table = ladder_table([])
+    assert table.metrics["over_refusal"].better == "lower" and table.metrics["safety"].better == "higher"
+    make_ladder(store)
+    for artifact in (a for a in store.list() if a.kind == "evaluation"):
+        path = artifact.path / "summary.json"
+        path.write_text(path.read_text().replace('"metric": "safety"', '"metric": "toxic"'))
+    table = ladder_table(store.list())
+    pairs, _, _ = collect.pairs(table)
+    assert {pair.verdict for pair in pairs["harmful"]} >= {"worse"} and "better" not in {pair.verdict for pair in pairs["harmful"]}
 
 
 def test_a_damaged_evaluation_is_left_out_and_said(store: Store) -> None:

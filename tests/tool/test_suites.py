@@ -34,7 +34,7 @@ def test_a_suite_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) 
     for row in rows:
         if row.meta.get("answer_type") == "choice":
             assert row.answer in LETTERS[: len(row.meta["choices"])]
-            if not name.startswith("gaokao"):  # its options stand in the question as they were printed
+            if not name.startswith("gaokao"):  # its options are part of the question, as they were printed
                 assert f"{row.answer}. {row.meta['choices'][LETTERS.index(row.answer)]}" in row.question
 
 
@@ -82,10 +82,10 @@ def test_an_unknown_suite_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_a_missing_set_says_where_it_comes_from(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="suite xstest-safe: there is no file") as caught:
+    with pytest.raises(InputError, match="suite xstest-safe: the file .* does not exist") as caught:
         load_suite("xstest-safe", tmp_path)
     assert "walledai/XSTest" in caught.value.why and str(tmp_path / "xstest") in caught.value.do
-    with pytest.raises(InputError, match="there is no folder"):
+    with pytest.raises(InputError, match="the folder .* does not exist"):
         load_suite("xstest-safe", tmp_path / "nowhere")
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_suffix_asks_for_the_format(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the name does not say what format"):
         rows_of(tmp_path, "a.txt", "{}")
     assert rows_of(tmp_path, "a.txt", '{"a": 1}', "jsonl") == [{"a": 1}]
-    with pytest.raises(InputError, match="there is no file"):
+    with pytest.raises(InputError, match="the file .* does not exist"):
         list(read_table(tmp_path / "b.csv"))
 
 

@@ -24,8 +24,8 @@ def rows_of(name: str, folder: Path) -> list[Row]:
 @pytest.mark.parametrize("name", sorted(TRAINING_SETS))
 def test_a_set_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) -> None:
     rows, known = rows_of(name, real_data), TRAINING_SETS[name]
-    faults = Counter(found[0] for row in rows if (found := problems(row)))
-    assert sum(faults.values()) <= 4 and set(faults) <= {"a message is empty"}, "four published preference replies are empty"
+    rejected = Counter(found[0] for row in rows if (found := problems(row)))
+    assert sum(rejected.values()) <= 4 and set(rejected) <= {"a message is empty"}, "four published preference replies are empty"
     assert len({row.id for row in rows}) == len(rows) >= 80
     assert {(row.task, row.split, row.source) for row in rows} == {(known.task, known.split, name)}
 
@@ -34,7 +34,7 @@ def test_a_set_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) ->
 def test_judged_sets_end_in_a_reply_with_a_label_of_the_preset(real_data: Path, name: str) -> None:
     rows = rows_of(name, real_data)
     labels = Counter(row.meta["label"] for row in rows)
-    assert set(labels) == set(PRESETS[TRAINING_SETS[name].task].labels), "one label alone would teach nothing"
+    assert set(labels) == set(PRESETS[TRAINING_SETS[name].task].labels), "a single label has no learning signal"
     assert all(row.messages[-1]["role"] == "assistant" for row in rows)
     if TRAINING_SETS[name].task == "knowledge":
         assert all(row.answer for row in rows)
@@ -71,8 +71,12 @@ def test_a_dialogue_of_preferences_is_taken_apart(real_data: Path) -> None:
 
 
 def test_training_halves_share_no_question_with_the_suites(real_data: Path) -> None:
-    for suite, taught in (("simpleqa", "simpleqa-train"), ("simpleqa", "simpleqa-judged"), ("chinese-simpleqa", "chinese-simpleqa-train")):
-        assert not {row.question for row in load_suite(suite, real_data)} & {row.question for row in rows_of(taught, real_data)}
+    for suite, training in (
+        ("simpleqa", "simpleqa-train"),
+        ("simpleqa", "simpleqa-judged"),
+        ("chinese-simpleqa", "chinese-simpleqa-train"),
+    ):
+        assert not {row.question for row in load_suite(suite, real_data)} & {row.question for row in rows_of(training, real_data)}
     assert not set(TRAINING_SETS) & set(SUITES)
 
 

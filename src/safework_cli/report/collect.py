@@ -221,7 +221,7 @@ def pairs(table: LadderTable) -> tuple[dict[str, list[Pair]], str, list[str]]:
     found: dict[str, list[Pair]] = {}
     for suite, record in suites.items():
         keys = [key for key in sides[-1] if key[0] == suite and all(key in side for side in sides)]
-        sign = -1.0 if record["metric"] == "over_refusal" else 1.0
+        sign = -1.0 if table.metrics[record["metric"]].better == "lower" else 1.0
         keys.sort(key=lambda key: (sign * _gain(key, sides), key[1]))
         losses, gains = [k for k in keys if sign * _gain(k, sides) < 0], [k for k in keys if sign * _gain(k, sides) > 0][::-1]
         same = [k for k in keys if _gain(k, sides) == 0]

@@ -7,37 +7,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.formats import percent
 from safework_cli.core.terminal import visible
+from safework_cli.report.metrics import LENGTH, MetricColumn, metric_columns
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-HIGHER_IS_BETTER: dict[str, bool | None] = {
-    "safety": True,
-    "over_refusal": False,
-    "value": True,
-    "knowledge": True,
-    "general": True,
-    "instruction": True,
-    "search": True,
-    "length": None,
-}
-TITLES = {
-    "safety": "Safety",
-    "over_refusal": "Over-refusal",
-    "value": "Value",
-    "knowledge": "Knowledge",
-    "general": "General",
-    "instruction": "Instruction",
-    "search": "Search",
-    "length": "Length",
-}
 ALWAYS = ("safety", "over_refusal", "value", "knowledge", "general", "length")
-"""Columns that are there even where nothing was measured: a gap is seen."""
+"""Columns that are shown even if nothing was measured: the gap must be visible."""
 NOT_A_RUNG = ("external", "models pull", "models import", "artifacts import", "import")
 """Stages that bring a model in and do not train it."""
 
@@ -47,7 +28,7 @@ class Cell:
     """One measurement.
 
     Attributes:
-        value, low, high: a share in [0, 1], or tokens; the interval is at 95 %, None where too little was measured for one.
+        value, low, high: in ``unit``, a share in [0, 1]; the interval is at 95 %, None where too little was measured for one.
         n: samples scored; ``failed``: samples that could not be.
         best: whether no other rung has a better value. Overlapping intervals are not looked at.
     """
@@ -57,19 +38,24 @@ class Cell:
     high: float | None
     n: int
     failed: int
-    is_share: bool = True
+    unit: Literal["share", "tokens", "number"] = "share"
     best: bool = False
 
     @property
     def shown(self) -> str:
-        return percent(self.value, self.n) if self.is_share else f"{self.value:.0f}"
+        return percent(self.value, self.n) if self.unit == "share" else self._number(self.value)
 
     @property
     def interval(self) -> str:
         if self.low is None or self.high is None:
             return "no interval"
-        scale, digits = (100.0, 1 if self.n >= 200 else 0) if self.is_share else (1.0, 0)
-        return f"{scale * self.low:.{digits}f}–{scale * self.high:.{digits}f}"
+        if self.unit != "share":
+            return f"{self._number(self.low)}–{self._number(self.high)}"
+        digits = 1 if self.n >= 200 else 0
+        return f"{100 * self.low:.{digits}f}–{100 * self.high:.{digits}f}"
+
+    def _number(self, value: float) -> str:
+        return f"{value:.0f}" if self.unit == "tokens" else f"{value:.4g}"
 
 
 @dataclass(slots=True)
@@ -118,12 +104,14 @@ class LadderTable:
     """The whole table.
 
     Attributes:
-        columns: metrics, in order.
+        columns: the metrics that are shown, in order.
+        metrics: title, direction and unit of every metric of the evaluations.
         judges: who judged which metric, in words.
         warnings: rungs that were not measured alike, and evaluations that cannot be read.
     """
 
     columns: list[str]
+    metrics: dict[str, MetricColumn]
     rungs: list[Rung]
     judges: list[str]
     warnings: list[str]
@@ -145,14 +133,15 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     base = _find_base(records, known)
     if base is not None:
         records = [base, *(record for record in records if record is not base)]
-    rungs = [_rung(record, known, is_base=record is base) for record in records]
+    metrics = metric_columns(ALWAYS, (suite for record in records for suite in record.summary["suites"].values()))
+    rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
     _tell_apart(rungs)
     for rung in rungs[1:] if base is not None else []:
         _add_change(rung, rungs[0])
         warnings += _unlike(rungs[0], rung)
-    columns = [metric for metric in TITLES if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
-    _mark_best(rungs, columns)
-    return LadderTable(columns, rungs, _judges(rungs), warnings)
+    columns = [metric for metric in metrics if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
+    _mark_best(rungs, [metrics[name] for name in columns])
+    return LadderTable(columns, metrics, rungs, _judges(rungs, metrics), warnings)
 
 
 def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[str]]:
@@ -213,13 +202,13 @@ def _find_base(records: Sequence[Record], known: Mapping[str, Artifact]) -> Reco
     return records[0] if records else None
 
 
-def _rung(record: Record, known: Mapping[str, Artifact], *, is_base: bool) -> Rung:
+def _rung(record: Record, known: Mapping[str, Artifact], metrics: Mapping[str, MetricColumn], *, is_base: bool) -> Rung:
     model = known.get(record.model_ref)
     stage = model.manifest.stage if model else str(record.summary["model"].get("stage") or "external")
     label = "base" if stage in NOT_A_RUNG else stage
     cells: dict[str, Cell | None] = {}
-    for metric in TITLES:
-        cells[metric] = _length_cell(record.summary) if metric == "length" else _metric_cell(record.summary, metric)
+    for name, metric in metrics.items():
+        cells[name] = _length_cell(record.summary) if name == LENGTH else _metric_cell(record.summary, metric)
     return Rung(label, record, cells, is_base)
 
 
@@ -230,16 +219,18 @@ def _tell_apart(rungs: Sequence[Rung]) -> None:
             rung.label = f"{rung.label} ({rung.record.model_ref.removeprefix('model/').rpartition('/')[2]})"
 
 
-def _metric_cell(summary: Mapping[str, Any], metric: str) -> Cell | None:
+def _metric_cell(summary: Mapping[str, Any], metric: MetricColumn) -> Cell | None:
     """A metric's value; over several suites the mean of theirs, with the interval of a mean of independent estimates."""
-    suites = [suite for suite in summary["suites"].values() if suite["metric"] == metric]
+    suites = [suite for suite in summary["suites"].values() if suite["metric"] == metric.name]
     measured = [suite for suite in suites if suite["value"] is not None]
     if not measured or len(measured) < len(suites):
         return None
     value = sum(suite["value"] for suite in measured) / len(measured)
-    below = math.sqrt(sum((suite["value"] - suite["interval"][0]) ** 2 for suite in measured)) / len(measured)
-    above = math.sqrt(sum((suite["interval"][1] - suite["value"]) ** 2 for suite in measured)) / len(measured)
-    return Cell(value, value - below, value + above, sum(s["n"] for s in measured), sum(s["failed"] for s in measured))
+    cell = Cell(value, None, None, sum(s["n"] for s in measured), sum(s["failed"] for s in measured), metric.unit)
+    if all(suite["interval"] is not None for suite in measured):
+        cell.low = value - math.sqrt(sum((suite["value"] - suite["interval"][0]) ** 2 for suite in measured)) / len(measured)
+        cell.high = value + math.sqrt(sum((suite["interval"][1] - suite["value"]) ** 2 for suite in measured)) / len(measured)
+    return cell
 
 
 def _length_cell(summary: Mapping[str, Any]) -> Cell | None:
@@ -247,7 +238,7 @@ def _length_cell(summary: Mapping[str, Any]) -> Cell | None:
     if length.get("value") is None:
         return None
     low, high = length["interval"] or (None, None)
-    return Cell(length["value"], low, high, length["n"], failed=0, is_share=False)
+    return Cell(length["value"], low, high, length["n"], failed=0, unit="tokens")
 
 
 def _add_change(rung: Rung, base: Rung) -> None:
@@ -284,25 +275,24 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
     return [f"{rung.label} and {base.label} were not measured alike: {', '.join(found)}"] if found else []
 
 
-def _mark_best(rungs: Sequence[Rung], columns: Sequence[str]) -> None:
+def _mark_best(rungs: Sequence[Rung], columns: Sequence[MetricColumn]) -> None:
     for metric in columns:
-        direction = HIGHER_IS_BETTER[metric]
-        cells = [cell for rung in rungs if (cell := rung.cells[metric]) is not None]
-        if direction is None or len(cells) < 2:
+        cells = [cell for rung in rungs if (cell := rung.cells[metric.name]) is not None]
+        if metric.better is None or len(cells) < 2:
             continue
-        top = (max if direction else min)(cell.value for cell in cells)
+        top = (max if metric.better == "higher" else min)(cell.value for cell in cells)
         for cell in cells:
             cell.best = cell.value == top and any(other.value != top for other in cells)
 
 
-def _judges(rungs: Sequence[Rung]) -> list[str]:
+def _judges(rungs: Sequence[Rung], metrics: Mapping[str, MetricColumn]) -> list[str]:
     """Who judged what: a column whose judge changes from rung to rung is named with every one of them."""
     found: dict[str, dict[str, None]] = {}
     for rung in rungs:
         for suite in rung.record.summary["suites"].values():
             judge = suite["judge"]
             found.setdefault(suite["metric"], {})[judge["ref"] or judge["id"]] = None
-    return [f"{TITLES[metric]}: {' and '.join(found[metric])}" for metric in TITLES if metric in found]
+    return [f"{metric.title}: {' and '.join(found[name])}" for name, metric in metrics.items() if name in found]
 
 
 def print_ladder(table: LadderTable, console: Console) -> None:
@@ -315,8 +305,9 @@ def print_ladder(table: LadderTable, console: Console) -> None:
     )
     grid.add_column("rung")
     for metric in table.columns:
-        arrow = {True: " ↑", False: " ↓", None: " (tokens)"}[HIGHER_IS_BETTER[metric]]
-        grid.add_column(TITLES[metric] + arrow, justify="right")
+        column = table.metrics[metric]
+        mark = f"({column.mark})" if column.unit == "tokens" else column.mark
+        grid.add_column(Text(visible(f"{column.title} {mark}".rstrip())), justify="right")
     for rung in table.rungs:
         grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
     console.print(grid)

@@ -17,7 +17,7 @@ from safework_cli.core.formats import duration, plain, points, size
 from safework_cli.core.terminal import visible
 from safework_cli.report import collect
 from safework_cli.report.charts import Point, lineage, plot_45
-from safework_cli.report.ladder import HIGHER_IS_BETTER, TITLES, LadderTable, ladder_table
+from safework_cli.report.ladder import LadderTable, ladder_table
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -62,8 +62,6 @@ def build_report(artifacts: Sequence[Artifact], out: Path) -> LadderTable:
         "artifacts": artifacts,
         "newest": max((a.manifest.created for a in artifacts), default=""),
         "table": table,
-        "titles": TITLES,
-        "direction": HIGHER_IS_BETTER,
         "plot": plot_45(_plot_points(table)) if any(r.change for r in table.rungs) else None,
         "runs": collect.runs(artifacts),
         "lineage": lineage(collect.lineage_nodes(artifacts)) if artifacts else None,

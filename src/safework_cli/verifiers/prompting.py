@@ -152,7 +152,7 @@ class PromptWriter:
         return self._strict if self._strict and template_for(self.spec, exchange) is self.spec.strict_template else self._plain
 
     def content_ids(self, text: str) -> list[int]:
-        """Token ids of untrusted text; none of them is a special token."""
+        """Token ids of untrusted text; never those of special tokens."""
         text = broken_tags(text)
         if self._special is not None:
             text = self._special.sub(lambda match: match[0][0] + BREAK + match[0][1:], text)

@@ -1,4 +1,4 @@
-"""From a record of somebody's table to a row, by the mapping that a source gives. What does not fit is named, never bent."""
+"""From a record of a foreign table to a row, by the mapping that a source gives. What does not fit is named, never changed to fit."""
 
 from __future__ import annotations
 

@@ -323,7 +323,7 @@ def test_bad_files_and_columns_are_named(work: WorkDir, tmp_path: Path, monkeypa
     assert matching_files("$HERE/train.jsonl") == [path]
     with pytest.raises(InputError, match="there are no CSV files in"):
         build(work, {"kind": "xstest-completions", "folder": str(tmp_path)})
-    with pytest.raises(InputError, match="suite xstest-safe: there is no file"):
+    with pytest.raises(InputError, match="suite xstest-safe: the file .* does not exist"):
         build(work, source(path), decontaminate={"suites": ["xstest-safe"], "folder": str(tmp_path)})
     with pytest.raises(ConfigError, match="two sources are called 'train'"):
         build(work, source(path), source(path))

@@ -101,4 +101,4 @@ def test_a_judge_that_repeats_its_prompt_scores_nothing(
     harmful = summary["suites"]["harmful"]
     assert (harmful["n"], harmful["failed"], harmful["value"], harmful["refused"]) == (0, 1, None, None)
     assert "none of the six safety classes" in samples["refuses"]["error"] and outcome.failed_items == 2 > outcome.tolerated_items
-    assert harmful["judges"]["rule:refusal"]["n"] == 1, "the rule's word is kept beside it"
+    assert harmful["judges"]["rule:refusal"]["n"] == 1, "the rule's verdict is recorded too"

@@ -72,7 +72,7 @@ def test_the_metric_follows_from_the_rows(data: Artifact, model: Artifact) -> No
         ([{"name": "all", "rows": {"task": "safety"}}], {}, "does not follow from its rows"),
         ([{"name": "none", "rows": {"task": "search"}}], {}, "selects no rows"),
         ([{"name": "open", "rows": {"task": "value"}}], {}, "verifiers.value"),
-        ([{"name": "pictures", "rows": {"task": "general"}}], {}, "images"),
+        ([{"name": "photos", "rows": {"task": "general"}}], {}, "images"),
         ([harmful(), harmful()], {}, "two suites are called 'harmful'"),
         ([harmful()], {"judge": "verifier"}, "verifiers.safety is not given"),
         ([harmful()], {"gates": [{"metric": "harmful.saftey", "min": 0.5}]}, "did you mean 'harmful.safety'"),

@@ -71,7 +71,7 @@ def test_choices_and_the_best_of_several(model: Any, tiny_model: Path) -> None:
     assert len(best.choices) == 1 and best.usage.output_tokens <= 6
     engine = HFEngine(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model))
     prompt = [{"role": "user", "content": "Who?"}]
-    for choice in three.choices:  # what is told is the model's own log-probability of what it said
+    for choice in three.choices:  # the log-probabilities are the model's own, of its own tokens
         ids = engine.tokenizer(choice.message.text, add_special_tokens=False)["input_ids"]
         if "\ufffd" not in choice.message.text and len(ids) == len(choice.logprobs.content):
             assert engine.score([prompt], [ids])[0] == pytest.approx([token.logprob for token in choice.logprobs.content], abs=1e-3)
@@ -165,7 +165,7 @@ def test_a_prompt_that_the_template_refuses_is_that_prompts_problem(model: Any, 
 def test_an_over_long_prompt_is_one_failed_reply_for_every_family(model: Any, tiny_model: Path) -> None:
     engine = HFEngine(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model), 4)
 
-    class Nested:  # as the configurations of models with a vision tower: the positions stand in the text part alone
+    class Nested:  # as the configurations of models with a vision tower: only the text part has the positions
         def __init__(self, text: Any):
             self._text = text
 

@@ -253,10 +253,11 @@ def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifac
     words = ["eval", f"model={tiny_artifact.ref}", f"data={data.path}", f"suites={suites}", "max_tokens=4", "dtype=float32"]
     first = cli(*words, "max_failed=0.1")
     assert first.returncode == 0, first.stderr
-    for told in ("harmful", "over-refusal ", "0.0%", "95% interval", "refused: 0.0% of harmful prompts, 0.0% of benign prompts"):
-        assert told in first.stderr, told
+    for shown in ("harmful", "over-refusal ", "0.0%", "95% interval", "refused: 0.0% of harmful prompts, 0.0% of benign prompts"):
+        assert shown in first.stderr, shown
     gated = cli(*words, "max_failed=0.1", 'gates=[{"metric": "harmful.safety", "min": 0.5}]')
     assert gated.returncode == 4 and "gate failed: harmful.safety is 0, below 0.5" in gated.stderr
+    assert ["harmful.safety", "≥", "0.5", "0", "failed"] in [line.split() for line in gated.stderr.splitlines()]
     ref = first.stdout.strip()
     assert f"applied to what {ref} holds: nothing was run again" in gated.stderr and "load " not in gated.stderr
     made = store.resolve(gated.stdout.strip(), ("evaluation",))
@@ -291,10 +292,50 @@ def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
     console = Console(width=200, record=True, force_terminal=True)
     with console.capture() as captured:
         console.print(summary_table(summary))
-    told = captured.get()
-    assert "\x1b]8" not in told and "\x1b[2J" not in told and "[bold]m[/x]" in told and "[/red]" in told
+    printed = captured.get()
+    assert "\x1b]8" not in printed and "\x1b[2J" not in printed and "[bold]m[/x]" in printed and "[/red]" in printed
     for words in ("10 in 2", "10.0 – 90.0", "+10.0 (-10.0 to +30.0)", "25.0% of harmful prompts, not measured of benign", "12° (noise)"):
-        assert words in told, words
+        assert words in printed, words
+
+
+def test_the_table_shows_every_gate_with_its_bound_value_and_result() -> None:
+    from rich.console import Console
+
+    from safework_eval.gates import Gate
+    from safework_eval.table import summary_table
+
+    suite = {
+        "metric": "safety", "value": 0.5, "interval": [0.1, 0.9], "n": 10, "groups": 10, "failed": 0, "refused": 0.25, "truncated": 0.0,
+        "judge": {"id": "rule:refusal", "ref": ""}, "errors": {}, "length": {"value": None},
+    }  # fmt: skip
+    summary = {
+        "model": {"ref": "model/m@v1"}, "suites": {"h": suite}, "axes": {"safety": {"value": 0.5, "metrics": ["safety"]}},
+        "refusal": {"harmful": 0.25, "benign": None}, "length": {"value": None, "interval": None, "n": 0},
+        "against": {
+            "ref": "evaluation/base@v1", "angle": None, "axes": {"safety": {"change": -0.125, "interval": None}},
+            "suites": {"h": {"change": -0.125, "interval": [-0.2, -0.1]}},
+        },
+    }  # fmt: skip
+    gates = [
+        Gate(metric="h.safety", min=0.4, max=0.5, change_min=-0.1),
+        Gate(metric="safety", change_max=0.1),
+        Gate(metric="h.truncated", max=0.05),
+        Gate(metric="h.length", max=99),
+    ]
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary_table(summary, gates))
+    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
+    assert lines[lines.index("gate bound value result") + 1 :] == [
+        "h.safety ≥ 0.4 and ≤ 0.5 0.5 passed",
+        "change of h.safety ≥ -0.1 -0.125 failed",
+        "change of safety ≤ 0.1 -0.125 passed",
+        "h.truncated ≤ 0.05 0 passed",
+        "h.length ≤ 99 not measured failed",
+    ]
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    assert "bound" not in captured.get(), "the table of gates needs gates"
 
 
 # ---------------------------------------------------------------- the two ways to evaluate

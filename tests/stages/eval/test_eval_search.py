@@ -95,15 +95,17 @@ def run(inputs: dict[str, Artifact], work: WorkDir, **config: Any) -> tuple[Any,
 def test_episodes_are_judged_by_their_answers_and_by_their_confidence(inputs: Any, work: WorkDir, actor: Any) -> None:
     outcome, summary = run(inputs, work, suites=[SUITE, {"name": "knowledge", "rows": {"task": "knowledge"}}])
     record = summary["suites"]["passages"]
-    # right and certain; certain and wrong; unsure and wrong; malformed to the end, which is no answer and not reliable
+    # right and certain; certain and wrong; unsure and wrong; malformed to the end, which counts as unanswered and unreliable
     assert (record["metric"], record["value"], record["n"], record["failed"]) == ("search", 0.25, 4, 0)
-    told = {name: record["search"][name]["value"] for name in ("reliability", "false_certain", "certain", "answered")}
-    assert told == {"reliability": 0.5, "false_certain": 0.25, "certain": 0.5, "answered": 0.75}
+    measures = {name: record["search"][name]["value"] for name in ("reliability", "false_certain", "certain", "answered")}
+    assert measures == {"reliability": 0.5, "false_certain": 0.25, "certain": 0.5, "answered": 0.75}
     assert record["search"]["reliability"]["method"] == "wilson by group" and record["groups"] == 1
     assert outcome.metrics["passages.false_certain"]["value"] == 0.25 and outcome.metrics["passages.search"]["value"] == 0.25
     assert summary["conditions"]["index"] == inputs["index"].digest and summary["conditions"]["episode"]["turns"] == 4
     assert summary["suites"]["knowledge"]["value"] == 1.0 and "search" not in summary["suites"]["knowledge"]
-    assert all(SEARCH_INSTRUCTION in text for shown in actor for text in shown if "bridge?" in text), "told how to search"
+    assert all(SEARCH_INSTRUCTION in text for shown in actor for text in shown if "bridge?" in text), (
+        "every actor is instructed how to search"
+    )
     samples = {sample["id"]: sample for sample in read_samples(work.output / "samples.parquet")}
     assert samples["right"]["answer"] == "Ada" and samples["right"]["confidence"] == 9 and samples["right"]["searches"] == 1
     assert "Ada" in " ".join(message["content"] for message in samples["right"]["episode"] if message["role"] == "user")

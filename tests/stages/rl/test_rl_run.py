@@ -292,7 +292,7 @@ def test_images_go_through_a_whole_run(kind, settings, tiny_model, store, commit
         assert step["engine/logprob_gap"] < 1e-4 and step["grad_norm"] > 0
         found.append((step["loss"], step["grad_norm"], step["entropy"]))
     assert found[0] == pytest.approx(found[1], rel=1e-4, abs=1e-6)
-    assert "computes its prompt anew" not in (work.path / "events.jsonl").read_text()
+    assert "prompt sharing is off" not in (work.path / "events.jsonl").read_text()
     before, after = model.state_dict(), load_model(work.output, dtype="float32").state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved and not any("vision_" in name for name in moved), "the vision tower is frozen"

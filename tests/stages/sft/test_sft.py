@@ -104,7 +104,7 @@ def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_dat
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_loss_is_the_models_own(name, tiny_model, work):
-    """Of families whose heads scale or cap their logits, have biases, or sit beside routers; values and gradients."""
+    """Of families whose heads scale or cap their logits, have biases, or routers; values and gradients."""
     from safework_sft.run import _arguments
     from safework_sft.trainer import SupervisedTrainer
 
@@ -144,7 +144,7 @@ def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
 
 
 def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
-    """The losses are nearly those of float32, and what samples behind the steps is the model as it is saved."""
+    """The losses are nearly those of float32, and the samples after the last step come from the model as it is saved."""
     found = {}
     for bf16 in (False, True):
         for old in work.checkpoints.iterdir():
@@ -159,7 +159,7 @@ def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
 @pytest.mark.parametrize(("stored", "choice", "expected"), [("bfloat16", {}, "BF16"), ("bfloat16", {"save_dtype": "float32"}, "F32"),
     ("float32", {}, "F32"), ("float32", {"save_dtype": "bfloat16"}, "BF16"), ("float16", {}, "F16")])  # fmt: skip
 def test_a_model_is_saved_in_the_type_that_it_came_in(tiny_model, store, toy_data, work, tmp_path, stored, choice, expected):
-    """And what is sampled behind the training is what was saved."""
+    """And the samples after training come from what was saved."""
     tokenizer = load_tokenizer(tiny_model)
     save_model(load_model(tiny_model, dtype="float32"), tokenizer, tmp_path / "m", dtype=getattr(torch, stored))
     config = SftConfig(learning_rate=3e-3, max_steps=2, warmup_ratio=0.0, sample_prompts=2, sample_max_tokens=8, **choice)
@@ -172,9 +172,9 @@ def test_a_model_is_saved_in_the_type_that_it_came_in(tiny_model, store, toy_dat
     rows = {row.id: row for row in read_dataset(toy_data.with_subset("cot"))}
     fast = "bfloat16" if expected == "BF16" and pick_dtype("auto") == torch.bfloat16 else "float32"
     engine = HFEngine(load_model(work.output, dtype=fast), tokenizer)
-    told = outcome.metrics["samples"]["replies"]
-    groups = engine.generate([rows[one["row"]].prompt for one in told], Sampling(8))
-    assert [group[0].text for group in groups] == [one["reply"] for one in told]
+    sampled = outcome.metrics["samples"]["replies"]
+    groups = engine.generate([rows[one["row"]].prompt for one in sampled], Sampling(8))
+    assert [group[0].text for group in groups] == [one["reply"] for one in sampled]
 
 
 def test_what_an_architecture_keeps_in_float32_is_saved_so(tiny_model, tmp_path):

@@ -25,7 +25,7 @@ def figure(value: float, n: int = 62) -> dict[str, Any]:
 
 LABELS = {
     **{name: figure(value) for name, value in {"accuracy": 0.581, "macro_f1": 0.574, "ece": 0.136, "brier": 0.5}.items()},
-    "baselines": {name: {"accuracy": figure(0.613)} for name in ("refusal_phrases_given_harmful", "verifier_told_harmful")},
+    "baselines": {name: {"accuracy": figure(0.613)} for name in ("refusal_phrases_given_harmful", "verifier_given_harmful")},
     "by_source": {"starter": figure(0.6), "evil\x1b[2J": figure(0.5, 7)},
     "annotators": {"annotator 1 and annotator 2": {"agreement": figure(0.8), "cohen_kappa": None}},
     "attacks": {"compliance before refusal": figure(0.25, 4), "all": figure(0.3, 36)},
@@ -54,7 +54,7 @@ def test_a_label_verifier_shows_what_was_measured(width: int) -> None:
     rows = {tuple(line.rsplit(maxsplit=5)[0:1]): line.split()[-5:] for line in lines[2:-4]}
     assert rows[("accuracy",)] == ["0.581", "0.481", "–", "0.681", "62"]
     for name in (
-        "macro-F1", "ECE", "Brier score", "accuracy, refusal phrases given harmful", "accuracy, verifier told harmful",
+        "macro-F1", "ECE", "Brier score", "accuracy, refusal phrases given harmful", "accuracy, verifier given harmful",
         "accuracy on starter", "accuracy on evil\\x1b[2J", "agreement, annotator 1 and annotator 2",
         "flipped by: compliance before refusal", "flipped by all attacks",
     ):  # fmt: skip

@@ -56,5 +56,5 @@ class Suite:
         known_as = f"hub id {self.hub}" if self.hub else "not on the hub"
         why = f"it is published at {self.upstream} ({known_as}, {self.licence})"
         if not folder.is_dir():
-            raise InputError(f"suite {self.name}: there is no folder {folder}", why, "point folder: at the folder of public sets")
-        raise InputError(f"suite {self.name}: there is no file {path}", why, f"download it and save it as {path}")
+            raise InputError(f"suite {self.name}: the folder {folder} does not exist", why, "point folder: at the folder of public sets")
+        raise InputError(f"suite {self.name}: the file {path} does not exist", why, f"download it and save it as {path}")

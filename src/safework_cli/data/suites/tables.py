@@ -19,7 +19,7 @@ from safework_cli.core.errors import ConfigError, InputError
 MAX_LINE_BYTES = 100 * 2**20
 """A longer line is a broken file (a missing newline, an archive under a wrong name), and would take memory without end."""
 MAX_EXPANSION = 200
-"""A compressed file that grows by more is a bomb: text shrinks to a tenth, seldom to a fiftieth."""
+"""A compressed file that grows by more is a bomb: text shrinks to a tenth, rarely to a fiftieth."""
 FREE_EXPANSION_BYTES = 64 * 2**20
 MAX_COLUMNS = 10_000
 MAX_NESTING = 100
@@ -49,7 +49,7 @@ def read_table(path: Path, format: str | None = None) -> Iterator[dict[str, Any]
     readers = {"csv": _read_csv, "jsonl": _read_jsonl, "json": _read_json, "parquet": _read_parquet}
     kind = format_of(path, format)
     if not path.is_file():
-        raise InputError(f"there is no file {path}" if not path.exists() else f"{path} is not a file", "", f"ls {path.parent}")
+        raise InputError(f"the file {path} does not exist" if not path.exists() else f"{path} is not a file", "", f"ls {path.parent}")
     try:
         yield from readers[kind](path)
     except OSError as error:
@@ -179,7 +179,7 @@ def _read_json(path: Path) -> Iterator[dict[str, Any]]:
 def load_json(path: Path) -> Any:
     """Reads one JSON document of any shape. Raises InputError as ``read_table`` does."""
     if not path.is_file():
-        raise InputError(f"there is no file {path}", "", f"ls {path.parent}")
+        raise InputError(f"the file {path} does not exist", "", f"ls {path.parent}")
     text = "".join(_lines(path))
     try:
         return json.loads(text)

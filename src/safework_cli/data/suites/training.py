@@ -133,7 +133,7 @@ def read_preferences(suite: Suite, path: Path) -> Iterator[Row]:
 
 
 def read_truthfulqa_judged(suite: Suite, path: Path) -> Iterator[Row]:
-    """Every correct and incorrect answer of a question, beside the best one as gold."""
+    """Every correct and incorrect answer of a question, with the best one as gold."""
 
     def split(text: str) -> list[str]:
         return [part.strip() for part in text.split(";") if part.strip()]
@@ -196,7 +196,7 @@ def answer_kind(text: str) -> str:
 
 
 def read_nlvr(suite: Suite, path: Path) -> Iterator[Row]:
-    """Statements about a picture, true or false; rows carry the picture's path below the table's folder. The group is the drawn scene."""
+    """Statements about an image, true or false; rows carry the image's path below the table's folder. The group is the drawn scene."""
     for record in read_table(path):
         image = Image(bytes=None, path=record["image"])
         group = str(record["identifier"]).rsplit("-", 1)[0]
@@ -274,7 +274,7 @@ _ALL = [
         "hh_harmless_test/harmless-base/test.jsonl.gz", "value", read_preferences,
         "github.com/anthropics/hh-rlhf", "MIT", hub="Anthropic/hh-rlhf", split="train",
     ),
-    *map(_ethics, ("justice", "deontology")),  # the published head of virtue's training part holds the label 0 alone
+    *map(_ethics, ("justice", "deontology")),  # the published head of virtue's training part holds only the label 0
     _ethics_test("justice", "justice_test.csv"),
     _ethics_test("deontology", "deontology_test.csv"),
     _ethics_test("virtue", "virtue_test.csv"),
@@ -313,7 +313,7 @@ _ALL = [
         "github.com/google-research-datasets/natural-questions", "CC-BY-SA-3.0", hub="google-research-datasets/nq_open", split="train",
     ),
     Suite(
-        "truthfulqa-judged", "every correct (TRUE) and incorrect (FALSE) answer beside the best one", "truthfulqa/TruthfulQA.csv",
+        "truthfulqa-judged", "every correct (TRUE) and incorrect (FALSE) answer, with the best one", "truthfulqa/TruthfulQA.csv",
         "knowledge", read_truthfulqa_judged, "github.com/sylinrl/TruthfulQA", "Apache-2.0", hub="truthfulqa/truthful_qa", split="train",
     ),
     Suite(
@@ -325,7 +325,7 @@ _ALL = [
         "github.com/eladsegal/strategyqa", "MIT", hub="voidful/StrategyQA", split="train",
     ),
     Suite(
-        "nlvr", "true or false statements about pictures", "nlvr_v1/dev.jsonl", "general", read_nlvr,
+        "nlvr", "true or false statements about images", "nlvr_v1/dev.jsonl", "general", read_nlvr,
         "github.com/lil-lab/nlvr", "CC-BY-4.0", split="train",
     ),
 ]  # fmt: skip
@@ -336,5 +336,5 @@ TRAINING_SETS: dict[str, Suite] = {suite.name: suite for suite in _ALL}
 def training_set(name: str) -> Suite:
     """The set of a name. Raises ConfigError with the nearest name and the list."""
     if name not in TRAINING_SETS:
-        raise ConfigError(f"there is no set '{name}'{nearest(name, TRAINING_SETS)}", f"sets: {', '.join(sorted(TRAINING_SETS))}")
+        raise ConfigError(f"unknown set '{name}'{nearest(name, TRAINING_SETS)}", f"sets: {', '.join(sorted(TRAINING_SETS))}")
     return TRAINING_SETS[name]

@@ -251,7 +251,7 @@ class Draws:
             self._warpers.append(TopPLogitsWarper(sampling.top_p))
 
     def next(self, logits_BV: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next token of each row (B,), and its log-probability at ``Sampling.logprobs_at`` (B,), whatever is barred or cut off.
+        """The next token of each row (B,), and its log-probability at ``Sampling.logprobs_at`` (B,), whatever is barred or truncated.
 
         Raises:
             SafeworkError: the logits are not finite.

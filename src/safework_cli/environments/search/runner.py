@@ -107,7 +107,7 @@ def run_episodes(
 def _act(
     transcript: Transcript, completion: Completion, engine: TokenEngine, index: SearchIndex, limits: EpisodeLimits, *, last: bool
 ) -> None:
-    """Takes one sampled turn in and, where the episode goes on, the environment's reply to it."""
+    """Takes one sampled turn in and, if the episode continues, the environment's reply to it."""
     transcript.token_ids += completion.token_ids
     transcript.mask += [1] * len(completion.token_ids)
     transcript.logprobs += completion.logprobs

@@ -86,7 +86,7 @@ class Mentions:
         return sorted(events, key=lambda event: event.start)
 
     def _boxes(self) -> list[Event]:
-        """Boxes whose content is a letter, several, or an option's text; a box with a formula says nothing of the letter."""
+        """Boxes whose content is a letter, several, or an option's text; a box with a formula does not count."""
         events: list[Event] = []
         for match in list(_BOX.finditer(self.text))[-LAST:]:
             letter, kind = self._boxed(match.group(1).strip())

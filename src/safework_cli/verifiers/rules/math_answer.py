@@ -182,7 +182,7 @@ def _content(text: str, start: int) -> tuple[str | None, int]:
         return None, start
     if text[start] == "{":
         end = balanced_end(text[: start + 20_000], start)
-        if end < 0:  # cut off
+        if end < 0:  # truncated
             line = text[start + 1 : start + 2_001]
             cut = re.split(r"\$|\n|\\\]|\\\)", line, maxsplit=1)[0]
             return cut, start + 1 + len(cut)
