@@ -21,6 +21,7 @@ from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits
+from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
@@ -29,6 +30,7 @@ from safework_cli.models.templates import use_template
 from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, run_training, training_arguments, warmup_share
+from safework_cli.training.tracking import identity
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
@@ -141,6 +143,14 @@ def train(
     )
     if evaluation is not None:
         evaluation.record(outcome, state)
+    write_model_card(
+        work.output,
+        stage=identity(work).get("stage", "rl"),
+        config=config,
+        inputs=inputs,
+        steps=state.global_step,
+        evaluation=outcome.metrics.get("evaluation"),
+    )
     if why:
         outcome.not_measured(why)
     history = read_metrics(work.progress.metrics_path)

@@ -18,6 +18,7 @@ from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import Sampling, TokenEngine
+from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import lora_config, merged, train_top_layers
@@ -87,6 +88,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if evaluation is not None:
         evaluation.record(outcome, state)
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
+    write_model_card(
+        work.output, stage="sft", config=config, inputs=inputs, steps=state.global_step, evaluation=outcome.metrics.get("evaluation")
+    )
     if why:
         outcome.not_measured(why)
     return outcome

@@ -164,11 +164,11 @@ def resolve(
 def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, str]) -> str:
     """The identity of a run: the stage and its version, every setting that can change the result, the digests of the inputs."""
     return canonical_digest(
-        {"stage": stage.name, "version": stage.version, "config": _result_settings(config), "inputs": dict(input_digests)}
+        {"stage": stage.name, "version": stage.version, "config": result_settings(config), "inputs": dict(input_digests)}
     )
 
 
-def _result_settings(block: BaseModel) -> dict[str, Any]:
+def result_settings(block: BaseModel) -> dict[str, Any]:
     """The settings of a block without the cosmetic ones, all the way down."""
     values = {}
     dumped = block.model_dump(mode="json")
@@ -177,7 +177,7 @@ def _result_settings(block: BaseModel) -> dict[str, Any]:
         if isinstance(extra, dict) and extra.get("cosmetic"):
             continue
         value = getattr(block, name)
-        values[name] = _result_settings(value) if isinstance(value, BaseModel) else dumped[name]
+        values[name] = result_settings(value) if isinstance(value, BaseModel) else dumped[name]
     return values
 
 
