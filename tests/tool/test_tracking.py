@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.training import tracking
@@ -42,7 +43,7 @@ def test_a_run_in_tensorboard_has_its_numbers_and_lineage(tiny_artifact, toy_dat
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     made = run(store, "tracking=[tensorboard]")
-    (folder,) = (store.root / "tracking" / "tensorboard").iterdir()
+    (folder,) = (tracking.tracking_folder(store.root) / "tensorboard").iterdir()
     assert folder.name == f"tiny-sft-{made.manifest.fingerprint[:8]}"
     events = EventAccumulator(str(folder)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3]
@@ -56,9 +57,11 @@ def test_a_run_in_mlflow_has_its_numbers_and_lineage(tiny_artifact, toy_data, st
     pytest.importorskip("mlflow")
     import mlflow
 
+    store.root.rename(store.root.with_name("artifacts"))  # the usual name, which mlflow does not read below
+    store = Store(store.root.with_name("artifacts"))
     made = run(store, "tracking=[mlflow]")
     (tracked,) = mlflow.MlflowClient(mlflow.get_tracking_uri()).search_runs([mlflow.get_experiment_by_name("safework").experiment_id])
-    assert str(store.root) in mlflow.get_tracking_uri()
+    assert str(tracking.tracking_folder(store.root)) in mlflow.get_tracking_uri()
     assert tracked.info.status == "FINISHED" and tracked.data.metrics["loss"] > 0
     tags = tracked.data.tags
     assert tags["safework.artifact"] == "model/tiny-sft" and tags["safework.fingerprint"] == made.manifest.fingerprint

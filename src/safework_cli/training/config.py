@@ -23,7 +23,7 @@ class TrackingConfig(Settings):
     """Settings of stages whose numbers an experiment tracker can show."""
 
     tracking: Annotated[list[Literal["tensorboard", "trackio", "mlflow", "wandb"]], AfterValidator(_each_once)] = cosmetic([])
-    """Experiment trackers that get the run's numbers, configuration and lineage; their files are kept in tracking/ of the store, and
+    """Experiment trackers that get the run's numbers, configuration and lineage; their files are in STORE-tracking/, next to the store, and
     nothing is sent over the network unless the tracker's own environment variables ask for it (WANDB_MODE=online)."""
 
 

@@ -1,7 +1,7 @@
 """Experiment trackers: transformers' own callbacks (``report_to``) write to them; this module adds the run's identity and lineage.
 
-Files are kept in ``tracking/`` of the store, and no tracker uses the network unless the user's environment asks for it (WANDB_MODE=online,
-MLFLOW_TRACKING_URI=https://…). Torch-free.
+Files are kept in ``STORE-tracking/``, next to the store, and no tracker uses the network unless the user's environment asks for it
+(WANDB_MODE=online, MLFLOW_TRACKING_URI=https://…). Torch-free.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safework_cli.core.errors import ConfigError
 from safework_cli.core.runs import read_request
 from safework_cli.core.stage import Plan, WorkDir
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
-FOLDER, PROJECT = "tracking", "safework"
+SUFFIX, PROJECT = "-tracking", "safework"
 MLFLOW_RUN = "mlflow_run"
 """The file of a run folder that names its MLflow run: a resumed run continues it."""
 
@@ -41,12 +42,24 @@ def plan_tracking(plan: Plan, trackers: Sequence[str]) -> None:
         plan.lines.append(f"tracked by {', '.join(trackers)}")
 
 
+def tracking_folder(store: Path) -> Path:
+    """The folder of the trackers' files: next to the store, since mlflow refuses to read runs below a folder named ``artifacts``, which is
+    the store's usual name."""
+    return store.with_name(store.name + SUFFIX)
+
+
 def tracking_arguments(trackers: Sequence[str], work: WorkDir) -> dict[str, Any]:
-    """The trainer arguments for these trackers. Points each of them to a folder of the store, by the variables that it reads, where the
-    user's environment does not say otherwise."""
+    """The trainer arguments for these trackers. Points each of them to a folder next to the store, by the variables that it reads,
+    where the user's environment does not say otherwise."""
     if not trackers:
         return {"report_to": "none"}
-    root = work.path.parent.parent / FOLDER
+    root = tracking_folder(work.path.parent.parent)
+    if "mlflow" in trackers and "artifacts" in root.parts and not os.environ.get("MLFLOW_TRACKING_URI") and not find_spec("sqlalchemy"):
+        raise ConfigError(
+            f"mlflow cannot read its files below a folder named artifacts ({root})",
+            "mlflow-skinny keeps runs in files, and takes such a folder for that of a run's artifacts",
+            "pip install mlflow (which keeps them in a database), or use another --store",
+        )
     name = run_name(work)
     for variable, value in {
         "TENSORBOARD_LOGGING_DIR": str(root / "tensorboard" / name),
