@@ -8,12 +8,15 @@ images, zero rows.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
+from safework_cli.training.closing import closing_table, dropped, evaluation_lines
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_sft.config import SftConfig
@@ -73,24 +76,23 @@ class SftStage(Stage):
 
     def show(self, artifact: Artifact) -> RenderableType:
         """The numbers to look at first."""
-        from rich.text import Text
-
-        metrics = artifact.manifest.metrics
-        told = [
-            f"loss {metrics['loss_first']} → {metrics['loss_last']} in {metrics['steps']} steps of {metrics['rows']} rows",
-            f"supervised {100 * metrics['supervised_share']:.1f} % of {metrics['tokens']} tokens",
-        ]
-        if sampled := metrics["samples"]:
-            rates = f"{100 * sampled['stop_rate']:.0f} % stopped, {100 * sampled['format_rate']:.0f} % in the format"
-            told.append(f"of {sampled['n']} sampled replies {rates}, {sampled['mean_tokens']:.0f} tokens each")
-        if dropped := sum(metrics["dropped"].values()):
-            told.append(f"{dropped} rows dropped")
-        return Text("\n".join(told))
+        return closing_table([*_closing_lines(artifact.manifest.metrics)])
 
     def run(self, config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_sft.run import train
 
         return train(config, inputs, work)
+
+
+def _closing_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "rows", f"{metrics['rows']:,}{dropped(metrics)}"
+    yield "steps", str(metrics["steps"])
+    yield "supervised", f"{100 * metrics['supervised_share']:.1f}% of {metrics['tokens']:,} tokens"
+    yield "loss", f"{plain(metrics['loss_first'])} → {plain(metrics['loss_last'])}"
+    if sampled := metrics["samples"]:
+        rates = f"{percent(sampled['stop_rate'], sampled['n'])} stopped, {percent(sampled['format_rate'], sampled['n'])} in the format"
+        yield "sampled replies", f"{sampled['n']}: {rates}, {sampled['mean_tokens']:.0f} tokens on average"
+    yield from evaluation_lines(metrics)
 
 
 stage = SftStage()

@@ -187,12 +187,12 @@ WORDS = (
 )  # fmt: skip
 
 
-def test_killed_and_resumed_it_gives_the_same_best(tiny_artifact, toy_data, heldout, cli, kill_behind, store):
+def test_killed_and_resumed_it_gives_the_same_best(tiny_artifact, toy_data, heldout, cli, kill_after, store):
     done = cli(*WORDS, "--name", "straight")
     assert done.returncode == 0, done.stderr
     expected = store.resolve("straight")
     store.remove(expected)
-    kill_behind(2, *WORDS, "--name", "again")
+    kill_after(2, *WORDS, "--name", "again")
     done = cli(*WORDS, "--name", "again")
     assert done.returncode == 0, done.stderr
     made = store.resolve("again")

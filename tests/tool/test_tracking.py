@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
+from packaging.requirements import Requirement
 from pydantic import ValidationError
 
+from conftest import ROOT
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.runtime import execute, prepare
@@ -69,13 +73,30 @@ def test_a_run_in_mlflow_has_its_numbers_and_lineage(tiny_artifact, toy_data, st
     assert tags["safework.input.data.digest"] == toy_data.with_subset("cot").digest
 
 
+def test_the_extra_installs_every_tracker_that_it_is_named_for():
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["tracking"]
+    assert {Requirement(text).name for text in extra} == {tracking.PACKAGES[name] for name in tracking.IN_EXTRA}
+    assert set(tracking.PACKAGES) == {"tensorboard", "trackio", "mlflow", "wandb"}
+
+
+def test_a_run_in_wandb_is_offline_and_has_its_lineage(tiny_artifact, toy_data, store):
+    pytest.importorskip("wandb")
+    made = run(store, "tracking=[wandb]")
+    (record,) = (store.root.with_name(store.root.name + tracking.SUFFIX) / "wandb").glob("offline-run-*/run-*.wandb")
+    for value in ("model/tiny-sft", made.manifest.fingerprint, "model/tiny@v1", tiny_artifact.digest, "dataset/toy@v1:cot"):
+        assert value.encode() in record.read_bytes()
+
+
 def test_tracking_is_cosmetic_and_a_missing_package_is_refused(tiny_artifact, toy_data, store, monkeypatch):
     plain = prepare(stage, resolve(stage, (), WORDS, {}), store)
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     prepared = prepare(stage, resolve(stage, (), [*WORDS, "tracking=[wandb]"], {}), store)
     assert prepared.fingerprint == plain.fingerprint
     (refusal,) = prepared.plan.refusals
-    assert refusal.what == "tracking names wandb, which is not installed" and refusal.do.startswith("pip install wandb")
+    assert refusal.what == "tracking names wandb, which is not installed"
+    assert refusal.do == "pip install wandb; or pip install 'safework[tracking]' for tensorboard, mlflow and wandb"
+    both = prepare(stage, resolve(stage, (), [*WORDS, "tracking=[mlflow, trackio]"], {}), store).plan.refusals
+    assert both[0].do.startswith("pip install mlflow-skinny; or ") and both[1].do == "pip install trackio"
     with pytest.raises(ValidationError, match="a tracker is named twice"):
         SftConfig(tracking=["wandb", "wandb"])
 

@@ -77,14 +77,14 @@ def _base_model(source: Artifact, stated: Mapping[str, Any]) -> str | None:
     return repo if isinstance(repo, str) and _HUB_ID.fullmatch(repo) else None
 
 
-def _licence(stated: Mapping[str, Any]) -> dict[str, str]:
+def _licence(stated: Mapping[str, Any]) -> dict[str, Any]:
     """The hub's fields for a licence. A licence that is not one of the hub's identifiers is ``other``, with its name."""
     licence = stated.get("license")
     if isinstance(licence, list) and all(isinstance(one, str) for one in licence):
         licence = ", ".join(licence)
     if not isinstance(licence, str) or not licence.strip():
         return {}
-    fields = {"license": licence.lower()}
+    fields: dict[str, Any] = {"license": licence.lower()}
     if not _LICENCE_ID.fullmatch(licence.lower()):
         fields = {"license": "other", "license_name": _line(licence)}
     name, link = stated.get("license_name"), stated.get("license_link")

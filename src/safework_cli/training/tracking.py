@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from transformers import Trainer
 
 SUFFIX, PROJECT = "-tracking", "safework"
+PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny", "trackio": "trackio", "wandb": "wandb"}
+"""Tracker → the package to install."""
+IN_EXTRA = ("tensorboard", "mlflow", "wandb")
+"""Trackers whose packages are in the extra; trackio needs releases of gradio that do not fit this project's other packages."""
+EXTRA = "pip install 'safework[tracking]' for tensorboard, mlflow and wandb"
 MLFLOW_RUN = "mlflow_run"
 """The file of a run folder that names its MLflow run: a resumed run continues it."""
 
@@ -36,7 +41,7 @@ def plan_tracking(plan: Plan, trackers: Sequence[str]) -> None:
             plan.refuse(
                 f"tracking names {name}, which is not installed",
                 "the run would not be tracked",
-                f"pip install {name}",
+                f"pip install {PACKAGES[name]}" + (f"; or {EXTRA}" if name in IN_EXTRA else ""),
             )
     if trackers:
         plan.lines.append(f"tracked by {', '.join(trackers)}")
@@ -132,11 +137,26 @@ def tracked(trainer: Trainer, work: WorkDir) -> Iterator[None]:
                 trackio.config.update(known, allow_val_change=True)
 
     trainer.add_callback(Identity())
-    if "mlflow" in trackers:
-        with _mlflow_run(work, str(trainer.args.run_name)):
-            yield
-    else:
+    with ExitStack() as runs:
+        if "mlflow" in trackers:
+            runs.enter_context(_mlflow_run(work, str(trainer.args.run_name)))
+        if "wandb" in trackers:
+            runs.enter_context(_wandb_run())
         yield
+
+
+@contextmanager
+def _wandb_run() -> Iterator[None]:
+    """Ends the run that transformers' callback begins: otherwise its last numbers are written at the end of the process, and the next
+    stage of the process continues it."""
+    import wandb
+
+    code = 1
+    try:
+        yield
+        code = 0
+    finally:
+        wandb.finish(exit_code=code)
 
 
 @contextmanager

@@ -7,15 +7,16 @@ CALE, whose formula is not published. Refuses what ``rl m3`` refuses.
 from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
-from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
+from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
 
-class EfficientStage(Stage):
+class EfficientStage(PolicyStage):
     name = "rl efficient"
     version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
     summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."

@@ -8,8 +8,9 @@ step's completions.
 from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
-from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
+from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.m3.config import M3Config
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
@@ -18,7 +19,7 @@ from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
 
 
-class M3Stage(Stage):
+class M3Stage(PolicyStage):
     name = "rl m3"
     version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: refill, language term; 2: other draws
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."

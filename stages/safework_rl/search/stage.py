@@ -7,14 +7,15 @@ held above a threshold by a Lagrange multiplier. Refuses: questions without gold
 from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
-from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
+from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, plan_rl
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
 
 
-class SearchRlStage(Stage):
+class SearchRlStage(PolicyStage):
     name = "rl search"
     version = 4  # 4: several updates a rollout, λ acts under std, draws by completion; 3 and 2: other draws
     summary = "Deliberative-search RL: think, search, read, state confidence, answer; reliability is a constraint."
