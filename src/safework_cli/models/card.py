@@ -136,7 +136,7 @@ def _body(
     yield "and evaluate it:"
     yield ""
     yield "```bash"
-    yield "safework eval model=./FOLDER data=starter:heldout"
+    yield "safework eval -c quickstart/eval.yaml model=./FOLDER data=starter:heldout"
     yield "```"
     yield ""
 
