@@ -87,10 +87,14 @@ def train(
         use_template(speaker, config.chat_template)
     positions = positions_of(read_config(model_artifact.path, trust_remote_code=config.trust_remote_code)) or math.inf
 
+    encoded: dict[str, list[int]] = {}  # text prompts are encoded once; images are not kept, they take memory
+
     def encode(row: Row) -> tuple[list[int], Vision | None]:
         if row.images:
             return encode_prompt_with_images(processor, row.prompt, row.images)
-        return encode_prompt(tokenizer, row.prompt), None
+        if row.id not in encoded:
+            encoded[row.id] = encode_prompt(tokenizer, row.prompt)
+        return encoded[row.id], None
 
     usable = training_rows(data, work.progress.note)
     rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)

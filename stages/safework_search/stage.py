@@ -7,10 +7,20 @@ leaves no room for a reply is a failed item.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
 from safework_cli.core.errors import nearest
+from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.training.closing import closing_table
 from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_search.config import GuidedConfig, weights_problem
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from safework_cli.core.artifacts import Artifact
 
 
 class SearchStage(Stage):
@@ -51,10 +61,23 @@ class SearchStage(Stage):
             )
         return plan
 
+    def show(self, artifact: Artifact) -> RenderableType:
+        """What the guides made of the choice: the score of the chosen candidates next to that of all candidates."""
+        return closing_table([*_closing_lines(artifact.manifest.metrics, artifact.manifest.failed_items)])
+
     def run(self, config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_search.run import run
 
         return run(config, inputs, work)
+
+
+def _closing_lines(metrics: Mapping[str, Any], failed: int) -> Iterator[tuple[str, str]]:
+    yield "prompts", f"{metrics['prompts']:,}, {metrics['scored']:,} with a score, {failed:,} failed"
+    if metrics["score_chosen"] is not None:
+        chosen, offered = metrics["score_chosen"], metrics["score_offered"]
+        yield "guides' score", f"{plain(chosen)} chosen, {plain(offered)} mean of all candidates ({chosen - offered:+.3f})"
+    if metrics["mean_tokens"] is not None:
+        yield "replies", f"{plain(metrics['mean_tokens'])} tokens on average, {percent(metrics['stop_rate'], metrics['prompts'])} stopped"
 
 
 stage = SearchStage()

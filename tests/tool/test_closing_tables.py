@@ -9,6 +9,7 @@ from rich.console import Console
 from safework_rl.efficient.stage import stage as efficient
 from safework_rl.m3.stage import stage as m3
 from safework_rl.search.stage import stage as search
+from safework_search.stage import stage as guided
 from safework_sft.stage import stage as sft
 
 EVALUATION = {
@@ -36,10 +37,10 @@ EVALUATED = [
 ]
 
 
-def shown(stage, metrics) -> list[str]:
+def shown(stage, metrics, failed=0) -> list[str]:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(stage.show(SimpleNamespace(manifest=SimpleNamespace(metrics=metrics))))
+        console.print(stage.show(SimpleNamespace(manifest=SimpleNamespace(metrics=metrics, failed_items=failed))))
     lines = capture.get().splitlines()
     assert all(len(line) <= 80 for line in lines)
     return [line.rstrip() for line in lines]
@@ -68,3 +69,14 @@ def test_rl_ends_with_updates_curves_and_evaluation():
     ]
     assert [" ".join(line.split()) for line in lines[4:]] == [" ".join(line.split()) for line in EVALUATED]
     assert shown(efficient, RL) == shown(search, RL) == lines[:4]
+
+
+def test_search_ends_with_what_the_guides_chose():
+    metrics = {"prompts": 20, "scored": 18, "score_chosen": 0.8125, "score_offered": 0.5, "mean_tokens": 33.6, "stop_rate": 0.95}
+    assert shown(guided, metrics, failed=2) == [
+        "prompts        20, 18 with a score, 2 failed",
+        "guides' score  0.8125 chosen, 0.5 mean of all candidates (+0.312)",
+        "replies        33.6 tokens on average, 95% stopped",
+    ]
+    nothing = metrics | {"scored": 0, "score_chosen": None, "score_offered": None, "mean_tokens": None, "stop_rate": None}
+    assert shown(guided, nothing, failed=20) == ["prompts  20, 0 with a score, 20 failed"]

@@ -1,4 +1,4 @@
-"""The table that people see at the end of a training command. Torch-free."""
+"""The table at the end of a command that trains or searches. Torch-free."""
 
 from __future__ import annotations
 
