@@ -34,7 +34,8 @@ from inspect_ai.model import (
     ModelUsage,
     StopReason,
 )
-from inspect_ai.scorer import Score
+from inspect_ai.scorer import Score, mean, stderr
+from inspect_ai.util import registry_info
 
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
@@ -123,7 +124,8 @@ def write_log(
         times: start and end of the evaluation, ISO 8601.
     """
     config = GenerateConfig(max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)
-    metrics = [{"name": "inspect_ai/mean"}, {"name": "inspect_ai/stderr"}]
+    # asked for, since Inspect gives them the prefix inspect_ai/ only if it is installed below a folder called site-packages
+    metrics = [{"name": registry_info(metric).name} for metric in (mean(), stderr())]
     scorers = [{"name": j.id, "metrics": metrics, "metadata": {"digest": j.digest, "metric": suite.metric}} for j in panel.judges]
     spec: Mapping[str, Any] = {
         "created": times[0],

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import inspect_ai
 import pytest
 from inspect_ai.log import read_eval_log
 from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ContentReasoning, ContentText, get_model
 
+from conftest import SAFEWORK, cli_environment
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.errors import ConfigError, RunAgain
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
@@ -269,6 +274,17 @@ def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifac
     assert strict.returncode == 5 and "1 items failed, 0 are tolerated" in strict.stderr
     quiet = cli(*words, "max_failed=0.1", "--quiet")
     assert quiet.returncode == 0 and quiet.stderr == ""
+
+
+def test_inspect_may_be_installed_in_any_folder(store: Store, tiny_artifact: Artifact, data: Artifact, tmp_path: Path) -> None:
+    """Inspect names its own metrics otherwise where it is not below a folder called site-packages (``pip install --target``)."""
+    libraries = tmp_path / "libraries"
+    libraries.mkdir()
+    (libraries / "inspect_ai").symlink_to(Path(inspect_ai.__file__).parent)
+    environment = cli_environment(store) | {"PYTHONPATH": os.pathsep.join([str(libraries), *sys.path])}
+    words = ["eval", f"model={tiny_artifact.ref}", f"data={data.path}", f"suites={json.dumps(SUITES)}", "max_tokens=4", "max_failed=0.1"]
+    done = subprocess.run([*SAFEWORK, *words], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
