@@ -25,6 +25,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SAFEWORK_DATA") or ROOT.parent / "shared" / "data")  # make exports it empty where there is none
 
 
+@pytest.fixture(autouse=True)
+def same_environment():
+    """What a test sets in the environment (trackers do) ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from safework_cli.core import record, runs
 from safework_cli.core.checkpoints import seal
-from safework_cli.core.config import _result_settings, resolve
+from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.settings import StageConfig, verdict
@@ -293,7 +293,7 @@ def test_an_input_that_a_gc_took_before_the_run_began_is_named(stage, store, com
 
 
 def test_the_class_of_strategy_is_part_of_the_identity():
-    assert "launch" in _result_settings(NoteConfig())
+    assert "launch" in result_settings(NoteConfig())
 
 
 HEAVY = {"torch", "transformers", "trl", "datasets", "peft", "accelerate", "inspect_ai", "matplotlib", "pyarrow", "bm25s"}

@@ -63,9 +63,11 @@ def command() -> Any:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
     ) -> int:
         from safework_cli.core.artifacts import default_store
+        from safework_cli.core.capture import stdout_to_stderr
         from safework_cli.core.errors import EXIT_INPUT
 
-        findings = list(examine(default_store(store).root))
+        with stdout_to_stderr():  # packages print while they are imported, such as one that greets WANDB_MODE=offline
+            findings = list(examine(default_store(store).root))
         broken = any(finding.level == "broken" for finding in findings)
         if as_json:
             print(

@@ -302,9 +302,11 @@ def test_a_verifier_that_cannot_be_measured_is_kept_and_its_command_says_so(tmp_
 def test_trackers_get_the_numbers_and_a_missing_one_is_refused(tmp_path, inputs, monkeypatch):
     from safework_cli.training import tracking
 
-    (tmp_path / "runs").mkdir()
-    stage.run(config(max_steps=2, attack_rows=0, tracking=["tensorboard"]), inputs, make_work(tmp_path / "runs" / "w"))
-    assert list((tmp_path / "tracking" / "tensorboard").rglob("events.out.tfevents.*"))
+    pytest.importorskip("tensorboard")
+    store = tmp_path / "store"
+    (store / "runs").mkdir(parents=True)
+    stage.run(config(max_steps=2, attack_rows=0, tracking=["tensorboard"]), inputs, make_work(store / "runs" / "w"))
+    assert list((tracking.tracking_folder(store) / "tensorboard").rglob("events.out.tfevents.*"))
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     (refusal,) = stage.plan(config(tracking=["wandb"]), inputs).refusals
     assert refusal.what == "tracking names wandb, which is not installed"
