@@ -109,7 +109,7 @@ def _body(
     base = f", which descends from {_code(data.base_model)}" if isinstance(data.base_model, str) else ""
     yield f"Trained for {steps} steps from {_code(_reference(inputs.one('model')))}{base}, on {_code(_reference(inputs.one('data')))}."
     if data.license is None:
-        yield "The source model's folder states no licence."
+        yield "No licence could be read from the source model's folder."
     else:
         yield f"Licence stated by the source model's folder: {_code(data.license_name or data.license)}."
     yield ""

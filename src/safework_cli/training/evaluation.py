@@ -204,7 +204,7 @@ def evaluation_during(
         longest: tokens of a prompt at most, so that a whole reply fits.
 
     Raises:
-        InputError: there is no held-out prompt that can be used.
+        InputError: none of the held-out prompts can be used.
     """
     if config.eval_steps is None:
         return None
