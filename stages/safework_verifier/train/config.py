@@ -49,6 +49,9 @@ class VerifierTrainConfig(SupervisedConfig):
     eval_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of rows held out, whole prompt groups at a time, where the data has no rows of split "test". Half of them fit the
     temperature, the other half is reported."""
+    calibrate_on: Literal["held_out", "train"] = "held_out"
+    """Where the data has rows of split "test": fit the temperature on half of them and report the other half, or ("train") fit it on
+    `eval_fraction` of the other rows and report all of them."""
     tolerated_missing_labels: float = Field(0.0, ge=0, le=1)
     """Share of rows that may lack a label or a reply; they are left out and counted."""
     reading: Literal["hard", "soft"] = "hard"
