@@ -23,7 +23,8 @@ class Gate(Settings):
     metric: str
     """`suite.metric` ("harmful.safety"), a further metric of the suite ("knowledge.knowledge_lenient", "harmful.unsafe"),
     `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` and `suite.nonsense` of a suite of harmful or benign prompts,
-    `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
+    `suite.reliability|true_certain|false_certain|certain|answered|auroc|searches` of a search suite, or an axis: `safety`,
+    `capability`."""
     min: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at least this. Shares are in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = Field(None, ge=-1e9, le=1e9)
@@ -57,7 +58,7 @@ def gate_problem(
     measured += [f"{suite}.{also}" for suite, names in (further or {}).items() for also in names]
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
     fields += [f"{suite}.refused" for suite, metric in metrics.items() if metric_named(metric).refusals]
-    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
+    measured += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
         return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
     if gate.needs_change and gate.metric in fields:
@@ -135,5 +136,7 @@ def _change(name: str, summary: Mapping[str, Any]) -> float | None:
     if name in AXES:
         return against["axes"][name]["change"]
     suite, _, field = name.rpartition(".")
-    changes = against["suites"].get(suite, {})
-    return changes.get("change") if field == changes.get("metric") else changes.get("also", {}).get(field, {}).get("change")
+    record = against["suites"].get(suite, {})
+    if field in SEARCH_MEASURES:
+        return record.get("search", {}).get(field, {}).get("change")
+    return (record["also"][field] if field in record.get("also", {}) else record).get("change")
