@@ -67,7 +67,7 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
         hint = (
             f"make rows of it: safework data build sources='[{{kind: file, path: {reference}, subset: sft, task: general, "
             "columns: {prompt: COLUMN, reply: COLUMN}}]', then name what it prints, as in data=NAME:sft"
-            if path.suffix in _DATASET_SUFFIXES
+            if path.suffix in _DATASET_SUFFIXES and "dataset" in kinds
             else "safework artifacts ls"
         )
         raise InputError(f"{reference} is not a {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
