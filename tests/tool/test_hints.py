@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
+from conftest import SAFEWORK
 from safework_cli.cli.hints import as_settings, unknown_command
 from safework_cli.core.registry import load_stage
 
@@ -74,3 +78,10 @@ def test_a_file_of_rows_is_no_model(cli, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
     done = cli("sft", "model=./rows.jsonl", "data=./rows.jsonl", cwd=tmp_path)
     assert done.returncode == 3 and "./rows.jsonl is not a model" in done.stderr and "make rows of it" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["safework train ", "safework rl grpo ", "safework runs list "])
+def test_completing_after_another_tool_s_command_prints_nothing_into_the_line(line):
+    environment = os.environ | {"_SAFEWORK_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = subprocess.run(SAFEWORK, env=environment, capture_output=True, text=True, timeout=60)
+    assert "error" not in done.stderr and "Traceback" not in done.stderr and "error" not in done.stdout

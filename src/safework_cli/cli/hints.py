@@ -30,7 +30,8 @@ class HintGroup(TyperGroup):
     word = ""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        completing = ctx.resilient_parsing  # an error would be printed into the line that is typed
+        if not completing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise unknown_command(self.word, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
