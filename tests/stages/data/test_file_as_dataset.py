@@ -279,3 +279,28 @@ def test_what_is_no_table_is_refused_with_what_to_do(store: Store, tiny_model: P
         prepared(store, tiny_model, str(path))
     command = shlex.split(refused.value.do.partition(": ")[2])
     assert command[:3] == ["safework", "data", "build"] and len(build(store, command[3].removeprefix("sources="))) == 6
+
+
+@pytest.mark.parametrize(
+    ("late", "name"),
+    [
+        ({"prompt": "What is 1?", "response": "1", "split": "test"}, "split"),
+        ({"prompt": "What is 1?", "output": "1"}, "output"),
+        ({"prompt": "What is 1?", "response": "1", "answer": "1"}, "answer"),
+        ({"prompt": "What is 1?", "response": "1", "meta": {"label": "x"}}, "meta.label"),
+    ],
+)
+def test_a_column_that_only_late_rows_have_is_not_left_out_silently(store: Store, tmp_path: Path, late: dict, name: str) -> None:
+    early = [{"prompt": f"What is {n} and {n * n} in words?", "response": str(n)} for n in range(150)]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*early, late])
+    with pytest.raises(InputError, match=f"row 151: the column '{name}' is not in the first 100 rows"):
+        build(store, json.dumps([{"kind": "file", "path": str(path)}]))
+    explicit = {"kind": "file", "path": str(path), "task": "general", "columns": {"prompt": "prompt", "reply": "response"}}
+    assert len(build(store, json.dumps([explicit]))) > 100
+
+
+def test_a_second_file_with_other_columns_is_not_left_out_silently(store: Store, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", RECORDS)
+    write_jsonl(tmp_path / "b.jsonl", [record | {"split": "test"} for record in RECORDS])
+    with pytest.raises(InputError, match="row b/1: the column 'split'"):
+        build(store, json.dumps([{"kind": "file", "name": "both", "path": str(tmp_path / "*.jsonl")}]))
