@@ -100,11 +100,12 @@ def refuse_overlooked(columns: Columns, records: Iterable[tuple[str, dict[str, A
     held-out rows at the end of a file, say, of which only they have a ``split``."""
     for place, record in records:
         if (name := columns.overlooked(record)) is not None:
+            read = {target: str(column) for target, column in columns.source.columns.items()} or {"messages": "messages"}
             raise InputError(
                 f"{where}, row {place}: the column '{name}' is not in the first {LOOKED_AT} rows",
                 "these decide which columns are read, and this one would be left out without a word",
                 "give all rows the same columns, or name those to be read: "
-                + _type(f"columns: {_line(columns.source.columns or {'messages': 'messages'})}", matching_files(columns.source.path)[0]),
+                + _type(f"columns: {_line(read)}", matching_files(columns.source.path)[0]),
             )
         yield place, record
 

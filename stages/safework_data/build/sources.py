@@ -162,12 +162,12 @@ def _with_images(candidate: Candidate, folder: Path) -> Candidate:
 def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
     read = columns_of(source)
-    records = (
+    found = (
         (f"{label}{number}", record)
         for path, label in zip(files, file_labels(files), strict=True)
         for number, record in enumerate(read_table(path, source.format), start=1)
     )
-    records = refuse_overlooked(read, records, source.path)
+    records = refuse_overlooked(read, found, source.path)
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
     notes = [read.note] if read.note else []
     maker: RowMaker | OwnRows
