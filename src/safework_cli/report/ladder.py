@@ -185,12 +185,18 @@ def ancestors(reference: str, known: Mapping[str, Artifact]) -> set[str]:
 
 
 def _depth(reference: str, known: Mapping[str, Artifact]) -> int:
-    """How many models lie between a model and its base."""
-    depth, seen = 0, {reference}
-    while (artifact := known.get(reference)) and (parent := parents(artifact).get("model")) and parent not in seen:
-        depth, reference = depth + 1, parent
-        seen.add(parent)
+    """How many models lie between a model and its base; of an average, by the longest way."""
+    depth, level, seen = 0, {reference}, {reference}
+    while level := {parent for ref in level for parent in _source_models(known.get(ref))} - seen:
+        depth += 1
+        seen |= level
     return depth
+
+
+def _source_models(artifact: Artifact | None) -> set[str]:
+    """The models that a model was made from: the one that was trained, or all that were averaged."""
+    inputs = parents(artifact) if artifact else {}
+    return {ref for slot, ref in inputs.items() if slot == "model" or slot.startswith("models.")}
 
 
 def _find_base(records: Sequence[Record], known: Mapping[str, Artifact]) -> Record | None:
