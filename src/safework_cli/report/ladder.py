@@ -13,6 +13,7 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.formats import percent
 from safework_cli.core.terminal import visible
 from safework_cli.report.metrics import LENGTH, MetricColumn, metric_columns
+from safework_cli.report.quadrant import sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -274,7 +275,7 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
         first, second = mine["suites"].get(suite), yours["suites"].get(suite)
         if first is None or second is None:
             found.append(f"suite {suite} on one side only")
-        elif first["digest"] != second["digest"]:
+        elif first["digest"] != second["digest"] and not set(first.get("row_digests") or [None]) <= set(second.get("row_digests") or ()):
             found.append(f"other rows in suite {suite}")
         elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):
             found.append(f"another judge of suite {suite}")
@@ -317,7 +318,8 @@ def print_ladder(table: LadderTable, console: Console) -> None:
     for rung in table.rungs:
         grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
     console.print(grid)
-    for line in [f"judged by {'; '.join(table.judges)}"] * bool(table.judges) + [f"warning: {text}" for text in table.warnings]:
+    judged = [f"judged by {'; '.join(table.judges)}"] * bool(table.judges)
+    for line in judged + sentences(table) + [f"warning: {text}" for text in table.warnings]:
         console.print(Text(visible(line)))
 
 
