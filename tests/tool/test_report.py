@@ -518,7 +518,7 @@ def test_the_quadrant_in_which_both_rise_is_marked_in_the_plot_and_named_in_word
     html = (tmp_path / "r.html").read_text()
     for line in (
         *said,
-        "Both above the base",
+        "Both above</th>",
         "<td>yes, beyond both intervals</td>",
         "<td>no: capability −5.0 points</td>",
         f">{RISE}</text>",
