@@ -19,8 +19,7 @@ from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.errors import InputError
 from safework_cli.core.terminal import visible
 from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
-from safework_cli.report.charts import RISE, Point, curve, plot_45
-from safework_cli.report.quadrant import place, sentences
+from safework_cli.report.charts import Point, curve, plot_45
 
 METRICS = {"harmful": "safety", "look-alikes": "over_refusal", "values": "value", "facts": "knowledge", "sums": "general"}
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e\x00 </p></details> {{ 7*7 }} 中文"
@@ -276,6 +275,8 @@ def test_the_change_is_that_of_the_paired_comparison(store: Store) -> None:
 
 
 def test_the_quadrant_in_which_both_rise_is_marked_in_the_plot_and_named_in_words(store: Store, tmp_path: Path) -> None:
+    from safework_cli.report.quadrant import place, sentences
+
     base = model(store, "m", "models pull", {}, curves=False)
     sft = model(store, "sft", "sft", {"model": base}, curves=False)
     m3 = model(store, "m3", "rl m3", {"model": sft}, curves=False)
@@ -300,7 +301,7 @@ def test_the_quadrant_in_which_both_rise_is_marked_in_the_plot_and_named_in_word
         "Both above</th>",
         "<td>yes, beyond both intervals</td>",
         "<td>no: capability −5.0 points</td>",
-        f">{RISE}</text>",
+        ">both rise</text>",
     ):
         assert line in html
     assert html.count('class="dot c') == 2 and html.count('class="hollow c') == 1
