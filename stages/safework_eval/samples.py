@@ -145,6 +145,7 @@ class ScoredSample:
         return {
             "suite": self.suite,
             "id": self.row.id,
+            "group": self.row.group,
             "task": self.row.task,
             "category": self.row.category,
             "harmful": self.row.harmful,
@@ -200,6 +201,7 @@ def write_samples(path: Path, samples: Sequence[ScoredSample]) -> None:
     text = (
         "suite",
         "id",
+        "group",
         "task",
         "category",
         "question",
