@@ -51,10 +51,10 @@ COUNTS: dict[str, dict[str, Counts]] = {
         "heldout": {"en": {"math": 56, "instruction": 52}, "zh": {"math": 8, "instruction": 4}},
     },
     "search": {
-        "cot": {"en": {"one_hop": 58, "two_hop": 14}, "zh": {"one_hop": 14, "two_hop": 4}},
-        "rl": {"en": {"one_hop": 58, "two_hop": 12}, "zh": {"one_hop": 6, "two_hop": 2}},
-        "dev": {"en": {"one_hop": 24, "two_hop": 4}},
-        "heldout": {"en": {"one_hop": 40, "two_hop": 8}, "zh": {"one_hop": 8}},
+        "cot": {"en": {"one_hop": 280, "two_hop": 80}, "zh": {"one_hop": 14, "two_hop": 4}},
+        "rl": {"en": {"one_hop": 130, "two_hop": 40}, "zh": {"one_hop": 6, "two_hop": 2}},
+        "dev": {"en": {"one_hop": 40, "two_hop": 12}},
+        "heldout": {"en": {"one_hop": 76, "two_hop": 24}, "zh": {"one_hop": 8}},
     },
 }
 """Units of each task, subset, language and form; a unit of safety is a pair of prompts. Subsets are cut from a pool in this order."""
