@@ -33,14 +33,14 @@ COUNTS: dict[str, dict[str, Counts]] = {
         "heldout": {"en": {"pair": 72, "question": 28}, "zh": {"pair": 12}},
     },
     "value": {
-        "cot": {"en": {"compare": 320, "judge": 240}, "zh": {"compare": 32, "judge": 32}},
-        "rl": {"en": {"compare": 80, "judge": 80}, "zh": {"compare": 8, "judge": 8}},
-        "dev": {"en": {"compare": 32, "judge": 32}},
-        "heldout": {"en": {"compare": 52, "judge": 48}, "zh": {"compare": 6, "judge": 6}},
+        "cot": {"en": {"compare": 320, "good": 120, "bad": 120}, "zh": {"compare": 32, "good": 16, "bad": 16}},
+        "rl": {"en": {"compare": 80, "good": 40, "bad": 40}, "zh": {"compare": 8, "good": 4, "bad": 4}},
+        "dev": {"en": {"compare": 32, "good": 16, "bad": 16}},
+        "heldout": {"en": {"compare": 52, "good": 24, "bad": 24}, "zh": {"compare": 4, "good": 4, "bad": 4}},
     },
     "knowledge": {
-        "cot": {"en": {"choice": 800, "open": 400, "scene": 320, "world": 80}, "zh": {"choice": 60, "open": 40, "world": 20}},
-        "rl": {"en": {"choice": 120, "open": 80, "scene": 60, "world": 20}, "zh": {"choice": 12, "open": 10, "world": 5}},
+        "cot": {"en": {"choice": 400, "open": 400, "scene": 320, "world": 80}, "zh": {"choice": 30, "open": 40, "world": 20}},
+        "rl": {"en": {"choice": 60, "open": 80, "scene": 60, "world": 20}, "zh": {"choice": 6, "open": 10, "world": 5}},
         "dev": {"en": {"choice": 28, "open": 20, "scene": 20}},
         "heldout": {"en": {"choice": 44, "open": 40, "scene": 24}, "zh": {"choice": 8, "open": 6}},
     },
@@ -57,7 +57,8 @@ COUNTS: dict[str, dict[str, Counts]] = {
         "heldout": {"en": {"one_hop": 76, "two_hop": 24}, "zh": {"one_hop": 8}},
     },
 }
-"""Units of each task, subset, language and form; a unit of safety is a pair of prompts. Subsets are cut from a pool in this order."""
+"""Units of each task, subset, language and form; a unit of safety is a pair, one of choice in training as well. Subsets are cut from a pool
+in this order."""
 SHARES = {"en": {"heldout": 0.22, "dev": 0.12}, "zh": {"heldout": 0.22}}
 """Shares of the groups, in each task and language, that only these subsets see."""
 REWARDED = 0.6
@@ -143,14 +144,16 @@ def _sides(seed: int) -> dict[str, str]:
     sides: dict[str, str] = {}
     for task in ("search", *(name for name in MODULES if name != "search")):  # knowledge asks about passages of the search world
         units = MODULES[task].units(seed)
-        for language, shares in SHARES.items():
-            groups: dict[str, tuple[str, str]] = {}
-            for unit in units:
-                if unit[0].language == language and unit[0].group not in sides:
-                    groups.setdefault(unit[0].group, (unit[0].form, unit[0].category))
-            order = spread(list(groups), groups.__getitem__, dice(seed, "held out", task, language))
-            for side, share in shares.items():
-                count = round(len(groups) * share)
+        groups: dict[tuple[str, str], dict[str, str]] = {}
+        for unit in units:
+            if unit[0].group not in sides:
+                groups.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].category)
+        for (language, form), of_form in groups.items():
+            if of_form.keys() <= sides.keys():  # its groups ask in another form too
+                continue
+            order = spread(list(of_form), of_form.__getitem__, dice(seed, "held out", task, language, form))
+            held = {side: round(len(order) * share) for side, share in SHARES[language].items()}
+            for side, count in held.items():
                 sides |= dict.fromkeys(order[:count], side)
                 del order[:count]
             rewarded = round(len(order) * REWARDED) if task == "safety" else 0

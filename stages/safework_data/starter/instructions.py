@@ -295,7 +295,7 @@ BUILDERS: dict[str, Callable[[Topic, Random], Built | None]] = {
     "lowercase": lambda t, r: Built(_text(t).lower(), [LOWER], {}),
     "uppercase": lambda t, r: Built(_text(t).upper(), [UPPER], {}),
     "english-lower": lambda t, r: Built(_text(t, 2).lower(), [{"id": "change_case:english_lowercase"}], {}),
-    "english-upper": lambda t, r: Built(_text(t, 2).upper(), [{"id": "change_case:english_capital"}], {}),
+    "english-upper": lambda t, r: Built(_text(t, 3).upper(), [{"id": "change_case:english_capital"}], {}),
     "max-words": lambda t, r: _max_words(t, r, "most"),
     "less-words": lambda t, r: _max_words(t, r, "less"),
     "min-words": _min_words,

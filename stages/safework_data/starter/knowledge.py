@@ -29,11 +29,11 @@ def units(seed: int) -> list[Unit]:
         for asked in ONE_HOP[cluster.language]
     ]
     facts = [
-        [item]
+        unit
         for language in ("en", "zh")
         for table in load(f"knowledge_{language}")
         for number, key in enumerate(table["items"])
-        for item in _items(table, number, key, language, seed)
+        for unit in _fact(table, number, key, language, seed)
     ]
     return under_passages + reading.units(seed) + facts
 
@@ -42,12 +42,13 @@ def _names(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
-def _items(table: dict[str, Any], number: int, key: str, language: str, seed: int) -> list[Item]:
+def _fact(table: dict[str, Any], number: int, key: str, language: str, seed: int) -> list[Unit]:
+    """The questions about a fact; one with choices comes twice in training, with the same options in two orders."""
     fact = f"{table['name']}-{number:02d}"
     rng = dice(seed, "knowledge", fact)
     answer, *other_names = _names(table["items"][key])
     recall = upper_first(table["recall"].format(k=key, v=answer, av=f"{'an' if answer[0] in 'aeio' else 'a'} {answer}"))
-    items = []
+    found: list[Unit] = []
     for side, asks in ASKS.items():
         for phrasing, frame in enumerate(table.get(asks, ())):
             question = upper_first(frame.format(k=key))
@@ -62,24 +63,22 @@ def _items(table: dict[str, Any], number: int, key: str, language: str, seed: in
             }
             # a whole sentence is accepted only where the answer is a word of its own: "H" or "12" would be found by chance
             sentence = phrasing % 2 == 1 and len(answer) > (2 if language == "en" else 1) and not answer.isdigit()
-            items.append(
-                Item(
-                    key=f"{fact}-open-{name}",
-                    form="open",
-                    question=question if sentence else question + BRIEFLY[language],
-                    thought=recall,
-                    reply=recall if sentence else answer,
-                    answer=answer,
-                    meta={"answer_type": "contains" if sentence else "exact", "aliases": other_names},
-                    **rest,
-                )
+            open_question = Item(
+                key=f"{fact}-open-{name}",
+                form="open",
+                question=question if sentence else question + BRIEFLY[language],
+                thought=recall,
+                reply=recall if sentence else answer,
+                answer=answer,
+                meta={"answer_type": "contains" if sentence else "exact", "aliases": other_names},
+                **rest,
             )
+            found.append([open_question])
             for draw in range(DRAWS if side == "train" else 1):
-                wrong = _wrong(table, key, rng)
-                for order in range(2 if side == "train" else 1):
-                    options = Options(question, answer, wrong, lead=recall)
-                    items.append(Item(key=f"{fact}-choice-{name}-{draw}{'ab'[order]}", form="choice", options=options, **rest))
-    return items
+                options = Options(question, answer, _wrong(table, key, rng), lead=recall)
+                keys = (f"{fact}-choice-{name}-{draw}{order}" for order in ("ab" if side == "train" else "a"))
+                found.append([Item(key=copy, form="choice", options=options, **rest) for copy in keys])
+    return found
 
 
 def _wrong(table: dict[str, Any], key: str, rng: Random) -> list[str]:

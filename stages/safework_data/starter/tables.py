@@ -28,7 +28,6 @@ class Options:
         right, wrong: the options.
         lead: what the thought says before it goes through the options.
         remarks: option → what the thought says of it after yes or no.
-        stratum: questions of one stratum get each letter equally often.
     """
 
     stem: str
@@ -36,7 +35,6 @@ class Options:
     wrong: Sequence[str]
     lead: str = ""
     remarks: dict[str, str] = field(default_factory=dict)
-    stratum: str = ""
 
 
 @dataclass(slots=True)
@@ -161,15 +159,15 @@ RIGHT_OR_NOT = {"en": ("no", "yes"), "zh": ("不对", "对")}
 
 
 def arrange(items: Sequence[Item], rng: Random) -> None:
-    """Orders the options of choice questions: each letter is right equally often in every stratum (±1), and over all of them as far as the
-    strata allow. Two questions that differ in nothing but the order of their options get two orders."""
+    """Orders the options of choice questions: each letter is right equally often (±1) in every language and form, and over all of them as
+    far as these allow. Questions that differ in nothing but the order of their options get different orders."""
     used: dict[tuple[str, int], dict[str, int]] = {}
     asked: set[str] = set()
     for item in items:
         if item.options is None:
             continue
         letters = LETTERS[: 1 + len(item.options.wrong)]
-        fine = used.setdefault((f"{item.language}/{item.form}/{item.options.stratum}", len(letters)), dict.fromkeys(letters, 0))
+        fine = used.setdefault((f"{item.language}/{item.form}", len(letters)), dict.fromkeys(letters, 0))
         coarse = used.setdefault((item.task, len(letters)), dict.fromkeys(letters, 0))
         letter = min(rng.sample(letters, len(letters)), key=lambda name: (fine[name], coarse[name]))
         for counts in (fine, coarse):

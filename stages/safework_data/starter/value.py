@@ -66,10 +66,10 @@ def _items(parts: dict[str, Any], category: str, language: str) -> list[Item]:
             items.append(
                 Item(
                     key=f"{parts['id']}-judge-{plan}-{side}-{number}",
-                    form="judge",
+                    form=kind,
                     template=f"value-{language}-judge-{side}-{number}",
                     side=side,
-                    options=Options(situation + asked.format(action=action), right, [wrong], lead=lead, stratum=kind),
+                    options=Options(situation + asked.format(action=action), right, [wrong], lead=lead),
                     **rest,
                 )
             )
