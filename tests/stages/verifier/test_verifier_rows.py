@@ -95,6 +95,18 @@ def test_the_datas_own_test_split_is_never_trained_on():
         split_by_prompt(labelled_rows(leaky, SPEC, 0.0)[0], 0, 0.2, seed=0)
 
 
+def test_a_judge_can_report_all_that_the_data_holds_out():
+    rows = [row(i, SPEC.labels[i % 2], group=str(i // 2), split="test" if i >= 80 else "train") for i in range(100)]
+    items = labelled_rows(rows, SPEC, 0.0)[0]
+    parts = split_by_prompt(items, 0, 0.2, seed=0, calibrate_on="train")
+    assert {item.row.split for item in parts.report} == {"test"} and len(parts.report) == 20
+    assert {item.row.split for item in parts.calibration} == {"train"} and len(parts.calibration) == 16
+    assert not {item.row.group for item in parts.train} & {item.row.group for item in parts.calibration}
+    assert len(parts.train) == 64
+    usual = split_by_prompt(items, 0, 0.2, seed=0)
+    assert (len(usual.train), len(usual.calibration), len(usual.report)) == (80, 10, 10)
+
+
 def test_data_of_too_few_prompts_is_refused():
     rows = [row(i, SPEC.labels[i % 2], group="same") for i in range(50)]
     with pytest.raises(InputError, match="1 prompt groups cannot be split"):
