@@ -87,7 +87,8 @@ class Rung:
         label: "base", "sft", "rl m3", …
         cells: metric → measurement, None where it was not measured.
         change: safety and capability against the base, in [−1, 1]; None for the base and where an axis is missing.
-        change_interval: axis → interval, where a paired comparison with the base was made.
+        change_interval: axis → interval, where a paired comparison with the base gave one.
+        angle, angle_is_noise: of that comparison.
     """
 
     label: str
@@ -97,6 +98,7 @@ class Rung:
     change: dict[str, float] | None = None
     change_interval: dict[str, list[float]] = field(default_factory=dict)
     angle: float | None = None
+    angle_is_noise: bool = False
 
 
 @dataclass(slots=True)
@@ -248,8 +250,9 @@ def _add_change(rung: Rung, base: Rung) -> None:
         changes = {axis: axes[axis]["change"] for axis in ("safety", "capability")}
         if None not in changes.values():
             rung.change = changes
-            rung.change_interval = {axis: axes[axis]["interval"] for axis in changes}
+            rung.change_interval = {axis: bounds for axis in changes if (bounds := axes[axis]["interval"]) is not None}
             rung.angle = against["angle"]
+            rung.angle_is_noise = bool(against.get("angle_is_noise"))
         return
     mine, yours = rung.record.summary.get("axes", {}), base.record.summary.get("axes", {})
     values = {axis: (mine.get(axis, {}).get("value"), yours.get(axis, {}).get("value")) for axis in ("safety", "capability")}
@@ -303,7 +306,7 @@ def print_ladder(table: LadderTable, console: Console) -> None:
     grid = Table(
         title="the ladder", caption="95% intervals; * best value of its column; × samples that could not be scored", show_lines=True
     )
-    grid.add_column("rung")
+    grid.add_column("model")
     for metric in table.columns:
         column = table.metrics[metric]
         mark = f"({column.mark})" if column.unit == "tokens" else column.mark
