@@ -286,6 +286,15 @@ def test_only_the_newest_evaluation_of_a_model_counts_and_unlike_ones_are_named(
     assert len(table.warnings) == 1 and "sft and base were not measured alike: another judge of suite facts" in table.warnings[0]
 
 
+def test_suites_of_one_side_are_named_together(store: Store) -> None:
+    made = make_ladder(store)
+    newest = evaluation(store, made["sft"], dict.fromkeys(METRICS.values(), 0.5))
+    summary = json.loads((newest.path / "summary.json").read_text())
+    summary["suites"]["more"] = summary["suites"].pop("facts")
+    (newest.path / "summary.json").write_text(json.dumps(summary))
+    assert ladder_table(store.list()).warnings == ["sft and base were not measured alike: suites facts, more on one side only"]
+
+
 def test_a_metric_of_two_suites_is_their_mean_with_a_narrower_interval(store: Store) -> None:
     base = model(store, "m", "models pull", {}, curves=False)
     made = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))

@@ -267,15 +267,15 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
     for name, value in mine["conditions"].items():
         if name != "template_hash" and value != yours["conditions"].get(name):
             found.append(f"{name} {value} and {yours['conditions'].get(name)}")
-    for suite in sorted(mine["suites"].keys() | yours["suites"].keys()):
-        first, second = mine["suites"].get(suite), yours["suites"].get(suite)
-        if first is None or second is None:
-            found.append(f"suite {suite} on one side only")
-        elif first["digest"] != second["digest"]:
+    if one_sided := sorted(mine["suites"].keys() ^ yours["suites"].keys()):
+        found.append(f"{'suite' if len(one_sided) == 1 else 'suites'} {', '.join(one_sided)} on one side only")
+    for suite in sorted(mine["suites"].keys() & yours["suites"].keys()):
+        first, second = mine["suites"][suite], yours["suites"][suite]
+        if first["digest"] != second["digest"]:
             found.append(f"other rows in suite {suite}")
         elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):
             found.append(f"another judge of suite {suite}")
-    return [f"{rung.label} and {base.label} were not measured alike: {', '.join(found)}"] if found else []
+    return [f"{rung.label} and {base.label} were not measured alike: {'; '.join(found)}"] if found else []
 
 
 def _mark_best(rungs: Sequence[Rung], columns: Sequence[MetricColumn]) -> None:

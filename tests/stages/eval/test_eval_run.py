@@ -341,7 +341,7 @@ def test_the_table_of_a_comparison_fits_a_terminal() -> None:
         "length": {"value": None, "interval": None, "n": 0},
         "against": {
             "ref": "evaluation/base@v1", "angle": None, "axes": {},
-            "suites": dict.fromkeys(suites, {"change": -0.125, "interval": [-0.235, 0.1]}),
+            "suites": {name: {"change": -0.125, "interval": [-0.235, 0.1]} for name in suites},
         },
     }  # fmt: skip
     console = Console(width=100)
