@@ -40,7 +40,7 @@ def summary_table(summary: Mapping[str, Any], gates: Sequence[Gate] = ()) -> Ren
     for axis, record in summary["axes"].items():
         if record["value"] is not None:
             change = against.get("axes", {}).get(axis, {})
-            cells = {"suite": f"axis: {axis}", "measures": ", ".join(record["metrics"]), "value": percent(record["value"])}
+            cells = {"suite": axis, "measures": "axis", "value": percent(record["value"])}
             cells["change"] = _change(change.get("change"), change.get("interval"))
             grid.add_row(*(Text(visible(cells.get(name, "")), style="dim") for name in shown))
     lines = [Text(visible(line)) for line in _below(summary)]
@@ -99,8 +99,15 @@ def _judges(summary: Mapping[str, Any]) -> str:
     return "judges: " + "; ".join(f"{judge} ({', '.join(suites)})" for judge, suites in suites_of.items())
 
 
+def _terms(metrics: Sequence[str]) -> str:
+    """The metrics of an axis; one that is better when lower counts as its complement."""
+    return ", ".join(f"1 − {name}" if direction(name) == "↓" else name for name in metrics)
+
+
 def _below(summary: Mapping[str, Any]) -> list[str]:
     lines = [_judges(summary)]
+    axes = [f"{axis} (mean of {_terms(record['metrics'])})" for axis, record in summary["axes"].items() if record["value"] is not None]
+    lines += [f"axes: {'; '.join(axes)}"] if axes else []
     if any(record["groups"] != record["n"] for record in summary["suites"].values()):
         lines.append("groups: samples of one group are related; intervals are computed over groups")
     if _refusals(summary):

@@ -337,10 +337,11 @@ def test_the_table_of_a_comparison_fits_a_terminal() -> None:
         for name, metric in (("harmful", "safety"), ("over-refusal", "over_refusal"))
     }  # fmt: skip
     summary = {
-        "model": {"ref": "model/m@v1"}, "suites": suites, "axes": {}, "refusal": {"harmful": 0.25, "benign": 0.25},
+        "model": {"ref": "model/m@v1"}, "suites": suites, "refusal": {"harmful": 0.25, "benign": 0.25},
+        "axes": {"safety": {"value": 0.4, "metrics": ["over_refusal", "safety", "value"]}},
         "length": {"value": None, "interval": None, "n": 0},
         "against": {
-            "ref": "evaluation/base@v1", "angle": None, "axes": {},
+            "ref": "evaluation/base@v1", "angle": None, "axes": {"safety": {"change": -0.125, "interval": [-0.235, 0.1]}},
             "suites": {name: {"change": -0.125, "interval": [-0.235, 0.1]} for name in suites},
         },
     }  # fmt: skip
@@ -348,9 +349,10 @@ def test_the_table_of_a_comparison_fits_a_terminal() -> None:
     with console.capture() as captured:
         console.print(summary_table(summary))
     lines = captured.get().splitlines()
-    assert len(lines) == 7, "title, head, two suites, judges, refusals, comparison: nothing wraps"
+    assert len(lines) == 9, "title, head, two suites, an axis, judges, axes, refusals, comparison: nothing wraps"
     assert "failed" not in lines[1] and "groups" not in lines[1], "columns with nothing to say are left out"
-    assert "judges: verifier/smollm2-safety@v1 (harmful, over-refusal)" in lines[4]
+    assert "judges: verifier/smollm2-safety@v1 (harmful, over-refusal)" in lines[5]
+    assert lines[6].rstrip() == "axes: safety (mean of 1 − over_refusal, safety, value)"
 
 
 def test_the_table_shows_every_gate_with_its_bound_value_and_result() -> None:
