@@ -396,6 +396,14 @@ def test_a_damaged_evaluation_is_left_out_and_said(store: Store) -> None:
     assert any(made["eval-m3"].ref in warning for warning in table.warnings)
 
 
+def test_a_store_of_damaged_evaluations_says_so_in_the_terminal(store: Store) -> None:
+    made = evaluation(store, model(store, "m", "sft", {}), dict.fromkeys(METRICS.values(), 0.5))
+    (made.path / "summary.json").write_text("{")
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=200))
+    assert "no evaluation" in stream.getvalue() and f"warning: {made.ref} cannot be read" in stream.getvalue()
+
+
 def test_the_terminal_table(store: Store) -> None:
     make_ladder(store)
     stream = io.StringIO()
@@ -453,6 +461,16 @@ def test_a_store_without_evaluations_still_has_a_page(store: Store, tmp_path: Pa
     model(store, "m", "models pull", {}, curves=False)
     assert write_report(store, tmp_path / "r.html").rungs == []
     assert "No evaluation yet" in (tmp_path / "r.html").read_text()
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=110))
+    assert stream.getvalue().startswith("no evaluation in this store yet: safework eval") and "┏" not in stream.getvalue()
+
+
+def test_a_folder_is_no_place_for_the_page(cli, tmp_path: Path) -> None:
+    cli("models", "pull", "tiny", "--quiet")
+    done = cli("report", "--out", str(tmp_path))
+    assert done.returncode == 2 and f"do:  safework report --out {tmp_path / 'report.html'}" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: Store, tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ def print_ladder(table: LadderTable, console: Console) -> None:
         grid.add_column(Text(visible(f"{column.title} {mark}".rstrip())), justify="right")
     for rung in table.rungs:
         grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
-    console.print(grid)
+    console.print(grid if table.rungs else "no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…")
     for line in [f"judged by {'; '.join(table.judges)}"] * bool(table.judges) + [f"warning: {text}" for text in table.warnings]:
         console.print(Text(visible(line)))
 
