@@ -90,7 +90,7 @@ def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None
         raise InputError(
             f"{dropped} of {total} rows cannot be trained on; most: {reason} ({len(ids)}, such as row {ids[0] if ids else '-'})",
             f"max_dropped tolerates {max_dropped:.0%}" + (f"; {others} further reasons" if others > 0 else ""),
-            "mend the rows or the template, raise max_length, or raise max_dropped",
+            "correct the rows or the template, raise max_length, or raise max_dropped",
         )
     share = encoded.supervised_tokens / encoded.tokens
     if share in (0.0, 1.0):

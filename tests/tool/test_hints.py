@@ -62,6 +62,8 @@ def test_commands_of_other_tools(word, typed, do):
         ("sft -lr 1e-5 model=tiny --dry_run", 2, "do:  safework sft learning_rate=1e-5 model=tiny --dry-run\n"),
         ("sft -x 1", 2, "No such option: -x"),
         ("sft --nothing 1", 2, "no option or setting '--nothing'"),
+        ("sft --dryrun", 2, "no option or setting '--dryrun'; did you mean '--dry-run'?"),
+        ("sft model = x", 2, "without spaces around the ="),
         ("sft model_name_or_path=x", 2, "did you mean 'model'?"),
         ("sft model=mymodel data=x:sft", 3, "write model=./mymodel for the folder"),
         ("models download smollm2", 2, "safework models pull smollm2"),
