@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from safework_cli.core.config import result_settings
 from safework_cli.core.errors import ConfigError
 from safework_cli.engines.load import engine_over, load_engine, load_token_engine
 from safework_cli.engines.protocol import Sampling
@@ -106,3 +107,10 @@ def test_a_stage_of_tokens_refuses_a_served_model(cli, stage, words, tiny_artifa
     result = cli(*stage, f"model={tiny_artifact.ref}", f"{slot}={toy_data.ref}:rl", *words, *engine)
     assert result.returncode == 2 and f"safework {' '.join(stage)} cannot use engine.kind=openai" in result.stderr
     assert "log-probabilities" in result.stderr and "engine.kind=hf" in result.stderr
+
+
+def test_how_many_requests_are_sent_at_once_is_not_part_of_a_result_and_what_lets_a_request_fail_is():
+    plain = result_settings(EngineSettings(**SERVED))
+    assert result_settings(EngineSettings(**SERVED, concurrency=64)) == plain
+    assert result_settings(EngineSettings(**SERVED, timeout_s=600.0)) != plain
+    assert result_settings(EngineSettings(**SERVED, max_retries=9)) != plain
