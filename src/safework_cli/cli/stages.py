@@ -196,7 +196,7 @@ def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tupl
     """(``key TYPE``, meaning and default) of every setting."""
     for name, field in model.model_fields.items():
         block = _block(field.annotation)
-        if block is not None:
+        if block is not None and block.model_fields:
             yield from describe_settings(block, f"{prefix}{name}.")
             continue
         yield f"{prefix}{name}={_type_name(field.annotation)}", f"{' '.join((field.description or '').split())}{_default(field)}"
@@ -228,7 +228,7 @@ def _flat(annotation: Any) -> Iterator[Any]:
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return "LIST"
-    if get_origin(annotation) is dict:
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "MAPPING"
     arguments = [a for a in get_args(annotation) if a is not type(None)]
     if arguments and all(isinstance(a, (str, int)) for a in arguments):
