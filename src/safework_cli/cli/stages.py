@@ -33,7 +33,11 @@ def stage_command(name: str) -> click.Command:
     @app.command(name=name, cls=StageCommand, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
     def run(
         settings: Optional[list[str]] = typer.Argument(
-            None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False
+            None,
+            metavar="[KEY=VALUE]...",
+            help="Inputs and settings; they win over recipes.",
+            show_default=False,
+            autocompletion=lambda incomplete: [key for key in completed_keys(stage) if key[0].startswith(incomplete)],
         ),
         recipe: list[Path] = typer.Option(
             [], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False
@@ -190,6 +194,15 @@ def _write_settings(stage: Stage, formatter: click.HelpFormatter) -> None:
         f"Writes one artifact of kind {stage.output} and prints its reference. "
         "Exit codes: 0 done, 2 configuration, 3 input, 4 gate failed, 5 too many items failed, 75 run me again, 130 interrupted."
     )
+
+
+def completed_keys(stage: Stage) -> Iterator[tuple[str, str]]:
+    """(``key=``, meaning) of every input and setting, for a shell; keys inside lists are written in a recipe."""
+    for name, slot in stage.inputs.items():
+        yield f"{name}." if slot.many else f"{name}=", slot.doc
+    for key, meaning in describe_settings(stage.Config):
+        if not key.startswith(" "):
+            yield f"{key.partition('=')[0]}=", meaning
 
 
 def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
