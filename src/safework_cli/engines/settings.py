@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -83,13 +83,3 @@ class WithEngine(StageConfig):
 
     engine: EngineSettings = Field(default_factory=EngineSettings)
     """What writes the replies: `{kind: hf}` is the input `model`; `{kind: openai, url: …, model: …}` is a model on a server."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_endpoint(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "endpoint" in values and "endpoint" not in cls.model_fields:
-            raise ValueError(
-                "the block `endpoint` is now `engine` with a kind: engine.kind=openai engine.url=… engine.model=…, "
-                "or `engine: {kind: openai, url: …, model: …}` in a recipe"
-            )
-        return values
