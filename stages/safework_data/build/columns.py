@@ -103,7 +103,7 @@ def refuse_overlooked(columns: Columns, records: Iterable[tuple[str, dict[str, A
                 f"{where}, row {place}: the column '{name}' is not in the first {LOOKED_AT} rows",
                 "these decide which columns are read, and this one would be left out without a word",
                 "give all rows the same columns, or name those to be read: "
-                + _type(f"columns: {_line(read)}", matching_files(columns.source.path)[0]),
+                + _type(f"columns: {mapping_line(read)}", matching_files(columns.source.path)[0]),
             )
         yield place, record
 
