@@ -69,6 +69,9 @@ def test_commands_of_other_tools(word, typed, do):
         ("models download smollm2", 2, "safework models pull smollm2"),
         ("rl grpo", 2, "safework rl m3 algorithm=grpo"),
         ("train", 2, "safework sft\n"),
+        ("rl m3 cpgd.epsilon=0.1", 2, "'cpgd.epsilon' is now 'loss.epsilon'\n  why: from command line\n  do:  write loss.epsilon=0.1\n"),
+        ("rl efficient algorithm=grpo epsilon_high=0.3", 2, "write loss.epsilon_high=0.3\n"),
+        ("sft epsilon=0.3", 2, "unknown key 'epsilon'"),  # never a setting of sft
     ],
 )
 def test_the_command_line_shows_them(cli, typed, code, shown):
