@@ -32,10 +32,12 @@ def expand(path: str) -> str:
 
 def matching_files(pattern: str) -> list[Path]:
     """The files that a path or a glob names, in name order. Raises InputError where there are none, or a variable is unset."""
-    expanded = expand(pattern)
+    expanded = pattern if user_path(pattern).is_file() else expand(pattern)  # a real name may hold a $
     path = Path(expanded)
     if path.exists():  # before the glob: a real name may hold brackets
-        if not path.is_file():
+        if not (path.is_file() or path.is_dir()):
+            raise InputError(f"{path} is a pipe or a device, not a file", "it is read twice", "save it to a file first")
+        if path.is_dir():
             raise InputError(f"{path} is a folder, not a file", "", f"name its files: {path}/*.jsonl")
         return [path]
     if not any(mark in expanded for mark in "*?["):

@@ -56,7 +56,9 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).refusals for field in SAFETY_FIELDS]
     fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
-        return f"no metric '{gate.metric}'{nearest(gate.metric, [*measured, *fields])}"
+        known = metrics.get(gate.metric)  # the name of a suite
+        near = f"; did you mean '{gate.metric}.{known}'?" if known else nearest(gate.metric, [*measured, *fields])
+        return f"no metric '{gate.metric}'{near}"
     if gate.needs_change and gate.metric in fields:
         return f"the gate on {gate.metric} bounds a change, which is measured only for {', '.join(measured)}"
     if gate.needs_change and not has_against:

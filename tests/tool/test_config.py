@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from pydantic import Field
 
-from safework_cli.core.config import fingerprint, flatten, resolve
+from safework_cli.core.config import fingerprint, flatten, read_recipe, resolve
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.paths import user_path
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
@@ -244,3 +245,13 @@ def test_messages_stay_short_however_wrong_the_recipe_is(tmp_path):
     with pytest.raises(ConfigError) as error:
         given("epochs=" + "'" + "9" * 4000 + "'")
     assert len(str(error.value)) < 400
+
+
+def test_a_recipe_comes_through_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b"max_steps: 3\n")
+    os.close(writing)
+    assert read_recipe(Path(f"/dev/fd/{reading}")).values == {"max_steps": 3}
+    os.close(reading)
+    with pytest.raises(ConfigError, match="has more than"):
+        read_recipe(Path("/dev/zero"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -245,3 +246,34 @@ def test_held_out_rows_of_the_data_itself_are_used(tiny_artifact, store, commit,
     result = execute(prepare(stage, resolve(stage, (), words, {}), store), store, quiet=True)
     assert result.artifact.manifest.metrics["evaluation"]["prompts"] == 2
     assert json.loads(json.dumps(result.artifact.manifest.metrics["evaluation"]))["data"] == "dataset/split@v1"
+
+
+@pytest.mark.parametrize("settings", [{"lora": {"r": 2, "alpha": 64}}, {"train_layers": 1}], ids=["lora", "layers"])
+def test_the_best_weights_of_adapters_and_of_some_layers_are_saved(tiny_artifact, toy_data, heldout, store, work, scripted, settings):
+    scripted(0.5, 0.6, 0.9)
+    run(store, work, heldout, toy_data, max_steps=4, **settings)
+    best = load_file(work.output / "model.safetensors")
+    shutil.rmtree(work.checkpoints)
+    scripted(0.5, 0.9, 0.6)
+    run(store, work, heldout, toy_data, max_steps=4, **settings)
+    earlier = load_file(work.output / "model.safetensors")
+    assert any(not torch.equal(best[name], earlier[name]) for name in best)
+    shutil.rmtree(work.checkpoints)
+    scripted(0.5, 0.9, 0.6)
+    run(store, work, heldout, toy_data, max_steps=4, **settings, early_stopping_patience=1)
+    again = load_file(work.output / "model.safetensors")
+    assert all(torch.equal(earlier[name], again[name]) for name in again)
+
+
+def test_replies_that_could_not_be_scored_are_named_where_the_best_step_was_chosen_without_them(
+    tiny_artifact, toy_data, heldout, store, work, monkeypatch
+):
+    class HalfBlind:
+        name = "half"
+
+        def judge(self, exchanges):
+            return [Verdict(1.0), *[Verdict(None, error="it sees nothing") for _ in exchanges[1:]]]
+
+    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: HalfBlind())
+    outcome = run(store, work, heldout, toy_data, max_steps=2)
+    assert any("safety could not score 2 of the 3 replies of step 2" in note for note in outcome.notes)

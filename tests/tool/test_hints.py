@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
+from conftest import SAFEWORK
 from safework_cli.cli.hints import as_settings, unknown_command
 from safework_cli.core.registry import load_stage
 
@@ -24,6 +28,8 @@ def here(tmp_path, monkeypatch):
         ("--model_name_or_path mymodel", "model=./mymodel"),
         ("--model_name_or_path /models/m", "model=/models/m"),
         ("--output_dir out/first --gradient_checkpointing", "--name first gradient_checkpointing=true"),
+        ("-lr 1e-5 --learning_rate", "learning_rate=1e-5 learning_rate=VALUE"),
+        ("--bf16 --model", "bf16=true model=VALUE"),
         ("model=tiny -c a.yaml --nothing 3", "model=tiny -c a.yaml --nothing 3"),
     ],
 )
@@ -53,6 +59,8 @@ def test_commands_of_other_tools(word, typed, do):
     ("typed", "code", "shown"),
     [
         ("sft --learning_rate 1e-5 model=tiny --quiet", 2, "do:  safework sft learning_rate=1e-5 model=tiny --quiet\n"),
+        ("sft -lr 1e-5 model=tiny --dry_run", 2, "do:  safework sft learning_rate=1e-5 model=tiny --dry-run\n"),
+        ("sft -x 1", 2, "No such option: -x"),
         ("sft --nothing 1", 2, "no option or setting '--nothing'"),
         ("sft model_name_or_path=x", 2, "did you mean 'model'?"),
         ("sft model=mymodel data=x:sft", 3, "write model=./mymodel for the folder"),
@@ -64,3 +72,16 @@ def test_commands_of_other_tools(word, typed, do):
 def test_the_command_line_shows_them(cli, typed, code, shown):
     done = cli(*typed.split())
     assert done.returncode == code and shown in done.stderr and done.stdout == "", done.stderr
+
+
+def test_a_file_of_rows_is_no_model(cli, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    done = cli("sft", "model=./rows.jsonl", "data=./rows.jsonl", cwd=tmp_path)
+    assert done.returncode == 3 and "./rows.jsonl is not a model" in done.stderr and "make rows of it" not in done.stderr
+
+
+@pytest.mark.parametrize("line", ["safework train ", "safework rl grpo ", "safework runs list "])
+def test_completing_after_another_tool_s_command_prints_nothing_into_the_line(line):
+    environment = os.environ | {"_SAFEWORK_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = subprocess.run(SAFEWORK, env=environment, capture_output=True, text=True, timeout=60)
+    assert "error" not in done.stderr and "Traceback" not in done.stderr and "error" not in done.stdout

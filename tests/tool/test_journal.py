@@ -32,10 +32,11 @@ def test_what_is_appended_after_a_kill_stands_on_a_line_of_its_own(tmp_path, tai
     assert read_journal(path)[-1]["text"] == "\u4f60 \ud800"
 
 
-def test_a_broken_line_in_the_middle_is_no_kill(tmp_path):
+@pytest.mark.parametrize("line", [b'{"st', b"5", b"null", b"[]", b"[" * 100_000], ids=["cut", "number", "null", "list", "deep"])
+def test_a_broken_line_in_the_middle_is_no_kill(tmp_path, line):
     path = tmp_path / "j.jsonl"
-    path.write_bytes(b'{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(InputError, match=r"j\.jsonl: line 2 is not JSON"):
+    path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 3}\n')
+    with pytest.raises(InputError, match=r"j\.jsonl: line 2 is not a record"):
         read_journal(path)
     broken: list[InputError] = []
     assert read_journal(path, broken=broken) == [{"step": 1}, {"step": 3}] and "line 2" in str(broken[0])

@@ -75,6 +75,9 @@ def test_the_commands(cli, tmp_path):
     again = cli("recipes", "copy", "quickstart/sft.yaml", cwd=tmp_path)
     assert again.returncode == 3 and "sft.yaml exists" in again.stderr
     assert cli("recipes", "copy", cwd=tmp_path).returncode == 0
+    for words in (("quickstart/sft.yaml",), ()):
+        blocked = cli("recipes", "copy", *words, "--to", "sft.yaml/deeper", cwd=tmp_path)
+        assert blocked.returncode == 3 and "sft.yaml is not a folder" in blocked.stderr
     assert (tmp_path / "recipes" / "quickstart.sh").exists() and (tmp_path / "recipes" / "quickstart" / "sft.yaml").exists()
     schema = json.loads(cli("schema", "rl", "m3").stdout)
     assert schema["title"] == "Recipe of safework rl m3" and schema["$schema"].endswith("2020-12/schema")

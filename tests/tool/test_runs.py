@@ -127,3 +127,40 @@ def test_a_real_run_that_is_stopped_says_so(store, tiny_artifact, toy_data, star
     (run,) = [run for run in runs_of(store) if run.stage == "sft"]
     assert process.returncode == 75 and run.state == "stopped" and "stopped by SIGTERM" in run.detail and run.step >= 1
     assert any("started by process" in line for line in log_lines(run.events()))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("events.jsonl", '5\nnull\n{"event": "note", "time": "x", "text": "hi"}\n{"event": "phase_end", "seconds": null, "time": 1e30}\n'),
+        ("metrics.jsonl", '[]\n{"loss": 1}\n{"step": "x", "loss": 1}\n{"step": null}\n{"step": 2, "loss": NaN}\n'),
+        ("events.jsonl", "[" * 100_000 + "\n"),
+    ],
+)
+def test_a_damaged_run_does_not_hide_the_others(store, begun, cli, name, content):
+    begun("ab" + "0" * 62, steps=3)
+    damaged = begun("ac" + "0" * 62)
+    (damaged / name).write_text(content)
+    assert {run.name: run.step for run in runs_of(store)} == {
+        "rl-m3-ab" + "0" * 14: 3,
+        damaged.name: 2 if name == "metrics.jsonl" else None,
+    }
+    run = find_run(store, damaged.name)
+    assert [*log_lines(run.events([]))] == (["--:--:--  hi", "--:--:--  None: done in ? s"] if content.startswith("5") else [])
+
+
+def test_json_of_a_run_whose_loss_is_nan_is_json(store, begun, cli):
+    folder = begun("ab" + "0" * 62)
+    (folder / "metrics.jsonl").write_text('{"step": 2, "loss": NaN, "scale": Infinity}\n')
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)
+
+    shown = json.loads(cli("runs", "show", "--json").stdout, parse_constant=refuse)
+    assert shown["metrics"] == {"step": 2, "loss": None, "scale": None}
+
+
+def test_an_empty_name_is_not_the_only_run(store, begun):
+    begun("ab" + "0" * 62)
+    with pytest.raises(InputError, match="an empty name"):
+        find_run(store, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 
 import pytest
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from conftest import ROOT
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
+from safework_cli.core.errors import ConfigError, InputError, RunAgain
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.training import tracking
 from safework_sft.config import SftConfig
@@ -111,3 +113,41 @@ def test_the_users_own_environment_is_kept_and_wandb_is_offline_otherwise(work, 
     arguments = tracking.tracking_arguments(["wandb"], work)
     assert os.environ["WANDB_MODE"] == "offline" and arguments["report_to"] == ["wandb"]
     assert tracking.tracking_arguments([], work) == {"report_to": "none"}
+
+
+def test_a_tracker_that_is_broken_at_import_is_named(tiny_artifact, toy_data, store, tmp_path, monkeypatch):
+    (tmp_path / "broken" / "trackio").mkdir(parents=True)
+    (tmp_path / "broken" / "trackio" / "__init__.py").write_text('raise ImportError("libfoo.so: cannot open")\n')
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    monkeypatch.delitem(sys.modules, "trackio", raising=False)
+    with pytest.raises(ConfigError, match=r"trackio, which cannot be imported(.|\n)*libfoo(.|\n)*leave trackio out"):
+        run(store, "tracking=[trackio]")
+
+
+def test_a_tracking_folder_that_cannot_be_written_is_named(tiny_artifact, toy_data, store):
+    pytest.importorskip("tensorboard")
+    root = tracking.tracking_folder(store.root)
+    root.write_text("a file")
+    with pytest.raises(InputError, match="tensorboard cannot write to .*-tracking"):
+        run(store, "tracking=[tensorboard]")
+    root.unlink()
+    root.mkdir()
+    (root / "tensorboard").write_text("a file")
+    with pytest.raises(InputError, match="tensorboard cannot write to .*-tracking"):
+        run(store, "tracking=[tensorboard]")
+
+
+def test_a_tracker_that_fails_leaves_a_run_that_resumes_without_it(tiny_artifact, toy_data, store, monkeypatch):
+    pytest.importorskip("mlflow")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_, step, **__):
+        if step == 2:
+            raise MlflowException("the server is gone")
+
+    monkeypatch.setattr(mlflow, "log_metrics", fail)
+    with pytest.raises(RunAgain, match=r"mlflow failed(.|\n)*the server is gone(.|\n)*without mlflow in tracking"):
+        run(store, "tracking=[mlflow]", "save_steps=1")
+    made = run(store, "save_steps=1")
+    assert "resumed at step 1 of 3" in (made.path / "safework" / "events.jsonl").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Optional
@@ -10,6 +9,7 @@ from typing import Any, Optional
 import typer
 
 from safework_cli.cli.hints import HintGroup
+from safework_cli.cli.json_output import print_json
 from safework_cli.core.formats import size
 from safework_cli.core.terminal import console, say, visible
 
@@ -48,7 +48,7 @@ def command() -> Any:
             say(f"damaged  {error}")
         status = EXIT_INPUT if damaged else 0
         if as_json:
-            print(json.dumps([_summary(a) for a in found]))
+            print_json([_summary(a) for a in found])
             return status
         from rich.table import Table
         from rich.text import Text
@@ -72,7 +72,7 @@ def command() -> Any:
     def show(reference: str = typer.Argument(..., metavar="REF"), store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
         artifact = _store(store).resolve(reference, verify=False)
         if as_json:
-            print(json.dumps(artifact.manifest.model_dump(mode="json")))
+            print_json(artifact.manifest.model_dump(mode="json"))
             return
         from safework_cli.core.yaml_text import dump_yaml
 
@@ -92,7 +92,7 @@ def command() -> Any:
                 for a in [artifact, *ancestors.values()]
                 if a is not None
             }
-            print(json.dumps({"artifact": artifact.ref, "inputs": edges}))
+            print_json({"artifact": artifact.ref, "inputs": edges})
             return
         from rich.text import Text
         from rich.tree import Tree
@@ -146,7 +146,7 @@ def command() -> Any:
             if views[0].get(key) != views[1].get(key)
         }
         if as_json:
-            print(json.dumps({"first": sides[0].ref, "second": sides[1].ref, "changed": changed}, default=str))
+            print_json({"first": sides[0].ref, "second": sides[1].ref, "changed": changed})
             return
         from rich.table import Table
         from rich.text import Text

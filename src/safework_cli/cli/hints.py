@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from typer import _click as click
 from typer.core import TyperCommand, TyperGroup
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME_OPTIONS = ("output_dir", "run_name")
 """Where other tools write: an artifact has a name instead, and the store has the folder."""
+_WORD_OPTION = re.compile(r"-[A-Za-z]\w+")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -29,7 +30,8 @@ class HintGroup(TyperGroup):
     word = ""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+        completing = ctx.resilient_parsing  # an error would be printed into the line that is typed
+        if not completing and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise unknown_command(self.word, args, self.list_commands(ctx))
         return super().resolve_command(ctx, args)
 
@@ -44,6 +46,8 @@ class StageCommand(TyperCommand):
         except click.exceptions.NoSuchOption as error:
             stage = load_stage(self.name or "")
             words, unknown = as_settings(stage, given, self.get_params(ctx))
+            if not unknown and words == given:
+                raise
             if unknown:
                 near = nearest(unknown[0].removeprefix("--").replace("-", "_"), _keys(stage))
                 raise ConfigError(
@@ -89,6 +93,10 @@ def as_settings(stage: Stage, args: Sequence[str], params: Sequence[Any]) -> tup
     while rest:
         word = rest.pop(0)
         flag, equals, value = word.partition("=")
+        if _WORD_OPTION.fullmatch(flag) and setting_named(flag[1:], _keys(stage)):
+            flag = f"-{flag}"  # -lr
+        if (dashed := flag.replace("_", "-")) in options:
+            flag, word = dashed, dashed + equals + value  # --dry_run
         if not flag.startswith("--") or flag in options:
             words.append(word)
             if flag in options and not equals and not options[flag].is_flag and rest:
@@ -97,7 +105,7 @@ def as_settings(stage: Stage, args: Sequence[str], params: Sequence[Any]) -> tup
         if taken := not equals and bool(rest) and not rest[0].startswith("--"):
             value = rest.pop(0)
         elif not equals:
-            value = "true"
+            value = "true" if _is_switch(stage, flag) else "VALUE"
         name = flag.removeprefix("--").replace("-", "_")
         if name in NAME_OPTIONS:
             words += ["--name", Path(value).name]
@@ -108,6 +116,12 @@ def as_settings(stage: Stage, args: Sequence[str], params: Sequence[Any]) -> tup
             unknown.append(flag)
             rest[:0] = [value] if taken else []
     return words, unknown
+
+
+def _is_switch(stage: Stage, flag: str) -> bool:
+    """Whether an option without a value turns something on."""
+    field = stage.Config.model_fields.get(setting_named(flag.removeprefix("--"), _keys(stage)) or "")
+    return field is not None and (field.annotation is bool or bool in get_args(field.annotation))
 
 
 def _reference(slot: str, value: str) -> str:

@@ -54,6 +54,9 @@ def command() -> Any:
             _recipe(name or "")
         base = Path() if name and len(names) == 1 else Path("recipes")
         targets = {item: to / base / (Path(item).name if base == Path() else item) for item in names}
+        not_folders = (folder for target in targets.values() for folder in target.parents if folder.exists() and not folder.is_dir())
+        if blocking := next(not_folders, None):
+            raise InputError(f"{blocking} is not a folder", "", "name another folder: --to FOLDER")
         if existing := [target for target in targets.values() if target.exists() or target.is_symlink()]:
             raise InputError(f"{existing[0]} exists", "a copy never writes over anything", "name another folder: --to FOLDER")
         for item, target in targets.items():

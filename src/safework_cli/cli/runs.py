@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Optional
 import typer
 
 from safework_cli.cli.hints import HintGroup
+from safework_cli.cli.json_output import print_json
 from safework_cli.core.terminal import console, visible
 
 STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
@@ -48,9 +48,10 @@ def command() -> Any:
         from safework_cli.core.formats import age
         from safework_cli.core.run_states import runs_of
 
-        found = runs_of(default_store(store), finished=not unfinished)
+        where = default_store(store)
+        found = runs_of(where, finished=not unfinished)
         if as_json:
-            print(json.dumps([_summary(run) for run in found]))
+            print_json([_summary(run) for run in found])
             return
         from rich.table import Table
         from rich.text import Text
@@ -65,7 +66,7 @@ def command() -> Any:
             table.add_row(
                 Text(run.name), run.stage, Text(run.state, style=styles[run.state]), step, age(now - run.written), Text(run.detail)
             )
-        console(width=None if sys.stdout.isatty() else 200).print(table if found else "no runs")
+        console(width=None if sys.stdout.isatty() else 200).print(table if found else f"no runs in {where.root}")
 
     @app.command(help="Show what a run was asked for, its state, its last metrics and its warnings.")
     def show(name: Optional[str] = RUN, store: Optional[Path] = STORE, as_json: bool = JSON) -> None:
@@ -79,7 +80,7 @@ def command() -> Any:
         warnings = [str(event.get("text")) for event in run.events([]) if event.get("event") == "warning"]
         shown |= {"warnings": warnings} if warnings else {}
         if as_json:
-            print(json.dumps(shown))
+            print_json(shown)
         else:
             print(visible(dump_yaml(shown)), end="")
 

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
 from safework_cli.cli.hints import StageCommand
+from safework_cli.cli.json_output import print_json
 from safework_cli.core.formats import size
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
@@ -93,15 +94,13 @@ def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
     if manifest.failed_items > manifest.tolerated_items:
         say(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated")
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "ref": result.artifact.ref,
-                    "already": result.already,
-                    "path": str(result.artifact.path),
-                    **manifest.model_dump(exclude={"files"}),
-                }
-            )
+        print_json(
+            {
+                "ref": result.artifact.ref,
+                "already": result.already,
+                "path": str(result.artifact.path),
+                **manifest.model_dump(exclude={"files"}),
+            }
         )
     else:
         print(result.artifact.ref)
@@ -133,20 +132,18 @@ def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
         settings = {key: {"value": value, "source": source} for key, value, source in resolved.rows()}
         refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in plan.refusals]
         inputs = {key: a.ref for key, a in prepared.inputs.flat().items()}
-        print(
-            json.dumps(
-                {
-                    "stage": prepared.stage.name,
-                    "fingerprint": prepared.fingerprint,
-                    "name": prepared.name,
-                    "inputs": inputs,
-                    "settings": settings,
-                    "plan": plan.lines,
-                    "estimates": estimates,
-                    "refusals": refusals,
-                    "already": done.ref if done else None,
-                }
-            )
+        print_json(
+            {
+                "stage": prepared.stage.name,
+                "fingerprint": prepared.fingerprint,
+                "name": prepared.name,
+                "inputs": inputs,
+                "settings": settings,
+                "plan": plan.lines,
+                "estimates": estimates,
+                "refusals": refusals,
+                "already": done.ref if done else None,
+            }
         )
         return code
     from rich.table import Table

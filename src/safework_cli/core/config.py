@@ -73,18 +73,20 @@ def read_recipe(path: Path) -> Layer:
         ConfigError: it is not a mapping.
     """
     path = user_path(path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():  # a pipe, as `-c <(…)` makes one, is read
         shipped = find_recipe(path)
         if shipped is None:
             near = nearest(path.name, [p.name for p in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
             raise InputError(f"no recipe at {path}{near or nearest(str(path), recipe_names())}", "", "safework recipes ls")
         path = shipped
-    if path.stat().st_size > MAX_RECIPE_BYTES:
+    with path.open("rb") as handle:
+        content = handle.read(MAX_RECIPE_BYTES + 1)
+    if len(content) > MAX_RECIPE_BYTES:
         raise ConfigError(f"{path} has more than {MAX_RECIPE_BYTES:,} bytes", "a recipe is a page of settings", "is it a data file?")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = content.decode()
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}, line {line}: not UTF-8", str(error), f"iconv -f LATIN1 -t UTF-8 '{path}' > fixed.yaml") from None
     values = parse_yaml(text, str(path))
     if values is None:

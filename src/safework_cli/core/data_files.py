@@ -33,5 +33,6 @@ def file_reference(reference: str, kinds: tuple[str, ...]) -> PathReference | No
 def build_request(path: Path) -> tuple[Stage, Resolved]:
     """The stage that builds a dataset of a file, and what is asked of it."""
     builder = load_stage(BUILDER)
-    sources = json.dumps([{"kind": "file", "path": str(path.absolute())}])
+    path = path.parent.resolve() / path.name  # part of the request: ./rows.jsonl and ../here/rows.jsonl are one file
+    sources = json.dumps([{"kind": "file", "path": str(path)}])
     return builder, resolve(builder, (), [f"sources={sources}"], known_stages=list(stage_entries()))

@@ -13,10 +13,11 @@ def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[
     """The records of a journal in order, without a last line that a kill truncated; empty where the file is missing.
 
     Args:
-        broken: takes the errors of lines that are not JSON and of a file that cannot be read, for a reader who can do without.
+        broken: takes the errors of lines that are not JSON objects and of a file that cannot be read, for a reader who can do without.
 
     Raises:
-        InputError: another line is not JSON, and ``broken`` is not given: no kill does that, and a run that resumes needs every line.
+        InputError: another line is not a JSON object, and ``broken`` is not given: no kill does that, and a run
+            that resumes needs every line.
     """
     if not path.exists():
         return []
@@ -31,14 +32,14 @@ def read_journal(path: Path, *, broken: list[InputError] | None = None) -> list[
     records = []
     for number, line in enumerate(whole, 1):
         try:
-            records.append(json.loads(line))
+            records.append(_record(line))
         except ValueError as error:
             why = "the file was edited, or the disk is failing"
-            failure = InputError(f"{path}: line {number} is not JSON ({error})", why, "run again with --fresh")
+            failure = InputError(f"{path}: line {number} is not a record ({error})", why, "run again with --fresh")
             if broken is None:
                 raise failure from None
             broken.append(failure)
-    return [*records, json.loads(last)] if _is_json(last) else records
+    return [*records, _record(last)] if _is_record(last) else records
 
 
 def open_journal(path: Path) -> TextIO:
@@ -49,16 +50,27 @@ def open_journal(path: Path) -> TextIO:
         if tail:
             with path.open("r+b") as handle:
                 handle.truncate(len(content) - len(tail))
-                if _is_json(tail):  # whole but for its line feed
+                if _is_record(tail):  # whole but for its line feed
                     handle.seek(0, 2)
                     handle.write(tail + b"\n")
     # a lone surrogate becomes \udXXX, which is how JSON spells it
     return path.open("a", encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def _is_json(line: bytes) -> bool:
+def _record(line: bytes) -> dict[str, Any]:
+    """A line's JSON object. Raises ValueError where it is none."""
     try:
-        json.loads(line)
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"a {type(record).__name__}, not an object")
+    return record
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        _record(line)
     except ValueError:
         return False
     return True

@@ -102,10 +102,18 @@ class Progress:
 
 
 def read_metrics(path: Path, *, broken: list[InputError] | None = None) -> list[dict[str, Any]]:
-    """Reads ``metrics.jsonl``: one record per step, with the last value written of each number; ``broken`` as in ``read_journal``."""
+    """Reads ``metrics.jsonl``: one record per step, with the last value written of each number; ``broken`` as in ``read_journal``, and
+    also for records without a step."""
     by_step: dict[int, dict[str, Any]] = {}
     for record in read_journal(path, broken=broken):
-        by_step.setdefault(record["step"], {}).update(record)
+        step = record.get("step")
+        if not isinstance(step, int):
+            failure = InputError(f"{path}: a record has no step", "the file was edited", "run again with --fresh")
+            if broken is None:
+                raise failure
+            broken.append(failure)
+            continue
+        by_step.setdefault(step, {}).update(record)
     return [by_step[step] for step in sorted(by_step)]
 
 

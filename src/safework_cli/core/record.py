@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ class Prepared:
     plan: Plan
     fingerprint: str
     name: str
+    external: dict[str, str] = field(default_factory=dict)
+    """Digests of the files outside the store that the settings name, as they were when the fingerprint was made."""
 
 
 def request_of(prepared: Prepared) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def find_run(store: Store, name: str | None) -> Run:
     Raises:
         InputError: there is none, or several names begin so.
     """
+    if name is not None and not name.strip():
+        raise InputError("an empty name", "the command before this one printed nothing: it failed", "leave it out for the newest run")
     runs = runs_of(store)
     if not runs:
         raise InputError(f"no runs in {store.root}", "", "choose another store with --store or SAFEWORK_STORE")
@@ -157,18 +159,30 @@ def _first_line(text: str) -> str:
     return text.splitlines()[0] if text else ""
 
 
+def _clock(time: Any) -> str:
+    """A time of the epoch as a clock shows it; dashes where a damaged record has none."""
+    try:
+        return datetime.fromtimestamp(time).strftime("%H:%M:%S")
+    except (TypeError, ValueError, OverflowError, OSError):
+        return "--:--:--"
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.1f}" if isinstance(value, (int, float)) else "?"
+
+
 def log_lines(events: list[dict[str, Any]]) -> Iterator[str]:
     """Events as the lines of a log. Python warnings of libraries are left out."""
     for event in events:
         kind = event.get("event")
-        when = datetime.fromtimestamp(event.get("time", 0)).strftime("%H:%M:%S")
+        when = _clock(event.get("time"))
         if kind == "started":
             yield f"{when}  started by process {event.get('pid')} on {event.get('host')}"
         elif kind == "phase":
             total = f" ({event['total']})" if event.get("total") else ""
             yield f"{when}  {event.get('name')}{total} …"
         elif kind == "phase_end":
-            yield f"{when}  {event.get('name')}: done in {event.get('seconds', 0):.1f} s"
+            yield f"{when}  {event.get('name')}: done in {_seconds(event.get('seconds'))} s"
         elif kind == "note":
             yield f"{when}  {event.get('text')}"
         elif kind == "warning":

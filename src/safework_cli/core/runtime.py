@@ -80,10 +80,10 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     plan = stage.plan(resolved.config, inputs)
     refuse_engine(stage, resolved.config, plan)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
-    if not plan.refusals:
-        digests |= stage.external_digests(resolved.config)
+    external = {} if plan.refusals else stage.external_digests(resolved.config)
+    digests |= external
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
-    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name)
+    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name, external)
 
 
 def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
@@ -229,6 +229,19 @@ def _refuse_if_deleted(prepared: Prepared) -> None:
             )
 
 
+def _refuse_if_changed(prepared: Prepared) -> None:
+    """Raises InputError where a file that the settings name changed after the fingerprint was made: what was made of the new content would
+    be found later by requests for the old."""
+    now = prepared.stage.external_digests(prepared.resolved.config)
+    changed = sorted(key for key in prepared.external.keys() | now.keys() if prepared.external.get(key) != now.get(key))
+    if changed:
+        raise InputError(
+            f"what was read changed during the run: {', '.join(changed)}",
+            "the result may be made of the old content, the new one or a part of each, and is not kept",
+            "run the same command again once nothing writes to it",
+        )
+
+
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
     """Runs the stage in its locked folder and commits what it made."""
     for old in folder.iterdir():
@@ -241,6 +254,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     forked = resume.begin(store.runs, fork, folder, request) if fork else None
     started = time.monotonic()
     outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    _refuse_if_changed(prepared)
     outcome.notes += [forked] if forked else []
     output = folder / "output"
     keep_record(folder, output)

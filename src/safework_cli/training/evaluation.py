@@ -182,6 +182,10 @@ class Evaluation(TrainerCallback):
             f"the saved weights are those of step {saved}; by {self.metric} ({self._refs.get(self.metric, 'of the replies')}), "
             f"step {best[0]} is the best: {best[1]:.4g} (start {start:.4g}, step {curve[-1][0]} {last:.4g})"
         )
+        if failed := dict(curve)[best[0]].get(f"{self.metric}/failed"):
+            replies = f"{failed:g} of the {len(self._rows)} replies of step {best[0]}"
+            outcome.notes.append(f"{self.metric} could not score {replies}: its value there is the mean of the others")
+            self._work.progress.warn(outcome.notes[-1])
         if not (best[1] > start if self.greater else best[1] < start):
             outcome.notes.append(f"no evaluated step is better than the starting model by {self.metric} ({start:.4g})")
             self._work.progress.warn(outcome.notes[-1])

@@ -10,11 +10,12 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.core.errors import ConfigError
+from safework_cli.core.errors import ConfigError, InputError, RunAgain
 from safework_cli.core.runs import read_request
 from safework_cli.core.stage import Plan, WorkDir
 
@@ -79,9 +80,56 @@ def tracking_arguments(trackers: Sequence[str], work: WorkDir) -> dict[str, Any]
     }.items():
         if os.environ.get(variable) in (None, _set_here.get(variable)):
             os.environ[variable] = _set_here[variable] = value
-    root.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere where its folder is missing
+    for tracker in filter(find_spec, trackers):  # after their variables: some are read at import
+        _import(tracker)
+    try:
+        root.mkdir(parents=True, exist_ok=True)  # wandb writes elsewhere where its folder is missing
+    except OSError as error:
+        raise _unusable(", ".join(trackers), error, root) from error
     # a frozen copy on the hub is trackio's default at the end of a run
     return {"report_to": list(trackers), "run_name": name, "project": PROJECT, "trackio_static_space_id": False}
+
+
+def _import(tracker: str) -> None:
+    """Raises ConfigError where a tracker's package is installed and broken: transformers would end with its traceback later."""
+    try:
+        import_module(tracker)
+    except Exception as error:  # third-party code: anything may come
+        raise ConfigError(
+            f"tracking names {tracker}, which cannot be imported",
+            f"{type(error).__name__}: {error}",
+            f"pip install --force-reinstall {PACKAGES[tracker]}, or leave {tracker} out of tracking",
+        ) from error
+
+
+def _unusable(tracker: str, error: Exception, root: Path) -> InputError:
+    what = f"{tracker} cannot write to {root}" if isinstance(error, OSError) else f"{tracker} cannot begin a run"
+    return InputError(what, _first_line(error), f"make {root} a folder that you may write to; or leave {tracker} out of tracking")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:300]
+
+
+@contextmanager
+def _failures_explained(trackers: Sequence[str], root: Path) -> Iterator[None]:
+    """Turns an error of a tracker into one that says how the run goes on: its checkpoints are kept, and trackers are not part of its
+    identity."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(root):
+            raise _unusable(", ".join(trackers), error, root) from error
+        raise
+    except Exception as error:
+        tracker = next((name for name in trackers if type(error).__module__.partition(".")[0] == name), None)
+        if tracker is None:
+            raise
+        raise RunAgain(
+            f"{tracker} failed",
+            f"{_first_line(error)}; what was trained so far is kept",
+            f"run the same command again; without {tracker} in tracking it resumes the same run",
+        ) from error
 
 
 def _mlflow_uri(root: Path) -> str:
@@ -138,6 +186,7 @@ def tracked(trainer: Trainer, work: WorkDir) -> Iterator[None]:
 
     trainer.add_callback(Identity())
     with ExitStack() as runs:
+        runs.enter_context(_failures_explained(trackers, tracking_folder(work.path.parent.parent)))
         if "mlflow" in trackers:
             runs.enter_context(_mlflow_run(work, str(trainer.args.run_name)))
         if "wandb" in trackers:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ OTHER_NAMES = {
     "licence": ("licence", "license"),
     "id": ("id",), "split": ("split",), "category": ("category",),
 }  # fmt: skip
+_KNOWN = {*PROMPT_NAMES, *REPLY_NAMES, *(name for names in OTHER_NAMES.values() for name in names), "answer", "task", "harmful"}
 LOOKED_AT = 100
 """Rows whose columns are looked at: a line of JSON may leave out what others have."""
 
@@ -42,12 +43,27 @@ class Columns(NamedTuple):
         own: the file holds rows in the product's own schema.
         split: rows of the file say on which side of the split they are.
         note: what was found, for people; empty where the settings say it all.
+        have: the columns of the rows that were looked at; None where the settings say what is read.
     """
 
     source: FileSource
     own: bool
     split: bool
     note: str
+    have: frozenset[str] | None = None
+
+    def overlooked(self, record: Mapping[str, Any]) -> str | None:
+        """A column of a later row that would have been read, had the rows that were looked at had it; None where there is none."""
+        if self.have is None:
+            return None
+        if self.own:
+            return next((str(key) for key in record if key not in ROW_FIELDS), None)
+        for key, value in record.items():
+            if key not in self.have and value not in (None, "") and str(key).lower() in _KNOWN:
+                return str(key)
+        meta = record.get("meta")
+        known = (f"meta.{key}" for key, value in meta.items() if key in META and value is not None) if isinstance(meta, dict) else ()
+        return next((name for name in known if name not in self.source.columns), None)
 
 
 def columns_of(source: FileSource) -> Columns:
@@ -64,7 +80,7 @@ def columns_of(source: FileSource) -> Columns:
         raise InputError(f"{path} holds no rows", "a dataset of nothing would train nothing", "check the files that the sources name")
     if _is_own(records) and not (source.constants or source.extract):
         split = any(record.get("split") for record in records)
-        return Columns(source, True, split, f"{path.name}: rows in the schema of safework, read as they are")
+        return Columns(source, True, split, f"{path.name}: rows in the schema of safework, read as they are", frozenset(ROW_FIELDS))
     have = list(dict.fromkeys(str(key) for record in records for key in record))
     columns = {target: column for target, column in _found(records, have, path).items() if target not in source.constants}
     read = {column.partition(".")[0] for column in columns.values()}
@@ -74,9 +90,24 @@ def columns_of(source: FileSource) -> Columns:
     if source.task is None and not {"task"} & {*columns, *source.constants}:
         settings["task"] = "general"
     try:
-        return Columns(FileSource.model_validate(settings), False, "split" in columns, note)
+        return Columns(FileSource.model_validate(settings), False, "split" in columns, note, frozenset(have))
     except ValidationError as error:
         raise ConfigError(f"{path}: {error.errors()[0]['msg'].removeprefix('Value error, ')}", note) from None
+
+
+def refuse_overlooked(columns: Columns, records: Iterable[tuple[str, dict[str, Any]]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records as they come. Raises InputError at one with a column that was not there when the columns were found by their names:
+    held-out rows at the end of a file, say, of which only they have a ``split``."""
+    for place, record in records:
+        if (name := columns.overlooked(record)) is not None:
+            read = {target: str(column) for target, column in columns.source.columns.items()} or {"messages": "messages"}
+            raise InputError(
+                f"{where}, row {place}: the column '{name}' is not in the first {LOOKED_AT} rows",
+                "these decide which columns are read, and this one would be left out without a word",
+                "give all rows the same columns, or name those to be read: "
+                + _type(f"columns: {_line(read)}", matching_files(columns.source.path)[0]),
+            )
+        yield place, record
 
 
 def _is_own(records: Sequence[Mapping[str, Any]]) -> bool:

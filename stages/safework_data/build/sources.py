@@ -19,7 +19,7 @@ from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
 from safework_cli.data.suites import training_set
 from safework_cli.data.suites.tables import format_of, read_table
-from safework_data.build.columns import columns_of
+from safework_data.build.columns import columns_of, refuse_overlooked
 from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, XSTestSource
@@ -162,11 +162,12 @@ def _with_images(candidate: Candidate, folder: Path) -> Candidate:
 def _read_files(source: FileSource) -> Arrived:
     name, files = source_name(source), source_files(source)
     read = columns_of(source)
-    records = (
+    found = (
         (f"{label}{number}", record)
         for path, label in zip(files, file_labels(files), strict=True)
         for number, record in enumerate(read_table(path, source.format), start=1)
     )
+    records = refuse_overlooked(read, found, source.path)
     where = str(files[0]) if len(files) == 1 else f"{source.path} ({len(files)} files)"
     notes = [read.note] if read.note else []
     maker: RowMaker | OwnRows

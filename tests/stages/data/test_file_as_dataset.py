@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
+from safework_cli.core.data_files import build_request
 from safework_cli.core.errors import InputError
 from safework_cli.core.registry import load_stage
 from safework_cli.core.runtime import Prepared, execute, prepare
@@ -242,3 +244,63 @@ def test_the_lot_is_drawn_once_for_each_row(store: Store, tmp_path: Path, monkey
     words = [f"sources={json.dumps([{'kind': 'file', 'path': str(path)}])}", "heldout=0.4"]
     made = execute(prepare(stage, resolve(stage, [], words, {}), store), store, quiet=True).artifact
     assert made.manifest.metrics["subsets"]["heldout"]["rows"] == 2 and len(drawn) == len(RECORDS)
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_filed_under_its_old_content(store: Store, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", RECORDS)
+    before = prepare(*build_request(path), store)
+    write_jsonl(path, RECORDS[:3])
+    with pytest.raises(InputError, match="changed during the run: source rows"):
+        execute(before, store, quiet=True)
+    assert not store.list() and not list(store.runs.iterdir())
+    write_jsonl(path, RECORDS)
+    assert len(read_dataset(execute(prepare(*build_request(path), store), store, quiet=True).artifact)) == 6
+
+
+def test_one_file_by_several_paths_is_one_dataset(store: Store, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "my $5 rows [1]"
+    folder.mkdir()
+    write_jsonl(folder / "rows.jsonl", RECORDS)
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for path in ("./rows.jsonl", "../link/../link/rows.jsonl", "../link/rows.jsonl", str(tmp_path / "link" / "rows.jsonl")):
+        assert prepared(store, tiny_model, path).inputs.one("data").ref == "dataset/rows@v1"
+
+
+def test_what_is_no_table_is_refused_with_what_to_do(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for reference in (str(tmp_path / "pipe.jsonl"), "/dev/null"):
+        with pytest.raises(InputError, match="is a pipe or a device"):
+            prepared(store, tiny_model, reference)
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        build(store, json.dumps([{"kind": "file", "path": str(tmp_path / "pipe.jsonl")}]))
+    path = write_jsonl(tmp_path / "rows.txt", RECORDS)
+    with pytest.raises(InputError, match="not a file of rows by its name") as refused:
+        prepared(store, tiny_model, str(path))
+    command = shlex.split(refused.value.do.partition(": ")[2])
+    assert command[:3] == ["safework", "data", "build"] and len(build(store, command[3].removeprefix("sources="))) == 6
+
+
+@pytest.mark.parametrize(
+    ("late", "name"),
+    [
+        ({"prompt": "What is 1?", "response": "1", "split": "test"}, "split"),
+        ({"prompt": "What is 1?", "output": "1"}, "output"),
+        ({"prompt": "What is 1?", "response": "1", "answer": "1"}, "answer"),
+        ({"prompt": "What is 1?", "response": "1", "meta": {"label": "x"}}, "meta.label"),
+    ],
+)
+def test_a_column_that_only_late_rows_have_is_not_left_out_silently(store: Store, tmp_path: Path, late: dict, name: str) -> None:
+    early = [{"prompt": f"What is {n} and {n * n} in words?", "response": str(n)} for n in range(150)]
+    path = write_jsonl(tmp_path / "rows.jsonl", [*early, late])
+    with pytest.raises(InputError, match=f"row 151: the column '{name}' is not in the first 100 rows"):
+        build(store, json.dumps([{"kind": "file", "path": str(path)}]))
+    explicit = {"kind": "file", "path": str(path), "task": "general", "columns": {"prompt": "prompt", "reply": "response"}}
+    assert len(build(store, json.dumps([explicit]))) > 100
+
+
+def test_a_second_file_with_other_columns_is_not_left_out_silently(store: Store, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", RECORDS)
+    write_jsonl(tmp_path / "b.jsonl", [record | {"split": "test"} for record in RECORDS])
+    with pytest.raises(InputError, match="row b/1: the column 'split'"):
+        build(store, json.dumps([{"kind": "file", "name": "both", "path": str(tmp_path / "*.jsonl")}]))

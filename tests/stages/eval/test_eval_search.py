@@ -200,3 +200,8 @@ def test_a_row_that_brings_the_instruction_keeps_its_own() -> None:
     assert bare.messages[-1]["content"] == "Who?", "the row is left as it is"
     bare.messages = made
     assert episode_prompt(bare) == made
+
+
+def test_a_gate_on_the_name_of_a_suite_is_shown_the_suite_s_metric():
+    problem = gate_problem(Gate(metric="mine", min=0.5), {"mine": "general"}, False)
+    assert problem == "no metric 'mine'; did you mean 'mine.general'?"

@@ -54,12 +54,20 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
         return Artifact(path.absolute(), Manifest.read(path), external=str(path.absolute()))
     if path.is_dir() and "dataset" not in kinds:
         refuse_adapter(path)
+    if not (path.is_file() or path.is_dir()):
+        raise InputError(f"{reference} is a pipe or a device, not a file", "", "save what it gives to a file first")
+    if kinds == ("dataset",) and path.is_file() and path.suffix not in _DATASET_SUFFIXES:
+        raise InputError(
+            f"{reference} is not a file of rows by its name",
+            "rows are read of .jsonl, .ndjson, .json, .csv and .parquet, and of these with .gz",
+            f"rename it, or name its format: safework data build sources='[{{kind: file, path: {reference}, format: jsonl}}]'",
+        )
     kind = kind_of_folder(path) if path.is_dir() else ("dataset" if path.suffix == ".parquet" else None)
     if kind is None:
         hint = (
             f"make rows of it: safework data build sources='[{{kind: file, path: {reference}, subset: sft, task: general, "
             "columns: {prompt: COLUMN, reply: COLUMN}}]', then name what it prints, as in data=NAME:sft"
-            if path.suffix in _DATASET_SUFFIXES
+            if path.suffix in _DATASET_SUFFIXES and "dataset" in kinds
             else "safework artifacts ls"
         )
         raise InputError(f"{reference} is not a {' or '.join(kinds)}", "it has no manifest.json, no model and no Parquet", hint)
