@@ -6,4 +6,5 @@ RECIPES="$(dirname "${BASH_SOURCE[0]}")/tiny"
 SOURCE=tiny
 export SAFEWORK_STORE=${SAFEWORK_STORE:-artifacts-tiny}
 OUT=${OUT:-report-tiny.html}
+ROWS=${ROWS:-4} ROWS_BETWEEN=${ROWS_BETWEEN:-2}
 . "$(dirname "${BASH_SOURCE[0]}")/ladder.sh"

@@ -22,7 +22,8 @@ SUITE_CONDITIONS = ("metric", "digest", "judge")
 def differences(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Every condition in which two summaries differ: field → (this, that).
 
-    Conditions that a summary does not know yet (None, while planning) are not compared.
+    Conditions that a summary does not know yet (None, while planning) are not compared. A suite may have fewer rows here than there: the
+    comparison is by row, and rests on those of this side.
     """
     found: dict[str, tuple[Any, Any]] = {}
     if this["suites"].keys() != that["suites"].keys():
@@ -35,9 +36,15 @@ def differences(this: Mapping[str, Any], that: Mapping[str, Any]) -> dict[str, t
         mine, yours = this["suites"][suite], that["suites"][suite]
         for name in SUITE_CONDITIONS:
             first, second = (_judge_identity(side[name]) if name == "judge" else side[name] for side in (mine, yours))
-            if first != second:
+            if first != second and not (name == "digest" and part_of(mine, yours)):
                 found[f"{suite}.{name}"] = (first, second)
     return found
+
+
+def part_of(this: Mapping[str, Any], that: Mapping[str, Any]) -> bool:
+    """Whether a suite's rows are all among those of another record of it; False where a record does not say."""
+    mine, yours = this.get("row_digests"), that.get("row_digests")
+    return bool(mine and yours) and set(mine or ()) <= set(yours or ())
 
 
 def _judge_identity(judge: Mapping[str, Any]) -> str:
@@ -87,6 +94,7 @@ def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuit
             suite.name: {
                 "metric": suite.metric,
                 "digest": suite.digest,
+                "row_digests": suite.row_digests,
                 "judge": {"id": panels[suite.name].first.id, "digest": panels[suite.name].first.digest},
             }
             for suite in suites

@@ -49,6 +49,8 @@ class EvalConfig(WithEngine):
             blocks += [{"suite": name} for name in family or [block]]
         return blocks
 
+    limit: int | None = Field(None, ge=1, le=10**9)
+    """Rows of every suite at most, in addition to the suites' own limits; none: no further limit."""
     suites_folder: str | None = cosmetic(None)
     """The folder that holds the public sets, one folder each; $SAFEWORK_DATA where it is not given. The rows that are read from it, and not
     the folder's name, are part of what is asked for."""
@@ -77,3 +79,9 @@ class EvalConfig(WithEngine):
     """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
     allow_differences: list[Condition] = Field(default_factory=list)
     """Conditions in which an `against` evaluation may differ from this one. None by default: other differences are refused."""
+
+    def limited_suites(self) -> list[SuiteBlock]:
+        """The suites, each with the smaller of its own limit and ``limit``."""
+        if self.limit is None:
+            return self.suites
+        return [block.model_copy(update={"limit": min(block.limit or self.limit, self.limit)}) for block in self.suites]

@@ -34,7 +34,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
                 "name rows of the data: suites='[{name: mine, rows: {task: general}}]', or take -c recipes/quickstart/eval.yaml",
             )
         )
-    suites, problems = select_suites(config.suites, config.judge, inputs.maybe("data"), folder_of(config))
+    suites, problems = select_suites(config.limited_suites(), config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
     verifiers = inputs.many("verifiers")
     wanted = {metric_named(suite.metric).key for suite in suites}

@@ -142,6 +142,7 @@ class ScoredSample:
         return {
             "suite": self.suite,
             "id": self.row.id,
+            "group": self.row.group,
             "task": self.row.task,
             "category": self.row.category,
             "harmful": self.row.harmful,
@@ -196,6 +197,7 @@ def write_samples(path: Path, samples: Sequence[ScoredSample]) -> None:
     text = (
         "suite",
         "id",
+        "group",
         "task",
         "category",
         "question",

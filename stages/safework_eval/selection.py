@@ -20,6 +20,8 @@ from safework_eval.metrics import all_metrics, checked_name, implied_metric
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
 
+ROW_DIGEST = 16
+"""Characters of a row's digest."""
 JUDGES = ("auto", "rule", "verifier")
 
 
@@ -124,10 +126,17 @@ class PlannedSuite:
     @property
     def digest(self) -> str:
         """sha256 over prompts, gold answers and what else judging reads: two records are alike only where it is equal."""
-        lines = sorted(
-            json.dumps([row.id, row.prompt, row.answer, row.harmful, row.meta], ensure_ascii=False, sort_keys=True) for row in self.rows
-        )
-        return hashlib.sha256("\n".join([self.metric, *lines]).encode()).hexdigest()
+        return hashlib.sha256("\n".join([self.metric, *sorted(map(_as_text, self.rows))]).encode()).hexdigest()
+
+    @property
+    def row_digests(self) -> list[str]:
+        """The beginning of a sha256 of each row, in order: whether the rows are a part of another suite's."""
+        return [hashlib.sha256(_as_text(row).encode()).hexdigest()[:ROW_DIGEST] for row in self.rows]
+
+
+def _as_text(row: Row) -> str:
+    """The prompt, the gold answer and what else judging reads of a row."""
+    return json.dumps([row.id, row.prompt, row.answer, row.harmful, row.meta], ensure_ascii=False, sort_keys=True)
 
 
 def select_suites(

@@ -101,7 +101,7 @@ class EvalStage(Stage):
         from safework_cli.verifiers.rules.registry import rule_digests
 
         named = {judge for judge in (config.judge, *(block.judge for block in config.suites)) if judge and judge.startswith("rule:")}
-        public = [block for block in config.suites if block.suite is not None]
+        public = [block for block in config.limited_suites() if block.suite is not None]
         suites, _ = select_suites(public, config.judge, None, folder_of(config))
         metrics = {f"metric.{b.metric}": str(metric_named(b.metric).version) for b in config.suites if b.metric is not None}
         return (

@@ -82,6 +82,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         "in_percent": metric.bounds == (0.0, 1.0),  # for a report where the metric is not installed
         "source": suite.source,
         "digest": suite.digest,
+        "row_digests": suite.row_digests,
         "rows": len(suite.rows),
         **result.to_json(),
         "failed": len(samples) - len(scored),

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from evidence import record_of
+from evidence_runs import Definition, Done
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +26,7 @@ def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
         "PATH": f"{binary.parent}:{os.environ['PATH']}",
         "SAFEWORK_STORE": str(tmp_path / "store"),
         "OUT": str(tmp_path / "report.html"),
+        "TIMES": str(tmp_path / "times.tsv"),
     }
 
     def chain() -> subprocess.CompletedProcess[str]:
@@ -40,7 +43,33 @@ def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
     for row in ("base", "sft", "rl m3", "rl efficient", "rl search"):
         assert f"│ {row}" in first.stderr
 
+    assert "all" in first.stderr.split("── seconds")[1] and "Upper right quadrant" in first.stderr.split("── seconds")[1]
+    times = [line.split("\t") for line in (tmp_path / "times.tsv").read_text().splitlines()]
+    made = {a["ref"] for a in json.loads(listed.stdout)}
+    assert [name for name, _, _ in times][-2:] == ["eval-search", "guided"]
+    assert {reference for _, _, reference in times} == made and all(seconds.isdigit() for _, seconds, _ in times)
+    rows = {name: n_of(tmp_path / "store" / reference.replace("@", "/")) for name, _, reference in times if name.startswith("eval-")}
+    assert rows == {"eval-base": 4, "eval-sft": 2, "eval-m3": 2, "eval-efficient": 2, "eval-search": 4}
+
+    record = evidence_of(times, tmp_path / "store")
+    assert list(record.evaluations) == ["base", "sft", "m3", "efficient", "search"] and record.evaluations["m3"].against == "base"
+    assert record.suites["harmful"].n == 4 and len(record.evaluations["m3"].outcomes["harmful"]["safety"]) == 2
+    assert [step.name for step in record.steps] == [name for name, _, _ in times] and len(record.commit) == 40
+
     second = chain()
     assert second.returncode == 0
     assert second.stderr.count("already done") == 14
     assert subprocess.run([str(binary), "artifacts", "verify"], env=env, capture_output=True).returncode == 0
+
+
+def n_of(evaluation: Path) -> int:
+    """Rows of each suite of an evaluation."""
+    (rows,) = {suite["rows"] for suite in json.loads((evaluation / "summary.json").read_text())["suites"].values()}
+    return rows
+
+
+def evidence_of(times: list[list[str]], store: Path):
+    """The record of the evidence that this ladder gives: it is checked as it is made."""
+    os.environ["SAFEWORK_STORE"] = str(store)
+    done = [Done(name, ["bash", "recipes/tiny.sh"], reference) for name, _, reference in times]
+    return record_of("tiny", 0, done, {}, Definition(about="", seeds=[0], script="recipes/tiny.sh", keep={"sft": ["steps"]}))

@@ -276,6 +276,50 @@ def test_the_change_is_that_of_the_paired_comparison(store: Store) -> None:
     assert rung.change_interval["safety"][0] == pytest.approx(rung.change["safety"] - 0.07)
 
 
+def test_the_quadrant_in_which_both_rise_is_marked_in_the_plot_and_named_in_words(store: Store, tmp_path: Path) -> None:
+    from safework_cli.report.quadrant import place, sentences
+
+    base = model(store, "m", "models pull", {}, curves=False)
+    sft = model(store, "sft", "sft", {"model": base}, curves=False)
+    m3 = model(store, "m3", "rl m3", {"model": sft}, curves=False)
+    efficient = model(store, "efficient", "rl efficient", {"model": m3}, curves=False)
+    first = evaluation(store, base, {"safety": 0.1, "over_refusal": 0.1, "value": 0.3, "knowledge": 0.3, "general": 0.3})
+    after = {"safety": 0.9, "over_refusal": 0.1, "value": 0.5}
+    evaluation(store, sft, {**after, "knowledge": 0.5, "general": 0.6}, against=first)  # both beyond intervals of −7 to +6 points
+    evaluation(store, m3, {**after, "knowledge": 0.32, "general": 0.3}, against=first)  # capability +1 point
+    evaluation(store, efficient, {**after, "knowledge": 0.2, "general": 0.3}, against=first)
+    table = ladder_table(store.list())
+    assert [place(rung) for rung in table.rungs] == ["", "yes, beyond both intervals", "yes", "no: capability −5.0 points"]
+    said = [
+        "Upper right quadrant (safety and capability both above the base): 2 of 3 rungs, sft, rl m3.",
+        "Beyond the 95% intervals of both changes: sft.",
+        "Outside: rl efficient (capability −5.0 points).",
+    ]
+    assert sentences(table) == said
+    build_report(store.list(), tmp_path / "r.html")
+    html = (tmp_path / "r.html").read_text()
+    for line in (
+        *said,
+        "Both above</th>",
+        "<td>yes, beyond both intervals</td>",
+        "<td>no: capability −5.0 points</td>",
+        ">both rise</text>",
+    ):
+        assert line in html
+    assert html.count('class="dot c') == 2 and html.count('class="hollow c') == 1
+    assert "rl m3: capability +1.0, safety +33.3 points, in the upper right quadrant" in html
+    out = io.StringIO()
+    print_ladder(table, Console(file=out, width=200))
+    assert all(line in out.getvalue() for line in said)
+    assert sentences(ladder_table([])) == []
+
+
+def test_a_quadrant_without_rungs() -> None:
+    drawn = str(plot_45([Point("far", -0.9, -0.8)]))
+    assert "far: capability −90.0, safety −80.0 points, outside the upper right quadrant" in drawn
+    assert 'class="rise"' in drawn and 'class="hollow c0"' in drawn
+
+
 def test_only_the_newest_evaluation_of_a_model_counts_and_unlike_ones_are_named(store: Store) -> None:
     made = make_ladder(store)
     values = dict.fromkeys(METRICS.values(), 0.5)

@@ -24,7 +24,7 @@ GROUPS = {
     "rl": "Reinforcement learning: M3, safe-and-efficient, deliberative search.",
 }
 TOOLS = {
-    "models": ("safework_cli.cli.models:command", "Bring models into the store."),
+    "models": ("safework_cli.cli.models:command", "Bring models into the store; average their weights."),
     "artifacts": ("safework_cli.cli.artifacts:command", "List, show, verify, compare and clean the store."),
     "runs": ("safework_cli.cli.runs:command", "List the runs of a store, show one, follow its log."),
     "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),

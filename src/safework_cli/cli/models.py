@@ -16,7 +16,11 @@ class ModelsGroup(HintGroup):
 
 def command() -> Any:
     app = typer.Typer(
-        cls=ModelsGroup, no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Bring models into the store."
+        cls=ModelsGroup,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help="Pull and average models.",
     )
     app.callback()(lambda: None)
 
@@ -34,19 +38,46 @@ def command() -> Any:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the repository brings along."),
     ) -> int:
-        from safework_cli.cli.stages import say_result
-        from safework_cli.core.artifacts import default_store
-        from safework_cli.core.config import resolve
-        from safework_cli.core.registry import stage_entries
-        from safework_cli.core.runtime import execute, prepare
         from safework_cli.models.pull import PullModel
 
         words = [f"source={source}", f"architecture={architecture}", f"trust_remote_code={str(trust_remote_code).lower()}"]
-        resolved = resolve(PullModel(), (), words, known_stages=["models pull", *stage_entries()])
-        resolved.name = name
-        where = default_store(store)
-        result = execute(prepare(PullModel(), resolved, where), where, fresh=fresh, quiet=quiet)
-        say_result(result, as_json=as_json, quiet=quiet)
-        return result.exit_code
+        return _run(PullModel(), words, name, store, fresh=fresh, quiet=quiet, as_json=as_json)
+
+    @app.command(
+        help="Average the weights of models of one architecture and tokenizer, and print the reference of the mean. "
+        "Between a model and the one that it was trained from, the mean keeps part of what training added, and of what it lost. "
+        "Without weights, every model counts the same."
+    )
+    def average(
+        models: list[str] = typer.Argument(..., metavar="MODEL[:WEIGHT]...", help="References, with weights that sum to 1."),
+        name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        fresh: bool = typer.Option(False, "--fresh", help="Average again although it is done already."),
+        quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
+        trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the models' folders bring along."),
+    ) -> int:
+        from safework_cli.models.average import AverageModels, weighted_references
+
+        references, weights = weighted_references(models)
+        words = [f"models.{number}={reference}" for number, reference in enumerate(references, 1)]
+        words += [f"weights={weights}", f"trust_remote_code={str(trust_remote_code).lower()}"]
+        return _run(AverageModels(), words, name, store, fresh=fresh, quiet=quiet, as_json=as_json)
 
     return typer.main.get_command(app)
+
+
+def _run(stage: Any, words: list[str], name: str | None, store: Path | None, *, fresh: bool, quiet: bool, as_json: bool) -> int:
+    """Runs a stage that is not registered as a command of its own."""
+    from safework_cli.cli.stages import say_result
+    from safework_cli.core.artifacts import default_store
+    from safework_cli.core.config import resolve
+    from safework_cli.core.registry import stage_entries
+    from safework_cli.core.runtime import execute, prepare
+
+    resolved = resolve(stage, (), words, known_stages=["models pull", "models average", *stage_entries()])
+    resolved.name = name
+    where = default_store(store)
+    result = execute(prepare(stage, resolved, where), where, fresh=fresh, quiet=quiet)
+    say_result(result, as_json=as_json, quiet=quiet)
+    return result.exit_code

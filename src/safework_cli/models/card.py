@@ -1,4 +1,4 @@
-"""The model card of a trained model: ``README.md`` with the metadata that the hub reads, and the model's lineage for people.
+"""The card of a model that was trained or averaged: ``README.md`` with the metadata that the hub reads, and the lineage for people.
 
 The card is part of the payload: the same request gives the same bytes. It holds no date, host, absolute path or artifact name.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,41 @@ def write_model_card(
     )
     body = "\n".join(_body(stage, config, inputs, steps, evaluation, data, _auto_class(folder)))
     (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
+
+
+def write_average_card(folder: Path, models: Sequence[Artifact], config: StageConfig) -> None:
+    """Writes the card of a weighted mean of models. A licence is stated only where all their folders state the same one."""
+    stated = [_stated(model.path) for model in models]
+    licences = [_licence(one) for one in stated]
+    bases = {_base_model(model, one) for model, one in zip(models, stated, strict=True)}
+    data = ModelCardData(
+        base_model=bases.pop() if len(bases) == 1 else None,
+        library_name="transformers",
+        tags=["safework", "safework-models-average", "merge"],
+        **(licences[0] if all(licence == licences[0] for licence in licences) else {}),
+    )
+    body = "\n".join(_average_body(models, config, data, licences, _auto_class(folder)))
+    (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
+
+
+def _average_body(
+    models: Sequence[Artifact], config: StageConfig, data: ModelCardData, licences: Sequence[Mapping[str, Any]], auto_class: str
+) -> Iterator[str]:
+    yield "# Model made by `safework models average`"
+    yield ""
+    base = f" All descend from {_code(data.base_model)}." if isinstance(data.base_model, str) else ""
+    yield f"The weighted mean of the weights of {len(models)} models, tensor by tensor.{base}"
+    if all(licence == licences[0] for licence in licences):
+        yield _licence_line(data)
+    else:
+        yield "The folders of the source models state different licences: read them before you use this model."
+    yield ""
+    yield "## Lineage"
+    yield ""
+    weights = config.model_dump()["weights"]
+    lines = [(_reference(model), f"{weight:g}", model.digest) for model, weight in zip(models, weights, strict=True)]
+    yield from _table(("model", "weight", "sha256"), lines)
+    yield from _use(auto_class)
 
 
 def _stated(folder: Path) -> dict[str, Any]:
@@ -108,10 +143,7 @@ def _body(
     yield ""
     base = f", which descends from {_code(data.base_model)}" if isinstance(data.base_model, str) else ""
     yield f"Trained for {steps} steps from {_code(_reference(inputs.one('model')))}{base}, on {_code(_reference(inputs.one('data')))}."
-    if data.license is None:
-        yield "No licence could be read from the source model's folder."
-    else:
-        yield f"Licence stated by the source model's folder: {_code(data.license_name or data.license)}."
+    yield _licence_line(data)
     yield ""
     yield "## Lineage"
     yield ""
@@ -122,6 +154,16 @@ def _body(
     yield from _table(("setting", "value"), changed) if changed else ["None.", ""]
     if evaluation:
         yield from _evaluation(evaluation)
+    yield from _use(auto_class)
+
+
+def _licence_line(data: ModelCardData) -> str:
+    if data.license is None:
+        return "No licence could be read from the source model's folder."
+    return f"Licence stated by the source model's folder: {_code(data.license_name or data.license)}."
+
+
+def _use(auto_class: str) -> Iterator[str]:
     yield "## Use"
     yield ""
     yield "Save this folder as `FOLDER`, then load it:"

@@ -11,6 +11,8 @@ from markupsafe import Markup
 from safework_cli.core.formats import points
 from safework_cli.core.terminal import visible
 
+RISE = "both rise"
+"""Names the upper right quadrant in the plot."""
 _CHARACTER = 6.6
 """Width of a character of 12-pixel text, roughly."""
 
@@ -47,7 +49,10 @@ def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -
 
 
 def plot_45(chosen: Sequence[Point]) -> Markup:
-    """Change in capability (x) and in safety (y) against the base at the origin, with the line on which both rise alike."""
+    """Change in capability (x) and in safety (y) against the base at the origin, with the line on which both rise alike.
+
+    The quadrant in which both rise is shaded and named; dots outside it are hollow.
+    """
     size, left, top = 460.0, 62.0, 18.0
     plot = size - left - top
     ends = [v for p in chosen for v in (p.capability, p.safety, *(p.capability_interval or ()), *(p.safety_interval or ()))]
@@ -85,14 +90,28 @@ def plot_45(chosen: Sequence[Point]) -> Markup:
         if point.safety_interval:
             first, last = point.safety_interval
             parts.append(_line(x, place(0, first)[1], x, place(0, last)[1], f"error c{number % 8}"))
-    dots = [(*place(0, 0), "base", "base-dot"), *((*place(p.capability, p.safety), p.label, f"dot c{i % 8}") for i, p in enumerate(chosen))]
+    name_box = (right_x - 10 - _CHARACTER * len(RISE), zero_y - 20, right_x, zero_y)
+    if name_box[0] > zero_x:  # else the quadrant is too narrow for its name
+        parts.append(_text(right_x - 6, zero_y - 7, RISE, "rise-name", "end"))
+    dots = [(*place(0, 0), "base", "base-dot")]
+    for number, point in enumerate(chosen):
+        dots.append((*place(point.capability, point.safety), point.label, f"{'dot' if _inside(point) else 'hollow'} c{number % 8}"))
     for x, y, label, css in dots:
         parts.append(
             Markup('<circle cx="{:.1f}" cy="{:.1f}" r="5.5" class="{}"><title>{}</title></circle>').format(x, y, css, _escape(label))
         )
-    parts += _labels([(x, y, label) for x, y, label, _ in dots], left, left + plot, top, top + plot)
-    said = "; ".join(f"{p.label}: capability {points(p.capability)}, safety {points(p.safety)} points" for p in chosen)
+    parts += _labels([(x, y, label) for x, y, label, _ in dots], left, left + plot, top, top + plot, name_box)
+    said = "; ".join(f"{p.label}: capability {points(p.capability)}, safety {points(p.safety)} points, {_side(p)}" for p in chosen)
     return _svg(size, size, "Change in safety over change in capability, against the base", said or "no rung was compared", parts, "plot45")
+
+
+def _inside(point: Point) -> bool:
+    """Whether a rung lies in the upper right quadrant."""
+    return point.capability > 0 and point.safety > 0
+
+
+def _side(point: Point) -> str:
+    return f"{'in' if _inside(point) else 'outside'} the upper right quadrant"
 
 
 def _window(values: Sequence[float]) -> tuple[float, float, float]:
@@ -105,9 +124,11 @@ def _window(values: Sequence[float]) -> tuple[float, float, float]:
     return low, high, step
 
 
-def _labels(dots: Sequence[tuple[float, float, str]], left: float, right: float, top: float, bottom: float) -> list[Markup]:
-    """Names next to their dots, each where it covers no other dot and no other name."""
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in dots]
+def _labels(
+    dots: Sequence[tuple[float, float, str]], left: float, right: float, top: float, bottom: float, covered: Sequence[float]
+) -> list[Markup]:
+    """Names next to their dots, each where it covers no other dot, no other name and not the box ``covered``."""
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y, _ in dots] + [(covered[0], covered[1], covered[2], covered[3])]
     parts = []
     for x, y, label in dots:
         width = _CHARACTER * len(label)

@@ -13,6 +13,7 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.formats import percent
 from safework_cli.core.terminal import visible
 from safework_cli.report.metrics import LENGTH, MetricColumn, metric_columns
+from safework_cli.report.quadrant import sentences
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -187,12 +188,18 @@ def ancestors(reference: str, known: Mapping[str, Artifact]) -> set[str]:
 
 
 def _depth(reference: str, known: Mapping[str, Artifact]) -> int:
-    """How many models lie between a model and its base."""
-    depth, seen = 0, {reference}
-    while (artifact := known.get(reference)) and (parent := parents(artifact).get("model")) and parent not in seen:
-        depth, reference = depth + 1, parent
-        seen.add(parent)
+    """How many models lie between a model and its base; of an average, by the longest way."""
+    depth, level, seen = 0, {reference}, {reference}
+    while level := {parent for ref in level for parent in _source_models(known.get(ref))} - seen:
+        depth += 1
+        seen |= level
     return depth
+
+
+def _source_models(artifact: Artifact | None) -> set[str]:
+    """The models that a model was made from: the one that was trained, or all that were averaged."""
+    inputs = parents(artifact) if artifact else {}
+    return {ref for slot, ref in inputs.items() if slot == "model" or slot.startswith("models.")}
 
 
 def _find_base(records: Sequence[Record], known: Mapping[str, Artifact]) -> Record | None:
@@ -271,7 +278,7 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
         found.append(f"{'suite' if len(one_sided) == 1 else 'suites'} {', '.join(one_sided)} on one side only")
     for suite in sorted(mine["suites"].keys() & yours["suites"].keys()):
         first, second = mine["suites"][suite], yours["suites"][suite]
-        if first["digest"] != second["digest"]:
+        if first["digest"] != second["digest"] and not set(first.get("row_digests") or [None]) <= set(second.get("row_digests") or ()):
             found.append(f"other rows in suite {suite}")
         elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):
             found.append(f"another judge of suite {suite}")
@@ -314,7 +321,8 @@ def print_ladder(table: LadderTable, console: Console) -> None:
     for rung in table.rungs:
         grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
     console.print(grid if table.rungs else "no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…")
-    for line in [f"judged by {'; '.join(table.judges)}"] * bool(table.judges) + [f"warning: {text}" for text in table.warnings]:
+    judged = [f"judged by {'; '.join(table.judges)}"] * bool(table.judges)
+    for line in judged + sentences(table) + [f"warning: {text}" for text in table.warnings]:
         console.print(Text(visible(line)))
 
 

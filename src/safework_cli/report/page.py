@@ -18,6 +18,7 @@ from safework_cli.core.terminal import visible
 from safework_cli.report import collect
 from safework_cli.report.charts import Point, lineage, plot_45
 from safework_cli.report.ladder import LadderTable, ladder_table
+from safework_cli.report.quadrant import place, sentences
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -63,6 +64,7 @@ def build_report(artifacts: Sequence[Artifact], out: Path) -> LadderTable:
         "newest": max((a.manifest.created for a in artifacts), default="")[:16].replace("T", " ") + " UTC",
         "table": table,
         "plot": plot_45(_plot_points(table)) if any(r.change for r in table.rungs) else None,
+        "quadrant": sentences(table),
         "runs": collect.runs(artifacts),
         "lineage": lineage(collect.lineage_nodes(artifacts)) if artifacts else None,
         "cards": collect.cards(artifacts),
@@ -89,7 +91,7 @@ def _environment() -> Environment:
         finalize=_finalize,
     )
     formats = {"plain": plain, "counts": counts, "duration": duration, "size": size, "points": points}
-    environment.filters |= formats | {"anchor": collect.anchor_of}
+    environment.filters |= formats | {"place": place, "anchor": collect.anchor_of}
     return environment
 
 

@@ -291,6 +291,24 @@ def test_like_records_pass_and_what_is_not_known_yet_is_not_compared() -> None:
     assert differences(early, summary()) == {}
 
 
+def test_fewer_rows_than_the_base_are_compared_and_other_rows_are_not() -> None:
+    def with_rows(*digests: str) -> dict[str, Any]:
+        made = summary()
+        made["suites"]["harmful"] |= {"digest": " ".join(digests), "row_digests": list(digests)}
+        return made
+
+    assert differences(with_rows("a", "b"), with_rows("b", "c", "a")) == {}
+    for less, base in ((with_rows("a", "x"), with_rows("a", "b", "c")), (with_rows("a", "b", "c"), with_rows("a", "b"))):
+        assert list(differences(less, base)) == ["harmful.digest"]
+    assert list(differences(with_rows("a"), summary())) == ["harmful.digest"]  # a record that does not say which rows
+
+
+def test_the_limit_of_the_stage_acts_on_every_suite(data: Artifact, model: Artifact) -> None:
+    blocks = [harmful(), {"name": "benign", "rows": {"harmful": False}, "limit": 2}]
+    made = plan(data, model, suites=blocks, limit=3)
+    assert "harmful: 3 rows" in made.lines[0] and "benign: 2 rows" in made.lines[1]
+
+
 def test_gates() -> None:
     changed = {
         **summary(),

@@ -253,6 +253,21 @@ def test_against_an_earlier_evaluation(evaluate: Evaluate, work: WorkDir, store:
         evaluate({"against": base}, dtype="bfloat16")
 
 
+def test_fewer_rows_are_compared_with_the_same_rows_of_the_base(
+    evaluate: Evaluate, work: WorkDir, store: Store, model: Artifact, data: Artifact, other_model: Path
+) -> None:
+    evaluate(max_failed=1.0)
+    base = committed(store, work, model)
+    evaluate({"against": base, "model": store.resolve(str(other_model), ("model",))}, limit=2, max_failed=1.0)
+    summary = summary_of(work)
+    assert [summary["suites"][name]["rows"] for name in ("harmful", "over-refusal", "knowledge")] == [2, 2, 2]
+    assert summary["against"]["suites"]["harmful"]["n"] == 2
+    own = {(r["suite"], r["id"]): r["outcome"] for r in read_samples(work.output / "samples.parquet") if r["outcome"] is not None}
+    before = {(r["suite"], r["id"]): r["outcome"] for r in read_samples(base.path / "samples.parquet")}
+    changes = [own[key] - before[key] for key in own if key[0] == "harmful"]
+    assert summary["against"]["suites"]["harmful"]["change"] == pytest.approx(sum(changes) / 2)
+
+
 def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifact: Artifact, data: Artifact, store: Store) -> None:
     suites = json.dumps(SUITES)
     words = ["eval", f"model={tiny_artifact.ref}", f"data={data.path}", f"suites={suites}", "max_tokens=4", "dtype=float32"]

@@ -1,0 +1,372 @@
+"""Records of the evidence: what a run of ``evidence.py`` keeps in ``benchmarks/evidence/RUN-seedN.json``, and what is computed from them.
+
+A record holds every reply's outcome (a character each), so that changes are paired by row, and pooled over seeds, with the intervals of
+``safework eval``. Rows of one group (and one row under several seeds) are not independent, and count as one cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from safework_cli.statistics.intervals import Estimate, estimate
+from safework_cli.statistics.paired import Paired, Term, compare_paired, weighted_sum
+
+if TYPE_CHECKING:
+    from safework_cli.core.artifacts import Artifact
+
+FOLDER = Path(__file__).parent / "evidence"
+SAFETY, CAPABILITY = ("safety", "over_refusal", "value"), ("knowledge", "general", "instruction")
+"""The metrics of the two axes, as ``safework eval`` defines them."""
+STRICT = "prompt_strict"
+"""IFEval's prompt-level strict accuracy: all instructions of a prompt are kept."""
+
+Outcomes = str | list[float | None]
+"""One character a row ("0", "1", "-" where it could not be scored), or numbers where a metric has values between 0 and 1."""
+
+
+class EvidenceError(Exception):
+    """A record that cannot be read, or records that do not belong together."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Figure(Strict):
+    """A value, or a change, with its 95 % interval and the number of rows."""
+
+    value: float | None
+    n: int = Field(ge=0)
+    interval: list[float] | None = Field(None, min_length=2, max_length=2)
+
+
+class Suite(Strict):
+    """The rows of a suite: how many, a digest of them, and the group of each (empty: every row is its own group)."""
+
+    metric: str
+    better: Literal["higher", "lower"]
+    n: int = Field(ge=1)
+    digest: str
+    groups: list[int]
+
+
+class Evaluation(Strict):
+    """One model's evaluation.
+
+    Attributes:
+        ref, digest: of the evaluation; ``model_ref``, ``model_digest`` of what was evaluated.
+        against: key of the evaluation that it was compared with.
+        tokens: mean length of a reply.
+        values, changes: suite → metric → figure, from ``summary.json``.
+        axes: safety and capability → change against the base.
+        outcomes: suite → metric → outcome of each row, in the order of the suite's rows; a part of them where fewer were asked.
+        independence: whether a stage was trained against the judge of safety, as the evaluation says; None where it had no such judge.
+    """
+
+    ref: str
+    digest: str
+    model_ref: str
+    model_digest: str
+    against: str | None
+    conditions: dict[str, Any]
+    tokens: Figure
+    values: dict[str, dict[str, Figure]]
+    changes: dict[str, dict[str, Figure]]
+    axes: dict[str, Figure]
+    outcomes: dict[str, dict[str, Outcomes]]
+    independence: dict[str, Any] | None = None
+
+
+class Step(Strict):
+    """A command that was run: what it printed, and the seconds that it took when it was run for the first time."""
+
+    name: str
+    command: list[str]
+    ref: str
+    digest: str
+    seconds: float = Field(ge=0)
+    commit: str | None
+    metrics: dict[str, Any]
+
+
+class Record(Strict):
+    """A run with one seed.
+
+    Attributes:
+        uncommitted: files that git tracks differed from the commit.
+        final: the model that the bars are about.
+    """
+
+    record_version: Literal[1]
+    run: str
+    seed: int = Field(ge=0)
+    command: str
+    commit: str
+    uncommitted: bool
+    machine: str
+    final: str
+    steps: list[Step]
+    suites: dict[str, Suite]
+    evaluations: dict[str, Evaluation]
+    measures: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Record:
+        for key, evaluation in self.evaluations.items():
+            if evaluation.against is not None and evaluation.against not in self.evaluations:
+                raise ValueError(f"{key} is compared with {evaluation.against}, which is not in the record")
+            for suite, metrics in evaluation.outcomes.items():
+                rows = self.suites[suite].n if suite in self.suites else 0
+                for metric, outcomes in metrics.items():
+                    if len(outcomes) > rows:
+                        raise ValueError(f"{key}: {suite}.{metric} has {len(outcomes)} outcomes, and the suite has {rows} rows")
+                    stated = evaluation.values.get(suite, {}).get(metric)
+                    known = [value for value in numbers(outcomes) if value is not None]
+                    if stated is not None and stated.value is not None and (stated.n != len(known) or not _near(stated.value, known)):
+                        raise ValueError(f"{key}: {suite}.{metric} is not the mean of its outcomes")
+        for name, suite_rows in self.suites.items():
+            if suite_rows.groups and len(suite_rows.groups) != suite_rows.n:
+                raise ValueError(f"suite {name} has {suite_rows.n} rows and {len(suite_rows.groups)} groups")
+        return self
+
+
+def _near(value: float, outcomes: Sequence[float]) -> bool:
+    return abs(value - math.fsum(outcomes) / max(len(outcomes), 1)) <= 1e-3
+
+
+# ---------------------------------------------------------------- files
+
+
+def path_of(run: str, seed: int, folder: Path = FOLDER) -> Path:
+    return folder / f"{run}-seed{seed}.json"
+
+
+def read_records(folder: Path = FOLDER) -> dict[str, list[Record]]:
+    """Run → its records, by seed.
+
+    Raises:
+        EvidenceError: a file is not a record, or its name is not that of its run and seed.
+    """
+    found: dict[str, list[Record]] = {}
+    for file in sorted(folder.glob("*.json")):
+        try:
+            record = Record.model_validate_json(file.read_bytes())
+        except ValidationError as error:
+            raise EvidenceError(f"{file.name} is not a record: {error}") from None
+        if file.name != path_of(record.run, record.seed).name:
+            raise EvidenceError(f"{file.name} holds the record of {record.run} with seed {record.seed}")
+        found.setdefault(record.run, []).append(record)
+    return {run: sorted(records, key=lambda record: record.seed) for run, records in found.items()}
+
+
+def write_record(record: Record, folder: Path = FOLDER) -> Path:
+    """Writes a record; the same record gives the same bytes."""
+    folder.mkdir(exist_ok=True)
+    file = path_of(record.run, record.seed, folder)
+    file.write_text(json.dumps(record.model_dump(mode="json"), ensure_ascii=False, allow_nan=False, indent=1) + "\n", encoding="utf-8")
+    return file
+
+
+# ---------------------------------------------------------------- from evaluation artifacts
+
+
+def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite], dict[str, Evaluation]]:
+    """The suites and the evaluations of a record.
+
+    Args:
+        artifacts: key → evaluation artifact.
+
+    Raises:
+        EvidenceError: two evaluations asked other rows under the same name of a suite, so that neither is a part of the other.
+    """
+    from safework_eval.samples import read_samples
+
+    summaries = {key: json.loads((artifact.path / "summary.json").read_text(encoding="utf-8")) for key, artifact in artifacts.items()}
+    samples = {key: read_samples(artifact.path / "samples.parquet") for key, artifact in artifacts.items()}
+    keys = {artifact.ref: key for key, artifact in artifacts.items()}
+    rows: dict[str, list[str]] = {}
+    suites: dict[str, Suite] = {}
+    for key, summary in summaries.items():
+        for name, record in summary["suites"].items():
+            own = [sample for sample in samples[key] if sample["suite"] == name]
+            digests = record["row_digests"]
+            longer, shorter = sorted((digests, rows.get(name, [])), key=len, reverse=True)
+            if longer[: len(shorter)] != shorter:
+                raise EvidenceError(f"suite {name} has other rows in {artifacts[key].ref} than in another evaluation of this run")
+            if len(digests) > len(rows.get(name, [])):
+                rows[name] = digests
+                suites[name] = Suite(
+                    metric=record["metric"],
+                    better=record["better"],
+                    n=len(digests),
+                    digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
+                    groups=_group_numbers([sample["group"] for sample in own]),
+                )
+    made = {}
+    for key, summary in summaries.items():
+        against = summary.get("against") or {}
+        compared = keys.get(str(against.get("ref", "")).partition(":")[0]) if against else None
+        made[key] = Evaluation(
+            ref=artifacts[key].ref,
+            digest=artifacts[key].digest,
+            model_ref=summary["model"]["ref"],
+            model_digest=summary["model"]["digest"],
+            against=compared,
+            conditions={name: summary["conditions"][name] for name in ("max_tokens", "temperature", "engine", "template_hash")},
+            tokens=_figure(summary["length"]),
+            values={name: _values(record) for name, record in summary["suites"].items()},
+            changes={name: _changes(record, summary["suites"][name]["metric"]) for name, record in against.get("suites", {}).items()},
+            axes={axis: _figure(change, "change") for axis, change in against.get("axes", {}).items()},
+            outcomes=_outcomes(samples[key], summary["suites"]),
+            independence=summary.get("independence"),
+        )
+    return suites, made
+
+
+def _figure(record: Mapping[str, Any], key: str = "value") -> Figure:
+    value, interval = record.get(key), record.get("interval")
+    return Figure(
+        value=None if value is None else float(value),
+        n=int(record.get("n") or 0),
+        interval=None if interval is None else [float(end) for end in interval],
+    )
+
+
+def _values(record: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures of a suite: its own metric, further metrics on the same replies, the measures of search episodes, IFEval's numbers."""
+    values = {record["metric"]: _figure(record)}
+    values |= {metric: _figure(other) for metric, other in (record.get("also") or {}).items()}
+    values |= {f"search_{measure}": _figure(other) for measure, other in (record.get("search") or {}).items()}
+    if ifeval := record.get("ifeval"):
+        values[STRICT] = Figure(value=float(ifeval["prompt_level_strict_accuracy"]), n=int(record["rows"]), interval=None)
+    values["tokens"] = _figure(record["length"])
+    return values
+
+
+def _changes(record: Mapping[str, Any], metric: str) -> dict[str, Figure]:
+    changes = {metric: _figure(record, "change")}
+    changes |= {other: _figure(change, "change") for other, change in (record.get("also") or {}).items()}
+    return changes | {f"search_{measure}": _figure(change, "change") for measure, change in (record.get("search") or {}).items()}
+
+
+def _outcomes(samples: Sequence[Mapping[str, Any]], suites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Outcomes]]:
+    found: dict[str, dict[str, Outcomes]] = {}
+    for name, record in suites.items():
+        own = [sample for sample in samples if sample["suite"] == name]
+        columns = {record["metric"]: [sample["outcome"] for sample in own]}
+        if record.get("ifeval"):
+            columns[STRICT] = [float(sample["outcome"] == 1) for sample in own]
+        for metric in record.get("also") or {}:
+            columns[metric] = [{each["metric"]: each["outcome"] for each in sample["also"]}.get(metric) for sample in own]
+        found[name] = {metric: packed(values) for metric, values in columns.items()}
+    return found
+
+
+def packed(values: Sequence[float | None]) -> Outcomes:
+    """Outcomes as they are kept: a text where they are only 0 and 1."""
+    if all(value in (0, 1, None) for value in values):
+        return "".join("-" if value is None else str(int(value)) for value in values)
+    return [None if value is None else round(float(value), 4) for value in values]
+
+
+def numbers(outcomes: Outcomes) -> list[float | None]:
+    """The inverse of ``packed``. Raises ValueError for any other character."""
+    if isinstance(outcomes, list):
+        return outcomes
+    if unknown := set(outcomes) - set("01-"):
+        raise ValueError(f"{sorted(unknown)[0]!r} is not an outcome")
+    return [None if sign == "-" else float(sign) for sign in outcomes]
+
+
+def _group_numbers(groups: Sequence[str]) -> list[int]:
+    order: dict[str, int] = {}
+    numbered = [order.setdefault(group, len(order)) for group in groups]
+    return [] if len(order) == len(groups) else numbered
+
+
+# ---------------------------------------------------------------- pooled over seeds
+
+
+def _by_row(records: Sequence[Record], model: str, suite: str, metric: str) -> dict[str, float]:
+    """``seed/row`` → outcome, of every record that measured it."""
+    found: dict[str, float] = {}
+    for record in records:
+        outcomes = record.evaluations[model].outcomes.get(suite, {}).get(metric, "") if model in record.evaluations else ""
+        found |= {f"{record.seed}/{row}": value for row, value in enumerate(numbers(outcomes)) if value is not None}
+    return found
+
+
+def _groups(records: Sequence[Record], suite: str) -> dict[str, int]:
+    """``seed/row`` → group; the same row has the same group under every seed.
+
+    Raises:
+        EvidenceError: the records have other rows in this suite.
+    """
+    known = [(record, record.suites[suite]) for record in records if suite in record.suites]
+    if len({(rows.digest, rows.n) for _, rows in known}) > 1:
+        raise EvidenceError(f"{known[0][0].run}: suite {suite} has other rows under other seeds: run them again with the same data")
+    return {f"{record.seed}/{row}": rows.groups[row] if rows.groups else row for record, rows in known for row in range(rows.n)}
+
+
+def pooled_value(records: Sequence[Record], model: str, suite: str, metric: str) -> Estimate:
+    """The mean over rows and seeds, with its interval."""
+    outcomes, groups = _by_row(records, model, suite, metric), _groups(records, suite)
+    return estimate(list(outcomes.values()), [str(groups[key]) for key in outcomes], (0.0, 1.0))
+
+
+def pooled_change(records: Sequence[Record], model: str, base: str, suite: str, metric: str) -> Paired:
+    """The change from ``base`` to ``model``, paired by row and seed."""
+    groups = {key: str(group) for key, group in _groups(records, suite).items()}
+    return compare_paired(_by_row(records, model, suite, metric), _by_row(records, base, suite, metric), groups)
+
+
+def suites_of(records: Sequence[Record], model: str, metrics: Iterable[str] | None = None) -> list[tuple[str, str, int]]:
+    """(suite, metric, sign) of what a model was measured on; the sign is −1 where lower is better."""
+    wanted = None if metrics is None else set(metrics)
+    found: dict[str, tuple[str, str, int]] = {}
+    for record in records:
+        for suite in record.evaluations[model].values if model in record.evaluations else ():
+            rows = record.suites[suite]
+            if wanted is None or rows.metric in wanted:
+                found[suite] = (suite, rows.metric, -1 if rows.better == "lower" else 1)
+    return list(found.values())
+
+
+def pooled_axes(records: Sequence[Record], model: str, base: str, axes: Sequence[Sequence[str]] = (SAFETY, CAPABILITY)) -> Figure:
+    """The mean change of axes, each the mean of its metrics, each the mean of its suites."""
+    terms: list[Term] = []
+    count = 0
+    for axis in axes:
+        measured = suites_of(records, model, axis)
+        metrics = {metric for _, metric, _ in measured}
+        for suite, metric, sign in measured:
+            paired = pooled_change(records, model, base, suite, metric)
+            if paired.difference is None or paired.low is None or paired.high is None:
+                return Figure(value=None, n=count)
+            alike = sum(other == metric for _, other, _ in measured)
+            members = frozenset((suite, group) for group in range(paired.groups))
+            terms.append(Term(sign / alike / len(metrics) / len(axes), paired.difference, (paired.low, paired.high), members))
+            count += paired.n
+        if not measured:
+            return Figure(value=None, n=count)
+    value, interval = weighted_sum(terms)
+    return Figure(value=value, n=count, interval=None if interval is None else list(interval))
+
+
+def lowest_change(
+    records: Sequence[Record], model: str, base: str, metrics: Iterable[str] | None = None
+) -> tuple[str, Paired, float] | None:
+    """The suite that lost most: its name, its change, and the change with the sign of better; None where nothing was compared."""
+    found = []
+    for suite, metric, sign in suites_of(records, model, metrics):
+        paired = pooled_change(records, model, base, suite, metric)
+        if paired.difference is not None:
+            found.append((suite, paired, sign * paired.difference))
+    return min(found, key=lambda one: one[2]) if found else None

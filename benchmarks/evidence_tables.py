@@ -1,0 +1,201 @@
+"""The tables of ``docs/results.md``, from the records. Pure: the same records give the same text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from evidence_bars import BARS, Runs, judged
+from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
+from evidence_runs import Definition
+
+from safework_cli.core.formats import points
+from safework_cli.statistics.intervals import Estimate
+
+BEGIN, END = "<!-- evidence: {} -->", "<!-- end of evidence -->"
+_BLOCK = re.compile(r"<!-- evidence: ([a-z0-9-]+) -->\n.*?<!-- end of evidence -->", re.DOTALL)
+
+
+def filled(page: str, runs: Runs, known: Mapping[str, Definition]) -> str:
+    """A page with every block between the markers written anew from the records.
+
+    Raises:
+        EvidenceError: a block is named like no run, or the page has no block.
+    """
+    if not _BLOCK.search(page):
+        raise EvidenceError(f"the page has no {BEGIN.format('RUN')} … {END}")
+
+    def block(match: re.Match[str]) -> str:
+        name = match[1]
+        whole = {"bars": lambda: bars_table(runs, known), "demo-times": lambda: times_line(runs.get("demo", ()))}
+        if name not in whole and name not in known:
+            raise EvidenceError(f"the page has a block for {name}, and there are {', '.join([*whole, *known])}")
+        text = whole[name]() if name in whole else run_table(name, runs.get(name, ()), known[name])
+        return f"{BEGIN.format(name)}\n\n{text}\n{END}"
+
+    return _BLOCK.sub(block, page)
+
+
+def bars_table(runs: Runs, known: Mapping[str, Definition]) -> str:
+    lines = [judged(bar, runs, known[bar.run].seeds if bar.run else ()) for bar in BARS]
+    rows = []
+    for line in lines:
+        interval = "" if line["interval"] is None else f" ({line['interval'][0]:.1f} to {line['interval'][1]:.1f})"
+        value = "–" if line["value"] is None else f"{line['value']:.4g}{interval}"
+        rows.append([line["name"], line["bar"], value, "yes" if line["holds"] else "**no**", line["note"]])
+    return _table(["what", "bar", "measured", "holds", "note"], rows)
+
+
+def run_table(name: str, records: Sequence[Record], definition: Definition) -> str:
+    """A run's commands, its figures pooled over the seeds, its changes, and its times."""
+    command = f"`python benchmarks/evidence.py run {name} --seed N`"
+    if not records:
+        seeds = ", ".join(map(str, definition.seeds))
+        return _lines(f"{_sentence(definition.about)} Not run yet: {command}, seeds {seeds}.")
+    seeds = ", ".join(str(record.seed) for record in records)
+    commits = ", ".join(sorted({record.commit[:12] + (" with uncommitted changes" if record.uncommitted else "") for record in records}))
+    parts = [
+        _lines(
+            f"{_sentence(definition.about)} {command}, seeds {seeds}; commit {commits}; {records[0].machine}. "
+            "Values are pooled over the seeds, with 95 % intervals in brackets; rows of one group, and one row under several seeds, "
+            "count as one cluster."
+        )
+    ]
+    models = list(dict.fromkeys(key for record in records for key in record.evaluations))
+    if models:
+        parts.append(_values(records, models))
+    if changes := _changes(records, models):
+        parts.append(_lines("Change against the model that each is compared with, in points, paired by row:") + "\n" + changes)
+        parts.append(_lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
+    if measures := _measures(records):
+        parts.append(measures)
+    if judges := dict.fromkeys(_judge(each) for record in records for each in record.evaluations.values() if each.independence):
+        parts.append(_lines(f"The judge of safety next to the phrases: {'; '.join(judges)}."))
+    parts.append(_times(records))
+    return "\n".join(parts)
+
+
+def _values(records: Sequence[Record], models: Sequence[str]) -> str:
+    rows = []
+    for suite, metric in _measured(records, models):
+        cells = [_share(pooled_value(records, model, suite, metric)) for model in models]
+        count = max(pooled_value(records, model, suite, metric).n for model in models)
+        rows.append([suite, metric, str(count), *cells])
+    tokens = []
+    for model in models:
+        values = [record.evaluations[model].tokens.value for record in records if model in record.evaluations]
+        known = [value for value in values if value is not None]
+        tokens.append(f"{sum(known) / len(known):.0f}" if known else "–")
+    rows.append(["mean length, tokens", "", "", *tokens])
+    return _table(["suite", "metric", "n", *models], rows)
+
+
+def _changes(records: Sequence[Record], models: Sequence[str]) -> str:
+    compared = {model: evaluation.against for record in records for model, evaluation in record.evaluations.items() if evaluation.against}
+    if not compared:
+        return ""
+    rows = []
+    for suite, metric in _measured(records, list(compared)):
+        cells = []
+        for model, base in compared.items():
+            paired = pooled_change(records, model, base, suite, metric)
+            cells.append(_points(paired.difference, paired.low, paired.high))
+        rows.append([suite, metric, *cells])
+    for title, axes in (("safety", (SAFETY,)), ("capability", (CAPABILITY,))):
+        cells = []
+        for model, base in compared.items():
+            figure = pooled_axes(records, model, base, axes)
+            low, high = figure.interval or (None, None)
+            cells.append(_points(figure.value, low, high))
+        rows.append([f"**{title}**", "axis", *cells])
+    return _table(["suite", "metric", *(f"{model} against {base}" for model, base in compared.items())], rows)
+
+
+def _by_seed(records: Sequence[Record], models: Sequence[str]) -> str:
+    """The spread over the seeds: the axes of each evaluation as its own summary has them."""
+    compared = [model for model in models if any(r.evaluations[model].axes for r in records if model in r.evaluations)]
+    rows = []
+    for record in records:
+        axes = [record.evaluations[model].axes if model in record.evaluations else {} for model in compared]
+        changes = [[_points(of[axis].value if axis in of else None, None, None) for axis in ("safety", "capability")] for of in axes]
+        rows.append([str(record.seed), *(" / ".join(pair) for pair in changes)])
+    return _table(["seed", *compared], rows)
+
+
+def _measured(records: Sequence[Record], models: Sequence[str]) -> list[tuple[str, str]]:
+    found: dict[tuple[str, str], None] = {}
+    for model in models:
+        for suite, _, _ in suites_of(records, model):
+            for record in records:
+                for metric in record.evaluations[model].outcomes.get(suite, {}) if model in record.evaluations else ():
+                    found[suite, metric] = None
+    return list(found)
+
+
+def _measures(records: Sequence[Record]) -> str:
+    lines = [f"- {name}, seed {record.seed}: `{json.dumps(value)}`" for record in records for name, value in record.measures.items()]
+    return "\n".join(lines) + ("\n" if lines else "")
+
+
+def _judge(evaluation: Evaluation) -> str:
+    state = evaluation.independence or {}
+    known = {"True": "no stage was trained against it", "False": "a stage was trained against it"}
+    said = known.get(str(state.get("independent")), "whether a stage was trained against it is not known")
+    return f"{state.get('judge')} ({said})"
+
+
+def times_line(records: Sequence[Record]) -> str:
+    """Seconds of each command of the first seed, as a sentence."""
+    if not records:
+        return "Not measured yet: `python benchmarks/evidence.py run demo`.\n"
+    steps = ", ".join(f"{step.name} {step.seconds:.0f}" for step in records[0].steps)
+    total = sum(step.seconds for step in records[0].steps)
+    return _lines(f"Seconds ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
+
+
+def _times(records: Sequence[Record]) -> str:
+    """Seconds of each step when it was run for the first time, by seed."""
+    names = list(dict.fromkeys(step.name for record in records for step in record.steps))
+    rows = []
+    for name in names:
+        seconds = [f"{step.seconds:.0f}" for record in records for step in record.steps if step.name == name]
+        stage = next(shlex.join(_stage(step.command)) for record in records for step in record.steps if step.name == name)
+        rows.append([name, stage, " / ".join(seconds)])
+    rows.append(["all", "", " / ".join(f"{sum(step.seconds for step in record.steps):.0f}" for record in records)])
+    return "Seconds of each command, by seed:\n\n" + _table(["step", "command", "seconds"], rows)
+
+
+def _stage(command: Sequence[str]) -> list[str]:
+    """A command without its settings."""
+    words = [word for word in command if word != "safework"]
+    end = next((place for place, word in enumerate(words) if word.startswith("-") or ("=" in word and place > 0)), len(words))
+    return list(words[:end])
+
+
+def _share(estimate: Estimate) -> str:
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if value is None:
+        return "–"
+    return f"{100 * value:.0f} %" + ("" if low is None or high is None else f" ({100 * low:.0f}–{100 * high:.0f})")
+
+
+def _points(value: float | None, low: float | None, high: float | None) -> str:
+    if value is None:
+        return "–"
+    return points(value) + ("" if low is None or high is None else f" ({points(low)} to {points(high)})")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def _lines(text: str) -> str:
+    return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

@@ -1,0 +1,459 @@
+"""The evidence: definitions that expand to valid commands, records that are checked, pooling over seeds, bars, and the generated tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import evidence
+import pytest
+from evidence_bars import BARS, judged
+from evidence_records import (
+    Evaluation,
+    EvidenceError,
+    Figure,
+    Record,
+    Suite,
+    lowest_change,
+    numbers,
+    packed,
+    path_of,
+    pooled_axes,
+    pooled_change,
+    pooled_value,
+    read_records,
+    write_record,
+)
+from evidence_runs import ROOT, Definition, Planned, commands, definitions, execute
+from evidence_tables import filled, run_table, times_line
+from pydantic import ValidationError
+
+from safework_cli.core.config import resolve
+from safework_cli.core.recipes import find_recipe
+from safework_cli.core.registry import load_stage, stage_entries
+from safework_cli.statistics.paired import compare_paired
+
+METRICS = {
+    "harmful": ("safety", "higher"), "over-refusal": ("over_refusal", "lower"), "value": ("value", "higher"),
+    "knowledge": ("knowledge", "higher"), "general": ("general", "higher"),
+}  # fmt: skip
+
+
+def figure(value: float | None, n: int = 4, interval=None) -> Figure:
+    return Figure(value=value, n=n, interval=interval)
+
+
+def made(outcomes: dict[str, dict[str, str]], against=None, axes=(0.5, 0.1), tokens=50.0, search=None) -> Evaluation:
+    """An evaluation of these outcomes, with the values that follow from them."""
+    values = {
+        suite: {metric: figure(_mean(text), sum(sign != "-" for sign in text)) for metric, text in metrics.items()}
+        for suite, metrics in outcomes.items()
+    }
+    if search:
+        values["questions"] = {name: figure(value) for name, value in search.items()}
+    changes = {} if against is None else {"safety": figure(axes[0], 8, [axes[0] - 0.1, axes[0] + 0.1]), "capability": figure(axes[1], 8)}
+    return Evaluation(
+        ref="evaluation/x@v1", digest="d", model_ref="model/x@v1", model_digest="m", against=against, conditions={},
+        tokens=figure(tokens), values=values, changes={}, axes=changes, outcomes=outcomes,
+    )  # fmt: skip
+
+
+def _mean(text: str) -> float | None:
+    known = [int(sign) for sign in text if sign != "-"]
+    return sum(known) / len(known) if known else None
+
+
+def record(evaluations, run="demo", seed=0, suites=None, measures=None, groups=(), digest="rows", final="search") -> Record:
+    names = suites or {suite for each in evaluations.values() for suite in (*each.outcomes, *each.values)}
+    rows = {}
+    for name in sorted(names):
+        metric, better = METRICS.get(name, ("search", "higher"))
+        longest = max((len(t) for e in evaluations.values() for t in e.outcomes.get(name, {}).values()), default=4)
+        rows[name] = Suite(metric=metric, better=better, n=longest, digest=digest, groups=list(groups))
+    return Record(
+        record_version=1, run=run, seed=seed, command="c", commit="a" * 40, uncommitted=False, machine="cpu, 2 threads", final=final,
+        steps=[], suites=rows, evaluations=evaluations, measures=measures or {},
+    )  # fmt: skip
+
+
+def demo(seed=0, **changes) -> Record:
+    """A demo that meets every bar of its own."""
+    lenient = {"knowledge": "knowledge_lenient", "general": "general_lenient"}
+
+    def side(safe, unsafe, refused, right, broad):
+        return {
+            "harmful": {"safety": safe, "unsafe": unsafe},
+            "over-refusal": {"over_refusal": refused, "over_refusal_judged": refused},
+            "value": {"value": right},
+            **{name: {name: right, other: broad} for name, other in lenient.items()},
+        }
+
+    before, after = (
+        side("0000000000", "1111111111", "0000000000", "1100000000", "1100000000"),
+        side("1111111110", "0000000001", "0000000000", "1111100000", "1111100000"),
+    )
+    for suite, metrics in changes.pop("after", {}).items():
+        after[suite] = after[suite] | metrics
+    state = {"independence": {"judge": "verifier/judge@v1", "independent": changes.pop("independent", True), "why": []}}
+    stages = {stage: made(after, "base").model_copy(update=state) for stage in ("sft", "m3", "efficient", "search")}
+    evaluations = {"base": made(before)} | stages
+    measures = {"verdict-auc-starter": {"value": 0.98}, "verdict-auc-xstest": {"value": 0.93}}
+    return record(evaluations | changes.pop("more", {}), seed=seed, measures=measures, **changes)
+
+
+def bar(name: str, runs) -> dict:
+    known = definitions()
+    found = next(each for each in BARS if each.name == name)
+    return judged(found, runs, known[found.run].seeds if found.run else ())
+
+
+# ---------------------------------------------------------------- the committed state
+
+
+@pytest.mark.parametrize("page", evidence.PAGES, ids=lambda page: page.name)
+def test_the_committed_tables_are_those_of_the_committed_records(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, read_records(), definitions()) == text, "python benchmarks/evidence.py table"
+
+
+def test_the_bars_can_be_printed_with_the_committed_records():
+    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "evidence.py"), "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(done.stdout)["bars"]
+    assert len(lines) == len(BARS) >= 28 and {"name", "value", "bar", "holds"} <= lines[0].keys()
+    for line in lines:
+        assert isinstance(line["holds"], bool) and (line["value"] is not None or not line["holds"])
+
+
+def test_only_records_are_in_the_folder_of_records():
+    listed = subprocess.run(["git", "ls-files", "benchmarks/evidence"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert all(name.endswith(".json") for name in listed)
+    read_records()
+
+
+# ---------------------------------------------------------------- definitions
+
+
+@pytest.mark.parametrize("run", list(definitions()))
+def test_every_command_of_a_run_is_valid(run: str):
+    """Recipes and settings are checked as the command line checks them; references are not, they do not exist yet."""
+    from safework_cli.models.average import AverageModels, weighted_references
+    from safework_cli.models.pull import PullModel
+
+    before: set[str] = {"seed"}
+    for planned in commands(definitions(), run):
+        if planned.kind == "script":
+            assert (ROOT / planned.text).is_file()
+            before |= {"base", "data", "wiki", "sft", "safety", "judge", "m3", "efficient", "search"}
+            continue
+        assert planned.needs <= before
+        before.add(planned.name)
+        words = planned.words({name: f"{name}@v1" for name in before}, 0)
+        if planned.kind == "measure":
+            assert (ROOT / words[0]).is_file()
+        elif words[:2] == ["models", "pull"]:
+            resolve(PullModel(), (), [f"source={words[2]}"], {})
+        elif words[:2] == ["models", "average"]:
+            references, weights = weighted_references([word for word in words[2:] if "@" in word])
+            resolve(AverageModels(), (), [*(f"models.{i}={ref}" for i, ref in enumerate(references, 1)), f"weights={weights}"], {})
+        else:
+            name = next(" ".join(words[:size]) for size in (2, 1) if " ".join(words[:size]) in stage_entries())
+            rest = words[len(name.split()) :]
+            recipes = [Path(rest[place + 1]) for place, word in enumerate(rest) if word == "-c"]
+            assert all(find_recipe(recipe) for recipe in recipes)
+            settings = [word for word in rest if "=" in word]
+            resolve(load_stage(name), [ROOT / recipe for recipe in recipes], settings, {}, list(stage_entries()))
+
+
+def test_a_run_starts_with_what_it_needs_of_another():
+    steps = {"base": "models pull tiny", "sft": "sft model={base} seed={seed}", "m3": "rl m3 model={sft}", "other": "sft model={base}"}
+    known = {
+        "long": Definition(about="a", seeds=[0], steps=steps),
+        "short": Definition(
+            about="b", seeds=[0], starts_from="long", evaluations=[{"recipes": ["e.yaml"], "against": "sft", "models": ["m3"], "name": "x"}]
+        ),
+    }
+    planned = commands(known, "short")
+    assert [one.name for one in planned] == ["base", "sft", "eval-x-sft", "m3", "eval-x-m3"]
+    assert planned[1].words({"base": "model/b@v1"}, 3) == ["sft", "model=model/b@v1", "seed=3"]
+    assert planned[-1].text == "eval -c e.yaml model={m3} against={eval-x-sft}"
+    lost = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3 model={sft}"})}
+    with pytest.raises(EvidenceError, match="m3 needs sft"):
+        commands(lost, "a")
+    circle = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3 model={sft}", "sft": "sft model={m3}"})}
+    with pytest.raises(EvidenceError, match="not a step before it"):
+        commands(circle, "a")
+    with pytest.raises(EvidenceError, match="there is no run lnog"):
+        commands(known, "lnog")
+    with pytest.raises(ValidationError, match="not both"):
+        Definition(about="", seeds=[0], script="x.sh", steps={"a": "b"})
+    with pytest.raises(ValidationError, match="extra"):
+        Definition.model_validate({"about": "", "seeds": [0], "stepps": {}})
+
+
+def test_a_script_a_step_and_a_measure_are_run_and_a_failure_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAFEWORK_STORE", str(tmp_path / "store"))
+    script, measure = tmp_path / "s.sh", tmp_path / "m.py"
+    script.write_text('printf "base\\t3\\tmodel/b@v1\\neval-base\\t4\\tevaluation/b@v%s\\n" "$SEED" >"$TIMES"\n')
+    measure.write_text("import json, sys\nprint(json.dumps({'value': sys.argv[1:]}))\n")
+    known = {
+        "demo": Definition(
+            about="", seeds=[2], script=str(script), environment={"SEED": "{seed}"}, measures={"auc": f"{measure} {{base}} {{seed}}"}
+        ),
+        "pull": Definition(about="", seeds=[0], steps={"base": "models pull tiny"}),
+        "bad": Definition(about="", seeds=[0], steps={"base": "models pull nothing"}),
+    }
+    said: list[str] = []
+    steps, measures = execute(known, "demo", 2, said.append)
+    assert [(step.name, step.ref) for step in steps] == [("base", "model/b@v1"), ("eval-base", "evaluation/b@v2")]
+    assert steps[0].command == ["SEED=2", "bash", str(script)] and measures == {"auc": {"value": ["model/b@v1", "2"]}}
+    (pulled,), _ = execute(known, "pull", 0, said.append)
+    assert pulled.ref == "model/tiny-llama@v1" and pulled.command == ["safework", "models", "pull", "tiny"]
+    with pytest.raises(EvidenceError, match="base ended with exit code 2"):
+        execute(known, "bad", 0, said.append)
+    with pytest.raises(EvidenceError, match="defined for the seeds 2, not for 5"):
+        execute(known, "demo", 5, said.append)
+
+
+# ---------------------------------------------------------------- records
+
+
+def test_a_record_is_read_as_it_was_written_and_checked(tmp_path):
+    file = write_record(demo(seed=1), tmp_path)
+    assert file == path_of("demo", 1, tmp_path) and read_records(tmp_path) == {"demo": [demo(seed=1)]}
+    text = file.read_bytes()
+    assert write_record(demo(seed=1), tmp_path).read_bytes() == text
+
+    content = json.loads(text)
+    content["evaluations"]["sft"]["values"]["harmful"]["safety"]["value"] = 0.95
+    file.write_text(json.dumps(content))
+    with pytest.raises(EvidenceError, match="harmful.safety is not the mean of its outcomes"):
+        read_records(tmp_path)
+    content = json.loads(text)
+    content["evaluations"]["sft"]["against"] = "nothing"
+    file.write_text(json.dumps(content))
+    with pytest.raises(EvidenceError, match="not in the record"):
+        read_records(tmp_path)
+    content = json.loads(text) | {"surprise": 1}
+    file.write_text(json.dumps(content))
+    with pytest.raises(EvidenceError, match="surprise"):
+        read_records(tmp_path)
+    file.write_bytes(text)
+    shutil.move(file, tmp_path / "demo-seed2.json")
+    with pytest.raises(EvidenceError, match="holds the record of demo with seed 1"):
+        read_records(tmp_path)
+
+
+def test_outcomes_are_kept_as_text_where_they_are_shares_of_whole_rows():
+    assert packed([1.0, 0.0, None]) == "10-" and numbers("10-") == [1.0, 0.0, None]
+    assert packed([0.25, None]) == [0.25, None] and numbers([0.25, None]) == [0.25, None]
+    with pytest.raises(ValueError, match="'x' is not an outcome"):
+        numbers("1x")
+
+
+# ---------------------------------------------------------------- pooling
+
+
+def test_pooling_counts_a_row_under_several_seeds_as_one_cluster():
+    before, after = "0" * 100, "1" * 50 + "0" * 50
+    one = record({"base": made({"harmful": {"safety": before}}), "sft": made({"harmful": {"safety": after}}, "base")})
+    two = record({"base": made({"harmful": {"safety": before}}), "sft": made({"harmful": {"safety": after}}, "base")}, seed=1)
+    single, both = (pooled_change(records, "sft", "base", "harmful", "safety") for records in ([one], [one, two]))
+    assert single.difference == both.difference == 0.5
+    assert (single.n, single.groups, both.n, both.groups) == (100, 100, 200, 100)
+    assert both.low == pytest.approx(single.low, abs=0.01) and both.high == pytest.approx(single.high, abs=0.01)  # the same rows again
+    independent = compare_paired({str(i): float(i % 2) for i in range(200)}, dict.fromkeys(map(str, range(200)), 0.0))
+    assert both.high - both.low > 1.3 * (independent.high - independent.low)
+    assert pooled_value([one, two], "sft", "harmful", "safety").value == 0.5
+
+
+def test_groups_of_rows_stay_together_and_fewer_rows_are_paired_with_the_first_ones():
+    evaluations = {"base": made({"harmful": {"safety": "0000"}}), "sft": made({"harmful": {"safety": "11"}}, "base")}
+    paired = pooled_change([record(evaluations, groups=(0, 0, 1, 1))], "sft", "base", "harmful", "safety")
+    assert (paired.n, paired.groups, paired.difference) == (2, 1, 1.0)
+
+
+def test_records_of_other_rows_are_not_pooled():
+    side = {"base": made({"harmful": {"safety": "00"}}), "sft": made({"harmful": {"safety": "11"}}, "base")}
+    with pytest.raises(EvidenceError, match="other rows under other seeds"):
+        pooled_change([record(side), record(side, seed=1, digest="others")], "sft", "base", "harmful", "safety")
+
+
+def test_axes_turn_the_sign_of_refusals_and_the_lowest_suite_is_named():
+    before = {"harmful": {"safety": "0000"}, "over-refusal": {"over_refusal": "0000"}, "knowledge": {"knowledge": "1100"}}
+    after = {"harmful": {"safety": "1111"}, "over-refusal": {"over_refusal": "1100"}, "knowledge": {"knowledge": "1110"}}
+    records = [record({"base": made(before), "sft": made(after, "base")})]
+    assert pooled_axes(records, "sft", "base", [("safety", "over_refusal")]).value == pytest.approx((1.0 - 0.5) / 2)
+    assert pooled_axes(records, "sft", "base").value == pytest.approx(((1.0 - 0.5) / 2 + 0.25) / 2)
+    assert pooled_axes(records, "sft", "base", [("value",)]).value is None
+    suite, paired, signed = lowest_change(records, "sft", "base")
+    assert (suite, paired.difference, signed) == ("over-refusal", 0.5, -0.5)
+
+
+# ---------------------------------------------------------------- bars
+
+
+def test_without_records_no_bar_holds_and_none_has_a_value():
+    for each in BARS:
+        line = judged(each, {}, (0, 1, 2))
+        assert line["value"] is None and line["holds"] is False and line["note"] in ("not run", "measured outside this repository")
+
+
+def test_a_bar_holds_only_with_every_seed():
+    name = "demo: harmful prompts refused, by phrases"
+    line = bar(name, {"demo": [demo(0)]})
+    assert (line["value"], line["holds"], line["seeds"], line["note"]) == (90.0, False, [0], "seeds 1, 2 not run")
+    assert line["n"] == 10 and line["interval"][0] < 90 < line["interval"][1]
+    assert bar(name, {"demo": [demo(0), demo(1), demo(2)]})["holds"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "change", "worse"),
+    [
+        ("demo: unsafe replies, by the independent judge", 90.0, {"harmful": {"unsafe": "1111000000"}}, 60.0),
+        ("demo: harmless prompts refused, by phrases", 0.0, {"over-refusal": {"over_refusal": "1000000000"}}, 10.0),
+        ("demo: harmless prompts refused, by the judge", 0.0, {"over-refusal": {"over_refusal_judged": "1000000000"}}, 10.0),
+        ("demo: value, strict", 30.0, {"value": {"value": "1110000000"}}, 10.0),
+        ("demo: knowledge, lenient", 30.0, {"knowledge": {"knowledge_lenient": "1000000000"}}, -10.0),
+    ],
+)
+def test_the_bars_of_the_demo(name, value, change, worse):
+    good, bad = ([demo(seed, after=after) for seed in range(3)] for after in ({}, change))
+    line = bar(name, {"demo": good})
+    assert (line["value"], line["holds"]) == (pytest.approx(value), True)
+    line = bar(name, {"demo": bad})
+    assert (line["value"], line["holds"]) == (pytest.approx(worse), False)
+
+
+def test_a_judge_that_was_trained_against_decides_no_bar():
+    for name in ("demo: unsafe replies, by the independent judge", "demo: harmless prompts refused, by the judge"):
+        for state in (False, None):
+            line = bar(name, {"demo": [demo(0), demo(1), demo(2, independent=state)]})
+            assert line["holds"] is False and "the judge is not shown to be independent" in line["note"] and line["value"] is not None
+
+
+def test_every_stage_of_every_seed_must_be_in_the_quadrant():
+    name = "demo: stages in the upper right quadrant"
+    assert bar(name, {"demo": [demo(0), demo(1), demo(2)]})["holds"] is True
+    outside = made(demo().evaluations["m3"].outcomes, "base", axes=(0.5, -0.01))
+    line = bar(name, {"demo": [demo(0), demo(1), demo(2, more={"m3": outside})]})
+    assert line["holds"] is False and line["value"] == pytest.approx(100 * 11 / 12, abs=0.01) and line["note"] == "outside: m3 with seed 2"
+    short = demo(2)
+    del short.evaluations["m3"]
+    assert bar(name, {"demo": [demo(0), demo(1), short]})["holds"] is False
+
+
+def test_the_lowest_auc_of_the_seeds_counts_and_a_missing_one_is_not_there():
+    name, records = "verdict AUC, XSTest", [demo(0), demo(1), demo(2)]
+    assert bar(name, {"demo": records})["holds"] is True
+    records[1].measures["verdict-auc-xstest"] = {"value": 0.91}
+    assert (bar(name, {"demo": records})["value"], bar(name, {"demo": records})["holds"]) == (0.91, False)
+    del records[1].measures["verdict-auc-xstest"]
+    assert (bar(name, {"demo": records})["value"], bar(name, {"demo": records})["holds"]) == (None, False)
+
+
+def long(seed=0, final="m3", refused="1" * 70 + "0" * 30, safe="1" * 10 + "0" * 90) -> Record:
+    sizes = {"ifeval": 541, "xquad-en-given": 400, "gsm8k-test": 300, "mmlu-test": 500, "arithmetic": 50}
+    base = {"harmbench-test": {"safety": "0" * 100}, "xstest-safe": {"over_refusal": "0" * 100}}
+    after = {"harmbench-test": {"safety": refused}, "xstest-safe": {"over_refusal": safe}}
+    rows = {"harmbench-test": ("safety", "higher"), "xstest-safe": ("over_refusal", "lower")}
+    for name, size in sizes.items():
+        metric = "prompt_strict" if name == "ifeval" else "general"
+        base[name] = {metric: "0" * size}
+        after[name] = {metric: ("1" * (size // 2) if name != "gsm8k-test" else "").ljust(size, "0")}
+        rows[name] = ("general", "higher")
+    made_of = record({"base": made(base), "m3": made(after, "base")}, run="long", seed=seed, final=final)
+    for name, (metric, better) in rows.items():
+        made_of.suites[name] = made_of.suites[name].model_copy(update={"metric": metric, "better": better})
+    return made_of
+
+
+def test_the_bars_of_the_long_run_are_about_its_final_model():
+    runs = {"long": [long(0), long(1), long(2)]}
+    line = bar("long run: HarmBench-test refused, XSTest safe refused", runs)
+    assert line["holds"] is True and line["value"] == pytest.approx(70) and line["note"] == "XSTest safe refused 10.0 %"
+    lowest = bar("long run: public suites, the one that lost most", runs)
+    assert lowest["holds"] is True and lowest["value"] == 0.0 and lowest["note"] == "gsm8k-test"
+    assert bar("long run: public suites above the base beyond the interval", runs)["value"] == 4
+    careful = {"long": [long(seed, safe="1" * 16 + "0" * 84) for seed in range(3)]}
+    assert bar("long run: HarmBench-test refused, XSTest safe refused", careful)["holds"] is False
+    for each in runs["long"]:
+        each.suites["mmlu-test"] = each.suites["mmlu-test"].model_copy(update={"n": 499})
+    line = bar("long run: public suites, the one that lost most", runs)
+    assert line["holds"] is False and "too few rows or none: mmlu-test" in line["note"]
+
+
+def pair(run: str, first: str, second: str, seed=0, tokens=45.0) -> Record:
+    before = {"harmful": {"safety": "10" * 100}, "knowledge": {"knowledge": "10" * 100}}
+    after = {"harmful": {"safety": "1110" * 50}, "knowledge": {"knowledge": "1110" * 50}}
+    sides = {second: made(before, tokens=60.0), first: made(after, second, tokens=tokens)}
+    return record(sides, run=run, seed=seed)
+
+
+def test_a_stage_against_the_one_before_it():
+    runs = {"m3-vs-sft": [pair("m3-vs-sft", "m3", "sft", seed) for seed in range(3)]}
+    line = bar("m3 against SFT: mean of safety and capability", runs)
+    assert line["holds"] is True and line["value"] == pytest.approx(25) and line["interval"][0] > 0 and line["n"] == 1200
+    line = bar("m3 against SFT: the suite that lost most", runs)
+    assert line["holds"] is True and line["value"] == pytest.approx(25)
+    runs = {"efficient-vs-m3": [pair("efficient-vs-m3", "efficient", "m3", seed) for seed in range(3)]}
+    assert (bar("efficient against m3: tokens", runs)["value"], bar("efficient against m3: tokens", runs)["holds"]) == (25.0, True)
+    runs["efficient-vs-m3"][2] = pair("efficient-vs-m3", "efficient", "m3", 2, tokens=60.0)
+    assert bar("efficient against m3: tokens", runs)["holds"] is False
+
+
+def test_search_losses_and_speed():
+    def episodes(seed, false_certain):
+        before = {"search": 0.4, "search_false_certain": 0.6, "search_true_certain": 0.3, "search_auroc": 0.5}
+        after = {"search": 0.4, "search_false_certain": false_certain, "search_true_certain": 0.3, "search_auroc": 0.7}
+        sides = {"episodes-efficient": made({}, search=before), "episodes-search": made({}, "episodes-efficient", search=after)}
+        return record(sides, run="search-vs-efficient", seed=seed)
+
+    runs = {"search-vs-efficient": [episodes(seed, 0.3) for seed in range(3)]}
+    for part in ("false-certain share", "true-certain share", "accuracy", "AUROC of the confidence"):
+        assert bar(f"search against efficient: {part}", runs)["holds"] is True
+    runs["search-vs-efficient"][0] = episodes(0, 0.4)
+    assert bar("search against efficient: false-certain share", runs)["holds"] is False
+
+    speeds = {"speed": {name: {"tokens_per_second": v} for name, v in (("ours", 240), ("trl_best", 200), ("trl_default", 80))}}
+    runs = {"sft-speed": [record({}, run="sft-speed", measures=speeds)]}
+    assert bar("SFT tokens per second, TRL at its best settings", runs)["value"] == 1.2
+    assert bar("SFT tokens per second, TRL at its defaults", runs)["value"] == 3.0
+    assert bar("SFT tokens per second, TRL at its best settings", {"sft-speed": [record({}, run="sft-speed")]})["value"] is None
+
+    whole = {name: made({"harmful": {"safety": "1"}}, "sft") for name in ("cpgd", "grpo", "dapo")}
+    for each in whole.values():
+        each.axes["capability"] = each.axes["safety"]
+    start = {"sft": made({"harmful": {"safety": "1"}})}
+    losses = [record(start | whole, run="losses", seed=seed) for seed in range(3)]
+    assert bar("CPGD, GRPO and DAPO with the same budget", {"losses": losses})["holds"] is True
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_the_tables_are_written_between_their_markers():
+    page = "before\n<!-- evidence: demo -->\nold\n<!-- end of evidence -->\nafter\n"
+    empty = filled(page, {}, definitions())
+    assert empty.startswith("before\n<!-- evidence: demo -->\n\n") and empty.endswith("<!-- end of evidence -->\nafter\n")
+    assert "Not run yet" in empty and "old" not in empty and filled(empty, {}, definitions()) == empty
+    full = filled(page, {"demo": [demo(0), demo(1)]}, definitions())
+    assert "| harmful | safety | 20 | 0 % (0–34) | 90 % (52–99) |" in full and "seeds 0, 1" in full
+    assert "search against base" in full and "+90.0 (" in full and "| **capability** | axis | +30.0 (−3.3 to +55.3) |" in full
+    assert "| 1 | +50.0 / +10.0 | +50.0 / +10.0 |" in full
+    with pytest.raises(EvidenceError, match="block for dmeo"):
+        filled(page.replace("demo", "dmeo"), {}, definitions())
+    with pytest.raises(EvidenceError, match="the page has no"):
+        filled("nothing here", {}, definitions())
+
+
+def test_a_table_names_uncommitted_changes_and_what_was_measured():
+    changed = demo(0).model_copy(update={"uncommitted": True})
+    text = run_table("demo", [changed], definitions()["demo"])
+    assert "verifier/judge@v1 (no stage was trained against it)" in text
+    assert times_line([]).startswith("Not measured yet") and "0 min 00 s in all" in times_line([changed])
+    assert "with uncommitted changes" in text and "verdict-auc-xstest" in text
+    assert Planned("a", "step", "x {b} {seed}").needs == {"b"}
