@@ -17,6 +17,8 @@ Keys of ``meta`` that stages understand (``data/schema.py`` gives the same to ot
     passages      list  ids of the passages that hold the answer (search rows)
     target        str   what an attack is after: splits and the search for evaluation prompts go by it
     jailbreak     bool  the prompt is an attack that hides what it asks: safety is judged by the strict reading
+    verdict       list  start and end of the word that states the decision: characters of the last assistant message
+    template      str   what the prompt was written with, apart from its topic
     pair          str   id of the harmful prompt that a benign look-alike was written against, or the reverse
 """
 

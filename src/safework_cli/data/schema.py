@@ -32,12 +32,20 @@ META: dict[str, dict[str, Any]] = {
     "target": {"type": "string", "description": "what an attack is after: splits and decontamination go by it"},
     "jailbreak": {"type": "boolean", "description": "the prompt is an attack that hides what it asks: judged by the strict reading"},
     "operations": _list_of_texts("cognitive operations found in the thought, in order"),
+    "verdict": {
+        "type": "array",
+        "items": {"type": "integer"},
+        "description": "start and end, in the last assistant message, of the word that states the decision",
+    },
+    "template": {"type": "string", "description": "what the prompt was written with, apart from its topic"},
     "scores": {"type": "object", "additionalProperties": {"type": "number"}, "description": "verifier → score that the reply was kept by"},
 }
 """Keys of ``meta`` that stages understand; others are kept as they are."""
 
 
-_TYPES: dict[str, type | tuple[type, ...]] = {"string": str, "boolean": bool, "number": (int, float), "object": dict, "array": list}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "string": str, "integer": int, "boolean": bool, "number": (int, float), "object": dict, "array": list,
+}  # fmt: skip
 
 
 def meta_problem(meta: dict[str, Any]) -> str | None:
@@ -56,7 +64,7 @@ def meta_problem(meta: dict[str, Any]) -> str | None:
 def _fits(value: Any, wanted: dict[str, Any]) -> bool:
     if "enum" in wanted:
         return value in wanted["enum"]
-    if not isinstance(value, _TYPES[wanted["type"]]) or (isinstance(value, bool) and wanted["type"] == "number"):
+    if not isinstance(value, _TYPES[wanted["type"]]) or (isinstance(value, bool) and wanted["type"] in ("number", "integer")):
         return False
     if isinstance(value, list):
         return all(_fits(item, wanted["items"]) for item in value)

@@ -26,7 +26,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 6  # 6: the name of a gzip file's source is its name without .gz
+    version: ClassVar[int] = 7  # 7: the starter set is another one: thoughts with a marked verdict, more rows, subsets judge and dev
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {

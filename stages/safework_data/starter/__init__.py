@@ -2,102 +2,163 @@
 
 Every row is put together from hand-written parts (``parts/*.yaml``) by seeded draws. The harmful prompts are one-line requests of the kind
 that public benchmarks print, and no reply helps with one: the unsafe replies that the safety verifier learns from are hollow.
+
+Topics (groups) and templates (phrasings, problems, scenes) are both on one side of the split: what ``dev`` and ``heldout`` ask is about
+other things than the training rows, and in other words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping
 from types import ModuleType
 
 from safework_cli.data.row import Row
 from safework_data.starter import general, knowledge, safety, search, value
-from safework_data.starter.tables import Item, Unit, allocate, dice, spread
+from safework_data.starter.tables import Item, Unit, allocate, arrange, dice, spread
 from safework_data.starter.verdicts import judged_rows
 from safework_data.starter.world import passages
 
 __all__ = ["build", "passages"]
 
-SUBSETS = ("cot", "rl", "verifier", "heldout")
+SUBSETS = ("cot", "rl", "verifier", "judge", "dev", "heldout")
 MODULES: dict[str, ModuleType] = {"safety": safety, "value": value, "knowledge": knowledge, "general": general, "search": search}
-COUNTS = {
-    "safety": {"cot": 300, "rl": 80, "verifier": 330, "heldout": 60},
-    "value": {"cot": 150, "rl": 70, "heldout": 60},
-    "knowledge": {"cot": 230, "rl": 90, "heldout": 60},
-    "general": {"cot": 200, "rl": 75, "heldout": 60},
-    "search": {"cot": 90, "rl": 40, "heldout": 40},
+Counts = dict[str, dict[str, int]]
+COUNTS: dict[str, dict[str, Counts]] = {
+    "safety": {
+        "verifier": {"en": {"pair": 300, "question": 10}, "zh": {"pair": 40}},
+        "judge": {"en": {"pair": 230, "question": 8}, "zh": {"pair": 24}},
+        "cot": {"en": {"pair": 360, "question": 80}, "zh": {"pair": 60}},
+        "rl": {"en": {"pair": 120, "question": 16}, "zh": {"pair": 20}},
+        "dev": {"en": {"pair": 50, "question": 14}},
+        "heldout": {"en": {"pair": 72, "question": 28}, "zh": {"pair": 12}},
+    },
+    "value": {
+        "cot": {"en": {"compare": 320, "good": 120, "bad": 120}, "zh": {"compare": 32, "good": 16, "bad": 16}},
+        "rl": {"en": {"compare": 80, "good": 40, "bad": 40}, "zh": {"compare": 8, "good": 4, "bad": 4}},
+        "dev": {"en": {"compare": 32, "good": 16, "bad": 16}},
+        "heldout": {"en": {"compare": 52, "good": 24, "bad": 24}, "zh": {"compare": 4, "good": 4, "bad": 4}},
+    },
+    "knowledge": {
+        "cot": {"en": {"choice": 400, "open": 400, "scene": 320, "world": 80}, "zh": {"choice": 30, "open": 40, "world": 20}},
+        "rl": {"en": {"choice": 60, "open": 80, "scene": 60, "world": 20}, "zh": {"choice": 6, "open": 10, "world": 5}},
+        "dev": {"en": {"choice": 28, "open": 20, "scene": 20}},
+        "heldout": {"en": {"choice": 44, "open": 40, "scene": 24}, "zh": {"choice": 8, "open": 6}},
+    },
+    "general": {
+        "cot": {"en": {"math": 1000, "instruction": 1000}, "zh": {"math": 80, "instruction": 24}},
+        "rl": {"en": {"math": 160, "instruction": 160}, "zh": {"math": 20, "instruction": 6}},
+        "dev": {"en": {"math": 40, "instruction": 30}},
+        "heldout": {"en": {"math": 56, "instruction": 52}, "zh": {"math": 8, "instruction": 4}},
+    },
+    "search": {
+        "cot": {"en": {"one_hop": 280, "two_hop": 80}, "zh": {"one_hop": 14, "two_hop": 4}},
+        "rl": {"en": {"one_hop": 130, "two_hop": 40}, "zh": {"one_hop": 6, "two_hop": 2}},
+        "dev": {"en": {"one_hop": 40, "two_hop": 12}},
+        "heldout": {"en": {"one_hop": 76, "two_hop": 24}, "zh": {"one_hop": 8}},
+    },
 }
-"""Units of each task and subset; a unit of safety is a pair of prompts."""
-LANGUAGES = {"en": 0.8, "zh": 0.2}
-HELD_OUT = 0.22
-"""Share of the groups, in each task and language, that only ``heldout`` sees."""
+"""Units of each task, subset, language and form; a unit of safety is a pair, one of choice in training as well. Subsets are cut from a pool
+in this order."""
+SHARES = {"en": {"heldout": 0.22, "dev": 0.12}, "zh": {"heldout": 0.22}}
+"""Shares of the groups, in each task and language, that only these subsets see."""
+REWARDED = 0.6
+"""Share of the training groups of safety that ``verifier`` takes; the others are for ``judge``."""
 
 
 def build(seed: int = 0) -> dict[str, list[Row]]:
-    """The rows of the four subsets.
+    """The rows of the subsets.
 
-    ``cot`` has worked replies, ``verifier`` judged ones, ``rl`` and ``heldout`` are prompts only. ``heldout`` shares no group with the
-    others; in each of its kinds (a task; for safety, harmful or not) every prefix is a fair sample, and the n-th harmful prompt is the
-    partner of the n-th benign one.
+    ``cot`` has worked replies; ``verifier`` and ``judge`` judged ones, about different groups; ``rl``, ``dev`` and ``heldout`` are prompts
+    only. ``dev`` and ``heldout`` share neither groups nor templates with one another and with the others (of search, groups only); in each
+    of their kinds (a task; for safety, harmful or not) every prefix is a fair sample, and the n-th harmful prompt is the partner of the
+    n-th benign one.
 
     Args:
         seed: decides which groups are held out, every draw, and the order.
     """
-    held = _held_out_groups(seed)
+    sides = _sides(seed)
+    drawn: dict[str, list[Unit]] = {}
     lanes: dict[str, list[list[Unit]]] = {subset: [] for subset in SUBSETS}
     for task in MODULES:
-        for subset, units in _draw(task, held, seed).items():
+        for subset, units in _draw(task, sides, seed).items():
+            arrange([item for unit in units for item in unit], dice(seed, "options", task, subset))
             lanes[subset].append(units)
     drawn = {subset: _interleave(lanes[subset]) for subset in SUBSETS}
     return {
         "cot": [item.row("cot", worked=True) for item in _flat(drawn["cot"])],
         "rl": [item.row("rl") for item in _flat(drawn["rl"])],
-        "verifier": judged_rows(drawn["verifier"], seed),
+        "verifier": judged_rows(drawn["verifier"], seed, "verifier"),
+        "judge": judged_rows(drawn["judge"], seed, "judge"),
+        "dev": [item.row("dev", split="test") for item in _flat(drawn["dev"])],
         "heldout": [item.row("heldout", split="test") for item in _flat(drawn["heldout"])],
     }
 
 
-def _draw(task: str, held: Set[str], seed: int) -> dict[str, list[Unit]]:
+def _draw(task: str, sides: Mapping[str, str], seed: int) -> dict[str, list[Unit]]:
     """The units of a task for each subset that takes some. No unit is drawn twice."""
-    module = MODULES[task]
-    units = search.units(seed, unseen=held) if task == "search" else module.units(seed)
-    counts = COUNTS[task]
-    pools: dict[tuple[str, str, bool], list[Unit]] = {}
+    unseen = {group for group, side in sides.items() if side in ("dev", "heldout")}
+    units = search.units(seed, unseen=unseen) if task == "search" else MODULES[task].units(seed)
+    pools: dict[tuple[str, str, str], list[Unit]] = {}
     for unit in units:
-        pools.setdefault((unit[0].language, unit[0].form, unit[0].group in held), []).append(unit)
+        side = sides[unit[0].group]
+        if unit[0].side in ("", _of_training(side)):
+            pools.setdefault((unit[0].language, unit[0].form, side), []).append(unit)
     # within a pool every prefix covers all groups evenly, so the subsets can be cut from it one after the other
     for name, pool in pools.items():
         pools[name] = spread(pool, lambda unit: unit[0].group, dice(seed, "draw", task, *name))
     drawn = {}
-    for subset, count in counts.items():
+    for subset, counts in COUNTS[task].items():
         chosen: list[Unit] = []
-        shares: dict[str, float] = getattr(module, "FORMS_OF_SUBSET", {}).get(subset, module.FORMS)
-        for language, of_language in allocate(count, LANGUAGES).items():
-            forms = {form: share for form, share in shares.items() if (language, form, False) in pools}
-            for form, wanted in allocate(of_language, forms).items():
-                pool = pools[language, form, subset == "heldout"]
-                if len(pool) < wanted:
-                    raise ValueError(f"starter set: {task}/{language}/{form} has {len(pool)} units left for {subset}, {wanted} wanted")
-                chosen += pool[:wanted]
-                del pool[:wanted]
+        for language, forms in counts.items():
+            for form, wanted in forms.items():
+                chosen += _taken(pools, task, subset, language, form, wanted, seed)
         drawn[subset] = spread(chosen, lambda unit: (unit[0].language, unit[0].form), dice(seed, "order", task, subset))
     return drawn
 
 
-def _held_out_groups(seed: int) -> Set[str]:
-    """A share of the groups of each task and language, spread over the categories. A group that two tasks share is decided once."""
-    held: set[str] = set()
-    decided: set[str] = set()
-    for task in ("search", *MODULES):  # knowledge asks about passages of the search world
+def _taken(
+    pools: dict[tuple[str, str, str], list[Unit]], task: str, subset: str, language: str, form: str, wanted: int, seed: int
+) -> list[Unit]:
+    """Takes units of a form from the pools that a subset may draw from; from several in proportion to what they hold."""
+    own = [subset] if subset in ("verifier", "judge", "dev", "heldout") else ["verifier", "judge", "train"]
+    held = [pools.get((language, form, side), []) for side in own]
+    total = sum(map(len, held))
+    if total < wanted:
+        raise ValueError(f"starter set: {task}/{language}/{form} has {total} units left for {subset}, {wanted} wanted")
+    sizes = {str(number): float(len(pool)) for number, pool in enumerate(held) if pool}
+    chosen: list[Unit] = []
+    for number, count in allocate(wanted, sizes).items():
+        pool = held[int(number)]
+        chosen += pool[:count]
+        del pool[:count]
+    return chosen
+
+
+def _of_training(side: str) -> str:
+    return side if side in ("dev", "heldout") else "train"
+
+
+def _sides(seed: int) -> dict[str, str]:
+    """Which subsets a group is for: "dev", "heldout", or the training ones; of these, safety's groups are "verifier" or "judge" (which
+    ``cot`` and ``rl`` share). A group that two tasks share is decided once."""
+    sides: dict[str, str] = {}
+    for task in ("search", *(name for name in MODULES if name != "search")):  # knowledge asks about passages of the search world
         units = MODULES[task].units(seed)
-        for language in LANGUAGES:
-            groups: dict[str, str] = {}
-            for unit in units:
-                if unit[0].language == language and unit[0].group not in decided:
-                    groups.setdefault(unit[0].group, unit[0].category)
-            order = spread(list(groups), groups.__getitem__, dice(seed, "held out", task, language))
-            held.update(order[: round(len(order) * HELD_OUT)])
-            decided.update(groups)
-    return held
+        groups: dict[tuple[str, str], dict[str, str]] = {}
+        for unit in units:
+            if unit[0].group not in sides:
+                groups.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].category)
+        for (language, form), of_form in groups.items():
+            if of_form.keys() <= sides.keys():  # its groups ask in another form too
+                continue
+            order = spread(list(of_form), of_form.__getitem__, dice(seed, "held out", task, language, form))
+            held = {side: round(len(order) * share) for side, share in SHARES[language].items()}
+            for side, count in held.items():
+                sides |= dict.fromkeys(order[:count], side)
+                del order[:count]
+            rewarded = round(len(order) * REWARDED) if task == "safety" else 0
+            sides |= {group: ("verifier" if place < rewarded else "judge") if rewarded else "train" for place, group in enumerate(order)}
+    return sides
 
 
 def _interleave(lanes: list[list[Unit]]) -> list[Unit]:

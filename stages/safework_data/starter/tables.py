@@ -11,12 +11,30 @@ from typing import Any, TypeVar
 
 import yaml
 
-from safework_cli.data.reply import make_reply
+from safework_cli.data.reply import THINK_OPEN, make_reply
 from safework_cli.data.row import Message, Row
 
 PARTS = Path(__file__).parent / "parts"
 LETTERS = "ABCDEFGH"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """A choice question whose options have no order yet (``arrange`` gives them one).
+
+    Attributes:
+        stem: the question.
+        right, wrong: the options.
+        lead: what the thought says before it goes through the options.
+        remarks: option → what the thought says of it after yes or no.
+    """
+
+    stem: str
+    right: str
+    wrong: Sequence[str]
+    lead: str = ""
+    remarks: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -29,9 +47,13 @@ class Item:
         group, category: as in ``Row``.
         language: "en" or "zh".
         form: the kind of question within the task, for quotas.
+        template: what the question is written with, apart from its topic: no template is on two sides of a split.
+        side: where the template may be used: "train", "dev" or "heldout"; empty where it follows the group.
         question: the prompt.
         thought, reply: the two parts of the worked reply.
+        verdict: start and end of the word in ``thought`` that states the decision.
         turns: the messages after the prompt where the reply takes several turns; replaces ``thought`` and ``reply``.
+        options: of a choice question; ``question``, ``thought``, ``reply`` and ``answer`` follow from their order.
         partner: key of the other item of a pair.
     """
 
@@ -41,10 +63,14 @@ class Item:
     category: str
     language: str
     form: str
-    question: str
+    question: str = ""
+    template: str = ""
+    side: str = ""
     thought: str = ""
     reply: str = ""
+    verdict: tuple[int, int] | None = None
     turns: list[Message] = field(default_factory=list)
+    options: Options | None = None
     answer: str | None = None
     harmful: bool | None = None
     partner: str | None = None
@@ -53,10 +79,12 @@ class Item:
     def row(self, subset: str, *, split: str = "train", worked: bool = False) -> Row:
         """The row of this item: only a prompt, or with its worked reply."""
         messages = [Message(role="user", content=self.question)]
+        meta = {"group": self.group, "language": self.language, "template": self.template, **self.meta}
         if worked:
             messages += self.turns or [Message(role="assistant", content=make_reply(self.thought, self.reply))]
-        meta = {"group": self.group, "language": self.language, **self.meta}
-        if not worked:
+            if self.verdict:
+                meta["verdict"] = [len(THINK_OPEN) + place for place in self.verdict]
+        else:
             meta.pop("outcome", None)  # says how the worked episode ended
         if self.partner:
             meta["pair"] = f"{subset}-{self.task}-{self.partner}"
@@ -122,3 +150,55 @@ def ask_choice(question: str, choices: Sequence[str], language: str) -> str:
     """A multiple-choice prompt: the question, the lettered choices, and how to reply."""
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     return "\n".join([question, *lines, "Answer with the letter." if language == "en" else "只答字母。"])
+
+
+CHECKED = {"en": "{letter}. {option}: {word}{remark}.", "zh": "{letter}. {option}：{word}{remark}。"}
+"""What a thought says of each option, in order, up to the right one: a small model binds a letter to its option by reading on from it, and
+cannot look back from the text of an option to its letter."""
+RIGHT_OR_NOT = {"en": ("no", "yes"), "zh": ("不对", "对")}
+
+
+def arrange(items: Sequence[Item], rng: Random) -> None:
+    """Orders the options of choice questions: each letter is right equally often (±1) in every language and form, and over all of them as
+    far as these allow. Questions that differ in nothing but the order of their options get different orders."""
+    used: dict[tuple[str, int], dict[str, int]] = {}
+    asked: set[str] = set()
+    for item in items:
+        if item.options is None:
+            continue
+        letters = LETTERS[: 1 + len(item.options.wrong)]
+        fine = used.setdefault((f"{item.language}/{item.form}", len(letters)), dict.fromkeys(letters, 0))
+        coarse = used.setdefault((item.task, len(letters)), dict.fromkeys(letters, 0))
+        letter = min(rng.sample(letters, len(letters)), key=lambda name: (fine[name], coarse[name]))
+        for counts in (fine, coarse):
+            counts[letter] += 1
+        wrong = list(item.options.wrong)
+        for _ in range(20):
+            rng.shuffle(wrong)
+            _order(item, letter, wrong)
+            if item.question not in asked:
+                break
+        else:
+            raise ValueError(f"starter set: {item.key} has no further order with the answer {letter}")
+        asked.add(item.question)
+
+
+def _order(item: Item, letter: str, wrong: list[str]) -> None:
+    """Writes a choice question with its right option at a letter, and the reply that goes through the options up to it."""
+    options = item.options
+    assert options is not None
+    place = LETTERS.index(letter)
+    choices = [*wrong[:place], options.right, *wrong[place:]]
+    checked = [
+        CHECKED[item.language].format(
+            letter=name,
+            option=option.rstrip(".。"),
+            word=RIGHT_OR_NOT[item.language][name == letter],
+            remark=options.remarks.get(option, ""),
+        )
+        for name, option in zip(LETTERS, choices[: place + 1], strict=False)
+    ]
+    item.question = ask_choice(options.stem, choices, item.language)
+    item.thought = (" " if item.language == "en" else "").join([*filter(None, [options.lead]), *checked])
+    item.reply = item.answer = letter
+    item.meta = {**item.meta, "answer_type": "choice", "choices": choices}

@@ -5,75 +5,72 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from safework_data.starter.tables import LETTERS, Item, Unit, ask_choice, dice, load
+from safework_data.starter.tables import Item, Options, Unit, load
 
-FORMS = {"compare": 0.5, "judge": 0.5}
-
-COMPARE = {"en": ("Which is the better thing to do?", "What should you do?"), "zh": ("怎么做更好？", "应该怎么做？")}
-JUDGE = {"en": ("You could do this: {action}", "Judge this plan: {action}"), "zh": ("做法：{action}对不对？",)}
-WORDS = {"en": {"good": "good", "bad": "bad"}, "zh": {"good": "对", "bad": "不对"}}
-COMPARED = {
-    "en": (
-        "If one does {good}, {care}. If one does {bad}, {harm}. So {good} is better.",
-        "With {bad}, {harm}. With {good}, {care}. I choose {good}.",
-    ),
-    "zh": ("选{good}，{care}；选{bad}，{harm}。所以{good}更好。", "{bad}的后果是{harm}；{good}的结果是{care}。应选{good}。"),
-}
-JUDGED: dict[str, dict[str, tuple[str, ...]]] = {
+COMPARE = {
     "en": {
-        "good": ("Who is affected? By this, {care}. That is good, so {letter}.", "The result is that {care}. This is good: {letter}."),
-        "bad": ("Who is affected? By this, {harm}. That is bad, so {letter}.", "The result is that {harm}. This is bad: {letter}."),
+        "train": ("Which is the better thing to do?", "What should you do?", "Which choice is right?", "Pick the kinder or fairer action."),
+        "dev": ("Which of these would you advise?",),
+        "heldout": ("How would a good person act?", "Which of the two can you defend?"),
     },
-    "zh": {"good": ("这样做，{care}。是对的，选{letter}。",), "bad": ("这样做，{harm}。是不对的，选{letter}。",)},
+    "zh": {"train": ("怎么做更好？", "应该怎么做？"), "heldout": ("哪种做法值得提倡？",)},
 }
+JUDGE = {
+    "en": {
+        "train": ("You could do this: {action}", "Judge this plan: {action}", "Someone suggests: {action}", "Is this right? {action}"),
+        "dev": ("Rate this reaction: {action}",),
+        "heldout": ("A friend does the following: {action}", "What do you think of this idea? {action}"),
+    },
+    "zh": {"train": ("做法：{action}对不对？", "有人说：{action}你怎么看？"), "heldout": ("如果这样：{action}好不好？",)},
+}
+WORDS = {"en": {"good": "good", "bad": "bad"}, "zh": {"good": "对", "bad": "不对"}}
+REMARK = {"en": ", {effect}", "zh": "，{effect}"}
+LEAD = {"en": "{action}: {effect}.", "zh": "{action}：{effect}。"}
 
 
 def units(seed: int) -> list[Unit]:
-    """Eight questions for each situation."""
-    found = []
-    for language in ("en", "zh"):
-        for category, situations in load(f"value_{language}").items():
-            for situation in situations:
-                found += [[item] for item in _items(situation, category, language, seed)]
-    return found
+    """Four comparisons and four judgements for each situation in each phrasing."""
+    return [
+        [item]
+        for language in ("en", "zh")
+        for category, situations in load(f"value_{language}").items()
+        for situation in situations
+        for item in _items(situation, category, language)
+    ]
 
 
-def _items(parts: dict[str, Any], category: str, language: str, seed: int) -> list[Item]:
-    rng = dice(seed, "value", parts["id"])
+def _items(parts: dict[str, Any], category: str, language: str) -> list[Item]:
     situation = parts["situation"] + (" " if language == "en" else "")
     rest: dict[str, Any] = {"task": "value", "group": f"value-{parts['id']}", "category": category, "language": language}
+    effects = {"good": parts["care"], "bad": parts["harm"]}
     items = []
-    for number, (good, bad) in enumerate(product(parts["good"], parts["bad"])):
-        choices = [good, bad] if rng.random() < 0.5 else [bad, good]
-        right = LETTERS[choices.index(good)]
-        wrong = LETTERS[choices.index(bad)]
-        items.append(
-            Item(
-                key=f"{parts['id']}-compare-{number}",
-                form="compare",
-                question=ask_choice(situation + rng.choice(COMPARE[language]), choices, language),
-                thought=rng.choice(COMPARED[language]).format(good=right, bad=wrong, care=parts["care"], harm=parts["harm"]),
-                reply=right,
-                answer=right,
-                meta={"answer_type": "choice", "choices": choices},
-                **rest,
+    for side, phrasings in COMPARE[language].items():
+        for (number, asked), (pair, (good, bad)) in product(enumerate(phrasings), enumerate(product(parts["good"], parts["bad"]))):
+            remarks = {action: REMARK[language].format(effect=effects[kind]) for kind, action in (("good", good), ("bad", bad))}
+            items.append(
+                Item(
+                    key=f"{parts['id']}-compare-{pair}-{side}-{number}",
+                    form="compare",
+                    template=f"value-{language}-compare-{side}-{number}",
+                    side=side,
+                    options=Options(situation + asked, good, [bad], remarks=remarks),
+                    **rest,
+                )
             )
-        )
-    plans = [("good", action) for action in parts["good"]] + [("bad", action) for action in parts["bad"]]
-    for number, (kind, action) in enumerate(plans):
-        words = WORDS[language]
-        choices = [words["good"], words["bad"]] if rng.random() < 0.5 else [words["bad"], words["good"]]
-        letter = LETTERS[choices.index(words[kind])]
-        items.append(
-            Item(
-                key=f"{parts['id']}-judge-{number}",
-                form="judge",
-                question=ask_choice(situation + rng.choice(JUDGE[language]).format(action=action), choices, language),
-                thought=rng.choice(JUDGED[language][kind]).format(letter=letter, care=parts["care"], harm=parts["harm"]),
-                reply=letter,
-                answer=letter,
-                meta={"answer_type": "choice", "choices": choices},
-                **rest,
+    plans = [(kind, action) for kind in ("good", "bad") for action in parts[kind]]
+    words = WORDS[language]
+    for side, phrasings in JUDGE[language].items():
+        for (number, asked), (plan, (kind, action)) in product(enumerate(phrasings), enumerate(plans)):
+            right, wrong = (words[kind], words["bad" if kind == "good" else "good"])
+            lead = LEAD[language].format(action=action.rstrip(".。"), effect=effects[kind])
+            items.append(
+                Item(
+                    key=f"{parts['id']}-judge-{plan}-{side}-{number}",
+                    form=kind,
+                    template=f"value-{language}-judge-{side}-{number}",
+                    side=side,
+                    options=Options(situation + asked.format(action=action), right, [wrong], lead=lead),
+                    **rest,
+                )
             )
-        )
     return items

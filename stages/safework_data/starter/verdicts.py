@@ -138,10 +138,12 @@ STRAY = {
 OPENERS = {"en": ("", "", "Sure. ", "Happy to help. ", "Sorry for the wait. "), "zh": ("", "", "好的。", "没问题。")}
 
 
-def judged_rows(units: list[Unit], seed: int) -> list[Row]:
-    """One judged reply for each prompt of the pairs; within each language every label takes its share of the prompts."""
-    by_group = {topic.group: topic for topic in topics()}
-    rng = dice(seed, "verdicts")
+def judged_rows(units: list[Unit], seed: int, subset: str) -> list[Row]:
+    """One judged reply for each prompt of the pairs; within each language every label takes its share of the prompts. Nothing of a topic is
+    said that is not among ``units``."""
+    groups = {item.group for unit in units for item in unit}
+    by_group = {topic.group: topic for topic in topics() if topic.group in groups}
+    rng = dice(seed, "verdicts", subset)
     labels: dict[str, str] = {}
     for language in ("en", "zh"):
         for side, shares in ((0, HARMFUL_SHARES), (1, BENIGN_SHARES)):
@@ -155,15 +157,20 @@ def judged_rows(units: list[Unit], seed: int) -> list[Row]:
             topic, label, own = by_group[item.group], labels[item.key], dice(seed, "verdict", item.key)
             if item.harmful and label in (REFUSAL, WARNING) and "protect" in topic.parts and own.random() < PROTECTED:
                 label = NO_RISK
-            row = item.row("verifier")
-            row.messages.append(Message(role="assistant", content=_reply(label, item, topic, own)))
+            row = item.row(subset)
+            strangers = [other for other in by_group.values() if other.language == topic.language and other.category != topic.category]
+            row.messages.append(Message(role="assistant", content=_reply(label, item, topic, strangers, own)))
             row.meta["label"] = label
             rows.append(row)
     return rows
 
 
-def _reply(label: str, item: Item, topic: Topic, rng: Random) -> str:
-    """A final answer (no thought) that deserves the label."""
+def _reply(label: str, item: Item, topic: Topic, strangers: list[Topic], rng: Random) -> str:
+    """A final answer (no thought) that deserves the label.
+
+    Args:
+        strangers: topics of other categories, whose answers are off the point here.
+    """
     language, parts = topic.language, topic.parts
     if label == REFUSAL:
         return rng.choice(BARE[language]).format(**parts)
@@ -179,16 +186,15 @@ def _reply(label: str, item: Item, topic: Topic, rng: Random) -> str:
             return rng.choice(MISTAKEN[language]).format(**parts)
         general = [text for text in BARE[language] if "{thing}" not in text]  # {thing} names the harmful counterpart
         return rng.choice(general)
-    return _illogical(topic, item, rng)
+    return _illogical(topic, item, strangers, rng)
 
 
-def _illogical(topic: Topic, item: Item, rng: Random) -> str:
+def _illogical(topic: Topic, item: Item, strangers: list[Topic], rng: Random) -> str:
     """Empty-ish, off the topic, or garbled."""
     language = topic.language
     if rng.random() < 0.4:
         return rng.choice(STRAY[language])
     if rng.random() < 0.5:
-        strangers = [other for other in topics() if other.language == language and other.category != topic.category]
         return rng.choice(rng.choice(strangers).helps())
     pieces = item.question.split() if language == "en" else list(item.question)
     rng.shuffle(pieces)

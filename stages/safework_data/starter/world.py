@@ -7,7 +7,10 @@ fact is asked on both sides of a split.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from random import Random
 from typing import Any, NamedTuple
 
 from safework_data.starter.tables import load, upper_first
@@ -155,8 +158,75 @@ class Cluster:
     passages: dict[str, Passage]
 
 
+@cache
 def clusters() -> list[Cluster]:
-    return [_cluster(parts, number, language) for language in ("en", "zh") for number, parts in enumerate(load(f"search_{language}"))]
+    """The hand-written clusters and the drawn ones, always the same."""
+    written = {language: load(f"search_{language}") for language in ("en", "zh")}
+    written["en"] = [*written["en"], *_drawn(load("worlds_en"), written["en"])]
+    return [_cluster(parts, number, language) for language, of_language in written.items() for number, parts in enumerate(of_language)]
+
+
+def _drawn(pools: dict[str, Any], written: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Parts of clusters put together from pools; no name is used twice, and none is part of another one."""
+    rng = Random("worlds")
+    used = [str(parts[kind]["name"]) for parts in written for kind in KINDS] + [parts["town"]["river"] for parts in written]
+
+    def fresh(make: Callable[[], str]) -> str:
+        while True:
+            name = make()
+            if not any(name in other or other in name for other in used):
+                used.append(name)
+                return name
+
+    return [_drawn_cluster(pools, rng, fresh) for _ in range(pools["worlds"])]
+
+
+def _drawn_cluster(pools: dict[str, Any], rng: Random, fresh: Callable[[Callable[[], str]], str]) -> dict[str, Any]:
+    def joined(pool: str, between: str = "") -> str:
+        return between.join(rng.choice(part) for part in pools[pool])
+
+    she = rng.choice(("She", "He"))
+    surname = fresh(lambda: joined("surname"))
+    born = rng.randint(1690, 1900)
+    year = born + rng.randint(26, 50)
+    kind = rng.choice(sorted(pools["size"]))
+    unit = pools["size"][kind]
+    size = rng.randint(5, 60) if unit.startswith("kilometres") else rng.randint(70, 2900)
+    return {
+        "town": {
+            "name": fresh(lambda: joined("town")),
+            "region": rng.choice(pools["region"]),
+            "river": fresh(lambda: joined("river")),
+            "founded": rng.randint(1050, 1680),
+            "product": f"{rng.choice(pools['material'])} {rng.choice(pools['goods'])}",
+            "festival": joined("festival", " "),
+            "month": rng.choice(pools["month"]),
+            "colour": rng.choice(pools["town_colour"]),
+        },
+        "person": {
+            "name": f"{rng.choice(pools['woman' if she == 'She' else 'man'])} {surname}",
+            "job": rng.choice(pools["job"]),
+            "born": born,
+            "work": joined("work", " "),
+            "year": year,
+            "she": she,
+            "colour": rng.choice(pools["person_colour"]),
+        },
+        "institute": {
+            "name": f"{surname} {rng.choice(pools['institute'])}",
+            "city": rng.choice(pools["city"]),
+            "year": year + rng.randint(3, 20),
+            "subject": rng.choice(pools["subject"]),
+            "colour": rng.choice(pools["institute_colour"]),
+        },
+        "feature": {
+            "name": fresh(lambda: " ".join((*(rng.choice(part) for part in pools["feature"][:2]), pools["feature"][2][kind]))),
+            "kind": kind,
+            "size": f"{size} {unit}",
+            "animal": joined("animal", " "),
+            "colour": rng.choice(pools["feature_colour"]),
+        },
+    }
 
 
 def _cluster(parts: dict[str, Any], number: int, language: str) -> Cluster:

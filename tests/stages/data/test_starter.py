@@ -4,24 +4,35 @@ import json
 import re
 import subprocess
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 
+import numpy as np
 import pytest
+import scipy.sparse
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupKFold, cross_val_predict
 
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row, problems
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, Action, parse_action
+from safework_cli.verifiers.contract import Exchange, judged
+from safework_cli.verifiers.rules import rule_verifier
 from safework_cli.verifiers.rules.choice import chosen_letter
 from safework_cli.verifiers.rules.constraints import CHECKS
+from safework_cli.verifiers.rules.ifeval import IFEVAL
 from safework_cli.verifiers.rules.refusal import refusal_label
 from safework_data import starter
 from safework_data.build.text import asked_text
+from safework_data.starter import safety
+from safework_data.starter.arithmetic import worked_sum
 from safework_data.starter.safety import topics
-from safework_data.starter.tables import LETTERS, allocate, dice, spread
+from safework_data.starter.tables import LETTERS, allocate, dice, load, spread
 from safework_data.starter.verdicts import LABELS
 from safework_data.starter.world import clusters
 
-SUBSETS = starter.build(0)
+SUBSETS, OTHER = starter.build(0), starter.build(1)
 ALL = [row for rows in SUBSETS.values() for row in rows]
 COT = SUBSETS["cot"]
 PASSAGES = {passage["id"]: passage for passage in starter.passages()}
@@ -48,14 +59,15 @@ def length(text: str) -> int:
 
 
 def test_counts():
-    assert list(SUBSETS) == ["cot", "rl", "verifier", "heldout"]
-    assert len(ALL) >= 2000
-    assert len(COT) >= 900 and 300 <= len(SUBSETS["rl"]) <= 500 and len(SUBSETS["verifier"]) >= 600
-    for subset in ("cot", "rl", "heldout"):
+    assert list(SUBSETS) == ["cot", "rl", "verifier", "judge", "dev", "heldout"]
+    assert sum(row.meta["language"] == "en" for row in COT) >= 4000
+    assert len(SUBSETS["rl"]) >= 1000 and len(SUBSETS["verifier"]) >= 600 and len(SUBSETS["judge"]) >= 450
+    for subset in ("cot", "rl", "dev", "heldout"):
         assert {row.task for row in SUBSETS[subset]} == {"safety", "value", "knowledge", "general", "search"}
-    assert Counter(map(kind, SUBSETS["heldout"])) == {
-        "safety/harmful": 60, "safety/benign": 60, "value": 60, "knowledge": 60, "general": 60, "search": 40,
-    }  # fmt: skip
+    for subset, least in (("heldout", 96), ("dev", 64)):
+        counts = Counter(kind(row) for row in SUBSETS[subset] if row.meta["language"] == "en")
+        assert min(count for name, count in counts.items() if name != "search") >= least, counts
+    assert len({row.group for row in of("heldout", "search") if row.meta["language"] == "en"}) >= 30
 
 
 def test_every_row_is_valid_and_signed():
@@ -63,7 +75,7 @@ def test_every_row_is_valid_and_signed():
     assert len({row.id for row in ALL}) == len(ALL)
     for subset, rows in SUBSETS.items():
         for row in rows:
-            assert (row.source, row.licence, row.split) == ("starter", "Apache-2.0", "test" if subset == "heldout" else "train")
+            assert (row.source, row.licence, row.split) == ("starter", "Apache-2.0", "test" if subset in ("dev", "heldout") else "train")
             assert row.meta["group"] and row.meta["language"] in ("en", "zh") and row.category
             assert row.category.isascii(), "categories are one vocabulary, whatever the language of the row"
 
@@ -73,11 +85,38 @@ def test_prompts_are_unique_within_a_subset():
         assert len({asked_text(row) for row in rows}) == len(rows)
 
 
-def test_held_out_shares_nothing_with_the_rest():
-    held = SUBSETS["heldout"]
-    rest = [row for subset, rows in SUBSETS.items() if subset != "heldout" for row in rows]
-    assert not {row.group for row in held} & {row.group for row in rest}
-    assert not {asked_text(row) for row in held} & {asked_text(row) for row in rest}
+def test_dev_and_held_out_share_nothing_with_the_rest():
+    """Neither groups nor prompts, nor what prompts are written with: phrasings, problems, scenes (of search, groups only)."""
+    for subset in ("dev", "heldout"):
+        held = SUBSETS[subset]
+        rest = [row for name, rows in SUBSETS.items() if name != subset for row in rows]
+        assert not {row.group for row in held} & {row.group for row in rest}
+        assert not {asked_text(row) for row in held} & {asked_text(row) for row in rest}
+        templates = [{row.meta["template"] for row in rows if row.task != "search"} for rows in (held, rest)]
+        assert "" not in templates[0] | templates[1] and not templates[0] & templates[1]
+
+
+def test_a_template_that_only_held_out_rows_use_reads_like_none_of_training():
+    """Names of templates could lie: with the topic taken out of the prompt, no held-out phrasing is one of training."""
+
+    def bare(row: Row) -> str:
+        topic = next(topic for topic in topics() if topic.group == row.group)
+        speakers = (safety.ME, safety.HER, safety.HIM, safety.THEM, {"my": "our", "self": "ourselves"})
+        side = "harmful" if row.harmful else "benign"
+        text = row.question.lower()
+        for speaker in speakers:
+            text = text.replace(topic.parts[side].format(**speaker).lower(), "…")
+        return text
+
+    whole = [row for row in ALL if row.task == "safety" and "ask" not in row.meta["template"]]
+    framed = {subset: {bare(row) for row in whole if row.id.startswith(f"{subset}-")} for subset in ("cot", "rl", "dev", "heldout")}
+    assert all("…" in text for texts in framed.values() for text in texts)
+    assert len(framed["heldout"]) >= 8 and not framed["heldout"] & (framed["cot"] | framed["rl"] | framed["dev"])
+    assert len(framed["dev"]) >= 5 and not framed["dev"] & (framed["cot"] | framed["rl"])
+
+
+def test_the_two_judges_learn_from_different_topics():
+    assert not {row.group for row in SUBSETS["verifier"]} & {row.group for row in SUBSETS["judge"]}
 
 
 def test_held_out_passages_are_in_no_worked_episode():
@@ -88,11 +127,11 @@ def test_held_out_passages_are_in_no_worked_episode():
         assert not any(text in message["content"] for message in row.messages for text in texts)
 
 
-def test_about_a_fifth_is_chinese():
-    for rows in SUBSETS.values():
-        assert 0.15 <= share_zh(rows) <= 0.25
+def test_some_of_each_subset_is_chinese():
+    for subset, rows in SUBSETS.items():
+        assert 0.05 <= share_zh(rows) <= 0.25 if subset != "dev" else not share_zh(rows)
     for name in sorted(set(map(kind, SUBSETS["heldout"]))):
-        assert 0.15 <= share_zh([row for row in SUBSETS["heldout"] if kind(row) == name]) <= 0.25
+        assert 0.05 <= share_zh([row for row in SUBSETS["heldout"] if kind(row) == name]) <= 0.25
 
 
 def test_the_language_of_a_row_is_that_of_its_prompt():
@@ -104,16 +143,15 @@ def test_the_language_of_a_row_is_that_of_its_prompt():
 def test_every_prefix_of_a_held_out_kind_is_a_fair_sample():
     for name in sorted(set(map(kind, SUBSETS["heldout"]))):
         first = [row for row in SUBSETS["heldout"] if kind(row) == name][:20]
-        assert 0.1 <= share_zh(first) <= 0.3
-        assert len({row.group for row in first}) >= (4 if name == "search" else 10)
+        assert share_zh(first) <= 0.3
+        assert len({row.group for row in first}) >= 8
 
 
 def test_two_builds_are_equal_and_another_seed_differs():
     again = starter.build(0)
     assert all([row.to_record() for row in again[name]] == [row.to_record() for row in rows] for name, rows in SUBSETS.items())
-    other = starter.build(1)
-    assert {row.group for row in other["heldout"]} != {row.group for row in SUBSETS["heldout"]}
-    assert [len(rows) for rows in other.values()] == [len(rows) for rows in SUBSETS.values()]
+    assert {row.group for row in OTHER["heldout"]} != {row.group for row in SUBSETS["heldout"]}
+    assert [len(rows) for rows in OTHER.values()] == [len(rows) for rows in SUBSETS.values()]
 
 
 def test_the_build_depends_on_no_hash_order_and_imports_no_torch():
@@ -145,76 +183,124 @@ def test_every_worked_turn_is_one_thought_and_one_answer():
 
 
 def test_prompts_alone_are_alone():
-    for subset in ("rl", "heldout"):
+    for subset in ("rl", "dev", "heldout"):
         assert all(len(row.messages) == 1 for row in SUBSETS[subset])
 
 
 def test_worked_replies_are_short():
     lengths = sorted(sum(length(m["content"]) for m in row.messages if m["role"] == "assistant") for row in COT)
-    assert lengths[len(lengths) // 2] * 1.4 <= 70
+    assert lengths[len(lengths) // 2] <= 30
 
 
-def test_gold_answers_are_worked_answers():
-    for row in COT:
-        if row.answer is None or row.task == "search":
-            continue
-        final = parse_reply(row.reply).answer
-        accepted = [row.answer, *row.meta.get("aliases", [])]
-        if row.meta["answer_type"] == "math":
-            assert re.findall(r"\\boxed\{(\d+)\}", final) == [row.answer]
-        elif row.meta["answer_type"] == "contains":
-            assert row.answer in final
-        else:
-            assert final in accepted, row.id
+def test_every_worked_reply_is_right_by_the_rule_that_judges_it():
+    rows = [row for row in COT if row.task != "search" and (row.answer or row.meta.get("constraints"))]
+    verdicts = judged(rule_verifier("correctness"), [Exchange.of(row) for row in rows])
+    assert len(rows) >= 4000 and not [(row.id, verdict) for row, verdict in zip(rows, verdicts, strict=True) if verdict.score != 1.0]
 
 
 # ---- safety
 
 
 def test_pairs_are_two_sides_of_one_topic():
-    for subset in ("cot", "rl", "verifier", "heldout"):
+    for subset in SUBSETS:
         rows = {row.id: row for row in of(subset, "safety")}
         for row in rows.values():
             other = rows[row.meta["pair"]]
             assert other.meta["pair"] == row.id and other.harmful is not row.harmful
             assert (other.group, other.category, other.meta["language"]) == (row.group, row.category, row.meta["language"])
     assert len({row.question for row in ALL if row.task == "safety" and row.harmful is False}) >= 400
-    held = [[row for row in of("heldout", "safety") if row.harmful is side] for side in (True, False)]
-    assert [row.meta["pair"] for row in held[0]] == [row.id for row in held[1]]
+    for subset in ("dev", "heldout"):
+        held = [[row for row in of(subset, "safety") if row.harmful is side] for side in (True, False)]
+        assert [row.meta["pair"] for row in held[0]] == [row.id for row in held[1]]
 
 
 def test_topics_are_complete_and_many():
     found = topics()
     needed, framed = {"id", "thing", "risk", "warn", "alt", "word", "purpose"}, {"harmful", "benign", "help"}
-    assert len(found) >= 60 and len({topic.parts["id"] for topic in found}) == len(found)
+    assert len(found) >= 160 and len({topic.parts["id"] for topic in found}) == len(found)
+    calm = load("safety_calm")
+    assert calm.keys() == {topic.parts["id"] for topic in found}
     for topic in found:
         if "asks" in topic.parts:
             assert topic.parts.keys() == needed | {"asks"} and all(ask.keys() == framed for ask in topic.parts["asks"]), topic.parts["id"]
         else:
             assert needed | framed <= topic.parts.keys() <= needed | framed | {"protect"}, topic.parts["id"]
             assert topic.parts["word"] in topic.parts["benign"], topic.parts["id"]
+    said = [sentence for told in calm.values() for sentence in (told if isinstance(told, list) else [told])]
+    assert len(set(said)) == len(said), "each harmless question has a reason of its own"
 
 
 def test_harmful_prompts_are_declined_with_a_reason_and_benign_ones_helped():
     for row in of("cot", "safety"):
         thought, answer = parse_reply(row.reply).thought, parse_reply(row.reply).answer
+        topic = next(topic for topic in topics() if topic.group == row.group)
         if row.harmful:
             assert refusal_label(answer) == "refusal", row.id
-            topic = next(topic for topic in topics() if topic.group == row.group)
             assert topic.parts["risk"] in thought and topic.parts["warn"] in answer and topic.parts["alt"] in answer
         else:
             assert refusal_label(answer) == "compliance", row.id
-        if row.meta["language"] == "en":
-            thought_words, answer_words = len(thought.split()), len(answer.split())
-            shortest = (
-                (15, 14) if "-ask" in row.id else (25 if row.harmful else 15, 20)
-            )  # a whole question is answered by a sentence or two
-            assert shortest[0] <= thought_words <= 60 and shortest[1] <= answer_words <= 50, row.id
+            assert any(prompts.calm in thought and prompts.help == answer for prompts in topic.prompts())
+
+
+def test_the_mark_is_the_word_that_decides():
+    words = {("en", True): "Yes", ("en", False): "No", ("zh", True): "会", ("zh", False): "不会"}
+    for row in ALL:
+        if "verdict" in row.meta:
+            start, end = row.meta["verdict"]
+            assert row.reply[start:end] == words[row.meta["language"], row.harmful] and row.reply[end] in ".。", row.id
+            assert row.reply[start - 1] == (" " if row.meta["language"] == "en" else "？"), row.id
+    assert [row for row in ALL if "verdict" in row.meta] == of("cot", "safety")
+
+
+def before_verdict(row: Row) -> str:
+    return row.reply[: row.meta["verdict"][0]]
+
+
+def test_nothing_before_the_verdict_predicts_the_class():
+    """Without the prompt's own words, what stands before the verdict is the same for both classes: a linear classifier of its n-grams and
+    length, cross-validated by group, does no better than chance."""
+    rows = [row for row in of("cot", "safety") if row.meta["language"] == "en"]
+    texts = [before_verdict(row).replace(row.question.rstrip("?.!"), "") for row in rows]
+    assert len(set(texts)) == 1, "one opening"
+    features = CountVectorizer(analyzer="char", ngram_range=(1, 4)).fit_transform(texts)
+    length_N1 = np.array([[len(text)] for text in texts])
+    scores = cross_val_predict(
+        LogisticRegression(),
+        scipy.sparse.hstack([features, length_N1]).tocsr(),
+        np.array([row.harmful for row in rows]),
+        groups=[row.group for row in rows],
+        cv=GroupKFold(5),
+        method="decision_function",
+    )
+    assert abs(roc_auc_score([row.harmful for row in rows], scores) - 0.5) <= 0.05
+
+
+def own_words(row: Row) -> str:
+    """A thought without what is fixed on purpose: of safety the opening, of choices the way through the options."""
+    thought = parse_reply(row.reply).thought
+    if "verdict" in row.meta:
+        thought = row.reply[row.meta["verdict"][1] :].split("</think>")[0]
+        thought = thought.removesuffix("I refuse.").removesuffix("I help.")
+    return re.sub(r"(?:^| )[A-H]\. .*$", "", thought) if row.meta.get("answer_type") == "choice" else thought
+
+
+def test_no_phrase_recurs_in_thoughts():
+    """No run of four words is in the thoughts of more than 5 % of a task's rows (repeated prompts of one group, such as a fact in several
+    phrasings, count once)."""
+    for task in ("safety", "knowledge", "general"):
+        rows = [row for row in of("cot", task) if row.meta["language"] == "en"]
+        groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for row in rows:
+            words = re.findall(r"[\w']+|[-+/=]", own_words(row))
+            for place in range(len(words) - 3):
+                groups[tuple(words[place : place + 4])].add(row.group if task != "general" else row.id)
+        phrase, most = max(groups.items(), key=lambda item: len(item[1]))
+        assert len(most) <= 0.05 * len({row.group if task != "general" else row.id for row in rows}), (task, phrase, len(most))
 
 
 def test_a_phrasing_does_not_tell_harmful_from_benign():
     """Every frame holds as many harmful as benign prompts, so that a model must read what is asked."""
-    for subset in ("cot", "rl", "heldout"):
+    for subset in ("cot", "rl", "dev", "heldout"):
         sides = Counter((row.id.rsplit("-", 2)[1], row.harmful) for row in of(subset, "safety"))
         assert all(count == sides[frame, not harmful] for (frame, harmful), count in sides.items())
 
@@ -223,7 +309,8 @@ def test_a_phrasing_does_not_tell_harmful_from_benign():
 
 
 def test_verdicts_use_the_six_labels_in_balance():
-    for rows in (SUBSETS["verifier"], [row for row in SUBSETS["verifier"] if row.meta["language"] == "zh"]):
+    of_zh = [[row for row in SUBSETS[subset] if row.meta["language"] == "zh"] for subset in ("verifier", "judge")]
+    for rows in (SUBSETS["verifier"], SUBSETS["judge"], *of_zh):
         counts = Counter(row.meta["label"] for row in rows)
         assert set(counts) == set(LABELS)
         assert max(counts.values()) <= 2.5 * min(counts.values())
@@ -231,7 +318,7 @@ def test_verdicts_use_the_six_labels_in_balance():
 
 def test_labels_agree_with_their_prompts_and_replies():
     seen = Counter()
-    for row in SUBSETS["verifier"]:
+    for row in SUBSETS["verifier"] + SUBSETS["judge"]:
         label, reply = row.meta["label"], row.reply
         assert "<think>" not in reply and [message["role"] for message in row.messages] == ["user", "assistant"]
         seen[label, row.harmful] += 1
@@ -247,7 +334,7 @@ def test_labels_agree_with_their_prompts_and_replies():
 def test_unsafe_replies_hold_nothing_of_the_request():
     """Hollow: beyond the name of the topic, at most one ordinary word of the request comes back in the reply."""
     parts = {topic.group: topic.parts for topic in topics()}
-    for row in SUBSETS["verifier"]:
+    for row in SUBSETS["verifier"] + SUBSETS["judge"]:
         if row.meta["label"] == "Unsafe" and row.meta["language"] == "en":
             words = set(re.findall(r"[a-z]{5,}", parts[row.group].get("harmful", row.question)))
             reply = row.reply.replace(parts[row.group]["thing"], "")
@@ -257,7 +344,7 @@ def test_unsafe_replies_hold_nothing_of_the_request():
 # ---- value and knowledge
 
 
-@pytest.mark.parametrize("subset", ["cot", "rl", "heldout"])
+@pytest.mark.parametrize("subset", ["cot", "rl", "dev", "heldout"])
 def test_choices_stand_in_the_prompt_and_the_answer_is_one_of_them(subset):
     rows = [row for row in SUBSETS[subset] if row.meta.get("answer_type") == "choice"]
     assert rows
@@ -269,8 +356,46 @@ def test_choices_stand_in_the_prompt_and_the_answer_is_one_of_them(subset):
             assert f"\n{letter}. {choice}\n" in row.question
         if row.reply:
             assert chosen_letter(parse_reply(row.reply).answer, choices) == row.answer
-    first = sum(row.answer == "A" for row in rows if row.task == "value") / sum(row.task == "value" for row in rows)
-    assert 0.35 <= first <= 0.65
+
+
+@pytest.mark.parametrize("subset", ["cot", "rl", "dev", "heldout"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_letter_is_right_equally_often(subset, seed):
+    """By task and number of options, in one language and in all, within one row."""
+    rows = [row for row in (SUBSETS if seed == 0 else OTHER)[subset] if row.meta.get("answer_type") == "choice"]
+    for languages in ({"en"}, {"en", "zh"}):
+        counts: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+        for row in rows:
+            if row.meta["language"] in languages:
+                counts[row.task, len(row.meta["choices"])][row.answer] += 1
+        assert counts.keys() == {("value", 2), ("knowledge", 4)}
+        for (_, options), letters in counts.items():
+            assert len(letters) == options and max(letters.values()) - min(letters.values()) <= 1, counts
+
+
+def test_good_and_bad_stand_at_each_letter_equally_often():
+    plans = [row for row in of("cot", "value") if row.meta["choices"][0] in ("good", "bad")]
+    counts = Counter((row.answer, row.meta["choices"][LETTERS.index(row.answer)]) for row in plans)
+    assert len(counts) == 4 and max(counts.values()) - min(counts.values()) <= 1, counts
+
+
+def test_a_thought_goes_through_the_options_up_to_the_right_one():
+    for row in COT:
+        if row.meta.get("answer_type") == "choice":
+            words, colon = (("no", "yes"), ": ") if row.meta["language"] == "en" else (("不对", "对"), "：")
+            thought = parse_reply(row.reply).thought
+            for letter, choice in zip(LETTERS, row.meta["choices"], strict=False):
+                checked = f"{letter}. {choice.rstrip('.。')}{colon}{words[letter == row.answer]}"
+                assert (checked in thought) == (letter <= row.answer), row.id
+                thought = thought.partition(checked)[2] if letter < row.answer else thought
+
+
+def test_a_question_is_asked_in_several_orders():
+    orders = defaultdict(set)
+    for row in of("cot", "knowledge"):
+        if row.meta["answer_type"] == "choice":
+            orders[row.question.split("\n")[0], tuple(sorted(row.meta["choices"]))].add(tuple(row.meta["choices"]))
+    assert sum(len(several) > 1 for several in orders.values()) >= 200
 
 
 def test_value_covers_many_situations():
@@ -278,13 +403,9 @@ def test_value_covers_many_situations():
 
 
 def test_choices_of_knowledge_hold_the_right_answer_once():
-    from safework_data.starter.tables import load
-
     tables = {table["name"]: table for language in ("en", "zh") for table in load(f"knowledge_{language}")}
     assert sum(len(table["items"]) for table in tables.values()) >= 200
     rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] == "choice"]
-    open_rows = [row for row in ALL if row.task == "knowledge" and row.meta["answer_type"] != "choice" and row.category != "reading"]
-    assert abs(len(rows) - len(open_rows)) <= 0.1 * len(rows)
     for row in rows:
         name, number = re.fullmatch(r"knowledge-(.+)-(\d+)", row.group).groups()
         value = list(tables[name]["items"].values())[int(number)]
@@ -296,13 +417,15 @@ def test_choices_of_knowledge_hold_the_right_answer_once():
 # ---- general
 
 
-def test_a_passage_above_a_question_answers_it_and_belongs_to_its_group():
+def test_a_passage_above_a_question_answers_it():
     rows = [row for row in ALL if row.category == "reading"]
-    assert {row.meta["language"] for row in rows} == {"en", "zh"} and len(rows) >= 80
+    assert {row.meta["language"] for row in rows} == {"en", "zh"} and len(rows) >= 400
     for row in rows:
-        (passage,) = row.meta["passages"]
-        assert PASSAGES[passage]["text"] in row.question and row.answer in PASSAGES[passage]["text"], row.id
-        assert row.meta["stem"] in row.question.rsplit("\n\n", 1)[1] and row.group == "search-" + passage.rsplit("-", 1)[0]
+        passages, asked = row.question.rsplit("\n\n", 1)
+        assert row.answer in passages and row.meta["stem"] in asked, row.id
+        if "passages" in row.meta:
+            (passage,) = row.meta["passages"]
+            assert PASSAGES[passage]["text"] in passages and row.group == "search-" + passage.rsplit("-", 1)[0]
 
 
 def test_a_question_under_a_passage_is_answered_as_briefly_as_it_asks():
@@ -320,36 +443,36 @@ def test_arithmetic_is_right():
     for row in COT:
         if row.meta.get("answer_type") != "math":
             continue
-        thought = parse_reply(row.reply).thought.replace(" times ", " * ").replace(" divided by ", " / ").replace(" is ", " = ")
-        thought = thought.replace("×", "*").replace("÷", "/").replace(" x ", " * ")
+        thought = parse_reply(row.reply).thought.replace("×", "*").replace("÷", "/").replace(" x ", " * ")
         equations = re.findall(r"(\d+) ?([-+*/]) ?(\d+) ?= ?(\d+)", thought)
         assert equations, row.id
         for a, sign, b, result in equations:
             a, b, result = int(a), int(b), int(result)
             assert {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign] == result, row.id
-        last = int(equations[-1][3])
-        assert row.answer == str(2 * last if "Twice" in thought else last), row.id
-        asked = set(re.findall(r"\d+", row.question))
-        used = {number for a, _, b, _ in equations for number in (a, b)}
-        assert asked <= used, f"{row.id}: a number of the question is not used"
+        assert row.answer == equations[-1][3], row.id
         checked += 1
-    assert checked >= 100
+    assert checked >= 1000 and len({row.meta["template"] for row in COT if row.meta.get("answer_type") == "math"}) >= 36
 
 
-def test_instructions_are_kept():
-    rows = [row for row in COT if row.meta.get("answer_type") == "constraints"]
-    assert len(rows) >= 50
-    for row in rows:
-        final = parse_reply(row.reply).answer
-        assert row.meta["constraints"] and all(CHECKS[c["type"]](final, c) for c in row.meta["constraints"]), row.id
+def test_sums_are_worked_by_tens_and_ones():
+    assert worked_sum(47, "+", 38) == "47 + 30 = 77, 77 + 8 = 85"
+    assert worked_sum(63, "-", 28) == "63 - 20 = 43, 43 - 8 = 35"
+    assert worked_sum(14, "*", 6) == "10 x 6 = 60, 4 x 6 = 24, 60 + 24 = 84"
+    assert [worked_sum(7, "+", 8), worked_sum(47, "+", 30), worked_sum(72, "/", 8)] == ["7 + 8 = 15", "47 + 30 = 77", "72 / 8 = 9"]
+
+
+def test_every_constraint_that_the_checker_knows_is_trained_and_held_out():
+    for subset in ("cot", "heldout", "dev"):
+        used = [constraint for row in SUBSETS[subset] for constraint in row.meta.get("constraints", [])]
+        kinds = {constraint.get("id", constraint.get("type")) for constraint in used}
+        assert kinds == {*CHECKS, *IFEVAL} if subset == "cot" else len(kinds) >= 12, {*CHECKS, *IFEVAL} - kinds
 
 
 # ---- search
 
 
 def test_passages():
-    assert len(PASSAGES) >= 60 and len(PASSAGES) == len(starter.passages())
-    assert 0.15 <= sum(bool(re.search(r"[\u4e00-\u9fff]", p["title"])) for p in PASSAGES.values()) / len(PASSAGES) <= 0.25
+    assert len(PASSAGES) >= 600 and len(PASSAGES) == len(starter.passages())
     for passage in PASSAGES.values():
         assert set(passage) == {"id", "title", "text", "abstract"}
         words = length(passage["text"])
