@@ -371,3 +371,51 @@ def test_measured_rows_that_are_trained_on_are_refused(tiny_artifact, data):
     inputs = Inputs({"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": data.with_subset("cot")})
     (refusal,) = stage.plan(SftConfig(verdict={}), inputs).refusals
     assert "are in the training rows" in str(refusal)
+
+
+# ---------------------------------------------------------------- held to the starting model
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_the_kl_to_the_starting_model_is_0_at_first_and_holds_the_model(lora, tiny_artifact, toy_data, work):
+    drift = {}
+    for weight in (0.0, 50.0):
+        for old in work.checkpoints.iterdir():
+            old.rename(work.path / f"{weight}-{old.name}")
+        config = SftConfig(
+            kl={"weight": weight} if weight else None, lora=lora, learning_rate=3e-3, max_steps=8, sample_prompts=0, bf16=False
+        )
+        train(config, Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
+        before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
+        drift[weight] = sum(float((after[name] - before[name]).norm()) for name in before)
+    steps = [step["kl"] for step in read_metrics(work.progress.metrics_path) if "kl" in step]
+    assert len(steps) == 8 and steps[0] == pytest.approx(0, abs=1e-6) and steps[-1] > 0
+    assert drift[50.0] < 0.9 * drift[0.0]
+
+
+def test_the_kl_is_that_of_both_models_distributions(tiny_model, work):
+    config = SftConfig(verdict={"weight": 0.7}, kl={"weight": 2.0}, per_device_train_batch_size=5, bf16=False, max_steps=1)
+    other = load_model(tiny_model, dtype="float32")
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.3)
+    with_kl = trainer_of(tiny_model, work, rows_of(4), config, kl_weight=2.0, reference=other)
+    without = trainer_of(tiny_model, work, rows_of(4), config)
+    batch = next(iter(with_kl.get_train_dataloader()))
+    one, two = (
+        trainer.compute_loss(trainer.model.eval(), dict(batch), num_items_in_batch=torch.tensor(1)) for trainer in (with_kl, without)
+    )
+    logp, start = (
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+        for model in (with_kl.model, other)
+    )
+    reply = (batch["labels"][:, 1:] != IGNORE) & (batch["verdicts"][:, 1:] == 0)
+    expected = (start.exp() * (start - logp)).sum(-1)[reply].sum() / with_kl.verdict_term.reply_tokens
+    assert float(one - two) == pytest.approx(2.0 * float(expected), rel=1e-4) and float(expected) > 0
+
+
+def test_frozen_embeddings_stay(tiny_artifact, toy_data, work):
+    config = SftConfig(freeze_embeddings=True, learning_rate=1e-2, max_steps=2, sample_prompts=0)
+    train(config, Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
+    before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
+    assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
+    assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
