@@ -76,6 +76,9 @@ class SftConfig(SupervisedConfig, EvaluationConfig):
     """Learn the decision that a reply states. Where null, a marked word is a token like any other."""
     kl: KlConfig | None = None
     """Hold the model to the starting model, which stays in memory for it; with lora, the model without its adapters."""
+    padding_free: bool = True
+    """Rows of a forward pass follow each other without padding, each attending to itself only, where the architecture allows it (tried
+    before training); else, and where false, they are padded to the longest."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     save_dtype: SaveDtype = "source"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from copy import deepcopy
 from statistics import mean
 from typing import Any
@@ -18,6 +19,7 @@ from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import Sampling, TokenEngine
+from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of
@@ -83,13 +85,16 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if config.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
     args = _arguments(config, work, tokenizer)
+    lengths = [len(ids) for ids in training.input_ids]
+    padding_free = config.padding_free and keeps_rows_apart(model, max(lengths))
     trainer = SupervisedTrainer(
         model=model,
         args=args,
         train_dataset=training.dataset(),
         processing_class=tokenizer,
         peft_config=lora_config(config.lora, model),
-        lengths=[len(ids) for ids in training.input_ids],
+        lengths=lengths,
+        padding_free=padding_free,
         verdict_term=verdict_term(config, training, learned, rows_per_step(args)),
         kl_weight=config.kl.weight if config.kl else 0.0,
         reference=reference,
@@ -103,7 +108,11 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         sample=lambda asked: [group[0] for group in engine.generate([row.prompt for row in asked], evaluated)],
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
-    state = run_training(trainer, work, evaluation=evaluation)
+    with ExitStack() as inside:
+        for one in (trainer.model, reference):
+            if padding_free and one is not None:
+                inside.enter_context(attention_by_row(one))
+        state = run_training(trainer, work, evaluation=evaluation)
     trained = merged(trainer.model)
     if trainer.aux_loss_enabled:
         trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
@@ -123,6 +132,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             "short_rows": len(training.input_ids) - len(encoded.input_ids),
             **({"data": decision.ref, "before": before, "after": after} if decision else {}),
         }
+    outcome.metrics["padding_free"] = padding_free
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
     write_model_card(
         work.output, stage="sft", config=config, inputs=inputs, steps=state.global_step, evaluation=outcome.metrics.get("evaluation")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class SftStage(Stage):
     name = "sft"
-    version = 4  # 4: held-out rows are left out; a reply is trained on as it would be sampled, and by the model's own loss
+    version = 5  # 5: rows of a pass without padding, which sums in another order
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {

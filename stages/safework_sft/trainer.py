@@ -14,7 +14,7 @@ from trl import SFTTrainer
 from safework_cli.models.verdict import Choice
 from safework_cli.models.vision import base_of
 from safework_cli.training.sampler import StepSampler, step_sampler
-from safework_sft.batches import PaddedBatch
+from safework_sft.batches import INPUTS, Batches
 from safework_sft.encode import IGNORE
 
 COLUMNS = ("input_ids", "labels", "verdicts")
@@ -68,6 +68,7 @@ class SupervisedTrainer(SFTTrainer):
         verdict_term: of the loss; the rows then have ``verdicts``.
         kl_weight: of the penalty for leaving the starting model; 0 for none.
         reference: the starting model; None where the model in training has adapters, without which it is the starting model.
+        padding_free: rows of a pass follow each other without padding; the models keep them apart (``models.attention``).
     """
 
     def __init__(
@@ -77,11 +78,12 @@ class SupervisedTrainer(SFTTrainer):
         verdict_term: VerdictTerm | None = None,
         kl_weight: float = 0.0,
         reference: Any = None,
+        padding_free: bool = False,
         **settings: Any,
     ):
         super().__init__(**settings)
         self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
-        self.data_collator = PaddedBatch(self._tokenizer.pad_token_id)
+        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free)
         if verdict_term is not None:
             self.loss_is_scaled_for_ga = True  # its denominators are those of a whole step
 
@@ -160,7 +162,7 @@ def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra
         keep_BT: of all tokens but the first.
     """
     causal = base_of(getattr(model, "module", model))
-    given = {name: inputs[name] for name in ("input_ids", "attention_mask") if name in inputs}
+    given = {name: inputs[name] for name in INPUTS if name in inputs}
     with _head_on(causal, keep_BT) as narrowed:
         output = model(**given, use_cache=False, **extra)
     return (output.logits[0] if narrowed else output.logits[:, :-1][keep_BT]).float(), output
