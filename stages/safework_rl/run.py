@@ -19,7 +19,8 @@ from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
-from safework_cli.environments.search.index import SearchIndex
+from safework_cli.environments.search.grammar import episode_prompt
+from safework_cli.environments.search.index import SearchIndex, refuse_lost
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
@@ -93,7 +94,7 @@ def train(
         if row.images:
             return encode_prompt_with_images(processor, row.prompt, row.images)
         if row.id not in encoded:
-            encoded[row.id] = encode_prompt(tokenizer, row.prompt)
+            encoded[row.id] = encode_prompt(tokenizer, row.prompt if search is None else episode_prompt(row.prompt))
         return encoded[row.id], None
 
     usable = training_rows(data, work.progress.note)
@@ -102,6 +103,8 @@ def train(
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
+    if search is not None:
+        refuse_lost(search[0], rows, data.ref, inputs.one("index").ref)
     per_rollout = config.prompts_per_step * config.updates_per_rollout
     curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
     order = curriculum.order()
