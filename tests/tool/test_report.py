@@ -366,6 +366,13 @@ def test_search_episodes_have_a_table(store: Store, tmp_path: Path) -> None:
     assert [(suite.name, suite.measures) for suite in suites] == [("passages", ["accuracy", "false_certain", "auroc", "searches"])]
     assert suites[0].rows["base"]["false_certain"] == ("25.0%", "10.0 – 50.0")
     assert suites[0].rows["base"]["auroc"] == ("0.715", "0.6 – 0.8") and suites[0].rows["base"]["searches"] == ("not measured", "")
+    only = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))
+    path = only.path / "summary.json"
+    summary["suites"] = {"passages": summary["suites"]["passages"] | {"value": 0.75}}
+    path.write_text(json.dumps(summary))
+    table = ladder_table([base, made, only])
+    assert table.rungs[0].record.evaluation.ref == made.ref, "an evaluation of only search episodes is not a rung"
+    assert search_suites(table)[0].rows["base"]["accuracy"][0] == "75.0%"
     build_report([base, made], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert '<section id="search">' in page and "0.715" in page

@@ -272,11 +272,11 @@ def _pair(
 
 @dataclass(slots=True)
 class SearchSuite:
-    """A search suite of every rung that was asked it.
+    """A search suite of every model that was asked it.
 
     Attributes:
         measures: in order.
-        rows: label of the rung → measure → (value, interval).
+        rows: label of the model → measure → (value, interval).
     """
 
     name: str
@@ -285,15 +285,15 @@ class SearchSuite:
 
 
 def search_suites(table: LadderTable) -> list[SearchSuite]:
-    """Search suites with what was measured of their episodes, in addition to the accuracy in the ladder."""
+    """Search suites with what was measured of their episodes."""
     suites: dict[str, SearchSuite] = {}
-    for rung in table.rungs:
-        for name, record in rung.record.summary["suites"].items():
+    for label, searched in table.searched:
+        for name, record in searched.summary["suites"].items():
             measured = {"accuracy": record} | record["search"] if record.get("search") else {}
             if measured:
                 suite = suites.setdefault(name, SearchSuite(name, [], {}))
                 suite.measures += [measure for measure in measured if measure not in suite.measures]
-                suite.rows[rung.label] = {measure: _value(measure, value) for measure, value in measured.items()}
+                suite.rows[label] = {measure: _value(measure, value) for measure, value in measured.items()}
     return list(suites.values())
 
 
