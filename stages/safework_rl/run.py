@@ -54,15 +54,21 @@ CURVES = (
     "correct",
     "unparsed",
     "completions/mean_length",
+    "groups/zero_variance",
     "entropy",
     "cpgd/drift",
     "cpgd/clip_share",
     "kl",
     "engine/logprob_gap",
+    "choice/",
+    "verdict/",
+    "refusal/",
     "search/reliability",
+    "search/false_certain",
+    "search/true_certain",
     "search/lambda",
 )
-"""Numbers whose first and last values go into the manifest."""
+"""Numbers whose first and last values go into the manifest; a name that ends with a slash stands for all numbers below it."""
 
 
 def train(
@@ -273,10 +279,17 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
 
 def _curve_ends(history: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the first and the last fifth of the steps: one step's mean is mostly noise."""
+    logged = sorted({name for entry in history for name in entry})
+    names = [name for curve in CURVES for name in logged if name == curve or (curve.endswith("/") and name.startswith(curve))]
     ends: dict[str, Any] = {}
-    for name in CURVES:
+    for name in names:
         values = [entry[name] for entry in history if entry.get(name) is not None]
         if values:
             fifth = max(1, len(values) // 5)
-            ends[name] = {"first": round(fmean(values[:fifth]), 4), "last": round(fmean(values[-fifth:]), 4)}
+            ends[name] = {"first": significant(fmean(values[:fifth])), "last": significant(fmean(values[-fifth:]))}
     return ends
+
+
+def significant(value: float) -> float:
+    """Four digits: a drift of 3e-06 is not 0."""
+    return float(f"{value:.4g}")
