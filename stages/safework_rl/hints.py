@@ -91,9 +91,9 @@ def idle_constants(steps: Sequence[Mapping[str, float]], beta: float) -> str | N
     if clipped >= CLIPPED or force >= FORCE:
         return None
     return (
-        f"only the learning rate held the policy: the clip removed {clipped:.2%} of the tokens at most, and the drift cancelled {force:.2%} of "
-        f"the gradient (the mean |ln ratio| of an update was {ratio:.2g} at most); loss.epsilon near that number, loss.drift_coef near 1 or "
-        "beta near 0.02 would hold it"
+        f"only the learning rate held the policy: the clip removed {clipped:.2%} of the tokens at most, and the drift cancelled "
+        f"{force:.2%} of the gradient (the mean |ln ratio| of an update was {ratio:.2g} at most); loss.epsilon near that number, "
+        "loss.drift_coef near 1 or beta near 0.02 would hold it"
     )
 
 

@@ -26,8 +26,9 @@ class CpgdSettings(Settings):
     tight: float = Field(1.0, ge=0, le=1)
     """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
     drift_coef: float = Field(1e-3, ge=0, le=1000)
-    """Weight of the policy drift. It balances an advantage A where drift_coef × (ratio − 1) = A: with weighting=std, advantages are about 1,
-    and a weight of 1 lets a ratio reach about 2, 5 about 1.2. At 1e-3 it holds nothing but what drift_cap × 1e-3 outweighs."""
+    """Weight of the policy drift. It balances an advantage A where drift_coef × (ratio − 1) = A: with weighting=std, advantages are
+    about 1, and a weight of 1 lets a ratio reach about 2, of 5 about 1.2. At 1e-3, with drift_cap=2, it balances advantages below 0.002
+    only."""
     drift_cap: float = Field(2.0, gt=0, le=1e6)
     """Cap of the drift's gradient factor."""
     weighting: Weighting = "std"
