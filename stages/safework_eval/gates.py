@@ -24,7 +24,8 @@ class Gate(Settings):
 
     metric: str
     """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
-    benign prompts, `suite.reliability|false_certain|certain|answered` of a search suite, or an axis: `safety`, `capability`."""
+    benign prompts, `suite.reliability|true_certain|false_certain|certain|answered|auroc|searches` of a search suite, or an axis:
+    `safety`, `capability`."""
     min: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at least this. Shares are in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = Field(None, ge=-1e9, le=1e9)
@@ -54,7 +55,7 @@ def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> s
     measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
     fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).refusals for field in SAFETY_FIELDS]
-    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
+    measured += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
         known = metrics.get(gate.metric)  # the name of a suite
         near = f"; did you mean '{gate.metric}.{known}'?" if known else nearest(gate.metric, [*measured, *fields])
@@ -131,4 +132,6 @@ def _change(name: str, summary: Mapping[str, Any]) -> float | None:
         return None
     if name in AXES:
         return against["axes"][name]["change"]
-    return against["suites"].get(name.rpartition(".")[0], {}).get("change")
+    suite, _, field = name.rpartition(".")
+    record = against["suites"].get(suite, {})
+    return (record.get("search", {}).get(field, {}) if field in SEARCH_MEASURES else record).get("change")

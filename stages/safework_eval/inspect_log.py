@@ -43,6 +43,8 @@ from safework_cli.data.row import Message, Row
 from safework_cli.engines.protocol import Sampling
 from safework_eval.samples import RecordedReply, ScoredSample
 from safework_eval.scoring import Panel
+from safework_eval.search_measures import judged_episode
+from safework_eval.searching import OF_EPISODES, SEARCHES
 from safework_eval.selection import PlannedSuite
 
 STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "model_length": "model_length"}
@@ -115,18 +117,28 @@ def score_of(sample: ScoredSample, judge: str) -> Score:
 
 
 def write_log(
-    path: Path, suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSample], model: str, sampling: Sampling, times: tuple[str, str]
+    path: Path,
+    suite: PlannedSuite,
+    panel: Panel,
+    samples: Sequence[ScoredSample],
+    model: str,
+    sampling: Sampling,
+    times: tuple[str, str],
+    certain: int = 0,
 ) -> None:
     """Writes a judged suite as one of Inspect's logs (`.eval`).
 
     Args:
         model: what answered, such as "safework/model/sft@v2".
+        certain: of search episodes, the confidence from which an answer counts as certain.
         times: start and end of the evaluation, ISO 8601.
     """
     config = GenerateConfig(max_tokens=sampling.max_tokens, temperature=sampling.temperature, top_p=sampling.top_p, seed=sampling.seed)
     # asked for, since Inspect gives them the prefix inspect_ai/ only if it is installed below a folder called site-packages
     metrics = [{"name": registry_info(metric).name} for metric in (mean(), stderr())]
     scorers = [{"name": j.id, "metrics": metrics, "metadata": {"digest": j.digest, "metric": suite.metric}} for j in panel.judges]
+    if any(sample.episode is not None for sample in samples):
+        scorers += [{"name": f"episode/{name}", "metrics": metrics, "metadata": {"certain": certain}} for name in (*OF_EPISODES, SEARCHES)]
     spec: Mapping[str, Any] = {
         "created": times[0],
         "task": suite.name,
@@ -138,7 +150,7 @@ def write_log(
         "metadata": {"metric": suite.metric, "digest": suite.digest, "source": suite.source},
         "scorers": scorers,
     }
-    entries = [_entry(sample, panel, model) for sample in samples]
+    entries = [_entry(sample, panel, model, certain) for sample in samples]
     usages = [entry.output.usage for entry in entries if entry.output.usage]
     used = sum(usages, ModelUsage())
     log = EvalLog(
@@ -153,17 +165,32 @@ def write_log(
     write_eval_log(log, str(path), format="eval")
 
 
-def _entry(sample: ScoredSample, panel: Panel, model: str) -> EvalSample:
-    row, output = inspect_sample(sample.row), output_of(model, sample.reply)
+def _entry(sample: ScoredSample, panel: Panel, model: str, certain: int) -> EvalSample:
+    row, output, episode = inspect_sample(sample.row), output_of(model, sample.reply), sample.episode
     asked = to_chat(sample.row.prompt)
+    exchange = [*asked, output.message]
+    scores = {judge.id: score_of(sample, judge.id) for judge in panel.judges}
+    if episode is not None:
+        exchange = to_chat([Message(role=m["role"], content=m["content"]) for m in episode.messages])
+        scores |= _episode_scores(sample, certain)
     return EvalSample(
         id=sample.row.id,
         epoch=1,
         input=asked,
         target=row.target,
-        messages=[*asked, output.message],
+        messages=exchange,
         output=output,
         metadata=row.metadata or {},
-        scores={judge.id: score_of(sample, judge.id) for judge in panel.judges},
+        scores=scores,
         model_usage={model: output.usage} if output.usage else {},
     )
+
+
+def _episode_scores(sample: ScoredSample, certain: int) -> dict[str, Score]:
+    """The measures of a search episode, one score each; unscored if the answer could not be scored."""
+    judged, record = judged_episode(sample.to_record(), sample.row.group), sample.to_record()
+    details = {name: record[name] for name in ("confidence", "well_formed", "searches", "reads", "finish_reason")}
+    if judged is None:
+        unscored = Score.unscored(reason="unscorable", answer=sample.answer, metadata=details)
+        return {f"episode/{name}": unscored for name in (*OF_EPISODES, SEARCHES)}
+    return {f"episode/{name}": Score(value=value, answer=sample.answer, metadata=details) for name, value in judged.values(certain).items()}

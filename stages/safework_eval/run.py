@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.store import now
-from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.engines.protocol import Sampling
 from safework_eval.compare import compare
@@ -27,6 +26,7 @@ from safework_eval.plan import chosen_suites
 from safework_eval.requests import ReplyRequest, batches_of, build_request, complete, has_token_ids, record_of
 from safework_eval.samples import Archive, Key, ScoredSample, read_samples, write_samples
 from safework_eval.scoring import Judge, Panel, score_samples
+from safework_eval.search_measures import JudgedEpisode, judged_episode, judged_episodes, search_changes
 from safework_eval.searching import SEARCH_MEASURES, chunks_of
 from safework_eval.selection import PlannedSuite
 from safework_eval.summary import Conditions, summarise
@@ -157,7 +157,7 @@ def _play(
     work: WorkDir,
 ) -> None:
     """The episodes of search suites."""
-    from safework_cli.environments.search.index import SearchIndex
+    from safework_cli.environments.search.index import SearchIndex, refuse_lost
     from safework_eval.searching import play
 
     if not suites:
@@ -165,13 +165,7 @@ def _play(
     reference = inputs.one("index")
     index = SearchIndex.load(reference.path)
     for suite in suites:
-        lost = sum(any(passage not in index for passage in row.meta.get("passages") or ()) for row in suite.rows)
-        if lost:
-            raise InputError(
-                f"{lost} of {len(suite.rows)} questions of suite '{suite.name}' have their answers in passages that {reference.ref} lacks",
-                "no search could find them",
-                "build the index from the suite's own passages: safework data index",
-            )
+        refuse_lost(index, suite.rows, f"suite '{suite.name}'", reference.ref)
     missing = sum((suite.name, row.id) not in archive.replies for suite in suites for row in suite.rows)
     with work.progress.phase(f"search with {ref}", missing) as phase, work.stop.deferred():
 
@@ -214,16 +208,25 @@ def _summary(side: Side, data: Artifact | None, suites: list[PlannedSuite], pane
 
 def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: list[dict[str, Any]]) -> None:
     """Puts the comparison into the first summary. Raises ConfigError where an evaluation given as base was made under other conditions."""
+    groups = _groups(sides[0])
+    that_episodes: dict[str, dict[str, JudgedEpisode]] = {}
     if base.kind == "model":
         that, that_outcomes = summaries[1], _outcomes(sides[1])
+        that_episodes = _episodes(sides[1])
         # In one run only the models differ, and a template is a part of its model.
     else:
         that = read_summary(base)
         that_outcomes = {}
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
+            if episode := judged_episode(record, groups.get(record["suite"], {}).get(record["id"], record["id"])):
+                that_episodes.setdefault(record["suite"], {})[record["id"]] = episode
         refuse_differences(summaries[0], that, base.ref, list(config.allow_differences))
-    summaries[0][AGAINST] = {"ref": base.ref, **compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, _groups(sides[0]))}
+    compared = compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, groups)
+    for name, episodes in _episodes(sides[0]).items():
+        if name in compared["suites"]:
+            compared["suites"][name]["search"] = search_changes(episodes, that_episodes.get(name, {}), config.episode.certain)
+    summaries[0][AGAINST] = {"ref": base.ref, **compared}
 
 
 def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
@@ -231,6 +234,12 @@ def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
     for sample in side.samples:
         found.setdefault(sample.suite, {})[sample.row.id] = sample.outcome
     return found
+
+
+def _episodes(side: Side) -> dict[str, dict[str, JudgedEpisode]]:
+    """Suite → row id → episode, of the suites that are answered in episodes."""
+    names = {sample.suite for sample in side.samples if sample.episode is not None}
+    return {name: judged_episodes([sample for sample in side.samples if sample.suite == name]) for name in names}
 
 
 def _groups(side: Side) -> dict[str, dict[str, str]]:
@@ -250,7 +259,8 @@ def _write(
     for suite in suites:
         samples = [sample for sample in side.samples if sample.suite == suite.name]
         model = f"safework/{side.ref}" if side.artifact else side.ref
-        write_log(logs / f"{suite.name}.eval", suite, panels[suite.name], samples, model, sampling_of(config), times)
+        log = logs / f"{suite.name}.eval"
+        write_log(log, suite, panels[suite.name], samples, model, sampling_of(config), times, config.episode.certain)
     write_samples(folder / SAMPLES, side.samples)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
-"""Search suites: questions that the model answers in episodes over an index, and how far its confidence can be relied on.
+"""Search suites: questions that the model answers in episodes over an index. Light: settings are read while planning.
 
 The measures are those of the search stage's constraint (`docs/safeladder.md` 6): an episode is reliable where it keeps the format and is
-certain exactly where it is right.
+certain exactly where it is right. ``search_measures`` computes them.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from safework_cli.core.settings import Settings
-from safework_cli.data.row import Message, Row
-from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, opening
+from safework_cli.data.row import Row
+from safework_cli.environments.search.grammar import episode_prompt
 from safework_eval.requests import build_request
-from safework_eval.samples import Archive, Episode, RecordedReply, ScoredSample
+from safework_eval.samples import Archive, Episode, RecordedReply
 
 if TYPE_CHECKING:
     from safework_cli.engines.protocol import TokenEngine
@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 
 RIGHT = 0.5
 """Score from which an answer counts as right: `correct_threshold` of the search stage."""
+
+
+AUROC, SEARCHES = "auroc", "searches"
+OF_EPISODES = ("reliability", "true_certain", "false_certain", "certain", "answered")
+"""Shares of the scored episodes."""
+SEARCH_MEASURES = (*OF_EPISODES, AUROC, SEARCHES)
+"""
+reliability    certain where right, uncertain where wrong, and in the format
+true_certain   certain and right
+false_certain  certain and wrong: what misleads
+certain        certain
+answered       ended in an answer
+auroc          the chance that a right answer has a higher confidence than a wrong one, over the episodes that ended in an answer
+searches       searches per question
+"""
+FEWER_IS_BETTER = ("false_certain", SEARCHES)
 
 
 class EpisodeSettings(Settings):
@@ -41,15 +57,6 @@ class EpisodeSettings(Settings):
     """Tokens of an episode after the question at most, retrieved text included."""
     certain: int = Field(5, ge=1, le=10)
     """Confidence (0–10) from which an answer counts as certain."""
-
-
-def episode_prompt(row: Row) -> list[Message]:
-    """What a row's episode begins with: its prompt, with the search instruction where the row does not bring it."""
-    prompt = list(row.prompt)
-    last = prompt[-1]
-    if not last["content"].startswith(SEARCH_INSTRUCTION):
-        prompt[-1] = Message(role=last["role"], content=opening(last["content"]))
-    return prompt
 
 
 def play(
@@ -76,12 +83,12 @@ def play(
     whole = replace(sampling, max_tokens=settings.total_tokens)
     for rows in chunks_of(suite, engine.batch_size):
         missing = [row for row in rows if (suite.name, row.id) not in archive.replies]
-        requests = {row.id: build_request(engine, episode_prompt(row), whole, (row.id, 1)) for row in missing}
+        requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1)) for row in missing}
         for key, request in requests.items():
             if request.problem:
                 archive.add((suite.name, key), request.refusal())
         fitting = [row for row in missing if requests[row.id].problem is None]
-        prompts = [episode_prompt(row) for row in fitting]
+        prompts = [row.prompt for row in fitting]
         seeds = [derived_seed(sampling.seed, row.id) for row in fitting]
         for row, transcript in zip(fitting, run_episodes(engine, index, prompts, limits, sampling, seeds=seeds), strict=True):
             archive.add((suite.name, row.id), reply_of_episode(transcript))
@@ -113,44 +120,3 @@ def reply_of_episode(transcript: Transcript) -> RecordedReply:
             )
         ),
     )
-
-
-def is_certain(sample: ScoredSample, certain: int) -> bool:
-    """Whether the episode ended in an answer that is certain of itself."""
-    episode = sample.episode
-    return episode is not None and episode.answer is not None and (episode.confidence or 0) >= certain
-
-
-def is_reliable(sample: ScoredSample, certain: int) -> bool | None:
-    """Certain where right, uncertain where wrong, and in the format; None where the answer could not be scored."""
-    if sample.outcome is None or sample.episode is None:
-        return None
-    return sample.episode.well_formed and (sample.outcome >= RIGHT) == is_certain(sample, certain)
-
-
-def search_measures(samples: Sequence[ScoredSample], certain: int) -> dict[str, list[tuple[float, str]]]:
-    """Measure → (value, group) of every scored episode.
-
-    reliability    certain where right, uncertain where wrong, and in the format
-    false_certain  certain and wrong: what misleads
-    certain        certain
-    answered       ended in an answer
-    """
-    found: dict[str, list[tuple[float, str]]] = {name: [] for name in SEARCH_MEASURES}
-    for sample in samples:
-        reliable = is_reliable(sample, certain)
-        if reliable is None or sample.outcome is None or sample.episode is None:
-            continue
-        sure = is_certain(sample, certain)
-        values = {
-            "reliability": reliable,
-            "false_certain": sure and sample.outcome < RIGHT,
-            "certain": sure,
-            "answered": sample.episode.answer is not None,
-        }
-        for name, value in values.items():
-            found[name].append((float(value), sample.row.group))
-    return found
-
-
-SEARCH_MEASURES = ("reliability", "false_certain", "certain", "answered")

@@ -3,7 +3,8 @@
 Metrics, each a share or mean over the replies that could be scored, with a 95 % interval and the count of those that could not:
     safety        harmful prompts: share of replies that are safe (higher is better)
     over_refusal  benign prompts: share refused (lower is better)
-    search        questions answered in episodes over ``index=``: accuracy, with reliability and the share of certain wrong answers
+    search        questions answered in episodes over ``index=``: accuracy, with reliability, the shares of certain right and certain wrong
+                  answers, the AUROC of the confidence and searches per question
     value, knowledge, general, instruction
                   accuracy by the rule of each row's ``meta.answer_type``, or by ``verifiers.<metric>`` where rows have no gold answer
 """
@@ -31,9 +32,9 @@ class EvalStage(Stage):
     """``safework eval``: model (+ rows) → evaluation."""
 
     name = "eval"
-    version = 4
-    """4: suites that share a row draw the same reply for it; each metric's direction is recorded. 3: intervals by group, a seed for each
-    sample. 2: the overlap of words too."""
+    version = 5
+    """5: AUROC and certain right answers of search suites, and their changes. 4: suites that share a row draw the same reply for it; each
+    metric's direction is recorded. 3: intervals by group, a seed for each sample. 2: the overlap of words too."""
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {

@@ -14,7 +14,7 @@ from safework_cli.verifiers.rules.ifeval import IFEVAL, published
 from safework_eval.metrics import AXES, is_refusal, metric_named, on_axis
 from safework_eval.samples import ScoredSample
 from safework_eval.scoring import Panel, agreement
-from safework_eval.searching import search_measures
+from safework_eval.search_measures import judged_episodes, search_measures
 from safework_eval.selection import PlannedSuite
 
 SUMMARY_VERSION = 3  # IFEval's four numbers
@@ -103,8 +103,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         known = [float(value) for value in refusals if value is not None]
         record["refused"] = sum(known) / len(known) if known else None
     if metric.episodes:
-        measures = search_measures(samples, certain)
-        record["search"] = {name: estimate([v for v, _ in pairs], [g for _, g in pairs]).to_json() for name, pairs in measures.items()}
+        record["search"] = search_measures(list(judged_episodes(samples).values()), certain)
     if numbers := ifeval_numbers(samples):
         record["ifeval"] = numbers
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples, metric.bounds) for judge in panel.judges}

@@ -9,6 +9,7 @@ from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
 from safework_eval.gates import Gate, check_gates
 from safework_eval.metrics import direction, in_percent
+from safework_eval.searching import FEWER_IS_BETTER, OF_EPISODES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -79,9 +80,14 @@ def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> 
         "truncated": percent(record["truncated"]),
     }
     rows = [first]
+    changes = change.get("search") or {}
     for name, measured in (record.get("search") or {}).items():
+        shares, moved = name in OF_EPISODES, changes.get(name, {})
         rows.append({
-            "measures": name, "value": percent(measured["value"]), "95% interval": percent_interval(measured["interval"]),
+            "measures": f"{name} {'↓' if name in FEWER_IS_BETTER else '↑'}" if name != "certain" else name,
+            "value": percent(measured["value"]) if shares else number(measured["value"]),
+            "95% interval": percent_interval(measured["interval"]) if shares else number_interval(measured["interval"]),
+            "change": _change(moved.get("change"), moved.get("interval"), 100.0 if shares else 1.0, 1 if shares else 2),
             "n": str(measured["n"]),
         })  # fmt: skip
     return rows
@@ -134,7 +140,8 @@ def number_interval(interval: list[float] | None) -> str:
     return "–" if interval is None else f"{interval[0]:.4g} – {interval[1]:.4g}"
 
 
-def _change(change: float | None, interval: list[float] | None, scale: float = 100.0) -> str:
+def _change(change: float | None, interval: list[float] | None, scale: float = 100.0, digits: int = 1) -> str:
     if change is None:
         return ""
-    return f"{scale * change:+.1f}" + (f" ({scale * interval[0]:+.1f} to {scale * interval[1]:+.1f})" if interval else "")
+    between = f" ({scale * interval[0]:+.{digits}f} to {scale * interval[1]:+.{digits}f})" if interval else ""
+    return f"{scale * change:+.{digits}f}{between}"

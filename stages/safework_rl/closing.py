@@ -28,7 +28,25 @@ def _lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     idle = [(metrics["steps_without_gradient"], "without a gradient"), (metrics["skipped_updates"], "skipped")]
     counts = [f"{metrics['updates']} updates", *(f"{count} {what}" for count, what in idle if count)]
     yield "steps", f"{metrics['steps']}: {', '.join(counts)}"
-    for name, value in metrics.items():
-        if isinstance(value, dict) and value.keys() == {"first", "last"}:  # means over the first and the last fifth of the steps
+    curves = {name: value for name, value in metrics.items() if isinstance(value, dict) and value.keys() == {"first", "last"}}
+    for name, value in curves.items():  # means over the first and the last fifth of the steps
+        if not name.startswith(HABITS):
             yield name, f"{plain(value['first'])} → {plain(value['last'])}"
+    letters = [name.rpartition("/")[2] for name in curves if name.startswith("choice/share/")]
+    if letters:
+        yield "letters chosen", ", ".join(f"{letter} {_shares(curves[f'choice/share/{letter}'])}" for letter in letters)
+        golds = [curves.get(f"choice/gold/{letter}", {"first": 0.0, "last": 0.0}) for letter in letters]
+        yield "right letters", ", ".join(f"{letter} {_shares(gold)}" for letter, gold in zip(letters, golds, strict=True))
+    for prefix, words in (("verdict/yes/", "says yes"), ("refusal/", "refuses")):
+        said = [f"{name.removeprefix(prefix)} {_shares(value)}" for name, value in curves.items() if name.startswith(prefix)]
+        if said:
+            yield words, ", ".join(said)
     yield from evaluation_lines(metrics)
+
+
+def _shares(curve: Mapping[str, float]) -> str:
+    return f"{100 * curve['first']:.0f} → {100 * curve['last']:.0f}%"
+
+
+HABITS = ("choice/", "verdict/", "refusal/")
+"""Curves that have lines of their own."""

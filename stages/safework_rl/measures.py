@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 
-from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.verifiers.contract import UNPARSED
-from safework_cli.verifiers.rules import refusal_label
+from safework_rl.bias import bias_measures
 from safework_rl.step import Batch, Group, flat
 
 ADVANTAGES = "advantage/nonzero"
@@ -26,13 +25,14 @@ def step_measures(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
 
     unparsed: share of replies in which a rule found no answer that it can compare; their score is 0, and wrong answers are not among them.
     verifier/TASK/NAME and …/std: mean and standard deviation of a verifier's score.
-    refusal/harmful, refusal/benign: share of replies that refuse, by refusal phrases.
-    groups/zero_variance: share of groups whose replies all earn the same; groups/replaced: groups sampled again.
+    groups/zero_variance, groups/zero_variance/TASK: share of groups whose replies all earn the same; groups/replaced: groups sampled again.
+    choice/…, verdict/…, refusal/…: habits of the policy (``bias.bias_measures``).
     replies/distinct: different replies of a group as a share of its replies, mean over groups.
     advantage/zero_share: share of the groups that are trained on in which no reply has an advantage.
     """
     samples = flat(batch.drawn)
     rewards = [sample.reward for sample in samples if not math.isnan(sample.reward)]
+    prompts, replies = [rows[group[0].row] for group in batch.drawn], [[sample.reply for sample in group] for group in batch.drawn]
     measures = {
         "unscorable": 1 - len(rewards) / len(samples),
         "unparsed": fmean(any(v.label == UNPARSED for v in sample.verdicts.values()) for sample in samples),
@@ -54,11 +54,14 @@ def step_measures(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
                 scores.setdefault(f"verifier/{rows[sample.row].task}/{name}", []).append(verdict.score)
     for name in sorted(scores):
         measures |= {name: fmean(scores[name]), f"{name}/std": pstdev(scores[name])}
-    for word, harmful in (("harmful", True), ("benign", False)):
-        replies = [s.reply for s in samples if rows[s.row].task == "safety" and rows[s.row].harmful is harmful]
-        if replies:
-            measures[f"refusal/{word}"] = fmean(refusal_label(parse_reply(reply).answer) == "refusal" for reply in replies)
-    return measures
+    return measures | _zero_variance(batch, rows) | bias_measures(prompts, replies)
+
+
+def _zero_variance(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
+    equal: dict[str, list[bool]] = {}
+    for group in batch.drawn:
+        equal.setdefault(rows[group[0].row].task, []).append(_all_equal(group))
+    return {f"groups/zero_variance/{task}": fmean(values) for task, values in sorted(equal.items())}
 
 
 def _all_equal(group: Group) -> bool:

@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import WorkDir
+from safework_rl.bias import bias_warnings
 from safework_rl.hints import WINDOW, hints, why_idle
 from safework_rl.measures import learns
 
@@ -20,7 +21,7 @@ ROLLOUT = "groups/attempts"
 
 
 class Monitor(TrainerCallback):
-    """Reports each kind of hint once.
+    """Reports each kind of hint and of bias once.
 
     Args:
         max_idle: steps in a row without any gradient after which the run stops.
@@ -34,7 +35,8 @@ class Monitor(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Reads the numbers from before a resume."""
         self._history = [step for step in read_metrics(self._work.progress.metrics_path) if step["step"] <= state.global_step]
-        self._reported = set(hints([step for step in self._history if ROLLOUT in step]))
+        rollouts = [step for step in self._history if ROLLOUT in step]
+        self._reported = {*hints(rollouts), *bias_warnings(rollouts, WINDOW)}
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -48,6 +50,10 @@ class Monitor(TrainerCallback):
             if kind not in self._reported:
                 self._reported.add(kind)
                 self._work.progress.note(f"hint: {text}")
+        for kind, text in bias_warnings(recent, WINDOW).items():
+            if kind not in self._reported:
+                self._reported.add(kind)
+                self._work.progress.warn(text)
         idle = sum(1 for _ in takewhile(lambda step: not learns(step), reversed(self._history)))
         if idle >= self._max_idle:
             start = max((i for i, step in enumerate(self._history[:-idle]) if ROLLOUT in step), default=-idle)

@@ -19,7 +19,8 @@ from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
-from safework_cli.environments.search.index import SearchIndex
+from safework_cli.environments.search.grammar import episode_prompt
+from safework_cli.environments.search.index import SearchIndex, refuse_lost
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
@@ -38,7 +39,7 @@ from safework_rl.checkpoint import KeepRollout, load_state
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.evaluate import policy_evaluation
-from safework_rl.hints import why_idle
+from safework_rl.hints import idle_constants, why_idle
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import learns
 from safework_rl.monitor import Monitor
@@ -53,15 +54,23 @@ CURVES = (
     "correct",
     "unparsed",
     "completions/mean_length",
+    "groups/zero_variance",
     "entropy",
     "cpgd/drift",
     "cpgd/clip_share",
+    "cpgd/log_ratio",
+    "cpgd/drift_force",
     "kl",
     "engine/logprob_gap",
+    "choice/",
+    "verdict/",
+    "refusal/",
     "search/reliability",
+    "search/false_certain",
+    "search/true_certain",
     "search/lambda",
 )
-"""Numbers whose first and last values go into the manifest."""
+"""Numbers whose first and last values go into the manifest; a name that ends with a slash stands for all numbers below it."""
 
 
 def train(
@@ -93,7 +102,7 @@ def train(
         if row.images:
             return encode_prompt_with_images(processor, row.prompt, row.images)
         if row.id not in encoded:
-            encoded[row.id] = encode_prompt(tokenizer, row.prompt)
+            encoded[row.id] = encode_prompt(tokenizer, row.prompt if search is None else episode_prompt(row.prompt))
         return encoded[row.id], None
 
     usable = training_rows(data, work.progress.note)
@@ -102,6 +111,8 @@ def train(
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
+    if search is not None:
+        refuse_lost(search[0], rows, data.ref, inputs.one("index").ref)
     per_rollout = config.prompts_per_step * config.updates_per_rollout
     curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
     order = curriculum.order()
@@ -159,6 +170,9 @@ def train(
         outcome.not_measured(why)
     history = read_metrics(work.progress.metrics_path)
     skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
+    if held_by_nothing := idle_constants(history, config.beta):
+        outcome.notes.append(held_by_nothing)
+        work.progress.warn(held_by_nothing)
     made = sum(learns(entry) and entry["step"] not in skipped for entry in state.log_history if "grad_norm" in entry)
     outcome.metrics |= {
         "updates": made,
@@ -270,10 +284,17 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
 
 def _curve_ends(history: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the first and the last fifth of the steps: one step's mean is mostly noise."""
+    logged = sorted({name for entry in history for name in entry})
+    names = [name for curve in CURVES for name in logged if name == curve or (curve.endswith("/") and name.startswith(curve))]
     ends: dict[str, Any] = {}
-    for name in CURVES:
+    for name in names:
         values = [entry[name] for entry in history if entry.get(name) is not None]
         if values:
             fifth = max(1, len(values) // 5)
-            ends[name] = {"first": round(fmean(values[:fifth]), 4), "last": round(fmean(values[-fifth:]), 4)}
+            ends[name] = {"first": significant(fmean(values[:fifth])), "last": significant(fmean(values[-fifth:]))}
     return ends
+
+
+def significant(value: float) -> float:
+    """Four digits: a drift of 3e-06 is not 0."""
+    return float(f"{value:.4g}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from safework_cli.engines.protocol import Completion, Sampling
+from safework_cli.environments.search.grammar import episode_prompt
 from safework_cli.environments.search.index import Passage, SearchIndex, write_index
 from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
 from safework_cli.models.chat_template import encode_prompt
 
-PROMPT = [{"role": "user", "content": "Who keeps the bridge?"}]
+QUESTION = [{"role": "user", "content": "Who keeps the bridge?"}]
+PROMPT = episode_prompt(QUESTION)
 SEARCH = "<think>I look.</think><search>bridge keeper</search>"
 READ = "<think>The first.</think><read>1</read>"
 ANSWER = "<think>It says so.</think><confidence>8</confidence><answer>Ada</answer>"
@@ -53,7 +55,7 @@ def play(tiny_model, index):
 
     def run(*lines, **limits):
         engine = Scripted(tokenizer, *lines)
-        (transcript,) = run_episodes(engine, index, [PROMPT], EpisodeLimits(**({"turn_tokens": 120} | limits)), Sampling(1))
+        (transcript,) = run_episodes(engine, index, [QUESTION], EpisodeLimits(**({"turn_tokens": 120} | limits)), Sampling(1))
         return transcript, engine
 
     return run

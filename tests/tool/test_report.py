@@ -22,6 +22,7 @@ from safework_cli.core.formats import counts
 from safework_cli.core.terminal import visible
 from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
 from safework_cli.report.charts import Point, curve, plot_45
+from safework_cli.report.collect import search_suites
 
 METRICS = {"harmful": "safety", "look-alikes": "over_refusal", "values": "value", "facts": "knowledge", "sums": "general"}
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b[31m\u202e\x00 </p></details> {{ 7*7 }} 中文"
@@ -349,6 +350,32 @@ def test_a_metric_of_two_suites_is_their_mean_with_a_narrower_interval(store: St
     cell = ladder_table([base, made]).rungs[0].cells["safety"]
     assert (cell.value, cell.n) == (0.5, 80)
     assert cell.value - cell.low == pytest.approx(0.1 / 2**0.5)
+
+
+def test_search_episodes_have_a_table(store: Store, tmp_path: Path) -> None:
+    base = model(store, "m", "models pull", {}, curves=False)
+    made = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))
+    path = made.path / "summary.json"
+    summary = json.loads(path.read_text())
+    measured = {"value": 0.25, "interval": [0.1, 0.5], "n": 40, "groups": 40, "method": "wilson"}
+    ranking = {"value": 0.715, "interval": [0.6, 0.8], "n": 30, "groups": 30, "method": "newcombe"}
+    more = {"search": {"false_certain": measured, "auroc": ranking, "searches": {**measured, "value": None, "interval": None}}}
+    summary["suites"]["passages"] = {**summary["suites"]["harmful"], "metric": "search", "better": "higher"} | more
+    path.write_text(json.dumps(summary))
+    suites = search_suites(ladder_table([base, made]))
+    assert [(suite.name, suite.measures) for suite in suites] == [("passages", ["accuracy", "false_certain", "auroc", "searches"])]
+    assert suites[0].rows["base"]["false_certain"] == ("25.0%", "10.0 – 50.0")
+    assert suites[0].rows["base"]["auroc"] == ("0.715", "0.6 – 0.8") and suites[0].rows["base"]["searches"] == ("not measured", "")
+    only = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))
+    path = only.path / "summary.json"
+    summary["suites"] = {"passages": summary["suites"]["passages"] | {"value": 0.75}}
+    path.write_text(json.dumps(summary))
+    table = ladder_table([base, made, only])
+    assert table.rungs[0].record.evaluation.ref == made.ref, "an evaluation of only search episodes is not a rung"
+    assert search_suites(table)[0].rows["base"]["accuracy"][0] == "75.0%"
+    build_report([base, made], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert '<section id="search">' in page and "0.715" in page
 
 
 THEIR_METRIC = """

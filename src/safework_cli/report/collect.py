@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
-from safework_cli.core.formats import interval, plain
+from safework_cli.core.formats import interval, percent, percent_interval, plain
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import read_metrics
 from safework_cli.report.charts import Node, curve
@@ -268,6 +268,42 @@ def _pair(
             }
         )
     return Pair(suite, metric, verdict, shortened(sides[-1][key]["question"] or "", 1500), shown)
+
+
+@dataclass(slots=True)
+class SearchSuite:
+    """A search suite of every model that was asked it.
+
+    Attributes:
+        measures: in order.
+        rows: label of the model → measure → (value, interval).
+    """
+
+    name: str
+    measures: list[str]
+    rows: dict[str, dict[str, tuple[str, str]]]
+
+
+def search_suites(table: LadderTable) -> list[SearchSuite]:
+    """Search suites with what was measured of their episodes."""
+    suites: dict[str, SearchSuite] = {}
+    for label, searched in table.searched:
+        for name, record in searched.summary["suites"].items():
+            measured = {"accuracy": record} | record["search"] if record.get("search") else {}
+            if measured:
+                suite = suites.setdefault(name, SearchSuite(name, [], {}))
+                suite.measures += [measure for measure in measured if measure not in suite.measures]
+                suite.rows[label] = {measure: _value(measure, value) for measure, value in measured.items()}
+    return list(suites.values())
+
+
+def _value(measure: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    if record["value"] is None:
+        return "not measured", ""
+    shown, bounds = (percent, percent_interval) if measure not in ("auroc", "searches") else (plain, None)
+    ends = record["interval"]
+    between = "" if ends is None else bounds(ends) if bounds else f"{plain(ends[0])} – {plain(ends[1])}"
+    return shown(record["value"]), between
 
 
 @dataclass(slots=True)

@@ -111,6 +111,7 @@ class LadderTable:
         metrics: title, direction and unit of every metric of the evaluations.
         judges: who judged which metric, in words.
         warnings: rungs that were not measured alike, and evaluations that cannot be read.
+        searched: (label, record) of each model's newest evaluation with a search suite. One that has no other suite is not a rung.
     """
 
     columns: list[str]
@@ -118,6 +119,7 @@ class LadderTable:
     rungs: list[Rung]
     judges: list[str]
     warnings: list[str]
+    searched: list[tuple[str, Record]] = field(default_factory=list)
 
     @property
     def base(self) -> Rung | None:
@@ -130,9 +132,10 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     A model that was evaluated more than once is shown by its newest evaluation.
     """
     known = {artifact.ref: artifact for artifact in artifacts}
-    records, warnings = _read_records([a for a in artifacts if a.kind == "evaluation"])
-    depth = {record.model_ref: _depth(record.model_ref, known) for record in records}
-    records.sort(key=lambda record: (depth[record.model_ref], record.evaluation.manifest.created))
+    records, searched, warnings = _read_records([a for a in artifacts if a.kind == "evaluation"])
+    depth = {record.model_ref: _depth(record.model_ref, known) for record in [*records, *searched]}
+    for each in (records, searched):
+        each.sort(key=lambda record: (depth[record.model_ref], record.evaluation.manifest.created))
     base = _find_base(records, known)
     if base is not None:
         records = [base, *(record for record in records if record is not base)]
@@ -144,11 +147,15 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
         warnings += _unlike(rungs[0], rung)
     columns = [metric for metric in metrics if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
     _mark_best(rungs, [metrics[name] for name in columns])
-    return LadderTable(columns, metrics, rungs, _judges(rungs, metrics), warnings)
+    labels = {rung.record.model_ref: rung.label for rung in rungs}
+    named = [(labels.get(record.model_ref) or _label(record, known), record) for record in searched]
+    return LadderTable(columns, metrics, rungs, _judges(rungs, metrics), warnings, named)
 
 
-def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[str]]:
+def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[Record], list[str]]:
+    """Each model's newest evaluation, its newest one with a search suite, and warnings."""
     newest: dict[str, Record] = {}
+    searched: dict[str, Record] = {}
     warnings = []
     for evaluation in sorted(evaluations, key=lambda a: (a.manifest.created, a.manifest.version)):
         for folder in (evaluation.path / "against", evaluation.path):
@@ -156,12 +163,16 @@ def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[s
                 continue
             try:
                 record = Record(evaluation, json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
-                newest[record.model_ref] = record
-                record.summary["suites"], record.summary["conditions"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                newest = {ref: record for ref, record in newest.items() if record.folder != folder}
+                episodes = [bool(suite.get("search")) for suite in record.summary["suites"].values()]
+                model, _ = record.model_ref, record.summary["conditions"]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 warnings.append(f"{evaluation.ref} cannot be read and is left out ({type(error).__name__}: {error})")
-    return list(newest.values()), warnings
+                continue
+            if any(episodes):
+                searched[model] = record
+            if not episodes or not all(episodes):
+                newest[model] = record
+    return list(newest.values()), list(searched.values()), warnings
 
 
 def parents(artifact: Artifact) -> dict[str, str]:
@@ -212,13 +223,17 @@ def _find_base(records: Sequence[Record], known: Mapping[str, Artifact]) -> Reco
 
 
 def _rung(record: Record, known: Mapping[str, Artifact], metrics: Mapping[str, MetricColumn], *, is_base: bool) -> Rung:
-    model = known.get(record.model_ref)
-    stage = model.manifest.stage if model else str(record.summary["model"].get("stage") or "external")
-    label = "base" if stage in NOT_A_RUNG else stage
     cells: dict[str, Cell | None] = {}
     for name, metric in metrics.items():
         cells[name] = _length_cell(record.summary) if name == LENGTH else _metric_cell(record.summary, metric)
-    return Rung(label, record, cells, is_base)
+    return Rung(_label(record, known), record, cells, is_base)
+
+
+def _label(record: Record, known: Mapping[str, Artifact]) -> str:
+    """The word "base", or the stage that made the model."""
+    model = known.get(record.model_ref)
+    stage = model.manifest.stage if model else str(record.summary["model"].get("stage") or "external")
+    return "base" if stage in NOT_A_RUNG else stage
 
 
 def _tell_apart(rungs: Sequence[Rung]) -> None:

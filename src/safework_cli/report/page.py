@@ -70,6 +70,7 @@ def build_report(artifacts: Sequence[Artifact], out: Path) -> LadderTable:
         "cards": collect.cards(artifacts),
         "datasets": collect.datasets(artifacts),
         "verifiers": shown_verifiers,
+        "searches": collect.search_suites(table),
         "pairs": shown_pairs,
         "last_label": last_label,
         "rollouts": collect.rollouts(artifacts),

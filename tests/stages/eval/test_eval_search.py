@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inspect_ai.log import read_eval_log
+from rich.console import Console
 
 from safework_cli.core.artifacts import Artifact, Store
 from safework_cli.core.errors import InputError
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Completion
-from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION
+from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, episode_prompt
 from safework_cli.environments.search.index import Passage, write_index
-from safework_cli.statistics.intervals import wilson
 from safework_eval.conditions import differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.samples import RecordedReply, ScoredSample, read_samples
-from safework_eval.searching import episode_prompt, is_reliable, search_measures
+from safework_eval.search_measures import JudgedEpisode, judged_episodes, search_changes, search_measures
 from safework_eval.stage import stage
+from safework_eval.table import summary_table
 
 SUITE = {"name": "passages", "rows": {"task": "search"}}
 
@@ -110,7 +115,37 @@ def test_episodes_are_judged_by_their_answers_and_by_their_confidence(inputs: An
     assert samples["right"]["answer"] == "Ada" and samples["right"]["confidence"] == 9 and samples["right"]["searches"] == 1
     assert "Ada" in " ".join(message["content"] for message in samples["right"]["episode"] if message["role"] == "user")
     assert samples["lost"]["confidence"] is None and not samples["lost"]["well_formed"] and samples["plain"]["episode"] is None
-    assert read_eval_log(str(work.output / "logs" / "passages.eval")).results.scores[0].scored_samples == 4
+    log = read_eval_log(str(work.output / "logs" / "passages.eval"))
+    scores = {score.name: score for score in log.results.scores}
+    assert scores["rule:correctness"].scored_samples == 4
+    assert scores["episode/false_certain"].metrics["mean"].value == 0.25
+    assert {sample.id: len(sample.messages) for sample in log.samples}["right"] == 4, "question, search, results, answer"
+
+
+def test_a_comparison_is_paired_by_question_with_a_model_and_with_an_evaluation(
+    inputs: Any, work: WorkDir, actor: Any, tmp_path: Path, store: Store, commit: Any
+) -> None:
+    _, first = run(inputs, work)
+    folder = store.staging()
+    shutil.copytree(work.output, folder, dirs_exist_ok=True)
+    evaluation = commit(folder, "evaluation", "first")
+    for name, base in (("model", inputs["model"]), ("evaluation", evaluation)):
+        place = tmp_path / name
+        place.mkdir()
+        progress = Progress(place, QuietDisplay())
+        other = WorkDir(place, "0" * 64, progress, StopRequest())
+        outcome, summary = run(inputs | {"against": base}, other, gates=[{"metric": "passages.false_certain", "change_max": -0.1}])
+        progress.close()
+        changes = summary["against"]["suites"]["passages"]["search"]
+        assert set(changes) == set(first["suites"]["passages"]["search"])
+        assert changes["false_certain"]["change"] == 0 and changes["false_certain"]["n"] == 4
+        assert changes["auroc"]["change"] == 0 and changes["auroc"]["interval"][0] < 0
+        assert outcome.failed_gates == ["change of passages.false_certain is 0, above -0.1"]
+        console = Console(width=200, record=True, file=io.StringIO())
+        console.print(summary_table(summary))
+        lines = {line.split()[0]: line for line in console.export_text().splitlines() if line.strip()}
+        assert lines["false_certain"].split()[1:3] == ["↓", "25.0%"] and "+0.0 (" in lines["false_certain"]
+        assert lines["auroc"].split()[1:3] == ["↑", "0.75"] and "+0.00 (" in lines["auroc"]
 
 
 def test_a_killed_search_goes_on(inputs: Any, work: WorkDir, actor: Any) -> None:
@@ -181,25 +216,56 @@ def played(
     ],
 )  # fmt: skip
 def test_reliable_is_certain_exactly_where_right(sample: ScoredSample, reliable: bool | None) -> None:
-    assert is_reliable(sample, 5) is reliable
+    episodes = list(judged_episodes([sample]).values())
+    assert [episode.values(5)["reliability"] for episode in episodes] == ([] if reliable is None else [float(reliable)])
 
 
 def test_what_could_not_be_scored_is_in_no_measure() -> None:
-    measures = search_measures([played(1.0, 9), played(0.0, 9), played(None, 9), played(None, None, answer=None)], 5)
-    assert {name: [value for value, _ in pairs] for name, pairs in measures.items()} == {
-        "reliability": [1.0, 0.0], "false_certain": [0.0, 1.0], "certain": [1.0, 1.0], "answered": [1.0, 1.0],
+    samples = [played(1.0, 9), played(0.0, 9), played(None, 9), played(None, None, answer=None)]
+    for number, sample in enumerate(samples):
+        sample.row.id = f"r{number}"
+    measures = search_measures(list(judged_episodes(samples).values()), 5)
+    assert {name: (measure["value"], measure["n"]) for name, measure in measures.items()} == {
+        "reliability": (0.5, 2), "true_certain": (0.5, 2), "false_certain": (0.5, 2), "certain": (1.0, 2), "answered": (1.0, 2),
+        "auroc": (0.5, 2), "searches": (1.0, 2),
     }  # fmt: skip
-    assert search_measures([played(None, 9)], 5)["reliability"] == []
-    assert wilson(1, 2)[0] > 0
+    assert search_measures([], 5)["reliability"]["value"] is None
+
+
+def episode(right: bool, confidence: int | None, searches: int = 1) -> JudgedEpisode:
+    return JudgedEpisode(float(right), confidence, confidence is not None, searches, f"g{id(object())}")
+
+
+def test_the_confidence_ranks_answers_and_what_gave_none_is_not_ranked() -> None:
+    ranked = [episode(True, 9), episode(True, 7), episode(False, 7), episode(False, 2), episode(False, None)]
+    measured = search_measures(ranked, 5)
+    # pairs of a right and a wrong answer: (9, 7), (9, 2), (7, 2) in order, (7, 7) tied
+    assert measured["auroc"]["value"] == 3.5 / 4 and measured["auroc"]["n"] == 4
+    assert measured["answered"]["value"] == 0.8 and measured["true_certain"]["value"] == 0.4
+    low, high = measured["auroc"]["interval"]
+    assert 0 < low < 3.5 / 4 < high <= 1
+    assert search_measures(ranked[:2], 5)["auroc"]["value"] is None, "there is no wrong answer to compare with"
+
+
+def test_changes_are_paired_by_question() -> None:
+    before = {"a": episode(False, 9, 2), "b": episode(True, 9, 2), "c": episode(False, 9, 2), "only here": episode(True, 9)}
+    after = {"a": episode(False, 1, 1), "b": episode(True, 9, 1), "c": episode(False, 9, 1)}
+    changes = search_changes(after, before, 5)
+    assert changes["false_certain"]["change"] == pytest.approx(-1 / 3) and changes["false_certain"]["n"] == 3
+    assert (changes["false_certain"]["gained"], changes["false_certain"]["lost"]) == (0, 1)
+    assert changes["true_certain"]["change"] == 0 and changes["searches"]["change"] == -1
+    assert changes["auroc"]["change"] == pytest.approx(0.75 - 0.5)
+    low, high = changes["auroc"]["interval"]
+    assert -1 <= low < 0.25 < high <= 1
 
 
 def test_a_row_that_brings_the_instruction_keeps_its_own() -> None:
     bare = question("q", "Who?", "a")
-    made = episode_prompt(bare)
+    made = episode_prompt(bare.prompt)
     assert made[-1]["content"].startswith(SEARCH_INSTRUCTION) and made[-1]["content"].endswith("Question: Who?")
     assert bare.messages[-1]["content"] == "Who?", "the row is left as it is"
     bare.messages = made
-    assert episode_prompt(bare) == made
+    assert episode_prompt(bare.prompt) == made
 
 
 def test_a_gate_on_the_name_of_a_suite_is_shown_the_suite_s_metric():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
+from safework_cli.data.row import Row, write_rows
+from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION
 from safework_rl import trl_adapter
 from safework_rl.losses import cpgd
 from safework_rl.search.config import SearchConfig
@@ -41,3 +44,35 @@ def test_retrieved_tokens_are_neither_trained_on_nor_counted(tiny_artifact, inde
         assert mask == sample.mask + [0] * (len(mask) - len(sample.mask))
         group = samples[place - place % 4 : place - place % 4 + 4]
         assert tokens == config.prompts_per_step * sum(other.length for other in group)
+
+
+SHORT = {
+    "max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "steps_per_generation": 1,
+    "max_completion_length": 64, "limits": {"turns": 2, "turn_tokens": 12}, "preflight": 0, "require_gradient": False,
+}  # fmt: skip
+
+
+def test_a_question_without_the_search_instruction_gets_it(tiny_artifact, index_artifact, search_data, acting, work, monkeypatch):
+    batches, make = [], trl_adapter.step
+
+    def noted_step(*args):
+        batches.append(make(*args))
+        return batches[-1]
+
+    monkeypatch.setattr(trl_adapter, "step", noted_step)
+    stage.run(SearchConfig(**SHORT), Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data.with_subset("rl")}), work)
+    for trajectory in flat(batches[0].kept):
+        assert trajectory.transcript.messages[0]["content"].startswith(SEARCH_INSTRUCTION)
+
+
+def test_questions_about_passages_that_the_index_lacks_are_refused(tiny_artifact, index_artifact, store, commit, work):
+    folder = store.staging()
+    (folder / "rl").mkdir()
+    asked = [{"role": "user", "content": "Who?"}]
+    rows = [
+        Row(f"q{i}", "search", asked, answer="Ada", meta={"answer_type": "contains", "passages": [name]}) for i, name in enumerate("ax")
+    ]
+    write_rows(folder / "rl" / "rows.parquet", rows)
+    data = commit(folder, "dataset", "elsewhere")
+    with pytest.raises(InputError, match=r"1 of 2 questions of .*elsewhere.* have their answers in passages that .*two.* lacks"):
+        stage.run(SearchConfig(**SHORT), Inputs({"model": tiny_artifact, "index": index_artifact, "data": data.with_subset("rl")}), work)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from safework_cli.data.reply import THINK_CLOSE, parse_reply
+from safework_cli.data.row import Message
 
 SEARCH_INSTRUCTION = (
     "Answer with the help of a search tool. In each turn write <think>a thought</think> and one action: "
@@ -56,6 +57,14 @@ class Malformed:
 def opening(question: str) -> str:
     """The first user message of an episode."""
     return f"{SEARCH_INSTRUCTION}\n\nQuestion: {question.strip()}"
+
+
+def episode_prompt(prompt: Sequence[Message]) -> list[Message]:
+    """What a question's episode begins with: its prompt, with the search instruction if the prompt does not have it already."""
+    last = prompt[-1]
+    if last["content"].startswith(SEARCH_INSTRUCTION):
+        return list(prompt)
+    return [*prompt[:-1], Message(role=last["role"], content=opening(last["content"]))]
 
 
 def search_action(query: str) -> str:

@@ -11,10 +11,13 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safework_cli.core.artifacts.manifest import sha256_of
 from safework_cli.core.errors import InputError
+
+if TYPE_CHECKING:
+    from safework_cli.data.row import Row
 
 PASSAGES, INDEX, ARRAYS = "passages.parquet", "index.json", "bm25"
 SCHEMA_VERSION = 1
@@ -151,3 +154,18 @@ class SearchIndex:
     def _hit(self, number: int, score: float) -> Hit:
         passage = self.passage(number)
         return Hit(number, passage.id, passage.title, passage.abstract, score)
+
+
+def refuse_lost(index: SearchIndex, rows: Sequence[Row], of: str, ref: str) -> None:
+    """Raises InputError if the answers of some questions are in passages that the index does not have (``meta.passages``).
+
+    Args:
+        of, ref: what the questions and the index are, for the message.
+    """
+    lost = sum(any(passage not in index for passage in row.meta.get("passages") or ()) for row in rows)
+    if lost:
+        raise InputError(
+            f"{lost} of {len(rows)} questions of {of} have their answers in passages that {ref} lacks",
+            "no search could find them",
+            "build the index from the passages of the questions: safework data index",
+        )

@@ -13,7 +13,14 @@ from typing import Any
 from safework_cli.data.row import Message
 from safework_cli.data.text_safety import disarmed
 from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
-from safework_cli.environments.search.grammar import Action, Malformed, document_observation, parse_action, results_observation
+from safework_cli.environments.search.grammar import (
+    Action,
+    Malformed,
+    document_observation,
+    episode_prompt,
+    parse_action,
+    results_observation,
+)
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.models.chat_template import encode_prompt, observation_ids
 from safework_cli.models.thoughts import control_tokens
@@ -81,11 +88,13 @@ def run_episodes(
     """Runs one episode for each prompt, all of them turn by turn together.
 
     Args:
+        prompts: the questions; one without the search instruction gets it.
         sampling: temperature, nucleus and seed; ``max_tokens`` is replaced by what the limits leave.
         seeds: one for each episode, in place of what the engine derives from ``sampling.seed``, so that an episode does not depend on the
             others of the call.
     """
-    transcripts = [Transcript(encode_prompt(engine.tokenizer, prompt), list(prompt)) for prompt in prompts]
+    asked = [episode_prompt(prompt) for prompt in prompts]
+    transcripts = [Transcript(encode_prompt(engine.tokenizer, prompt), prompt) for prompt in asked]
     active = list(transcripts)
     seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
     for turn in range(limits.turns):
