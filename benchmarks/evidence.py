@@ -1,9 +1,9 @@
-"""The evidence: long runs as one command each, their records, the bars, and the tables of docs/results.md.
+"""The evidence: long runs as one command each, their records, the bars, and the tables of docs/results.md and README.md.
 
     python benchmarks/evidence.py run demo --seed 0    # run it again after any stop: finished steps are recognised
     python benchmarks/evidence.py list                 # the runs, their seeds, and which are recorded
     python benchmarks/evidence.py plan demo            # the commands of a run, without running them
-    python benchmarks/evidence.py table                # writes the tables of docs/results.md from the records
+    python benchmarks/evidence.py table                # writes the tables of docs/results.md and README.md
     python benchmarks/evidence.py --json               # every bar with what was measured
 
 ``run`` writes benchmarks/evidence/RUN-seedN.json. Artifacts are in SAFEWORK_STORE, or ./artifacts. The public sets of a long run are read
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evidence_bars import BARS, judged
-from evidence_records import FOLDER, EvidenceError, Record, Step, evaluations_of, read_records, write_record
+from evidence_records import EvidenceError, Record, Step, evaluations_of, read_records, write_record
 from evidence_runs import ROOT, Definition, Done, commands, definitions, execute
 from evidence_tables import filled
 
-PAGE = ROOT / "docs" / "results.md"
+PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -40,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
     run.add_argument("--seed", type=int, default=0)
     plan = parts.add_parser("plan", help="print the commands of a run")
     plan.add_argument("name")
-    table = parts.add_parser("table", help="write the tables of docs/results.md")
+    table = parts.add_parser("table", help="write the tables of docs/results.md and README.md")
     table.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is not up to date")
     parts.add_parser("list", help="list the runs")
     given = parser.parse_args(words)
@@ -137,15 +136,17 @@ def _list(given: argparse.Namespace) -> int:
 
 
 def _table(given: argparse.Namespace) -> int:
-    before = PAGE.read_text(encoding="utf-8")
-    after = filled(before, read_records(), definitions())
-    if given.check:
-        if before != after:
-            print(f"{PAGE.relative_to(ROOT)} is not up to date: python benchmarks/evidence.py table", file=sys.stderr)
-        return int(before != after)
-    PAGE.write_text(after, encoding="utf-8")
-    print(f"{PAGE.relative_to(ROOT)}: {'written' if before != after else 'up to date'} from {shlex.quote(str(FOLDER.relative_to(ROOT)))}")
-    return 0
+    stale = 0
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = filled(before, read_records(), definitions())
+        stale += before != after
+        if not given.check:
+            page.write_text(after, encoding="utf-8")
+            print(f"{page.relative_to(ROOT)}: {'written' if before != after else 'up to date'}")
+        elif before != after:
+            print(f"{page.relative_to(ROOT)} is not up to date: python benchmarks/evidence.py table", file=sys.stderr)
+    return int(given.check and stale > 0)
 
 
 if __name__ == "__main__":

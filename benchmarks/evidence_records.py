@@ -67,6 +67,7 @@ class Evaluation(Strict):
         values, changes: suite → metric → figure, from ``summary.json``.
         axes: safety and capability → change against the base.
         outcomes: suite → metric → outcome of each row, in the order of the suite's rows; a part of them where fewer were asked.
+        independence: whether a stage was trained against the judge of safety, as the evaluation says; None where it had no such judge.
     """
 
     ref: str
@@ -80,6 +81,7 @@ class Evaluation(Strict):
     changes: dict[str, dict[str, Figure]]
     axes: dict[str, Figure]
     outcomes: dict[str, dict[str, Outcomes]]
+    independence: dict[str, Any] | None = None
 
 
 class Step(Strict):
@@ -223,6 +225,7 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
             changes={name: _changes(record, summary["suites"][name]["metric"]) for name, record in against.get("suites", {}).items()},
             axes={axis: _figure(change, "change") for axis, change in against.get("axes", {}).items()},
             outcomes=_outcomes(samples[key], summary["suites"]),
+            independence=summary.get("independence"),
         )
     return suites, made
 
@@ -293,7 +296,7 @@ def _group_numbers(groups: Sequence[str]) -> list[int]:
 
 def _by_row(records: Sequence[Record], model: str, suite: str, metric: str) -> dict[str, float]:
     """``seed/row`` → outcome, of every record that measured it."""
-    found = {}
+    found: dict[str, float] = {}
     for record in records:
         outcomes = record.evaluations[model].outcomes.get(suite, {}).get(metric, "") if model in record.evaluations else ""
         found |= {f"{record.seed}/{row}": value for row, value in enumerate(numbers(outcomes)) if value is not None}

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from evidence_bars import BARS, Runs, judged
-from evidence_records import CAPABILITY, SAFETY, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
+from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
 from evidence_runs import Definition
 
 from safework_cli.core.formats import points
@@ -30,9 +30,10 @@ def filled(page: str, runs: Runs, known: Mapping[str, Definition]) -> str:
 
     def block(match: re.Match[str]) -> str:
         name = match[1]
-        if name != "bars" and name not in known:
-            raise EvidenceError(f"the page has a block for {name}, and the runs are bars, {', '.join(known)}")
-        text = bars_table(runs, known) if name == "bars" else run_table(name, runs.get(name, ()), known[name])
+        whole = {"bars": lambda: bars_table(runs, known), "demo-times": lambda: times_line(runs.get("demo", ()))}
+        if name not in whole and name not in known:
+            raise EvidenceError(f"the page has a block for {name}, and there are {', '.join([*whole, *known])}")
+        text = whole[name]() if name in whole else run_table(name, runs.get(name, ()), known[name])
         return f"{BEGIN.format(name)}\n\n{text}\n{END}"
 
     return _BLOCK.sub(block, page)
@@ -71,6 +72,8 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
         parts.append(_lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
     if measures := _measures(records):
         parts.append(measures)
+    if judges := dict.fromkeys(_judge(each) for record in records for each in record.evaluations.values() if each.independence):
+        parts.append(_lines(f"The judge of safety next to the phrases: {'; '.join(judges)}."))
     parts.append(_times(records))
     return "\n".join(parts)
 
@@ -135,6 +138,22 @@ def _measured(records: Sequence[Record], models: Sequence[str]) -> list[tuple[st
 def _measures(records: Sequence[Record]) -> str:
     lines = [f"- {name}, seed {record.seed}: `{json.dumps(value)}`" for record in records for name, value in record.measures.items()]
     return "\n".join(lines) + ("\n" if lines else "")
+
+
+def _judge(evaluation: Evaluation) -> str:
+    state = evaluation.independence or {}
+    known = {"True": "no stage was trained against it", "False": "a stage was trained against it"}
+    said = known.get(str(state.get("independent")), "whether a stage was trained against it is not known")
+    return f"{state.get('judge')} ({said})"
+
+
+def times_line(records: Sequence[Record]) -> str:
+    """Seconds of each command of the first seed, as a sentence."""
+    if not records:
+        return "Not measured yet: `python benchmarks/evidence.py run demo`.\n"
+    steps = ", ".join(f"{step.name} {step.seconds:.0f}" for step in records[0].steps)
+    total = sum(step.seconds for step in records[0].steps)
+    return _lines(f"Seconds ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
 
 
 def _times(records: Sequence[Record]) -> str:

@@ -14,6 +14,9 @@ import generate
 project = "safework"
 html_title = "safework"
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["site.css"]
+html_show_copyright = False
 extensions = ["myst_parser"]
 root_doc = "index"
 myst_heading_anchors = 3
@@ -22,7 +25,8 @@ suppress_warnings = ["myst.header"]  # pages of the reference nest tables one le
 highlight_language = "text"
 
 
-PAGES = ["your-model", "ladder", "data", "safety-data", "reinforcement", "verifiers", "evaluation", "search"]
+# No page is called "search": the site has a search.html of its own.
+PAGES = ["your-model", "ladder", "data", "safety-data", "reinforcement", "verifiers", "evaluation", "guided-search"]
 BACKGROUND = ["results", "models", "templates", "store", "safeladder", "glossary"]
 
 
@@ -31,7 +35,7 @@ def prepare(app, docname, source):
     for name in generate.ROOT_PAGES:
         source[0] = source[0].replace(f"](../{name}", f"](reference/{name.lower()}")
     if docname == "index":
-        root = [f"reference/{name.lower().removesuffix('.md')}" for name in generate.ROOT_PAGES]
+        root = [f"{name.removesuffix('.md').capitalize()} <reference/{name.lower().removesuffix('.md')}>" for name in generate.ROOT_PAGES]
         for caption, names in (("Tasks", PAGES), ("Background", BACKGROUND), ("Project", ["reference/index", *root])):
             source[0] += "\n".join(["", "```{toctree}", ":hidden:", f":caption: {caption}", "", *names, "```", ""])
 

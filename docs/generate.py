@@ -38,8 +38,9 @@ _BOUNDS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}",
 
 
 def cell(text: Any) -> str:
-    """Text as one cell of a Markdown table."""
-    return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;").strip()
+    """Text as one cell of a Markdown table. Code between backticks stays as it is: Markdown shows an entity there letter by letter."""
+    parts = re.split(r"(`[^`]*`)", re.sub(r"\s+", " ", str(text).replace("``", "`")).replace("|", "\\|"))
+    return "".join(part if part.startswith("`") else part.replace("<", "&lt;") for part in parts).strip()
 
 
 def code(value: Any) -> str:
@@ -154,7 +155,7 @@ def stage_page(name: str, stage: Stage) -> str:
     about = inspect.getdoc(inspect.getmodule(stage)) or stage.summary
     parts = [f"# safework {name}\n\n{cell(stage.summary)}\n"]
     if rest := about.partition("\n\n")[2]:
-        parts.append(f"```text\n{rest}\n```\n")
+        parts.append(f"```text\n{rest.replace('``', '')}\n```\n")
     parts.append(f"Makes an artifact of kind **{stage.output}**. Version {stage.version} of the stage.\n")
     if inputs:
         parts.append("## Inputs\n\n" + table(["input", "kind", "required", "use"], inputs))

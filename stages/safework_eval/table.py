@@ -15,7 +15,7 @@ from safework_eval.searching import FEWER_IS_BETTER, OF_EPISODES
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "failed", "refused", "truncated", "judge")
+COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "groups", "failed", "refused", "truncated")
 
 
 def summary_table(summary: Mapping[str, Any], gates: Sequence[Gate] = ()) -> RenderableType:
@@ -25,17 +25,24 @@ def summary_table(summary: Mapping[str, Any], gates: Sequence[Gate] = ()) -> Ren
     from rich.text import Text
 
     against = summary.get("against") or {}
-    shown = [name for name in COLUMNS if (name != "change" or against) and (name != "refused" or _refusals(summary))]
+    suites = summary["suites"].values()
+    needed = {
+        "change": bool(against),
+        "groups": any(record["groups"] != record["n"] for record in suites),
+        "failed": any(record["failed"] for record in suites),
+        "refused": _refusals(summary),
+    }
+    shown = [name for name in COLUMNS if needed.get(name, True)]  # an empty column costs the width that others need
     grid = Table(title=Text(visible(f"evaluation of {summary['model']['ref']}")), title_justify="left", box=None, header_style="bold")
     for name in shown:
-        grid.add_column(name, justify="left" if name in ("suite", "measures", "judge") else "right", overflow="fold")
+        grid.add_column(name, justify="left" if name in ("suite", "measures") else "right", overflow="fold")
     for suite, record in summary["suites"].items():
         for cells in _rows(suite, record, against):
             grid.add_row(*(Text(visible(cells.get(name, ""))) for name in shown))
     for axis, record in summary["axes"].items():
         if record["value"] is not None:
             change = against.get("axes", {}).get(axis, {})
-            cells = {"suite": f"axis: {axis}", "measures": ", ".join(record["metrics"]), "value": percent(record["value"])}
+            cells = {"suite": axis, "measures": "axis", "value": percent(record["value"])}
             cells["change"] = _change(change.get("change"), change.get("interval"))
             grid.add_row(*(Text(visible(cells.get(name, "")), style="dim") for name in shown))
     lines = [Text(visible(line)) for line in _below(summary)]
@@ -67,11 +74,11 @@ def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> 
         "value": percent(record["value"]) if share else number(record["value"]),
         "95% interval": percent_interval(record["interval"]) if share else number_interval(record["interval"]),
         "change": _change(change.get("change"), change.get("interval"), 100.0 if share else 1.0),
-        "n": str(record["n"]) + (f" in {record['groups']}" if record["groups"] != record["n"] else ""),
+        "n": str(record["n"]),
+        "groups": str(record["groups"]),
         "failed": str(record["failed"] or ""),
         "refused": percent(record.get("refused")) if "refused" in record else "",
         "truncated": percent(record["truncated"]),
-        "judge": record["judge"]["ref"] or record["judge"]["id"],
     }
     rows = [first, *(_further_row(each, change.get("also", {}).get(name, {})) for name, each in (record.get("also") or {}).items())]
     changes = change.get("search") or {}
@@ -104,8 +111,25 @@ def _refusals(summary: Mapping[str, Any]) -> bool:
     return any(value is not None for value in summary["refusal"].values())
 
 
+def _judges(summary: Mapping[str, Any]) -> str:
+    """Each judge with its suites, on a line of its own: a reference is too long for a column."""
+    suites_of: dict[str, list[str]] = {}
+    for suite, record in summary["suites"].items():
+        suites_of.setdefault(record["judge"]["ref"] or record["judge"]["id"], []).append(suite)
+    return "judges: " + "; ".join(f"{judge} ({', '.join(suites)})" for judge, suites in suites_of.items())
+
+
+def _terms(metrics: Sequence[str]) -> str:
+    """The metrics of an axis; one that is better when lower counts as its complement."""
+    return ", ".join(f"1 − {name}" if direction(name) == "↓" else name for name in metrics)
+
+
 def _below(summary: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines = [_judges(summary)]
+    axes = [f"{axis} (mean of {_terms(record['metrics'])})" for axis, record in summary["axes"].items() if record["value"] is not None]
+    lines += [f"axes: {'; '.join(axes)}"] if axes else []
+    if any(record["groups"] != record["n"] for record in summary["suites"].values()):
+        lines.append("groups: samples of one group are related; intervals are computed over groups")
     if _refusals(summary):
         shares = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
         lines.append(f"refused: {' prompts, '.join(shares)} prompts")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from safework_cli.core.artifacts.payload import parameter_count
-from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.errors import ConfigError
 from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
@@ -21,7 +21,7 @@ from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_rl.losses.contract import Loss, Weighting
 from safework_rl.losses.cpgd import CpgdSettings
-from safework_rl.registry import LOSSES, check_name
+from safework_rl.registry import LOSSES, check_name, settings_of
 
 
 class FormatSettings(Settings):
@@ -159,13 +159,7 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     @classmethod
     def _settings_of_the_loss(cls, given: Any, info: ValidationInfo) -> Settings:
         name = info.data.get("algorithm", "cpgd")
-        block = loss_class(name).Settings
-        values = given.model_dump(include=given.model_fields_set) if isinstance(given, Settings) else given
-        if isinstance(values, dict):
-            for key in values.keys() - block.model_fields.keys():
-                has = ", ".join(block.model_fields) or "none"
-                raise ValueError(f"algorithm={name} has no setting loss.{key}{nearest(str(key), block.model_fields)} (it has {has})")
-        return block.model_validate(values)
+        return settings_of(loss_class(name).Settings, given, "loss", f"algorithm={name}")
 
     @property
     def policy_loss(self) -> Loss[Any]:

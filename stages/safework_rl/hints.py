@@ -73,6 +73,30 @@ def why_idle(steps: Sequence[Mapping[str, float]], skipped: int = 0) -> str:
     return "; ".join(reasons) or "the numbers of the groups do not say why"
 
 
+CLIPPED, FORCE = 1e-3, 1e-2
+"""Share of clipped tokens, and of the gradient that the drift cancels, below which CPGD's constants did not act."""
+
+
+def idle_constants(steps: Sequence[Mapping[str, float]], beta: float) -> str | None:
+    """A sentence where neither CPGD's clip nor its drift acted in any update of a run, and no KL held the policy either; else None.
+
+    Args:
+        steps: metrics of every update; those that are the first of their rollout cannot differ from the policy that sampled.
+        beta: weight of the KL to the starting model.
+    """
+    later = [step for step in steps if "cpgd/log_ratio" in step and step["cpgd/log_ratio"] > 1e-6]
+    if beta or not later:
+        return None
+    clipped, force, ratio = (max(step[f"cpgd/{name}"] for step in later) for name in ("clip_share", "drift_force", "log_ratio"))
+    if clipped >= CLIPPED or force >= FORCE:
+        return None
+    return (
+        f"only the learning rate held the policy: the clip removed {clipped:.2%} of the tokens at most, and the drift cancelled "
+        f"{force:.2%} of the gradient (the mean |ln ratio| of an update was {ratio:.2g} at most); loss.epsilon near that number, "
+        "loss.drift_coef near 1 or beta near 0.02 would hold it"
+    )
+
+
 def _series(steps: Sequence[Mapping[str, float]], name: str) -> list[float]:
     return [step[name] for step in steps if name in step]
 

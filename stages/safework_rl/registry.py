@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.errors import nearest
 from safework_cli.core.registry import entries
+from safework_cli.core.settings import Settings
 
 LOSSES, REWARDS, OBJECTIVES = "safework.losses", "safework.rewards", "safework.objectives"
 """A loss: a class derived from ``losses.contract.Loss``. A reward: a function of (rows, replies) that returns a score in [0, 1] for each
-reply, or None for a reply that it cannot score. An objective: a function of (config, rewards) that returns an ``objectives.Objective``."""
+reply, or None for a reply that it cannot score. An objective: a function of (config, rewards) that returns an
+``objectives.Objective``; its attribute ``Settings``, where it has one, is the block that ``config.objective_settings`` then holds."""
 
 
 def check_name(group: str, name: str, what: str, without: Collection[str] = ()) -> str:
@@ -27,6 +30,26 @@ def check_name(group: str, name: str, what: str, without: Collection[str] = ()) 
     if name not in known:
         raise ValueError(f"'{name}' is not a registered {what}{nearest(name, known)} (registered: {', '.join(known) or 'none'})")
     return name
+
+
+def settings_of(block: type[Settings], given: Any, key: str, owner: str) -> Settings:
+    """The settings of a registered loss or objective.
+
+    Args:
+        block: the settings that it declares.
+        given: what the recipe holds; where it is a block already, what was given in it.
+        key: of the setting that holds the block ("loss").
+        owner: what declares it ("algorithm=cpgd"), for the message.
+
+    Raises:
+        ValueError: a key that the block has not, with the nearest one; or what pydantic says of a value.
+    """
+    values = given.model_dump(include=given.model_fields_set) if isinstance(given, Settings) else given
+    if isinstance(values, dict):
+        for name in values.keys() - block.model_fields.keys():
+            has = ", ".join(block.model_fields) or "none"
+            raise ValueError(f"{owner} has no setting {key}.{name}{nearest(str(name), block.model_fields)} (it has {has})")
+    return block.model_validate(values)
 
 
 def package_digests(named: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -39,7 +39,7 @@ from safework_rl.checkpoint import KeepRollout, load_state
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.evaluate import policy_evaluation
-from safework_rl.hints import why_idle
+from safework_rl.hints import idle_constants, why_idle
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import learns
 from safework_rl.monitor import Monitor
@@ -58,6 +58,8 @@ CURVES = (
     "entropy",
     "cpgd/drift",
     "cpgd/clip_share",
+    "cpgd/log_ratio",
+    "cpgd/drift_force",
     "kl",
     "engine/logprob_gap",
     "choice/",
@@ -168,6 +170,9 @@ def train(
         outcome.not_measured(why)
     history = read_metrics(work.progress.metrics_path)
     skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
+    if held_by_nothing := idle_constants(history, config.beta):
+        outcome.notes.append(held_by_nothing)
+        work.progress.warn(held_by_nothing)
     made = sum(learns(entry) and entry["step"] not in skipped for entry in state.log_history if "grad_norm" in entry)
     outcome.metrics |= {
         "updates": made,

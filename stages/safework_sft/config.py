@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Annotated
 
+from pydantic import AfterValidator, Field
+
+from safework_cli.core.settings import Settings
 from safework_cli.data.tasks import TaskWeights
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, SupervisedConfig
+
+
+def _one_group(pattern: str) -> str:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"the pattern has {groups} groups; one group holds the word, as in 'hurt someone\\? (Yes|No)'")
+    return pattern
+
+
+class VerdictConfig(Settings):
+    """The word of a reply that states its decision, as a loss term of its own."""
+
+    weight: float = Field(0.5, ge=0, le=1000)
+    """The loss is the mean over the reply's tokens without the verdict, plus this times the mean over the verdicts. 0 leaves the loss as it
+    is without this block, and the decision is only measured."""
+    short_rows: bool = True
+    """Each marked row comes once more, cut after the verdict and supervised on the verdict only: cheap, for a row has far more tokens
+    after it. Acts where weight is above 0."""
+    pattern: Annotated[str, AfterValidator(_one_group)] | None = None
+    """A regular expression with one group, which holds the word; it is searched in the last assistant message. Where null, the rows'
+    own mark (meta.verdict)."""
+    positive: list[str] = Field(default_factory=list)
+    """Words that mean harmful; where empty, the words on rows with harmful: true."""
+    samples: int = Field(200, ge=2, le=10**6)
+    """Rows of verdict_data that are measured at most, half of them harmful."""
+
+
+class KlConfig(Settings):
+    """A penalty for leaving the starting model."""
+
+    weight: float = Field(0.1, gt=0, le=1000)
+    """Times the mean over the reply's supervised tokens, without the verdict, of KL(starting model ‖ model in training)."""
 
 
 class SftConfig(SupervisedConfig, EvaluationConfig):
@@ -31,6 +70,15 @@ class SftConfig(SupervisedConfig, EvaluationConfig):
     """Train adapters in place of all weights."""
     train_layers: int | None = Field(None, ge=1, le=10_000)
     """Train only this many of the top layers (and the final norm): on a CPU nearly twice as fast. All weights where null."""
+    freeze_embeddings: bool = False
+    """Keep the embedding as it is, and the output matrix with it where both are one. (With lora or train_layers it is kept anyway.)"""
+    verdict: VerdictConfig | None = None
+    """Learn the decision that a reply states. Where null, a marked word is a token like any other."""
+    kl: KlConfig | None = None
+    """Hold the model to the starting model, which stays in memory for it; with lora, the model without its adapters."""
+    padding_free: bool = True
+    """Rows of a forward pass follow each other without padding, each attending to itself only, where the architecture allows it (tried
+    before training); else, and where false, they are padded to the longest."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     save_dtype: SaveDtype = "source"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import InputError
 from safework_cli.data.row import Row
+from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.chat_template import TemplateError, encode_conversation
+from safework_cli.models.verdict import Choice, choices
 
 IGNORE = -100
 """The label that torch's cross-entropy leaves out."""
@@ -22,12 +26,14 @@ class EncodedRows:
         input_ids, labels: one list of (T,) per kept row; labels are ``IGNORE`` on tokens that are not supervised.
         dropped: reason → ids of the rows that were left out for it.
         rows: the kept ones.
+        marked: the language and the tokens of each kept row's marked word; None where it has none.
     """
 
     input_ids: list[list[int]] = field(default_factory=list)
     labels: list[list[int]] = field(default_factory=list)
     dropped: dict[str, list[str]] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    marked: list[tuple[Mark, int, int] | None] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -39,24 +45,30 @@ class EncodedRows:
 
 
 def encode_rows(
-    rows: list[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], max_length: int, positions: int | None = None
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: list[int],
+    max_length: int,
+    positions: int | None = None,
+    marks: Mapping[str, Mark] | None = None,
 ) -> EncodedRows:
     """Tokenizes rows; drops by name what is over-long, has no reply, carries images, or is changed by the chat template.
 
     Args:
         max_length: tokens of a row at most, as the settings say.
         positions: as the model says.
+        marks: row id → the word that states its decision.
     """
     encoded = EncodedRows()
     for row in rows:
-        reason = None
+        reason, mark = None, (marks or {}).get(row.id)
         if row.images:
             reason = "has images (this trainer sees text only)"
         elif row.reply is None:
             reason = "does not end in an assistant reply"
         else:
             try:
-                one = encode_conversation(tokenizer, row.messages, stop_ids)
+                one = encode_conversation(tokenizer, row.messages, stop_ids, None if mark is None else (mark.start, mark.end))
             except TemplateError as error:
                 reason = error.what
             else:
@@ -70,7 +82,74 @@ def encode_rows(
         encoded.rows.append(row)
         encoded.input_ids.append(one.input_ids)
         encoded.labels.append([i if s else IGNORE for i, s in zip(one.input_ids, one.supervised, strict=True)])
+        encoded.marked.append(None if mark is None or one.marked is None else (mark, *one.marked))
     return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """The tokens that decide.
+
+    Attributes:
+        choices: language → its words as tokens.
+        places: the place of each row's deciding token; None where the row has none.
+    """
+
+    choices: dict[str, Choice]
+    places: list[int | None]
+
+
+def find_verdicts(encoded: EncodedRows, words: Words) -> Verdicts:
+    """The deciding token of each encoded row.
+
+    Raises:
+        InputError: the words of a language begin with the same token.
+    """
+    written: dict[str, set[tuple[str, tuple[int, ...]]]] = {}
+    for ids, marked in zip(encoded.input_ids, encoded.marked, strict=True):
+        if marked is not None:
+            mark, first, end = marked
+            written.setdefault(mark.language, set()).add((mark.word, tuple(ids[first:end])))
+    found = choices(words, written)
+    return Verdicts(found, [None if one is None else one[1] + found[one[0].language].shared for one in encoded.marked])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """What the trainer gets: columns of equal length.
+
+    Attributes:
+        verdicts: one list of (T,) per row: 0, or on a deciding token the number of its language, from 1. Empty where verdicts are not
+            learned as such.
+    """
+
+    input_ids: list[list[int]]
+    labels: list[list[int]]
+    verdicts: list[list[int]]
+
+    def dataset(self) -> Dataset:
+        """As the trainer reads it; without ``verdicts`` where there are none."""
+        columns = {"input_ids": self.input_ids, "labels": self.labels, "verdicts": self.verdicts}
+        return Dataset.from_dict(columns if self.verdicts else {name: columns[name] for name in ("input_ids", "labels")})
+
+
+def rows_to_train(encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool) -> TrainingRows:
+    """The encoded rows, and after them each marked row once more, cut after its deciding token, which only is supervised."""
+    made = TrainingRows([*encoded.input_ids], [*encoded.labels], [])
+    if verdicts is None:
+        return made
+    made.verdicts.extend([0] * len(ids) for ids in encoded.input_ids)
+    numbers = {language: number for number, language in enumerate(verdicts.choices, 1)}
+    for row, place in enumerate(verdicts.places):
+        marked = encoded.marked[row]
+        if place is None or marked is None:
+            continue
+        made.verdicts[row][place] = numbers[marked[0].language]
+        if short_rows:
+            made.input_ids.append(encoded.input_ids[row][: place + 1])
+            made.labels.append([IGNORE] * place + encoded.input_ids[row][place : place + 1])
+            made.verdicts.append(made.verdicts[row][: place + 1])
+    return made
 
 
 def tokens_before_reply(labels: list[int]) -> int:
@@ -90,7 +169,7 @@ def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None
         raise InputError(
             f"{dropped} of {total} rows cannot be trained on; most: {reason} ({len(ids)}, such as row {ids[0] if ids else '-'})",
             f"max_dropped tolerates {max_dropped:.0%}" + (f"; {others} further reasons" if others > 0 else ""),
-            "mend the rows or the template, raise max_length, or raise max_dropped",
+            "correct the rows or the template, raise max_length, or raise max_dropped",
         )
     share = encoded.supervised_tokens / encoded.tokens
     if share in (0.0, 1.0):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
+from copy import deepcopy
 from statistics import mean
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig as TrlSftConfig
 
@@ -18,6 +19,7 @@ from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import Sampling, TokenEngine
+from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of
@@ -36,10 +38,23 @@ from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
 from safework_cli.training.evaluation import evaluation_during
 from safework_cli.training.loop import run_training, supervised_arguments
+from safework_cli.training.sampler import rows_per_step
 from safework_sft.config import SftConfig
-from safework_sft.encode import EncodedRows, encode_rows, refuse_useless, tokens_before_reply
+from safework_sft.decision import Decision
+from safework_sft.encode import (
+    IGNORE,
+    EncodedRows,
+    TrainingRows,
+    Verdicts,
+    encode_rows,
+    find_verdicts,
+    refuse_useless,
+    rows_to_train,
+    tokens_before_reply,
+)
+from safework_sft.marks import MarkedRows, marked_rows, measured_data, measured_rows
 from safework_sft.mixture import weighted_positions
-from safework_sft.trainer import SupervisedTrainer
+from safework_sft.trainer import SupervisedTrainer, VerdictTerm
 
 
 def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -50,24 +65,42 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = training_rows(data, work.progress.note)
     require_rows(len(rows), data, "rows")
     rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
+    marks = marked_rows(config.verdict, rows) if config.verdict else None
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
-        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model.config))
+        by_id = marks.by_id() if marks else None
+        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id)
     refuse_useless(encoded, len(rows), config.max_dropped)
     for reason, ids in encoded.dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
+    verdicts = find_verdicts(encoded, marks.words) if marks else None
+    learned = verdicts if config.verdict and config.verdict.weight else None
+    training = rows_to_train(encoded, learned, bool(config.verdict and config.verdict.short_rows))
 
     asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer), work)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
+    reference = deepcopy(model).requires_grad_(False).eval() if config.kl and not config.lora else None
+    if config.freeze_embeddings:
+        model.get_input_embeddings().requires_grad_(False)
+    args = _arguments(config, work, tokenizer)
+    lengths = [len(ids) for ids in training.input_ids]
+    padding_free = config.padding_free and keeps_rows_apart(model, max(lengths))
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(config, work, tokenizer),
-        train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),
+        args=args,
+        train_dataset=training.dataset(),
         processing_class=tokenizer,
         peft_config=lora_config(config.lora, model),
+        lengths=lengths,
+        padding_free=padding_free,
+        verdict_term=verdict_term(config, training, learned, rows_per_step(args)),
+        kl_weight=config.kl.weight if config.kl else 0.0,
+        reference=reference,
     )
+    decision = _decision(config, inputs, marks, verdicts, rows, tokenizer, stop_ids, positions_of(model.config))
+    before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     engine = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
     evaluated = Sampling(config.eval_max_tokens, seed=config.seed)
     evaluation = evaluation_during(
@@ -75,7 +108,11 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         sample=lambda asked: [group[0] for group in engine.generate([row.prompt for row in asked], evaluated)],
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
-    state = run_training(trainer, work, evaluation=evaluation)
+    with ExitStack() as inside:
+        for one in (trainer.model, reference):
+            if padding_free and one is not None:
+                inside.enter_context(attention_by_row(one))
+        state = run_training(trainer, work, evaluation=evaluation)
     trained = merged(trainer.model)
     if trainer.aux_loss_enabled:
         trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
@@ -83,17 +120,60 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(trained, tokenizer, work.output, dtype=dtype)
     sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
+    after, why_not = after_training("measuring verdicts", work, lambda: decision and decision.figures(decision.log_odds(trained, work)))
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     outcome = _outcome(config, encoded, losses, sampled or {}, state.global_step, tokenizer)
     if evaluation is not None:
         evaluation.record(outcome, state)
+    if marks and verdicts:
+        outcome.metrics["verdict"] = {
+            "words": marks.words,
+            "marked_rows": sum(place is not None for place in verdicts.places),
+            "short_rows": len(training.input_ids) - len(encoded.input_ids),
+            **({"data": decision.ref, "before": before, "after": after} if decision else {}),
+        }
+    outcome.metrics["padding_free"] = padding_free
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
     write_model_card(
         work.output, stage="sft", config=config, inputs=inputs, steps=state.global_step, evaluation=outcome.metrics.get("evaluation")
     )
-    if why:
-        outcome.not_measured(why)
+    for one in (why, why_not):
+        if one:
+            outcome.not_measured(one)
     return outcome
+
+
+def verdict_term(config: SftConfig, training: TrainingRows, verdicts: Verdicts | None, per_step: int) -> VerdictTerm | None:
+    """The verdict's term of the loss; None where verdicts are not learned as such.
+
+    Args:
+        per_step: rows of an optimiser step.
+    """
+    if config.verdict is None or verdicts is None:
+        return None
+    deciding = sum(number > 0 for row in training.verdicts for number in row)
+    supervised = sum(label != IGNORE for row in training.labels for label in row)
+    share = per_step / len(training.input_ids)
+    return VerdictTerm(config.verdict.weight, (supervised - deciding) * share, deciding * share, [*verdicts.choices.values()])
+
+
+def _decision(
+    config: SftConfig,
+    inputs: Inputs,
+    marks: MarkedRows | None,
+    verdicts: Verdicts | None,
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    stop_ids: list[int],
+    positions: int | None,
+) -> Decision | None:
+    """What the verdicts are measured on; None where no such data is given."""
+    data = measured_data(inputs)
+    if config.verdict is None or marks is None or verdicts is None or data is None:
+        return None
+    pairs = measured_rows(config.verdict, inputs, marks, rows)
+    longest = min(config.max_length, positions or config.max_length)
+    return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref) if pairs else None
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:

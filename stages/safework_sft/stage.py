@@ -19,23 +19,30 @@ from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.training.closing import closing_table, dropped, evaluation_lines
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
-from safework_sft.config import SftConfig
+from safework_sft.config import SftConfig, VerdictConfig
+from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows
 from safework_sft.mixture import weighted_positions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from safework_cli.core.artifacts import Artifact
+    from safework_cli.data.row import Row
 
 
 class SftStage(Stage):
     name = "sft"
-    version = 4  # 4: held-out rows are left out; a reply is trained on as it would be sampled, and by the model's own loss
+    version = 5  # 5: rows of a pass without padding, which sums in another order
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
         "model": Slot(("model",), "the model to start from"),
         "data": Slot(("dataset",), "rows that end in an assistant reply, such as starter:cot"),
+        "verdict_data": Slot(
+            ("dataset",),
+            "held-out rows to measure verdicts on: marked ones, or prompts with harmful, such as starter:dev (default: eval_data)",
+            optional=True,
+        ),
         **EVAL_SLOTS,
     }
     output = "model"
@@ -46,7 +53,11 @@ class SftStage(Stage):
         try:
             usable = training_rows(data)
             require_rows(len(usable), data, "rows")
-            rows = len(weighted_positions(usable, config.task_weights, config.seed))
+            chosen = [usable[position] for position in weighted_positions(usable, config.task_weights, config.seed)]
+            rows, verdict_lines = len(chosen), []
+            if config.verdict:
+                short, verdict_lines = _plan_verdict(config.verdict, inputs, chosen)
+                rows += short
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
@@ -64,8 +75,17 @@ class SftStage(Stage):
         plan.lines = [
             f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref} ({rows} rows)",
             f"{per_step} rows a step, learning rate {config.learning_rate:g}, loss on assistant tokens only",
+            *verdict_lines,
             f"then sample {config.sample_prompts} replies and report how many stop",
         ]
+        if config.verdict is None:
+            if inputs.maybe("verdict_data"):
+                plan.refuse("verdict_data is given without verdict", "no verdicts are measured", "set verdict={}")
+            if marks := count_marks(chosen):
+                plan.lines.append(f"note: {marks} rows mark their verdict; verdict={{}} would give it a loss term of its own")
+        if config.kl:
+            plan.lines.append(f"plus {config.kl.weight:g} × KL to the starting model on the reply's tokens")
+            plan.memory_bytes += 0 if config.lora else 4 * parameters
         if config.lora and config.train_layers:
             plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:
@@ -84,6 +104,34 @@ class SftStage(Stage):
         return train(config, inputs, work)
 
 
+def _plan_verdict(config: VerdictConfig, inputs: Inputs, rows: list[Row]) -> tuple[int, list[str]]:
+    """The number of short rows, and what the plan says of the verdicts."""
+    training = marked_rows(config, rows)
+    measured = measured_rows(config, inputs, training, rows)
+    short = len(training.pairs) if config.weight and config.short_rows else 0
+    meanings = [(word, "harmful" if bad else "harmless") for pair in training.words.values() for word, bad in pair.items()]
+    words = ", ".join(f"'{word}' {meaning}" for word, meaning in meanings)
+    lines = [
+        f"{len(training.pairs)} rows state a verdict ({words})"
+        + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
+        + (f"; each comes once more, cut after it ({short} short rows)" if short else "")
+    ]
+    data = measured_data(inputs)
+    if measured and data:
+        lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
+    return short, lines
+
+
+def _verdict_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    verdict = metrics.get("verdict") or {}
+    for when in ("before", "after"):
+        if figures := verdict.get(when):
+            called = figures["called_harmful"]
+            shares = ", ".join(f"{percent(called[name]['value'], called[name]['n'])} of {called[name]['n']} {name}" for name in called)
+            area, threshold = figures["auc"]["value"], figures["threshold"]
+            yield f"verdicts {when}", f"AUC {area:.3f}; called harmful: {shares}; best threshold {threshold:+.2f}"
+
+
 def _closing_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rows", f"{metrics['rows']:,}{dropped(metrics)}"
     yield "steps", str(metrics["steps"])
@@ -92,6 +140,7 @@ def _closing_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if sampled := metrics["samples"]:
         rates = f"{percent(sampled['stop_rate'], sampled['n'])} stopped, {percent(sampled['format_rate'], sampled['n'])} in the format"
         yield "sampled replies", f"{sampled['n']}: {rates}, {sampled['mean_tokens']:.0f} tokens on average"
+    yield from _verdict_lines(metrics)
     yield from evaluation_lines(metrics)
 
 

@@ -1,56 +1,176 @@
-"""SFTTrainer with a head that looks at supervised tokens alone."""
+"""SFTTrainer whose head reads supervised tokens only, with terms of the loss for the verdict and for the starting model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from datasets import Dataset
+from torch.nn.functional import cross_entropy, kl_div
 from trl import SFTTrainer
 
+from safework_cli.models.verdict import Choice
 from safework_cli.models.vision import base_of
 from safework_cli.training.sampler import StepSampler, step_sampler
+from safework_sft.batches import INPUTS, Batches
 from safework_sft.encode import IGNORE
+
+COLUMNS = ("input_ids", "labels", "verdicts")
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictTerm:
+    """The verdict's term of the loss: Σ over the reply's tokens / ``reply_tokens`` + ``weight`` · Σ over the verdicts / ``verdicts``.
+
+    The denominators are averages over the data set, not counts of the step, so that a token weighs the same in whatever step it falls: over
+    an epoch the loss is the mean over all reply tokens plus ``weight`` times the mean over all verdicts, for any accumulation. With
+    the step's own counts, the only verdict of one step would weigh as much as eight of another, and the few reply tokens of a step of short
+    rows as much as all of another.
+
+    Attributes:
+        reply_tokens, verdicts: supervised tokens and deciding tokens of an optimiser step, on average over the data.
+        choices: the words of language 1, 2, … (the numbers in the rows' ``verdicts``).
+        offset: added to the logits of the words that mean harmful, in this term only (logit adjustment, A. K. Menon et al. 2021): the
+            log-odds that the model learns are lower by it.
+    """
+
+    weight: float
+    reply_tokens: float
+    verdicts: float
+    choices: Sequence[Choice]
+    offset: float = 0.0
+
+    def losses(self, logits_NV: torch.Tensor, target_N: torch.Tensor, number_N: torch.Tensor) -> torch.Tensor:
+        """(N,) cross-entropy of N deciding tokens.
+
+        Args:
+            number_N: of each one's language, from 1.
+        """
+        if self.offset:
+            shift_KV = logits_NV.new_zeros(len(self.choices), logits_NV.shape[1])
+            for number, choice in enumerate(self.choices):
+                shift_KV[number, [*choice.positive]] = self.offset
+            logits_NV = logits_NV + shift_KV[number_N - 1]
+        return cross_entropy(logits_NV, target_N, reduction="none")
 
 
 class SupervisedTrainer(SFTTrainer):
-    """TRL's trainer; on a CPU, the model's own head runs on supervised positions alone.
+    """TRL's trainer; on a CPU, the model's own head runs on supervised positions only.
 
     TRL does the same on devices with Triton. Elsewhere its head scores every position, prompts and padding too, which for short
     replies over a vocabulary of 49,152 took more than half of a step. The loss is the model's own to rounding (tests/stages/sft): what
     it does to its logits, such as scaling and capping them, is done by its own code.
+
+    Args:
+        lengths: of the training rows, in tokens.
+        verdict_term: of the loss; the rows then have ``verdicts``.
+        kl_weight: of the penalty for leaving the starting model; 0 for none.
+        reference: the starting model; None where the model in training has adapters, without which it is the starting model.
+        padding_free: rows of a pass follow each other without padding; the models keep them apart (``models.attention``).
     """
+
+    def __init__(
+        self,
+        *,
+        lengths: Sequence[int],
+        verdict_term: VerdictTerm | None = None,
+        kl_weight: float = 0.0,
+        reference: Any = None,
+        padding_free: bool = False,
+        **settings: Any,
+    ):
+        super().__init__(**settings)
+        self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
+        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free)
+        if verdict_term is not None:
+            self.loss_is_scaled_for_ga = True  # its denominators are those of a whole step
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = list(COLUMNS)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         """(transformers' own length sampler goes from the longest rows to the shortest: a short run ends on one kind of reply.)"""
-        assert isinstance(self.train_dataset, Dataset)
-        return step_sampler(self, [len(ids) for ids in self.train_dataset["input_ids"]])
+        return step_sampler(self, self._lengths)
+
+    def set_offset(self, offset: float) -> None:
+        """Changes the offset of the verdict's term from the next step on."""
+        assert self.verdict_term is not None
+        self.verdict_term = replace(self.verdict_term, offset=offset)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        if return_outputs or inputs["input_ids"].device.type != "cpu" or self.accelerator.num_processes > 1:
+        """See ``VerdictTerm``; without a verdict, the mean over the supervised tokens of the step."""
+        number_BT = inputs.pop("verdicts", None)
+        on_one_cpu = inputs["input_ids"].device.type == "cpu" and self.accelerator.num_processes == 1
+        if return_outputs or not (on_one_cpu or self.verdict_term or self._kl_weight):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        labels_BT = inputs["labels"][:, 1:]
-        keep_BT = labels_BT != IGNORE
+        term = self.verdict_term
+        target_BT = inputs["labels"][:, 1:]
+        keep_BT = target_BT != IGNORE
         extra = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        with _head_on(base_of(self.accelerator.unwrap_model(model)), keep_BT) as narrowed:
-            output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False, **extra)
-        logits_NV = (output.logits[0] if narrowed else output.logits[:, :-1][keep_BT]).float()
-        target_N = labels_BT[keep_BT]
-        total = torch.nn.functional.cross_entropy(logits_NV, target_N, reduction="sum")
-        self._metrics["train"]["mean_token_accuracy"].append(float((logits_NV.argmax(-1) == target_N).float().mean()))
-        loss = total / (keep_BT.sum() if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        logits_NV, output = logits_at(model, inputs, keep_BT, **extra)
+        target_N = target_BT[keep_BT]
+        self._metrics["train"]["mean_token_accuracy"].append(float((logits_NV.detach().argmax(-1) == target_N).float().mean()))
+        counted = keep_BT.sum() if num_items_in_batch is None else num_items_in_batch
+        if term is None or number_BT is None:
+            reply_N = torch.ones_like(target_N, dtype=torch.bool)
+            loss = cross_entropy(logits_NV, target_N, reduction="sum") / counted.clamp(min=1)
+        else:
+            counted = term.reply_tokens / self.accelerator.num_processes  # DDP averages gradients over processes
+            number_N = number_BT[:, 1:][keep_BT]
+            reply_N = number_N == 0
+            reply_losses = cross_entropy(logits_NV[reply_N], target_N[reply_N], reduction="none")
+            verdict_losses = term.losses(logits_NV[~reply_N], target_N[~reply_N], number_N[~reply_N])
+            weight = term.weight * self.accelerator.num_processes / term.verdicts
+            loss = reply_losses.sum() / counted + weight * verdict_losses.sum()
+            self._note(reply_loss=reply_losses, verdict_loss=verdict_losses)
+        if self._kl_weight:
+            kl_N = self._kl(model, inputs, keep_BT, logits_NV, reply_N)
+            loss = loss + self._kl_weight * kl_N.sum() / counted
+            self._note(kl=kl_N)
         if not self.aux_loss_enabled:
             return loss
         self._metrics["train"]["aux_loss"].append(float(output.aux_loss.detach()))
-        steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps  # as TRL: a mean over the passes
+        scaled = num_items_in_batch is not None or term is not None
+        steps = self.current_gradient_accumulation_steps if scaled else 1  # as TRL: a mean over the passes
         return loss + self.router_aux_loss_coef * output.aux_loss / steps
+
+    def _kl(
+        self, model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, logits_NV: torch.Tensor, reply_N: torch.Tensor
+    ) -> torch.Tensor:
+        """KL(starting model ‖ model in training) of the next token, at the supervised positions that are not verdicts."""
+        if self._reference is None:
+            start, without = model, self.accelerator.unwrap_model(model).disable_adapter()
+        else:
+            start, without = self._reference, nullcontext()
+        with torch.no_grad(), without, self.accelerator.autocast():
+            start_NV, _ = logits_at(start, inputs, keep_BT)
+        logp_NV, start_logp_NV = (logits[reply_N].log_softmax(-1) for logits in (logits_NV, start_NV))
+        return kl_div(logp_NV, start_logp_NV, reduction="none", log_target=True).sum(-1)
+
+    def _note(self, **values: torch.Tensor) -> None:
+        """Numbers of single tokens: TRL logs the mean over all that came since its last log."""
+        for name, value_N in values.items():
+            self._metrics["train"][name].extend(value_N.detach().tolist())
+
+
+def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra: Any) -> tuple[torch.Tensor, Any]:
+    """The logits (N, V) in float32 from which the N kept tokens are predicted, and the model's output.
+
+    Args:
+        keep_BT: of all tokens but the first.
+    """
+    causal = base_of(getattr(model, "module", model))
+    given = {name: inputs[name] for name in INPUTS if name in inputs}
+    with _head_on(causal, keep_BT) as narrowed:
+        output = model(**given, use_cache=False, **extra)
+    return (output.logits[0] if narrowed else output.logits[:, :-1][keep_BT]).float(), output
 
 
 @contextmanager
 def _head_on(causal: Any, keep_BT: torch.Tensor) -> Iterator[list[bool]]:
-    """Inside, a causal model computes logits (1, N, V) of the N positions kept, from which the next token is read off.
+    """Inside, a causal model computes logits (1, N, V) of the N positions kept, from which the next token is predicted.
 
     Args:
         keep_BT: of all positions but the last.

@@ -39,3 +39,13 @@ def test_a_page_of_a_stage_that_is_gone_is_removed(tmp_path: Path):
     (tmp_path / "old.md").write_text("# safework old\n")
     generate.write(tmp_path)
     assert not (tmp_path / "old.md").exists() and (tmp_path / "sft.md").exists()
+
+
+def test_code_in_a_cell_is_shown_as_written():
+    assert generate.cell("`verifiers.<metric>`: a <b> | c") == "`verifiers.<metric>`: a &lt;b> \\| c"
+    assert "&lt;metric>" not in PAGES["eval.md"] and "`verifiers.<metric>`" in PAGES["eval.md"]
+
+
+def test_no_page_has_a_name_that_the_site_uses_itself():
+    """Sphinx writes search.html and genindex.html: a page of such a name is lost without a warning."""
+    assert {page.stem for page in (ROOT / "docs").glob("*.md")}.isdisjoint({"search", "genindex", "modindex"})

@@ -55,10 +55,13 @@ def test_a_stage_is_a_package_and_a_line(acme, store):
 
 def test_a_loss_a_reward_and_an_objective_train(acme, store, tiny_artifact, toy_data):
     words = ("rl", "m3", f"model={tiny_artifact.ref}", f"data={toy_data.ref}:rl", *RL)
-    done = acme(*words, "algorithm=reinforce", "loss.scale=2", "objective=plain", "rewards.general={short: 1}")
+    done = acme(
+        *words, "algorithm=reinforce", "loss.scale=2", "objective=plain", "objective_settings.scale=3", "rewards.general={short: 1}"
+    )
     assert done.returncode == 0, done.stderr
     steps = [json.loads(line) for line in (store.resolve(done.stdout.strip()).path / "safework" / "metrics.jsonl").read_text().splitlines()]
     assert any("reinforce/gain" in step for step in steps)
+    assert store.resolve(done.stdout.strip()).manifest.config["objective_settings"] == {"scale": 3.0}
     misspelt = acme(*words, "algorithm=reinforc")
     assert misspelt.returncode == 2 and "reinforce" in misspelt.stderr
 

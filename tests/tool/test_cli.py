@@ -68,6 +68,7 @@ def test_doctor_finds_a_folder_that_hides_a_package(cli, tmp_path, monkeypatch):
     done = cli("doctor", "--json", cwd=tmp_path)
     found = json.loads(done.stdout)
     assert done.returncode == 3 and not found["healthy"]
+    assert not any("safework[" in f["do"] for f in found["findings"]), "nothing is offered that no stage uses"
     assert any("hides the package vllm" in f["text"] and f["do"] == "mv vllm vllm-files" for f in found["findings"])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from safework_cli.core.config import result_settings
 from safework_cli.core.errors import ConfigError
 from safework_cli.engines.load import engine_over, load_engine, load_token_engine
 from safework_cli.engines.protocol import Sampling
@@ -86,11 +87,8 @@ def test_settings_that_do_not_fit_together(block, message):
 @pytest.mark.parametrize("stage", [("data", "cot"), ("verifier", "wrap"), ("verifier", "rollouts"), ("search",)])
 def test_the_old_endpoint_block_shows_the_new_form(cli, stage):
     result = cli(*stage, "--dry-run", "endpoint.url=http://127.0.0.1/v1", "endpoint.model=m")
-    assert (
-        result.returncode == 2
-        and "the block `endpoint` is now `engine`" in result.stderr
-        and "engine.kind=openai engine.url=… engine.model=…" in result.stderr
-    )
+    assert result.returncode == 2 and "'endpoint.url' is now 'engine.url', 'endpoint.model' is now 'engine.model'" in result.stderr
+    assert "write engine.kind=openai engine.url=http://127.0.0.1/v1 engine.model=m\n" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -106,3 +104,10 @@ def test_a_stage_of_tokens_refuses_a_served_model(cli, stage, words, tiny_artifa
     result = cli(*stage, f"model={tiny_artifact.ref}", f"{slot}={toy_data.ref}:rl", *words, *engine)
     assert result.returncode == 2 and f"safework {' '.join(stage)} cannot use engine.kind=openai" in result.stderr
     assert "log-probabilities" in result.stderr and "engine.kind=hf" in result.stderr
+
+
+def test_how_many_requests_are_sent_at_once_is_not_part_of_a_result_and_what_lets_a_request_fail_is():
+    plain = result_settings(EngineSettings(**SERVED))
+    assert result_settings(EngineSettings(**SERVED, concurrency=64)) == plain
+    assert result_settings(EngineSettings(**SERVED, timeout_s=600.0)) != plain
+    assert result_settings(EngineSettings(**SERVED, max_retries=9)) != plain

@@ -28,7 +28,7 @@ from evidence_records import (
     write_record,
 )
 from evidence_runs import ROOT, Definition, Planned, commands, definitions, execute
-from evidence_tables import filled, run_table
+from evidence_tables import filled, run_table, times_line
 from pydantic import ValidationError
 
 from safework_cli.core.config import resolve
@@ -97,7 +97,9 @@ def demo(seed=0, **changes) -> Record:
     )
     for suite, metrics in changes.pop("after", {}).items():
         after[suite] = after[suite] | metrics
-    evaluations = {"base": made(before)} | {stage: made(after, "base") for stage in ("sft", "m3", "efficient", "search")}
+    state = {"independence": {"judge": "verifier/judge@v1", "independent": changes.pop("independent", True), "why": []}}
+    stages = {stage: made(after, "base").model_copy(update=state) for stage in ("sft", "m3", "efficient", "search")}
+    evaluations = {"base": made(before)} | stages
     measures = {"verdict-auc-starter": {"value": 0.98}, "verdict-auc-xstest": {"value": 0.93}}
     return record(evaluations | changes.pop("more", {}), seed=seed, measures=measures, **changes)
 
@@ -111,9 +113,10 @@ def bar(name: str, runs) -> dict:
 # ---------------------------------------------------------------- the committed state
 
 
-def test_the_committed_tables_are_those_of_the_committed_records():
-    page = evidence.PAGE.read_text(encoding="utf-8")
-    assert filled(page, read_records(), definitions()) == page, "python benchmarks/evidence.py table"
+@pytest.mark.parametrize("page", evidence.PAGES, ids=lambda page: page.name)
+def test_the_committed_tables_are_those_of_the_committed_records(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, read_records(), definitions()) == text, "python benchmarks/evidence.py table"
 
 
 def test_the_bars_can_be_printed_with_the_committed_records():
@@ -325,6 +328,13 @@ def test_the_bars_of_the_demo(name, value, change, worse):
     assert (line["value"], line["holds"]) == (pytest.approx(worse), False)
 
 
+def test_a_judge_that_was_trained_against_decides_no_bar():
+    for name in ("demo: unsafe replies, by the independent judge", "demo: harmless prompts refused, by the judge"):
+        for state in (False, None):
+            line = bar(name, {"demo": [demo(0), demo(1), demo(2, independent=state)]})
+            assert line["holds"] is False and "the judge is not shown to be independent" in line["note"] and line["value"] is not None
+
+
 def test_every_stage_of_every_seed_must_be_in_the_quadrant():
     name = "demo: stages in the upper right quadrant"
     assert bar(name, {"demo": [demo(0), demo(1), demo(2)]})["holds"] is True
@@ -443,5 +453,7 @@ def test_the_tables_are_written_between_their_markers():
 def test_a_table_names_uncommitted_changes_and_what_was_measured():
     changed = demo(0).model_copy(update={"uncommitted": True})
     text = run_table("demo", [changed], definitions()["demo"])
+    assert "verifier/judge@v1 (no stage was trained against it)" in text
+    assert times_line([]).startswith("Not measured yet") and "0 min 00 s in all" in times_line([changed])
     assert "with uncommitted changes" in text and "verdict-auc-xstest" in text
     assert Planned("a", "step", "x {b} {seed}").needs == {"b"}

@@ -40,7 +40,7 @@ def test_each_message_names_the_next_step(here, cli):
     odd = refused("sft", "model=./mymodel", "data=./odd.jsonl")
     assert f"data build sources='[{{kind: file, path: \"{here}/odd.jsonl\", task: general, columns: {{prompt: q, reply: a}}}}]'" in odd
     assert "unknown key 'sources.0.colums'; did you mean 'sources.columns'" in refused("data", "build", source(colums={}))
-    assert "did you mean 'reply'? Row fields are on the left: {prompt: prompt, reply: response}" in refused(
+    assert "'response' is not a field of a row; write columns: {prompt: prompt, reply: response} (fields, which" in refused(
         "data", "build", source(columns={"prompt": "prompt", "response": "response"})
     )
     assert "no column 'respons'; did you mean 'response'?" in refused(

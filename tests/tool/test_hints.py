@@ -62,11 +62,16 @@ def test_commands_of_other_tools(word, typed, do):
         ("sft -lr 1e-5 model=tiny --dry_run", 2, "do:  safework sft learning_rate=1e-5 model=tiny --dry-run\n"),
         ("sft -x 1", 2, "No such option: -x"),
         ("sft --nothing 1", 2, "no option or setting '--nothing'"),
+        ("sft --dryrun", 2, "no option or setting '--dryrun'; did you mean '--dry-run'?"),
+        ("sft model = x", 2, "without spaces around the ="),
         ("sft model_name_or_path=x", 2, "did you mean 'model'?"),
         ("sft model=mymodel data=x:sft", 3, "write model=./mymodel for the folder"),
         ("models download smollm2", 2, "safework models pull smollm2"),
         ("rl grpo", 2, "safework rl m3 algorithm=grpo"),
         ("train", 2, "safework sft\n"),
+        ("rl m3 cpgd.epsilon=0.1", 2, "'cpgd.epsilon' is now 'loss.epsilon'\n  why: from command line\n  do:  write loss.epsilon=0.1\n"),
+        ("rl efficient algorithm=grpo epsilon_high=0.3", 2, "write loss.epsilon_high=0.3\n"),
+        ("sft epsilon=0.3", 2, "unknown key 'epsilon'"),  # never a setting of sft
     ],
 )
 def test_the_command_line_shows_them(cli, typed, code, shown):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +18,7 @@ from rich.console import Console
 from safework_cli.core import registry
 from safework_cli.core.artifacts import Artifact, InputEntry, Manifest, Store
 from safework_cli.core.errors import InputError
+from safework_cli.core.formats import counts
 from safework_cli.core.terminal import visible
 from safework_cli.report import build_report, collect, ladder_table, print_ladder, write_report
 from safework_cli.report.charts import Point, curve, plot_45
@@ -329,6 +331,15 @@ def test_only_the_newest_evaluation_of_a_model_counts_and_unlike_ones_are_named(
     assert len(table.warnings) == 1 and "sft and base were not measured alike: another judge of suite facts" in table.warnings[0]
 
 
+def test_suites_of_one_side_are_named_together(store: Store) -> None:
+    made = make_ladder(store)
+    newest = evaluation(store, made["sft"], dict.fromkeys(METRICS.values(), 0.5))
+    summary = json.loads((newest.path / "summary.json").read_text())
+    summary["suites"]["more"] = summary["suites"].pop("facts")
+    (newest.path / "summary.json").write_text(json.dumps(summary))
+    assert ladder_table(store.list()).warnings == ["sft and base were not measured alike: suites facts, more on one side only"]
+
+
 def test_a_metric_of_two_suites_is_their_mean_with_a_narrower_interval(store: Store) -> None:
     base = model(store, "m", "models pull", {}, curves=False)
     made = evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))
@@ -456,6 +467,14 @@ def test_a_damaged_evaluation_is_left_out_and_said(store: Store) -> None:
     assert any(made["eval-m3"].ref in warning for warning in table.warnings)
 
 
+def test_a_store_of_damaged_evaluations_says_so_in_the_terminal(store: Store) -> None:
+    made = evaluation(store, model(store, "m", "sft", {}), dict.fromkeys(METRICS.values(), 0.5))
+    (made.path / "summary.json").write_text("{")
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=200))
+    assert "no evaluation" in stream.getvalue() and f"warning: {made.ref} cannot be read" in stream.getvalue()
+
+
 def test_the_terminal_table(store: Store) -> None:
     make_ladder(store)
     stream = io.StringIO()
@@ -487,7 +506,7 @@ def test_the_page_needs_no_network(page: tuple[str, Page]) -> None:
 def test_the_page_says_what_needs_attention(page: tuple[str, Page]) -> None:
     shown = " ".join("".join(page[1].text).split())
     assert "gate failed: harmful.safety is 0.5, below 0.6" in shown
-    assert "near duplicate" in shown and "1,100 rows read, 1,050 kept, 50 dropped by name" in shown
+    assert "near duplicate" in shown and "1,100 rows read, 1,050 kept, 50 dropped." in shown
     assert "Unnecessary refusal" in shown and "recipes/sft.yaml" in shown
 
 
@@ -513,6 +532,16 @@ def test_a_store_without_evaluations_still_has_a_page(store: Store, tmp_path: Pa
     model(store, "m", "models pull", {}, curves=False)
     assert write_report(store, tmp_path / "r.html").rungs == []
     assert "No evaluation yet" in (tmp_path / "r.html").read_text()
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=110))
+    assert stream.getvalue().startswith("no evaluation in this store yet: safework eval") and "┏" not in stream.getvalue()
+
+
+def test_a_folder_is_no_place_for_the_page(cli, tmp_path: Path) -> None:
+    cli("models", "pull", "tiny", "--quiet")
+    done = cli("report", "--out", str(tmp_path))
+    assert done.returncode == 2 and f"do:  safework report --out {tmp_path / 'report.html'}" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: Store, tmp_path: Path) -> None:
@@ -544,14 +573,53 @@ def test_a_curve_shows_the_threshold_of_its_constraint() -> None:
     assert 'class="mark"' not in str(curve("loss", "", [1, 2], [0.1, 0.2]))
 
 
-def test_what_did_not_change_is_told_and_not_drawn(store: Store) -> None:
+def test_what_did_not_change_is_listed_and_not_drawn(store: Store) -> None:
     run = collect.runs([model(store, "m", "sft", {})])[0]
     assert len(run.shown) == 4 and run.constant == [("cpgd/drift", 0.0)] and not any("epoch" in svg for svg in run.shown)
 
 
+def test_rounding_is_not_drawn_as_a_change(store: Store) -> None:
+    lines = [{"step": 1, "loss": 0.0, "entropy": 5.196, "reward": 0.1}, {"step": 2, "loss": -3e-10, "entropy": 5.1960001, "reward": 0.2}]
+    metrics = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    made = commit(store, "generations", "m", "rl m3", {}, {"safework/metrics.jsonl": metrics})
+    run = collect.runs([made])[0]
+    assert [name for name, _ in run.constant] == ["loss", "entropy"]
+    assert len(run.shown) == 1 and "reward" in run.shown[0]
+
+
+def test_the_numbers_on_an_axis_differ() -> None:
+    drawn = str(curve("entropy", "", [1, 2], [5.196, 5.1968]))
+    for tick in ("5.196", "5.1964", "5.1968"):
+        assert f">{tick}<" in drawn
+    assert ">0.25<" in str(curve("reward", "", [1, 2], [0.0, 0.5])), "three digits where they are enough"
+
+
+def test_a_change_without_an_interval_is_shown_without_one(store: Store, tmp_path: Path) -> None:
+    base = model(store, "base", "models pull", {})
+    values = dict.fromkeys(METRICS.values(), 0.5)
+    first = evaluation(store, base, values)
+    tuned = model(store, "sft", "sft", {"model": base})
+    second = evaluation(store, tuned, values | {"safety": 0.8}, against=first)
+    summary = json.loads((second.path / "summary.json").read_text())
+    summary["against"]["axes"]["capability"]["interval"] = None
+    summary["against"] |= {"angle": -135.0, "angle_is_noise": True}
+    (second.path / "summary.json").write_text(json.dumps(summary))
+    table = build_report(store.list(), tmp_path / "r.html")
+    assert table.rungs[1].change_interval.keys() == {"safety"} and table.rungs[1].angle_is_noise
+    assert "<td>−135°<small>noise</small></td>" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_the_page_names_its_numbers(page: tuple[str, Page], store: Store) -> None:
+    shown = " ".join("".join(page[1].text).split())
+    assert "macro-F1 0.81" in shown and "train 800" in shown and "Rung" not in shown
+    assert re.search(r"the newest made \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", shown)
+    assert "1 warnings" not in shown
+    assert counts({"train": 1253, "test": 80}) == "train 1,253, test 80" and counts(1253) == "1,253"
+
+
 def test_curves_leave_gaps_where_a_value_is_not_finite() -> None:
     drawn = str(curve("loss", "", [1, 2, 3, 4, 5], [1.0, 0.5, float("nan"), 0.2, 0.1]))
-    assert drawn.count("<polyline") == 2 and "1 values are not finite" in drawn
+    assert drawn.count("<polyline") == 2 and "1 value is not finite" in drawn
     assert "no finite value" in str(curve("x", "", [1], [float("inf")]))
     assert "nan" not in str(curve("flat", "", [1, 2], [3.0, 3.0]))
 

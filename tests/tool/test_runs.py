@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -95,6 +96,8 @@ def test_the_commands(cli, begun):
     shown = json.loads(cli("runs", "show", "--json").stdout)
     assert shown["metrics"] == {"step": 3, "reward": 0.3} and shown["config"] == {"seed": 3} and len(shown["warnings"]) == 1
     assert "seed: 3" in cli("runs", "show").stdout
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", shown["written"]), "as a manifest writes a time"
+    assert "nothing to delete" in cli("artifacts", "gc").stderr
     log = cli("runs", "tail", "-n", "2", "--follow").stdout
     assert "warning: odd \\x1b[31m" in log and "\x1b" not in log and "step 3: reward 0.3" in log and "step 1:" not in log
     assert log.endswith("failed (ValueError: the loss is NaN)\n")

@@ -108,6 +108,12 @@ def test_references_that_mean_nothing(store, reference, kinds, message):
         store.resolve(reference, kinds)
 
 
+def test_a_path_with_a_typing_mistake_is_corrected(store, tmp_path):
+    (tmp_path / "mymodel").mkdir()
+    with pytest.raises(InputError, match=r"mymodle does not exist; did you mean 'mymodel'\?"):
+        store.resolve(str(tmp_path / "mymodle"), ("model",))
+
+
 def test_a_hub_id_without_network_says_so(store):
     with pytest.raises(InputError, match=r"hf:org/none cannot be fetched") as caught:
         store.resolve("hf:org/none", ("model",))

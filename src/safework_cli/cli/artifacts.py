@@ -222,7 +222,8 @@ def command() -> Any:
         for item in found if not yes else collect(where, found) if found else []:
             total += item.size
             say(f"{'deleted' if yes else 'would delete'}  {size(item.size):>10}  {item.label}")
-        say(f"{size(total)} freed" if yes else f"{size(total)} would be freed; use --yes")
+        would = f"{size(total)} would be freed; use --yes" if found else "nothing to delete"
+        say(f"{size(total)} freed" if yes else would)
 
     @app.command(
         name="import",

@@ -32,11 +32,9 @@ REQUIRED = {
     "math-verify": "math_verify:verify",
     "gguf": "gguf:GGUFReader",
 }
-OPTIONAL = {
-    "vllm": ("vllm:LLM", "faster generation"),
-    "deepspeed": ("deepspeed:initialize", "ZeRO"),
-    "torchvision": ("torchvision:transforms", "some vision models' processors"),
-}
+OPTIONAL = {"torchvision": ("torchvision:transforms", "some vision models' processors")}
+PROBED = {"vllm": "vllm:LLM", "deepspeed": "deepspeed:initialize"}
+"""Packages that no stage uses. Where they are installed, transformers and TRL import them, so a broken one breaks a stage."""
 LOW_DISK_BYTES = 5 * 2**30
 
 
@@ -82,7 +80,7 @@ def command() -> Any:
         styles = {"ok": "green", "note": "yellow", "broken": "bold red"}
         table = Table(box=None, header_style="bold")
         for column in ("", "what", "found", "fix"):
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column == "what")
         for f in findings:
             table.add_row(Text(f.level, style=styles[f.level]), f.what, Text(f.text), Text(f.do, style="bold"))
         console(stderr=True).print(table)
@@ -107,29 +105,19 @@ def _required() -> Iterator[Finding]:
     for package, attribute in REQUIRED.items():
         error = _import_error(attribute)
         if error:
-            yield Finding(
-                package,
-                "broken",
-                error,
-                "pip install -c constraints.txt safework"
-                if "No module" in error
-                else f"pip install --force-reinstall -c constraints.txt {package}",
-            )
+            force = "" if "No module" in error else "--force-reinstall "
+            yield Finding(package, "broken", error, f"pip install {force}-c constraints.txt {package}")
         else:
             yield Finding(package, "ok", version(package))
 
 
 def _optional() -> Iterator[Finding]:
-    for package, (attribute, purpose) in OPTIONAL.items():
+    for package, (attribute, purpose) in (OPTIONAL | {name: (probe, "") for name, probe in PROBED.items()}).items():
         try:
             found = version(package)
         except PackageNotFoundError:
-            yield Finding(
-                package,
-                "note",
-                f"not installed ({purpose})",
-                f"pip install 'safework[{package}]'" if package != "torchvision" else "pip install torchvision",
-            )
+            if purpose:
+                yield Finding(package, "note", f"not installed ({purpose})", f"pip install -c constraints.txt {package}")
             continue
         error = _import_error(attribute)
         yield Finding(package, "broken" if error else "ok", error or found, f"pip uninstall {package}" if error else "")
@@ -146,7 +134,11 @@ def _devices() -> Iterator[Finding]:
             properties = torch.cuda.get_device_properties(number)
             yield Finding(f"cuda:{number}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     else:
-        yield Finding("device", "ok", f"CPU, {threads} threads, {torch.backends.cpu.get_cpu_capability()}, training in float32")
+        yield Finding(
+            "device",
+            "ok",
+            f"CPU, {threads} thread{'s' if threads > 1 else ''}, {torch.backends.cpu.get_cpu_capability()}, training in float32",
+        )
 
 
 def _stages() -> Iterator[Finding]:
@@ -157,7 +149,7 @@ def _stages() -> Iterator[Finding]:
     for name in stage_entries():
         try:
             stage = load_stage(name)
-            yield Finding(f"safework {name}", "ok", f"version {stage.version}, makes a {stage.output}")
+            yield Finding(f"safework {name}", "ok", f"version {stage.version} → {stage.output}")
         except Exception as error:  # whatever a third party's module raises on import is the finding
             yield Finding(f"safework {name}", "broken", f"{type(error).__name__}: {error}", "install the package that ships it again")
 
@@ -178,7 +170,7 @@ def _store(root: Path) -> Iterator[Finding]:
 
 def _shadows() -> Iterator[Finding]:
     """A folder called like a package, here, is imported in its place and breaks libraries that probe for it."""
-    for name in OPTIONAL:
+    for name in (*OPTIONAL, *PROBED):
         folder = Path.cwd() / name
         if folder.is_dir() and not (folder / "__init__.py").exists():
             yield Finding("this folder", "broken", f"{folder} hides the package {name} from Python", f"mv {name} {name}-files")

@@ -49,7 +49,8 @@ class StageCommand(TyperCommand):
             if not unknown and words == given:
                 raise
             if unknown:
-                near = nearest(unknown[0].removeprefix("--").replace("-", "_"), _keys(stage))
+                options = [option for param in self.get_params(ctx) for option in param.opts]
+                near = nearest(unknown[0], options) or nearest(unknown[0].removeprefix("--").replace("-", "_"), _keys(stage))
                 raise ConfigError(
                     f"no option or setting '{unknown[0]}'{near}", "", f"safework {stage.name} --help lists the settings"
                 ) from None

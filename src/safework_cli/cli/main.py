@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 import typer
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
+from typer import _completion_shared as shells
 from typer._click.shell_completion import CompletionItem
 
 from safework_cli.cli.hints import HintGroup
@@ -123,9 +124,18 @@ def build_app() -> typer.Typer:
     return app
 
 
+def _no_space_after_keys() -> None:
+    """Bash puts a space after a completed word: ``key= value`` would be two words. fish knows the ``=``."""
+    script = shells._completion_scripts["bash"]
+    shells._completion_scripts["bash"] = script.replace(
+        "    return 0", "    [[ ${#COMPREPLY[@]} == 1 && $COMPREPLY == *[=.] ]] && compopt -o nospace\n    return 0"
+    )
+
+
 def main() -> None:
     """Entry point: turns errors into their message and exit code."""
     guard()
+    _no_space_after_keys()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     command = typer.main.get_command(build_app())

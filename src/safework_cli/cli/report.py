@@ -25,9 +25,11 @@ def command() -> Any:
         quiet: bool = typer.Option(False, "--quiet", "-q", help="No table."),
     ) -> int:
         from safework_cli.core.artifacts import default_store
-        from safework_cli.core.errors import EXIT_INPUT, InputError
+        from safework_cli.core.errors import EXIT_INPUT, ConfigError, InputError
         from safework_cli.report import print_ladder, write_report
 
+        if out.is_dir():
+            raise ConfigError(f"{out} is a folder", "--out names the file", f"safework report --out {out / 'report.html'}")
         damaged: list[InputError] = []
         table = write_report(default_store(store), out, damaged)
         for error in damaged:

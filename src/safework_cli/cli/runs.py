@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Optional
 
@@ -133,7 +134,7 @@ def _summary(run: Any) -> dict[str, Any]:
         "state": run.state,
         "detail": run.detail,
         "step": run.step,
-        "written": round(run.written, 3),
+        "written": datetime.fromtimestamp(run.written, UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "fingerprint": run.fingerprint,
         "path": str(run.folder),
         "artifact": run.artifact.ref if run.artifact else None,

@@ -33,7 +33,11 @@ def stage_command(name: str) -> click.Command:
     @app.command(name=name, cls=StageCommand, help=stage.summary, context_settings={"help_option_names": ["-h", "--help"]})
     def run(
         settings: Optional[list[str]] = typer.Argument(
-            None, metavar="[KEY=VALUE]...", help="Inputs and settings; they win over recipes.", show_default=False
+            None,
+            metavar="[KEY=VALUE]...",
+            help="Inputs and settings; they win over recipes.",
+            show_default=False,
+            autocompletion=lambda incomplete: [key for key in completed_keys(stage) if key[0].startswith(incomplete)],
         ),
         recipe: list[Path] = typer.Option(
             [], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False
@@ -192,11 +196,20 @@ def _write_settings(stage: Stage, formatter: click.HelpFormatter) -> None:
     )
 
 
+def completed_keys(stage: Stage) -> Iterator[tuple[str, str]]:
+    """(``key=``, meaning) of every input and setting, for a shell; keys inside lists are written in a recipe."""
+    for name, slot in stage.inputs.items():
+        yield f"{name}." if slot.many else f"{name}=", slot.doc
+    for key, meaning in describe_settings(stage.Config):
+        if not key.startswith(" "):
+            yield f"{key.partition('=')[0]}=", meaning
+
+
 def describe_settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
     """(``key TYPE``, meaning and default) of every setting."""
     for name, field in model.model_fields.items():
         block = _block(field.annotation)
-        if block is not None:
+        if block is not None and block.model_fields:
             yield from describe_settings(block, f"{prefix}{name}.")
             continue
         yield f"{prefix}{name}={_type_name(field.annotation)}", f"{' '.join((field.description or '').split())}{_default(field)}"
@@ -228,7 +241,7 @@ def _flat(annotation: Any) -> Iterator[Any]:
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is list:
         return "LIST"
-    if get_origin(annotation) is dict:
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "MAPPING"
     arguments = [a for a in get_args(annotation) if a is not type(None)]
     if arguments and all(isinstance(a, (str, int)) for a in arguments):

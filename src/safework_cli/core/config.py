@@ -104,7 +104,7 @@ def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
         if not equals or not re.fullmatch(r"[A-Za-z_][\w-]*(?:\.[\w-]+)*", key):
             raise ConfigError(
                 f"'{text}' is not key=value",
-                "settings follow the options, each as one word",
+                "a setting is one word, without spaces around the =; settings follow the options",
                 f"safework {stage.name} --help lists the keys",
             )
         layers.append(Layer("command line", _nested(key, _scalar(stage, key, value, f"{key}={value[:MAX_SHOWN]}"))))

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.core.other_names import did_you_mean
+from safework_cli.core.other_names import did_you_mean, renamed
 from safework_cli.core.stage import Stage
 
 MAX_SHOWN = 80
@@ -43,6 +43,8 @@ def _explain_one(stage: Stage, detail: ErrorDetails, sources: Mapping[str, str])
     listing = f"safework {stage.name} --help lists the keys"
     if detail["type"] == "extra_forbidden":
         valid = [*known_keys(stage.Config), *stage.inputs, "name"]
+        if now := renamed(path, detail["input"], valid):
+            return ConfigError(f"unknown key: {now[0]}", origin, f"write {now[1]}")
         return ConfigError(f"unknown key '{path}'{did_you_mean(path, valid)}", origin, listing)
     if detail["type"] == "missing":
         meaning = " ".join((field.description or "").split()) if field else ""

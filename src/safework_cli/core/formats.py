@@ -67,6 +67,13 @@ def plain(value: Any) -> str:
     return str(value)
 
 
+def counts(value: Any) -> str:
+    """A number of things, or several by name: ``1,253``, ``train 1,253, test 80``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {counts(item)}" for key, item in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) else plain(value)
+
+
 def age(seconds: float) -> str:
     """How long ago something was, in one unit: ``3 min``."""
     for limit, unit, step in ((60, "s", 1), (3600, "min", 60), (172_800, "h", 3600)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
+from typing import Any
 
 from safework_cli.core.errors import nearest
 
@@ -30,6 +33,14 @@ SETTINGS = {
     "loss_type": "algorithm",
 }
 """A setting's name in TRL, transformers, axolotl, … → its name here."""
+
+RENAMED = {
+    "cpgd": ("loss", ""),
+    "epsilon": ("loss.epsilon", ""),
+    "epsilon_high": ("loss.epsilon_high", ""),
+    "endpoint": ("engine", "engine.kind=openai"),
+}
+"""A setting or block of an earlier version → its name now, and what else has to be given."""
 
 NO_PPO = "PPO with a critic is not available: rl m3 compares the replies of a group (algorithm=cpgd, grpo, dr_grpo, gspo, …)"
 NO_DPO = "DPO is not available: rl m3 learns from the rewards of verifiers, not from preference pairs"
@@ -74,6 +85,25 @@ def setting_named(name: str, valid: Iterable[str]) -> str | None:
         return name
     other = SETTINGS.get(name)
     return other if other in valid else None
+
+
+def renamed(key: str, value: Any, valid: Iterable[str]) -> tuple[str, str] | None:
+    """What a setting of an earlier version is called now.
+
+    Args:
+        value: what was given; of a block, a mapping.
+        valid: the keys that there are: another stage may never have had the setting.
+
+    Returns:
+        The names as they are now, each after the one that was given, and the words to type; None where the key never was a setting.
+    """
+    new, more = RENAMED.get(key, ("", ""))
+    if not new or new.partition(".")[0] not in valid:
+        return None
+    given = {f".{name}": one for name, one in value.items()} if isinstance(value, dict) and value else {"": value}
+    names = ", ".join(f"'{key}{end}' is now '{new}{end}'" for end in given)
+    words = [f"{new}{end}={one if isinstance(one, str) else json.dumps(one)}" for end, one in given.items()]
+    return names, " ".join([*([more] if more else []), *map(shlex.quote, words)])
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

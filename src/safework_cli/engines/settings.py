@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from safework_cli.core.settings import Settings, StageConfig
+from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import EngineProtocol
 
 
@@ -21,12 +21,14 @@ class EndpointSettings(Settings):
     """The model's name there."""
     api_key_env: str = ""
     """Name of the environment variable that holds the key (never the key itself); empty if the server needs none."""
+    # timeout_s and max_retries are part of a result's identity: they decide which requests fail, and a result with failed requests is
+    # made again under larger values instead of being printed as "already done"
     timeout_s: float = Field(120.0, gt=0, le=86_400)
     """Seconds for one attempt at a request, until the last byte of its answer."""
     max_retries: int = Field(5, ge=0, le=1000)
     """Further attempts after timeouts, 429 and 5xx, with growing pauses."""
-    concurrency: int = Field(8, ge=1, le=4096)
-    """Requests sent at the same time."""
+    concurrency: int = cosmetic(8, ge=1, le=4096)
+    """Requests sent at the same time; seeds do not depend on it."""
 
     @field_validator("url")
     @classmethod
@@ -81,13 +83,3 @@ class WithEngine(StageConfig):
 
     engine: EngineSettings = Field(default_factory=EngineSettings)
     """What writes the replies: `{kind: hf}` is the input `model`; `{kind: openai, url: …, model: …}` is a model on a server."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_endpoint(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "endpoint" in values and "endpoint" not in cls.model_fields:
-            raise ValueError(
-                "the block `endpoint` is now `engine` with a kind: engine.kind=openai engine.url=… engine.model=…, "
-                "or `engine: {kind: openai, url: …, model: …}` in a recipe"
-            )
-        return values

@@ -38,10 +38,12 @@ class Encoded:
     Attributes:
         input_ids: (T,)
         supervised: (T,) True on the tokens that a policy would have sampled: assistant content and its stop token.
+        marked: the first token of the marked word and the token after its last one; None where no word is marked.
     """
 
     input_ids: list[int]
     supervised: list[bool]
+    marked: tuple[int, int] | None = None
 
 
 class TemplateError(InputError):
@@ -147,17 +149,21 @@ def after_opening(prefix: str, content: str) -> str:
     return bare.removeprefix(THINK_OPEN).lstrip() if bare.startswith(THINK_OPEN) else content
 
 
-def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int]) -> Encoded:
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int], mark: tuple[int, int] | None = None
+) -> Encoded:
     """Tokenizes a whole conversation with its supervision mask.
 
     Args:
         stop_ids: tokens that may end a turn; each assistant turn must end in one of them.
+        mark: character offsets of a word in the content of the last assistant message.
 
     Raises:
         TemplateError: the template refuses the conversation, changes what an assistant says, writes something before a reply that its
             generation prompt lacks, opens a thought that the reply does not close, or closes a turn without a stop token; or a reply
-            writes a control token.
+            writes a control token; or the marked word is not in the text that is trained on.
     """
+    marked: tuple[int, int] | None = None
     control = reader_of(tokenizer).control_ids | set(stop_ids)
     input_ids: list[int] = []
     supervised: list[bool] = []
@@ -177,13 +183,33 @@ def encode_conversation(tokenizer: PreTrainedTokenizerBase, messages: Sequence[M
         else:
             prefix = text_between(tokenizer, before, asked[number - 1])
             add(_after_turn_end(tokenizer, prefix, turn.closing), False)
-        text = turn.indent(prefix) + _reply_text(prefix, messages[position]["content"])
+        indent, content = turn.indent(prefix), messages[position]["content"]
+        text = indent + _reply_text(prefix, content)
         _refuse_control(tokenizer, text, control)
+        if mark is not None and position == asked[-1]:
+            # only the left end of a reply's text is moved: by what the template opened already, and white space
+            shift = len(indent) - (len(content) - len(after_opening(prefix, content).lstrip()))
+            marked = _marked_tokens(tokenizer, text, turn.closing, (mark[0] + shift, mark[1] + shift), len(input_ids))
         add(encode_text(tokenizer, text + turn.closing), True)
         if (last := input_ids[-1]) not in stop_ids:
             ends = tokenizer.convert_ids_to_tokens(last)
             raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {ends!r}")
-    return Encoded(input_ids, supervised)
+    return Encoded(input_ids, supervised, marked)
+
+
+def _marked_tokens(tokenizer: PreTrainedTokenizerBase, text: str, closing: str, mark: tuple[int, int], before: int) -> tuple[int, int]:
+    """The tokens that hold the marked characters of a reply.
+
+    Args:
+        before: tokens before the reply.
+    """
+    if not 0 <= mark[0] < mark[1] <= len(text):
+        raise TemplateError("the marked word is not in the text that is trained on", "the mark is in white space or in the opening tag")
+    if not tokenizer.is_fast:
+        raise TemplateError("the tokenizer does not say which characters its tokens hold", "a mark cannot be found among its tokens")
+    offsets = tokenizer(text + closing, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    places = [place for place, (start, end) in enumerate(offsets) if start < mark[1] and end > mark[0]]
+    return before + places[0], before + places[-1] + 1
 
 
 def observation_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int], stopped: bool) -> list[int]:

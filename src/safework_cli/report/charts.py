@@ -167,9 +167,10 @@ def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float], m
 
     title = f"{name} ({unit})" if unit else name
     parts = [_text(4, 14, title if len(title) <= 38 else title[:37] + "…", "curve-title")]
-    for value in (low, (low + high) / 2, high):
+    at = (low, (low + high) / 2, high)
+    for value, said in zip(at, _ticks(at), strict=True):
         y = place(first, value)[1]
-        parts += [_line(left, y, width - right, y, "grid"), _text(left - 5, y + 4, _tick(value), "tick", "end")]
+        parts += [_line(left, y, width - right, y, "grid"), _text(left - 5, y + 4, said, "tick", "end")]
     parts += [_text(left, height - 8, f"step {first}", "tick"), _text(width - right, height - 8, str(last), "tick", "end")]
     if mark is not None and finite:
         y = place(first, mark)[1]
@@ -189,15 +190,24 @@ def curve(name: str, unit: str, steps: Sequence[int], values: Sequence[float], m
     gaps = len(values) - len(finite)
     said = f"from {finite[0]:.4g} to {finite[-1]:.4g}, lowest {min(finite):.4g}, highest {max(finite):.4g}" if finite else "no finite value"
     if gaps:
-        said += f"; {gaps} values are not finite"
+        said += f"; {gaps} {'value is' if gaps == 1 else 'values are'} not finite"
         parts.append(_text(width - right, 14, f"{gaps} not finite", "tick", "end"))
     return _svg(width, height, title, said, parts, "small-curve")
 
 
-def _tick(value: float) -> str:
-    """A number of at most seven characters."""
-    short = f"{value:.3g}"
-    return short if len(short) <= 7 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
+def _ticks(values: Sequence[float]) -> list[str]:
+    """Numbers for an axis, with as many digits as it takes to differ; at most seven characters where three digits do."""
+    for digits in range(3, 9):
+        said = [_tick(value, digits) for value in values]
+        if len(set(said)) == len(said):
+            break
+    return said
+
+
+def _tick(value: float, digits: int) -> str:
+    short = f"{value:.{digits}g}"
+    said = short if len(short) <= max(7, digits + 2) else f"{value:.{digits - 2}e}"
+    return said.replace("e-0", "e-").replace("e+0", "e+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +228,7 @@ def lineage(nodes: Sequence[Node]) -> Markup:
     column: dict[str, int] = {}
     for node in nodes:
         column[node.ref] = _column(node.ref, by_ref, column, ())
-    box_width, box_height, gap_x, gap_y, margin = 178.0, 46.0, 56.0, 16.0, 10.0
+    box_width, box_height, gap_x, gap_y, margin = 186.0, 46.0, 47.0, 16.0, 10.0
     columns: dict[int, list[Node]] = {}
     for node in nodes:
         columns.setdefault(column[node.ref], []).append(node)
@@ -279,7 +289,7 @@ def _untangle(columns: dict[int, list[Node]]) -> None:
 
 def _box(node: Node, x: float, y: float, width: float, height: float) -> Markup:
     name = node.ref.rpartition("/")[2] if "@v" in node.ref else node.ref
-    name = name if len(name) <= 24 else "…" + name[-23:]
+    name = name if len(name) <= 23 else "…" + name[-22:]
     inside = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" rx="6" class="node {}"/>').format(
         x, y, width, height, f"k-{node.kind}" if node.anchor else "outside"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from markupsafe import Markup
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
-from safework_cli.core.formats import percent, percent_interval, plain
+from safework_cli.core.formats import interval, percent, percent_interval, plain
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import read_metrics
 from safework_cli.report.charts import Node, curve
@@ -34,6 +35,8 @@ SHOWN_STEPS = 4
 """Steps whose rollouts are shown, the first and the last among them."""
 REPEATED = ("epoch", "rewards/total_reward/")
 """Series that say what another one says: the step, and the reward under the name of TRL's only reward function."""
+HEADLINE = {"accuracy": "accuracy", "macro_f1": "macro-F1", "ece": "ECE"}
+"""Metrics of a verifier above its confusion matrix → how they are called there."""
 UNITS = {
     "seconds": "s",
     "length": "tokens",
@@ -123,10 +126,17 @@ def runs(artifacts: Sequence[Artifact]) -> list[Run]:
                     values.append(float(value))
         if len(records) > 1 and series:
             names = [name for name in sorted(series, key=_curve_order) if not name.startswith(REPEATED)]
-            constant = [(name, series[name][1][0]) for name in names if len(set(series[name][1])) == 1]
-            drawn = [curve(name, _unit(name), *series[name], _mark(name, series)) for name in names if len(set(series[name][1])) > 1]
+            constant = [(name, series[name][1][0]) for name in names if _constant(series[name][1])]
+            drawn = [curve(name, _unit(name), *series[name], _mark(name, series)) for name in names if not _constant(series[name][1])]
             found.append(Run(artifact, drawn[:MOST_CURVES], drawn[MOST_CURVES:], constant))
     return found
+
+
+def _constant(values: Sequence[float]) -> bool:
+    """Whether a series never changed. Rounding of 32-bit numbers is not a change: a curve of it would look like one."""
+    if not all(math.isfinite(value) for value in values):
+        return len(set(values)) == 1
+    return max(values) - min(values) <= max(1e-6 * max(abs(value) for value in values), 1e-9)
 
 
 def _mark(name: str, series: Mapping[str, tuple[list[int], list[float]]]) -> float | None:
@@ -189,9 +199,8 @@ def verifiers(artifacts: Sequence[Artifact]) -> tuple[list[dict[str, Any]], list
             {"label": label, "total": sum(row), "cells": [(count, count / sum(row) if sum(row) else 0.0) for count in row]}
             for label, row in zip(labels, counts, strict=False)
         ]
-        headline = {
-            key: _estimate(artifact.manifest.metrics[key]) for key in ("accuracy", "macro_f1", "ece") if key in artifact.manifest.metrics
-        }
+        metrics = artifact.manifest.metrics
+        headline = {title: _estimate(metrics[key]) for key, title in HEADLINE.items() if key in metrics}
         found.append({"artifact": artifact, "labels": labels, "rows": rows, "headline": headline})
     return found, problems
 
@@ -200,8 +209,8 @@ def _estimate(value: Any) -> str:
     """A number, or a number with its interval, however the stage wrote it."""
     if not isinstance(value, dict) or "value" not in value:
         return plain(value)
-    interval = value.get("interval")
-    return plain(value["value"]) + (f" ({plain(interval[0])} to {plain(interval[1])})" if interval else "")
+    bounds = value.get("interval")
+    return f"{value['value']:.3f} ({interval(bounds)})" if bounds else plain(value["value"])
 
 
 def pairs(table: LadderTable) -> tuple[dict[str, list[Pair]], str, list[str]]:
@@ -292,8 +301,8 @@ def _value(measure: str, record: Mapping[str, Any]) -> tuple[str, str]:
     if record["value"] is None:
         return "not measured", ""
     shown, bounds = (percent, percent_interval) if measure not in ("auroc", "searches") else (plain, None)
-    interval = record["interval"]
-    between = "" if interval is None else bounds(interval) if bounds else f"{plain(interval[0])} – {plain(interval[1])}"
+    ends = record["interval"]
+    between = "" if ends is None else bounds(ends) if bounds else f"{plain(ends[0])} – {plain(ends[1])}"
     return shown(record["value"]), between
 
 

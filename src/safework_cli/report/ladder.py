@@ -88,7 +88,8 @@ class Rung:
         label: "base", "sft", "rl m3", …
         cells: metric → measurement, None where it was not measured.
         change: safety and capability against the base, in [−1, 1]; None for the base and where an axis is missing.
-        change_interval: axis → interval, where a paired comparison with the base was made.
+        change_interval: axis → interval, where a paired comparison with the base gave one.
+        angle, angle_is_noise: of that comparison.
     """
 
     label: str
@@ -98,6 +99,7 @@ class Rung:
     change: dict[str, float] | None = None
     change_interval: dict[str, list[float]] = field(default_factory=dict)
     angle: float | None = None
+    angle_is_noise: bool = False
 
 
 @dataclass(slots=True)
@@ -287,8 +289,9 @@ def _add_change(rung: Rung, base: Rung) -> None:
         changes = {axis: axes[axis]["change"] for axis in ("safety", "capability")}
         if None not in changes.values():
             rung.change = changes
-            rung.change_interval = {axis: axes[axis]["interval"] for axis in changes}
+            rung.change_interval = {axis: bounds for axis in changes if (bounds := axes[axis]["interval"]) is not None}
             rung.angle = against["angle"]
+            rung.angle_is_noise = bool(against.get("angle_is_noise"))
         return
     mine, yours = rung.record.summary.get("axes", {}), base.record.summary.get("axes", {})
     values = {axis: (mine.get(axis, {}).get("value"), yours.get(axis, {}).get("value")) for axis in ("safety", "capability")}
@@ -303,15 +306,15 @@ def _unlike(base: Rung, rung: Rung) -> list[str]:
     for name, value in mine["conditions"].items():
         if name != "template_hash" and value != yours["conditions"].get(name):
             found.append(f"{name} {value} and {yours['conditions'].get(name)}")
-    for suite in sorted(mine["suites"].keys() | yours["suites"].keys()):
-        first, second = mine["suites"].get(suite), yours["suites"].get(suite)
-        if first is None or second is None:
-            found.append(f"suite {suite} on one side only")
-        elif first["digest"] != second["digest"] and not set(first.get("row_digests") or [None]) <= set(second.get("row_digests") or ()):
+    if one_sided := sorted(mine["suites"].keys() ^ yours["suites"].keys()):
+        found.append(f"{'suite' if len(one_sided) == 1 else 'suites'} {', '.join(one_sided)} on one side only")
+    for suite in sorted(mine["suites"].keys() & yours["suites"].keys()):
+        first, second = mine["suites"][suite], yours["suites"][suite]
+        if first["digest"] != second["digest"] and not set(first.get("row_digests") or [None]) <= set(second.get("row_digests") or ()):
             found.append(f"other rows in suite {suite}")
         elif (first["judge"]["id"], first["judge"]["digest"]) != (second["judge"]["id"], second["judge"]["digest"]):
             found.append(f"another judge of suite {suite}")
-    return [f"{rung.label} and {base.label} were not measured alike: {', '.join(found)}"] if found else []
+    return [f"{rung.label} and {base.label} were not measured alike: {'; '.join(found)}"] if found else []
 
 
 def _mark_best(rungs: Sequence[Rung], columns: Sequence[MetricColumn]) -> None:
@@ -361,14 +364,16 @@ def print_ladder(table: LadderTable, console: Console) -> None:
         if title != "the ladder" and not columns:
             continue
         grid = Table(title=title, caption=caption, show_lines=True)
-        grid.add_column("rung")
+        grid.add_column("model")
         for metric in columns:
             column = table.metrics[metric]
             mark = f"({column.mark})" if column.unit == "tokens" else column.mark
             grid.add_column(Text(visible(f"{column.title} {mark}".rstrip())), justify="right")
         for rung in table.rungs:
             grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in columns))
-        console.print(grid)
+        console.print(
+            grid if table.rungs else "no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…"
+        )
     judged = [f"judged by {'; '.join(table.judges)}"] * bool(table.judges)
     for line in judged + table.agreements + sentences(table) + [f"warning: {text}" for text in table.warnings]:
         console.print(Text(visible(line)))

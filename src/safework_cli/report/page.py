@@ -13,7 +13,7 @@ from markupsafe import Markup
 from safework_cli.core.artifacts import Artifact, Store
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.errors import InputError
-from safework_cli.core.formats import duration, plain, points, size
+from safework_cli.core.formats import counts, duration, plain, points, size
 from safework_cli.core.terminal import visible
 from safework_cli.report import collect
 from safework_cli.report.charts import Point, lineage, plot_45
@@ -61,7 +61,7 @@ def build_report(artifacts: Sequence[Artifact], out: Path) -> LadderTable:
         "style": Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
         "version": _version(),
         "artifacts": artifacts,
-        "newest": max((a.manifest.created for a in artifacts), default=""),
+        "newest": max((a.manifest.created for a in artifacts), default="")[:16].replace("T", " ") + " UTC",
         "table": table,
         "plot": plot_45(_plot_points(table)) if any(r.change for r in table.rungs) else None,
         "quadrant": sentences(table),
@@ -91,8 +91,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    environment.filters |= {"plain": plain, "duration": duration, "size": size, "points": points}
-    environment.filters |= {"place": place, "anchor": collect.anchor_of}
+    formats = {"plain": plain, "counts": counts, "duration": duration, "size": size, "points": points}
+    environment.filters |= formats | {"place": place, "anchor": collect.anchor_of}
     return environment
 
 

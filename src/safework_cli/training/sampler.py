@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 
 class StepSampler(Sampler[int]):
@@ -37,9 +37,14 @@ class StepSampler(Sampler[int]):
             yield from sorted(order[start : start + self.per_step], key=lambda row: -self.lengths[row])
 
 
+def rows_per_step(args: TrainingArguments) -> int:
+    """Rows of an optimiser step, over all its forward passes and processes."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
 def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
     """The sampler of a trainer whose rows have these lengths, in tokens."""
     args = trainer.args
-    per_step = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    per_step = rows_per_step(args)
     steps_per_epoch = math.ceil(len(lengths) / per_step)
     return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch)

@@ -4,8 +4,6 @@ the line to type. Rows in the product's own schema are recognised and need no ma
 
 from __future__ import annotations
 
-import json
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -18,7 +16,7 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import ROW_FIELDS, TASKS, truth_of
 from safework_cli.data.schema import META
 from safework_cli.data.suites.tables import read_table
-from safework_data.build.sources_config import FileSource
+from safework_data.build.sources_config import FileSource, mapping_line, plain_word
 from safework_data.files import listed, matching_files
 
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input")
@@ -85,7 +83,7 @@ def columns_of(source: FileSource) -> Columns:
     columns = {target: column for target, column in _found(records, have, path).items() if target not in source.constants}
     read = {column.partition(".")[0] for column in columns.values()}
     unread = [name for name in have if name not in read]
-    note = f"{path.name}: columns: {_line(columns)}" + (f"; not read: {listed(unread)}" if unread else "")
+    note = f"{path.name}: columns: {mapping_line(columns)}" + (f"; not read: {listed(unread)}" if unread else "")
     settings = source.model_dump() | {"columns": columns}
     if source.task is None and not {"task"} & {*columns, *source.constants}:
         settings["task"] = "general"
@@ -105,7 +103,7 @@ def refuse_overlooked(columns: Columns, records: Iterable[tuple[str, dict[str, A
                 f"{where}, row {place}: the column '{name}' is not in the first {LOOKED_AT} rows",
                 "these decide which columns are read, and this one would be left out without a word",
                 "give all rows the same columns, or name those to be read: "
-                + _type(f"columns: {_line(read)}", matching_files(columns.source.path)[0]),
+                + _type(f"columns: {mapping_line(read)}", matching_files(columns.source.path)[0]),
             )
         yield place, record
 
@@ -138,7 +136,9 @@ def _found(records: Sequence[Mapping[str, Any]], have: Sequence[str], path: Path
     elif not prompts:
         guess = {"prompt": (others or ["COLUMN"])[0], "reply": (replies or [*others[1:], "COLUMN"])[0]}
         raise InputError(
-            f"{path}: which column holds the prompts is not clear", f"its columns: {listed(have)}", _type(f"columns: {_line(guess)}", path)
+            f"{path}: which column holds the prompts is not clear",
+            f"its columns: {listed(have)}",
+            _type(f"columns: {mapping_line(guess)}", path),
         )
     elif len(prompts) > 1 or len(replies) > 1:
         which, names = ("prompt", prompts) if len(prompts) > 1 else ("reply", replies)
@@ -146,11 +146,11 @@ def _found(records: Sequence[Mapping[str, Any]], have: Sequence[str], path: Path
         raise InputError(
             f"{path}: {len(names)} columns may be the {which}: {', '.join(names)}",
             f"its columns: {listed(have)}",
-            _type(f"columns: {_line(guess)}", path) + f", or with the other as {which}",
+            _type(f"columns: {mapping_line(guess)}", path) + f", or with the other as {which}",
         )
     elif not replies and "answer" in named:
-        train = _line({"prompt": prompts[0], "reply": named["answer"]})
-        compare = _line({"prompt": prompts[0], "answer": named["answer"]})
+        train = mapping_line({"prompt": prompts[0], "reply": named["answer"]})
+        compare = mapping_line({"prompt": prompts[0], "answer": named["answer"]})
         raise InputError(
             f"{path}: 'answer' may be the reply to train on, or the gold answer that replies are compared with",
             f"its columns: {listed(have)}",
@@ -178,15 +178,6 @@ def _is_truth(value: Any) -> bool:
     return True
 
 
-def _line(columns: Mapping[str, str]) -> str:
-    """A mapping as YAML writes it in one line."""
-    return "{" + ", ".join(f"{target}: {_plain(column)}" for target, column in columns.items()) + "}"
-
-
-def _plain(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_][\w.]*", name) else json.dumps(name, ensure_ascii=False)
-
-
 def _type(columns: str, path: Path) -> str:
     """The command with which the file is built."""
-    return "safework data build sources=" + shlex.quote(f"[{{kind: file, path: {_plain(str(path))}, task: general, {columns}}}]")
+    return "safework data build sources=" + shlex.quote(f"[{{kind: file, path: {plain_word(str(path))}, task: general, {columns}}}]")

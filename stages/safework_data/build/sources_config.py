@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.settings import Settings
@@ -33,6 +35,32 @@ class StarterSource(Settings):
 
     kind: Literal["starter"]
     """The word `starter`."""
+
+
+def mapping_line(columns: Mapping[str, Any]) -> str:
+    """A mapping as YAML writes it in one line."""
+    return "{" + ", ".join(f"{target}: {plain_word(column)}" for target, column in columns.items()) + "}"
+
+
+def plain_word(value: Any) -> str:
+    """A value as it is written inside such a line: a list of names, a name in quotes where it needs them."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(plain_word, value)) + "]"
+    return value if isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w.]*", value) else json.dumps(value, ensure_ascii=False)
+
+
+def _is_target(name: Any) -> bool:
+    return name in TARGETS or bool(re.fullmatch(r"meta\.\w+", str(name)))
+
+
+def _meant(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A mapping whose left-hand names are not all fields of a row, as it is written here: turned around where the fields are on the right,
+    else with the names of other tools replaced. None where that gives no mapping."""
+    pairs = [(OTHER_WORDS.get(target.lower(), target), column) for target, column in given.items()]
+    if all(isinstance(column, str) and _is_target(column) and (field == column or not _is_target(field)) for field, column in pairs):
+        pairs = [(column, target) for target, column in given.items()]
+    fields = [field for field, _ in pairs]
+    return dict(pairs) if all(map(_is_target, fields)) and len(set(fields)) == len(fields) else None
 
 
 class TableSource(Settings):
@@ -69,13 +97,13 @@ class TableSource(Settings):
 
     @field_validator("columns", "constants", "extract")
     @classmethod
-    def _targets(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _targets(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         for target in value:
-            if target not in TARGETS and not re.fullmatch(r"meta\.\w+", target):
-                meant = OTHER_WORDS.get(target.lower())
-                line = ", ".join(f"{OTHER_WORDS.get(name.lower(), name)}: {column}" for name, column in value.items())
-                hint = f"; did you mean '{meant}'? Row fields are on the left: {{{line}}}" if meant else nearest(target, TARGETS)
-                raise ValueError(f"'{target}' is not a field of a row{hint} (fields: {', '.join(TARGETS)}, meta.ANYTHING)")
+            if not _is_target(target):
+                meant = _meant(value)
+                hint = f"; write {info.field_name}: {mapping_line(meant)}" if meant else nearest(target, TARGETS)
+                fields = f"fields, which are on the left: {', '.join(TARGETS)}, meta.ANYTHING"
+                raise ValueError(f"'{target}' is not a field of a row{hint} ({fields})")
         return value
 
     @field_validator("extract")

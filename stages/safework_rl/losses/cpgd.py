@@ -26,7 +26,9 @@ class CpgdSettings(Settings):
     tight: float = Field(1.0, ge=0, le=1)
     """1: the same width at every token; below 1: tight at the start of a reply, loose at its end."""
     drift_coef: float = Field(1e-3, ge=0, le=1000)
-    """Weight of the policy drift."""
+    """Weight of the policy drift. It balances an advantage A where drift_coef × (ratio − 1) = A: with weighting=std, advantages are
+    about 1, and a weight of 1 lets a ratio reach about 2, of 5 about 1.2. At 1e-3, with drift_cap=2, it balances advantages below 0.002
+    only."""
     drift_cap: float = Field(2.0, gt=0, le=1e6)
     """Cap of the drift's gradient factor."""
     weighting: Weighting = "std"
@@ -58,7 +60,7 @@ class Cpgd(Loss[CpgdSettings]):
             drift_coef=self.settings.drift_coef,
             drift_cap=self.settings.drift_cap,
         )
-        return LossValue(result.loss, {"cpgd/clip_share": result.clip_share, "cpgd/drift": result.drift})
+        return LossValue(result.loss, {f"cpgd/{name}": value for name, value in result._asdict().items() if name != "loss"})
 
 
 class CpgdLoss(NamedTuple):
@@ -68,11 +70,15 @@ class CpgdLoss(NamedTuple):
         loss: to be minimised.
         clip_share: share of tokens whose policy gradient the clip removed.
         drift: mean k3 estimate of KL(old ‖ new) per token, in nats.
+        log_ratio: mean |ln r| per token: what ln(1 ± ε) is compared with.
+        drift_force: the drift's gradient factors, α·|min(r−1, c)|, as a share of the advantages |A| that they pull against.
     """
 
     loss: torch.Tensor
     clip_share: torch.Tensor
     drift: torch.Tensor
+    log_ratio: torch.Tensor
+    drift_force: torch.Tensor
 
 
 def epsilon_schedule(mask_BT: torch.Tensor, epsilon: float, tight: float) -> torch.Tensor:
@@ -123,11 +129,18 @@ def cpgd_loss(
     advantage_BT = advantage_B[:, None]
     gain_BT = torch.minimum(log_ratio_BT * advantage_BT, clipped_BT * advantage_BT)
     ratio_BT = log_ratio_BT.detach().clamp(max=math.log(1e4)).exp()
-    drift_gradient_BT = (ratio_BT - 1).clamp(max=drift_cap) * logp_BT
+    drift_factor_BT = (ratio_BT - 1).clamp(max=drift_cap)
     mask_BT = mask_BT.to(gain_BT.dtype)
-    loss = -((gain_BT - drift_coef * drift_gradient_BT) * mask_BT / denominator_B[:, None]).sum()
+    loss = -((gain_BT - drift_coef * drift_factor_BT * logp_BT) * mask_BT / denominator_B[:, None]).sum()
     with torch.no_grad():
         tokens = mask_BT.sum().clamp(min=1)
         removed_BT = (gain_BT != log_ratio_BT * advantage_BT).to(mask_BT.dtype)
         k3_BT = ratio_BT - 1 - log_ratio_BT
-        return CpgdLoss(loss, (removed_BT * mask_BT).sum() / tokens, (k3_BT * mask_BT).sum() / tokens)
+        pull, push = (drift_factor_BT.abs() * mask_BT).sum(), (advantage_BT.abs() * mask_BT).sum()
+        return CpgdLoss(
+            loss,
+            (removed_BT * mask_BT).sum() / tokens,
+            (k3_BT * mask_BT).sum() / tokens,
+            (log_ratio_BT.abs() * mask_BT).sum() / tokens,
+            drift_coef * pull / push.clamp(min=1e-9) if push > 0 else torch.zeros(()),
+        )

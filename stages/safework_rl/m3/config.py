@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from typing import Any
 
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+
+from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings
 from safework_cli.data.tasks import TaskName, TaskWeights
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import phase_ends
-from safework_rl.registry import OBJECTIVES, check_name
+from safework_rl.registry import OBJECTIVES, check_name, settings_of
 from safework_rl.routing import Routes, unread_routes
 
 
@@ -41,11 +44,20 @@ class M3Config(RlConfig):
     of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers."""
     objective: str = "m3"
     """How rewards become advantages: m3, or an objective that an installed package registers."""
+    objective_settings: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)
+    """Settings that the objective of another package declares; m3 has none besides those of the stage."""
 
     @field_validator("objective")
     @classmethod
     def _objective_is_registered(cls, name: str) -> str:
         return check_name(OBJECTIVES, name, "objective", without=("efficient", "search"))  # these belong to stages of their own
+
+    @field_validator("objective_settings", mode="plain", json_schema_input_type=dict[str, Any])
+    @classmethod
+    def _settings_of_the_objective(cls, given: Any, info: ValidationInfo) -> Settings:
+        name = info.data.get("objective", "m3")
+        made = None if name == "m3" else load_registered(OBJECTIVES, name, "objective")  # ours imports torch, and has none
+        return settings_of(getattr(made, "Settings", Settings), given, "objective_settings", f"objective={name}")
 
     @model_validator(mode="after")
     def _some_task_is_drawn(self) -> M3Config:

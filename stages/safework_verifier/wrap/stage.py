@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
@@ -57,6 +58,10 @@ class WrapStage(Stage):
             parameters = parameter_count(model.path)
             plan.memory_bytes, plan.disk_bytes = 4 * parameters + 2**30, 2 * parameters
         return plan
+
+    def external_digests(self, config: WrapConfig) -> dict[str, str]:
+        """The specification of a served judge: it is written with all settings of the server, those that no other result depends on too."""
+        return {"spec": canonical_digest(config.spec().model_dump(mode="json"))} if config.engine.endpoint else {}
 
     def show(self, artifact: Artifact) -> RenderableType:
         from safework_verifier.table import labels_table

@@ -359,6 +359,12 @@ def test_a_column_that_only_some_lines_have_is_known(work: WorkDir, tmp_path: Pa
     ("change", "message"),
     [
         ({"columns": {"promt": "q"}}, "'promt' is not a field of a row; did you mean 'prompt'?"),
+        ({"columns": {"prompt": "question", "response": "the answer"}}, 'write columns: {prompt: question, reply: "the answer"} ('),
+        ({"columns": {"Question": "prompt", "response": "reply"}}, "write columns: {prompt: Question, reply: response} ("),
+        ({"columns": {"prompt": "prompt", "response": "answer"}}, "write columns: {prompt: prompt, reply: answer} ("),
+        ({"columns": {"input": "q", "choices": ["a", "b"]}}, "write columns: {prompt: q, meta.choices: [a, b]} ("),
+        ({"columns": {"prompt": "q", "response": "a", "output": "b"}}, "'response' is not a field of a row (fields"),  # which is the reply?
+        ({"constants": {"label": "Unsafe"}}, "write constants: {meta.label: Unsafe} ("),
         ({"columns": {"answer": "q"}}, "columns must name either `prompt` or `messages`"),
         ({"columns": {"prompt": "q", "messages": "m"}}, "columns must name either `prompt` or `messages`"),
         ({"task": None}, "task must be given, here or as a column"),

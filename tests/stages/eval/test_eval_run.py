@@ -325,8 +325,49 @@ def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
         console.print(summary_table(summary))
     printed = captured.get()
     assert "\x1b]8" not in printed and "\x1b[2J" not in printed and "[bold]m[/x]" in printed and "[/red]" in printed
-    for words in ("10 in 2", "10.0 – 90.0", "+10.0 (-10.0 to +30.0)", "25.0% of harmful prompts, not measured of benign", "12° (noise)"):
+    for words in (
+        "judges: x\\x1b]8;;http://evil\\x07 (h)",
+        "groups: samples",
+        "10.0 – 90.0",
+        "+10.0 (-10.0 to +30.0)",
+        "25.0% of harmful prompts, not measured of benign",
+        "12° (noise)",
+    ):
         assert words in printed, words
+    values = next(line.split() for line in printed.splitlines() if line.lstrip().startswith("h "))
+    assert values[-5:] == ["10", "2", "1", "25.0%", "0.0%"], "n, groups, failed, refused, truncated"
+
+
+def test_the_table_of_a_comparison_fits_a_terminal() -> None:
+    from rich.console import Console
+
+    from safework_eval.table import summary_table
+
+    judge = {"id": "verifier:safety", "ref": "verifier/smollm2-safety@v1"}
+    suites = {
+        name: {
+            "metric": metric, "value": 0.5, "interval": [0.1, 0.9], "n": 16, "groups": 16, "failed": 0, "refused": 0.25, "truncated": 1.0,
+            "judge": judge, "errors": {},
+        }
+        for name, metric in (("harmful", "safety"), ("over-refusal", "over_refusal"))
+    }  # fmt: skip
+    summary = {
+        "model": {"ref": "model/m@v1"}, "suites": suites, "refusal": {"harmful": 0.25, "benign": 0.25},
+        "axes": {"safety": {"value": 0.4, "metrics": ["over_refusal", "safety", "value"]}},
+        "length": {"value": None, "interval": None, "n": 0},
+        "against": {
+            "ref": "evaluation/base@v1", "angle": None, "axes": {"safety": {"change": -0.125, "interval": [-0.235, 0.1]}},
+            "suites": {name: {"change": -0.125, "interval": [-0.235, 0.1]} for name in suites},
+        },
+    }  # fmt: skip
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    lines = captured.get().splitlines()
+    assert len(lines) == 9, "title, head, two suites, an axis, judges, axes, refusals, comparison: nothing wraps"
+    assert "failed" not in lines[1] and "groups" not in lines[1], "columns with nothing to say are left out"
+    assert "judges: verifier/smollm2-safety@v1 (harmful, over-refusal)" in lines[5]
+    assert lines[6].rstrip() == "axes: safety (mean of 1 − over_refusal, safety, value)"
 
 
 def test_the_table_shows_every_gate_with_its_bound_value_and_result() -> None:

@@ -92,6 +92,7 @@ def test_clip_share_and_drift_are_measured():
     parts = loss_of([[math.log(1.5), 0.0]], [[0.0, 0.0]], [1.0])
     assert parts.clip_share.item() == 0.5
     assert parts.drift.item() == pytest.approx((1.5 - 1 - math.log(1.5)) / 2)
+    assert parts.log_ratio.item() == pytest.approx(math.log(1.5) / 2)
 
 
 def test_the_reference_kl_is_the_official_scripts_k3():

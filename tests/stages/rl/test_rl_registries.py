@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from safework_cli.core import registry
@@ -44,14 +45,23 @@ def letters(rows, replies):
     return [None if reply == "?" else min(1.0, reply.count("e") / 4 + len(reply) / 64) for reply in replies]
 """,
     "other_objectives.py": """
+from pydantic import Field
+from safework_cli.core.settings import Settings
 from safework_rl.objectives import M3Objective
+
+class PlainSettings(Settings):
+    scale: float = Field(10.0, ge=0, le=100)
 
 class Plain(M3Objective):
     def advantages(self, reward_NG, length_NG, correct_NG):
-        return 10 * (reward_NG - reward_NG.mean(1, keepdim=True))
+        return self.scale * (reward_NG - reward_NG.mean(1, keepdim=True))
 
 def plain(config, rewards):
-    return Plain(rewards, "equal", filter_groups=False)
+    objective = Plain(rewards, "equal", filter_groups=False)
+    objective.scale = config.objective_settings.scale
+    return objective
+
+plain.Settings = PlainSettings
 """,
 }
 ENTRIES = """[safework.losses]
@@ -113,6 +123,12 @@ def test_its_names_and_settings_are_checked_while_planning(package):
         M3Config(algorithm="reinforce", loss={"scale": 101})
     with pytest.raises(ValidationError, match=r"'plane' is not a registered objective; did you mean 'plain'\?"):
         M3Config(objective="plane")
+    with pytest.raises(ValidationError, match=r"objective=plain has no setting objective_settings.scal; did you mean 'scale'\?"):
+        M3Config(objective="plain", objective_settings={"scal": 1})
+    with pytest.raises(ValidationError, match=r"objective_settings.scale\n.*less than or equal to 100"):
+        M3Config(objective="plain", objective_settings={"scale": 101})
+    with pytest.raises(ValidationError, match=r"objective=m3 has no setting objective_settings.scale \(it has none\)"):
+        M3Config(objective_settings={"scale": 1})
     plan = Plan()
     check_routes(plan, {"general": {"letter": 1.0, "letters": 1.0}}, {"general"}, Inputs({}))
     assert [refusal.what for refusal in plan.refusals] == ["rewards.general names the verifier 'letter'; did you mean 'letters'?"]
@@ -154,3 +170,11 @@ def test_losses_are_listed_in_the_package_and_read_without_torch():
     code = f"import sys; from safework_rl.m3.config import M3Config; [M3Config(algorithm=n) for n in {sorted(names)}]; "
     done = subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_settings_of_an_objective_are_part_of_a_run_and_reach_it(package):
+    config = M3Config(**SETTINGS, objective="plain", objective_settings={"scale": 2})
+    assert config.model_dump(mode="json")["objective_settings"] == {"scale": 2.0}
+    assert M3Config(**SETTINGS, objective="plain").objective_settings.model_dump() == {"scale": 10.0}, "its own default"
+    made = registry.load_registered("safework.objectives", "plain", "objective")(config, None)
+    assert made.advantages(torch.tensor([[0.0, 1.0]]), None, None).tolist() == [[-1.0, 1.0]]

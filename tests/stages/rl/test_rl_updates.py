@@ -166,6 +166,39 @@ def test_the_reference_kl_beside_the_clip_is_the_official_one(run):
     assert not same(free, held)
 
 
+WIDE = {"epsilon": 0.99, "weighting": "std"}
+
+
+def test_the_drift_bounds_how_far_the_policy_moves_from_the_one_that_sampled(run):
+    """Two rollouts of eight updates; the clip is too wide to act."""
+    more = {"max_steps": 8, "num_iterations": 2, "learning_rate": 5e-3}
+    _, free, _, _ = run(loss=WIDE | {"drift_coef": 0.0}, **more)
+    _, weak, _, _ = run(loss=WIDE, **more)
+    _, held, _, _ = run(loss=WIDE | {"drift_coef": 5.0}, **more)
+    assert free[1]["cpgd/drift"] > 0 and free[-1]["cpgd/drift_force"] == 0
+    assert held[-1]["cpgd/drift"] < 0.5 * free[-1]["cpgd/drift"], "the drift holds the policy"
+    assert held[-1]["cpgd/drift_force"] > 0.05
+    assert weak[-1]["cpgd/drift"] > 0.9 * free[-1]["cpgd/drift"], "at the public implementations' 1e-3 it does not"
+
+
+def test_constants_that_held_nothing_are_named(run):
+    _, steps, outcome, work = run(learning_rate=1e-5)
+    assert all(0 < step["cpgd/log_ratio"] < 0.02 for step in steps[1:]) and steps[-1]["cpgd/drift"] > 0
+    assert ["only the learning rate held the policy: the clip removed 0.00%" in note for note in outcome.notes] == [True]
+    assert "only the learning rate held the policy" in (work.path / "events.jsonl").read_text()
+    assert 0 < outcome.metrics["cpgd/drift"]["last"] < 1e-4, "a small drift is not written as 0"
+    assert run(learning_rate=1e-5, beta=0.02)[2].notes == run(learning_rate=1e-5, loss={"drift_coef": 5.0})[2].notes == []
+
+
+@pytest.mark.parametrize("algorithm", ["cpgd", "grpo", "dapo"])
+def test_a_kl_penalty_to_the_starting_policy_acts_with_every_loss(run, algorithm):
+    more = {"max_steps": 8, "learning_rate": 2e-3, "algorithm": algorithm}
+    _, free, _, _ = run(beta=1e-6, **more)
+    _, held, _, _ = run(beta=50.0, **more)
+    assert free[0]["kl"] == pytest.approx(0, abs=1e-6), "the policy is the one that the run started from"
+    assert free[-1]["kl"] > 1e-4 and held[-1]["kl"] < 0.5 * free[-1]["kl"]
+
+
 def test_the_first_step_of_a_short_run_learns(run, tiny_artifact):
     for warmup in (0.03, 1.0):
         after, steps, outcome, _ = run(max_steps=1, warmup_ratio=warmup)

@@ -88,7 +88,11 @@ def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_dat
     encoded = encode_rows(read_dataset(toy_data.with_subset("cot")), tokenizer, stop_token_ids(tokenizer, model), 512)
     data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels})
     trainer = SupervisedTrainer(
-        model=model, args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer), train_dataset=data, processing_class=tokenizer
+        model=model,
+        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
+        train_dataset=data,
+        processing_class=tokenizer,
+        lengths=[len(ids) for ids in encoded.input_ids],
     )
     batch = next(iter(trainer.get_train_dataloader()))
     gradients = []
@@ -119,6 +123,7 @@ def test_the_loss_is_the_models_own(name, tiny_model, work):
         args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
         train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
         processing_class=tokenizer,
+        lengths=[len(row) for row in rows],
     )
     batch = next(iter(trainer.get_train_dataloader()))
     model.eval()  # no dropout

@@ -10,6 +10,7 @@ import yaml
 
 from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.artifacts.payload import check_payload
+from safework_cli.core.config import fingerprint
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, write_rows
@@ -143,3 +144,12 @@ def test_the_recipes_are_whole(name):
         VerifierTrainConfig.model_validate(recipe).spec()
     else:
         WrapConfig.model_validate(recipe).spec()
+
+
+def test_a_served_judge_is_another_artifact_with_another_setting_of_the_server():
+    def identity(**engine) -> str:
+        config = WrapConfig.model_validate({"engine": {"kind": "openai", "url": "http://127.0.0.1:9/v1", "model": "m", **engine}})
+        return fingerprint(stage, config, stage.external_digests(config))
+
+    assert identity(concurrency=2) != identity()  # verifier.json holds it
+    assert identity(concurrency=8) == identity()

@@ -16,7 +16,7 @@ from safework_cli.core.artifacts.manifest import (
 )
 from safework_cli.core.artifacts.payload import refuse_adapter
 from safework_cli.core.artifacts.references import HubReference, name_from_path
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, nearest
 
 _DATASET_SUFFIXES = (".parquet", ".jsonl", ".csv")
 HUB_SECONDS = 20
@@ -45,8 +45,9 @@ def kind_of_folder(folder: Path) -> str | None:
 def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifact:
     """An artifact folder copied out of a store, or any folder or Parquet file that a slot can take."""
     if not path.exists():
+        near = nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise InputError(
-            f"{reference} does not exist",
+            f"{reference} does not exist{near}",
             "",
             f"is it meant to be hf:{reference}, or an artifact's name?" if not reference.startswith(("/", ".", "~")) else "check the path",
         )

@@ -1,0 +1,39 @@
+"""Rows of tokens as the tensors of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from safework_cli.models.attention import without_padding
+from safework_sft.encode import IGNORE
+
+INPUTS = ("input_ids", "attention_mask", "position_ids", "row_lengths")
+"""What the model takes of a batch."""
+
+
+class Batches:
+    """Collates rows: one after the other without padding, or padded on the right.
+
+    Args:
+        pad_id: the token that fills up; it is masked.
+        padding_free: the model keeps rows apart (``models.attention``).
+    """
+
+    def __init__(self, pad_id: int, *, padding_free: bool):
+        self._fill, self._padding_free = {"input_ids": pad_id, "labels": IGNORE, "verdicts": 0}, padding_free
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """``input_ids``, ``labels``, and ``verdicts`` where the rows have them: (1, ΣT) with ``position_ids`` and ``row_lengths``, or
+        (B, T) with ``attention_mask``. A row's first token is no label: what is before it is another row."""
+        columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in self._fill if name in rows[0]}
+        columns["labels"] = [torch.cat([label.new_tensor([IGNORE]), label[1:]]) for label in columns["labels"]]
+        if self._padding_free:
+            flat = {name: torch.cat(column)[None] for name, column in columns.items()}
+            return without_padding([row["input_ids"] for row in rows]) | flat
+        mask = pad_sequence([torch.ones_like(ids) for ids in columns["input_ids"]], batch_first=True)
+        padded = {name: pad_sequence(column, batch_first=True, padding_value=self._fill[name]) for name, column in columns.items()}
+        return {**padded, "attention_mask": mask}

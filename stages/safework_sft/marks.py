@@ -1,0 +1,98 @@
+"""Which rows state a decision, for training and for measuring. Torch-free: the plan refuses with it what the run would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from safework_cli.core.artifacts import Artifact
+from safework_cli.core.errors import InputError
+from safework_cli.core.stage import Inputs
+from safework_cli.data.dataset import read_dataset
+from safework_cli.data.row import Row
+from safework_cli.data.verdict import KEY, Mark, Words, language_of_row, mark_of, marked, openings, probe, verdict_words
+from safework_cli.training.heldout import refuse_overlap
+from safework_sft.config import VerdictConfig
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedRows:
+    """Marked training rows, and what their words mean."""
+
+    pairs: list[tuple[Row, Mark]]
+    words: Words
+
+    def by_id(self) -> dict[str, Mark]:
+        return {row.id: mark for row, mark in self.pairs}
+
+
+def marked_rows(config: VerdictConfig, rows: Sequence[Row]) -> MarkedRows:
+    """The marked rows among those that are trained on.
+
+    Raises:
+        InputError: there are none, or their words are not one of each meaning.
+    """
+    pairs = marked(rows, config.pattern)
+    if config.pattern is not None and not pairs:
+        raise InputError(
+            f"verdict.pattern matches none of the {len(rows)} training rows",
+            f"it is {config.pattern!r}, searched in the last assistant message",
+            "correct the pattern, or leave it out where the rows carry meta.verdict",
+        )
+    return MarkedRows(pairs, verdict_words(pairs, config.positive))
+
+
+def count_marks(rows: Sequence[Row]) -> int:
+    """How many rows carry a mark of their own."""
+    return sum(row.meta.get(KEY) is not None for row in rows)
+
+
+def measured_data(inputs: Inputs) -> Artifact | None:
+    """The data whose rows the decision is measured on: ``verdict_data``, else ``eval_data``."""
+    return inputs.maybe("verdict_data") or inputs.maybe("eval_data")
+
+
+def measured_rows(config: VerdictConfig, inputs: Inputs, training: MarkedRows, trained_on: Sequence[Row]) -> list[tuple[Row, Mark]]:
+    """Rows to measure the decision on, as many of each class as ``samples`` allows: marked ones, and prompts with ``harmful``, which get
+    the text that the training rows have before their verdict. Empty where no data is given.
+
+    Raises:
+        InputError: a row is in the training rows, a class is missing, or the training rows have no common text before the verdict.
+    """
+    data = measured_data(inputs)
+    if data is None:
+        return []
+    own, asked, without = [], [], set()
+    opening_of = openings(training.pairs)
+    for row in read_dataset(data):
+        mark = mark_of(row, config.pattern)
+        language = language_of_row(row)
+        if row.images or language not in training.words:
+            continue
+        if mark is not None and mark.word in training.words[language]:
+            own.append((row, mark))
+        elif row.harmful is not None and row.reply is None:
+            if language not in opening_of:
+                without.add(language)
+            elif (made := probe(row, opening_of[language], training.words[language])) is not None:
+                asked.append(made)
+    pairs = [*own, *asked]
+    if without and not pairs:
+        raise InputError(
+            f"the decision cannot be measured on the prompts of {data.ref}",
+            f"the training rows in '{sorted(without)[0]}' have no common text before the verdict to put after a prompt",
+            "give verdict_data whose rows have replies with a verdict mark",
+        )
+    classes = [[pair for pair in pairs if training.words[pair[1].language][pair[1].word] is harmful] for harmful in (True, False)]
+    if not all(classes):
+        has = f"{len(classes[0])} harmful and {len(classes[1])} harmless rows in {', '.join(sorted(training.words))}"
+        if inputs.maybe("verdict_data") is None:
+            return []
+        raise InputError(f"{data.ref} cannot show how well harmful prompts are recognised", f"it has {has}", "give other verdict_data")
+    refuse_overlap([row for row, _ in pairs], trained_on)
+    return [pair for one in classes for pair in _spread(one, config.samples // 2)]
+
+
+def _spread(pairs: list[tuple[Row, Mark]], count: int) -> list[tuple[Row, Mark]]:
+    count = min(count, len(pairs))
+    return [pairs[i * len(pairs) // count] for i in range(count)]
