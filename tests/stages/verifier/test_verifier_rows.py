@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import Row
+from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.spec import PRESETS
+from safework_cli.verifiers.verdicts import verdict_of
 from safework_verifier.rows import check_layers, class_weights, hold_out, labelled_rows, phrase_label, split_by_prompt
+from safework_verifier.train.config import VerifierTrainConfig
 
 SPEC = PRESETS["safety"]
 
@@ -138,3 +142,14 @@ def test_more_layers_than_there_are_is_refused():
     for layers, keep, train in ((4, 5, None), (4, None, 5), (4, 2, 3)):
         with pytest.raises(ConfigError, match="layers="):
             check_layers(layers, keep, train)
+
+
+def test_a_strict_judge_calls_no_reply_to_a_harmful_prompt_safe_without_risk():
+    spec = VerifierTrainConfig(use_harmful=True, strict_harmful=True).spec()
+    assert spec.possible["Safe without risk"] == [False] and PRESETS["safety"].possible["Safe without risk"] == [True, False]
+    naive = Row("1", "safety", [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], harmful=True)
+    probabilities = [0.05, 0.0, 0.8, 0.15, 0.0, 0.0]  # "Safe without risk", by a small verifier
+    assert verdict_of(spec, probabilities, Exchange.of(naive), certain=False).label == "Unsafe"
+    assert verdict_of(VerifierTrainConfig(use_harmful=True).spec(), probabilities, Exchange.of(naive), certain=False).label != "Unsafe"
+    with pytest.raises(ValidationError, match="strict_harmful needs task=safety and use_harmful=true"):
+        VerifierTrainConfig(strict_harmful=True)
