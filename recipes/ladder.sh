@@ -43,6 +43,8 @@ section "1 · chain-of-thought SFT"
 step SFT sft sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot verdict_data="$DATA":dev seed="$SEED"
 section "the safety verifier"
 step SAF safety verifier train -c "$RECIPES/safety.yaml" model="$BASE" data="$DATA":verifier seed="$SEED"
+section "the independent judge: no stage is trained against it, and it shares no prompts with the rewards' verifier"
+step JUDGE judge verifier train -c "$RECIPES/judge.yaml" model="$BASE" data="$DATA":judge --name judge seed="$SEED"
 section "2 · M3-RL"
 step M3 m3 rl m3 -c "$RECIPES/m3.yaml" model="$SFT" data="$DATA":rl verifiers.safety="$SAF" seed="$SEED"
 section "3 · safe and efficient RL"
@@ -54,7 +56,7 @@ section "evaluation of every stage against the base, on rows that nothing was tr
 evaluate() { # VARIABLE NAME ROWS MODEL [against=REFERENCE]
     local variable=$1 name=$2 rows=$3 model=$4
     shift 4
-    step "$variable" "eval-$name" eval -c "$RECIPES/eval.yaml" model="$model" data="$DATA":heldout verifiers.safety="$SAF" limit="$rows" "$@"
+    step "$variable" "eval-$name" eval -c "$RECIPES/eval.yaml" model="$model" data="$DATA":heldout verifiers.judge="$JUDGE" limit="$rows" "$@"
 }
 evaluate EVAL base "$ROWS" "$BASE"
 evaluate _ sft "$ROWS_BETWEEN" "$SFT" against="$EVAL"

@@ -14,7 +14,7 @@ WIKI=$(safework data index -c "$HERE/quickstart/index.yaml")
 
 # a judge in addition to the refusal phrases; it is not used as a reward
 ANNOTATED=$(safework data build -c "$RECIPES/data.yaml" -c "$HERE/quickstart/xstest.yaml" --name smollm2-annotated)
-JUDGE=$(safework verifier train -c "$HERE/quickstart/safety.yaml" model="$BASE" data="$ANNOTATED":verifier --name smollm2-judge)
+JUDGE=$(safework verifier train -c "$HERE/quickstart/judge.yaml" model="$BASE" data="$ANNOTATED":judge --name smollm2-judge)
 
 # the first model writes reasoned replies to HarmBench's validation behaviours and to harmless questions; the correct ones become training
 # data of the second
@@ -26,7 +26,7 @@ M3=$(safework rl m3 -c "$RECIPES/m3.yaml" model="$SFT" data="$DATA":rl)
 EFFICIENT=$(safework rl efficient -c "$RECIPES/efficient.yaml" model="$M3" data="$DATA":rl)
 SEARCH=$(safework rl search -c "$RECIPES/search-rl.yaml" model="$EFFICIENT" data="$DATA":rl index="$WIKI")
 
-measure() { safework eval -c "$RECIPES/eval.yaml" suites_folder="$SAFEWORK_DATA" verifiers.safety="$JUDGE" model="$@"; }
+measure() { safework eval -c "$RECIPES/eval.yaml" suites_folder="$SAFEWORK_DATA" verifiers.judge="$JUDGE" model="$@"; }
 FIRST=$(measure "$BASE")
 for MODEL in "$SFT" "$M3" "$EFFICIENT" "$SEARCH"; do measure "$MODEL" against="$FIRST" >/dev/null; done
 safework report --out "${OUT:-report.html}"

@@ -10,9 +10,14 @@ from safework_cli.statistics.paired import Term, compare_paired, weighted_sum
 from safework_eval.metrics import AXES, metric_named, on_axis
 
 Outcomes = Mapping[str, Mapping[str, float | None]]
-"""Suite → row id → the metric's value, None where it could not be scored."""
+"""Suite, or ``further_key`` → row id → the metric's value, None where it could not be scored."""
 Groups = Mapping[str, Mapping[str, Hashable]]
 """Suite → row id → the group of rows that are not independent of it."""
+
+
+def further_key(suite: str, metric: str) -> str:
+    """Where a suite's further metric stands in ``Outcomes``; a suite's name holds no dot."""
+    return f"{suite}.{metric}"
 
 
 def compare(
@@ -24,12 +29,15 @@ def compare(
         groups: of the rows; one that is not named stands for itself.
 
     Returns:
-        ``suites``: suite → paired change with interval and, for shares, an exact p; ``axes``: safety and capability → change in [−1, 1]
+        ``suites``: suite → paired change with interval and, for shares, an exact p, and the same of its further metrics in ``also`` where
+        both sides were judged alike; ``axes``: safety and capability → change in [−1, 1]
         with its interval; ``angle``: see ``angle_to_45``, None where nothing moved or an axis is missing; ``angle_is_noise``: neither axis'
-        interval excludes 0; ``metrics``: metric → change.
+        interval excludes 0; ``metrics``: metric → change, further metrics included; ``not_compared``: "suite.metric" → why a further
+        metric has no change.
     """
     suites: dict[str, Any] = {}
     changed: dict[str, Term] = {}
+    not_compared: dict[str, str] = {}
     for name in sorted(this["suites"].keys() & that["suites"].keys()):
         first, second = _scored(this_outcomes[name]), _scored(that_outcomes[name])
         group_of = (groups or {}).get(name, {})
@@ -39,6 +47,14 @@ def compare(
             interval = None if paired.low is None or paired.high is None else (paired.low, paired.high)
             members = frozenset(group_of.get(key, key) for key in first.keys() & second.keys())
             changed[name] = Term(1.0, paired.difference, interval, members)
+        suites[name]["also"] = {}
+        for metric, record in this["suites"][name].get("also", {}).items():
+            key, other = further_key(name, metric), that["suites"][name].get("also", {}).get(metric)
+            if other is None or other["judge"]["digest"] != record["judge"]["digest"]:
+                not_compared[key] = "not measured there" if other is None else "another judge there"
+                continue
+            paired = compare_paired(_scored(this_outcomes.get(key, {})), _scored(that_outcomes.get(key, {})), group_of)
+            suites[name]["also"][metric] = {"metric": metric, **paired.to_json()}
     axes = {axis: _axis_change(axis, suites, changed) for axis in AXES}
     safety, capability = axes["safety"]["change"], axes["capability"]["change"]
     angle = None if safety is None or capability is None else angle_to_45(safety, capability)
@@ -46,7 +62,9 @@ def compare(
     return {
         "model": that["model"],
         "suites": suites,
-        "metrics": {metric: change for axis in AXES for metric, change in _metric_changes(axis, suites, changed).items()},
+        "metrics": {metric: change for axis in AXES for metric, change in _metric_changes(axis, suites, changed).items()}
+        | _further_changes(suites),
+        "not_compared": not_compared,
         "axes": axes,
         "angle": angle,
         "angle_is_noise": not any(settled),
@@ -69,6 +87,16 @@ def _metric_changes(axis: str, suites: Mapping[str, Any], changed: Mapping[str, 
         if names and all(name in changed for name in names):
             changes[metric] = sum(changed[name].value for name in names) / len(names)
     return changes
+
+
+def _further_changes(suites: Mapping[str, Any]) -> dict[str, float]:
+    """Further metric → mean change over the suites that measure it."""
+    changes: dict[str, list[float]] = {}
+    for record in suites.values():
+        for metric, each in record["also"].items():
+            if each["change"] is not None:
+                changes.setdefault(metric, []).append(each["change"])
+    return {metric: sum(values) / len(values) for metric, values in changes.items()}
 
 
 def _axis_change(axis: str, suites: Mapping[str, Any], changed: Mapping[str, Term]) -> dict[str, Any]:

@@ -56,8 +56,11 @@ class EvalConfig(WithEngine):
     the folder's name, are part of what is asked for."""
     judge: JudgeChoice = "auto"
     """Who decides: "rule" (refusal phrases, gold answers), "rule:NAME" or "rule:NAME{parameter: value}" (that rule), "verifier"
-    (`verifiers.<metric>`; `verifiers.safety` for over-refusal too), or "auto": the safety verifier where one is given, gold answers
-    where rows have them. Both verdicts are kept where both exist."""
+    (`verifiers.<metric>`; for safety and over-refusal `verifiers.judge`, else `verifiers.safety`), or "auto": that verifier for safety
+    where one is given, gold answers where rows have them. All verdicts are kept where several exist."""
+    require_independent: bool = cosmetic(False)
+    """Refuse `verifiers.judge` where the model's training used it, or a verifier that was trained on the same prompts, or where lineage
+    does not say. Without it the table, the summary and the manifest carry a warning."""
     max_tokens: int = Field(512, ge=1, le=10**6)
     """Tokens of a reply at most; a reply cut there counts as truncated."""
     temperature: Temperature = 0.0

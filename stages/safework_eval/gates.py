@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,6 @@ from safework_cli.core.settings import Settings
 from safework_eval.metrics import AXES, metric_named
 from safework_eval.searching import SEARCH_MEASURES
 
-SAFETY_FIELDS = ("refused",)
-"""The same of a suite of harmful or of benign prompts."""
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
 """What a gate can name of a suite in addition to its metric. ``unparsable``: empty answers, and those that the judging rule cannot read."""
 
@@ -23,9 +21,10 @@ class Gate(Settings):
     """One bound, or several on one metric."""
 
     metric: str
-    """`suite.metric` ("harmful.safety"), `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` of a suite of harmful or
-    benign prompts, `suite.reliability|true_certain|false_certain|certain|answered|auroc|searches` of a search suite, or an axis:
-    `safety`, `capability`."""
+    """`suite.metric` ("harmful.safety"), a further metric of the suite ("knowledge.knowledge_lenient", "harmful.unsafe"),
+    `suite.truncated|unparsable|format|stop|length|failed`, `suite.refused` and `suite.nonsense` of a suite of harmful or benign prompts,
+    `suite.reliability|true_certain|false_certain|certain|answered|auroc|searches` of a search suite, or an axis: `safety`,
+    `capability`."""
     min: float | None = Field(None, ge=-1e9, le=1e9)
     """The value must be at least this. Shares are in [0, 1]; `length` is in tokens, `failed` in samples."""
     max: float | None = Field(None, ge=-1e9, le=1e9)
@@ -46,15 +45,19 @@ class Gate(Settings):
         return self.change_min is not None or self.change_max is not None
 
 
-def gate_problem(gate: Gate, metrics: Mapping[str, str], has_against: bool) -> str | None:
+def gate_problem(
+    gate: Gate, metrics: Mapping[str, str], has_against: bool, further: Mapping[str, Collection[str]] | None = None
+) -> str | None:
     """Why a gate cannot be checked in this evaluation, or None.
 
     Args:
         metrics: suite → metric.
+        further: suite → the further metrics that are measured on it.
     """
     measured = [f"{suite}.{metric}" for suite, metric in metrics.items()] + list(AXES)
+    measured += [f"{suite}.{also}" for suite, names in (further or {}).items() for also in names]
     fields = [f"{suite}.{field}" for suite in metrics for field in SUITE_FIELDS]
-    fields += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).refusals for field in SAFETY_FIELDS]
+    fields += [f"{suite}.refused" for suite, metric in metrics.items() if metric_named(metric).refusals]
     measured += [f"{suite}.{field}" for suite, metric in metrics.items() if metric_named(metric).episodes for field in SEARCH_MEASURES]
     if gate.metric not in (*measured, *fields):
         known = metrics.get(gate.metric)  # the name of a suite
@@ -119,6 +122,8 @@ def _value(name: str, summary: Mapping[str, Any]) -> float | None:
         return summary["axes"][name]["value"]
     suite, _, field = name.rpartition(".")
     record = summary["suites"][suite]
+    if (further := record.get("also", {}).get(field)) is not None:
+        return further["value"]
     if field == "length":
         return record["length"]["value"]
     if field in SEARCH_MEASURES:
@@ -134,4 +139,6 @@ def _change(name: str, summary: Mapping[str, Any]) -> float | None:
         return against["axes"][name]["change"]
     suite, _, field = name.rpartition(".")
     record = against["suites"].get(suite, {})
-    return (record.get("search", {}).get(field, {}) if field in SEARCH_MEASURES else record).get("change")
+    if field in SEARCH_MEASURES:
+        return record.get("search", {}).get(field, {}).get("change")
+    return (record["also"][field] if field in record.get("also", {}) else record).get("change")

@@ -17,15 +17,16 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.store import now
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.engines.protocol import Sampling
-from safework_eval.compare import compare
+from safework_eval.compare import compare, further_key
 from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
 from safework_eval.gates import failed_gates
-from safework_eval.metrics import metric_named
+from safework_eval.independence import independence_lines, independence_of
+from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites
 from safework_eval.requests import ReplyRequest, batches_of, build_request, complete, has_token_ids, record_of
 from safework_eval.samples import Archive, Key, ScoredSample, read_samples, write_samples
-from safework_eval.scoring import Judge, Panel, score_samples
+from safework_eval.scoring import Judge, Panel, measure_further, score_samples
 from safework_eval.search_measures import JudgedEpisode, judged_episode, judged_episodes, search_changes
 from safework_eval.searching import SEARCH_MEASURES, chunks_of
 from safework_eval.selection import PlannedSuite
@@ -59,7 +60,7 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             sides.append(_ask(config, inputs, base, suites, work, "samples-against.jsonl"))
         _judge(sides, suites, panels, work)
         data = inputs.maybe("data")
-        summaries = [_summary(side, data, suites, panels) for side in sides]
+        summaries = [_summary(side, data, suites, panels, inputs.many("verifiers").get(JUDGE)) for side in sides]
         if base is not None:
             _compare(config, base, sides, summaries)
         for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST), strict=False):
@@ -193,17 +194,22 @@ def _judge(sides: list[Side], suites: list[PlannedSuite], panels: Mapping[str, P
         with work.progress.phase(f"judge by {judge.ref or judge.id}", len(samples)) as phase:
             score_samples(judge, judge.load(), samples, metrics)
             phase.advance(len(samples))
+    measure_further([sample for side in sides for sample in side.samples], panels)
 
 
 # ---------------------------------------------------------------- summing up
 
 
-def _summary(side: Side, data: Artifact | None, suites: list[PlannedSuite], panels: Mapping[str, Panel]) -> dict[str, Any]:
+def _summary(
+    side: Side, data: Artifact | None, suites: list[PlannedSuite], panels: Mapping[str, Panel], judge: Artifact | None
+) -> dict[str, Any]:
     if side.artifact is None:
         model = {"ref": side.ref, "digest": "", "stage": "", "name": side.ref}
     else:
         model = {"ref": side.ref, "digest": side.artifact.digest, "stage": side.artifact.manifest.stage, "name": side.artifact.name}
-    return summarise(model, data.ref if data else None, side.conditions, suites, panels, side.samples)
+    summary = summarise(model, data.ref if data else None, side.conditions, suites, panels, side.samples)
+    summary["independence"] = None if judge is None else independence_of(judge, side.artifact).to_json()
+    return summary
 
 
 def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: list[dict[str, Any]]) -> None:
@@ -219,6 +225,8 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
         that_outcomes = {}
         for record in read_samples(base.path / SAMPLES):
             that_outcomes.setdefault(record["suite"], {})[record["id"]] = record["outcome"]
+            for each in record.get("also") or ():  # evaluations of before version 5 have none
+                that_outcomes.setdefault(further_key(record["suite"], each["metric"]), {})[record["id"]] = each["outcome"]
             if episode := judged_episode(record, groups.get(record["suite"], {}).get(record["id"], record["id"])):
                 that_episodes.setdefault(record["suite"], {})[record["id"]] = episode
         refuse_differences(summaries[0], that, base.ref, list(config.allow_differences))
@@ -233,6 +241,8 @@ def _outcomes(side: Side) -> dict[str, dict[str, float | None]]:
     found: dict[str, dict[str, float | None]] = {}
     for sample in side.samples:
         found.setdefault(sample.suite, {})[sample.row.id] = sample.outcome
+        for metric, each in sample.also.items():
+            found.setdefault(further_key(sample.suite, metric), {})[sample.row.id] = each.value
     return found
 
 
@@ -274,6 +284,8 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         for name, record in summary["suites"].items()
     }
     for name, record in summary["suites"].items():
+        for further, each in record["also"].items():
+            metrics[f"{name}.{further}"] = {key: each[key] for key in ("value", "interval", "n", "failed")}
         for measure in SEARCH_MEASURES if metric_named(record["metric"]).episodes else ():
             metrics[f"{name}.{measure}"] = {key: record["search"][measure][key] for key in ("value", "interval", "n")}
     metrics |= {axis: value["value"] for axis, value in summary["axes"].items()}
@@ -281,9 +293,9 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
     if AGAINST in summary:
         metrics |= {f"{axis}_change": change["change"] for axis, change in summary[AGAINST]["axes"].items()}
         metrics["angle"] = summary[AGAINST]["angle"]
-    notes = []
+    notes = independence_lines(summary["independence"])
     if any(panel.first.id == "rule:refusal" for panel in panels.values()):
-        notes.append("safety is judged by refusal phrases: a lower bound, since a reply that neither refuses nor helps counts as unsafe")
+        notes.append("safety is judged by refusal phrases: a lower bound, since a safe reply that does not refuse is not counted")
     return Outcome(
         metrics=metrics,
         seeds={"sampling": "seed, sample and prompt of each reply" if config.temperature > 0 else "greedy: none", "intervals": "fixed (0)"},

@@ -12,6 +12,7 @@ from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.verifiers import Exchange, Verdict
 from safework_cli.verifiers.contract import UNPARSED
+from safework_eval.metrics import MetricValue
 
 
 @dataclass(slots=True)
@@ -98,6 +99,7 @@ class ScoredSample:
         verdicts: judge id → verdict.
         outcomes: judge id → the metric's value, None where it could not be scored.
         judge: whose outcome is the suite's.
+        also: further metric → its value.
     """
 
     suite: str
@@ -107,6 +109,7 @@ class ScoredSample:
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     outcomes: dict[str, float | None] = field(default_factory=dict)
     errors: dict[str, str | None] = field(default_factory=dict)
+    also: dict[str, MetricValue] = field(default_factory=dict)
 
     @property
     def outcome(self) -> float | None:
@@ -176,6 +179,7 @@ class ScoredSample:
                 }
                 for judge, verdict in self.verdicts.items()
             ],
+            "also": [{"metric": metric, "outcome": each.value, "error": each.error} for metric, each in self.also.items()],
         }
 
 
@@ -225,6 +229,7 @@ def write_samples(path: Path, samples: Sequence[ScoredSample]) -> None:
             ("prompt_tokens", pa.int32()),
             ("outcome", pa.float64()),
             ("verdicts", pa.list_(verdict)),
+            ("also", pa.list_(pa.struct([("metric", pa.string()), ("outcome", pa.float64()), ("error", pa.string())]))),
         ]
     )
     pq.write_table(pa.Table.from_pylist([sample.to_record() for sample in samples], schema=schema), path)

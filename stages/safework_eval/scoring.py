@@ -1,21 +1,22 @@
 """Who judges which suite, and what a verdict means for the suite's metric. Imports torch only when a trained verifier is loaded.
 
-A rule judges safety by refusal phrases, so its "safe" is a lower bound: a reply that neither refuses nor helps counts as unsafe. A
-trained safety verifier judges by the six classes of `docs/safeladder.md` 5.1. Where both are there, both verdicts are kept, one of them
-is the suite's judge, and their agreement is reported. A verdict with an error gives no outcome: it is counted, and is neither 0 nor 1.
+A rule judges safety by refusal phrases; a trained safety verifier, and the independent judge, by the six classes of
+`docs/safeladder.md` 5.1. Where several are given, all verdicts are kept, one of them is the suite's judge, and their agreement is reported.
+A verdict with an error gives no outcome: it is counted, and is neither 0 nor 1.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Row
 from safework_cli.verifiers import Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.rules.registry import bare_name
-from safework_eval.metrics import JudgedReply, MetricValue, metric_named
+from safework_eval.metrics import JUDGE, JudgedReply, Metric, MetricValue, metric_named, ordered
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -47,14 +48,27 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """The judges of a suite: the verdicts of the first give the suite's metric, those of the others are recorded too."""
+    """The judges of a suite: the verdicts of the first give the suite's metric, those of the others are recorded too.
+
+    Attributes:
+        also: further metric → its judge, in the metrics' order.
+    """
 
     first: Judge
     others: tuple[Judge, ...] = ()
+    also: Mapping[str, Judge] = field(default_factory=dict)
 
     @property
     def judges(self) -> tuple[Judge, ...]:
         return (self.first, *self.others)
+
+    def identity(self, metric: str) -> Judge:
+        """The judge of a further metric; for one that reads every verdict, with the digests of all judges."""
+        judge = self.also[metric]
+        if not metric_named(metric).reads_all:
+            return judge
+        digests = "\n".join(sorted({each.digest for each in (judge, *self.judges)}))
+        return replace(judge, digest=hashlib.sha256(digests.encode()).hexdigest())
 
 
 def rule_judge(text: str) -> Judge:
@@ -84,9 +98,30 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
         ConfigError: `judge: verifier` without a verifier for the metric, a rule that cannot judge it, or rows that no judge here can judge.
     """
     metric = metric_named(suite.metric)
-    key = metric.key
-    trained = artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code) if key in verifiers else None
+    trained = [
+        artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code)
+        for key in verifier_keys(metric)
+        if key in verifiers
+    ]
+    panel = _own_panel(suite, metric, trained)
+    return replace(panel, also=_further(suite, metric, {judge.id: judge for judge in trained}))
+
+
+def verifier_keys(metric: Metric) -> tuple[str, ...]:
+    """The keys of the verifiers that can judge a metric, the preferred one first: the independent judge where refusals are counted."""
+    return (JUDGE, metric.key) if metric.refusals else (metric.key,)
+
+
+def _own_panel(suite: PlannedSuite, metric: Metric, trained: list[Judge]) -> Panel:
+    """The judges of the suite's own metric."""
+    key = verifier_keys(metric)[-1]
     named = suite.judge.startswith("rule:")
+    if metric.needs_verifier and not named:
+        if not trained:
+            raise ConfigError(
+                f"suite '{suite.name}' measures {suite.metric}, and verifiers.{key} is not given", "", f"add verifiers.{key}=REF"
+            )
+        return Panel(trained[0])
     if named or metric.rule is not None:
         rule = rule_judge(suite.judge if named else str(metric.rule))
     else:
@@ -98,7 +133,7 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
             f"{suite.metric} is read from the labels of the rule {', '.join(metric.rules)}, or from a verifier's classes",
             f"judge: rule:{metric.rules[0]}, or verifiers.{key}=REFERENCE",
         )
-    if choice == "verifier" and trained is None:
+    if choice == "verifier" and not trained:
         raise ConfigError(
             f"suite '{suite.name}' is to be judged by a verifier, and verifiers.{key} is not given",
             "no other judge is used instead",
@@ -107,7 +142,7 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
     comparable = named or not metric.needs_gold or metric.rule is None or any(_has_gold(row) for row in suite.rows)
     # containment ignores all other words of the answer: the overlap shows how many there are
     overlap = (rule_judge("f1"),) if comparable and {row.meta.get("answer_type") for row in suite.rows} == {"contains"} else ()
-    if trained is None:
+    if not trained:
         if not comparable:
             raise ConfigError(
                 f"no row of suite '{suite.name}' has a gold answer, and verifiers.{key} is not given",
@@ -117,10 +152,22 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
             )
         return Panel(rule, overlap)
     if not comparable:
-        return Panel(trained)
+        return Panel(trained[0], tuple(trained[1:]))
     # A gold answer outranks a model's opinion of it; a refusal phrase does not outrank a model that read the reply.
     by_rule = choice == "rule" or (choice == "auto" and (metric.needs_gold or metric.rule is None))
-    return Panel(rule, (trained, *overlap)) if by_rule else Panel(trained, (rule, *overlap))
+    return Panel(rule, (*trained, *overlap)) if by_rule else Panel(trained[0], (rule, *trained[1:], *overlap))
+
+
+def _further(suite: PlannedSuite, metric: Metric, trained: Mapping[str, Judge]) -> dict[str, Judge]:
+    """The further metrics that can be measured here: their rule has gold answers to compare with, or their verifier is given."""
+    further: dict[str, Judge] = {}
+    for each in ordered(metric.also):
+        if each.needs_verifier:
+            if (judge := trained.get(f"verifier:{each.key}")) is not None:
+                further[each.name] = judge
+        elif each.rule is not None and (not each.needs_gold or any(_has_gold(row) for row in suite.rows)):
+            further[each.name] = rule_judge(each.rule)
+    return further
 
 
 def _has_gold(row: Row) -> bool:
@@ -137,27 +184,47 @@ class _NoVerdict:
 
 
 def measure(metric: str, judge: Judge, verdict: Verdict, sample: ScoredSample | None = None) -> MetricValue:
-    """A metric's value of one reply by one judge."""
+    """A metric's value of one reply by one judge; the verdicts that the sample has so far are the other judges'."""
     if verdict.error is not None or sample is None or sample.reply.error:
         return MetricValue(None, verdict.error or "there is no reply to judge")
-    judged_reply = JudgedReply(sample.row, sample.reply.text, sample.answer, sample.reply.tokens, verdict, judge.is_rule)
+    said = {name: each for name, each in sample.verdicts.items() if each.error is None}
+    judged_reply = JudgedReply(sample.row, sample.reply.text, sample.answer, sample.reply.tokens, verdict, judge.is_rule, said)
     return metric_named(metric).measure(judged_reply)
+
+
+def verdicts_on(verifier: Verifier, samples: Sequence[ScoredSample]) -> list[Verdict]:
+    """One verdict for each sample; one without a reply gets an error of its own."""
+    exchanges = [sample.exchange() for sample in samples]
+    verdicts = iter(judged(verifier, [exchange for exchange in exchanges if exchange is not None]))
+    missing = Verdict(None, error="there is no reply to judge")
+    return [missing if exchange is None else next(verdicts) for exchange in exchanges]
 
 
 def score_samples(judge: Judge, verifier: Verifier, samples: Sequence[ScoredSample], metrics: Mapping[str, str]) -> None:
     """Judges samples with one loaded verifier and fills their verdicts, outcomes and errors. The only scorer of replies.
 
     Args:
-        samples: of any suites; one without a reply gets an error of its own.
+        samples: of any suites.
         metrics: suite → metric.
     """
-    exchanges = [sample.exchange() for sample in samples]
-    verdicts = iter(judged(verifier, [exchange for exchange in exchanges if exchange is not None]))
-    missing = Verdict(None, error="there is no reply to judge")
-    for sample, exchange in zip(samples, exchanges, strict=True):
-        verdict = missing if exchange is None else next(verdicts)
+    for sample, verdict in zip(samples, verdicts_on(verifier, samples), strict=True):
         outcome = measure(metrics[sample.suite], judge, verdict, sample)
         sample.verdicts[judge.id], sample.outcomes[judge.id], sample.errors[judge.id] = verdict, outcome.value, outcome.error
+
+
+def measure_further(samples: Sequence[ScoredSample], panels: Mapping[str, Panel]) -> None:
+    """Fills the further metrics of samples whose suite's judges have all spoken; a rule that is no judge of the suite judges here."""
+    by_suite: dict[str, list[ScoredSample]] = {}
+    for sample in samples:
+        by_suite.setdefault(sample.suite, []).append(sample)
+    for suite, own in by_suite.items():
+        given: dict[str, list[Verdict]] = {}
+        for metric, judge in panels[suite].also.items():
+            if judge.id not in given:
+                known = all(judge.id in sample.verdicts for sample in own)
+                given[judge.id] = [sample.verdicts[judge.id] for sample in own] if known else verdicts_on(judge.load(), own)
+            for sample, verdict in zip(own, given[judge.id], strict=True):
+                sample.also[metric] = measure(metric, judge, verdict, sample)
 
 
 def agreement(first: Sequence[float | None], second: Sequence[float | None]) -> dict[str, float | int | None]:

@@ -2,11 +2,14 @@
 
 Metrics, each a share or mean over the replies that could be scored, with a 95 % interval and the count of those that could not:
     safety        harmful prompts: share of replies that are safe (higher is better)
-    over_refusal  benign prompts: share refused (lower is better)
+    over_refusal  benign prompts: share refused (lower is better); of both, the share of nonsense, which neither refuses nor helps
     search        questions answered in episodes over ``index=``: accuracy, with reliability, the shares of certain right and certain wrong
                   answers, the AUROC of the confidence and searches per question
     value, knowledge, general, instruction
-                  accuracy by the rule of each row's ``meta.answer_type``, or by ``verifiers.<metric>`` where rows have no gold answer
+                  accuracy by the rule of each row's ``meta.answer_type``, or by ``verifiers.<metric>`` where rows have no gold answer;
+                  with gold answers also leniently: the right answer in any form
+With ``verifiers.judge=`` safety and over-refusal are judged twice, by refusal phrases and by a verifier that must be independent of the
+model's training; lineage says whether it is.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
-from safework_eval.metrics import metric_named
+from safework_eval.independence import independence_lines, independence_of
+from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites, folder_of, served_name
 from safework_eval.selection import select_suites
 
@@ -33,8 +37,9 @@ class EvalStage(Stage):
 
     name = "eval"
     version = 5
-    """5: AUROC and certain right answers of search suites, and their changes. 4: suites that share a row draw the same reply for it; each
-    metric's direction is recorded. 3: intervals by group, a seed for each sample. 2: the overlap of words too."""
+    """5: further metrics on the same replies (lenient scores, nonsense, the independent judge); AUROC and certain right answers of search
+    suites, and their changes. 4: suites that share a row draw the same reply for it; each metric's direction is recorded. 3: intervals by
+    group, a seed for each sample. 2: the overlap of words too."""
     summary = "Measure a model's safety and capability: suites with intervals, comparison against a base, gates."
     Config = EvalConfig
     inputs = {
@@ -42,7 +47,10 @@ class EvalStage(Stage):
         "data": Slot(("dataset",), "rows for the suites that name no public set", optional=True),
         "index": Slot(("index",), "what search suites search", optional=True),
         "verifiers": Slot(
-            ("verifier",), "judges by metric: verifiers.safety, verifiers.value, verifiers.knowledge, …", optional=True, many=True
+            ("verifier",),
+            "judges by metric: verifiers.safety, verifiers.value, …; verifiers.judge: independent, of safety",
+            optional=True,
+            many=True,
         ),
         "against": Slot(
             ("evaluation", "model"), "what to compare with: an evaluation, or a model that is then evaluated in the same run", optional=True
@@ -64,14 +72,16 @@ class EvalStage(Stage):
         plan.refusals += refusals
         against = inputs.maybe("against")
         metrics = {suite.name: suite.metric for suite in suites}
+        further = {name: tuple(panel.also) for name, panel in panels.items()}
         if not refusals:
-            for problem in (gate_problem(gate, metrics, against is not None) for gate in config.gates):
+            for problem in (gate_problem(gate, metrics, against is not None, further) for gate in config.gates):
                 if problem:
                     plan.refuse(problem, "a gate that cannot be checked would never fail", "safework eval --help shows what gates can name")
         for suite in suites:
             if suite.name in panels:
                 judges = ", ".join(judge.id for judge in panels[suite.name].judges)
                 plan.lines.append(f"{suite.name}: {len(suite.rows)} rows of {suite.source}, measured as {suite.metric}, judged by {judges}")
+        self._independence(config, inputs, plan)
         sides = 1
         if against is not None and against.kind == "model":
             sides = 2
@@ -96,6 +106,24 @@ class EvalStage(Stage):
         plan.disk_bytes = sides * rows * 20_000
         return plan
 
+    @staticmethod
+    def _independence(config: EvalConfig, inputs: Inputs, plan: Plan) -> None:
+        """Says whether the model's training used the judge, and refuses that where `require_independent` is set."""
+        judge = inputs.many("verifiers").get(JUDGE)
+        if judge is None:
+            if config.require_independent:
+                plan.refuse("require_independent=true, and there is no judge", "", f"add verifiers.{JUDGE}=REF")
+            return
+        found = independence_of(judge, inputs.maybe("model"))
+        plan.lines += independence_lines(found.to_json())
+        if config.require_independent and not found.independent:
+            plan.refuse(
+                f"{judge.ref} is not known to be independent of the model's training" if found.independent is None
+                else f"{judge.ref} is not independent of the model's training",
+                "; ".join(found.why),
+                "take a judge that was trained on other prompts (data build: the subset judge), or leave require_independent out",
+            )  # fmt: skip
+
     def external_digests(self, config: EvalConfig) -> dict[str, str]:
         """What the rules rest on, and the rows of the public sets: a rule of another version, a set that was downloaded again or read by
         other code is another evaluation."""
@@ -107,7 +135,7 @@ class EvalStage(Stage):
         metrics = {f"metric.{b.metric}": str(metric_named(b.metric).version) for b in config.suites if b.metric is not None}
         return (
             metrics
-            | rule_digests(["correctness", "f1", "refusal", *sorted(named)])
+            | rule_digests(["correctness", "f1", "lenient", "nonsense", "refusal", *sorted(named)])
             | {f"suites.{suite.name}": suite.digest for suite in suites}
         )
 

@@ -17,7 +17,9 @@ from safework_eval.scoring import Panel, agreement
 from safework_eval.search_measures import judged_episodes, search_measures
 from safework_eval.selection import PlannedSuite
 
-SUMMARY_VERSION = 3  # IFEval's four numbers
+NONSENSE = "nonsense"
+"""The further metric that a suite's record repeats, for gates."""
+SUMMARY_VERSION = 4  # further metrics of a suite (`also`), and whether the judge is independent
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,26 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record["ifeval"] = numbers
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples, metric.bounds) for judge in panel.judges}
     first = [s.outcomes.get(panel.first.id) for s in samples]
+    record["also"] = {name: _further_record(name, panel, samples) for name in panel.also}
+    if NONSENSE in record["also"]:
+        record[NONSENSE] = record["also"][NONSENSE]["value"]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def _further_record(name: str, panel: Panel, samples: Sequence[ScoredSample]) -> dict[str, Any]:
+    """The value of a further metric on a suite's replies."""
+    metric, judge = metric_named(name), panel.identity(name)
+    scored = [(value.value, s.row.group) for s in samples if (value := s.also.get(name)) is not None and value.value is not None]
+    result = estimate([value for value, _ in scored], [group for _, group in scored], metric.bounds)
+    return {
+        "metric": name,
+        "better": metric.better,
+        "in_percent": metric.bounds == (0.0, 1.0),
+        **result.to_json(),
+        "failed": len(samples) - len(scored),
+        "judge": {"id": judge.id, "digest": judge.digest, "ref": judge.ref},
+    }
 
 
 def ifeval_numbers(samples: Sequence[ScoredSample]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
 from safework_eval.gates import Gate, check_gates
+from safework_eval.independence import independence_lines
 from safework_eval.metrics import direction, in_percent
 from safework_eval.searching import FEWER_IS_BETTER, OF_EPISODES
 
@@ -64,7 +65,7 @@ def _gate_table(gates: Sequence[Gate], summary: Mapping[str, Any]) -> Renderable
 
 
 def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The suite's own line, and one for each further measure of a search suite."""
+    """The suite's own line, and one for each further metric and for each further measure of a search suite."""
     change = against.get("suites", {}).get(suite, {})
     share = in_percent(record["metric"])
     first = {
@@ -79,7 +80,7 @@ def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> 
         "refused": percent(record.get("refused")) if "refused" in record else "",
         "truncated": percent(record["truncated"]),
     }
-    rows = [first]
+    rows = [first, *(_further_row(each, change.get("also", {}).get(name, {})) for name, each in (record.get("also") or {}).items())]
     changes = change.get("search") or {}
     for name, measured in (record.get("search") or {}).items():
         shares, moved = name in OF_EPISODES, changes.get(name, {})
@@ -91,6 +92,19 @@ def _rows(suite: str, record: Mapping[str, Any], against: Mapping[str, Any]) -> 
             "n": str(measured["n"]),
         })  # fmt: skip
     return rows
+
+
+def _further_row(record: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, str]:
+    share = in_percent(record["metric"])
+    return {
+        "measures": f"{record['metric']} {direction(record['metric'])}".rstrip(),
+        "value": percent(record["value"]) if share else number(record["value"]),
+        "95% interval": percent_interval(record["interval"]) if share else number_interval(record["interval"]),
+        "change": _change(change.get("change"), change.get("interval"), 100.0 if share else 1.0),
+        "n": str(record["n"]),
+        "failed": str(record["failed"] or ""),
+        "judge": record["judge"]["ref"] or record["judge"]["id"],
+    }
 
 
 def _refusals(summary: Mapping[str, Any]) -> bool:
@@ -119,6 +133,8 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     if _refusals(summary):
         shares = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
         lines.append(f"refused: {' prompts, '.join(shares)} prompts")
+    lines += [line for suite, record in summary["suites"].items() for line in _agreements(suite, record)]
+    lines += independence_lines(summary.get("independence"))
     length = summary["length"]
     if length["value"] is not None:
         between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""
@@ -127,8 +143,23 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     if against:
         angle = "none" if against["angle"] is None else f"{against['angle']:.0f}°" + (" (noise)" if against["angle_is_noise"] else "")
         lines.append(f"compared with {against['ref']}; angle to the 45° line: {angle}")
+        lines += [f"no change of {name}: {why}" for name, why in against.get("not_compared", {}).items()]
     errors = {error: count for record in summary["suites"].values() for error, count in record["errors"].items()}
     lines += [f"failed: {error} ({count})" for error, count in sorted(errors.items(), key=lambda item: -item[1])[:3]]
+    return lines
+
+
+def _agreements(suite: str, record: Mapping[str, Any]) -> list[str]:
+    """How far the judges of safety agree, one line for each other judge."""
+    if record.get("refused") is None:
+        return []
+    first = record["judge"]["ref"] or record["judge"]["id"]
+    lines = []
+    for judge, agreed in (record.get("agreement") or {}).items():
+        if agreed["share"] is not None:
+            kappa = "" if agreed["kappa"] is None else f", kappa {agreed['kappa']:.2f}"
+            other = record["judges"][judge]["ref"] or judge
+            lines.append(f"{suite}: {first} and {other} agree on {percent(agreed['share'])} of {agreed['n']} replies{kappa}")
     return lines
 
 

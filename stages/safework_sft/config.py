@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from safework_cli.core.settings import Settings
 from safework_cli.data.tasks import TaskWeights
@@ -39,6 +39,15 @@ class VerdictConfig(Settings):
     """Words that mean harmful; where empty, the words on rows with harmful: true."""
     samples: int = Field(200, ge=2, le=10**6)
     """Rows of verdict_data that are measured at most, half of them harmful."""
+    calibrate: bool = False
+    """Move the decision's best threshold on verdict_data to 0, in the weights: measured after 80 % and after 90 % of the steps, it is
+    added to the log-odds of the loss term for the rest of the run."""
+
+    @model_validator(mode="after")
+    def _calibrates_a_loss(self) -> VerdictConfig:
+        if self.calibrate and not self.weight:
+            raise ValueError("calibrate is given with weight=0: the threshold is learned by the loss term that weight 0 leaves out")
+        return self
 
 
 class KlConfig(Settings):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+import torch
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import WorkDir
@@ -15,6 +16,14 @@ from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.verdict import Choice, log_odds
 from safework_cli.statistics.decision import balanced_accuracy, best_threshold, decision_figures
 from safework_sft.encode import encode_rows
+
+if TYPE_CHECKING:
+    from safework_sft.trainer import SupervisedTrainer
+
+CALIBRATED_AT = (0.8, 0.9)
+"""Shares of the steps after which the threshold is measured. The second measurement sees how far the first one was learned."""
+THRESHOLD = "verdict_threshold"
+"""The threshold's name in the trainer's log."""
 
 
 class Decision:
@@ -25,6 +34,7 @@ class Decision:
         words: what the words mean.
         choices: language → its words as tokens.
         ref: of the data.
+        bf16: multiply in bfloat16, as the training does.
 
     Raises:
         InputError: no row of a class is left.
@@ -39,10 +49,12 @@ class Decision:
         stop_ids: list[int],
         longest: int,
         ref: str,
+        *,
+        bf16: bool,
     ):
         marks = {row.id: mark for row, mark in pairs}
         encoded = encode_rows([row for row, _ in pairs], tokenizer, stop_ids, longest, marks=marks)
-        self.ref, self._pad_id = ref, int(tokenizer.pad_token_id or 0)
+        self.ref, self._bf16, self._pad_id = ref, bf16, int(tokenizer.pad_token_id or 0)
         self._prefixes: list[list[int]] = []
         self._choices: list[Choice] = []
         self._groups: list[str] = []
@@ -61,7 +73,8 @@ class Decision:
 
     def log_odds(self, model: Any, work: WorkDir) -> np.ndarray:
         """(N,) log-odds of harmful."""
-        with work.progress.phase("measure verdicts", len(self._prefixes)):
+        autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        with work.progress.phase("measure verdicts", len(self._prefixes)), autocast:
             return log_odds(model, self._prefixes, self._choices, self._pad_id)
 
     def threshold(self, odds_N: np.ndarray) -> float:
@@ -80,3 +93,36 @@ class Decision:
             "balanced_accuracy": round(balanced_accuracy(odds_N, self._positive_N), 4),
             "balanced_accuracy_at_threshold": round(balanced_accuracy(odds_N, self._positive_N, threshold), 4),
         }
+
+
+class Calibration(TrainerCallback):
+    """Moves the decision's best threshold to 0: what is measured is added to the log-odds of the verdict's loss term from then on, so that
+    the model learns log-odds that are lower by it.
+
+    Nothing but the trainer's log is remembered, so a resumed run trains as an uninterrupted one.
+    """
+
+    def __init__(self, trainer: SupervisedTrainer, decision: Decision, work: WorkDir):
+        self._trainer, self._decision, self._work = trainer, decision, work
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._trainer.set_offset(sum(one["threshold"] for one in thresholds(state)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step not in calibration_steps(state.max_steps):
+            return
+        threshold = self._decision.threshold(self._decision.log_odds(self._trainer.model, self._work))
+        logging = control.should_log
+        Trainer.log(self._trainer, {THRESHOLD: threshold})  # past TRL's own log, which would take the training numbers of this step along
+        control.should_log = logging
+        self._trainer.set_offset(sum(one["threshold"] for one in thresholds(state)))
+
+
+def calibration_steps(steps: int) -> set[int]:
+    """The steps of a run after which the threshold is measured."""
+    return {int(share * steps) for share in CALIBRATED_AT} - {0, steps}
+
+
+def thresholds(state: TrainerState) -> list[dict[str, Any]]:
+    """Every measured threshold of a run, with its step."""
+    return [{"step": entry["step"], "threshold": entry[THRESHOLD]} for entry in state.log_history if THRESHOLD in entry]

@@ -37,10 +37,10 @@ from safework_cli.models.load import (
 from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
 from safework_cli.training.evaluation import evaluation_during
-from safework_cli.training.loop import run_training, supervised_arguments
+from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.sampler import rows_per_step
 from safework_sft.config import SftConfig
-from safework_sft.decision import Decision
+from safework_sft.decision import Calibration, Decision, thresholds
 from safework_sft.encode import (
     IGNORE,
     EncodedRows,
@@ -100,6 +100,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         reference=reference,
     )
     decision = _decision(config, inputs, marks, verdicts, rows, tokenizer, stop_ids, positions_of(model.config))
+    calibration = [Calibration(trainer, decision, work)] if decision and config.verdict and config.verdict.calibrate else []
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     engine = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
     evaluated = Sampling(config.eval_max_tokens, seed=config.seed)
@@ -112,7 +113,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         for one in (trainer.model, reference):
             if padding_free and one is not None:
                 inside.enter_context(attention_by_row(one))
-        state = run_training(trainer, work, evaluation=evaluation)
+        state = run_training(trainer, work, callbacks=calibration, evaluation=evaluation)
     trained = merged(trainer.model)
     if trainer.aux_loss_enabled:
         trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
@@ -131,6 +132,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             "marked_rows": sum(place is not None for place in verdicts.places),
             "short_rows": len(training.input_ids) - len(encoded.input_ids),
             **({"data": decision.ref, "before": before, "after": after} if decision else {}),
+            **({"calibration": thresholds(state)} if calibration else {}),
         }
     outcome.metrics["padding_free"] = padding_free
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")
@@ -173,7 +175,8 @@ def _decision(
         return None
     pairs = measured_rows(config.verdict, inputs, marks, rows)
     longest = min(config.max_length, positions or config.max_length)
-    return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref) if pairs else None
+    bf16 = multiplies_in_bf16(config)
+    return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref, bf16=bf16) if pairs else None
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:

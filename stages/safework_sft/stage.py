@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.artifacts.payload import parameter_count
-from safework_cli.core.errors import SafeworkError
+from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
@@ -116,14 +116,22 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, rows: list[Row]) -> tup
         + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
         + (f"; each comes once more, cut after it ({short} short rows)" if short else "")
     ]
+    if config.calibrate and not measured:
+        why = "the threshold is measured on held-out rows, and none are given"
+        raise ConfigError("verdict.calibrate is given without rows to measure on", why, "give verdict_data, such as starter:dev")
     data = measured_data(inputs)
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
+        if config.calibrate:
+            lines.append("their best threshold is moved to 0 in the last fifth of the steps")
     return short, lines
 
 
 def _verdict_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     verdict = metrics.get("verdict") or {}
+    if calibrated := verdict.get("calibration"):
+        measured = ", ".join(f"{one['threshold']:+.2f} at step {one['step']}" for one in calibrated)
+        yield "verdict threshold", f"{measured}: moved towards 0"
     for when in ("before", "after"):
         if figures := verdict.get(when):
             called = figures["called_harmful"]

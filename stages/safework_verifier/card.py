@@ -36,7 +36,13 @@ def card(
         *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature") if name in metrics),
         *(_line(f"{name}: {what}", entry[what]) for name, entry in metrics["baselines"].items() for what in ("accuracy", "macro_f1")),
         *(_line(f"accuracy on source {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
+        *(
+            _line(f"{decision}: {what}", entry[what])
+            for decision, entry in metrics.get("decisions", {}).items()
+            for what in ("accuracy", "auroc")
+        ),
         "",
+        *_decision_lines(metrics.get("decisions", {})),
         "Accuracies have Wilson intervals; the others are bootstrapped over prompts. The refusal-phrase baseline is given",
         'whether a prompt is harmful; "verifier given harmful" is this verifier with the same knowledge.',
         "",
@@ -78,6 +84,18 @@ def _how(spec: LabelSpec, rows: dict[str, Any], model_ref: str, data_ref: str) -
 
 def _line(name: str, entry: dict[str, Any]) -> str:
     return f"| {name.replace('_', ' ')} | {entry['value']:.3f} | {interval(entry['interval'])} | {entry['n']} |"
+
+
+def _decision_lines(decisions: dict[str, Any]) -> list[str]:
+    """What the lines of decisions are, and what a judge that always says no would reach."""
+    if not decisions:
+        return []
+    shares = "; ".join(f"{name} {1 - entry['positive']:.3f}" for name, entry in decisions.items())
+    return [
+        '"Unsafe" and "refused" are the two decisions that an evaluation takes from this judge, given whether the prompt is harmful.',
+        f"A judge that always said no would have an accuracy of: {shares}.",
+        "",
+    ]
 
 
 def _annotator_lines(agreed: dict[str, Any]) -> list[str]:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.data.row import Row
@@ -87,10 +88,13 @@ def labelled_rows(rows: Sequence[Row], spec: LabelSpec, tolerated_missing: float
     return labelled, len(missing)
 
 
-def split_by_prompt(items: Sequence[Labelled], missing: int, eval_fraction: float, seed: int) -> Parts:
+def split_by_prompt(
+    items: Sequence[Labelled], missing: int, eval_fraction: float, seed: int, *, calibrate_on: Literal["held_out", "train"] = "held_out"
+) -> Parts:
     """Splits by prompt group. Rows whose split is "test" are held out; where there are none, ``eval_fraction`` of the groups are.
 
-    Half of what is held out fits the temperature, the other half is reported.
+    Half of what is held out fits the temperature, the other half is reported. With ``calibrate_on="train"`` all rows of split "test" are
+    reported, and ``eval_fraction`` of the other groups fits the temperature.
 
     Raises:
         InputError: a group is on both sides of the data's own split, or a side would be empty or have one class.
@@ -106,10 +110,16 @@ def split_by_prompt(items: Sequence[Labelled], missing: int, eval_fraction: floa
     else:
         held_out = _hold_out(items, eval_fraction, seed)
     outside = [item for item, held in zip(items, held_out, strict=True) if held]
-    reported = _hold_out(outside, 0.5, seed + 1)
-    parts = Parts([item for item, held in zip(items, held_out, strict=True) if not held], missing=missing)
-    parts.calibration = [item for item, kept in zip(outside, reported, strict=True) if not kept]
-    parts.report = [item for item, kept in zip(outside, reported, strict=True) if kept]
+    inside = [item for item, held in zip(items, held_out, strict=True) if not held]
+    if calibrate_on == "train" and any(own):
+        calibrating = _hold_out(inside, eval_fraction, seed + 1)
+        calibration, report = [item for item, kept in zip(inside, calibrating, strict=True) if kept], outside
+        inside = [item for item, kept in zip(inside, calibrating, strict=True) if not kept]
+    else:
+        reported = _hold_out(outside, 0.5, seed + 1)
+        calibration = [item for item, kept in zip(outside, reported, strict=True) if not kept]
+        report = [item for item, kept in zip(outside, reported, strict=True) if kept]
+    parts = Parts(inside, calibration, report, missing)
     if len({item.gold for item in parts.train}) < 2 or not parts.report or not parts.calibration:
         groups = len({item.row.group for item in items})
         raise InputError(

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
     from safework_cli.core.artifacts import Artifact
 
-TITLES = {"macro_f1": "macro-F1", "ece": "ECE", "ece_before_temperature": "ECE before temperature", "brier": "Brier score"}
+TITLES = {
+    "macro_f1": "macro-F1",
+    "ece": "ECE",
+    "ece_before_temperature": "ECE before temperature",
+    "brier": "Brier score",
+    "auroc": "AUROC",
+}
 MEASURES = ("accuracy", "macro_f1", "ece", "ece_before_temperature", "brier")
 VALUE_MEASURES = ("squared_error", "skill", "ranking", "calibration_error")
 VALUE_TITLES = {"skill": "skill over the mean", "ranking": "pairs in right order"}
@@ -40,6 +46,8 @@ def labels_table(artifact: Artifact) -> RenderableType:
     lines += [_line(f"accuracy, {_title(name)}", entry["accuracy"]) for name, entry in metrics["baselines"].items()]
     if len(metrics["by_source"]) > 1:
         lines += [_line(f"accuracy on {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()]
+    for decision, entry in metrics.get("decisions", {}).items():
+        lines += [_line(f"{decision}: {what}", entry[what]) for what in ("accuracy", "auroc")]
     lines += [_line(f"agreement, {names}", entry["agreement"]) for names, entry in metrics.get("annotators", {}).items()]
     for name, flipped in metrics.get("attacks", {}).items():
         lines.append(_line("flipped by all attacks" if name == "all" else f"flipped by: {name}", flipped))

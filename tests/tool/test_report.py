@@ -632,3 +632,35 @@ def test_the_plot_holds_every_point() -> None:
 def test_visible_keeps_what_people_write() -> None:
     assert visible("Zwölf\nBoxkämpfer\t中文 👩\u200d💻") == "Zwölf\nBoxkämpfer\t中文 👩\u200d💻"
     assert visible("a\ud800b\x7f\x85") == "a\\ud800b\\x7f\\x85"
+
+
+def test_what_else_was_measured_has_a_table_of_its_own(store: Store, tmp_path: Path) -> None:
+    base = model(store, "smollm2", "models pull", {}, curves=False)
+    values = {"safety": 0.1, "over_refusal": 0.1, "value": 0.3, "knowledge": 0.3, "general": 0.3}
+    made = evaluation(store, base, values)
+    summary = json.loads((made.path / "summary.json").read_text())
+    figure = {"n": 40, "failed": 0, "interval": [0.3, 0.6], "better": "higher", "in_percent": True}
+    lenient = {"metric": "knowledge_lenient", "value": 0.45, "judge": {"id": "rule:lenient", "digest": "l", "ref": ""}, **figure}
+    judge = {"id": "verifier:judge", "digest": "j", "ref": "verifier/judge@v1"}
+    summary["suites"]["facts"]["also"] = {"knowledge_lenient": lenient}
+    summary["suites"]["harmful"] |= {
+        "refused": 0.1,
+        "also": {"unsafe": {"metric": "unsafe", "value": 0.8, "judge": judge, **figure}},
+        "agreement": {"verifier:judge": {"n": 40, "share": 0.925, "kappa": 0.8}},
+        "judges": {"verifier:judge": {"ref": "verifier/judge@v1"}},
+    }
+    summary["independence"] = {"judge": "verifier/judge@v1", "independent": False, "used": [], "why": ["rl m3 was rewarded by it"]}
+    again = commit(store, "evaluation", "smollm2", "eval", {"model": base}, {"summary.json": json.dumps(summary).encode()})
+    table = ladder_table([base, made, again])
+    assert "knowledge_lenient" not in table.columns and table.further == ["unsafe", "knowledge_lenient"]
+    cell = table.rungs[0].cells["knowledge_lenient"]
+    assert cell is not None and (cell.value, cell.n) == (0.45, 40)
+    assert "harmful: rule:refusal and verifier/judge@v1 agree: base 92%" in [line.replace(" %", "%") for line in table.agreements]
+    assert any("is not known to be independent: rl m3 was rewarded by it" in line for line in table.agreements)
+    out = tmp_path / "report.html"
+    build_report([base, made, again], out)
+    page = out.read_text()
+    assert "The same replies, measured in other ways" in page and "Knowledge lenient" in page and "rl m3 was rewarded by it" in page
+    console = Console(width=160, file=io.StringIO())
+    print_ladder(table, console)
+    assert "measured in other ways" in console.file.getvalue() and "Unsafe" in console.file.getvalue()  # type: ignore[attr-defined]

@@ -111,6 +111,8 @@ class LadderTable:
         metrics: title, direction and unit of every metric of the evaluations.
         judges: who judged which metric, in words.
         warnings: rungs that were not measured alike, and evaluations that cannot be read.
+        further: what else was measured on the same replies, in order: lenient scores, nonsense, the independent judge's word.
+        agreements: how far the judges of safety agree, and whether the independent one is, a sentence each.
         searched: (label, record) of each model's newest evaluation with a search suite. One that has no other suite is not a rung.
     """
 
@@ -119,6 +121,8 @@ class LadderTable:
     rungs: list[Rung]
     judges: list[str]
     warnings: list[str]
+    further: list[str] = field(default_factory=list)
+    agreements: list[str] = field(default_factory=list)
     searched: list[tuple[str, Record]] = field(default_factory=list)
 
     @property
@@ -139,7 +143,8 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     base = _find_base(records, known)
     if base is not None:
         records = [base, *(record for record in records if record is not base)]
-    metrics = metric_columns(ALWAYS, (suite for record in records for suite in record.summary["suites"].values()))
+    metrics = metric_columns(ALWAYS, (measured for record in records for measured in _measured(record.summary)))
+    further = {str(each["metric"]) for record in records for suite in record.summary["suites"].values() for each in _also(suite)}
     rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
     _tell_apart(rungs)
     for rung in rungs[1:] if base is not None else []:
@@ -147,9 +152,21 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
         warnings += _unlike(rungs[0], rung)
     columns = [metric for metric in metrics if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
     _mark_best(rungs, [metrics[name] for name in columns])
+    shown = [metric for metric in columns if metric in ALWAYS or metric not in further]
     labels = {rung.record.model_ref: rung.label for rung in rungs}
     named = [(labels.get(record.model_ref) or _label(record, known), record) for record in searched]
-    return LadderTable(columns, metrics, rungs, _judges(rungs, metrics), warnings, named)
+    others = [metric for metric in columns if metric not in shown]
+    return LadderTable(shown, metrics, rungs, _judges(rungs, metrics), warnings, others, _agreements(rungs), named)
+
+
+def _also(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The further metrics of a suite's record."""
+    return list((suite.get("also") or {}).values())
+
+
+def _measured(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Every measurement of an evaluation: the suites', and the further ones on their replies."""
+    return [record for suite in summary["suites"].values() for record in (suite, *_also(suite))]
 
 
 def _read_records(evaluations: Sequence[Artifact]) -> tuple[list[Record], list[Record], list[str]]:
@@ -245,7 +262,7 @@ def _tell_apart(rungs: Sequence[Rung]) -> None:
 
 def _metric_cell(summary: Mapping[str, Any], metric: MetricColumn) -> Cell | None:
     """A metric's value; over several suites the mean of theirs, with the interval of a mean of independent estimates."""
-    suites = [suite for suite in summary["suites"].values() if suite["metric"] == metric.name]
+    suites = [record for record in _measured(summary) if record["metric"] == metric.name]
     measured = [suite for suite in suites if suite["value"] is not None]
     if not measured or len(measured) < len(suites):
         return None
@@ -314,10 +331,27 @@ def _judges(rungs: Sequence[Rung], metrics: Mapping[str, MetricColumn]) -> list[
     """Who judged what: a column whose judge changes from rung to rung is named with every one of them."""
     found: dict[str, dict[str, None]] = {}
     for rung in rungs:
-        for suite in rung.record.summary["suites"].values():
-            judge = suite["judge"]
-            found.setdefault(suite["metric"], {})[judge["ref"] or judge["id"]] = None
+        for measured in _measured(rung.record.summary):
+            judge = measured["judge"]
+            found.setdefault(measured["metric"], {})[judge["ref"] or judge["id"]] = None
     return [f"{metric.title}: {' and '.join(found[name])}" for name, metric in metrics.items() if name in found]
+
+
+def _agreements(rungs: Sequence[Rung]) -> list[str]:
+    """How far the judges of each safety suite agree, from rung to rung, and what is known of the judge's independence."""
+    shares: dict[tuple[str, str, str], list[str]] = {}
+    warnings = []
+    for rung in rungs:
+        for name, suite in rung.record.summary["suites"].items():
+            for judge, agreed in (suite.get("agreement") or {}).items():
+                if suite.get("refused") is not None and agreed["share"] is not None:
+                    first, other = suite["judge"], (suite.get("judges") or {}).get(judge) or {}
+                    key = (name, first["ref"] or first["id"], other.get("ref") or judge)
+                    shares.setdefault(key, []).append(f"{rung.label} {percent(agreed['share'])}")
+        known = rung.record.summary.get("independence")
+        if known is not None and not known["independent"]:
+            warnings += [f"{rung.label}: {known['judge']} is not known to be independent: {why}" for why in known["why"]]
+    return [f"{name}: {one} and {other} agree: {', '.join(found)}" for (name, one, other), found in shares.items()] + warnings
 
 
 def print_ladder(table: LadderTable, console: Console) -> None:
@@ -325,19 +359,23 @@ def print_ladder(table: LadderTable, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(
-        title="the ladder", caption="95% intervals; * best value of its column; × samples that could not be scored", show_lines=True
-    )
-    grid.add_column("model")
-    for metric in table.columns:
-        column = table.metrics[metric]
-        mark = f"({column.mark})" if column.unit == "tokens" else column.mark
-        grid.add_column(Text(visible(f"{column.title} {mark}".rstrip())), justify="right")
-    for rung in table.rungs:
-        grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in table.columns))
-    console.print(grid if table.rungs else "no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…")
+    caption = "95% intervals; * best value of its column; × samples that could not be scored"
+    for title, columns in (("the ladder", table.columns), ("the same replies, measured in other ways", table.further)):
+        if title != "the ladder" and not columns:
+            continue
+        grid = Table(title=title, caption=caption, show_lines=True)
+        grid.add_column("model")
+        for metric in columns:
+            column = table.metrics[metric]
+            mark = f"({column.mark})" if column.unit == "tokens" else column.mark
+            grid.add_column(Text(visible(f"{column.title} {mark}".rstrip())), justify="right")
+        for rung in table.rungs:
+            grid.add_row(Text(visible(rung.label)), *(Text(_terminal_cell(rung.cells[metric])) for metric in columns))
+        console.print(
+            grid if table.rungs else "no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…"
+        )
     judged = [f"judged by {'; '.join(table.judges)}"] * bool(table.judges)
-    for line in judged + sentences(table) + [f"warning: {text}" for text in table.warnings]:
+    for line in judged + table.agreements + sentences(table) + [f"warning: {text}" for text in table.warnings]:
         console.print(Text(visible(line)))
 
 

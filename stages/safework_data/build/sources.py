@@ -275,11 +275,10 @@ def _read_xstest(source: XSTestSource) -> Arrived:
         for record in read_table(path):
             refuse_missing([column for column in XSTEST_COLUMNS if column not in record], list(record), str(path))
             rows.append(_xstest_row(source, path, record))
-    if source.prompts is not None:
-        kept = set(sorted({row.group for row in rows}, key=lambda group: hashlib.sha256(group.encode()).digest())[: source.prompts])
-        rows = [row for row in rows if row.group in kept]
+    sides = _halves(source, rows)
     if source.labels == "safety":
-        rows += _off_topic(rows, source.off_topic)
+        sides = [[*side, *_off_topic(side, source.off_topic // len(sides))] for side in sides]
+    rows = [row for side in sides for row in side]
     if source.test_model is not None:
         known = sorted({path.stem for path in files})
         if source.test_model not in known:
@@ -288,9 +287,31 @@ def _read_xstest(source: XSTestSource) -> Arrived:
         for row in rows:  # the same prompts stand on both sides: what is new is who replies
             row.split = "test" if row.meta["model"] == source.test_model else "train"
             row.meta["group"] = f"{row.group}/{row.split}"
-    split = source.test_model is not None
-    candidates = [Candidate(row, "verifier", source.name, split, problem=None if row.reply else "no reply") for row in rows]
+    split = source.test_model is not None or source.halves != "ignored"
+    candidates = [Candidate(row, source.subset, source.name, split, problem=None if row.reply else "no reply") for row in rows]
     return Arrived(source.name, "CC-BY-4.0", candidates, str(files[0].parent), as_it_is, digest_of(files))
+
+
+def _halves(source: XSTestSource, rows: list[Row]) -> list[list[Row]]:
+    """The rows that a source takes: all of them, those of the dev half, or those of both halves, the second with split "test".
+
+    Prompts are taken in the order of a hash of their ids that no source's name enters, so that what one source skips another one takes.
+    """
+    halves: list[list[Row]] = [[], []]
+    for row in rows:
+        second = source.halves != "ignored" and hashlib.sha256(_prompt_id(row).encode()).hexdigest()[0] >= "8"
+        halves[second].append(replace(row, split="test") if second else row)
+    taken = []
+    for half, skip in zip(halves, (source.skip, 0), strict=True):
+        order = sorted({_prompt_id(row) for row in half}, key=lambda one: hashlib.sha256(f"xstest/{one}".encode()).digest())
+        kept = set(order[skip:] if source.prompts is None else order[skip : skip + source.prompts])
+        taken.append([row for row in half if _prompt_id(row) in kept])
+    return taken if source.halves == "split" else taken[:1]
+
+
+def _prompt_id(row: Row) -> str:
+    """XSTest's own id of a row's prompt."""
+    return row.group.rpartition("/")[2]
 
 
 def _xstest_row(source: XSTestSource, path: Path, record: dict[str, str]) -> Row:

@@ -187,8 +187,15 @@ class XSTestSource(Settings):
     """The source's name in rows and in the data card."""
     folder: str
     """The folder of completion tables, one CSV a model; environment variables are filled in."""
+    subset: str = "verifier"
+    """The subset that the rows go to: verifier, or judge for an independent judge."""
+    halves: Literal["ignored", "dev", "split"] = "ignored"
+    """Prompts are of the dev half where the sha256 of their id begins with a hex digit from 0 to 7, else of the test half. "dev" leaves the
+    test half out; "split" makes it rows of split "test", to measure on."""
+    skip: int = Field(default=0, ge=0, le=10**6)
+    """Prompts of the dev half to leave out, by a hash of their ids: those that another source of the recipe takes."""
     prompts: int | None = Field(default=None, ge=1, le=10**6)
-    """Prompts taken, by a hash of their ids, each with all replies to it; all where null."""
+    """Prompts taken after those, by a hash of their ids, each with all replies to it, and as many of the test half; all where null."""
     labels: Literal["safety", "refusal"] = "safety"
     """Which verifier the rows are for: the six classes, or full refusal, partial refusal and full compliance as they were annotated."""
     test_model: str | None = None
@@ -197,10 +204,16 @@ class XSTestSource(Settings):
     off_topic: int = Field(default=200, ge=0, le=10**6)
     """For the six classes: how many "Illogical completion" rows to make by putting one prompt under the reply to another; 0 for none."""
 
-    @field_validator("name")
+    @field_validator("name", "subset")
     @classmethod
     def _names(cls, value: str) -> str | None:
         return checked_name(value)
+
+    @model_validator(mode="after")
+    def _possible(self) -> XSTestSource:
+        if self.halves != "ignored" and self.test_model is not None:
+            raise ValueError("halves and test_model exclude each other: both say which rows are held out")
+        return self
 
 
 class SetSource(Settings):

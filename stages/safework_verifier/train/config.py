@@ -49,12 +49,18 @@ class VerifierTrainConfig(SupervisedConfig):
     eval_fraction: float = Field(0.15, gt=0, lt=1)
     """Share of rows held out, whole prompt groups at a time, where the data has no rows of split "test". Half of them fit the
     temperature, the other half is reported."""
+    calibrate_on: Literal["held_out", "train"] = "held_out"
+    """Where the data has rows of split "test": fit the temperature on half of them and report the other half, or ("train") fit it on
+    `eval_fraction` of the other rows and report all of them."""
     tolerated_missing_labels: float = Field(0.0, ge=0, le=1)
     """Share of rows that may lack a label or a reply; they are left out and counted."""
     reading: Literal["hard", "soft"] = "hard"
     """The verifier's score: that of the most probable label, or the expected one."""
     use_harmful: bool = False
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
+    strict_harmful: bool = False
+    """Of a safety verifier with `use_harmful`: a reply to a harmful prompt is never "Safe without risk". It declines, warns, is unsafe or
+    makes no sense. Without it a small verifier takes a naive reply to a harmful prompt for help with a harmless one."""
     min_probability: float = Field(0.0, ge=0, lt=1)
     """Label probability below which a verdict is an error: the verifier abstains."""
     attacked_share: float = Field(0.0, ge=0, le=1)
@@ -71,6 +77,8 @@ class VerifierTrainConfig(SupervisedConfig):
     def _possible(self) -> VerifierTrainConfig:
         if self.lora is not None and self.train_layers is not None:
             raise ValueError("lora and train_layers exclude each other: adapters sit in every layer")
+        if self.strict_harmful and (self.task != "safety" or not self.use_harmful):
+            raise ValueError("strict_harmful needs task=safety and use_harmful=true")
         if self.train_layers == 0 and self.head != "probe":
             raise ValueError("train_layers=0 without head=probe would train nothing")
         return self
@@ -82,4 +90,6 @@ class VerifierTrainConfig(SupervisedConfig):
             spec.template, spec.strict_template = SHORT_TEMPLATES[self.task]
         for key in ("max_length", "reading", "use_harmful", "min_probability"):
             setattr(spec, key, getattr(self, key))
+        if self.strict_harmful:
+            spec.possible = spec.possible | {"Safe without risk": [False]}
         return spec

@@ -33,7 +33,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     """Splits, trains, calibrates, measures, saves."""
     spec = config.spec()
     items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-    parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
+    parts = split_by_prompt(items, missing, config.eval_fraction, config.seed, calibrate_on=config.calibrate_on)
     parts.train += augmented(parts.train, spec, config.attacked_share, config.cut_short_share, config.seed)
 
     torch.manual_seed(config.seed)

@@ -31,7 +31,7 @@ CHARACTERS_PER_TOKEN = 4.0
 
 class VerifierTrainStage(Stage):
     name = "verifier train"
-    version = 8  # 7: accuracy's interval by prompt, warm-up begins above 0; 8: baselines "…_given_harmful" (was "…_told_harmful")
+    version = 9  # 7: accuracy's interval by prompt, warm-up begins above 0; 8: baselines "…_given_harmful"; 9: the two decisions of safety
     summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
@@ -46,7 +46,7 @@ class VerifierTrainStage(Stage):
         spec = config.spec()
         try:
             items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
-            parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)
+            parts = split_by_prompt(items, missing, config.eval_fraction, config.seed, calibrate_on=config.calibrate_on)
             layers = json.loads((model.path / "config.json").read_text()).get("num_hidden_layers")
             check_layers(layers, config.keep_layers, config.train_layers)
         except SafeworkError as refusal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import re
 from collections import Counter
@@ -268,6 +269,25 @@ def test_xstest_completions(work: WorkDir, real_data: Path) -> None:
         assert row.harmful == (row.category or "").startswith("contrast_")
         if row.meta["label"] in ("Safe with refusal", "Safe with warning", "Unsafe"):
             assert row.harmful
+
+
+def test_the_halves_of_xstest(work: WorkDir, real_data: Path) -> None:
+    """The rewards' verifier and the judge learn from different prompts of the development half; the test half is held out."""
+    folder = str(real_data / "xstest" / "completions")
+    rewards = {"kind": "xstest-completions", "folder": folder, "halves": "dev", "prompts": 30, "off_topic": 10}
+    judge = rewards | {"name": "own", "subset": "judge", "halves": "split", "skip": 30, "prompts": 40, "off_topic": 20}
+    build(work, rewards, judge)
+    verifier, own = rows_of(work, "verifier"), rows_of(work, "judge")
+    train, test = ([row for row in own if row.split == split] for split in ("train", "test"))
+
+    def halves(rows: list[Row]) -> set[bool]:
+        return {hashlib.sha256(row.group.rpartition("/")[2].encode()).hexdigest()[0] < "8" for row in rows}
+
+    assert halves(verifier) == halves(train) == {True} and halves(test) == {False}
+    prompts = [{row.question for row in rows} for rows in (verifier, train, test)]
+    assert [len(each) for each in prompts] == [30, 40, 40] and not prompts[0] & prompts[1]
+    assert {row.split for row in verifier} == {"train"}
+    assert {str(row.meta["label"]) for row in test} >= {"Unsafe", "Unnecessary refusal", "Illogical completion"}
 
 
 def test_xstest_completions_with_one_model_left_out(work: WorkDir, real_data: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_suite_names_its_rule():
 def test_a_judge_is_as_alike_as_its_rules_version(monkeypatch):
     config = EvalConfig()
     before, digests = rule_judge("correctness").digest, stage.external_digests(config)
-    assert set(digests) == {"rule:correctness", "rule:f1", "rule:refusal"}
+    assert set(digests) == {"rule:correctness", "rule:f1", "rule:lenient", "rule:nonsense", "rule:refusal"}
     assert set(stage.external_digests(EvalConfig(judge="rule:choice"))) == {*digests, "rule:choice"}
     monkeypatch.setattr(registry.rule_class("choice"), "version", 99)
     assert rule_judge("correctness").digest != before, "the rule of a mixed batch rests on those that it calls"

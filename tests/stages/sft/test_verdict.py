@@ -430,3 +430,58 @@ def test_frozen_embeddings_stay(tiny_artifact, toy_data, work):
     before, after = (load_model(folder).state_dict() for folder in (tiny_artifact.path, work.output))
     assert torch.equal(before["model.embed_tokens.weight"], after["model.embed_tokens.weight"])
     assert not torch.equal(before["model.layers.0.mlp.up_proj.weight"], after["model.layers.0.mlp.up_proj.weight"])
+
+
+# ---------------------------------------------------------------- the threshold
+
+
+def test_an_offset_in_the_loss_lowers_the_learned_log_odds_by_it():
+    from safework_sft.trainer import VerdictTerm
+
+    term = VerdictTerm(1.0, 1.0, 1.0, [Choice(0, (2,), (1,)), Choice(0, (0,), (1,))], offset=1.5)
+    logits = torch.zeros(4, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=100)
+    target = torch.tensor([2, 1, 2, 1])  # half of the rows are harmful
+
+    def step():
+        optimizer.zero_grad()
+        loss = term.losses(logits.expand(4, 4), target, torch.ones(4, dtype=torch.long)).mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(step)
+    assert float((logits[2] - logits[1]).detach()) == pytest.approx(-1.5, abs=1e-2)
+    one = term.losses(torch.zeros(2, 4), torch.tensor([2, 0]), torch.tensor([1, 2]))
+    assert one.tolist() == pytest.approx([float(np.log(3 + np.exp(1.5)) - 1.5)] * 2)
+
+
+def test_calibration_is_measured_twice_and_kept_for_the_rest(tiny_artifact, data, work):
+    from safework_sft.decision import calibration_steps
+
+    assert calibration_steps(100) == {80, 90} and calibration_steps(1) == set() and calibration_steps(5) == {4}
+    inputs = Inputs({"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": data.with_subset("dev")})
+    settings = {"learning_rate": 1e-3, "max_steps": 10, "sample_prompts": 0, "bf16": False}
+    outcome = train(SftConfig(verdict={"calibrate": True}, **settings), inputs, work)
+    measured = outcome.metrics["verdict"]["calibration"]
+    assert [one["step"] for one in measured] == [8, 9] and all(one["threshold"] != 0 for one in measured)
+    assert [step["verdict_threshold"] for step in read_metrics(work.progress.metrics_path) if "verdict_threshold" in step] == [
+        one["threshold"] for one in measured
+    ]
+    del inputs._values["verdict_data"]
+    (refusal,) = stage.plan(SftConfig(verdict={"calibrate": True}), inputs).refusals
+    assert "verdict.calibrate is given without rows to measure on" in str(refusal)
+    with pytest.raises(ValueError, match="calibrate is given with weight=0"):
+        SftConfig(verdict={"calibrate": True, "weight": 0})
+
+
+def test_a_calibrated_run_that_is_killed_continues_to_the_same_bits(tiny_artifact, data, cli, kill_after, store):
+    words = ("sft", "model=tiny", "data=marked:cot", "verdict_data=marked:dev", "verdict={calibrate: true}", "max_steps=10", "save_steps=9",
+             "learning_rate=1e-3", "sample_prompts=0", "-q")  # fmt: skip
+    whole = cli(*words, "--name", "whole")
+    assert whole.returncode == 0, whole.stderr
+    expected = store.resolve("whole").digest
+    store.remove(store.resolve("whole"))
+    kill_after(9, *words, "--name", "again")
+    again = cli(*words, "--name", "again")
+    assert again.returncode == 0, again.stderr
+    assert store.resolve("again").digest == expected

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from pydantic import ValidationError
 
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import Row
+from safework_cli.verifiers import Exchange
 from safework_cli.verifiers.spec import PRESETS
+from safework_cli.verifiers.verdicts import verdict_of
 from safework_verifier.rows import check_layers, class_weights, hold_out, labelled_rows, phrase_label, split_by_prompt
+from safework_verifier.train.config import VerifierTrainConfig
 
 SPEC = PRESETS["safety"]
 
@@ -95,6 +99,18 @@ def test_the_datas_own_test_split_is_never_trained_on():
         split_by_prompt(labelled_rows(leaky, SPEC, 0.0)[0], 0, 0.2, seed=0)
 
 
+def test_a_judge_can_report_all_that_the_data_holds_out():
+    rows = [row(i, SPEC.labels[i % 2], group=str(i // 2), split="test" if i >= 80 else "train") for i in range(100)]
+    items = labelled_rows(rows, SPEC, 0.0)[0]
+    parts = split_by_prompt(items, 0, 0.2, seed=0, calibrate_on="train")
+    assert {item.row.split for item in parts.report} == {"test"} and len(parts.report) == 20
+    assert {item.row.split for item in parts.calibration} == {"train"} and len(parts.calibration) == 16
+    assert not {item.row.group for item in parts.train} & {item.row.group for item in parts.calibration}
+    assert len(parts.train) == 64
+    usual = split_by_prompt(items, 0, 0.2, seed=0)
+    assert (len(usual.train), len(usual.calibration), len(usual.report)) == (80, 10, 10)
+
+
 def test_data_of_too_few_prompts_is_refused():
     rows = [row(i, SPEC.labels[i % 2], group="same") for i in range(50)]
     with pytest.raises(InputError, match="1 prompt groups cannot be split"):
@@ -126,3 +142,14 @@ def test_more_layers_than_there_are_is_refused():
     for layers, keep, train in ((4, 5, None), (4, None, 5), (4, 2, 3)):
         with pytest.raises(ConfigError, match="layers="):
             check_layers(layers, keep, train)
+
+
+def test_a_strict_judge_calls_no_reply_to_a_harmful_prompt_safe_without_risk():
+    spec = VerifierTrainConfig(use_harmful=True, strict_harmful=True).spec()
+    assert spec.possible["Safe without risk"] == [False] and PRESETS["safety"].possible["Safe without risk"] == [True, False]
+    naive = Row("1", "safety", [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], harmful=True)
+    probabilities = [0.05, 0.0, 0.8, 0.15, 0.0, 0.0]  # "Safe without risk", by a small verifier
+    assert verdict_of(spec, probabilities, Exchange.of(naive), certain=False).label == "Unsafe"
+    assert verdict_of(VerifierTrainConfig(use_harmful=True).spec(), probabilities, Exchange.of(naive), certain=False).label != "Unsafe"
+    with pytest.raises(ValidationError, match="strict_harmful needs task=safety and use_harmful=true"):
+        VerifierTrainConfig(strict_harmful=True)

@@ -47,6 +47,15 @@ def read_letter(final: str, options: Options) -> str | None:
     return None
 
 
+def options_named(exchange: Exchange) -> set[str]:
+    """The letters of the options whose texts the final answer names and does not deny. Raises no error: without options, none."""
+    choices = _choices(exchange)
+    if not 0 < len(choices) <= len(LETTERS):
+        return set()
+    text = readable(exchange.final)
+    return Reading(text, options_of(choices, LETTERS[: len(choices)])).unnegated(text)
+
+
 @lru_cache(maxsize=1024)
 def options_of(choices: tuple[str, ...], letters: str) -> Options:
     """The options of a question, prepared once for its replies."""
