@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -157,22 +156,15 @@ def times_line(records: Sequence[Record]) -> str:
 
 
 def _times(records: Sequence[Record]) -> str:
-    """Seconds of each step when it was run for the first time, by seed."""
+    """Seconds of each step when it was run for the first time, by seed, with what the first seed made."""
     names = list(dict.fromkeys(step.name for record in records for step in record.steps))
     rows = []
     for name in names:
         seconds = [f"{step.seconds:.0f}" for record in records for step in record.steps if step.name == name]
-        stage = next(shlex.join(_stage(step.command)) for record in records for step in record.steps if step.name == name)
-        rows.append([name, stage, " / ".join(seconds)])
+        made = next(step.ref for record in records for step in record.steps if step.name == name)
+        rows.append([name, made, " / ".join(seconds)])
     rows.append(["all", "", " / ".join(f"{sum(step.seconds for step in record.steps):.0f}" for record in records)])
-    return "Seconds of each command, by seed:\n\n" + _table(["step", "command", "seconds"], rows)
-
-
-def _stage(command: Sequence[str]) -> list[str]:
-    """A command without its settings."""
-    words = [word for word in command if word != "safework"]
-    end = next((place for place, word in enumerate(words) if word.startswith("-") or ("=" in word and place > 0)), len(words))
-    return list(words[:end])
+    return "Seconds of each command, by seed:\n\n" + _table(["step", "made", "seconds"], rows)
 
 
 def _share(estimate: Estimate) -> str:

@@ -40,7 +40,7 @@ section "data: rows, checks, splits; and the search index"
 step DATA data data build -c "$RECIPES/data.yaml" ${EXTRA_DATA:+-c "$EXTRA_DATA"}
 step WIKI wiki data index -c "$RECIPES/index.yaml"
 section "1 · chain-of-thought SFT"
-step SFT sft sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot seed="$SEED"
+step SFT sft sft -c "$RECIPES/sft.yaml" model="$BASE" data="$DATA":cot verdict_data="$DATA":dev seed="$SEED"
 section "the safety verifier"
 step SAF safety verifier train -c "$RECIPES/safety.yaml" model="$BASE" data="$DATA":verifier seed="$SEED"
 section "the independent judge: no stage is trained against it, and it shares no prompts with the rewards' verifier"

@@ -152,7 +152,8 @@ class SupervisedTrainer(SFTTrainer):
     def _note(self, **values: torch.Tensor) -> None:
         """Numbers of single tokens: TRL logs the mean over all that came since its last log."""
         for name, value_N in values.items():
-            self._metrics["train"][name].extend(value_N.detach().tolist())
+            if value_N.numel():  # TRL divides by the count of every name that it has, and a step may hold no verdict
+                self._metrics["train"][name].extend(value_N.detach().tolist())
 
 
 def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra: Any) -> tuple[torch.Tensor, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from safework_sft.encode import IGNORE, encode_rows, find_verdicts, rows_to_trai
 from safework_sft.marks import marked_rows
 from safework_sft.run import train, verdict_term
 from safework_sft.stage import stage
+from safework_sft.trainer import SupervisedTrainer
 
 OPENING = "<think>The request: {}. Would it hurt someone? "
 
@@ -45,6 +48,14 @@ def rows_of(count: int = 8) -> list[Row]:
         for i in range(count)
     ]
     return [*plain, *(safety_row(i, harmful) for i in range(count) for harmful in (True, False))]
+
+
+def test_a_step_without_a_verdict_adds_no_number_of_it():
+    """TRL means over all numbers of a name: an empty list of them ended the run."""
+    trainer = SupervisedTrainer.__new__(SupervisedTrainer)
+    trainer._metrics = {"train": defaultdict(list)}
+    trainer._note(reply_loss=torch.tensor([1.0, 3.0]), verdict_loss=torch.zeros(0))
+    assert dict(trainer._metrics["train"]) == {"reply_loss": [1.0, 3.0]}
 
 
 @pytest.fixture
