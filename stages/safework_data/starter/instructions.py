@@ -133,7 +133,7 @@ def _keywords(topic: Topic, rng: Random) -> Built:
 def _forbidden(topic: Topic, rng: Random) -> Built:
     reply = _text(topic, rng.choice((1, 2)))
     avoid = rng.choice([word for word in AVOIDED if word not in reply.lower()])
-    checks = [{"id": "keywords:forbidden_words", "forbidden_words": [avoid]}, {"type": "not_contains", "text": avoid}]
+    checks: list[dict[str, Any]] = [{"id": "keywords:forbidden_words", "forbidden_words": [avoid]}, {"type": "not_contains", "text": avoid}]
     return Built(reply, checks, {"avoid": avoid})
 
 
