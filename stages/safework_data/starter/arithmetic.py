@@ -68,7 +68,7 @@ def _items(problem: dict[str, Any], names: list[str], language: str, rng: Random
 
 
 def _worked(steps: list[str], operands: dict[str, int], language: str) -> tuple[list[str], int] | None:
-    """The worked sum of each step and the last result; None where a result is no whole number above 1."""
+    """The worked sum of each step and the last result; None where a result is not a whole number above 1."""
     texts, last = [], 0
     for step in steps:
         left, sign, right = step.split()

@@ -117,11 +117,11 @@ def _max_words(topic: Topic, rng: Random, kind: str) -> Built:
 def _min_words(topic: Topic, rng: Random) -> Built:
     reply = _text(topic, 3)
     limit = _count(reply) - rng.randint(1, 8)
-    return Built(
-        reply,
-        [{"id": "length_constraints:number_words", "relation": "at least", "num_words": limit}, {"type": "min_words", "n": limit}],
-        {"n": limit, "count": _count(reply)},
-    )
+    checks: list[dict[str, Any]] = [
+        {"id": "length_constraints:number_words", "relation": "at least", "num_words": limit},
+        {"type": "min_words", "n": limit},
+    ]
+    return Built(reply, checks, {"n": limit, "count": _count(reply)})
 
 
 def _keywords(topic: Topic, rng: Random) -> Built:
@@ -133,7 +133,7 @@ def _keywords(topic: Topic, rng: Random) -> Built:
 def _forbidden(topic: Topic, rng: Random) -> Built:
     reply = _text(topic, rng.choice((1, 2)))
     avoid = rng.choice([word for word in AVOIDED if word not in reply.lower()])
-    checks = [{"id": "keywords:forbidden_words", "forbidden_words": [avoid]}, {"type": "not_contains", "text": avoid}]
+    checks: list[dict[str, Any]] = [{"id": "keywords:forbidden_words", "forbidden_words": [avoid]}, {"type": "not_contains", "text": avoid}]
     return Built(reply, checks, {"avoid": avoid})
 
 

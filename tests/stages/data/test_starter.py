@@ -226,7 +226,7 @@ def test_topics_are_complete_and_many():
         else:
             assert needed | framed <= topic.parts.keys() <= needed | framed | {"protect"}, topic.parts["id"]
             assert topic.parts["word"] in topic.parts["benign"], topic.parts["id"]
-    said = [sentence for told in calm.values() for sentence in (told if isinstance(told, list) else [told])]
+    said = [sentence for reasons in calm.values() for sentence in (reasons if isinstance(reasons, list) else [reasons])]
     assert len(set(said)) == len(said), "each harmless question has a reason of its own"
 
 
