@@ -2,10 +2,10 @@
 
     python benchmarks/sft_speed.py --model REF --data REF [--rows 64] [--batch 16] [--steps 2] [--repeats 3] [--json]
 
-TRL runs with its defaults (padded batches, gradient checkpointing) and with its best settings (packing without padding, no gradient
-checkpointing). Every side trains the model's own weights in float32 with bfloat16 products where the hardware has them, takes the same
-rows in a step (packed ones as near as whole sequences allow), and is timed in turns (ours, theirs, ours, …), so that a change of the
-machine's load affects all; medians. Counted are the tokens of the rows, not those of the padding. The first step of each run is left out.
+TRL runs with its defaults (padded batches, gradient checkpointing), without checkpointing, and packed without checkpointing; the bar is
+over its fastest. Every side trains float32 weights, with bfloat16 products where the hardware has them, and takes the same rows in a step
+(packed ones as near as whole sequences allow). The sides are timed in turns (ours, theirs, ours, …), so that a change of the machine's
+load affects all; medians. Counted are the tokens of the rows, not those of the padding. The first step of each run is left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def main() -> None:
             found[side].append(tokens_per_second(side, folder, rows, options))
     medians = {side: statistics.median(values) for side, values in found.items()}
     ratios = {side: medians["safework"] / medians[side] for side in SIDES if side != "safework"}
-    bars = [{"name": "safework sft / TRL's best settings", "value": round(ratios["TRL, packed"], 3), "bar": BAR}]
-    bars[0]["holds"] = ratios["TRL, packed"] >= BAR
+    least = min(ratios.values())  # over TRL's fastest side: packing is not always its best
+    bars = [{"name": "safework sft / TRL's best settings", "value": round(least, 3), "bar": BAR, "holds": least >= BAR}]
     setting = {name: getattr(options, name) for name in ("model", "data", "rows", "batch", "steps", "repeats")} | {
         "device": device(), "bf16": in_bf16(), "mean tokens of a row": round(tokens / len(rows), 1)
     }  # fmt: skip
@@ -177,7 +178,14 @@ def ours(
 
 
 def trls(
-    model: Any, tokenizer: Any, rows: list[tuple[list[int], list[int]]], options: argparse.Namespace, out: str, *, packed: bool
+    model: Any,
+    tokenizer: Any,
+    rows: list[tuple[list[int], list[int]]],
+    options: argparse.Namespace,
+    out: str,
+    *,
+    packed: bool,
+    checkpointing: bool,
 ) -> tuple[Any, list[int]]:
     from datasets import Dataset
     from trl import SFTTrainer
@@ -188,22 +196,19 @@ def trls(
         longest = max(len(ids) for ids, _ in rows)
         tokens = sum(len(ids) for ids, _ in rows) / len(rows) * options.batch
         more = {"packing": True, "max_length": longest, "per_device_train_batch_size": max(1, math.ceil(tokens / longest))}
-        args = arguments(out, options, gradient_checkpointing=False, **more)
+        args = arguments(out, options, gradient_checkpointing=checkpointing, **more)
     else:
-        args = arguments(out, options, per_device_train_batch_size=options.batch)
+        args = arguments(out, options, gradient_checkpointing=checkpointing, per_device_train_batch_size=options.batch)
     trainer = SFTTrainer(model=model, args=args, train_dataset=Dataset.from_dict(columns), processing_class=tokenizer)
     return trainer, counted(trainer)
 
 
-def trl_packed(*given: Any) -> tuple[Any, list[int]]:
-    return trls(*given, packed=True)
-
-
-def trl_defaults(*given: Any) -> tuple[Any, list[int]]:
-    return trls(*given, packed=False)
-
-
-SIDES = {"safework": ours, "TRL, packed": trl_packed, "TRL, defaults": trl_defaults}
+SIDES = {
+    "safework": ours,
+    "TRL, packed": partial(trls, packed=True, checkpointing=False),
+    "TRL, padded": partial(trls, packed=False, checkpointing=False),
+    "TRL, defaults": partial(trls, packed=False, checkpointing=True),
+}
 
 
 if __name__ == "__main__":
