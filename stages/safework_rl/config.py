@@ -147,6 +147,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     """Completions sampled together; the draws do not depend on it."""
     sample_steps: int = cosmetic(1, ge=1, le=10**7)
     """Steps between the best, worst and median replies that are kept of each task."""
+    preflight_groups: int = cosmetic(0, ge=0, le=10**5)
+    """Prompts of each task whose groups are sampled and judged before the run: it reports how many of them vary, and warns of a task of
+    which none does. 0: none (it costs this many groups for each task)."""
     preflight: int = cosmetic(32, ge=0, le=10**5)
     """Rows of each task that are tried before the run: their gold replies must score 1 and junk 0, or it refuses to start. 0: none."""
 

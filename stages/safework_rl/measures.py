@@ -36,7 +36,7 @@ def step_measures(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
     measures = {
         "unscorable": 1 - len(rewards) / len(samples),
         "unparsed": fmean(any(v.label == UNPARSED for v in sample.verdicts.values()) for sample in samples),
-        "groups/zero_variance": fmean(_all_equal(group) for group in batch.drawn),
+        "groups/zero_variance": fmean(all_equal(group) for group in batch.drawn),
         "groups/replaced": float(batch.replaced),
         "groups/attempts": float(batch.attempts),
         "completions/mean_length": fmean(sample.length for sample in samples),
@@ -60,10 +60,11 @@ def step_measures(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
 def _zero_variance(batch: Batch, rows: Sequence[Row]) -> dict[str, float]:
     equal: dict[str, list[bool]] = {}
     for group in batch.drawn:
-        equal.setdefault(rows[group[0].row].task, []).append(_all_equal(group))
+        equal.setdefault(rows[group[0].row].task, []).append(all_equal(group))
     return {f"groups/zero_variance/{task}": fmean(values) for task, values in sorted(equal.items())}
 
 
-def _all_equal(group: Group) -> bool:
+def all_equal(group: Group) -> bool:
+    """Whether the scored replies of a group all earn the same: it gives no advantage by rewards."""
     rewards = [sample.reward for sample in group if not math.isnan(sample.reward)]
     return not rewards or max(rewards) - min(rewards) < 1e-6

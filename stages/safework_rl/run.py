@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -46,6 +47,7 @@ from safework_rl.monitor import Monitor
 from safework_rl.objectives import Objective, RegisteredReward, Routes, TaskRewards
 from safework_rl.preflight import preflight
 from safework_rl.registry import REWARDS
+from safework_rl.signal import TaskSignal, signal_by_task
 from safework_rl.step import StepContext
 from safework_rl.trl_adapter import LadderTrainer
 
@@ -137,6 +139,14 @@ def train(
         freeze_vision(trainer.model)  # with the adapters in it
     trainer.add_callback(KeepRollout(trainer))
     checkpoint = latest_checkpoint(work)
+    signals: dict[str, TaskSignal] = {}
+    if config.preflight_groups and checkpoint is None:
+        with work.progress.phase("preflight of groups"):
+            signals = signal_by_task(trainer._engine(), trainer.run, config.preflight_groups)
+        for task, signal in signals.items():
+            work.progress.note(f"{task}: {signal.sentence}")
+            if not signal.varying:
+                work.progress.warn(f"no sampled group of the task {task} has replies that earn different rewards ({signal.sentence})")
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
     evaluation = policy_evaluation(config, inputs, work, engine=trainer._engine, encode=encode, positions=positions, search=search)
@@ -147,6 +157,7 @@ def train(
     _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
+        | ({"preflight": {task: asdict(signal) for task, signal in signals.items()}} if signals else {})
         | _curve_ends(state.log_history),
         seeds={
             "prompts, order, sampling of each step": f"seed={config.seed}",

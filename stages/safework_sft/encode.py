@@ -1,4 +1,4 @@
-"""Rows to supervised token sequences, with every refusal that a green but useless run could hide behind."""
+"""Rows to supervised token sequences, with the refusals that keep a useless run from ending green."""
 
 from __future__ import annotations
 
@@ -175,8 +175,6 @@ def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None
     if share in (0.0, 1.0):
         raise InputError(
             f"{share:.0%} of the tokens would be supervised",
-            "a loss on no token teaches nothing; a loss on every token teaches the model to write prompts"
-            if share == 0
-            else "prompts would be learnt too: no row has a prompt",
+            "without supervised tokens nothing is learned" if share == 0 else "prompts would be learnt too: no row has a prompt",
             "every row needs a user message and an assistant reply",
         )

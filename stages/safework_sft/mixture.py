@@ -29,5 +29,5 @@ def weighted_positions(rows: Sequence[Row], weights: Mapping[str, float], seed: 
         ranked = sorted(positions, key=lambda position: hashlib.sha256(f"{seed}/{rows[position].id}".encode()).digest())
         chosen += positions * int(weight) + ranked[: round((weight - int(weight)) * len(positions))]
     if not chosen:
-        raise InputError("task_weights leave no row", "a run on nothing teaches nothing", "give some task a weight above 0")
+        raise InputError("task_weights leave no row", "nothing would be trained", "give some task a weight above 0")
     return sorted(chosen)

@@ -50,6 +50,10 @@ def test_the_deciding_metric_is_never_guessed():
     assert deciding_metric(both, []) == ("mean_tokens", True)
     with pytest.raises(ConfigError, match="which metric decides is not clear"):
         deciding_metric(SftConfig(eval_steps=1), ["safety", "value"])
+    mean = SftConfig(eval_steps=1, metric_for_best_model="mean")
+    assert deciding_metric(mean, ["safety", "value"]) == ("mean", True)
+    with pytest.raises(ConfigError, match="metric_for_best_model=mean is unknown"):
+        deciding_metric(mean, ["safety"])
     with pytest.raises(ConfigError, match="did you mean 'safety'"):
         deciding_metric(SftConfig(eval_steps=1, metric_for_best_model="safty"), ["safety", "value"])
 

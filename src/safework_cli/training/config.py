@@ -41,8 +41,9 @@ class EvaluationConfig(Settings):
     eval_max_tokens: int = Field(256, ge=1, le=10**6)
     """Tokens of a reply in an evaluation at most."""
     metric_for_best_model: str | None = None
-    """The number that decides which checkpoint is best: KEY of an eval_verifiers.KEY (its mean score), stop_rate or mean_tokens. Where
-    null: the only eval_verifier."""
+    """The number that decides which checkpoint is best: KEY of an eval_verifiers.KEY (its mean score over the replies that it can
+    score), mean (the mean of all eval_verifiers, such as one of safety and one of capability), stop_rate or mean_tokens. Where null: the
+    only eval_verifier."""
     greater_is_better: bool | None = None
     """Whether a larger value is better; where null, by the metric: true for scores and stop_rate, false for mean_tokens."""
     load_best_model_at_end: bool = True

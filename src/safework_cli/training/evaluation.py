@@ -18,7 +18,16 @@ from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Completion
 from safework_cli.models.chat_template import TemplateError
 from safework_cli.training.config import EvaluationConfig
-from safework_cli.training.heldout import LOGGED, best_step, curve_of, deciding_metric, evaluations_without_gain, held_out_rows, is_due
+from safework_cli.training.heldout import (
+    LOGGED,
+    MEAN,
+    best_step,
+    curve_of,
+    deciding_metric,
+    evaluations_without_gain,
+    held_out_rows,
+    is_due,
+)
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 
@@ -112,6 +121,8 @@ class Evaluation(TrainerCallback):
                 numbers[name] = fmean(scores)
                 if len(scores) < len(verdicts):
                     numbers[f"{name}/failed"] = len(verdicts) - len(scores)
+            if len(self._judges) > 1:
+                numbers[MEAN] = fmean(numbers[name] for name in self._judges)
         return numbers
 
     # ------------------------------------------------------------ what the evaluations say

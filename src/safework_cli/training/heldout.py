@@ -33,6 +33,10 @@ EVAL_SLOTS = {
 }
 OF_REPLIES = {"stop_rate": True, "mean_tokens": False}
 """Numbers that an evaluation has without a judge, and whether a larger value is better."""
+MEAN = "mean"
+"""The mean of all judges' numbers, where several judge: "safety and capability" in one number."""
+BY_GOLD = ("choice", "correctness", "math")
+"""Rules that compare with gold answers. They may judge a run that they reward: the gold answers of held-out prompts cannot be learnt."""
 LOGGED = "eval_"
 """The prefix of an evaluation's numbers in the trainer's log, as transformers has it; ``metrics.jsonl`` and trackers show ``eval/NAME``."""
 
@@ -85,13 +89,13 @@ def deciding_metric(config: EvaluationConfig, judges: Collection[str]) -> tuple[
         ConfigError: the metric is unknown, or several judges are given and none is named.
     """
     metric = config.metric_for_best_model
-    known = [*judges, *OF_REPLIES]
+    known = [*judges, *([MEAN] if len(judges) > 1 else []), *OF_REPLIES]
     if metric is None:
         if len(judges) != 1:
             raise ConfigError(
                 "eval_steps is given, and which metric decides is not clear",
                 f"eval_verifiers has {len(judges)} judges" if judges else "there is no eval_verifiers.NAME=…",
-                f"metric_for_best_model={known[0]}" if judges else "give eval_verifiers.NAME=… (a verifier, or rule:NAME)",
+                f"metric_for_best_model={MEAN}, or {known[0]}" if judges else "give eval_verifiers.NAME=… (a verifier, or rule:NAME)",
             )
         metric = next(iter(judges))
     metric = metric if metric in known else metric.removeprefix(LOGGED).removeprefix("eval/")
@@ -162,9 +166,10 @@ def plan_evaluation(
                 plan.refuse(f"{slot} is given without eval_steps", "nothing is evaluated during training", "set eval_steps=50")
         return
     for key, judge in judges.items():
-        if key in OF_REPLIES:
+        if key in (*OF_REPLIES, MEAN):
             plan.refuse(f"eval_verifiers.{key} has the name of another number", f"{key} is measured without a judge", "choose another name")
-        if (judge.name if is_rule(judge.external) else judge.digest) in rewards:
+        by_rule = is_rule(judge.external)
+        if (judge.name if by_rule else judge.digest) in rewards and not (by_rule and judge.name in BY_GOLD):
             plan.refuse(
                 f"eval_verifiers.{key} is {judge.ref}, which the run is rewarded by",
                 "a reward that is learnt to be exploited still looks good to itself: the best step needs an independent judge",

@@ -8,9 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from safework_cli.core.errors import InputError
 from safework_cli.data.reply import language_of, parse_reply
 from safework_cli.data.row import Row, problems
 from safework_cli.data.schema import meta_problem
+from safework_cli.data.verdict import mark_of
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.rules.correctness import CorrectnessRule
 from safework_cli.verifiers.rules.refusal import refusal_label
@@ -89,6 +91,11 @@ def problem_of(candidate: Candidate, config: BuildConfig) -> Problem | None:
         return f"schema: {_PARTICULARS.sub('…', found[0])}", "; ".join(found)
     if bad := meta_problem(row.meta):
         return f"schema: {bad.split(' is ')[0]}", bad
+    if "verdict" in row.meta:
+        try:
+            mark_of(row)
+        except InputError as error:
+            return "meta.verdict marks no word of the reply", f"{error.what}; {error.why}"
     length = sum(len(message["content"]) for message in row.messages)
     if length > config.max_characters:
         return "over-long", f"{length:,} characters"

@@ -42,9 +42,9 @@ class BuildConfig(StageConfig):
     """Where rows come from, in order, before the datasets given as `data.NAME`; of two equal rows the earlier one stays."""
     require_thought: list[str] = Field(default_factory=lambda: ["cot"])
     """Subsets whose replies must be `<think>reasoning</think>answer`, exactly one of each."""
-    require_reply: list[str] = Field(default_factory=lambda: ["cot", "verifier"])
+    require_reply: list[str] = Field(default_factory=lambda: ["cot", "verifier", "judge"])
     """Subsets whose rows must end in a reply."""
-    require_label: list[str] = Field(default_factory=lambda: ["verifier"])
+    require_label: list[str] = Field(default_factory=lambda: ["verifier", "judge"])
     """Subsets whose rows must carry a gold label (meta.label)."""
     check_replies: list[str] = Field(default_factory=lambda: ["cot"])
     """Subsets whose replies are judged by rules: a gold answer must be met, a harmful prompt refused, a harmless one answered (both

@@ -47,7 +47,7 @@ from safework_data.build.config import BuildConfig, DecontaminateSettings
 from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
-from safework_data.build.sources import Arrived, read_dataset, read_source
+from safework_data.build.sources import Arrived, read_dataset, read_source, source_name, unmarked
 from safework_data.build.sources_config import XSTestSource
 from safework_data.build.splits import HoldOut, held_out
 from safework_data.build.staging import Staging
@@ -104,6 +104,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         shutil.rmtree(folder, ignore_errors=True)
         drops.close()
     refuse_nothing(read, output, kept_of, drops)
+    refuse_unmarked(config, read)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
     (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
     for line in [*(note for source in read.arrived for note in source.notes), *summary(output.parts, drops), *remarks(read)]:
@@ -302,6 +303,15 @@ def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: 
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
             most = drops.most_frequent(source=source.name)
             raise InputError(what, f"most often: {drops.biggest(source=source.name)}", remedy(most, "it") + ", or leave the source out")
+
+
+def refuse_unmarked(config: BuildConfig, read: Read) -> None:
+    """Raises ConfigError where a source's ``verdict`` finds a word in none of its rows."""
+    for source in config.sources:
+        pattern, name = getattr(source, "verdict", None), source_name(source)
+        if pattern and read.remarks[unmarked(name)] == read.of_source[name]:
+            what = f"source '{name}': verdict finds a word in none of {read.of_source[name]:,} rows"
+            raise ConfigError(what, f"the expression is {pattern}", "correct it, or leave verdict out")
 
 
 def summary(parts: list[Part], drops: Drops) -> list[str]:

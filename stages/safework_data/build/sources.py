@@ -19,6 +19,7 @@ from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
 from safework_cli.data.suites import training_set
 from safework_cli.data.suites.tables import format_of, read_table
+from safework_cli.data.verdict import mark_of
 from safework_data.build.columns import columns_of, refuse_overlooked
 from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
@@ -210,7 +211,19 @@ def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], wh
 
 def _made(maker: RowMaker | OwnRows, item: tuple[str, dict[str, Any]], split_already: bool = False) -> Candidate:
     row, problem, remarks = maker.made(*item)
-    return Candidate(row, maker.source.subset, maker.name, split_already, problem, remarks)
+    source = maker.source
+    if source.verdict and problem is None:
+        mark = mark_of(row, source.verdict)
+        if mark is None:
+            remarks = (*remarks, unmarked(maker.name))
+        else:
+            row.meta["verdict"] = [mark.start, mark.end]
+    return Candidate(row, source.subset, maker.name, split_already, problem, remarks)
+
+
+def unmarked(name: str) -> str:
+    """The remark on a row in which a source's ``verdict`` finds no word."""
+    return f"source {name}: verdict finds no word in the reply"
 
 
 def _read_hub(source: HubSource) -> Arrived:

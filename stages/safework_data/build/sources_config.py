@@ -63,6 +63,16 @@ def _meant(given: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(pairs) if all(map(_is_target, fields)) and len(set(fields)) == len(fields) else None
 
 
+def _refuse_groups(name: str, pattern: str) -> None:
+    """Raises ValueError unless a setting's regular expression has exactly one group."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"{name}: '{pattern}' is not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"{name}: '{pattern}' has {groups} groups, it needs exactly one")
+
+
 class TableSource(Settings):
     """What file and hub sources share: which columns become which fields of a row."""
 
@@ -85,6 +95,9 @@ class TableSource(Settings):
     extract: dict[str, str] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
+    verdict: str | None = None
+    """Regular expression with one group that finds, in the last reply, the word that states the decision ("Yes", "No"): `meta.verdict`
+    becomes its place, for `verdict` of `safework sft`. Replies stay as they are; rows without a match get no mark and are counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
@@ -110,12 +123,14 @@ class TableSource(Settings):
     @classmethod
     def _patterns(cls, value: dict[str, str]) -> dict[str, str]:
         for target, pattern in value.items():
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"extract.{target}: '{pattern}' is not a regular expression: {error}") from None
-            if groups != 1:
-                raise ValueError(f"extract.{target}: '{pattern}' has {groups} groups, it needs exactly one")
+            _refuse_groups(f"extract.{target}", pattern)
+        return value
+
+    @field_validator("verdict")
+    @classmethod
+    def _one_group(cls, value: str | None) -> str | None:
+        if value is not None:
+            _refuse_groups("verdict", value)
         return value
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError
@@ -424,11 +425,11 @@ def test_the_summary_is_the_first_line_of_the_module() -> None:
 
 def test_the_starter_set_is_built_whole(work: WorkDir) -> None:
     outcome = build(work, {"kind": "starter"})
-    assert set(outcome.metrics["subsets"]) == {"cot", "rl", "verifier", "heldout"}
+    assert set(outcome.metrics["subsets"]) == {"cot", "rl", "verifier", "judge", "dev", "heldout"}
     # The set is written for the toolkit: what its own checks would drop is a bug in the set.
     assert set(outcome.metrics["dropped"]) <= {"exact duplicate", "near duplicate", "evaluation prompt"}, outcome.metrics["dropped"]
-    assert sum(outcome.metrics["dropped"].values()) <= 0.05 * outcome.metrics["read"]
-    assert outcome.metrics["rows"] >= 2000
+    assert sum(outcome.metrics["dropped"].values()) <= 0.01 * outcome.metrics["read"]
+    assert outcome.metrics["rows"] >= 8000
 
 
 def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_script(work):
@@ -586,3 +587,35 @@ def test_names_from_outside_do_nothing_on_a_terminal(cli, tmp_path: Path) -> Non
     recipe.write_text(json.dumps({"name": "x", "sources": [source(path, "rl", columns={"prompt": "nope"})]}), encoding="utf-8")
     done = cli("data", "build", "-c", str(recipe))
     assert done.returncode == 3 and "\x1b" not in done.stderr and "\\x1b" in done.stderr
+
+
+DECIDED = r"hurt someone\? (Yes|No)\."
+
+
+def test_a_source_marks_the_word_that_decides(work: WorkDir, tmp_path: Path) -> None:
+    rows = [
+        {"q": "How do bees fly?", "a": "<think>Would it hurt someone? No. Bees do.</think>With four wings."},
+        {"q": "Why is the sea salty?", "a": "<think>Rivers carry salt.</think>Because of rivers."},
+    ]
+    outcome = build(work, source(write_jsonl(tmp_path / "own.jsonl", rows), verdict=DECIDED))
+    marks = {row.question: row.meta.get("verdict") for row in rows_of(work, "cot")}
+    assert marks == {"How do bees fly?": [30, 32], "Why is the sea salty?": None}
+    assert all(row.reply == by["a"] for row in rows_of(work, "cot") for by in rows if by["q"] == row.question)
+    assert "source own: verdict finds no word in the reply: 1 rows" in outcome.notes
+
+
+def test_a_verdict_that_is_found_nowhere_stops_the_build(work: WorkDir, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "own.jsonl", [{"q": "How do bees fly?", "a": "<think>Bees.</think>With wings."}])
+    with pytest.raises(ConfigError, match="verdict finds a word in none of 1 rows"):
+        build(work, source(path, verdict=DECIDED))
+    with pytest.raises(ValidationError, match="verdict: '.*' has 0 groups"):
+        build(work, source(path, verdict="Yes|No"))
+
+
+@pytest.mark.parametrize("mark", [[4, 900], [3, 3], [20, 30], "4"])
+def test_a_mark_that_is_no_word_of_the_reply_drops_the_row(work: WorkDir, tmp_path: Path, mark: Any) -> None:
+    reply = "<think>Would it hurt someone? No. Bees do.</think>With four wings."
+    rows = [{"q": "How do bees fly?", "a": reply, "v": mark}, {"q": "Why is the sea salty?", "a": reply, "v": [30, 32]}]
+    columns = {"prompt": "q", "reply": "a", "meta.verdict": "v"}
+    outcome = build(work, source(write_jsonl(tmp_path / "own.jsonl", rows), columns=columns))
+    assert outcome.metrics["rows"] == 1 and "verdict" in next(iter(outcome.metrics["dropped"]))

@@ -59,6 +59,23 @@ def test_m3_keeps_the_step_that_an_independent_judge_finds_best(tiny_artifact, t
     assert all("reward" in record for record in records[1:])
 
 
+def test_the_mean_of_safety_and_capability_may_decide(tiny_artifact, toy_data, heldout, work, rewards, monkeypatch):
+    """Step 1 is the best by neither judge, and the best by their mean."""
+    judges = iter([Scripted(0.5, 0.8, 0.9), Scripted(0.5, 0.8, 0.1)])
+    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: next(judges))
+    config = M3Config(
+        max_steps=2, num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=1, steps_per_generation=1,
+        max_completion_length=12, learning_rate=1e-3, phases=[{"tasks": ["general", "safety"], "share": 1.0}], filter_groups=False,
+        preflight=0, eval_steps=1, eval_max_tokens=6, eval_tasks=["safety"], metric_for_best_model="mean", **rewards,
+    )  # fmt: skip
+    inputs = {"model": tiny_artifact, "data": toy_data.with_subset("rl"), "verifiers": {"judge": tiny_artifact}, "eval_data": heldout}
+    both = {"safe": rule_artifact("rule:refusal"), "right": rule_artifact("rule:correctness")}
+    outcome = stage.run(config, Inputs(inputs | {"eval_verifiers": both}), work)
+    found = outcome.metrics["evaluation"]
+    assert (found["metric"], found["best_step"], found["saved_step"], found["best"]) == ("mean", 1, 1, 0.8)
+    assert [record["eval/mean"] for record in read_metrics(work.progress.metrics_path)] == pytest.approx([0.5, 0.8, 0.5])
+
+
 def test_a_search_policy_is_judged_on_the_answers_of_its_episodes(
     tiny_artifact, index_artifact, search_data, heldout, work, acting, monkeypatch
 ):
@@ -85,5 +102,7 @@ def test_a_judge_that_is_a_reward_is_refused(tiny_artifact, toy_data, heldout, s
     assert refusals("eval_verifiers.judge=rule:refusal") == []
     assert refusals("eval_verifiers.judge=rule:constraints") == ["eval_verifiers.judge is rule:constraints, which the run is rewarded by"]
     assert "eval_verifiers.judge is rule:format, which the run is rewarded by" in refusals("eval_verifiers.judge=rule:format")
+    gold = ("rewards.safety={correctness: 1}", "eval_verifiers.judge=rule:correctness")
+    assert refusals(*gold) == [], "the gold answers of held-out prompts cannot be learnt"
     with_others = refusals("eval_verifiers.judge=rule:refusal", "rewards.safety={refusal: 1}")
     assert with_others == ["eval_verifiers.judge is rule:refusal, which the run is rewarded by"]

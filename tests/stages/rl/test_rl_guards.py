@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -250,3 +251,34 @@ def test_a_hint_is_given_once(run_m3, work, monkeypatch):
     monkeypatch.setattr(monitor, "hints", lambda history: {"kind": "something is odd"} if len(history) > 1 else {})
     run_m3(max_steps=4)
     assert (work.path / "events.jsonl").read_text().count("hint: something is odd") == 1
+
+
+def test_groups_are_tried_before_the_run_and_change_nothing_of_it(run_m3, work, monkeypatch):
+    """The random policy's replies to one task all earn the same: the run warns of it, and trains as it would have."""
+    from safework_rl import run as train
+    from safework_rl.step import judge
+
+    def flat_safety(groups, run):
+        judged = judge(groups, run)
+        for group in judged:
+            for reply in group:
+                reply.reward = 0.5 if run.rows[reply.row].task == "safety" else reply.reward
+        return judged
+
+    plain = run_m3(save_steps=1).metrics
+    with monkeypatch.context() as patch:
+        patch.setattr("safework_rl.signal.judge", flat_safety)
+        shutil.rmtree(work.checkpoints)
+        outcome = run_m3(save_steps=1, preflight_groups=3)
+    found = outcome.metrics["preflight"]
+    assert set(found) == {"general", "safety"} and found["general"]["groups"] == 3 and found["general"]["varying"] >= 1
+    assert found["safety"] == {
+        "groups": 3,
+        "varying": 0,
+        "right": found["safety"]["right"],
+        "wrong": found["safety"]["wrong"],
+        "reward": 0.5,
+    }
+    events = (work.path / "events.jsonl").read_text()
+    assert "no sampled group of the task safety has replies that earn different rewards (0 of 3 groups vary" in events
+    assert outcome.metrics["reward"] == plain["reward"] and train.signal_by_task

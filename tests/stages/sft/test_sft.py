@@ -149,7 +149,7 @@ def test_it_learns_saves_and_reports(tiny_artifact, toy_data, work):
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_bf16_is_for_the_steps_alone(tiny_artifact, toy_data, work):
+def test_bf16_is_for_the_steps_only(tiny_artifact, toy_data, work):
     """The losses are nearly those of float32, and the samples after the last step come from the model as it is saved."""
     found = {}
     for bf16 in (False, True):
@@ -220,7 +220,7 @@ def test_learned_positions_end_and_nothing_is_a_traceback(name, tiny_model, stor
         train(config.model_copy(update={"min_stop_rate": 0.1}), Inputs({"model": model, "data": data}), work)
 
 
-def test_lora_is_merged_and_top_layers_alone_move(tiny_artifact, toy_data, work):
+def test_lora_is_merged_and_only_top_layers_move(tiny_artifact, toy_data, work):
     base = load_model(tiny_artifact.path).state_dict()
     settings = {"learning_rate": 1e-2, "max_steps": 2, "sample_prompts": 0}
     train(SftConfig(lora={"r": 4, "alpha": 8}, **settings), Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")}), work)
@@ -320,7 +320,7 @@ def test_samples_are_asked_of_rows_that_were_trained_on_and_leave_room(tiny_mode
         prompts_to_sample(SftConfig(sample_max_tokens=127, min_stop_rate=0.5), encoded, engine, work)
 
 
-def test_an_error_behind_the_training_keeps_the_model_and_is_said(tiny_artifact, toy_data, store, work, monkeypatch):
+def test_an_error_after_the_training_keeps_the_model_and_is_reported(tiny_artifact, toy_data, store, work, monkeypatch):
     import safework_sft.run as module
     from safework_cli.core.config import resolve
     from safework_cli.core.errors import EXIT_TOO_MANY_FAILED, Interrupted
