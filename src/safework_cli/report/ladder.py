@@ -110,7 +110,7 @@ class LadderTable:
         columns: the metrics that are shown, in order.
         metrics: title, direction and unit of every metric of the evaluations.
         judges: who judged which metric, in words.
-        warnings: rungs that were not measured alike, and evaluations that cannot be read.
+        warnings: rungs that were not measured alike, evaluations that cannot be read, and metrics whose package is broken.
         further: what else was measured on the same replies, in order: lenient scores, nonsense, the independent judge's word.
         agreements: how far the judges of safety agree, and whether the independent one is, a sentence each.
         searched: (label, record) of each model's newest evaluation with a search suite. One that has no other suite is not a rung.
@@ -145,6 +145,7 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
         records = [base, *(record for record in records if record is not base)]
     metrics = metric_columns(ALWAYS, (measured for record in records for measured in _measured(record.summary)))
     further = {str(each["metric"]) for record in records for suite in record.summary["suites"].values() for each in _also(suite)}
+    warnings += [metric.problem for metric in metrics.values() if metric.problem]
     rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
     _tell_apart(rungs)
     for rung in rungs[1:] if base is not None else []:
