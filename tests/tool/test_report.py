@@ -562,6 +562,13 @@ def test_a_folder_is_no_place_for_the_page(cli, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_file_where_the_pages_folder_should_be_is_named(cli, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("kept")
+    done = cli("report", "--out", str(tmp_path / "notes" / "sub" / "report.html"))
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path / 'notes'} is not a folder"), done.stderr
+    assert (tmp_path / "notes").read_text() == "kept"
+
+
 def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: Store, tmp_path: Path) -> None:
     records = [
         {

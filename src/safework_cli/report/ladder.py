@@ -348,7 +348,7 @@ def _agreements(rungs: Sequence[Rung]) -> list[str]:
                 if suite.get("refused") is not None and agreed["share"] is not None:
                     first, other = suite["judge"], (suite.get("judges") or {}).get(judge) or {}
                     key = (name, first["ref"] or first["id"], other.get("ref") or judge)
-                    shares.setdefault(key, []).append(f"{rung.label} {percent(agreed['share'])}")
+                    shares.setdefault(key, []).append(f"{rung.label} {percent(agreed['share'], agreed['n'])}")
         known = rung.record.summary.get("independence")
         if known is not None and not known["independent"]:
             warnings += [f"{rung.label}: {known['judge']} is not known to be independent: {why}" for why in known["why"]]
