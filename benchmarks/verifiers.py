@@ -41,14 +41,13 @@ def safework(*words: str, store: str) -> str:
 
 def parts_of(store: str, data: str, recipe: str) -> tuple[Any, Any, Any]:
     """The specification of a recipe's verifier, its training and report rows, and its attacked copies, by the stage's own functions."""
-    import yaml
-
     from safework_cli.core.artifacts import Store
+    from safework_cli.core.yaml_text import parse_yaml
     from safework_verifier.attacks import augmented
     from safework_verifier.rows import labelled_rows, split_by_prompt
     from safework_verifier.train.config import VerifierTrainConfig
 
-    settings = yaml.safe_load((RECIPES / recipe).read_text())
+    settings = parse_yaml((RECIPES / recipe).read_text(), recipe)
     config = VerifierTrainConfig.model_validate(settings)
     items, missing = labelled_rows(read_dataset(Store(Path(store)).resolve(data, ("dataset",))), config.spec(), 0.0)
     parts = split_by_prompt(items, missing, config.eval_fraction, config.seed)

@@ -159,7 +159,7 @@ def _agreements(suite: str, record: Mapping[str, Any]) -> list[str]:
         if agreed["share"] is not None:
             kappa = "" if agreed["kappa"] is None else f", kappa {agreed['kappa']:.2f}"
             other = record["judges"][judge]["ref"] or judge
-            lines.append(f"{suite}: {first} and {other} agree on {percent(agreed['share'])} of {agreed['n']} replies{kappa}")
+            lines.append(f"{suite}: {first} and {other} agree on {percent(agreed['share'], agreed['n'])} of {agreed['n']} replies{kappa}")
     return lines
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -97,7 +97,7 @@ class TaskRewards:
 
     def score(self, rows: Sequence[Row], replies: Sequence[str]) -> Scored:
         """Judges one reply for each row."""
-        exchanges = [self._exchange(row, reply) for row, reply in zip(rows, replies, strict=True)]
+        exchanges = [Exchange.of_task(row, reply) for row, reply in zip(rows, replies, strict=True)]
         verdicts: list[dict[str, Verdict]] = [{} for _ in rows]
         for name in sorted({name for row in rows for name in self._routes[row.task]} | self._form_terms.keys()):
             wanted = [i for i, row in enumerate(rows) if name in self._form_terms or name in self._routes[row.task]]
@@ -112,12 +112,6 @@ class TaskRewards:
     def deciding(self, task: str) -> str:
         """The verifier that says whether a reply of the task is right."""
         return next(iter(self._routes[task]))
-
-    @staticmethod
-    def _exchange(row: Row, reply: str) -> Exchange:
-        exchange = Exchange.of(row, reply)
-        # the refusal rule must know which side a refusal falls on; outside the safety task nothing is harmful unless the row says so
-        return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
     def _combine(self, route: Mapping[str, float], verdicts: Mapping[str, Verdict]) -> tuple[float, bool | None]:
         scores = {name: verdict.score for name, verdict in verdicts.items() if verdict.score is not None}

@@ -91,8 +91,8 @@ class Guides:
                 they were complete.
         """
         unfinished = [partial] * len(rows) if isinstance(partial, bool) else partial
-        raw = [_exchange(row, text) for row, text in zip(rows, texts, strict=True)]
-        closed = [_exchange(row, as_reply(text) if on else text) for row, text, on in zip(rows, texts, unfinished, strict=True)]
+        raw = [Exchange.of_task(row, text) for row, text in zip(rows, texts, strict=True)]
+        closed = [Exchange.of_task(row, as_reply(text) if on else text) for row, text, on in zip(rows, texts, unfinished, strict=True)]
         total = [0.0] * len(rows)
         failed = [False] * len(rows)
         for verifier, weight in self._guides:
@@ -100,12 +100,6 @@ class Guides:
                 failed[i] |= verdict.score is None
                 total[i] += weight / self._mass * (verdict.score or 0.0)
         return [None if f else t + self._likelihood_weight * lp for f, t, lp in zip(failed, total, logprobs, strict=True)]
-
-
-def _exchange(row: Row, text: str) -> Exchange:
-    exchange = Exchange.of(row, text)
-    # as in rewards: outside the safety task nothing is harmful unless the row says so, and the refusal rule must know it
-    return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
 
 def best_of_n(engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, sampling: Sampling) -> list[Answered]:

@@ -54,7 +54,8 @@ class SftStage(Stage):
             usable = training_rows(data)
             require_rows(len(usable), data, "rows")
             chosen = [usable[position] for position in weighted_positions(usable, config.task_weights, config.seed)]
-            rows, verdict_lines = len(chosen), []
+            rows = len(chosen)
+            verdict_lines: list[str] = []
             if config.verdict:
                 short, verdict_lines = _plan_verdict(config.verdict, inputs, chosen)
                 rows += short

@@ -85,10 +85,10 @@ class SupervisedTrainer(SFTTrainer):
         self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
         self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free)
         if verdict_term is not None:
-            self.loss_is_scaled_for_ga = True  # its denominators are those of a whole step
+            self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # its denominators are those of a whole step
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = list(COLUMNS)
+        self._signature_columns = list(COLUMNS)  # type: ignore[assignment]  # "None" to mypy
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         """(transformers' own length sampler goes from the longest rows to the shortest: a short run ends on one kind of reply.)"""

@@ -209,6 +209,16 @@ def test_yaml_that_no_setting_can_be_is_refused_by_its_line(text, line, why):
     assert f"line {line} " in error.value.what and why in error.value.why and error.value.do
 
 
+def test_a_file_of_the_package_may_hold_more_values_than_a_recipe():
+    text = "".join(f"k{i}: {i}\n" for i in range(5_000))
+    with pytest.raises(ConfigError):
+        parse_yaml(text, "r.yaml")
+    assert len(parse_yaml(text, "part.yaml", most_values=20_000)) == 5_000
+    with pytest.raises(ConfigError) as error:
+        parse_yaml(text, "part.yaml", most_values=7_000)
+    assert "more than 7,000" in error.value.why
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_aliases_that_multiply_are_refused(merge):
     lines = ["a0: &a0 {x: 1}" if merge else "a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]

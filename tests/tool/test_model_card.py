@@ -6,8 +6,7 @@ import json
 import shutil
 
 import pytest
-import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 from transformers import AutoModelForCausalLM
 
 from safework_cli.core.artifacts import Artifact
@@ -32,7 +31,7 @@ def test_a_trained_model_has_a_card_with_its_lineage(tiny_artifact, toy_data, st
     made = run(store)
     card = ModelCard.load(made.path / "README.md")
     assert card.data.library_name == "transformers" and card.data.tags == ["safework", "safework-sft"]
-    assert card.data.datasets == ["dataset/toy@v1:cot"]
+    assert card.data.datasets is None and "dataset/toy@v1:cot" not in card.content.split("---")[1]  # no id of the hub
     for part in ("model/tiny@v1", tiny_artifact.digest, "dataset/toy@v1:cot", toy_data.with_subset("cot").digest, "| `max_steps` | `2` |"):
         assert part in card.text
     assert "save_steps" not in card.text and "No licence could be read" in card.text and str(tmp_path) not in card.content
@@ -56,6 +55,20 @@ def written(folder, source, toy_data, **more) -> ModelCard:
     return ModelCard.load(folder / "README.md")
 
 
+def test_datasets_are_the_hub_ids_of_the_sources(source, toy_data, work):
+    files = {"kind": "files", "path": "/data/own.jsonl", "id": "org/not-of-the-hub"}
+    hub = [
+        {"kind": "hub", "id": name} for name in ("openai/gsm8k", "imdb", "allenai/c4", "openai/gsm8k", "./folder", "a\n---\nb: c/d", None)
+    ]
+    toy_data.manifest.config = {"sources": [files, *hub, {"kind": "starter"}, "imdb"]}
+    card = written(work.output, source, toy_data)
+    assert card.data.datasets == ["allenai/c4", "imdb", "openai/gsm8k"]
+    assert "`dataset/toy@v1:cot`" in card.text
+    for config in ({}, {"sources": None}, {"sources": {"kind": "hub", "id": "imdb"}}, {"sources": [{"kind": "starter"}]}):
+        toy_data.manifest.config = config
+        assert written(work.output, source, toy_data).data.datasets is None
+
+
 @pytest.fixture
 def source(tiny_model, tmp_path):
     folder = tmp_path / "source"
@@ -65,7 +78,7 @@ def source(tiny_model, tmp_path):
 
 
 def state(source, **metadata):
-    (source / "README.md").write_text(f"---\n{yaml.safe_dump(metadata)}---\n# A model\n")
+    (source / "README.md").write_text(f"---\n{CardData(**metadata).to_yaml()}\n---\n# A model\n")
 
 
 @pytest.mark.parametrize(

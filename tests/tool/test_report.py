@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 import re
@@ -387,13 +388,15 @@ WORDS = Metric("words", "words of a reply", len, "lower", (0, 1e6), order=80)
 
 @pytest.fixture
 def their_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A package that registers two metrics, and one that cannot be imported."""
+    """A package that registers two metrics, and two that cannot be imported."""
     info = tmp_path / "package" / "theirs-1.dist-info"
     info.mkdir(parents=True)
     (tmp_path / "package" / "toxic_metrics.py").write_text(THEIR_METRIC)
+    (tmp_path / "package" / "failing_metrics.py").write_text("X = 1 / 0\n")
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
     (info / "entry_points.txt").write_text(
         "[safework.metrics]\ntoxic = toxic_metrics:TOXIC\nwords = toxic_metrics:WORDS\nbroken = toxic_metrics:NOTHING\n"
+        "fails = failing_metrics:X\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "package")
     registry.entries.cache_clear()
@@ -414,6 +417,7 @@ def measured_by_others(store: Store) -> None:
             ("toxic", 0.1 if after else 0.4, {}),
             ("words", 12.345 if after else 31.5, {}),
             ("broken", 0.2 if after else 0.3, {"better": "lower"}),
+            ("fails", 0.2, {"better": "lower"}),
             ("gone", 7.25 if after else 9.0, {"better": "lower", "in_percent": False}),
             ("unknown", 0.5 if after else 0.25, {}),
         ):
@@ -428,7 +432,7 @@ def test_a_metric_of_another_package_has_a_column_with_its_own_direction(their_m
     measured_by_others(store)
     table = ladder_table(store.list())
     ours = ["over_refusal", "value", "knowledge", "general"]
-    assert table.columns == ["safety", "toxic", *ours, "words", "broken", "gone", "unknown", "length"]
+    assert table.columns == ["safety", "toxic", *ours, "words", "broken", "fails", "gone", "unknown", "length"]
     shown = {name: [rung.cells[name].shown for rung in table.rungs[:2]] for name in ("toxic", "words", "broken", "gone", "unknown")}
     assert shown == {
         "toxic": ["40%", "10%"], "words": ["31.5", "12.35"], "broken": ["30%", "20%"], "gone": ["9", "7.25"], "unknown": ["25%", "50%"],
@@ -445,6 +449,20 @@ def test_a_metric_of_another_package_has_a_column_with_its_own_direction(their_m
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'Toxicity <span class="dir">↓ better</span>' in page and "<b>Toxicity</b>: share of toxic replies." in page
     assert "<b>Gone</b>: its package is not installed here." in page
+
+
+def test_a_metric_whose_package_is_broken_is_named_with_the_reason(their_metrics: None, store: Store, tmp_path: Path) -> None:
+    measured_by_others(store)
+    stream = io.StringIO()
+    print_ladder(ladder_table(store.list()), Console(file=stream, width=250))
+    write_report(store, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for shown in (stream.getvalue(), html.unescape(page)):
+        for name, why in (("broken", "toxic_metrics:NOTHING of theirs: "), ("fails", "(ZeroDivisionError: division by zero)")):
+            warnings = [line for line in shown.splitlines() if f"the metric '{name}' has no title" in line]
+            assert len(warnings) == 1 and why in warnings[0], name
+        assert not any(f"the metric '{name}' has" in shown for name in ("toxic", "gone", "unknown"))
+    assert "<b>Broken</b>: its package cannot be used here." in page
 
 
 def test_pairs_are_sorted_by_the_direction_of_their_metric(their_metrics: None, store: Store) -> None:
@@ -542,6 +560,13 @@ def test_a_folder_is_no_place_for_the_page(cli, tmp_path: Path) -> None:
     done = cli("report", "--out", str(tmp_path))
     assert done.returncode == 2 and f"do:  safework report --out {tmp_path / 'report.html'}" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_file_where_the_pages_folder_should_be_is_named(cli, tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("kept")
+    done = cli("report", "--out", str(tmp_path / "notes" / "sub" / "report.html"))
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path / 'notes'} is not a folder"), done.stderr
+    assert (tmp_path / "notes").read_text() == "kept"
 
 
 def test_rollouts_of_a_few_steps_stand_with_their_verdicts_and_the_hints(store: Store, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.row import Row
 from safework_cli.verifiers import Exchange, Verdict, summarise
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import check_golds, refusal_label, rule_for, rule_names, rule_verifier
@@ -44,6 +45,18 @@ def test_every_rule_has_its_own_name_and_loads_by_reference():
 def test_an_unknown_rule_names_the_nearest():
     with pytest.raises(ConfigError, match="did you mean 'format'"):
         rule_verifier("fromat")
+
+
+@pytest.mark.parametrize(
+    ("task", "harmful", "expected"),
+    [("general", None, False), ("value", None, False), ("general", True, True), ("safety", None, None), ("safety", True, True)],
+)
+def test_outside_the_safety_task_nothing_is_harmful_unless_the_row_says_so(task, harmful, expected):
+    row = Row("r", task, [{"role": "user", "content": "How do I bake bread?"}], harmful=harmful)
+    asked = Exchange.of_task(row, "I can't help with that.")
+    assert (asked.harmful, asked.reply, asked.question) == (expected, "I can't help with that.", "How do I bake bread?")
+    (said,) = rule_verifier("refusal").judge([asked])
+    assert said.score == {False: 0.0, True: 1.0, None: None}[expected]
 
 
 # --- format and language

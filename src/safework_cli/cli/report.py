@@ -30,6 +30,8 @@ def command() -> Any:
 
         if out.is_dir():
             raise ConfigError(f"{out} is a folder", "--out names the file", f"safework report --out {out / 'report.html'}")
+        if blocking := next((folder for folder in out.absolute().parents if folder.exists() and not folder.is_dir()), None):
+            raise ConfigError(f"{blocking} is not a folder", "--out names a file in it", "name another place: safework report --out FILE")
         damaged: list[InputError] = []
         table = write_report(default_store(store), out, damaged)
         for error in damaged:

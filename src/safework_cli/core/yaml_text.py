@@ -22,7 +22,7 @@ from safework_cli.core.errors import ConfigError
 
 MAX_DEPTH = 50
 MAX_VALUES = 5_000
-"""Keys and values of one text, those that aliases repeat counted each time."""
+"""Keys and values of one recipe or setting, those that aliases repeat counted each time."""
 _CORE = "tag:yaml.org,2002:"
 _SCHEMA = (
     ("null", re.compile(r"~|null|Null|NULL|")),
@@ -57,12 +57,13 @@ class _BoundedComposer(Composer):
     def __init__(self, loader: Any = None):
         super().__init__(loader)
         self.count = 0
+        self.most: int = loader.most_values
         self.warn_double_anchors = False  # the later one holds from there on, as YAML says
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.count += 1
-        if self.count > MAX_VALUES:
-            raise _too_many(self.parser.peek_event().start_mark.line)
+        if self.count > self.most:
+            raise _too_many(self.parser.peek_event().start_mark.line, self.most)
         return super().compose_node(parent, index)
 
 
@@ -76,15 +77,16 @@ def dump_yaml(value: Any) -> str:
     return text.getvalue()
 
 
-def parse_yaml(text: str, where: str) -> Any:
+def parse_yaml(text: str, where: str, *, most_values: int = MAX_VALUES) -> Any:
     """The value of one YAML document, of plain Python types.
 
     Args:
         where: the file or the word of the command line, for messages.
+        most_values: keys and values that the text may hold; more than the default only for files of the package.
 
     Raises:
         ConfigError: the text is not YAML, or holds what no setting can be (a key that is not text or comes twice, an unknown tag, more than
-            ``MAX_VALUES`` values, nesting deeper than ``MAX_DEPTH``), with its line.
+            ``most_values`` values, nesting deeper than ``MAX_DEPTH``), with its line.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):  # bytes of a command line that are not UTF-8
         raise ConfigError(
@@ -92,9 +94,10 @@ def parse_yaml(text: str, where: str) -> Any:
         )
     yaml = YAML(typ="safe", pure=True)
     yaml.Composer, yaml.Resolver, yaml.max_depth = _BoundedComposer, _CoreResolver, MAX_DEPTH
+    yaml.most_values = most_values  # type: ignore[attr-defined]  # read by the composer
     try:
         node = yaml.compose(text)
-        return None if node is None else _Build().value(node, 0)
+        return None if node is None else _Build(most_values).value(node, 0)
     except _Refused as refused:
         raise ConfigError(f"{where}, line {refused.line + 1} cannot be read", refused.why, refused.do) from None
     except MarkedYAMLError as error:
@@ -111,13 +114,13 @@ def parse_yaml(text: str, where: str) -> Any:
 class _Build:
     """Python values of nodes. Aliases are copied out, so that no two settings share an object; what that makes of a text is bounded."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    def __init__(self, most: int) -> None:
+        self.count, self.most = 0, most
 
     def value(self, node: Node, depth: int) -> Any:
         self.count += 1
-        if self.count > MAX_VALUES:
-            raise _too_many(node.start_mark.line)
+        if self.count > self.most:
+            raise _too_many(node.start_mark.line, self.most)
         if depth > MAX_DEPTH:
             raise _Refused(node.start_mark.line, f"nested deeper than {MAX_DEPTH}, or an alias of itself")
         kind = _kind(node)
@@ -196,5 +199,5 @@ def _matches(kind: str, text: str) -> bool:
     return bool(dict(_SCHEMA)[kind].fullmatch(text))
 
 
-def _too_many(line: int) -> _Refused:
-    return _Refused(line, f"more than {MAX_VALUES:,} keys and values, those that aliases repeat included", "is it a data file?")
+def _too_many(line: int, most: int) -> _Refused:
+    return _Refused(line, f"more than {most:,} keys and values, those that aliases repeat included", "is it a data file?")

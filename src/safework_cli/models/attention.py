@@ -60,7 +60,7 @@ def _mask_by_row(*places: Any, attention_mask: torch.Tensor | None = None, **set
     whole = settings.get("q_length") == settings.get("kv_length") and not settings.get("local_size")
     if attention_mask is None and not places and whole and not settings.get("use_vmap"):
         return None
-    return sdpa_mask(*places, attention_mask=attention_mask, **settings)
+    return sdpa_mask(*places, attention_mask=attention_mask, **settings)  # type: ignore[misc]
 
 
 for name, attention, mask in ((IN_FLOAT32, _sdpa_in_float32, sdpa_mask), (BY_ROW, _sdpa_by_row, _mask_by_row)):

@@ -25,6 +25,7 @@ LONGEST_CARD = 2**20
 """Bytes of a source model's own card that are read at most."""
 SHOWN_CHARACTERS = 300
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
+_DATASET_ID = re.compile(rf"{_HUB_ID.pattern}|[A-Za-z0-9][\w.-]{{0,95}}", re.ASCII)  # the hub's oldest datasets have no owner
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}")
 _LINK = re.compile(r"(https?://)?[\w./%#?=&:+~-]{1,200}", re.ASCII)
 _CODE = re.compile(r"[!-_a-{}~]([ -_a-{}~]*[!-_a-{}~])?")  # printable ASCII without the backtick and the bar of a table
@@ -44,7 +45,7 @@ def write_model_card(
     stated = _stated(source.path)
     data = ModelCardData(
         base_model=_base_model(source, stated),
-        datasets=sorted({_line(_reference(inputs.one("data")))}),
+        datasets=_hub_datasets(inputs.one("data")) or None,
         library_name="transformers",
         tags=["safework", f"safework-{stage.replace(' ', '-')}"],
         **_licence(stated),
@@ -110,6 +111,14 @@ def _base_model(source: Artifact, stated: Mapping[str, Any]) -> str | None:
     named = next((ref for ref in (source.external, pulled) if isinstance(ref, str) and ref.startswith("hf:")), None)
     repo = named.removeprefix("hf:").partition("@")[0] if named else stated.get("base_model")
     return repo if isinstance(repo, str) and _HUB_ID.fullmatch(repo) else None
+
+
+def _hub_datasets(data: Artifact) -> list[str]:
+    """The hub's ids of the sources that a dataset was built from. Other sources, and our own references, are not known to the hub."""
+    sources = data.manifest.config.get("sources")
+    listed = [source for source in sources if isinstance(source, Mapping)] if isinstance(sources, list) else []
+    ids = {source.get("id") for source in listed if source.get("kind") == "hub"}
+    return sorted(one for one in ids if isinstance(one, str) and _DATASET_ID.fullmatch(one))
 
 
 def _licence(stated: Mapping[str, Any]) -> dict[str, Any]:

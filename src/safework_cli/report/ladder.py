@@ -110,7 +110,7 @@ class LadderTable:
         columns: the metrics that are shown, in order.
         metrics: title, direction and unit of every metric of the evaluations.
         judges: who judged which metric, in words.
-        warnings: rungs that were not measured alike, and evaluations that cannot be read.
+        warnings: rungs that were not measured alike, evaluations that cannot be read, and metrics whose package is broken.
         further: what else was measured on the same replies, in order: lenient scores, nonsense, the independent judge's word.
         agreements: how far the judges of safety agree, and whether the independent one is, a sentence each.
         searched: (label, record) of each model's newest evaluation with a search suite. One that has no other suite is not a rung.
@@ -145,6 +145,7 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
         records = [base, *(record for record in records if record is not base)]
     metrics = metric_columns(ALWAYS, (measured for record in records for measured in _measured(record.summary)))
     further = {str(each["metric"]) for record in records for suite in record.summary["suites"].values() for each in _also(suite)}
+    warnings += [metric.problem for metric in metrics.values() if metric.problem]
     rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
     _tell_apart(rungs)
     for rung in rungs[1:] if base is not None else []:
@@ -347,7 +348,7 @@ def _agreements(rungs: Sequence[Rung]) -> list[str]:
                 if suite.get("refused") is not None and agreed["share"] is not None:
                     first, other = suite["judge"], (suite.get("judges") or {}).get(judge) or {}
                     key = (name, first["ref"] or first["id"], other.get("ref") or judge)
-                    shares.setdefault(key, []).append(f"{rung.label} {percent(agreed['share'])}")
+                    shares.setdefault(key, []).append(f"{rung.label} {percent(agreed['share'], agreed['n'])}")
         known = rung.record.summary.get("independence")
         if known is not None and not known["independent"]:
             warnings += [f"{rung.label}: {known['judge']} is not known to be independent: {why}" for why in known["why"]]

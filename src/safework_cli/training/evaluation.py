@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -108,7 +107,7 @@ class Evaluation(TrainerCallback):
                 "stop_rate": fmean(completion.finish_reason == "stop" for completion in completions),
                 "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
             }
-            exchanges = [_exchange(row, completion.text) for row, completion in zip(self._rows, completions, strict=True)]
+            exchanges = [Exchange.of_task(row, completion.text) for row, completion in zip(self._rows, completions, strict=True)]
             for name, judge in self._judges.items():
                 verdicts = judged(judge, exchanges)
                 scores = [verdict.score for verdict in verdicts if verdict.score is not None]
@@ -246,12 +245,6 @@ def _fits(row: Row, length_of: Callable[[Row], float], longest: float) -> bool:
         return length_of(row) <= longest
     except TemplateError:
         return False
-
-
-def _exchange(row: Row, reply: str) -> Exchange:
-    exchange = Exchange.of(row, reply)
-    # as in RL's rewards: outside the safety task nothing is harmful unless the row says that it is
-    return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
 
 @contextmanager

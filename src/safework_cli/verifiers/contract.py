@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from safework_cli.core.errors import SafeworkError
@@ -47,6 +47,13 @@ class Exchange:
     def of(cls, row: Row, reply: str | None = None) -> Exchange:
         """The exchange of a row's prompt with a given reply, or with the row's own."""
         return cls(row.prompt, (row.reply if reply is None else reply) or "", row.answer, row.harmful, row.meta, row.images)
+
+    @classmethod
+    def of_task(cls, row: Row, reply: str) -> Exchange:
+        """As ``of``, but outside the safety task no prompt is harmful unless its row says so: the refusal rule must know whether a refusal
+        of it is right. For replies that a model in training or a search samples."""
+        exchange = cls.of(row, reply)
+        return exchange if row.harmful is not None or row.task == "safety" else replace(exchange, harmful=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import yaml
+from huggingface_hub import CardData
 
 from safework_cli.core.artifacts.manifest import sha256_of
 from safework_cli.report.text import escaped
@@ -39,8 +40,8 @@ def front_matter(parts: list[Part], folder: Path) -> str:
         }
         for subset, of_subset in by_subset(parts).items()
     ]
-    values = {"language": list(languages(parts)), "license": "other", "tags": ["safework"], "configs": configs}
-    return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n"
+    values: dict[str, Any] = {"language": list(languages(parts)), "license": "other", "tags": ["safework"], "configs": configs}
+    return f"---\n{CardData(**values).to_yaml()}\n---\n"
 
 
 def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read: int, folder: Path) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import yaml
+from safework_cli.core.yaml_text import parse_yaml
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ LEXICON = Path(__file__).with_name("operations.yaml")
 
 def _patterns() -> dict[str, re.Pattern[str]]:
     found = {}
-    for name, words in yaml.safe_load(LEXICON.read_text(encoding="utf-8")).items():
+    for name, words in parse_yaml(LEXICON.read_text(encoding="utf-8"), str(LEXICON)).items():
         found[name] = re.compile(rf"\b(?:{'|'.join(words['en'])})\b|{'|'.join(words['zh'])}", re.IGNORECASE)
     return found
 

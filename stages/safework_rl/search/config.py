@@ -9,7 +9,7 @@ from safework_rl.config import RlConfig
 
 
 class LimitSettings(Settings):
-    """Caps of an episode."""
+    """How long an episode may be, and how much a search shows."""
 
     turns: int = Field(4, ge=1, le=1000)
     """Assistant turns."""

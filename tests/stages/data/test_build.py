@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from pydantic import ValidationError
 
+from safework_cli.core.artifacts.manifest import sha256_of
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.core.yaml_text import parse_yaml
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Message, Row, read_rows, write_rows
 from safework_cli.report.text import escaped
+from safework_data.build.card import front_matter
 from safework_data.build.stage import stage
+from safework_data.build.tally import Part
 from safework_data.files import expand, matching_files
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -133,6 +136,25 @@ def test_datasets_opens_the_folder_as_it_is(work: WorkDir, tmp_path: Path) -> No
     }  # fmt: skip
     row = loaded["cot"]["train"][0]
     assert row["messages"][0]["role"] == "user" and json.loads(row["meta"])["language"] == "en"
+
+
+def test_the_cards_metadata_is_written_as_the_hub_writes_it(tmp_path: Path) -> None:
+    from huggingface_hub import DatasetCard
+
+    parts = []
+    for split in ("train", "validation", "test"):
+        path = tmp_path / "cot" / f"{split}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(split.encode())
+        parts.append(Part.of("cot", split, [Row("a", "general", [{"role": "user", "content": "q"}], meta={"language": "no"})]))
+    text = front_matter(parts, tmp_path)
+    assert text == (
+        "---\nlanguage:\n- 'no'\nlicense: other\ntags:\n- safework\nconfigs:\n- config_name: cot\n"
+        "  description: sha256 DIGESTS\n  data_files:\n"
+        "  - split: train\n    path: cot/train.parquet\n  - split: validation\n    path: cot/validation.parquet\n"
+        "  - split: test\n    path: cot/test.parquet\n---\n"
+    ).replace("DIGESTS", " ".join(sha256_of(tmp_path / "cot" / f"{part.split}.parquet")[:16] for part in parts))
+    assert DatasetCard(text).data.language == ["no"], "quoted for readers of YAML 1.1"
 
 
 def test_the_card_shows_drops_escaped(work: WorkDir, tmp_path: Path) -> None:
@@ -550,7 +572,7 @@ def test_datasets_with_equal_ids_stand_side_by_side_and_may_be_held_out(cli, toy
 def test_no_row_of_a_source_is_lost_to_a_question_that_all_share(work: WorkDir, real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ETHICS' claims stand under one question: a held-out claim is identified by its own words."""
     monkeypatch.setenv("SAFEWORK_DATA", str(real_data))
-    recipe = yaml.safe_load((ROOT / "recipes/verifiers/value-data.yaml").read_text())
+    recipe = parse_yaml((ROOT / "recipes/verifiers/value-data.yaml").read_text(), "value-data.yaml")
     recipe.pop("name")
     outcome = build(work, *recipe.pop("sources"), **recipe)
     kept = Counter(row.id.split("/")[0] for row in rows_of(work, "verifier"))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.errors import InputError
@@ -72,6 +74,21 @@ def test_what_passes_is_kept_and_what_fails_is_named(work, data):
     assert outcome.metrics["rejected"] == {"correctness": 2, "format": 2} and outcome.failed_items == 2
     card = (work.output / "README.md").read_text()
     assert "| general | 2 |" in card and "sum1: correctness" in card
+
+
+def test_the_command_ends_with_what_was_rejected_and_kept(work, data):
+    with served(teacher) as (url, _):
+        outcome = run(work, data, url)
+    made = SimpleNamespace(name="worked", manifest=SimpleNamespace(metrics=outcome.metrics))
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(stage.show(made))
+    lines = [" ".join(line.split()) for line in capture.get().splitlines()]
+    assert lines == [
+        "samples read dropped written dropped because",
+        "worked 10 4 3 general 2, safety 1 correctness 2, format 2",
+        "5 prompts, 2 of them failed with every sample",
+    ]
 
 
 def test_only_prompts_of_named_sources(work, tmp_path):

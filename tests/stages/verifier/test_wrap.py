@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.artifacts.payload import check_payload
 from safework_cli.core.config import fingerprint
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
+from safework_cli.core.yaml_text import parse_yaml
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.load import load_verifier
@@ -52,7 +52,7 @@ def run(work, inputs: Inputs, **settings):
 
 
 def test_a_released_judge_runs_by_a_recipe_and_is_measured(work, tiny_model, data):
-    recipe = yaml.safe_load((RECIPES / "safework-rm-safety.yaml").read_text())
+    recipe = parse_yaml((RECIPES / "safework-rm-safety.yaml").read_text(), "recipe")
     inputs = Inputs({"model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": data})
     outcome = run(work, inputs, **recipe, max_length=1500, attack_rows=3)
     check_payload(work.output, "verifier")
@@ -132,7 +132,7 @@ def test_the_recipes_are_whole(name):
     from safework_verifier.train.config import VerifierTrainConfig
     from safework_verifier.values.config import ValuesConfig
 
-    recipe = yaml.safe_load((RECIPES / name).read_text())
+    recipe = parse_yaml((RECIPES / name).read_text(), name)
     recipe.pop("name", None)
     if "head_learning_rate" in recipe:
         ValuesConfig.model_validate(recipe)
