@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -29,9 +29,10 @@ class VerdictConfig(Settings):
     weight: float = Field(0.5, ge=0, le=1000)
     """The loss is the mean over the reply's tokens without the verdict, plus this times the mean over the verdicts. 0 leaves the loss as it
     is without this block, and the decision is only measured."""
-    short_rows: bool = True
+    short_rows: bool | Literal["all"] = True
     """Each marked row comes once more, cut after the verdict and supervised on the verdict only: cheap, for a row has far more tokens
-    after it. Acts where weight is above 0."""
+    after it. `all` does so with every marked row of the data, those that task_weights leave out too: the decision is then learned from
+    more prompts than the manner of the replies. Acts where weight is above 0."""
     pattern: Annotated[str, AfterValidator(_one_group)] | None = None
     """A regular expression with one group, which holds the word; it is searched in the last assistant message. Where null, the rows'
     own mark (meta.verdict)."""

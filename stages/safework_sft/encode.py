@@ -133,23 +133,42 @@ class TrainingRows:
         return Dataset.from_dict(columns if self.verdicts else {name: columns[name] for name in ("input_ids", "labels")})
 
 
-def rows_to_train(encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool) -> TrainingRows:
-    """The encoded rows, and after them each marked row once more, cut after its deciding token, which only is supervised."""
+def rows_to_train(encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool, only_short: EncodedRows | None = None) -> TrainingRows:
+    """The encoded rows, and after them each marked row once more, cut after its deciding token, which only is supervised.
+
+    Args:
+        verdicts: of ``encoded`` and of ``only_short``, in this order.
+        only_short: rows that come in their short form and in no other.
+    """
     made = TrainingRows([*encoded.input_ids], [*encoded.labels], [])
     if verdicts is None:
         return made
     made.verdicts.extend([0] * len(ids) for ids in encoded.input_ids)
+    both = encoded if only_short is None else joined(encoded, only_short)
     numbers = {language: number for number, language in enumerate(verdicts.choices, 1)}
     for row, place in enumerate(verdicts.places):
-        marked = encoded.marked[row]
+        marked = both.marked[row]
         if place is None or marked is None:
             continue
-        made.verdicts[row][place] = numbers[marked[0].language]
-        if short_rows:
-            made.input_ids.append(encoded.input_ids[row][: place + 1])
-            made.labels.append([IGNORE] * place + encoded.input_ids[row][place : place + 1])
-            made.verdicts.append(made.verdicts[row][: place + 1])
+        number, whole = numbers[marked[0].language], row < len(encoded.input_ids)
+        if whole:
+            made.verdicts[row][place] = number
+        if short_rows or not whole:
+            made.input_ids.append(both.input_ids[row][: place + 1])
+            made.labels.append([IGNORE] * place + both.input_ids[row][place : place + 1])
+            made.verdicts.append([0] * place + [number])
     return made
+
+
+def joined(first: EncodedRows, second: EncodedRows) -> EncodedRows:
+    """The kept rows of both, the first one's first."""
+    return EncodedRows(
+        [*first.input_ids, *second.input_ids],
+        [*first.labels, *second.labels],
+        {},
+        [*first.rows, *second.rows],
+        [*first.marked, *second.marked],
+    )
 
 
 def tokens_before_reply(labels: list[int]) -> int:

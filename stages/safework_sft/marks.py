@@ -42,6 +42,14 @@ def marked_rows(config: VerdictConfig, rows: Sequence[Row]) -> MarkedRows:
     return MarkedRows(pairs, verdict_words(pairs, config.positive))
 
 
+def only_cut(config: VerdictConfig | None, usable: Sequence[Row], chosen: Sequence[Row]) -> list[Row]:
+    """The marked rows that come in their short form only: with ``short_rows: all``, those that ``task_weights`` leave out."""
+    if config is None or not config.weight or config.short_rows != "all":
+        return []
+    taken = {row.id for row in chosen}
+    return [row for row, _ in marked(usable, config.pattern) if row.id not in taken]
+
+
 def count_marks(rows: Sequence[Row]) -> int:
     """How many rows carry a mark of their own."""
     return sum(row.meta.get(KEY) is not None for row in rows)

@@ -48,11 +48,12 @@ from safework_sft.encode import (
     Verdicts,
     encode_rows,
     find_verdicts,
+    joined,
     refuse_useless,
     rows_to_train,
     tokens_before_reply,
 )
-from safework_sft.marks import MarkedRows, marked_rows, measured_data, measured_rows
+from safework_sft.marks import MarkedRows, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
 from safework_sft.trainer import SupervisedTrainer, VerdictTerm
 
@@ -64,19 +65,23 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     use_template(tokenizer, config.chat_template)
     rows = training_rows(data, work.progress.note)
     require_rows(len(rows), data, "rows")
-    rows = [rows[position] for position in weighted_positions(rows, config.task_weights, config.seed)]
-    marks = marked_rows(config.verdict, rows) if config.verdict else None
+    usable = rows
+    rows = [usable[position] for position in weighted_positions(usable, config.task_weights, config.seed)]
+    cut = only_cut(config.verdict, usable, rows)
+    marks = marked_rows(config.verdict, [*rows, *cut]) if config.verdict else None
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
         by_id = marks.by_id() if marks else None
-        encoded = encode_rows(rows, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id)
+        encoded, encoded_cut = (
+            encode_rows(some, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id) for some in (rows, cut)
+        )
     refuse_useless(encoded, len(rows), config.max_dropped)
-    for reason, ids in encoded.dropped.items():
+    for reason, ids in [*encoded.dropped.items(), *encoded_cut.dropped.items()]:
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
-    verdicts = find_verdicts(encoded, marks.words) if marks else None
+    verdicts = find_verdicts(joined(encoded, encoded_cut), marks.words) if marks else None
     learned = verdicts if config.verdict and config.verdict.weight else None
-    training = rows_to_train(encoded, learned, bool(config.verdict and config.verdict.short_rows))
+    training = rows_to_train(encoded, learned, bool(config.verdict and config.verdict.short_rows), encoded_cut)
 
     asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer), work)
     if config.train_layers:
@@ -99,7 +104,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         kl_weight=config.kl.weight if config.kl else 0.0,
         reference=reference,
     )
-    decision = _decision(config, inputs, marks, verdicts, rows, tokenizer, stop_ids, positions_of(model.config))
+    decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
     calibration = [Calibration(trainer, decision, work)] if decision and config.verdict and config.verdict.calibrate else []
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     engine = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)

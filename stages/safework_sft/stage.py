@@ -20,7 +20,7 @@ from safework_cli.training.closing import closing_table, dropped, evaluation_lin
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_sft.config import SftConfig, VerdictConfig
-from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows
+from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SftStage(Stage):
             rows = len(chosen)
             verdict_lines: list[str] = []
             if config.verdict:
-                short, verdict_lines = _plan_verdict(config.verdict, inputs, chosen)
+                short, verdict_lines = _plan_verdict(config.verdict, inputs, [*chosen, *only_cut(config.verdict, usable, chosen)])
                 rows += short
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
@@ -115,7 +115,7 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, rows: list[Row]) -> tup
     lines = [
         f"{len(training.pairs)} rows state a verdict ({words})"
         + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
-        + (f"; each comes once more, cut after it ({short} short rows)" if short else "")
+        + (f"; each comes {'also' if config.short_rows == 'all' else 'once more,'} cut after it ({short} short rows)" if short else "")
     ]
     if config.calibrate and not measured:
         why = "the threshold is measured on held-out rows, and none are given"

@@ -20,8 +20,8 @@ from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.models.verdict import Choice, log_odds
 from safework_cli.statistics.decision import area_under_roc, balanced_accuracy, best_threshold
 from safework_sft.config import SftConfig, VerdictConfig
-from safework_sft.encode import IGNORE, encode_rows, find_verdicts, rows_to_train
-from safework_sft.marks import marked_rows
+from safework_sft.encode import IGNORE, encode_rows, find_verdicts, joined, rows_to_train
+from safework_sft.marks import marked_rows, only_cut
 from safework_sft.run import train, verdict_term
 from safework_sft.stage import stage
 from safework_sft.trainer import SupervisedTrainer
@@ -208,6 +208,27 @@ def test_short_rows_end_with_the_verdict_and_supervise_nothing_else(tiny_model):
     assert [sum(numbers) for numbers in training.verdicts[:6]] == [0, 0, 1, 1, 1, 1]
     assert len(rows_to_train(encoded, verdicts, False).input_ids) == 6
     assert rows_to_train(encoded, None, True).verdicts == []
+
+
+def test_short_rows_of_all_take_the_marked_rows_that_the_weights_leave_out(tiny_model):
+    rows = rows_of(4)
+    config, chosen = VerdictConfig(short_rows="all"), rows[:6]
+    cut = only_cut(config, rows, chosen)
+    assert [row.id for row in cut] == [row.id for row in rows[6:] if "verdict" in row.meta] and cut
+    assert only_cut(VerdictConfig(), rows, chosen) == only_cut(VerdictConfig(short_rows="all", weight=0), rows, chosen) == []
+    training = marked_rows(config, [*chosen, *cut])
+    tokenizer = load_tokenizer(tiny_model)
+    encoded, encoded_cut = (encode_rows(some, tokenizer, [tokenizer.eos_token_id], 512, marks=training.by_id()) for some in (chosen, cut))
+    verdicts = find_verdicts(joined(encoded, encoded_cut), training.words)
+    made = rows_to_train(encoded, verdicts, True, encoded_cut)
+    whole = sum("verdict" in row.meta for row in chosen)
+    assert len(made.input_ids) == len(made.labels) == len(made.verdicts) == len(chosen) + whole + len(cut)
+    for ids, labels, numbers in zip(made.input_ids[len(chosen) :], made.labels[len(chosen) :], made.verdicts[len(chosen) :], strict=True):
+        assert labels == [IGNORE] * (len(ids) - 1) + [ids[-1]] and numbers == [0] * (len(ids) - 1) + [1]
+    assert [tokenizer.decode(ids) for ids in made.input_ids[-len(cut) :]] == [
+        tokenizer.decode(ids[: place + 1]) for ids, place in zip(encoded_cut.input_ids, verdicts.places[len(chosen) :], strict=True)
+    ]
+    assert rows_to_train(encoded, verdicts, False, encoded_cut).input_ids[len(chosen) :] == made.input_ids[-len(cut) :]
 
 
 def trainer_of(tiny_model, work, rows, config, **more):
