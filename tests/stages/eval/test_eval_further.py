@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -171,12 +173,15 @@ def test_the_table_has_both_measures_and_their_agreement() -> None:
 
 
 @pytest.fixture
-def made(store: Store, tmp_path: Path):
+def made(store: Store, tiny_model: Path):
     """Commits an artifact of a kind, with inputs."""
 
     def make(kind: str, name: str, inputs: dict[str, Artifact] | None = None, rows: dict[str, list[str]] | None = None) -> Artifact:
         folder = store.staging()
-        (folder / "content.json").write_text(f'"{kind} {name}"')
+        if kind == "model":
+            shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+        elif kind == "verifier":
+            (folder / "verifier.json").write_text(json.dumps({"name": name, "endpoint": {"url": "http://127.0.0.1:9/v1"}}))
         for subset, prompts in (rows or {}).items():
             (folder / subset).mkdir()
             content = [
