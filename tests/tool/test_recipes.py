@@ -55,7 +55,7 @@ def test_the_schema_of_every_stage_is_valid_and_refuses_what_the_stage_refuses(n
 def test_a_shipped_name_is_used_where_there_is_no_such_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = read_recipe(Path("quickstart/sft.yaml"))
-    assert shipped.values["max_steps"] == 54 and shipped.values == read_recipe(Path("recipes/quickstart/sft.yaml")).values
+    assert shipped.values["freeze_embeddings"] is True and shipped.values == read_recipe(Path("recipes/quickstart/sft.yaml")).values
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "sft.yaml").write_text("max_steps: 3\n")
     assert read_recipe(Path("quickstart/sft.yaml")).values == {"max_steps": 3}
@@ -67,7 +67,7 @@ def test_a_shipped_name_is_used_where_there_is_no_such_file(tmp_path, monkeypatc
 def test_the_commands(cli, tmp_path):
     listed = cli("recipes", "ls").stdout
     assert "quickstart/sft.yaml" in listed and "Chain-of-thought SFT of the quickstart" in listed
-    assert "max_steps: 54" in cli("recipes", "show", "quickstart/sft.yaml").stdout
+    assert "freeze_embeddings: true" in cli("recipes", "show", "quickstart/sft.yaml").stdout
     unknown = cli("recipes", "show", "quickstart/stf.yaml")
     assert unknown.returncode == 3 and "did you mean 'quickstart/sft.yaml'" in unknown.stderr
     one = cli("recipes", "copy", "quickstart/sft.yaml", cwd=tmp_path)
