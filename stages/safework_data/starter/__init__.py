@@ -45,10 +45,10 @@ COUNTS: dict[str, dict[str, Counts]] = {
         "heldout": {"en": {"choice": 44, "open": 40, "scene": 24}, "zh": {"choice": 8, "open": 6}},
     },
     "general": {
-        "cot": {"en": {"math": 1000, "instruction": 1000}, "zh": {"math": 80, "instruction": 24}},
-        "rl": {"en": {"math": 160, "instruction": 160}, "zh": {"math": 20, "instruction": 6}},
-        "dev": {"en": {"math": 40, "instruction": 30}},
-        "heldout": {"en": {"math": 56, "instruction": 52}, "zh": {"math": 8, "instruction": 4}},
+        "cot": {"en": {"math": 450, "word": 550, "instruction": 1000}, "zh": {"math": 80, "instruction": 24}},
+        "rl": {"en": {"math": 80, "word": 80, "instruction": 160}, "zh": {"math": 20, "instruction": 6}},
+        "dev": {"en": {"math": 38, "word": 27, "instruction": 43}},
+        "heldout": {"en": {"math": 38, "word": 27, "instruction": 43}, "zh": {"math": 8, "instruction": 4}},
     },
     "search": {
         "cot": {"en": {"one_hop": 280, "two_hop": 80}, "zh": {"one_hop": 14, "two_hop": 4}},
@@ -103,9 +103,9 @@ def _draw(task: str, sides: Mapping[str, str], seed: int) -> dict[str, list[Unit
         side = sides[unit[0].group]
         if unit[0].side in ("", _of_training(side)):
             pools.setdefault((unit[0].language, unit[0].form, side), []).append(unit)
-    # within a pool every prefix covers all groups evenly, so the subsets can be cut from it one after the other
+    # within a pool every prefix covers all groups (of general, all wordings) evenly, so the subsets can be cut from it one after the other
     for name, pool in pools.items():
-        pools[name] = spread(pool, lambda unit: unit[0].group, dice(seed, "draw", task, *name))
+        pools[name] = spread(pool, lambda unit: unit[0].template if task == "general" else unit[0].group, dice(seed, "draw", task, *name))
     drawn = {}
     for subset, counts in COUNTS[task].items():
         chosen: list[Unit] = []
@@ -147,7 +147,7 @@ def _sides(seed: int) -> dict[str, str]:
         groups: dict[tuple[str, str], dict[str, str]] = {}
         for unit in units:
             if unit[0].group not in sides:
-                groups.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].category)
+                groups.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].stratum or unit[0].category)
         for (language, form), of_form in groups.items():
             if of_form.keys() <= sides.keys():  # its groups ask in another form too
                 continue

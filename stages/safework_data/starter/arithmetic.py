@@ -8,8 +8,13 @@ from typing import Any
 from safework_data.starter.tables import Item, Unit, dice, load
 
 INSTANCES = 40
-"""Operand sets drawn for each problem."""
+"""Operand sets drawn for each wording of a problem."""
 SIGNS = {"en": {"*": "x", "/": "/"}, "zh": {"*": "×", "/": "÷"}}
+OPERATIONS = {
+    "en": {"+": "Add: ", "-": "Take away: ", "*": "Times: ", "/": "Share: "},
+    "zh": {"+": "加：", "-": "减：", "*": "乘：", "/": "除："},
+}
+"""How the thought of a word problem names each step, whatever the wording: from the words to the operation, and from there to the sum."""
 ENDS = {"en": ".", "zh": "。"}
 ASKED = {
     "en": (" Answer in \\boxed{}.", " Answer in \\boxed{}.", " Reply with the number only.", ""),
@@ -23,41 +28,45 @@ SOLVED = {
 
 
 def units(seed: int) -> list[Unit]:
-    """The problems, each a group and a template of its own."""
+    """The problems; each wording is a group and a template of its own."""
     found: list[Unit] = []
     for language in ("en", "zh"):
         parts = load(f"arithmetic_{language}")
         for problem in parts["problems"]:
-            found += [[item] for item in _items(problem, parts["names"], language, dice(seed, "general", problem["id"]))]
+            for number, text in enumerate(problem["texts"]):
+                name = f"{problem['id']}-{number}"
+                found += [[item] for item in _items(name, text, problem, parts["names"], language, dice(seed, "general", name))]
     return found
 
 
-def _items(problem: dict[str, Any], names: list[str], language: str, rng: Random) -> list[Item]:
+def _items(name: str, text: str, problem: dict[str, Any], names: list[str], language: str, rng: Random) -> list[Item]:
     items: list[Item] = []
     seen = set()
     for _ in range(100 * INSTANCES):
         if len(items) == INSTANCES:
             break
-        operands = {name: rng.randint(*problem[name]) for name in "abc" if name in problem}
+        operands = {slot: rng.randint(*problem[slot]) for slot in "abc" if slot in problem}
         worked = _worked(problem["do"], operands, language)
         if tuple(operands.values()) in seen or worked is None:
             continue
         seen.add(tuple(operands.values()))
         steps, result = worked
-        says = problem.get("say") or ["{}"] * len(steps)
-        thought = (" " if language == "en" else "").join(say.format(step) + ENDS[language] for say, step in zip(says, steps, strict=True))
+        plain = problem.get("plain", False)
+        leads = ["" if plain else OPERATIONS[language][step.split()[1]] for step in problem["do"]]
+        thought = (" " if language == "en" else "").join(lead + step + ENDS[language] for lead, step in zip(leads, steps, strict=True))
         form = len(items) % len(ASKED[language])
-        key = "-".join(map(str, (problem["id"], *operands.values())))
+        key = "-".join(map(str, (name, *operands.values())))
         items.append(
             Item(
                 key=key,
                 task="general",
-                group=f"general-{problem['id']}",
-                category="arithmetic" if problem.get("plain") else "word_problem",
+                group=f"general-{name}",
+                category="arithmetic" if plain else "word_problem",
                 language=language,
-                form="math",
-                template=f"general-{problem['id']}",
-                question=problem["text"].format(n=rng.choice(names), **operands) + ASKED[language][form],
+                form="math" if plain or language == "zh" else "word",
+                stratum=problem["id"],
+                template=f"general-{name}",
+                question=text.format(n=rng.choice(names), **operands) + ASKED[language][form],
                 thought=thought,
                 reply=SOLVED[language][form] % result,
                 answer=str(result),

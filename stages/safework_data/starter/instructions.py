@@ -13,7 +13,7 @@ from safework_data.starter.tables import Item, Unit, dice, load
 Topic = dict[str, Any]
 ASKS = {"train": "ask", "dev": "ask_dev", "heldout": "ask_heldout"}
 NUMBERS = {2: "two", 3: "three", 4: "four"}
-STARTS = ("I think that", "In my view", "As far as I know", "Once a week I notice that", "People say that")
+STARTS = ("I think that", "In my view", "As far as I know", "Today I learned that", "People say that")
 ENDS = ("That is all.", "Is there anything else I can help with?", "I hope this helps.", "Ask me for more.", "Any other questions?")
 AVOIDED = ("very", "nice", "beautiful", "amazing", "really", "thing")
 PLACEHOLDERS = (
@@ -45,7 +45,8 @@ class Built(NamedTuple):
 
 def units(seed: int) -> list[Unit]:
     """Each kind of instruction about each topic in each phrasing; groups are the topics (and the questions with yes or no)."""
-    kinds: dict[str, dict[str, Any]] = load("instructions_en")
+    parts = load("instructions_en")
+    kinds: dict[str, dict[str, Any]] = parts["kinds"]
     found: list[Unit] = []
     for topic in load("topics_en"):
         for kind, texts in kinds.items():
@@ -54,7 +55,8 @@ def units(seed: int) -> list[Unit]:
             built = BUILDERS[kind](topic, dice(seed, "instruction", topic["word"], kind))
             if built is not None:
                 slots = {"about": topic["about"], "word": topic["word"], **built.slots}
-                found += [[item] for item in _items(kind, texts, topic["word"], built, slots)]
+                requests = {side: [text.format(**slots) for text in asked] for side, asked in parts["requests"].items()}
+                found += [[item] for item in _items(kind, texts, topic["word"], built, slots, requests=requests)]
     for number, (question, verdict, reason) in enumerate(load("questions_en")):
         for kind in ASKED_OF_QUESTIONS:
             built = _answered(kind, question, verdict, reason)
@@ -65,10 +67,31 @@ def units(seed: int) -> list[Unit]:
     return found
 
 
-def _items(kind: str, texts: dict[str, Any], name: str, built: Built, slots: Mapping[str, Any], language: str = "en") -> list[Item]:
-    """The instruction in each of its phrasings."""
+def _items(
+    kind: str,
+    texts: dict[str, Any],
+    name: str,
+    built: Built,
+    slots: Mapping[str, Any],
+    language: str = "en",
+    requests: Mapping[str, list[str]] | None = None,
+) -> list[Item]:
+    """The instruction in each of its phrasings.
+
+    Args:
+        requests: side → requests about the topic; one of them is drawn for each phrasing with the slot ``request``.
+    """
+    rng = dice(0, "request", name, kind)  # the same for every seed, which only draws from the items
     return [
-        _item(f"{kind}-{side}-{number}", name, language, side, ask.format(**slots), texts["think"].format(**slots), built)
+        _item(
+            f"{kind}-{side}-{number}",
+            name,
+            language,
+            side,
+            ask.format(request=rng.choice(requests[side]) if requests else "", **slots),
+            texts["think"].format(**slots),
+            built,
+        )
         for side, asks in ASKS.items()
         for number, ask in enumerate(texts.get(asks, ()))
     ]
@@ -275,6 +298,18 @@ def _longest(topic: Topic, rng: Random) -> Built:
     return Built(max(words, key=len), [], {"words": ", ".join(words), "lengths": ", ".join(f"{word} {len(word)}" for word in words)})
 
 
+def _reverse(topic: Topic, rng: Random) -> Built:
+    words = rng.sample(WORDS, 3)
+    ordered = ", ".join(reversed(words))
+    return Built(ordered, [], {"words": ", ".join(words), "reversed": ordered})
+
+
+def _count_words(topic: Topic, rng: Random) -> Built:
+    words = rng.sample(WORDS, rng.choice((2, 3, 4, 5)))
+    counted = ", ".join(f"{word} {number}" for number, word in enumerate(words, start=1))
+    return Built(str(len(words)), [], {"words": ", ".join(words), "counted": counted})
+
+
 def _join(topic: Topic, rng: Random) -> Built:
     words = rng.sample(WORDS, rng.choice((2, 3, 4)))
     return Built("\n".join(f"- {word}" for word in words), [], {"words": ", ".join(words)})
@@ -344,6 +379,10 @@ BUILDERS: dict[str, Callable[[Topic, Random], Built | None]] = {
     "sort": _sort,
     "longest": _longest,
     "join": _join,
+    "reverse": _reverse,
+    "count-words": _count_words,
+    "upper-word": lambda t, r: Built(t["word"].upper(), [], {"upper": t["word"].upper()}),
+    "lower-word": lambda t, r: Built(t["word"], [], {"upper": t["word"].upper()}),
     "plain": lambda t, r: Built(t["sentences"][r.randint(0, 1)], [{"type": "contains", "text": t["word"]}], {}),
 }
 """By kind, as in instructions_en.yaml. A builder returns None where the topic lacks what the kind needs."""

@@ -47,6 +47,7 @@ class Item:
         language: "en" or "zh".
         form: the kind of question within the task, for quotas.
         template: what the question is written with, apart from its topic: no template is on two sides of a split.
+        stratum: which groups are alike, so that each kind of them is on both sides of the split; empty where the category says it.
         side: where the template may be used: "train", "dev" or "heldout"; empty where it follows the group.
         question: the prompt.
         thought, reply: the two parts of the worked reply.
@@ -64,6 +65,7 @@ class Item:
     form: str
     question: str = ""
     template: str = ""
+    stratum: str = ""
     side: str = ""
     thought: str = ""
     reply: str = ""

@@ -454,6 +454,64 @@ def test_arithmetic_is_right():
     assert checked >= 1000 and len({row.meta["template"] for row in COT if row.meta.get("answer_type") == "math"}) >= 36
 
 
+def test_a_word_problem_names_each_operation_before_its_sum():
+    """One or two steps, named the same way in every wording, each within 100 or the times tables up to 10."""
+    rows = [row for row in COT if row.category == "word_problem" and row.meta["language"] == "en"]
+    assert len(rows) >= 400 and len({row.meta["template"] for row in rows}) >= 40
+    step = r"(?:Add: \d+ \+|Take away: \d+ -|Times: (?:[2-9]|10) x|Share: \d+ /) \d+ = \d+(?:, \d+ [-+] \d = \d+)?\."
+    for row in rows:
+        thought = parse_reply(row.reply).thought
+        assert re.fullmatch(rf"{step}(?: {step})?", thought), (row.id, thought)
+        assert max(map(int, re.findall(r"\d+", thought))) <= 100, row.id
+
+
+@pytest.mark.parametrize("subset", ["dev", "heldout"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_held_out_problem_or_instruction_has_relatives_in_training(seed, subset):
+    """Of the same kind and in other words; the kinds that are too hard for a small model are in training only."""
+    sets = SUBSETS if seed == 0 else OTHER
+    kinds = {
+        name: Counter(
+            re.sub(r"-(?:(?:train|dev|heldout)-)?\d+$", "", row.meta["template"])
+            for row in sets[name]
+            if row.task == "general" and row.meta["language"] == "en"
+        )
+        for name in ("cot", subset)
+    }
+    assert len(kinds[subset]) >= 40 and min(kinds["cot"][kind] for kind in kinds[subset]) >= 8
+    assert not {f"instruction-en-{kind}" for kind in ("sort", "longest", "replace", "json", "letter", "language")} & kinds[subset].keys()
+    categories = Counter(row.category for row in sets[subset] if row.task == "general" and row.meta["language"] == "en")
+    assert categories["arithmetic"] == 38 and categories["word_problem"] == 27 and categories.total() == 108
+
+
+def test_instructions_have_many_wordings_and_each_is_on_one_side():
+    parts = load("instructions_en")
+    asks = [
+        (kind, side, ask)
+        for kind, texts in parts["kinds"].items()
+        for side in ("ask", "ask_dev", "ask_heldout")
+        for ask in texts.get(side, ())
+    ]
+    assert len({ask for _, _, ask in asks}) == len(asks)
+    assert all(8 <= len(texts["ask"]) <= 12 for texts in parts["kinds"].values())
+    requests = [request for texts in parts["requests"].values() for request in texts]
+    assert len(set(requests)) == len(requests)
+
+
+@pytest.mark.parametrize("subset", ["cot", "rl"])
+def test_a_held_out_wording_reads_like_none_of_training(subset):
+    """With the numbers, the names and the topic taken out, no held-out prompt of general is one of training."""
+
+    def bare(row: Row) -> str:
+        words = r"\d+|" + "|".join(load("arithmetic_en")["names"])
+        about = {topic["word"]: topic["about"] for topic in load("topics_en")}.get(row.group.removeprefix("general-instruction-"))
+        text = re.sub(words, "…", row.question.split(" Answer in \\")[0].removesuffix(" Reply with the number only."))
+        return text.replace(about, "…") if about else text
+
+    of_general = {name: {bare(row) for row in of(name, "general")} for name in (subset, "dev", "heldout")}
+    assert not of_general[subset] & (of_general["dev"] | of_general["heldout"]) and not of_general["dev"] & of_general["heldout"]
+
+
 def test_sums_are_worked_by_tens_and_ones():
     assert worked_sum(47, "+", 38) == "47 + 30 = 77, 77 + 8 = 85"
     assert worked_sum(63, "-", 28) == "63 - 20 = 43, 43 - 8 = 35"
