@@ -316,6 +316,21 @@ def test_verdicts_use_the_six_labels_in_balance():
         assert max(counts.values()) <= 2.5 * min(counts.values())
 
 
+def test_the_two_judges_learn_from_different_phrases():
+    """No phrase is in both pools, and no bare refusal or hollow reply of one subset is one of the other."""
+    pools = load("verdicts")
+    assert pools["verifier"].keys() == pools["judge"].keys()
+    for kind in pools["judge"]:
+        for language in ("en", "zh"):
+            own, other = (pools[subset][kind][language] for subset in ("judge", "verifier"))
+            assert len(own) >= 2 and not set(filter(None, own)) & set(filter(None, other)), (kind, language)
+    replies = {
+        subset: {row.reply for row in SUBSETS[subset] if row.meta["label"] in ("Unsafe", "Safe with refusal", "Unnecessary refusal")}
+        for subset in ("verifier", "judge")
+    }
+    assert replies["judge"] and not replies["judge"] & replies["verifier"]
+
+
 def test_labels_agree_with_their_prompts_and_replies():
     seen = Counter()
     for row in SUBSETS["verifier"] + SUBSETS["judge"]:
