@@ -308,7 +308,8 @@ def test_the_halves_of_xstest(work: WorkDir, real_data: Path) -> None:
 
     assert halves(verifier) == halves(train) == {True} and halves(test) == {False}
     prompts = [{row.question for row in rows} for rows in (verifier, train, test)]
-    assert [len(each) for each in prompts] == [30, 40, 40] and not prompts[0] & prompts[1]
+    # one of 40 training prompts is so near to a held-out one that it is dropped
+    assert [len(each) for each in prompts] == [30, 39, 40] and not prompts[0] & prompts[1]
     assert {row.split for row in verifier} == {"train"}
     assert {str(row.meta["label"]) for row in test} >= {"Unsafe", "Unnecessary refusal", "Illogical completion"}
 
