@@ -58,7 +58,7 @@ def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
 
     second = chain()
     assert second.returncode == 0
-    assert second.stderr.count("already done") == 14
+    assert second.stderr.count("already done") == 15
     assert subprocess.run([str(binary), "artifacts", "verify"], env=env, capture_output=True).returncode == 0
 
 

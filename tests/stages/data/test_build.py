@@ -421,9 +421,10 @@ def test_the_recipes_are_valid(recipes: list[str], real_data: Path, monkeypatch:
     monkeypatch.setenv("SAFEWORK_DATA", str(real_data))
     resolved = resolve(stage, [ROOT / "recipes" / "quickstart" / name for name in recipes], environ={})
     assert stage.plan(resolved.config, Inputs({})).refusals == []
-    assert len(resolved.config.sources) == len(recipes)
+    names = [getattr(source, "name", None) or source.kind for source in resolved.config.sources]
+    assert names == ["starter", "xstest", "xstest-judge"][: 1 if len(recipes) == 1 else 3]
     digests = stage.external_digests(resolved.config)
-    overlay = {"source xstest", "suite xstest-safe", "suite xstest-unsafe"} if len(recipes) == 2 else set()
+    overlay = {"source xstest", "source xstest-judge", "suite xstest-safe", "suite xstest-unsafe"} if len(recipes) == 2 else set()
     assert set(digests) == {"starter set"} | overlay
 
 
