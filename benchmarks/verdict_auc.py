@@ -57,7 +57,7 @@ def main() -> int:
     tokenizer, stop_ids = template_of(folder)
     encoded = encode_rows([row for row, _ in pairs], tokenizer, stop_ids, LONGEST, marks={row.id: mark for row, mark in pairs})
     choices = find_verdicts(encoded, words).choices
-    decision = Decision(asked, words, choices, tokenizer, stop_ids, LONGEST, given.rows or " ".join(given.suites))
+    decision = Decision(asked, words, choices, tokenizer, stop_ids, LONGEST, given.rows or " ".join(given.suites), bf16=False)
     with tempfile.TemporaryDirectory() as temporary:
         progress = Progress(Path(temporary), QuietDisplay())
         figures = decision.figures(decision.log_odds(load_model(folder), WorkDir(Path(temporary), "0" * 64, progress, StopRequest())))
