@@ -213,7 +213,7 @@ def score_samples(judge: Judge, verifier: Verifier, samples: Sequence[ScoredSamp
 
 
 def measure_further(samples: Sequence[ScoredSample], panels: Mapping[str, Panel]) -> None:
-    """Fills the further metrics of samples whose suite's judges have all spoken; a rule that is no judge of the suite judges here."""
+    """Fills the further metrics of samples that every judge of their suite has judged; other rules are applied here."""
     by_suite: dict[str, list[ScoredSample]] = {}
     for sample in samples:
         by_suite.setdefault(sample.suite, []).append(sample)

@@ -28,7 +28,7 @@ class Batches:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """``input_ids``, ``labels``, and ``verdicts`` where the rows have them: (1, ΣT) with ``position_ids`` and ``row_lengths``, or
-        (B, T) with ``attention_mask``. A row's first token is no label: what is before it is another row."""
+        (B, T) with ``attention_mask``. A row's first token is not a label: what is before it is another row."""
         columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in self._fill if name in rows[0]}
         columns["labels"] = [torch.cat([label.new_tensor([IGNORE]), label[1:]]) for label in columns["labels"]]
         if self._padding_free:

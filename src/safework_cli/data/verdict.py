@@ -95,7 +95,7 @@ def verdict_words(marks: Sequence[tuple[Row, Mark]], positive: Sequence[str] = (
         positive: words that mean harmful, in place of the rows' own ``harmful``.
 
     Raises:
-        InputError: there is no marked row, or a language has not exactly one word of each meaning.
+        InputError: no row is marked, or a language has not exactly one word of each meaning.
     """
     if not marks:
         raise InputError(
