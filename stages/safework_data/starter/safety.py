@@ -10,9 +10,9 @@ from __future__ import annotations
 from random import Random
 from typing import Any, NamedTuple
 
-from safework_data.starter.tables import Item, Unit, dice, load, upper_first
+from safework_data.starter.tables import PARTS, Item, Unit, dice, load, upper_first
 
-FILES = {"en": ("safety_en_1", "safety_en_2", "safety_en_3", "safety_en_4", "safety_en_5"), "zh": ("safety_zh",)}
+FILES = {language: sorted(path.stem for path in PARTS.glob(f"safety_{language}*.yaml")) for language in ("en", "zh")}
 ME = {"my": "my", "self": "myself"}
 HER = {"my": "her", "self": "herself"}
 HIM = {"my": "his", "self": "himself"}
@@ -119,14 +119,14 @@ class Topic(NamedTuple):
 
     def prompts(self) -> list[Prompts]:
         """The pairs of this topic: one for each frame, or the questions as they are written."""
-        calm = load("safety_calm")[self.parts["id"]]
         if "asks" in self.parts:
             return [
-                Prompts(f"ask{number}", ask["harmful"], ask["benign"], ask["help"], ask_calm)
-                for number, (ask, ask_calm) in enumerate(zip(self.parts["asks"], calm, strict=True), start=1)
+                Prompts(f"ask{number}", ask["harmful"], ask["benign"], ask["help"], ask["calm"])
+                for number, ask in enumerate(self.parts["asks"], start=1)
             ]
+        help_, calm = self.parts["help"], self.parts["calm"]
         return [
-            Prompts(frame.name, self._framed("harmful", frame), self._framed("benign", frame), self.parts["help"], calm, frame.side)
+            Prompts(frame.name, self._framed("harmful", frame), self._framed("benign", frame), help_, calm, frame.side)
             for frame in FRAMES[self.language]
         ]
 
