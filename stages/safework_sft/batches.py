@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from os.path import commonprefix
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from safework_cli.models.attention import without_padding
+from safework_cli.models.attention import one_sequence, without_padding
 from safework_sft.encode import IGNORE
 
-INPUTS = ("input_ids", "attention_mask", "position_ids", "row_lengths")
+INPUTS = ("input_ids", "attention_mask", "position_ids", "row_lengths", "shared")
 """What the model takes of a batch."""
 
 
@@ -21,10 +22,11 @@ class Batches:
     Args:
         pad_id: the token that fills up; it is masked.
         padding_free: the model keeps rows apart (``models.attention``).
+        share: what all rows of a pass begin with is computed once; only without padding.
     """
 
-    def __init__(self, pad_id: int, *, padding_free: bool):
-        self._fill, self._padding_free = {"input_ids": pad_id, "labels": IGNORE, "verdicts": 0}, padding_free
+    def __init__(self, pad_id: int, *, padding_free: bool, share: bool = True):
+        self._fill, self._padding_free, self._share = {"input_ids": pad_id, "labels": IGNORE, "verdicts": 0}, padding_free, share
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """``input_ids``, ``labels``, and ``verdicts`` where the rows have them: (1, ΣT) with ``position_ids`` and ``row_lengths``, or
@@ -32,8 +34,18 @@ class Batches:
         columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in self._fill if name in rows[0]}
         columns["labels"] = [torch.cat([label.new_tensor([IGNORE]), label[1:]]) for label in columns["labels"]]
         if self._padding_free:
-            flat = {name: torch.cat(column)[None] for name, column in columns.items()}
-            return without_padding([row["input_ids"] for row in rows]) | flat
+            shared = common_beginning(columns["input_ids"], columns["labels"]) if self._share else 0
+            flat = {name: one_sequence(column, shared) for name, column in columns.items()}
+            return without_padding([row["input_ids"] for row in rows], shared=shared) | flat
         mask = pad_sequence([torch.ones_like(ids) for ids in columns["input_ids"]], batch_first=True)
         padded = {name: pad_sequence(column, batch_first=True, padding_value=self._fill[name]) for name, column in columns.items()}
         return {**padded, "attention_mask": mask}
+
+
+def common_beginning(ids: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> int:
+    """How many tokens all rows begin with, up to the last one before any row's first supervised token: that is predicted from a token of
+    its own row."""
+    if len(ids) < 2:
+        return 0
+    same = len(commonprefix([row.tolist() for row in ids]))
+    return max(0, min(same, *(int((label != IGNORE).nonzero()[0]) - 1 if (label != IGNORE).any() else len(label) - 1 for label in labels)))

@@ -29,10 +29,21 @@ class VerdictConfig(Settings):
     weight: float = Field(0.5, ge=0, le=1000)
     """The loss is the mean over the reply's tokens without the verdict, plus this times the mean over the verdicts. 0 leaves the loss as it
     is without this block, and the decision is only measured."""
-    short_rows: bool | Literal["all"] = True
+    short_rows: bool | Literal["all", "others"] = True
     """Each marked row comes once more, cut after the verdict and supervised on the verdict only: cheap, for a row has far more tokens
-    after it. `all` does so with every marked row of the data, those that task_weights leave out too: the decision is then learned from
-    more prompts than the manner of the replies. Acts where weight is above 0."""
+    after it. `others` makes such rows of the marked rows of the data that task_weights leave out, and of no others: the decision is then
+    learned from more prompts than the manner of the replies. `all` does both. Acts where weight is above 0."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether rows that are trained on come once more in their short form."""
+        return self.short_rows in (True, "all")
+
+    @property
+    def adds(self) -> bool:
+        """Whether marked rows that are not trained on come in their short form."""
+        return bool(self.weight) and self.short_rows in ("all", "others")
+
     pattern: Annotated[str, AfterValidator(_one_group)] | None = None
     """A regular expression with one group, which holds the word; it is searched in the last assistant message. Where null, the rows'
     own mark (meta.verdict)."""

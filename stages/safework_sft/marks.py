@@ -43,8 +43,8 @@ def marked_rows(config: VerdictConfig, rows: Sequence[Row]) -> MarkedRows:
 
 
 def only_cut(config: VerdictConfig | None, usable: Sequence[Row], chosen: Sequence[Row]) -> list[Row]:
-    """The marked rows that come in their short form only: with ``short_rows: all``, those that ``task_weights`` leave out."""
-    if config is None or not config.weight or config.short_rows != "all":
+    """The marked rows that come in their short form only: with ``short_rows: all`` or ``others``, those that ``task_weights`` leave out."""
+    if config is None or not config.adds:
         return []
     taken = {row.id for row in chosen}
     return [row for row, _ in marked(usable, config.pattern) if row.id not in taken]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class SftStage(Stage):
     name = "sft"
-    version = 5  # 5: rows of a pass without padding, which sums in another order
+    version = 6  # 6: what the rows of a pass begin with is computed once, which sums in another order
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
@@ -57,7 +57,7 @@ class SftStage(Stage):
             rows = len(chosen)
             verdict_lines: list[str] = []
             if config.verdict:
-                short, verdict_lines = _plan_verdict(config.verdict, inputs, [*chosen, *only_cut(config.verdict, usable, chosen)])
+                short, verdict_lines = _plan_verdict(config.verdict, inputs, chosen, only_cut(config.verdict, usable, chosen))
                 rows += short
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
@@ -105,17 +105,22 @@ class SftStage(Stage):
         return train(config, inputs, work)
 
 
-def _plan_verdict(config: VerdictConfig, inputs: Inputs, rows: list[Row]) -> tuple[int, list[str]]:
-    """The number of short rows, and what the plan says of the verdicts."""
+def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut: list[Row]) -> tuple[int, list[str]]:
+    """The number of short rows, and what the plan says of the verdicts.
+
+    Args:
+        cut: rows that come in their short form only.
+    """
+    rows = [*chosen, *cut]
     training = marked_rows(config, rows)
     measured = measured_rows(config, inputs, training, rows)
-    short = len(training.pairs) if config.weight and config.short_rows else 0
+    short = len(cut) + (len(training.pairs) - len(cut) if config.weight and config.repeats else 0)
     meanings = [(word, "harmful" if bad else "harmless") for pair in training.words.values() for word, bad in pair.items()]
     words = ", ".join(f"'{word}' {meaning}" for word, meaning in meanings)
     lines = [
         f"{len(training.pairs)} rows state a verdict ({words})"
         + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
-        + (f"; each comes {'also' if config.short_rows == 'all' else 'once more,'} cut after it ({short} short rows)" if short else "")
+        + (f"; {short} short rows end with it" if short else "")
     ]
     if config.calibrate and not measured:
         why = "the threshold is measured on held-out rows, and none are given"

@@ -83,7 +83,8 @@ class SupervisedTrainer(SFTTrainer):
     ):
         super().__init__(**settings)
         self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
-        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free)
+        # routers of mixtures of experts are balanced over tokens: each counts once for every row that it is in
+        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free, share=not self.aux_loss_enabled)
         if verdict_term is not None:
             self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # its denominators are those of a whole step
 

@@ -215,6 +215,7 @@ def test_short_rows_of_all_take_the_marked_rows_that_the_weights_leave_out(tiny_
     config, chosen = VerdictConfig(short_rows="all"), rows[:6]
     cut = only_cut(config, rows, chosen)
     assert [row.id for row in cut] == [row.id for row in rows[6:] if "verdict" in row.meta] and cut
+    assert only_cut(VerdictConfig(short_rows="others"), rows, chosen) == cut and not VerdictConfig(short_rows="others").repeats
     assert only_cut(VerdictConfig(), rows, chosen) == only_cut(VerdictConfig(short_rows="all", weight=0), rows, chosen) == []
     training = marked_rows(config, [*chosen, *cut])
     tokenizer = load_tokenizer(tiny_model)
@@ -381,8 +382,11 @@ def test_the_plan_says_what_the_verdict_does_and_refuses(tiny_artifact, data, to
     plan = stage.plan(SftConfig(verdict={}, num_train_epochs=1), Inputs(inputs))
     assert not plan.refusals and plan.optimizer_steps == 5  # 24 rows and 16 short ones
     text = "\n".join(plan.lines)
-    assert "16 rows state a verdict ('Yes' harmful, 'No' harmless)" in text and "(16 short rows)" in text
+    assert "16 rows state a verdict ('Yes' harmful, 'No' harmless)" in text and "; 16 short rows end with it" in text
     assert "measured before and after training on 12 rows of dataset/marked@v1:dev" in text
+    few = SftConfig(verdict={"short_rows": "others"}, num_train_epochs=1, task_weights={"safety": 0.5})
+    text = "\n".join(stage.plan(few, Inputs(inputs)).lines)
+    assert "16 rows state a verdict" in text and "; 8 short rows end with it" in text
     (refusal,) = stage.plan(SftConfig(), Inputs(inputs)).refusals
     assert "verdict_data is given without verdict" in str(refusal)
     del inputs["verdict_data"]
