@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -47,5 +46,11 @@ def common_beginning(ids: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]
     its own row."""
     if len(ids) < 2:
         return 0
-    same = len(commonprefix([row.tolist() for row in ids]))
-    return max(0, min(same, *(int((label != IGNORE).nonzero()[0]) - 1 if (label != IGNORE).any() else len(label) - 1 for label in labels)))
+    beginnings_BT = torch.stack([row[: min(map(len, ids))] for row in ids])
+    same = int((beginnings_BT == beginnings_BT[0]).all(0).cumprod(0).sum())
+    return max(0, min(same, *(_first_supervised(row) - 1 for row in labels)))
+
+
+def _first_supervised(labels: torch.Tensor) -> int:
+    supervised = (labels != IGNORE).nonzero()
+    return int(supervised[0]) if len(supervised) else len(labels)
