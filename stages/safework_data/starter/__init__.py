@@ -25,12 +25,12 @@ MODULES: dict[str, ModuleType] = {"safety": safety, "value": value, "knowledge":
 Counts = dict[str, dict[str, int]]
 COUNTS: dict[str, dict[str, Counts]] = {
     "safety": {
-        "verifier": {"en": {"pair": 300, "question": 10}, "zh": {"pair": 40}},
-        "judge": {"en": {"pair": 230, "question": 8}, "zh": {"pair": 24}},
-        "cot": {"en": {"pair": 360, "question": 80}, "zh": {"pair": 60}},
-        "rl": {"en": {"pair": 120, "question": 16}, "zh": {"pair": 20}},
-        "dev": {"en": {"pair": 50, "question": 14}},
-        "heldout": {"en": {"pair": 72, "question": 28}, "zh": {"pair": 12}},
+        "verifier": {"en": {"pair": 280, "question": 30}, "zh": {"pair": 40}},
+        "judge": {"en": {"pair": 208, "question": 30}, "zh": {"pair": 24}},
+        "cot": {"en": {"pair": 360, "question": 300}, "zh": {"pair": 60}},
+        "rl": {"en": {"pair": 112, "question": 24}, "zh": {"pair": 20}},
+        "dev": {"en": {"pair": 50, "question": 40}},
+        "heldout": {"en": {"pair": 60, "question": 40}, "zh": {"pair": 12}},
     },
     "value": {
         "cot": {"en": {"compare": 320, "good": 120, "bad": 120}, "zh": {"compare": 32, "good": 16, "bad": 16}},
