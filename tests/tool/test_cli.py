@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 
 def test_stdout_is_the_reference_alone_and_the_second_run_is_done_already(cli):
@@ -43,6 +46,18 @@ def test_dry_run_shows_every_value_with_its_source_and_does_nothing(cli, tiny_ar
     assert plan["settings"]["max_steps"] == {"value": 3, "source": "command line"} and plan["settings"]["seed"]["source"] == "default"
     assert plan["inputs"] == {"model": "model/tiny@v1", "data": "dataset/toy@v1:cot"} and plan["already"] is None
     assert len(store.list()) == 2
+
+
+def test_no_run_reports_itself_to_the_hub():
+    code = (
+        "import sys; from safework_cli.cli.main import main; sys.argv[1:] = ['artifacts', 'ls']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "from huggingface_hub import constants; sys.exit(0 if constants.HF_HUB_DISABLE_TELEMETRY else 1)"
+    )
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    }
+    assert subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, timeout=120).returncode == 0
 
 
 def test_a_flipped_byte_stops_the_next_stage(cli, tiny_artifact, toy_data):

@@ -38,6 +38,7 @@ TOOLS = {
 """Commands that are not stages: where they are made, and their line in the help. Stages share a word with some."""
 
 ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",
@@ -45,7 +46,8 @@ ENVIRONMENT = {
     "TRL_EXPERIMENTAL_SILENCE": "1",
     "OMP_WAIT_POLICY": "passive",
 }
-"""Set before anything imports torch, and never over the user's own choice. Libraries draw no bars of their own into our display.
+"""Set before anything imports torch, and never over the user's own choice. No run reports itself: TRL's trainers send their settings to the
+hub unless this is set. Libraries draw no bars of their own into our display.
 Threads that wait do not spin: on a shared machine, one busy neighbour made a training step five times slower with it, and on an
 idle one it gained nothing."""
 
