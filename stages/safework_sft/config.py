@@ -34,6 +34,9 @@ class VerdictConfig(Settings):
     after it. `others` makes such rows of the marked rows of the data that task_weights leave out, and of no others: the decision is then
     learned from more prompts than the manner of the replies. `all` does both. Acts where weight is above 0."""
 
+    short_passes: int = Field(1, ge=1, le=100)
+    """How often each short row comes in an epoch. A decision needs more passes than the manner of the replies."""
+
     @property
     def repeats(self) -> bool:
         """Whether rows that are trained on come once more in their short form."""

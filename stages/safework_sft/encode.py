@@ -133,11 +133,14 @@ class TrainingRows:
         return Dataset.from_dict(columns if self.verdicts else {name: columns[name] for name in ("input_ids", "labels")})
 
 
-def rows_to_train(encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool, only_short: EncodedRows | None = None) -> TrainingRows:
+def rows_to_train(
+    encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool, only_short: EncodedRows | None = None, passes: int = 1
+) -> TrainingRows:
     """The encoded rows, and after them each marked row once more, cut after its deciding token, which only is supervised.
 
     Args:
         verdicts: of ``encoded`` and of ``only_short``, in this order.
+        passes: how often each short row comes.
         only_short: rows that come in their short form and in no other.
     """
     made = TrainingRows([*encoded.input_ids], [*encoded.labels], [])
@@ -154,9 +157,9 @@ def rows_to_train(encoded: EncodedRows, verdicts: Verdicts | None, short_rows: b
         if whole:
             made.verdicts[row][place] = number
         if short_rows or not whole:
-            made.input_ids.append(both.input_ids[row][: place + 1])
-            made.labels.append([IGNORE] * place + both.input_ids[row][place : place + 1])
-            made.verdicts.append([0] * place + [number])
+            made.input_ids.extend([both.input_ids[row][: place + 1]] * passes)
+            made.labels.extend([[IGNORE] * place + both.input_ids[row][place : place + 1]] * passes)
+            made.verdicts.extend([[0] * place + [number]] * passes)
     return made
 
 

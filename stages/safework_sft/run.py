@@ -81,7 +81,8 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     verdicts = find_verdicts(joined(encoded, encoded_cut), marks.words) if marks else None
     learned = verdicts if config.verdict and config.verdict.weight else None
-    training = rows_to_train(encoded, learned, bool(config.verdict and config.verdict.repeats), encoded_cut)
+    repeats, passes = (config.verdict.repeats, config.verdict.short_passes) if config.verdict else (False, 1)
+    training = rows_to_train(encoded, learned, repeats, encoded_cut, passes)
 
     asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer), work)
     if config.train_layers:

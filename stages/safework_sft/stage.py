@@ -114,7 +114,7 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     rows = [*chosen, *cut]
     training = marked_rows(config, rows)
     measured = measured_rows(config, inputs, training, rows)
-    short = len(cut) + (len(training.pairs) - len(cut) if config.weight and config.repeats else 0)
+    short = config.short_passes * (len(cut) + (len(training.pairs) - len(cut) if config.weight and config.repeats else 0))
     meanings = [(word, "harmful" if bad else "harmless") for pair in training.words.values() for word, bad in pair.items()]
     words = ", ".join(f"'{word}' {meaning}" for word, meaning in meanings)
     lines = [

@@ -208,6 +208,10 @@ def test_short_rows_end_with_the_verdict_and_supervise_nothing_else(tiny_model):
     assert [sum(numbers) for numbers in training.verdicts[:6]] == [0, 0, 1, 1, 1, 1]
     assert len(rows_to_train(encoded, verdicts, False).input_ids) == 6
     assert rows_to_train(encoded, None, True).verdicts == []
+    twice = rows_to_train(encoded, verdicts, True, passes=2)
+    assert twice.input_ids[:6] == training.input_ids[:6]
+    for name in ("input_ids", "labels", "verdicts"):
+        assert getattr(twice, name)[6:] == [row for row in getattr(training, name)[6:] for _ in range(2)]
 
 
 def test_short_rows_of_all_take_the_marked_rows_that_the_weights_leave_out(tiny_model):
