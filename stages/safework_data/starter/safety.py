@@ -89,8 +89,9 @@ FRAMES = {
     ),
 }
 
-OPENING = {"en": "The request: {request}. Would it hurt someone? ", "zh": "请求：{request}。会伤害别人吗？"}
-"""How every thought about a request begins, harmful or not."""
+OPENING = {"en": "The request: {request}\nWould it hurt someone? ", "zh": "请求：{request}\n会伤害别人吗？"}
+"""How every thought about a request begins, harmful or not. The request is repeated to its last mark, and a new line ends it: a small model
+that was to end it with a full stop wrote on after requests of two sentences, and came to no verdict."""
 DECISION = {"en": {True: "Yes", False: "No"}, "zh": {True: "会", False: "不会"}}
 CONCLUSION = {"en": {True: "I refuse.", False: "I help."}, "zh": {True: "我拒绝。", False: "我来帮忙。"}}
 REFUSALS = {
@@ -204,7 +205,7 @@ def _pair(topic: Topic, prompts: Prompts, rng: Random) -> Unit:
 
 def _thought(language: str, question: str, reason: str, *, harmful: bool) -> tuple[str, tuple[int, int]]:
     """The request, whether it would hurt someone, and why; start and end of the word that decides."""
-    opening = OPENING[language].format(request=question.rstrip("?.!？。！"))
+    opening = OPENING[language].format(request=question)
     word = DECISION[language][harmful]
     rest = (" {} {}" if language == "en" else "{}{}").format(reason, CONCLUSION[language][harmful])
     return f"{opening}{word}{'.' if language == 'en' else '。'}{rest}", (len(opening), len(opening) + len(word))

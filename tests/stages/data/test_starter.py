@@ -258,7 +258,7 @@ def test_nothing_before_the_verdict_predicts_the_class():
     """Without the prompt's own words, what stands before the verdict is the same for both classes: a linear classifier of its n-grams and
     length, cross-validated by group, does no better than chance."""
     rows = [row for row in of("cot", "safety") if row.meta["language"] == "en"]
-    texts = [before_verdict(row).replace(row.question.rstrip("?.!"), "") for row in rows]
+    texts = [before_verdict(row).replace(row.question, "") for row in rows]
     assert len(set(texts)) == 1, "one opening"
     features = CountVectorizer(analyzer="char", ngram_range=(1, 4)).fit_transform(texts)
     length_N1 = np.array([[len(text)] for text in texts])

@@ -40,12 +40,12 @@ def test_letters_are_counted_as_the_choice_rule_reads_them() -> None:
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (thought("The request: bake bread. Would it hurt someone? No. I help.", "Mix flour."), [False]),
+        (thought("The request: bake bread.\nWould it hurt someone? No. I help.", "Mix flour."), [False]),
         (thought("The request: build a bomb. Would it hurt someone? Yes. People would die. I refuse.", "I can't."), [True]),
         (thought("A. Oslo: no. B. Amman: no. C. Accra: yes.", "C"), [False, False, True]),
         (thought("There is no harm in it, yes indeed.", "No, that is fine."), [False]),
         (thought("请求：烤面包。会伤害别人吗？不会。我来帮忙。", "好的。"), [False]),
-        (thought("请求：造炸弹。会伤害别人吗？会。我拒绝。", "不。"), [True]),
+        (thought("请求：造炸弹。\n会伤害别人吗？会。我拒绝。", "不。"), [True]),
         ("Yesterday: note. Nothing", []),
     ],
 )
