@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -34,21 +35,28 @@ from safework_rl.search.stage import stage as search
 from safework_rl.trl_adapter import LadderTrainer
 
 DISTIL = {
-    "max_steps": 12, "num_generations": 4, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "steps_per_generation": 2,
-    "max_completion_length": 12, "learning_rate": 1e-2, "preflight": 0, "warmup_ratio": 0.0, "beta": 1.0, "kl": {"estimator": "k2"},
+    "max_steps": 8, "num_generations": 4, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "steps_per_generation": 2,
+    "max_completion_length": 12, "learning_rate": 3e-3, "preflight": 0, "warmup_ratio": 0.0, "beta": 1.0, "kl": {"estimator": "k2"},
     "phases": [{"tasks": ["general", "safety"], "share": 1.0}], "rewards": {"general": {}, "safety": {}}, "save_steps": 100,
 }  # fmt: skip
 
 
 @pytest.fixture
 def base(store, tmp_path):
-    """Another random model with the tiny model's tokenizer, surer of its tokens."""
+    """Another random model with the tiny model's tokenizer."""
     create_tiny_model(tmp_path / "base", architecture="llama", seed=7)
-    model = load_model(tmp_path / "base")
-    with torch.no_grad():
-        model.model.norm.weight *= 4
-    model.save_pretrained(tmp_path / "base")
     return import_folder(store, tmp_path / "base", "base")
+
+
+@pytest.fixture
+def sure(store, tiny_model, tmp_path):
+    """The tiny model, surer of each token than the base is."""
+    model = load_model(tiny_model)
+    with torch.no_grad():
+        model.model.norm.weight *= 6
+    shutil.copytree(tiny_model, tmp_path / "sure")
+    model.save_pretrained(tmp_path / "sure")
+    return import_folder(store, tmp_path / "sure", "sure")
 
 
 @pytest.fixture
@@ -101,13 +109,13 @@ def reverse_kl(policy_folder, reference_folder, questions) -> float:
     return total / tokens
 
 
-def test_distillation_brings_the_policy_to_the_reference_on_held_out_prompts(run, tiny_artifact, base):
-    made, steps, outcome = run()
+def test_distillation_brings_the_policy_to_the_reference_on_held_out_prompts(run, sure, base):
+    made, steps, outcome = run(more={"model": sure})
     held_out = [f"Where does river {i} begin?" for i in range(24)]
-    before, after = reverse_kl(tiny_artifact.path, base.path, held_out), reverse_kl(made, base.path, held_out)
-    assert before > 0.1 and after < 0.6 * before, (before, after)
-    assert sum(step["kl"] for step in steps[-4:]) < 0.8 * sum(step["kl"] for step in steps[:4])
-    assert outcome.metrics["updates"] == 12 and not outcome.failed_gates
+    before, after = reverse_kl(sure.path, base.path, held_out), reverse_kl(made, base.path, held_out)
+    assert after < 0.3 * before, (before, after)
+    assert steps[-1]["kl"] < 0.4 * steps[0]["kl"]
+    assert outcome.metrics["updates"] == 8 and not outcome.failed_gates
     assert outcome.metrics["rows"] == outcome.metrics["kl_rows"] == 24 and outcome.metrics["left_out"] == 8, "harmful prompts are not drawn"
     assert all(step["distilled"] == 1 and step["advantage/nonzero"] == 0 for step in steps)
     assert not {"reward", "correct", "unscorable", "groups/zero_variance", "advantage/zero_share", "cpgd/drift"} & steps[0].keys()
