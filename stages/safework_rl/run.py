@@ -120,7 +120,7 @@ def train(
     idle = [row.id for row in usable if row.task in unrewarded and not kl_on(row)]
     if idle:
         why = "their task has no reward, and the KL does not count there"
-        work.progress.note(f"{len(idle)} harmful prompts left out: {why} (such as {idle[0]})")
+        work.progress.note(f"{len(idle)} prompts left out, harmful or not marked as harmless: {why} (such as {idle[0]})")
         usable = [row for row in usable if row.task not in unrewarded or kl_on(row)]
     rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)
     for reason, ids in dropped.items():
