@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.errors import nearest
 from safework_cli.core.registry import entries, load_registered
 
 if TYPE_CHECKING:
@@ -214,11 +214,7 @@ SEARCH = Metric("search", "questions answered by searching: accuracy", score, im
 
 def metric_named(name: str) -> Metric:
     """The metric of a name. Raises ConfigError with the nearest name if none is registered, or if what is registered is not a metric."""
-    metric = load_registered(GROUP, name, "metric")
-    if not isinstance(metric, Metric) or metric.name != name:
-        what = f"the metric '{metric.name}'" if isinstance(metric, Metric) else f"a {type(metric).__name__}"
-        where = entries(GROUP)[name].value
-        raise ConfigError(f"'{name}' is registered as a metric, and {where} is {what}", "", "fix the entry point of its package")
+    metric: Metric = load_registered(GROUP, name, "metric", Metric)
     return metric
 
 

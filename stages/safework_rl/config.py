@@ -15,12 +15,14 @@ from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.data.dataset import training_rows
+from safework_cli.data.tasks import TaskName
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
 from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_rl.losses.contract import Loss, Weighting
 from safework_rl.losses.cpgd import CpgdSettings
+from safework_rl.losses.trl import TrlLoss
 from safework_rl.registry import LOSSES, check_name, settings_of
 
 
@@ -49,6 +51,19 @@ class OverlongSettings(Settings):
     """Tokens before max_completion_length over which the penalty grows from 0 to its maximum; without a buffer there is none."""
     factor: float = Field(1.0, ge=0, le=1000)
     """The largest penalty, subtracted from the reward."""
+
+
+class KlSettings(Settings):
+    """The KL to the reference that ``beta`` weights (not read by TRL's losses, which add k3 to every reply)."""
+
+    estimator: Literal["k3", "k2"] = "k3"
+    """k3 = r − 1 − ln r with r = π_ref/π, as in the official scripts; as a loss, its gradient is that of the forward KL(π_ref ‖ π).
+    k2 = (ln r)²/2: its gradient is that of the reverse KL(π ‖ π_ref), the signal of on-policy distillation."""
+    tasks: list[TaskName] | None = Field(None, min_length=1)
+    """Tasks on whose replies the KL counts; all where null."""
+    harmful: bool | None = None
+    """Whether it counts on replies to harmful prompts. Unset: yes where the reference is the starting model, no where another one is
+    given, because a base answers them. A row of the task safety without the mark `harmful: false` is taken as harmful."""
 
 
 def loss_class(name: str) -> type[Loss[Any]]:
@@ -99,8 +114,10 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     temperature: float = Field(1.0, ge=0.01, le=100)
     """Sampling temperature."""
     beta: float = Field(0.0, ge=0, le=1000)
-    """Weight of the k3 KL to the starting model, without a ratio before it, as in the official scripts (1e-3 there, with CPGD's clip);
-    0 keeps no reference model (CPGD's paper finds that it hurts)."""
+    """Weight of the KL to the reference (`reference`, or the starting model), without a ratio before it, as in the official scripts
+    (1e-3 there, with CPGD's clip); 0 keeps no reference model (CPGD's paper finds that it hurts)."""
+    kl: KlSettings = KlSettings()
+    """How that KL is estimated, and on which replies it counts."""
     format: FormatSettings = FormatSettings()
     """How the reply's format counts."""
     language: LanguageSettings = LanguageSettings()
@@ -121,8 +138,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     max_idle_steps: int = Field(50, ge=1, le=10**7)
     """Steps in a row in which no reply had an advantage after which the run stops."""
     require_gradient: bool = True
-    """Gate: at least one update must have had a gradient that came of rewards; a run without one exits with 4. A run whose every gradient
-    was NaN does so in any case."""
+    """Gate: at least one update must have had a gradient that came of rewards, or of the KL on replies of a task without a reward; a run
+    without one exits with 4. A run whose every gradient was NaN does so in any case."""
     chat_template: TemplateName = "model"
     """Template that formats prompts and is saved with the model: `model` (its own), `training` (TRL's variant of it, which keeps the
     thoughts of earlier turns) or a name that TRL ships, such as `qwen3_training`."""
@@ -224,6 +241,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
             raise ValueError(
                 f"lora.dropout={self.lora.dropout:g}: with dropout the policy that is trained is not the one that samples; leave it at 0"
             )
+        if isinstance(self.policy_loss, TrlLoss) and self.kl.model_fields_set:
+            given = ", ".join(f"kl.{name}" for name in sorted(self.kl.model_fields_set))
+            raise ValueError(f"{given}: not with algorithm={self.algorithm}, because TRL's losses add k3 to every reply; take cpgd")
         if self.overlong.buffer > self.max_completion_length:
             raise ValueError(
                 f"overlong.buffer={self.overlong.buffer} exceeds max_completion_length={self.max_completion_length}: an empty reply "
@@ -241,6 +261,7 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     def unused(self) -> list[str]:
         """The same, except for what has an effect only in a rollout's later updates."""
         given, unused = self.model_fields_set, self.policy_loss.unused()
+        unused += [f"kl.{name} has no effect with beta=0" for name in sorted(self.kl.model_fields_set) if not self.beta]
         if "weight" in self.format.model_fields_set and self.format.mode == "gate":
             unused.append("format.weight is read with format.mode=term only")
         if "weight" in self.language.model_fields_set and self.language.mode != "term":
@@ -269,7 +290,8 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
     parameters = parameter_count(model.path)
     plan = Plan(name=name, optimizer_steps=config.max_steps)
     plan.tokens = config.prompts_used * config.num_generations * config.max_completion_length
-    plan.memory_bytes = 16 * parameters + (4 * parameters if config.beta else 0) + 2**30
+    reference = inputs.maybe("reference") or model
+    plan.memory_bytes = 16 * parameters + (4 * parameter_count(reference.path) if config.beta else 0) + 2**30
     plan.disk_bytes = 4 * parameters + 2 * 12 * parameters
     per_rollout = min(config.prompts_per_step * config.updates_per_rollout, config.prompts_used)
     plan.lines = [

@@ -60,15 +60,16 @@ class Curriculum:
             order.append(queues[task].pop())
         return order
 
-    def spares(self, round_: int, attempt: int, places: Sequence[int], taken: Collection[int]) -> list[int]:
+    def spares(self, round_: int, attempt: int, places: Sequence[int], taken: Collection[int], skipped: Collection[str] = ()) -> list[int]:
         """Other prompts for those of a rollout whose groups gave no signal: each drawn from its phase, distinct and none of those taken.
         Fewer than there are places where the tasks have no more.
 
         Args:
             places: of the groups within the rollout.
+            skipped: tasks whose prompts are not taken.
         """
         chooser = random.Random(f"{self._seed}/{round_}/{attempt}")
-        pools = {task: [row for row in own if row not in taken] for task, own in self._by_task.items()}
+        pools = {task: [row for row in own if row not in taken and task not in skipped] for task, own in self._by_task.items()}
         for pool in pools.values():
             chooser.shuffle(pool)
         drawn: list[int] = []

@@ -33,7 +33,7 @@ def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, floa
 
 
 Routes = Annotated[dict[TaskName, dict[str, Weight]], AfterValidator(_with_usual)]
-"""The setting: a route that the user gives replaces the task's usual one; the other tasks keep theirs."""
+"""The setting: a route that the user gives replaces the task's usual one; the other tasks keep theirs. An empty one: no reward."""
 
 
 def unread_routes(given: Mapping[str, Mapping[str, float]], tasks: set[str]) -> list[str]:
@@ -49,11 +49,11 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
     """Adds a refusal to the plan for every task without a verifier and every unknown verifier."""
     known = [*inputs.many("verifiers"), *rule_names(), *entries(REWARDS)]
     for task in sorted(tasks):
-        if not routes.get(task):
+        if task not in routes:
             plan.refuse(
                 f"rewards has no verifier for the task '{task}'",
                 "its replies would all earn 0",
-                f"set rewards.{task}={{correctness: 1}}",
+                f"set rewards.{task}={{correctness: 1}}, or rewards.{task}={{}} where only the KL to the reference is to train on them",
             )
         for name in routes.get(task, {}):
             if name not in inputs.many("verifiers") and names_rule(name):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -46,6 +47,7 @@ from safework_rl.measures import learns
 from safework_rl.monitor import Monitor
 from safework_rl.objectives import Objective, RegisteredReward, Routes, TaskRewards
 from safework_rl.preflight import preflight
+from safework_rl.reference import kl_counts, load_reference
 from safework_rl.registry import REWARDS
 from safework_rl.signal import TaskSignal, signal_by_task
 from safework_rl.step import StepContext
@@ -85,8 +87,13 @@ def train(
     task_weights: Mapping[str, float],
     search: tuple[SearchIndex, EpisodeLimits] | None = None,
     refill: int = 0,
+    unrewarded: Collection[str] = (),
 ) -> Outcome:
-    """Selects the prompts, trains, saves, and summarises the curves."""
+    """Selects the prompts, trains, saves, and summarises the curves.
+
+    Args:
+        unrewarded: drawn tasks without a reward: only the KL to the reference trains on their replies.
+    """
     model_artifact, data = inputs.one("model"), inputs.one("data")
     warnings = config.warnings()
     for text in warnings:
@@ -107,12 +114,26 @@ def train(
             encoded[row.id] = encode_prompt(tokenizer, row.prompt if search is None else episode_prompt(row.prompt))
         return encoded[row.id], None
 
+    other = inputs.maybe("reference")
+    kl_on = partial(kl_counts, kl=config.kl, other=other is not None)
     usable = training_rows(data, work.progress.note)
+    idle = [row.id for row in usable if row.task in unrewarded and not kl_on(row)]
+    if idle:
+        why = "their task has no reward, and the KL does not count there"
+        work.progress.note(f"{len(idle)} prompts left out, harmful or not marked as harmless: {why} (such as {idle[0]})")
+        usable = [row for row in usable if row.task not in unrewarded or kl_on(row)]
     rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
     require_rows(len(rows), data, "prompts of the tasks asked for")
+    kl_rows = sum(map(kl_on, rows)) if config.beta else 0
+    if config.beta and not kl_rows:
+        raise InputError(
+            f"the KL to the reference counts on none of the {len(rows)} rows of {data.ref}",
+            "beta is above 0, and kl.tasks and kl.harmful leave out every row",
+            "change kl.tasks or kl.harmful, or set beta=0",
+        )
     if search is not None:
         refuse_lost(search[0], rows, data.ref, inputs.one("index").ref)
     per_rollout = config.prompts_per_step * config.updates_per_rollout
@@ -120,15 +141,19 @@ def train(
     order = curriculum.order()
     with work.progress.phase("preflight"):
         trained = inputs.many("verifiers").keys()
-        preflight(objective, rows, tasks, trained, config.preflight, entries(REWARDS).keys() - trained)
+        preflight(objective, rows, tasks - set(unrewarded), trained, config.preflight, entries(REWARDS).keys() - trained)
 
+    reference = None
+    if other is not None:
+        reference = load_reference(other, model_artifact, tokenizer, rows, dtype="float32", trust_remote_code=config.trust_remote_code)
     model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
     disable_dropout(model)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
-        run=StepContext(config, objective, rows, curriculum, encode, search, refill),
+        run=StepContext(config, objective, rows, curriculum, encode, search, refill, unrewarded, kl_on),
         work=work,
+        reference=reference,
         model=model,
         args=grpo_arguments(config, work),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
@@ -157,6 +182,8 @@ def train(
     _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
+        | ({"kl_rows": kl_rows} if config.beta else {})
+        | ({"left_out": len(idle)} if idle else {})
         | ({"preflight": {task: asdict(signal) for task, signal in signals.items()}} if signals else {})
         | _curve_ends(state.log_history),
         seeds={

@@ -43,7 +43,8 @@ def signal_by_task(engine: TokenEngine, run: StepContext, count: int) -> dict[st
     """
     by_task: dict[str, list[int]] = {}
     for place, row in enumerate(run.rows):
-        by_task.setdefault(row.task, []).append(place)
+        if row.task not in run.unrewarded:
+            by_task.setdefault(row.task, []).append(place)
     found = {}
     for task, places in sorted(by_task.items()):
         chosen = [places[i * len(places) // min(count, len(places))] for i in range(min(count, len(places)))]

@@ -10,7 +10,7 @@ Shapes: N groups of G completions, B = N·G rows; P prompt tokens (left-padded),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -39,6 +39,8 @@ class StepContext:
         encode: row → token ids of its prompt, and the vision inputs of its images.
         search: index and limits, where completions are search episodes.
         refill: attempts to replace groups without a signal; 0 leaves them, without an advantage.
+        unrewarded: tasks without a reward: their replies are not judged, have no advantage, and are trained on by the KL only.
+        kl_counts: whether the KL to the reference counts on replies to a row.
     """
 
     config: RlConfig
@@ -48,6 +50,12 @@ class StepContext:
     encode: Callable[[Row], tuple[list[int], Vision | None]]
     search: tuple[SearchIndex, EpisodeLimits] | None = None
     refill: int = 0
+    unrewarded: Collection[str] = ()
+    kl_counts: Callable[[Row], bool] = field(default=lambda row: True)
+
+    def rewarded(self, group: Sequence[Trajectory]) -> bool:
+        """Whether the replies of a group, which are to one row, can earn anything."""
+        return self.rows[group[0].row].task not in self.unrewarded
 
 
 @dataclass(slots=True)
@@ -61,7 +69,8 @@ class Trajectory:
         reply: the text that is judged and shown; an episode's whole exchange.
         vision: the vision inputs of the prompt's images; one object for the group.
         transcript: of an episode.
-        reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply.
+        reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply, or
+            where the task has no reward.
         correct: see ``objectives.Scored``.
         truncated: it did not end by itself.
     """
@@ -137,14 +146,16 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
         TooManyFailed: more replies could not be scored than ``max_unscorable`` accepts.
     """
     drawn = judge(sample(engine, prompts, number, 0, run), run)
-    refuse_unscorable(flat(drawn), run.config.max_unscorable)
+    refuse_unscorable(flat([group for group in drawn if run.rewarded(group)]), run.config.max_unscorable)
     kept, attempts = refill(engine, drawn, prompts, number, run)
 
     reward_NG = torch.tensor([[t.reward for t in group] for group in kept])
-    correct_NG = correctness(kept)
     length_NG = torch.tensor([[t.length for t in group] for group in kept])
-    advantage_NG = run.objective.advantages(reward_NG, length_NG, correct_NG)
-    numbers = run.objective.finish_step()
+    advantage_NG, numbers = torch.zeros_like(reward_NG), {}
+    if places := [place for place, group in enumerate(kept) if run.rewarded(group)]:
+        correct_NG = correctness([kept[place] for place in places])
+        advantage_NG[places] = run.objective.advantages(reward_NG[places], length_NG[places], correct_NG).to(advantage_NG.dtype)
+        numbers = run.objective.finish_step()
 
     trajectories = flat(kept)
     prompt_ids_BP, prompt_mask_BP = padded([t.prompt_ids for t in trajectories], engine.tokenizer.pad_token_id, "left")
@@ -198,8 +209,10 @@ def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: in
 
 
 def judge(groups: list[Group], run: StepContext) -> list[Group]:
-    """Fills in rewards, correctness and verdicts; returns the groups."""
-    trajectories = flat(groups)
+    """Fills in rewards, correctness and verdicts where the task has a reward; returns the groups."""
+    trajectories = flat([group for group in groups if run.rewarded(group)])
+    if not trajectories:
+        return groups
     transcripts = [transcript for t in trajectories if (transcript := t.transcript) is not None]
     scored = run.objective.score([run.rows[t.row] for t in trajectories], [t.reply for t in trajectories], transcripts or None)
     length_B = torch.tensor([len(t.token_ids) for t in trajectories])  # retrieved text counts towards the limit
@@ -227,7 +240,7 @@ def refill(engine: TokenEngine, drawn: list[Group], prompts: Sequence[int], numb
     often was sampled, the first time included."""
     kept, taken, attempts = list(drawn), set(prompts), 1
     while attempts <= run.refill and (places := without_signal(kept, run)):
-        spares = run.curriculum.spares(number, attempts, places, taken)
+        spares = run.curriculum.spares(number, attempts, places, taken, run.unrewarded)
         if not spares:
             break
         taken.update(spares)
@@ -240,8 +253,12 @@ def refill(engine: TokenEngine, drawn: list[Group], prompts: Sequence[int], numb
 
 
 def without_signal(groups: list[Group], run: StepContext) -> list[int]:
-    """Places of the groups that the objective does not want."""
-    return [place for place, wanted in enumerate(run.objective.wanted(correctness(groups)).tolist()) if not wanted]
+    """Places of the groups that the objective does not want. Groups without a reward are not among them: the KL trains on these."""
+    places = [place for place, group in enumerate(groups) if run.rewarded(group)]
+    if not places:
+        return []
+    wanted_N = run.objective.wanted(correctness([groups[place] for place in places]))
+    return [place for place, wanted in zip(places, wanted_N.tolist(), strict=True) if not wanted]
 
 
 def correctness(groups: list[Group]) -> torch.Tensor:

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import split_tensor_dict, use_adapter
+from trl.trainer.utils import add_fused_lm_head, split_tensor_dict, use_adapter
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import WorkDir
@@ -26,7 +26,7 @@ from safework_cli.engines.protocol import TokenEngine
 from safework_cli.models.vision import collate, positions_given
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
-from safework_rl.measures import ADVANTAGES, step_measures
+from safework_rl.measures import ADVANTAGES, DISTILLED, step_measures
 from safework_rl.objectives import Objective
 from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
@@ -40,7 +40,7 @@ class LadderTrainer(GRPOTrainer):
     the rollout. Log-probabilities of the policy that sampled are computed once, before the first of them.
     """
 
-    def __init__(self, *, run: StepContext, work: WorkDir, **kwargs: Any):
+    def __init__(self, *, run: StepContext, work: WorkDir, args: GRPOConfig, reference: PreTrainedModel | None = None, **kwargs: Any):
         self.run, self.config, self.work = run, run.config, work
         self.objective: Objective = run.objective
         self.loss = run.config.policy_loss
@@ -52,7 +52,13 @@ class LadderTrainer(GRPOTrainer):
         self._passed: list[Trajectory] = []
         """The completions of the current pass: all that were kept while old log-probabilities are computed, then those of each pass."""
         self._unreported: tuple[int, Batch] | None = None
-        super().__init__(reward_funcs=no_reward, **kwargs)
+        if reference is not None:
+            args.beta = 0.0  # so that TRL does not load the starting model as the reference
+        super().__init__(reward_funcs=no_reward, args=args, **kwargs)
+        if reference is not None:
+            self.beta = self.config.beta
+            add_fused_lm_head(reference, temperature=self.temperature)
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         self._share_prompts = run.config.share_prompts
         if reason := self._why_not_share():
             self._share_prompts = False
@@ -111,13 +117,30 @@ class LadderTrainer(GRPOTrainer):
             if self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
                 tensors["old_per_token_logps"] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
             if self.beta:
-                with self._reference() as reference:
-                    tensors["ref_per_token_logps"] = self._logps(reference, tensors, self.config.per_device_train_batch_size)[0]
+                tensors["ref_per_token_logps"] = self._reference_logps(tensors)
         return tensors
+
+    def _reference_logps(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Log-probabilities of the rollout's completions under the reference, (B, T); 0 where the KL does not count."""
+        size = self.config.per_device_train_batch_size
+        places = [place for place, counts in enumerate(self._kl_counts()) if counts]
+        with self._reference() as reference:
+            if len(places) == len(self._kept):
+                return self._logps(reference, tensors, size)[0]
+            logp_BT = torch.zeros_like(tensors["sampling_per_token_logps"])
+            if places:
+                self._passed = [self._kept[place] for place in places]
+                logp_BT[places] = self._logps(reference, {name: tensor[places] for name, tensor in tensors.items() if tensor.ndim}, size)[0]
+                self._passed = self._kept
+            return logp_BT
+
+    def _kl_counts(self) -> list[bool]:
+        """Whether the KL counts on each completion of the current pass."""
+        return [self.run.kl_counts(self.run.rows[trajectory.row]) for trajectory in self._passed]
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
-        """The model that ``beta`` compares with: a copy of its own, or the policy without its adapters."""
+        """The model that ``beta`` compares with: the one that was given, a copy of the start, or the policy without its adapters."""
         if self.ref_model is not None:
             yield self.ref_model
             return
@@ -210,22 +233,30 @@ class LadderTrainer(GRPOTrainer):
         return loss
 
     def _policy_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        """A registered loss, the KL to the reference, and the auxiliary loss of a mixture of experts."""
+        """A registered loss on replies that have a reward, the KL to the reference where it counts, and the auxiliary loss of a mixture
+        of experts."""
         mask_BT = inputs["loss_mask"]
+        rewarded_B1 = torch.tensor([[self.run.rewarded([trajectory])] for trajectory in self._passed], device=mask_BT.device)
+        counts_B1 = torch.tensor([[counts] for counts in self._kl_counts()], device=mask_BT.device)
         logp_BT, entropy_BT, router_loss = self._logps(model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled)
         old_logp_BT = inputs.get("old_per_token_logps")
         old_logp_BT = logp_BT.detach() if old_logp_BT is None else old_logp_BT
         denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step
-        loss, numbers = self.loss(LossInput(logp_BT, old_logp_BT, entropy_BT, mask_BT, inputs["advantages"], denominator_B))
-        tokens = mask_BT.sum().clamp(min=1)
-        for name, value in numbers.items():
-            self._note(name, float(value))
-        self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / tokens))
-        if self.beta:
-            reference_BT = inputs["ref_per_token_logps"]
-            loss = loss + self.beta * reference_kl(logp_BT, reference_BT, mask_BT, denominator_B)
+        loss = logp_BT.new_zeros(())
+        if rewarded_B1.any():
+            judged = LossInput(logp_BT, old_logp_BT, entropy_BT, mask_BT * rewarded_B1, inputs["advantages"], denominator_B)
+            loss, numbers = self.loss(judged)
+            for name, value in numbers.items():
+                self._note(name, float(value))
+        self._note("entropy", float((entropy_BT.detach() * mask_BT).sum() / mask_BT.sum().clamp(min=1)))
+        if self.run.unrewarded:
+            self._note(DISTILLED, float((~rewarded_B1).float().mean()))
+        if self.beta and counts_B1.any():
+            reference_BT, kl_mask_BT = inputs["ref_per_token_logps"], mask_BT * counts_B1
+            loss = loss + self.beta * reference_kl(logp_BT, reference_BT, kl_mask_BT, denominator_B, self.config.kl.estimator)
             with torch.no_grad():
-                self._note("kl", float(reference_kl(logp_BT, reference_BT, mask_BT, tokens.expand(len(mask_BT)))))
+                tokens = kl_mask_BT.sum().clamp(min=1)
+                self._note("kl", float(reference_kl(logp_BT, reference_BT, kl_mask_BT, tokens.expand(len(mask_BT)))))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))
@@ -258,7 +289,8 @@ class LadderTrainer(GRPOTrainer):
             first_step, batch = self._unreported
             self._unreported = None
             self.state.num_input_tokens_seen += sum(len(t.prompt_ids) + t.length for t in flat(batch.kept))
-            measures = step_measures(batch, self.run.rows) | batch.numbers | {"num_tokens": float(self.state.num_input_tokens_seen)}
+            measures = step_measures(batch, self.run.rows, self.run.unrewarded) | batch.numbers
+            measures["num_tokens"] = float(self.state.num_input_tokens_seen)
             for name, value in measures.items():
                 self._metrics["train"][name] = [value]
             if batch.number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from safework_cli.core.settings import Settings
+from safework_cli.core.settings import OneGroup, Settings
 from safework_cli.data.tasks import TaskWeights
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, SupervisedConfig
-
-
-def _one_group(pattern: str) -> str:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    if groups != 1:
-        raise ValueError(f"the pattern has {groups} groups; one group holds the word, as in 'hurt someone\\? (Yes|No)'")
-    return pattern
 
 
 class VerdictConfig(Settings):
@@ -47,9 +36,9 @@ class VerdictConfig(Settings):
         """Whether marked rows that are not trained on come in their short form."""
         return bool(self.weight) and self.short_rows in ("all", "others")
 
-    pattern: Annotated[str, AfterValidator(_one_group)] | None = None
-    """A regular expression with one group, which holds the word; it is searched in the last assistant message. Where null, the rows'
-    own mark (meta.verdict)."""
+    pattern: OneGroup | None = None
+    """A regular expression with one group, which holds the word, as in 'hurt someone\\? (Yes|No)'; it is searched in the last assistant
+    message. Where null, the rows' own mark (meta.verdict)."""
     positive: list[str] = Field(default_factory=list)
     """Words that mean harmful; where empty, the words on rows with harmful: true."""
     samples: int = Field(200, ge=2, le=10**6)

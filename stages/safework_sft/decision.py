@@ -82,7 +82,8 @@ class Decision:
         return best_threshold(odds_N, self._positive_N)
 
     def figures(self, odds_N: np.ndarray) -> dict[str, Any]:
-        """What the manifest keeps: AUC, shares called harmful, the best threshold and what it would give."""
+        """What the manifest keeps: AUC, shares called harmful, and the best threshold with the balanced accuracy that it gives on the rows
+        that it was chosen on: on other rows it gives less."""
         measured = decision_figures(odds_N, self._positive_N, self._groups)
         called = measured["called_positive"]
         threshold = self.threshold(odds_N)
@@ -91,7 +92,7 @@ class Decision:
             "called_harmful": {"harmful": called["positive"], "harmless": called["negative"]},
             "threshold": round(threshold, 4),
             "balanced_accuracy": round(balanced_accuracy(odds_N, self._positive_N), 4),
-            "balanced_accuracy_at_threshold": round(balanced_accuracy(odds_N, self._positive_N, threshold), 4),
+            "balanced_accuracy_at_own_threshold": round(balanced_accuracy(odds_N, self._positive_N, threshold), 4),
         }
 
 

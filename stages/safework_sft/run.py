@@ -137,6 +137,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             "words": marks.words,
             "marked_rows": sum(place is not None for place in verdicts.places),
             "short_rows": len(training.input_ids) - len(encoded.input_ids),
+            "short_tokens": sum(map(len, training.input_ids[len(encoded.input_ids) :])),
             **({"short_dropped": {reason: len(ids) for reason, ids in encoded_cut.dropped.items()}} if encoded_cut.dropped else {}),
             **({"data": decision.ref, "before": before, "after": after} if decision else {}),
             **({"calibration": thresholds(state)} if calibration else {}),

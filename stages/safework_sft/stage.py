@@ -149,7 +149,10 @@ def _verdict_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _closing_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "rows", f"{metrics['rows']:,}{dropped(metrics)}"
     yield "steps", str(metrics["steps"])
-    yield "supervised", f"{100 * metrics['supervised_share']:.1f}% of {metrics['tokens']:,} tokens"
+    verdict = metrics.get("verdict") or {}
+    count, tokens = verdict.get("short_rows", 0), verdict.get("short_tokens", 0)  # one token of each is supervised
+    short = f"; in {count:,} short rows {count:,} of {tokens:,}" if tokens else ""
+    yield "supervised", f"{100 * metrics['supervised_share']:.1f}% of {metrics['tokens']:,} tokens{short}"
     yield "loss", f"{plain(metrics['loss_first'])} → {plain(metrics['loss_last'])}"
     if sampled := metrics["samples"]:
         rates = f"{percent(sampled['stop_rate'], sampled['n'])} stopped, {percent(sampled['format_rate'], sampled['n'])} in the format"

@@ -57,6 +57,8 @@ def test_sft_ends_with_rows_losses_stop_rate_and_evaluation():
     assert shown(sft, SFT) == training
     assert shown(sft, SFT | {"evaluation": EVALUATION}) == training + EVALUATED
     assert len(shown(sft, SFT | {"samples": {}, "dropped": {}})) == 4
+    short = SFT | {"verdict": {"short_rows": 1200, "short_tokens": 30500}}
+    assert shown(sft, short)[2] == "supervised       41.2% of 45,678 tokens; in 1,200 short rows 1,200 of 30,500"
 
 
 def test_rl_ends_with_updates_curves_and_evaluation():

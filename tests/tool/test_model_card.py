@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
@@ -16,6 +17,7 @@ from safework_cli.core.artifacts.verify import verify
 from safework_cli.core.config import resolve
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.stage import Inputs
+from safework_cli.models import card
 from safework_cli.models.card import write_model_card
 from safework_sft.config import SftConfig
 from safework_sft.stage import stage
@@ -114,10 +116,32 @@ def test_outside_text_cannot_break_the_front_matter(hostile, source, toy_data, w
     assert "<script>" not in card.text and "\n# Own" not in card.text and "\u202e" not in card.content
 
 
-@pytest.mark.parametrize("content", [b"---\n: [\n---\n", b"\xff\xfe", b"---\n- a\n---\n", b"no metadata"])
-def test_a_damaged_card_of_the_source_states_nothing(content, source, toy_data, work):
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"---\n: [\n---\n", "its metadata are not YAML: "),
+        (b"\xff\xfe", "UnicodeDecodeError: "),
+        (b"---\n- a\n---\n", "ValueError: repo card metadata block should be a dict"),
+        (b"---\n1: a\n---\n", "TypeError: "),
+        (b"x" * (2**20 + 1), "it has more than 1,048,576 bytes"),
+        (b"no metadata", ""),
+    ],
+)
+def test_a_damaged_card_of_the_source_states_nothing_and_the_new_card_says_so(content, problem, source, toy_data, work):
     (source / "README.md").write_bytes(content)
-    assert written(work.output, source, toy_data).data.license is None
+    made = written(work.output, source, toy_data)
+    assert made.data.license is None
+    assert ("could not be read" in made.text) == bool(problem) and problem in html.unescape(made.text)
+
+
+def test_an_error_that_is_not_the_cards_is_not_hidden(source, toy_data, work, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    (source / "README.md").write_text("---\nlicense: mit\n---\n")
+    monkeypatch.setattr(card.ModelCard, "load", fail)
+    with pytest.raises(MemoryError):
+        written(work.output, source, toy_data)
 
 
 def test_an_evaluation_during_training_is_in_the_card(source, toy_data, work, tmp_path):

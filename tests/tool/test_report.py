@@ -493,6 +493,23 @@ def test_a_store_of_damaged_evaluations_says_so_in_the_terminal(store: Store) ->
     assert "no evaluation" in stream.getvalue() and f"warning: {made.ref} cannot be read" in stream.getvalue()
 
 
+def test_a_table_wider_than_a_line_continues_in_another_one(their_metrics: None, store: Store) -> None:
+    measured_by_others(store)
+    table = ladder_table(store.list())
+    table.further = [*table.columns]
+    for width, most in ((250, 120), (160, 120), (80, 80)):
+        stream = io.StringIO()
+        print_ladder(table, Console(file=stream, width=width))
+        lines = [line for line in stream.getvalue().splitlines() if line.lstrip()[:1] in "┏┃┡│├└" and line.strip()]
+        assert lines and max(map(len, lines)) <= most
+        text = stream.getvalue()
+        for title in ("the ladder", "the same replies, measured in other ways"):
+            assert f"{title} (continued)" in text
+        for heading in ("Toxicity ↓", "Words ↓", "Broken ↓", "Gone ↓", "Unknown ", "Length (tokens)"):
+            assert text.count(heading) == 2, "each column once in each of the two tables"
+        assert text.count("× samples that could not be scored") == 2
+
+
 def test_the_terminal_table(store: Store) -> None:
     make_ladder(store)
     stream = io.StringIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +54,12 @@ class NoteStage(Stage):
         (work.output / "note.txt").write_text(config.text)
         (work.output / "journal").write_text(journal.read_text())
         return Outcome(metrics={"n": 1}, failed_gates=["too low"] if config.gate else [])
+
+
+class FolderStage(NoteStage):
+    """The same, of a model folder."""
+
+    inputs = {"model": Slot(("model",), "a model")}
 
 
 @pytest.fixture
@@ -326,3 +333,41 @@ def test_a_run_that_is_refused_leaves_its_folder_only_where_there_is_something_t
     with pytest.raises(InputError, match="no rows"):
         run(stage, store)
     assert len(list(store.runs.iterdir())) == kept
+
+
+@pytest.fixture
+def folder(tiny_model, tmp_path):
+    """A model folder that is not in the store."""
+    return shutil.copytree(tiny_model, tmp_path / "mine")
+
+
+def of_folder(folder, store):
+    return prepare(FolderStage(), resolve(FolderStage(), (), [f"model={folder}"], {}), store)
+
+
+def test_a_folder_that_changes_between_plan_and_run_is_refused(folder, stage, store):
+    prepared = of_folder(folder, store)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    with pytest.raises(InputError, match=r"an input changed after the plan was made: model=\S+ \(config.json\)"):
+        execute(prepared, store, quiet=True)
+    assert not store.list()
+    prepared = of_folder(folder, store)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model=\S+ \(model.safetensors\)"):
+        execute(prepared, store, quiet=True)
+
+
+def test_a_folder_that_changes_during_the_run_leaves_no_artifact(folder, stage, store, monkeypatch):
+    def change(work):
+        (folder / "config.json").write_text("{}")
+
+    monkeypatch.setattr(NoteStage, "during", staticmethod(change))
+    with pytest.raises(InputError, match=r"what was read changed during the run: model=\S+ \(config.json\)"):
+        execute(of_folder(folder, store), store, quiet=True)
+    assert not store.list()
+
+
+def test_a_folder_whose_files_were_only_touched_is_not_a_changed_one(folder, stage, store):
+    prepared = of_folder(folder, store)
+    os.utime(folder / "config.json", (1, 1))
+    assert execute(prepared, store, quiet=True).exit_code == 0

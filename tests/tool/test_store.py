@@ -14,7 +14,7 @@ import pytest
 from safework_cli.core.artifacts import InputEntry, Manifest, Store
 from safework_cli.core.artifacts.gc import collect, garbage
 from safework_cli.core.artifacts.references import check_name, name_from_path
-from safework_cli.core.artifacts.store import now
+from safework_cli.core.artifacts.store import default_store, now
 from safework_cli.core.artifacts.transfer import export_folder, import_folder
 from safework_cli.core.errors import InputError, RunAgain
 from safework_cli.data.dataset import read_dataset
@@ -297,3 +297,17 @@ def test_a_folder_that_is_meant_is_offered(store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"write \./Qwen2.5-7B-Instruct"):
         store.resolve("Qwen2.5-7B-Instruct", ("model",))
+
+
+def test_a_store_that_is_a_file_is_refused_and_not_empty(tmp_path, cli, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        done = cli("artifacts", "ls", "--store", str(path))
+        assert done.returncode == 3 and f"the store {path} is not a folder" in done.stderr and "empty" not in done.stdout + done.stderr
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="is neither a folder nor a link to one"):
+        default_store(tmp_path / "broken")
+    monkeypatch.setenv("SAFEWORK_STORE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="is not a folder"):
+        default_store()
+    assert default_store(tmp_path / "not yet").list() == []

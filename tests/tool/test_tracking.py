@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 
@@ -135,6 +136,28 @@ def test_a_tracking_folder_that_cannot_be_written_is_named(tiny_artifact, toy_da
     (root / "tensorboard").write_text("a file")
     with pytest.raises(InputError, match="tensorboard cannot write to .*-tracking"):
         run(store, "tracking=[tensorboard]")
+
+
+def test_numbers_that_mlflow_did_not_record_are_warned_of(tiny_artifact, toy_data, store, monkeypatch):
+    """Its threads log their errors, and raise none."""
+    pytest.importorskip("mlflow")
+    from mlflow.utils.async_logging.async_logging_queue import AsyncLoggingQueue
+
+    original = AsyncLoggingQueue.__init__
+
+    def failing(self, logging_func):
+        def log(*, metrics, **more):
+            if metrics:
+                raise OSError("the disk is gone")
+            logging_func(metrics=metrics, **more)
+
+        original(self, log)
+
+    monkeypatch.setattr(AsyncLoggingQueue, "__init__", failing)
+    made = run(store, "tracking=[mlflow]")
+    events = [json.loads(line) for line in (made.path / "safework" / "events.jsonl").read_text().splitlines()]
+    (warning,) = [event for event in events if "mlflow did not record" in str(event)]
+    assert "the disk is gone" in str(warning) and warning["event"] == "warning"
 
 
 def test_a_tracker_that_fails_leaves_a_run_that_resumes_without_it(tiny_artifact, toy_data, store, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safework_cli.core.artifacts import InputEntry, Manifest
+from safework_cli.core.artifacts.external import FileStates
 from safework_cli.core.artifacts.manifest import RECORD
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import now
@@ -31,6 +32,8 @@ class Prepared:
     name: str
     external: dict[str, str] = field(default_factory=dict)
     """Digests of the files outside the store that the settings name, as they were when the fingerprint was made."""
+    states: dict[str, FileStates] = field(default_factory=dict)
+    """Of the files of each input outside the store, at that time."""
 
 
 def request_of(prepared: Prepared) -> dict[str, Any]:

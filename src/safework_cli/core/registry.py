@@ -31,27 +31,33 @@ def entries(group: str) -> dict[str, EntryPoint]:
     return dict(sorted(found.items()))
 
 
-def load_registered(group: str, name: str, what: str) -> Any:
+def load_registered(group: str, name: str, what: str, kind: type | None = None) -> Any:
     """The object that is registered under a name.
 
     Args:
         group: of entry points, such as "safework.losses".
         what: what the group holds, for the error ("loss").
+        kind: the class that the object must be an instance of, with this name as its ``name``; None where any object will do.
 
     Raises:
-        ConfigError: nothing is registered under the name, or it cannot be imported.
+        ConfigError: nothing is registered under the name, it cannot be imported, or it is not of that kind.
     """
     known = entries(group)
     if name not in known:
         raise ConfigError(f"no {what} '{name}'{nearest(name, known)}", f"registered: {', '.join(known) or 'none'}", "safework doctor")
     try:
-        return known[name].load()
+        loaded = known[name].load()
     except (ImportError, AttributeError) as error:
         distribution = known[name].dist
         package = distribution.name if distribution else "an unknown package"
         raise ConfigError(
             f"the {what} '{name}' cannot be imported", f"{known[name].value} of {package}: {error}", f"fix or remove {package}"
         ) from error
+    if kind is not None and (not isinstance(loaded, kind) or getattr(loaded, "name", None) != name):
+        other = f"the {what} '{getattr(loaded, 'name', '')}'" if isinstance(loaded, kind) else f"a {type(loaded).__name__}"
+        it_is = f"'{name}' is registered as a {what}, and {known[name].value} is {other}"
+        raise ConfigError(it_is, "", "fix the entry point of its package")
+    return loaded
 
 
 @cache

@@ -16,6 +16,7 @@ from filelock import Timeout
 
 from safework_cli.core import data_files, resume, runs
 from safework_cli.core.artifacts import Artifact, Manifest, Store
+from safework_cli.core.artifacts.external import changed_files, file_states
 from safework_cli.core.artifacts.manifest import MANIFEST, write_durably
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
@@ -75,6 +76,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
         else:
             values[slot] = artifact
     inputs = Inputs(values)
+    states = {key: file_states(artifact) for key, artifact in inputs.flat().items()}
     if unbuilt:
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
@@ -83,7 +85,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
-    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name, external)
+    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name, external, states)
 
 
 def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
@@ -229,12 +231,18 @@ def _refuse_if_deleted(prepared: Prepared) -> None:
             )
 
 
+def _changed_inputs(prepared: Prepared) -> list[str]:
+    """The files of inputs outside the store that are not what they were when the fingerprint was made."""
+    inputs = prepared.inputs.flat()
+    return [f"{key}={one.ref} ({name})" for key, one in inputs.items() for name in changed_files(one, prepared.states.get(key, {}))]
+
+
 def _refuse_if_changed(prepared: Prepared) -> None:
-    """Raises InputError where a file that the settings name changed after the fingerprint was made: what was made of the new content would
-    be found later by requests for the old."""
+    """Raises InputError where a file that the settings name, or one of an input outside the store, changed after the fingerprint was made:
+    what was made of the new content would be found later by requests for the old."""
     now = prepared.stage.external_digests(prepared.resolved.config)
     changed = sorted(key for key in prepared.external.keys() | now.keys() if prepared.external.get(key) != now.get(key))
-    if changed:
+    if changed := changed + _changed_inputs(prepared):
         raise InputError(
             f"what was read changed during the run: {', '.join(changed)}",
             "the result may be made of the old content, the new one or a part of each, and is not kept",
@@ -247,6 +255,12 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
+    if changed := _changed_inputs(prepared):
+        raise InputError(
+            f"an input changed after the plan was made: {', '.join(changed)}",
+            "the run would be recorded as one from the old content",
+            "run the same command again once nothing writes to it",
+        )
     request = request_of(prepared)
     with store.lock(GC_LOCK):
         _refuse_if_deleted(prepared)

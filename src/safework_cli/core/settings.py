@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -42,6 +43,21 @@ Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_temperature)
 
 SamplingTemperature = Annotated[float, Field(ge=LOWEST_TEMPERATURE, le=100)]
 """A temperature where replies have to differ."""
+
+
+def one_group(pattern: str) -> str:
+    """The regular expression of a setting, which has exactly one group. Raises ValueError otherwise."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
+    if groups != 1:
+        raise ValueError(f"'{pattern}' has {groups} groups, it needs exactly one")
+    return pattern
+
+
+OneGroup = Annotated[str, AfterValidator(one_group)]
+"""A regular expression with one group, which holds what is looked for."""
 
 
 class Settings(BaseModel):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # noqa: TID251  # for the errors that huggingface_hub lets through
 from huggingface_hub import ModelCard, ModelCardData
 
 from safework_cli.core.artifacts import Artifact
@@ -42,7 +43,7 @@ def write_model_card(
         evaluation: the result of the evaluations during training (``metrics["evaluation"]`` of the manifest).
     """
     source = inputs.one("model")
-    stated = _stated(source.path)
+    stated, unread = _stated(source.path)
     data = ModelCardData(
         base_model=_base_model(source, stated),
         datasets=_hub_datasets(inputs.one("data")) or None,
@@ -50,27 +51,33 @@ def write_model_card(
         tags=["safework", f"safework-{stage.replace(' ', '-')}"],
         **_licence(stated),
     )
-    body = "\n".join(_body(stage, config, inputs, steps, evaluation, data, _auto_class(folder)))
+    body = "\n".join(_body(stage, config, inputs, steps, evaluation, data, unread, _auto_class(folder)))
     (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
 
 
 def write_average_card(folder: Path, models: Sequence[Artifact], config: StageConfig) -> None:
     """Writes the card of a weighted mean of models. A licence is stated only where all their folders state the same one."""
     stated = [_stated(model.path) for model in models]
-    licences = [_licence(one) for one in stated]
-    bases = {_base_model(model, one) for model, one in zip(models, stated, strict=True)}
+    licences = [_licence(one) for one, _ in stated]
+    bases = {_base_model(model, one) for model, (one, _) in zip(models, stated, strict=True)}
     data = ModelCardData(
         base_model=bases.pop() if len(bases) == 1 else None,
         library_name="transformers",
         tags=["safework", "safework-models-average", "merge"],
         **(licences[0] if all(licence == licences[0] for licence in licences) else {}),
     )
-    body = "\n".join(_average_body(models, config, data, licences, _auto_class(folder)))
+    unread = " ".join(dict.fromkeys(problem for _, problem in stated if problem))
+    body = "\n".join(_average_body(models, config, data, licences, unread, _auto_class(folder)))
     (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
 
 
 def _average_body(
-    models: Sequence[Artifact], config: StageConfig, data: ModelCardData, licences: Sequence[Mapping[str, Any]], auto_class: str
+    models: Sequence[Artifact],
+    config: StageConfig,
+    data: ModelCardData,
+    licences: Sequence[Mapping[str, Any]],
+    unread: str,
+    auto_class: str,
 ) -> Iterator[str]:
     yield "# Model made by `safework models average`"
     yield ""
@@ -80,6 +87,7 @@ def _average_body(
         yield _licence_line(data)
     else:
         yield "The folders of the source models state different licences: read them before you use this model."
+    yield from [unread] if unread else []
     yield ""
     yield "## Lineage"
     yield ""
@@ -89,20 +97,30 @@ def _average_body(
     yield from _use(auto_class)
 
 
-def _stated(folder: Path) -> dict[str, Any]:
-    """What a model folder says of itself: the metadata of its card, and the licence in config.json where the card has none."""
+def _stated(folder: Path) -> tuple[dict[str, Any], str]:
+    """What a model folder says of itself: the metadata of its card, and the licence in config.json where the card has none. And a
+    sentence where a card is there and cannot be read: it then states nothing."""
     stated: dict[str, Any] = {}
+    unread = ""
     try:
         if (folder / CARD).stat().st_size <= LONGEST_CARD:
             stated = ModelCard.load(folder / CARD, ignore_metadata_errors=True).data.to_dict()
-    except Exception:  # a card that somebody else wrote: what cannot be read states nothing
-        stated = {}
+        else:
+            unread = f"it has more than {LONGEST_CARD:,} bytes"
+    except FileNotFoundError:
+        pass
+    except yaml.YAMLError as error:
+        unread = f"its metadata are not YAML: {getattr(error, 'problem', None) or type(error).__name__}"
+    except OSError as error:
+        unread = error.strerror or type(error).__name__
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:  # what the hub's class makes of another's metadata
+        unread = f"{type(error).__name__}: {error}"
     if not stated.get("license"):
         try:
             stated["license"] = json.loads((folder / "config.json").read_bytes()).get("license")
         except (OSError, ValueError, AttributeError, RecursionError):
             stated["license"] = None
-    return stated
+    return stated, f"The card in the source model's folder could not be read ({_line(unread)})." if unread else ""
 
 
 def _base_model(source: Artifact, stated: Mapping[str, Any]) -> str | None:
@@ -146,6 +164,7 @@ def _body(
     steps: int,
     evaluation: Mapping[str, Any] | None,
     data: ModelCardData,
+    unread: str,
     auto_class: str,
 ) -> Iterator[str]:
     yield f"# Model made by `safework {stage}`"
@@ -153,6 +172,7 @@ def _body(
     base = f", which descends from {_code(data.base_model)}" if isinstance(data.base_model, str) else ""
     yield f"Trained for {steps} steps from {_code(_reference(inputs.one('model')))}{base}, on {_code(_reference(inputs.one('data')))}."
     yield _licence_line(data)
+    yield from [unread] if unread else []
     yield ""
     yield "## Lineage"
     yield ""

@@ -7,6 +7,7 @@ Files are kept in ``STORE-tracking/``, next to the store, and no tracker uses th
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -218,10 +219,29 @@ def _mlflow_run(work: WorkDir, name: str) -> Iterator[None]:
     kept = work.path / MLFLOW_RUN
     started = mlflow.start_run(run_id=kept.read_text() if kept.exists() else None, run_name=name)
     kept.write_text(started.info.run_id)
-    status = "KILLED"
+    status, failures = "KILLED", _Messages(logging.ERROR)
+    queue = logging.getLogger("mlflow.utils.async_logging.async_logging_queue")  # it logs the errors of its threads, and raises none
+    queue.addHandler(failures)
     try:
         yield
         status = "FINISHED"
     finally:
-        mlflow.flush_async_logging()
+        try:
+            mlflow.flush_async_logging()
+        finally:
+            queue.removeHandler(failures)
+            if failures.messages:
+                first = (failures.messages[0].splitlines() or [""])[0][:300]
+                work.progress.warn(f"mlflow did not record {len(failures.messages)} batches of numbers, which metrics.jsonl has: {first}")
         mlflow.end_run(status)
+
+
+class _Messages(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())

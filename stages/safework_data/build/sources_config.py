@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from safework_cli.core.errors import nearest
-from safework_cli.core.settings import Settings
+from safework_cli.core.settings import OneGroup, Settings
 from safework_cli.data.row import Task
 from safework_cli.data.suites import SUITES, TRAINING_SETS
 from safework_data.files import Format, checked_name
@@ -63,16 +63,6 @@ def _meant(given: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(pairs) if all(map(_is_target, fields)) and len(set(fields)) == len(fields) else None
 
 
-def _refuse_groups(name: str, pattern: str) -> None:
-    """Raises ValueError unless a setting's regular expression has exactly one group."""
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise ValueError(f"{name}: '{pattern}' is not a regular expression: {error}") from None
-    if groups != 1:
-        raise ValueError(f"{name}: '{pattern}' has {groups} groups, it needs exactly one")
-
-
 class TableSource(Settings):
     """What file and hub sources share: which columns become which fields of a row."""
 
@@ -92,10 +82,10 @@ class TableSource(Settings):
     and the like, which are held out)."""
     constants: dict[str, str | bool | _Whole | _Number] = Field(default_factory=dict)
     """Row field → a value that every row gets."""
-    extract: dict[str, str] = Field(default_factory=dict)
+    extract: dict[str, OneGroup] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
-    verdict: str | None = None
+    verdict: OneGroup | None = None
     """Regular expression with one group that finds, in the last reply, the word that states the decision ("Yes", "No"): `meta.verdict`
     becomes its place, for `verdict` of `safework sft`. Replies stay as they are; rows without a match get no mark and are counted."""
     licence: str = "unknown"
@@ -117,20 +107,6 @@ class TableSource(Settings):
                 hint = f"; write {info.field_name}: {mapping_line(meant)}" if meant else nearest(target, TARGETS)
                 fields = f"fields, which are on the left: {', '.join(TARGETS)}, meta.ANYTHING"
                 raise ValueError(f"'{target}' is not a field of a row{hint} ({fields})")
-        return value
-
-    @field_validator("extract")
-    @classmethod
-    def _patterns(cls, value: dict[str, str]) -> dict[str, str]:
-        for target, pattern in value.items():
-            _refuse_groups(f"extract.{target}", pattern)
-        return value
-
-    @field_validator("verdict")
-    @classmethod
-    def _one_group(cls, value: str | None) -> str | None:
-        if value is not None:
-            _refuse_groups("verdict", value)
         return value
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.efficient.config import EfficientConfig
+from safework_rl.reference import REFERENCE_SLOT, plan_reference, without_reward
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
@@ -25,6 +26,7 @@ class EfficientStage(PolicyStage):
         "model": MODEL_SLOT,
         "data": Slot(("dataset",), "prompts of the tasks, such as starter:rl"),
         "verifiers": VERIFIERS_SLOT,
+        "reference": REFERENCE_SLOT,
         **EVAL_SLOTS,
     }
     output = "model"
@@ -34,6 +36,7 @@ class EfficientStage(PolicyStage):
         plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards)
         plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), alpha {config.alpha}")
         check_routes(plan, config.rewards, set(config.tasks), inputs)
+        plan_reference(plan, config, inputs, set(config.tasks), config.rewards)
         return plan
 
     def external_digests(self, config: EfficientConfig) -> dict[str, str]:
@@ -44,7 +47,8 @@ class EfficientStage(PolicyStage):
         from safework_rl.run import task_rewards, train
 
         objective = load_registered(OBJECTIVES, "efficient", "objective")(config, task_rewards(config, config.rewards, inputs))
-        return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={})
+        unrewarded = without_reward(config.rewards, config.tasks)
+        return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={}, unrewarded=unrewarded)
 
 
 stage = EfficientStage()

@@ -81,12 +81,22 @@ class Loss(Generic[Block]):
         raise NotImplementedError
 
 
-def reference_kl(logp_BT: torch.Tensor, reference_BT: torch.Tensor, mask_BT: torch.Tensor, denominator_B: torch.Tensor) -> torch.Tensor:
-    """The k3 estimate of KL(policy ‖ reference), weighted as ``LossInput.denominator_B`` says, scalar: r − 1 − ln r with r = π_ref/π_θ.
+def reference_kl(
+    logp_BT: torch.Tensor,
+    reference_BT: torch.Tensor,
+    mask_BT: torch.Tensor,
+    denominator_B: torch.Tensor,
+    estimator: Literal["k3", "k2"] = "k3",
+) -> torch.Tensor:
+    """An estimate of KL(policy ‖ reference), weighted as ``LossInput.denominator_B`` says, scalar. With r = π_ref/π_θ of a sampled token:
 
-    The term that the official scripts add to the CPG clip (LightRFT, ``--use_kl_loss --kl_estimator k3``), without a ratio before it.
-    (They average it over each reply first; here it is averaged over the tokens of a group, as the rest of the loss is.)
+        k3 = r − 1 − ln r     expected gradient on the policy's own samples: that of KL(reference ‖ policy)
+        k2 = (ln r)² / 2      that of KL(policy ‖ reference), as a per-token reward −ln(π_θ/π_ref) gives
+
+    k3 is what the official scripts add to the CPG clip (LightRFT, ``--use_kl_loss --kl_estimator k3``), without a ratio before it.
+    (They average it over each reply first; here it is averaged over the tokens of a group, as the rest of the loss is.) The value of k3
+    is an unbiased estimate of KL(policy ‖ reference); its gradient is not one (arXiv 2510.01555).
     """
     log_ratio_BT = reference_BT - logp_BT
-    k3_BT = log_ratio_BT.exp() - 1 - log_ratio_BT
-    return (k3_BT * mask_BT / denominator_B[:, None]).sum()
+    estimate_BT = log_ratio_BT.square() / 2 if estimator == "k2" else log_ratio_BT.exp() - 1 - log_ratio_BT
+    return (estimate_BT * mask_BT / denominator_B[:, None]).sum()

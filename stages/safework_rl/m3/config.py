@@ -41,7 +41,8 @@ class M3Config(RlConfig):
     """Dynamic sampling: how often a rollout may sample other prompts for such groups. 0 leaves them, without a gradient."""
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
-    of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers."""
+    of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers. An empty route, such
+    as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies."""
     objective: str = "m3"
     """How rewards become advantages: m3, or an objective that an installed package registers."""
     objective_settings: SerializeAsAny[Settings] = Field(default_factory=Settings, validate_default=True)

@@ -13,6 +13,7 @@ from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
 from safework_rl.m3.config import M3Config
+from safework_rl.reference import REFERENCE_SLOT, plan_reference, without_reward
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
@@ -24,7 +25,7 @@ class M3Stage(PolicyStage):
     version = 4  # 4: several updates a rollout, sample deviation, draws by completion; 3: refill, language term; 2: other draws
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
     Config = M3Config
-    inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT, **EVAL_SLOTS}
+    inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT, "reference": REFERENCE_SLOT, **EVAL_SLOTS}
     output = "model"
 
     def plan(self, config: M3Config, inputs: Inputs) -> Plan:
@@ -33,6 +34,7 @@ class M3Stage(PolicyStage):
         plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3", rewards)
         plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
         check_routes(plan, config.rewards, tasks, inputs)
+        plan_reference(plan, config, inputs, tasks, config.rewards)
         return plan
 
     def external_digests(self, config: M3Config) -> dict[str, str]:
@@ -46,7 +48,8 @@ class M3Stage(PolicyStage):
         objective = load_registered(OBJECTIVES, config.objective, "objective")(config, task_rewards(config, config.rewards, inputs))
         phases = [(phase.tasks, phase.share) for phase in config.phases]
         refill = config.refill_attempts if config.filter_groups else 0
-        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill)
+        unrewarded = without_reward(config.rewards, (task for tasks, _ in phases for task in tasks))
+        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill, unrewarded=unrewarded)
 
 
 stage = M3Stage()

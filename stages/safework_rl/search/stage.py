@@ -11,6 +11,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT, plan_rl
+from safework_rl.reference import REFERENCE_SLOT, plan_reference
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
 
@@ -24,6 +25,7 @@ class SearchRlStage(PolicyStage):
         "model": MODEL_SLOT,
         "index": Slot(("index",), "what is searched"),
         "data": Slot(("dataset",), "questions of the task search with gold answers, such as starter:rl"),
+        "reference": REFERENCE_SLOT,
         **EVAL_SLOTS,
     }
     output = "model"
@@ -35,6 +37,7 @@ class SearchRlStage(PolicyStage):
             f"{config.limits.results} results",
             f"reliability ≥ {config.reliability.threshold:g}, λ from {config.reliability.multiplier:g}",
         ]
+        plan_reference(plan, config, inputs, {"search"})
         if config.limits.turn_tokens > config.max_completion_length:
             plan.refuse(
                 f"limits.turn_tokens={config.limits.turn_tokens} exceeds max_completion_length={config.max_completion_length}",

@@ -392,7 +392,7 @@ def test_a_column_that_only_some_lines_have_is_known(work: WorkDir, tmp_path: Pa
         ({"columns": {"answer": "q"}}, "columns must name either `prompt` or `messages`"),
         ({"columns": {"prompt": "q", "messages": "m"}}, "columns must name either `prompt` or `messages`"),
         ({"task": None}, "task must be given, here or as a column"),
-        ({"extract": {"prompt": "(a"}}, "extract.prompt: '(a' is not a regular expression"),
+        ({"extract": {"prompt": "(a"}}, "'(a' is not a regular expression"),
         ({"extract": {"prompt": "ab"}}, "has 0 groups, it needs exactly one"),
         ({"constants": {"prompt": "x"}}, "'prompt' is both a column and a constant"),
         ({"subset": "../x"}, "'../x' is not a name"),

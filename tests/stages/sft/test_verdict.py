@@ -23,7 +23,7 @@ from safework_sft.config import SftConfig, VerdictConfig
 from safework_sft.encode import IGNORE, encode_rows, find_verdicts, joined, rows_to_train
 from safework_sft.marks import marked_rows, only_cut
 from safework_sft.run import train, verdict_term
-from safework_sft.stage import stage
+from safework_sft.stage import _closing_lines, stage
 from safework_sft.trainer import SupervisedTrainer
 
 OPENING = "<think>The request: {}. Would it hurt someone? "
@@ -299,8 +299,10 @@ def test_the_decision_is_learned_and_measured(tiny_artifact, data, work):
     outcome = train(config, inputs, work)
     found = outcome.metrics["verdict"]
     assert found["words"] == {"en": {"Yes": True, "No": False}} and found["marked_rows"] == found["short_rows"] == 16
+    assert 16 < found["short_tokens"] < outcome.metrics["tokens"], "short rows are not among the tokens of the others"
+    assert f"; in 16 short rows 16 of {found['short_tokens']:,}" in dict(_closing_lines(outcome.metrics))["supervised"]
     assert found["before"]["auc"]["n"] == 12 and found["after"]["auc"]["value"] == 1.0
-    assert found["after"]["balanced_accuracy_at_threshold"] == 1.0
+    assert found["after"]["balanced_accuracy_at_own_threshold"] == 1.0
     steps = [step for step in read_metrics(work.progress.metrics_path) if "verdict_loss" in step]
     assert steps[-1]["verdict_loss"] < 0.5 * steps[0]["verdict_loss"] and steps[-1]["reply_loss"] < steps[0]["reply_loss"]
 
@@ -401,7 +403,7 @@ def test_the_plan_says_what_the_verdict_does_and_refuses(tiny_artifact, data, to
     ):
         (refusal,) = stage.plan(config, Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")})).refusals
         assert message in str(refusal)
-    with pytest.raises(ValueError, match="the pattern has 2 groups"):
+    with pytest.raises(ValueError, match=r"'\(a\)\(b\)' has 2 groups, it needs exactly one"):
         SftConfig(verdict={"pattern": "(a)(b)"})
     with pytest.raises(ValueError, match="not a regular expression"):
         SftConfig(verdict={"pattern": "(a"})

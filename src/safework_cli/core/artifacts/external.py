@@ -83,6 +83,35 @@ def path_artifact(path: Path, reference: str, kinds: tuple[str, ...]) -> Artifac
     return Artifact(base.absolute(), external_manifest(kind, name, entries, payload_digest(entries)), external=str(path.absolute()))
 
 
+FileStates = dict[str, tuple[int, int, int] | None]
+"""Path → size, time of change in nanoseconds and inode of a file; None for one that is not there."""
+
+
+def file_states(artifact: Artifact) -> FileStates:
+    """Of the files of an artifact that is outside the store. Empty for what is in the store, and for a hub's snapshot, which is pinned by
+    its commit."""
+    states: FileStates = {}
+    for entry in artifact.manifest.files if artifact.external else ():
+        try:
+            status = (artifact.path / entry.path).stat()
+            states[entry.path] = (status.st_size, status.st_mtime_ns, status.st_ino)
+        except OSError:
+            states[entry.path] = None
+    return states
+
+
+def changed_files(artifact: Artifact, before: FileStates) -> list[str]:
+    """The files of an artifact outside the store whose content is no longer that of its manifest.
+
+    Args:
+        before: ``file_states`` when the manifest was made; a file with the same state is not read again.
+    """
+    now = file_states(artifact)
+    digests = {entry.path: entry.sha256 for entry in artifact.manifest.files}
+    differ = [name for name in now if now[name] != before.get(name)]
+    return [name for name in differ if now[name] is None or entry_of(artifact.path / name, artifact.path).sha256 != digests[name]]
+
+
 def hub_artifact(reference: HubReference, text: str, kinds: tuple[str, ...]) -> Artifact:
     """Downloads (or finds in the local cache) a repository, pinned to a commit. Raises InputError where the hub cannot be reached."""
     import huggingface_hub as hub

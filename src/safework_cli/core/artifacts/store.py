@@ -40,8 +40,17 @@ GC_LOCK = "gc"
 
 
 def default_store(path: str | Path | None = None) -> Store:
-    """The store of ``--store``, ``SAFEWORK_STORE`` or ``./artifacts``, in that order."""
-    return Store(Path(path or os.environ.get("SAFEWORK_STORE") or "artifacts"))
+    """The store of ``--store``, ``SAFEWORK_STORE`` or ``./artifacts``, in that order. Raises InputError where something else has its
+    place: a file has no artifacts, and an empty store would be the wrong answer."""
+    store = Store(Path(path or os.environ.get("SAFEWORK_STORE") or "artifacts"))
+    place = next((place for place in (store.root, *store.root.parents) if os.path.lexists(place)), store.root)
+    if os.path.lexists(place) and not place.is_dir():
+        raise InputError(
+            f"the store {store.root} is not a folder",
+            f"{place} is a file" if place.is_file() else f"{place} is neither a folder nor a link to one",
+            "name the store's folder: --store FOLDER, or export SAFEWORK_STORE=FOLDER",
+        )
+    return store
 
 
 class Store:

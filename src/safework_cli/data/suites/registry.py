@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.errors import InputError
 from safework_cli.core.registry import entries, load_registered
 from safework_cli.data.row import Row
 from safework_cli.data.suites.suite import Suite
@@ -37,11 +37,7 @@ SUITES: Mapping[str, Suite] = _Registered()
 
 def suite_named(name: str) -> Suite:
     """Returns the suite. Raises ConfigError with the nearest name if none is registered, or if what is registered is not a suite."""
-    suite = load_registered(GROUP, name, "suite")
-    if not isinstance(suite, Suite) or suite.name != name:
-        what = f"the suite '{suite.name}'" if isinstance(suite, Suite) else f"a {type(suite).__name__}"
-        where = entries(GROUP)[name].value
-        raise ConfigError(f"'{name}' is registered as a suite, and {where} is {what}", "", "fix the entry point of its package")
+    suite: Suite = load_registered(GROUP, name, "suite", Suite)
     return suite
 
 
