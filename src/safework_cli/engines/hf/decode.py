@@ -261,7 +261,8 @@ class Draws:
             SafeworkError: the logits are not finite.
         """
         token_B = self._token(logits_BV)
-        scaled_BV = logits_BV / self._sampling.logprobs_at
+        at = self._sampling.logprobs_at
+        scaled_BV = logits_BV if at == 1 else logits_BV / at
         logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
         if not torch.isfinite(logp_B).all():
             raise SafeworkError(
