@@ -34,7 +34,6 @@ from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
 from safework_rl.step import Batch, StepContext, Trajectory, flat, step
 
-
 OLD = "old_per_token_logps"
 """TRL's name of the log-probabilities of the policy that sampled."""
 

@@ -17,7 +17,7 @@ from safework_cli.models.precision import computes_in_float32
 
 @contextmanager
 def packed_linears(model: torch.nn.Module, rows: int) -> Iterator[None]:
-    """Inside, linear layers on a CPU compute with packed weights, in bfloat16 where autocast is on; elsewhere nothing changes. For
+    """Inside, float32 linear layers on a CPU compute with packed weights, in bfloat16 where autocast is on; elsewhere nothing changes. For
     inference only.
 
     Args:
@@ -41,7 +41,8 @@ def _packable(layer: torch.nn.Linear) -> bool:
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     plain = "forward" not in vars(layer) or computes_in_float32(layer)
     fast = (torch.float32, torch.bfloat16) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (torch.float32,)
-    return known and plain and layer.weight.device.type == "cpu" and _multiplied_in(layer) in fast
+    own = layer.weight
+    return known and plain and own.device.type == "cpu" and own.dtype == torch.float32 and _multiplied_in(layer) in fast
 
 
 def _multiplied_in(layer: torch.nn.Linear) -> torch.dtype:
