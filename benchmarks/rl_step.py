@@ -1,10 +1,12 @@
-"""One whole RL step (sampling, log-probabilities, backward, optimiser), ours and TRL's GRPOTrainer.
+"""One whole RL step (sampling, log-probabilities, backward, optimiser): ours in float32 and in bfloat16, and TRL's GRPOTrainer.
 
     python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5] [--json]
 
-Both sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
+All sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
 within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
-is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state.
+is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state. "bf16" is ours with bf16=true:
+weights stay float32, products are made in bfloat16. Its log-probabilities: how far those of sampling are from those of training (mean
+over the tokens), and the largest log-ratio before the first update.
 """
 
 from __future__ import annotations
@@ -33,25 +35,33 @@ def main() -> None:
     if options.side:
         print(json.dumps(measure(options)))
         return
-    sides = {side: run_side(options, side) for side in ("trl", "ours")}
+    sides = {side: run_side(options, side) for side in ("trl", "ours", *(["bf16"] if options.dtype == "float32" else []))}
     rows = []
     for what, unit in (("step_s", "s"), ("generation_s", "s"), ("update_s", "s"), ("beyond_gb", "GB"), ("peak_gb", "GB")):
         ours, theirs = sides["ours"][what], sides["trl"][what]
-        rows.append({"what": what, "unit": unit, "ours": round(ours, 3), "trl": round(theirs, 3), "ratio": round(ours / theirs, 3)})
+        row = {"what": what, "unit": unit, "ours": round(ours, 3), "trl": round(theirs, 3), "ratio": round(ours / theirs, 3)}
+        if "bf16" in sides:
+            row |= {"bf16": round(sides["bf16"][what], 3), "bf16_ratio": round(sides["bf16"][what] / ours, 3)}
+        rows.append(row)
+    measured = {side: found["log_probabilities"] for side, found in sides.items() if side != "trl"}
     setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps")} | {"device": device()}
     if options.json:
-        print(json.dumps({"setting": setting, "rows": rows, "steps": {side: found["steps"] for side, found in sides.items()}}))
+        steps = {side: found["steps"] for side, found in sides.items()}
+        print(json.dumps({"setting": setting, "rows": rows, "log_probabilities": measured, "steps": steps}))
         return
     print(" ".join(f"{name}={value}" for name, value in setting.items()))
-    print(f"{'':14} {'ours':>9} {'TRL':>9} {'ratio':>7}")
+    print(f"{'':14} {'ours':>9} {'TRL':>9} {'ratio':>7}" + (f" {'ours bf16':>10} {'to float32':>10}" if "bf16" in sides else ""))
     for row in rows:
-        print(f"{row['what']:14} {row['ours']:9.2f} {row['trl']:9.2f} {row['ratio']:7.2f}")
+        more = f" {row['bf16']:10.2f} {row['bf16_ratio']:10.2f}" if "bf16" in sides else ""
+        print(f"{row['what']:14} {row['ours']:9.2f} {row['trl']:9.2f} {row['ratio']:7.2f}{more}")
+    for side, numbers in measured.items():
+        print(f"{side}: " + ", ".join(f"{name} {value:.2g}" for name, value in numbers.items()))
 
 
 def parse(words: list[str]) -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--steps", type=int, default=5, help="steps measured on each side")
-    options.add_argument("--side", choices=["trl", "ours"], help=argparse.SUPPRESS)
+    options.add_argument("--side", choices=["trl", "ours", "bf16"], help=argparse.SUPPRESS)
     return options.parse_args(words)
 
 
@@ -76,7 +86,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
     prompts = prompts_of(tokenizer, options.prompt, options.steps + 1)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = (ours if options.side == "ours" else trl)(options, model, tokenizer, prompts, Path(scratch))
+        trainer = (trl if options.side == "trl" else ours)(options, model, tokenizer, prompts, Path(scratch))
         clock = Clock()
         owner, method = (trainer, "_generate_single_turn") if options.side == "trl" else (import_module("safework_rl.step"), "sample")
         clock.wrap(owner, method, "generation")
@@ -103,6 +113,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     assert lengths == {options.completion}, f"replies of {lengths} tokens, {options.completion} wanted"
     return {
         "steps": steps,
+        "log_probabilities": {
+            name: max(entry[name] for entry in trainer.state.log_history if name in entry)
+            for name in ("engine/logprob_gap", "engine/first_log_ratio")
+            if options.side != "trl"
+        },
         "peak_gb": peak / 1e9,
         "beyond_gb": (peak - weights - 3 * trained) / 1e9,  # the gradient and two Adam moments, in the weights' type
         **{f"{part}_s": statistics.median(step[part] for step in steps) for part in PARTS},
@@ -218,9 +233,10 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
 
     work = WorkDir(scratch, "0" * 64, Progress(scratch, make_display(quiet=True)), StopRequest())
     shared = shared_settings(options)
-    config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"])  # TRL's default: a rollout for each step
+    # TRL's default: a rollout for each step
+    config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"], bf16=options.side == "bf16")
     args = grpo_arguments(config, work)
-    args.save_strategy, args.bf16 = "no", False
+    args.save_strategy = "no"
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
     curriculum = Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0)

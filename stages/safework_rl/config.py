@@ -149,6 +149,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     """Train adapters on every linear layer, merged into the weights at the end; all weights where null."""
     train_vision: bool = False
     """Train the vision tower of a model that has one, too. (Frozen in the official scripts.)"""
+    bf16: bool | None = None
+    """Multiply in bfloat16 (autocast), in training and in sampling, while weights, gradients and optimiser stay float32; unset: where the
+    hardware does (CUDA, or a CPU with AVX512-BF16 or AMX). On a CPU attention and logits are computed in float32 all the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
     share_prompts: bool = True

@@ -32,7 +32,7 @@ from safework_cli.models.load import load_model, load_tokenizer, save_model, sav
 from safework_cli.models.templates import use_template
 from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
 from safework_cli.training.after import after_training
-from safework_cli.training.loop import latest_checkpoint, run_training, training_arguments, warmup_share
+from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
 from safework_cli.training.tracking import identity
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
@@ -313,6 +313,7 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         tracking=config.tracking,
         warmup_steps=warmup_share(config.warmup_ratio),
         steps_per_generation=config.passes_per_rollout,
+        bf16=multiplies_in_bf16(config),
         use_bias_correction_kl=False,  # TRL's default multiplies the KL by the ratio; the official scripts do not
         shuffle_dataset=False,  # the order is the curriculum's
         remove_unused_columns=False,

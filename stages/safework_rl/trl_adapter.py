@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -23,6 +24,7 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import TokenEngine
+from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.vision import collate, positions_given
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
@@ -32,12 +34,16 @@ from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
 from safework_rl.step import Batch, StepContext, Trajectory, flat, step
 
+OLD = "old_per_token_logps"
+"""TRL's name of the log-probabilities of the policy that sampled."""
+
 
 class LadderTrainer(GRPOTrainer):
     """A GRPOTrainer that trains on the batches of ``step``.
 
     One rollout serves ``RlConfig.rollout_steps`` updates, each of whole groups: the passes of an update are consecutive in the order of
-    the rollout. Log-probabilities of the policy that sampled are computed once, before the first of them.
+    the rollout. Log-probabilities of the policy that sampled are computed once: before the first update, or, where the first update goes
+    over the whole rollout, by its own passes.
     """
 
     def __init__(self, *, run: StepContext, work: WorkDir, args: GRPOConfig, reference: PreTrainedModel | None = None, **kwargs: Any):
@@ -60,9 +66,19 @@ class LadderTrainer(GRPOTrainer):
             add_fused_lm_head(reference, temperature=self.temperature)
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         self._share_prompts = run.config.share_prompts
+        self._on_cpu_in_bf16 = bool(self.args.bf16) and self.accelerator.device.type == "cpu"
+        if self._on_cpu_in_bf16:
+            self._logits_in_float32()
         if reason := self._why_not_share():
             self._share_prompts = False
             work.progress.warn(f"prompt sharing is off in training: {reason}")
+
+    def _logits_in_float32(self) -> None:
+        """On a CPU: an update moves a log-probability by less than bfloat16 rounds a logit (``models.precision``)."""
+        policy = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        for model, outputs in ((policy, ("log_probs", "entropy")), (self.ref_model, ("log_probs",))):
+            if model is not None:
+                add_fused_lm_head(model, temperature=self.temperature, cast_lm_head_to_fp32=True, outputs=outputs)
 
     def _why_not_share(self) -> str | None:
         if self.config.share_prompts and self.config.gradient_checkpointing:
@@ -76,7 +92,8 @@ class LadderTrainer(GRPOTrainer):
         tokenizer = self.processing_class
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         model = self.accelerator.unwrap_model(self.model)
-        return engine_over(model, tokenizer, self.config.generation_batch_size, share_prompts=self.config.share_prompts)
+        size, share = self.config.generation_batch_size, self.config.share_prompts
+        return engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
 
     # ------------------------------------------------------------ rollouts
 
@@ -93,7 +110,10 @@ class LadderTrainer(GRPOTrainer):
             self._buffered_inputs: Any = None
         if self._buffered_inputs is None:
             self._buffered_inputs = split_tensor_dict(dict(self.scored), used)
-        return self._buffered_inputs[self._step % passes]
+        inputs: dict[str, Any] = self._buffered_inputs[self._step % passes]
+        if self._kept_by_first_update and self._step - start < passes:
+            return {name: tensor for name, tensor in inputs.items() if name != OLD}
+        return inputs
 
     def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
         """A batch under the names that TRL's losses read, with log-probabilities of the policy that sampled and of the reference."""
@@ -115,7 +135,10 @@ class LadderTrainer(GRPOTrainer):
         model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), disable_gradient_checkpointing(model, options):
             if self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
-                tensors["old_per_token_logps"] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
+                if self._kept_by_first_update:
+                    tensors[OLD] = torch.zeros_like(tensors["sampling_per_token_logps"])
+                else:
+                    tensors[OLD] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
             if self.beta:
                 tensors["ref_per_token_logps"] = self._reference_logps(tensors)
         return tensors
@@ -138,11 +161,17 @@ class LadderTrainer(GRPOTrainer):
         """Whether the KL counts on each completion of the current pass."""
         return [self.run.kl_counts(self.run.rows[trajectory.row]) for trajectory in self._passed]
 
+    @property
+    def _kept_by_first_update(self) -> bool:
+        """Whether the passes of a rollout's first update go over all of it: what they compute is of the policy that sampled."""
+        return self.config.updates_per_rollout == 1
+
     @contextmanager
     def _reference(self) -> Iterator[Any]:
         """The model that ``beta`` compares with: the one that was given, a copy of the start, or the policy without its adapters."""
         if self.ref_model is not None:
-            yield self.ref_model
+            with attention_in_float32(self.ref_model) if self._on_cpu_in_bf16 else nullcontext():
+                yield self.ref_model
             return
         with use_adapter(self.accelerator.unwrap_model(self.model), adapter_name=None):
             yield self.model
@@ -197,15 +226,16 @@ class LadderTrainer(GRPOTrainer):
             if self._share_prompts and not compute_aux_loss:
                 rows = [t.row for t in passed]
                 prompts, completions = (ids_bL[:, :first], mask_bL[:, :first]), (ids_bL[:, first:], mask_bL[:, first:])
+                one_pass = self.accelerator.num_processes > 1
                 with self.accelerator.autocast():
-                    shared = group_logps(model, rows, *prompts, *completions, visions, one_pass=self.accelerator.num_processes > 1)
+                    shared = group_logps(model, rows, *prompts, *completions, visions, one_pass=one_pass)
                 parts.append((shared.log_probs, shared.entropy, None))
                 continue
             lengths = [len(t.prompt_ids) for t in passed]
             images: dict[str, Any] = {k: v.to(input_ids.device) for k, v in collate(visions, lengths, first, logits_to_keep).items()}
             if images:
                 images["num_images"] = [len(self.run.rows[t.row].images) for t in passed]
-            with positions_given(model):
+            with positions_given(model), self.accelerator.autocast():
                 part: Any = super()._get_per_token_logps_and_entropies(
                     model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
                 )
@@ -228,6 +258,9 @@ class LadderTrainer(GRPOTrainer):
             loss = super().compute_loss(model, inputs | {"tool_mask": inputs["loss_mask"]})
         else:
             loss = self._policy_loss(model, inputs)
+        assert self.scored is not None
+        if OLD in self.scored and OLD not in inputs:
+            self.scored[OLD][inputs["place"]] = self._last_logp_BT
         if torch.isfinite(loss):  # otherwise the update is skipped, and counted
             self._check_engine(inputs)
         return loss
@@ -239,7 +272,7 @@ class LadderTrainer(GRPOTrainer):
         rewarded_B1 = torch.tensor([[self.run.rewarded([trajectory])] for trajectory in self._passed], device=mask_BT.device)
         counts_B1 = torch.tensor([[counts] for counts in self._kl_counts()], device=mask_BT.device)
         logp_BT, entropy_BT, router_loss = self._logps(model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled)
-        old_logp_BT = inputs.get("old_per_token_logps")
+        old_logp_BT = inputs.get(OLD)
         old_logp_BT = logp_BT.detach() if old_logp_BT is None else old_logp_BT
         denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step
         loss = logp_BT.new_zeros(())
@@ -264,9 +297,12 @@ class LadderTrainer(GRPOTrainer):
 
     def _check_engine(self, inputs: dict[str, Any]) -> None:
         """Measures the difference between the sampled log-probabilities and the trainer's own for the same tokens and the same weights."""
-        own_BT = inputs.get("old_per_token_logps")
+        own_BT = inputs.get(OLD)
         own_BT = self._last_logp_BT if own_BT is None else own_BT
         mask_BT = inputs["loss_mask"].bool()
+        within = self.state.global_step % self.config.rollout_steps
+        if within == 0 and mask_BT.any():  # no update has been made since sampling
+            self._note("engine/first_log_ratio", float((self._last_logp_BT - own_BT)[mask_BT].abs().max()))
         difference = (own_BT - inputs["sampling_per_token_logps"])[mask_BT].abs()
         gap = float(difference.mean()) if difference.numel() else 0.0
         self._note("engine/logprob_gap", gap)

@@ -55,9 +55,13 @@ def load_token_engine(
 
 
 def engine_over(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True, bf16: bool = False
 ) -> TokenEngine:
-    """An engine around a model in memory, such as one that is being trained: its mode is restored after each call."""
+    """An engine around a model in memory, such as one that is being trained: its mode is restored after each call.
+
+    Args:
+        batch_size, share_prompts, bf16: see ``HFEngine``.
+    """
     from safework_cli.engines.hf.engine import HFEngine
 
-    return HFEngine(model, tokenizer, batch_size, share_prompts=share_prompts)
+    return HFEngine(model, tokenizer, batch_size, share_prompts=share_prompts, bf16=bf16)

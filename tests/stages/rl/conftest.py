@@ -42,7 +42,7 @@ def run_m3(tiny_artifact, toy_data, work, rewards):
             "max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1,
             "steps_per_generation": 1,
             "max_completion_length": 12, "learning_rate": 1e-3, "phases": [{"tasks": ["general", "safety"], "share": 1.0}],
-            "filter_groups": False, "preflight": 0,
+            "filter_groups": False, "preflight": 0, "bf16": False,
         }  # fmt: skip
         inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("rl"), "verifiers": dict.fromkeys(verifiers, tiny_artifact)})
         return stage.run(M3Config(**(usual | rewards | settings)), inputs, work)

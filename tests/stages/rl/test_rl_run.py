@@ -33,6 +33,7 @@ SMALL = {
     "max_completion_length": 12,
     "learning_rate": 1e-3,
     "preflight": 0,
+    "bf16": False,
 }
 M3 = SMALL | {"filter_groups": False}
 

@@ -24,6 +24,7 @@ PHASES = [{"tasks": ["general"], "share": 1.0}, {"tasks": ["general", "safety"],
 SMALL = {
     "max_steps": 4, "num_generations": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "max_completion_length": 12,
     "learning_rate": 0.02, "preflight": 0, "filter_groups": False, "phases": PHASES, "warmup_ratio": 0.0,
+    "bf16": False,
 }  # fmt: skip
 WILD = {"epsilon": 0.01, "drift_coef": 5.0}
 

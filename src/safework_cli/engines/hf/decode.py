@@ -127,8 +127,12 @@ class Decoder:
         cache = DynamicCache()
         while layers:  # popped: prompt and group are in memory together for one layer only
             states = layers.pop(0)
-            cache.layers.append(_GrowingLayer(states[0][row_B], states[1][row_B]))
+            cache.layers.append(_GrowingLayer(*(self._kept(tensor[row_B]) for tensor in states)))
         return self._decode(cache, mask_NP[row_B], next_N[row_B], logits_NV[row_B], sampling, draws)
+
+    def _kept(self, states_BHLD: torch.Tensor) -> torch.Tensor:
+        """In the type that attention computes in, which each step would cast all of them to."""
+        return states_BHLD.float() if states_BHLD.device.type == "cpu" and torch.is_autocast_enabled("cpu") else states_BHLD
 
     # ------------------------------------------------------------ prompts
 
@@ -257,7 +261,8 @@ class Draws:
             SafeworkError: the logits are not finite.
         """
         token_B = self._token(logits_BV)
-        scaled_BV = logits_BV / self._sampling.logprobs_at
+        at = self._sampling.logprobs_at
+        scaled_BV = logits_BV if at == 1 else logits_BV / at
         logp_B = scaled_BV.gather(1, token_B[:, None])[:, 0] - scaled_BV.logsumexp(-1)
         if not torch.isfinite(logp_B).all():
             raise SafeworkError(

@@ -27,6 +27,7 @@ from safework_cli.models.chat_template import encode_prompt, instructed, missing
 from safework_cli.models.folder import positions_of
 from safework_cli.models.load import stop_token_ids, template_hash
 from safework_cli.models.padding import pad_left
+from safework_cli.models.precision import in_bf16
 from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.models.vision import Vision, base_of, collate, placeholders
 
@@ -66,13 +67,22 @@ class HFEngine:
         model, tokenizer: as loaded by ``models.load``; the model may be in training (its mode is restored after each call).
         batch_size: sequences generated together.
         share_prompts: compute a prompt once for all its replies, if the architecture allows it (otherwise a warning says why not).
+        bf16: multiply in bfloat16 from weights that stay float32 (``models.precision``), as the training of this model does.
 
     Raises:
         InputError: the chat template has no generation prompt.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True):
-        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 32,
+        *,
+        share_prompts: bool = True,
+        bf16: bool = False,
+    ):
+        self.model, self.tokenizer, self.batch_size, self._bf16 = model, tokenizer, batch_size, bf16
         self.stop_ids = stop_token_ids(tokenizer, model)
         self._reader = ThoughtReader(tokenizer)
         if missing := missing_generation_prompt(tokenizer):
@@ -251,7 +261,7 @@ class HFEngine:
         training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), in_bf16(self.model, enabled=self._bf16):
                 yield
         finally:
             self.model.train(training)
