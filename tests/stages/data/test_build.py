@@ -654,11 +654,13 @@ def test_a_source_of_prompts_gets_a_reply_by_its_template(work: WorkDir, tmp_pat
     assert row.reply == "<think>The request: who built {answer} in 1950. Would it hurt someone? No.</think>the crown."
     assert row.reply[slice(*row.meta["verdict"])] == "No"
     assert sum(outcome.metrics["dropped"].values()) == 1 and "reply_template" in next(iter(outcome.metrics["dropped"]))
-    with pytest.raises(ValidationError, match="'{promt}' is not filled; did you mean 'prompt'"):
-        source_config = source(path, columns={"prompt": "q"}, reply_template="{promt}")
-        stage.Config.model_validate({"sources": [source_config]})
-    with pytest.raises(ValidationError, match="reply_template is given, and a column"):
-        stage.Config.model_validate({"sources": [source(path, columns={"prompt": "q", "reply": "a"}, reply_template="{prompt}")]})
+    for columns, wrong, why in (
+        ({"prompt": "q"}, "{promt}", "'{promt}' is not filled"),
+        ({"prompt": "q", "reply": "a"}, "{prompt}", "reply_template is given, and a column"),
+    ):
+        given = source(path, columns=columns, reply_template=wrong)
+        with pytest.raises(ValidationError, match=why):
+            stage.Config.model_validate({"sources": [given]})
 
 
 def test_a_set_is_read_twice_under_two_names(work: WorkDir, real_data: Path) -> None:
