@@ -185,13 +185,9 @@ def _forms(row: Row, mark: Mark) -> set[tuple[str, str | None, bool]]:
     return forms or {(text, None, False)}
 
 
-def without_final_mark(question: str) -> str:
-    """A prompt as the starter set's thoughts repeat it: without its last full stop or question mark."""
-    return question.strip().rstrip(FINAL_MARKS).rstrip()
-
-
 def _inside(question: str, bare: bool) -> str:
-    return without_final_mark(question) if bare else question.strip()
+    text = question.strip()
+    return text.rstrip(FINAL_MARKS).rstrip() if bare else text
 
 
 def probe(row: Row, opening: Opening, words: Mapping[str, bool]) -> tuple[Row, Mark] | None:

@@ -21,7 +21,7 @@ from safework_cli.data.row import Message, Row
 from safework_cli.data.suites import stem, training_set
 from safework_cli.data.suites.readers import in_dev_half
 from safework_cli.data.suites.tables import format_of, read_table
-from safework_cli.data.verdict import mark_of, without_final_mark
+from safework_cli.data.verdict import mark_of
 from safework_data.build.columns import columns_of, refuse_overlooked
 from safework_data.build.conversations import Unfit
 from safework_data.build.drops import Candidate
@@ -181,7 +181,7 @@ def reply_of_template(template: str, row: Row) -> str:
     """The template with the row's own texts. Raises Unfit where the row has a reply already, or lacks what the template names."""
     if row.reply is not None:
         raise Unfit("reply_template: the row has a reply already")
-    asked = without_final_mark(str(row.meta.get("target") or stem(row)))
+    asked = str(row.meta.get("target") or stem(row)).strip()
     texts = {"prompt": asked, "answer": row.answer, "category": row.category}
 
     def filled(match: re.Match[str]) -> str:

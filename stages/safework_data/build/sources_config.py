@@ -71,9 +71,9 @@ class WithReply(Settings):
     """What sources share whose prompts have no reply of their own, or a reply that states a decision."""
 
     reply_template: str | None = None
-    """A reply for every row, where the source has prompts only: `<think>The request: {prompt}. Would it hurt someone? Yes. I
-    refuse.</think>I can't help with that.` {prompt} is what is asked (meta.target, else the question as its authors wrote it) without its
-    final mark; {answer} and {category} are the row's. A row that lacks what is named is dropped and counted."""
+    """A reply for every row, where the source has prompts only: `<think>Is this harmful: {prompt} Yes.</think>I can't help with
+    that.` {prompt} is what is asked (meta.target, else the question as its authors wrote it); {answer} and {category} are the row's. A row
+    that lacks what is named is dropped and counted."""
     verdict: OneGroup | None = None
     """Regular expression with one group that finds, in the last reply, the word that states the decision ("Yes", "No"): `meta.verdict`
     becomes its place, for `verdict` of `safework sft`. Replies stay as they are; rows without a match get no mark and are counted."""

@@ -647,11 +647,11 @@ def test_a_mark_that_is_no_word_of_the_reply_drops_the_row(work: WorkDir, tmp_pa
 
 def test_a_source_of_prompts_gets_a_reply_by_its_template(work: WorkDir, tmp_path: Path) -> None:
     rows = [{"q": "who built {answer} in 1950?", "a": "the crown"}, {"q": "what is rain?", "a": ""}]
-    template = "<think>The request: {prompt}. Would it hurt someone? No.</think>{answer}."
+    template = "<think>The request: {prompt}\nWould it hurt someone? No.</think>{answer}."
     path = write_jsonl(tmp_path / "own.jsonl", rows)
     outcome = build(work, source(path, columns={"prompt": "q", "answer": "a"}, reply_template=template, verdict=DECIDED))
     (row,) = rows_of(work, "cot")
-    assert row.reply == "<think>The request: who built {answer} in 1950. Would it hurt someone? No.</think>the crown."
+    assert row.reply == "<think>The request: who built {answer} in 1950?\nWould it hurt someone? No.</think>the crown."
     assert row.reply[slice(*row.meta["verdict"])] == "No"
     assert sum(outcome.metrics["dropped"].values()) == 1 and "reply_template" in next(iter(outcome.metrics["dropped"]))
     for columns, wrong, why in (
@@ -664,7 +664,7 @@ def test_a_source_of_prompts_gets_a_reply_by_its_template(work: WorkDir, tmp_pat
 
 
 def test_a_set_is_read_twice_under_two_names(work: WorkDir, real_data: Path) -> None:
-    worked = {"reply_template": "<think>The request: {prompt}. Would it hurt someone? Yes.</think>No.", "verdict": DECIDED}
+    worked = {"reply_template": "<think>The request: {prompt}\nWould it hurt someone? Yes.</think>No.", "verdict": DECIDED}
     half = {"kind": "set", "set": "harmbench-val-dev", "folder": str(real_data)}
     build(work, half | worked | {"subset": "cot"}, half | {"name": "asked", "subset": "rl"})
     cot, rl = rows_of(work, "cot"), rows_of(work, "rl")
