@@ -2,7 +2,8 @@
 
     python benchmarks/evidence.py run demo --seed 0    # run it again after any stop: finished steps are recognised
     python benchmarks/evidence.py list                 # the runs, their seeds, and which are recorded
-    python benchmarks/evidence.py plan demo            # the commands of a run, without running them
+    python benchmarks/evidence.py run long --only m3   # this step and what it needs, without a record
+    python benchmarks/evidence.py plan                 # estimated minutes of each run; with a run's name, its commands as well
     python benchmarks/evidence.py table                # writes the tables of docs/results.md and README.md
     python benchmarks/evidence.py --json               # every bar with what was measured
 
@@ -23,8 +24,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 
 from evidence_bars import BARS, judged
-from evidence_records import EvidenceError, Record, Step, evaluations_of, read_records, write_record
-from evidence_runs import ROOT, Definition, Done, commands, definitions, execute
+from evidence_records import EvidenceError, Record, Step, curve_of, evaluations_of, read_records, write_record
+from evidence_runs import ROOT, Definition, Done, commands, definitions, estimates, execute
 from evidence_tables import filled
 
 PAGES = (ROOT / "docs" / "results.md", ROOT / "README.md")
@@ -37,8 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     run = parts.add_parser("run", help="run or resume a run with one seed, and write its record")
     run.add_argument("name")
     run.add_argument("--seed", type=int, default=0)
-    plan = parts.add_parser("plan", help="print the commands of a run")
-    plan.add_argument("name")
+    run.add_argument("--only", nargs="+", default=[], metavar="STEP", help="only these steps and what they need; no record is written")
+    plan = parts.add_parser("plan", help="print the estimated minutes of the runs, or of one run with its commands")
+    plan.add_argument("name", nargs="?")
     table = parts.add_parser("table", help="write the tables of docs/results.md and README.md")
     table.add_argument("--check", action="store_true", help="write nothing; exit with 1 where the page is not up to date")
     parts.add_parser("list", help="list the runs")
@@ -70,7 +72,10 @@ def _bars(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> int:
     known = definitions()
-    done, measures = execute(known, given.name, given.seed, lambda line: print(line, file=sys.stderr))
+    done, measures = execute(known, given.name, given.seed, lambda line: print(line, file=sys.stderr), given.only)
+    if given.only:
+        print(*(f"{step.name}\t{step.ref}" for step in done), sep="\n")
+        return 0
     record = record_of(given.name, given.seed, done, measures, known[given.name])
     print(write_record(record).relative_to(ROOT))
     return 0
@@ -110,6 +115,7 @@ def record_of(run: str, seed: int, done: Sequence[Done], measures: dict[str, Any
         suites=suites,
         evaluations=evaluations,
         measures=measures,
+        curves={name: curve for name, artifact in artifacts.items() if (curve := curve_of(artifact))},
     )
 
 
@@ -121,9 +127,23 @@ def _git(*words: str) -> str:
 
 
 def _plan(given: argparse.Namespace) -> int:
-    for planned in commands(definitions(), given.name):
-        words = {"step": ["safework"], "measure": ["python"], "script": ["bash"]}[planned.kind]
-        print(f"{planned.name}: {' '.join(words)} {planned.text}")
+    known, total = definitions(), 0.0
+    if given.name is None:
+        for name, definition in known.items():
+            minutes = estimates(known, name)
+            shared = sum(minutes[step] for step in minutes if definition.starts_from and step not in definition.minutes)
+            own = sum(minutes.values()) - shared
+            more = f", and {shared:.0f} of {definition.starts_from}, once" if shared else ""
+            print(f"{name:20s} {own:5.0f} min a seed{more}; seeds {', '.join(map(str, definition.seeds))}")
+            total += own * len(definition.seeds)
+        print(f"{'all':20s} {total:5.0f} min with every seed")
+        return 0
+    planned_commands = commands(known, given.name)
+    minutes = estimates(known, given.name)
+    for planned in planned_commands:
+        words = {"step": "safework", "measure": "python", "script": "bash"}[planned.kind]
+        print(f"{planned.name} ({minutes['script' if planned.kind == 'script' else planned.name]:g} min): {words} {planned.text}")
+    print(f"all: {sum(minutes.values()):.0f} min a seed")
     return 0
 
 

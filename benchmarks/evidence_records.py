@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "evidence"
 SAFETY, CAPABILITY = ("safety", "over_refusal", "value"), ("knowledge", "general", "instruction")
 """The metrics of the two axes, as ``safework eval`` defines them."""
+CURVE = "eval/"
+"""The prefix of numbers on held-out prompts in ``metrics.jsonl``."""
 STRICT = "prompt_strict"
 """IFEval's prompt-level strict accuracy: all instructions of a prompt are kept."""
 
@@ -96,12 +98,20 @@ class Step(Strict):
     metrics: dict[str, Any]
 
 
+class Point(Strict):
+    """Numbers of a training on held-out prompts at one step; step 0 is the starting model."""
+
+    step: int = Field(ge=0)
+    values: dict[str, float]
+
+
 class Record(Strict):
     """A run with one seed.
 
     Attributes:
         uncommitted: files that git tracks differed from the commit.
         final: the model that the bars are about.
+        curves: step → its learning curve, of trainings that evaluate on held-out prompts.
     """
 
     record_version: Literal[1]
@@ -116,6 +126,7 @@ class Record(Strict):
     suites: dict[str, Suite]
     evaluations: dict[str, Evaluation]
     measures: dict[str, Any]
+    curves: dict[str, list[Point]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _whole(self) -> Record:
@@ -228,6 +239,20 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
             independence=summary.get("independence"),
         )
     return suites, made
+
+
+def curve_of(artifact: Artifact) -> list[Point]:
+    """The evaluations of a training on held-out prompts, from the numbers that its artifact keeps; empty where it made none."""
+    from safework_cli.core.progress import METRICS, read_metrics
+
+    file = artifact.path / "safework" / METRICS
+    if artifact.kind != "model" or not file.is_file():
+        return []
+    found = [
+        (record["step"], {key.removeprefix(CURVE): float(value) for key, value in record.items() if key.startswith(CURVE)})
+        for record in read_metrics(file)
+    ]
+    return [Point(step=step, values=values) for step, values in found if values]
 
 
 def _figure(record: Mapping[str, Any], key: str = "value") -> Figure:

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,6 +44,7 @@ class Definition(Strict):
         steps: name → arguments of ``safework``.
         measures: name → a script of this repository with arguments, which prints one JSON object.
         keep: step → metrics of its manifest that the record keeps.
+        minutes: step → estimate for two CPU cores; ``script`` for a script, ``eval-…`` and ``measure-…`` for what follows the steps.
         final: the model that the bars are about, chosen on rows that are not test rows.
     """
 
@@ -56,6 +57,7 @@ class Definition(Strict):
     evaluations: list[Evaluations] = Field(default_factory=list)
     measures: dict[str, str] = Field(default_factory=dict)
     keep: dict[str, list[str]] = Field(default_factory=dict)
+    minutes: dict[str, float] = Field(default_factory=dict)
     final: str = ""
 
     @model_validator(mode="after")
@@ -98,11 +100,14 @@ def definitions(file: Path = DEFINITIONS) -> dict[str, Definition]:
     return {name: Definition.model_validate(values) for name, values in parse_yaml(file.read_text(encoding="utf-8"), str(file)).items()}
 
 
-def commands(known: Mapping[str, Definition], run: str) -> list[Planned]:
+def commands(known: Mapping[str, Definition], run: str, only: Collection[str] = ()) -> list[Planned]:
     """The commands of a run in an order in which each comes after what it needs.
 
+    Args:
+        only: names of commands: these, and those that they need; all where empty.
+
     Raises:
-        EvidenceError: there is no such run, or a command needs a name that no step has.
+        EvidenceError: there is no such run or command, or a command needs a name that no step has.
     """
     if run not in known:
         raise EvidenceError(f"there is no run {run}; the runs are {', '.join(known)}")
@@ -122,7 +127,9 @@ def commands(known: Mapping[str, Definition], run: str) -> list[Planned]:
         order[name] = available[name]
 
     own = [*definition.steps, *(planned.name for planned in _evaluations(definition)), *(p.name for p in _measures(definition))]
-    for name in own:
+    if unknown := [name for name in only if name not in available]:
+        raise EvidenceError(f"run {run} has no command {unknown[0]}; it has {', '.join(available)}")
+    for name in only or own:
         add(name, ())
     return list(order.values())
 
@@ -155,7 +162,23 @@ def evaluation_name(block: str, model: str) -> str:
     return f"eval-{block}-{model}" if block else f"eval-{model}"
 
 
-def execute(known: Mapping[str, Definition], run: str, seed: int, say: Callable[[str], None]) -> tuple[list[Done], dict[str, Any]]:
+def estimates(known: Mapping[str, Definition], run: str) -> dict[str, float]:
+    """Command of a run → estimated minutes, those of the run that it starts from included.
+
+    Raises:
+        EvidenceError: a command has no estimate.
+    """
+    definition = known[run]
+    minutes = {**(estimates(known, definition.starts_from) if definition.starts_from else {}), **definition.minutes}
+    planned = ["script" if one.kind == "script" else one.name for one in commands(known, run)]
+    if missing := [name for name in planned if name not in minutes]:
+        raise EvidenceError(f"run {run}: minutes has no estimate of {missing[0]}")
+    return {name: minutes[name] for name in planned}
+
+
+def execute(
+    known: Mapping[str, Definition], run: str, seed: int, say: Callable[[str], None], only: Collection[str] = ()
+) -> tuple[list[Done], dict[str, Any]]:
     """Runs the commands of a run, and returns the steps and the measures. A command that is done already prints its reference at once.
 
     Raises:
@@ -166,7 +189,7 @@ def execute(known: Mapping[str, Definition], run: str, seed: int, say: Callable[
         raise EvidenceError(f"run {run} is defined for the seeds {', '.join(map(str, definition.seeds))}, not for {seed}")
     done: dict[str, Done] = {}
     measures: dict[str, Any] = {}
-    for planned in commands(known, run):
+    for planned in commands(known, run, only):
         references = {name: step.ref for name, step in done.items()}
         if missing := planned.needs - references.keys():
             raise EvidenceError(f"run {run}: {planned.name} needs {sorted(missing)[0]}, which no step made")

@@ -71,6 +71,9 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
         parts.append(_lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
     if measures := _measures(records):
         parts.append(measures)
+    for name in dict.fromkeys(name for record in records for name in record.curves):
+        parts.append(_lines(f"Learning curve of {name} on held-out prompts of the dev part, by step (0: the starting model):"))
+        parts.append(_curve(records, name))
     if judges := dict.fromkeys(_judge(each) for record in records for each in record.evaluations.values() if each.independence):
         parts.append(_lines(f"The judge of safety next to the phrases: {'; '.join(judges)}."))
     parts.append(_times(records))
@@ -132,6 +135,18 @@ def _measured(records: Sequence[Record], models: Sequence[str]) -> list[tuple[st
                 for metric in record.evaluations[model].outcomes.get(suite, {}) if model in record.evaluations else ():
                     found[suite, metric] = None
     return list(found)
+
+
+def _curve(records: Sequence[Record], name: str) -> str:
+    """A training's numbers on held-out prompts: a line for each seed and number, a column for each step."""
+    curves = {record.seed: {point.step: point.values for point in record.curves.get(name, ())} for record in records}
+    steps = sorted({step for curve in curves.values() for step in curve})
+    rows = []
+    for seed, curve in curves.items():
+        for number in dict.fromkeys(number for values in curve.values() for number in values):
+            cells = [f"{curve[step][number]:.3g}" if number in curve.get(step, {}) else "–" for step in steps]
+            rows.append([str(seed), number, *cells])
+    return _table(["seed", "measure", *map(str, steps)], rows)
 
 
 def _measures(records: Sequence[Record]) -> str:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Three judges and a value model on public sets, each with its card. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which
-# file lies where). The value model's policy is the first SFT of recipes/smollm2.sh, made by the same commands: a finished one is reused.
+# file lies where). The value model's policy is a short SFT on the starter set.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
 HERE=$(dirname "${BASH_SOURCE[0]}")
@@ -18,7 +18,7 @@ VALUE=$(judge value value-data.yaml)
 echo "$VALUE"
 judge knowledge knowledge-data.yaml
 
-DATA=$(safework data build -c "$HERE/smollm2/data.yaml")
-POLICY=$(safework sft -c "$HERE/smollm2/sft.yaml" model="$BASE" data="$DATA":cot --name smollm2-seed)
+DATA=$(safework data build -c "$HERE/quickstart/data.yaml")
+POLICY=$(safework sft -c "$HERE/quickstart/sft.yaml" model="$BASE" data="$DATA":cot verdict_data="$DATA":dev --name smollm2-policy)
 ROLLOUTS=$(safework verifier rollouts -c "$RECIPES/rollouts.yaml" model="$POLICY" data="$DATA":rl verifiers.value="$VALUE")
 safework verifier values -c "$RECIPES/values.yaml" model="$POLICY" data="$ROLLOUTS"

@@ -15,6 +15,7 @@ from safework_cli.core.paths import user_path
 from safework_cli.core.settings import Settings
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row
+from safework_cli.data.suites.readers import in_dev_half
 from safework_eval.metrics import all_metrics, checked_name, implied_metric
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class RowFilter(Settings):
     """The rows' split."""
     source: str | None = None
     """The rows' source."""
+    half: Literal["dev", "test"] | None = None
+    """The half of a set that serves both choices and reports: "dev" to choose on, "test" to report; by a hash of the row's key in its set,
+    which is its id without the set's name."""
     images: bool | None = None
     """false: rows without images, the only ones that can be evaluated; true: rows with images."""
 
@@ -71,6 +75,7 @@ class RowFilter(Settings):
             and (self.language is None or language == self.language)
             and (self.split is None or row.split == self.split)
             and (self.source is None or row.source == self.source)
+            and (self.half is None or in_dev_half(row.id.partition("/")[2]) is (self.half == "dev"))
             and (self.images is None or bool(row.images) == self.images)
         )
 

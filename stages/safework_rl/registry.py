@@ -37,7 +37,8 @@ def settings_of(block: type[Settings], given: Any, key: str, owner: str) -> Sett
 
     Args:
         block: the settings that it declares.
-        given: what the recipe holds; where it is a block already, what was given in it.
+        given: what the recipe holds; where it is a block already, what was given in it; None for the defaults, in place of an earlier
+            recipe's settings of another owner.
         key: of the setting that holds the block ("loss").
         owner: what declares it ("algorithm=cpgd"), for the message.
 
@@ -45,6 +46,8 @@ def settings_of(block: type[Settings], given: Any, key: str, owner: str) -> Sett
         ValueError: a key that the block has not, with the nearest one; or what pydantic says of a value.
     """
     values = given.model_dump(include=given.model_fields_set) if isinstance(given, Settings) else given
+    if values is None:
+        values = {}
     if isinstance(values, dict):
         for name in values.keys() - block.model_fields.keys():
             has = ", ".join(block.model_fields) or "none"

@@ -17,6 +17,7 @@ from evidence_records import (
     Figure,
     Record,
     Suite,
+    curve_of,
     lowest_change,
     numbers,
     packed,
@@ -27,7 +28,7 @@ from evidence_records import (
     read_records,
     write_record,
 )
-from evidence_runs import ROOT, Definition, Planned, commands, definitions, execute
+from evidence_runs import ROOT, Definition, Planned, commands, definitions, estimates, execute
 from evidence_tables import filled, run_table, times_line
 from pydantic import ValidationError
 
@@ -168,6 +169,25 @@ def test_every_command_of_a_run_is_valid(run: str):
             resolve(load_stage(name), [ROOT / recipe for recipe in recipes], settings, {}, list(stage_entries()))
 
 
+@pytest.mark.parametrize("run", list(definitions()))
+def test_every_run_says_how_long_it_takes(run: str):
+    known = definitions()
+    minutes = estimates(known, run)
+    assert all(value > 0 for value in minutes.values()) and set(known[run].minutes) <= set(minutes), "no estimate of what is not run"
+
+
+def test_the_plan_adds_the_minutes_up(capsys):
+    assert evidence.main(["plan"]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["sft-speed"].startswith("12 min a seed, and 3 of long, once") and lines["all"].endswith("with every seed")
+    assert evidence.main(["plan", "m3-vs-sft"]) == 0
+    shown = capsys.readouterr().out
+    assert "sft (40 min): safework sft -c recipes/smollm2/sft.yaml" in shown and "all: 84 min a seed" in shown
+    lost = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3"}, minutes={"m4": 1})}
+    with pytest.raises(EvidenceError, match="minutes has no estimate of m3"):
+        estimates(lost, "a")
+
+
 def test_a_run_starts_with_what_it_needs_of_another():
     steps = {"base": "models pull tiny", "sft": "sft model={base} seed={seed}", "m3": "rl m3 model={sft}", "other": "sft model={base}"}
     known = {
@@ -180,6 +200,9 @@ def test_a_run_starts_with_what_it_needs_of_another():
     assert [one.name for one in planned] == ["base", "sft", "eval-x-sft", "m3", "eval-x-m3"]
     assert planned[1].words({"base": "model/b@v1"}, 3) == ["sft", "model=model/b@v1", "seed=3"]
     assert planned[-1].text == "eval -c e.yaml model={m3} against={eval-x-sft}"
+    assert [one.name for one in commands(known, "short", ["eval-x-sft"])] == ["base", "sft", "eval-x-sft"]
+    with pytest.raises(EvidenceError, match="run short has no command m4"):
+        commands(known, "short", ["m4"])
     lost = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3 model={sft}"})}
     with pytest.raises(EvidenceError, match="m3 needs sft"):
         commands(lost, "a")
@@ -210,7 +233,7 @@ def test_a_script_a_step_and_a_measure_are_run_and_a_failure_ends_the_run(tmp_pa
     steps, measures = execute(known, "demo", 2, said.append)
     assert [(step.name, step.ref) for step in steps] == [("base", "model/b@v1"), ("eval-base", "evaluation/b@v2")]
     assert steps[0].command == ["SEED=2", "bash", str(script)] and measures == {"auc": {"value": ["model/b@v1", "2"]}}
-    (pulled,), _ = execute(known, "pull", 0, said.append)
+    (pulled,), _ = execute(known, "pull", 0, said.append, ["base"])
     assert pulled.ref == "model/tiny-llama@v1" and pulled.command == ["safework", "models", "pull", "tiny"]
     with pytest.raises(EvidenceError, match="base ended with exit code 2"):
         execute(known, "bad", 0, said.append)
@@ -245,6 +268,27 @@ def test_a_record_is_read_as_it_was_written_and_checked(tmp_path):
     shutil.move(file, tmp_path / "demo-seed2.json")
     with pytest.raises(EvidenceError, match="holds the record of demo with seed 1"):
         read_records(tmp_path)
+
+
+def test_the_learning_curve_of_a_training_is_recorded_and_shown(tmp_path):
+    class Kept:
+        kind, path = "model", tmp_path
+
+    assert curve_of(Kept()) == []
+    (tmp_path / "safework").mkdir()
+    numbers = [
+        {"step": 0, "eval/judge": 0.5},
+        {"step": 1, "reward": 0.4},
+        {"step": 2, "reward": 0.6, "eval/judge": 0.75, "eval/mean_tokens": 40},
+    ]
+    (tmp_path / "safework" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in numbers))
+    curve = curve_of(Kept())
+    assert [(point.step, point.values) for point in curve] == [(0, {"judge": 0.5}), (2, {"judge": 0.75, "mean_tokens": 40.0})]
+    kept = demo(0).model_copy(update={"curves": {"m3": curve}})
+    write_record(kept, tmp_path)
+    assert read_records(tmp_path)["demo"] == [kept]
+    text = run_table("demo", [kept], definitions()["demo"])
+    assert "| seed | measure | 0 | 2 |" in text and "| 0 | judge | 0.5 | 0.75 |" in text and "| 0 | mean_tokens | – | 40 |" in text
 
 
 def test_outcomes_are_kept_as_text_where_they_are_shares_of_whole_rows():

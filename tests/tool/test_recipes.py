@@ -16,7 +16,6 @@ from safework_cli.core.recipe_schema import recipe_schema
 from safework_cli.core.registry import load_stage, stage_entries
 
 NAMES = [name for name in recipes.recipe_names() if name.endswith(".yaml")]
-WITHOUT_COMMAND = {"smollm2/eval-short.yaml": "eval", "smollm2/short.yaml": "rl m3"}
 
 
 def stage_of(name: str) -> str:
@@ -24,7 +23,7 @@ def stage_of(name: str) -> str:
     text = recipes.find_recipe(Path(name)).read_text()
     if match := re.search(rf"safework ((?:[a-z0-9-]+ )+)-c [^\n]*{re.escape(name)}", text):
         return match[1].strip()
-    return WITHOUT_COMMAND.get(name) or stage_of(f"quickstart/{Path(name).name}")
+    return stage_of(f"quickstart/{Path(name).name}")
 
 
 def test_there_are_recipes():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import Row, problems
 from safework_cli.data.suites import SUITES, TRAINING_SETS, load_suite, tables, training_set
+from safework_cli.data.suites.readers import in_dev_half
 from safework_cli.data.suites.tables import read_table
 from safework_cli.verifiers.spec import PRESETS
 
@@ -26,7 +28,7 @@ def test_a_set_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) ->
     rows, known = rows_of(name, real_data), TRAINING_SETS[name]
     rejected = Counter(found[0] for row in rows if (found := problems(row)))
     assert sum(rejected.values()) <= 4 and set(rejected) <= {"a message is empty"}, "four published preference replies are empty"
-    assert len({row.id for row in rows}) == len(rows) >= 80
+    assert len({row.id for row in rows}) == len(rows) >= 25
     assert {(row.task, row.split, row.source) for row in rows} == {(known.task, known.split, name)}
 
 
@@ -98,3 +100,11 @@ def test_gzip_is_read_and_a_bomb_or_a_torn_file_is_refused(tmp_path: Path, monke
     monkeypatch.setattr(tables, "FREE_EXPANSION_BYTES", 1000)
     with pytest.raises(InputError, match="unpacks to far more than text does"):
         list(read_table(bomb))
+
+
+def test_the_halves_of_a_set_share_no_prompt(real_data: Path) -> None:
+    halves = [{row.id.partition("/")[2] for row in rows_of(f"harmbench-val-{half}", real_data)} for half in ("dev", "test")]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 80
+    assert {row.harmful for row in rows_of("xstest-safe-dev", real_data)} == {False}
+    dev = [row.id.partition("/")[2] for label in ("safe", "unsafe") for row in rows_of(f"xstest-{label}-dev", real_data)]
+    assert len(dev) == 255 and all(map(in_dev_half, dev)) and in_dev_half("1") is (hashlib.sha256(b"1").hexdigest()[0] < "8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,13 +18,15 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.data.dataset import stream_dataset
 from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
-from safework_cli.data.suites import training_set
+from safework_cli.data.suites import stem, training_set
+from safework_cli.data.suites.readers import in_dev_half
 from safework_cli.data.suites.tables import format_of, read_table
 from safework_cli.data.verdict import mark_of
 from safework_data.build.columns import columns_of, refuse_overlooked
+from safework_data.build.conversations import Unfit
 from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
-from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, XSTestSource
+from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, TableSource, XSTestSource
 from safework_data.build.text import words
 from safework_data.files import digest_of, expand, matching_files, refuse_missing
 
@@ -57,7 +60,7 @@ def source_name(source: Source) -> str:
     if isinstance(source, StarterSource):
         return "starter"
     if isinstance(source, SetSource):
-        return source.set
+        return source.name or source.set
     if isinstance(source, XSTestSource) or source.name:
         return str(source.name)
     if isinstance(source, HubSource):
@@ -121,10 +124,13 @@ def _read_starter(seed: int) -> Arrived:
 
 def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
-    rows = islice(known.read(known, files[0]), source.limit)
-    candidates = (Candidate(row, source.subset, source.set, row.split == "test") for row in rows)
-    embed = partial(_with_images, folder=files[0].parent)
-    return Arrived(source.set, known.licence, candidates, known.hub or known.upstream, embed, digest_of(files))
+    rows: Iterator[Row] = islice(known.read(known, files[0]), source.limit)
+    name = source_name(source)
+    if source.name:  # the same row of a set may be in two subsets
+        rows = (replace(row, id=f"{name}/{row.id.partition('/')[2]}", source=name) for row in rows)
+    candidates = (Candidate(row, source.subset, name, row.split == "test") for row in rows)
+    make = partial(_of_set, source, files[0].parent)
+    return Arrived(name, known.licence, candidates, known.hub or known.upstream, make, digest_of(files))
 
 
 def read_dataset(name: str, dataset: Artifact) -> Arrived:
@@ -148,6 +154,43 @@ def is_split(dataset: Artifact) -> bool:
 def as_it_is(candidate: Candidate) -> Candidate:
     """An item that is a row already."""
     return candidate
+
+
+def _of_set(source: SetSource, folder: Path, candidate: Candidate) -> Candidate:
+    """A row of a public set with its images, and with the reply and the mark that the source asks for."""
+    return _with_reply(source, _with_images(candidate, folder))
+
+
+def _with_reply(source: TableSource | SetSource, candidate: Candidate) -> Candidate:
+    """Writes the reply of the source's template, and marks the word that states the decision."""
+    if candidate.problem is None and source.reply_template is not None:
+        try:
+            reply = reply_of_template(source.reply_template, candidate.row)
+        except Unfit as unfit:
+            return replace(candidate, problem=str(unfit))
+        candidate.row.messages = [*candidate.row.messages, Message(role="assistant", content=reply)]
+    if candidate.problem is None and source.verdict is not None:
+        mark = mark_of(candidate.row, source.verdict)
+        if mark is None:
+            return replace(candidate, remarks=(*candidate.remarks, unmarked(candidate.source)))
+        candidate.row.meta["verdict"] = [mark.start, mark.end]
+    return candidate
+
+
+def reply_of_template(template: str, row: Row) -> str:
+    """The template with the row's own texts. Raises Unfit where the row has a reply already, or lacks what the template names."""
+    if row.reply is not None:
+        raise Unfit("reply_template: the row has a reply already")
+    asked = str(row.meta.get("target") or stem(row)).strip()
+    texts = {"prompt": asked, "answer": row.answer, "category": row.category}
+
+    def filled(match: re.Match[str]) -> str:
+        text = texts[match[1]]
+        if not text:
+            raise Unfit(f"reply_template: the row has no {match[1]}")
+        return text
+
+    return re.sub(rf"\{{({'|'.join(texts)})\}}", filled, template)
 
 
 def _with_images(candidate: Candidate, folder: Path) -> Candidate:
@@ -211,14 +254,7 @@ def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], wh
 
 def _made(maker: RowMaker | OwnRows, item: tuple[str, dict[str, Any]], split_already: bool = False) -> Candidate:
     row, problem, remarks = maker.made(*item)
-    source = maker.source
-    if source.verdict and problem is None:
-        mark = mark_of(row, source.verdict)
-        if mark is None:
-            remarks = (*remarks, unmarked(maker.name))
-        else:
-            row.meta["verdict"] = [mark.start, mark.end]
-    return Candidate(row, source.subset, maker.name, split_already, problem, remarks)
+    return _with_reply(maker.source, Candidate(row, maker.source.subset, maker.name, split_already, problem, remarks))
 
 
 def unmarked(name: str) -> str:
@@ -312,7 +348,7 @@ def _halves(source: XSTestSource, rows: list[Row]) -> list[list[Row]]:
     """
     halves: list[list[Row]] = [[], []]
     for row in rows:
-        second = source.halves != "ignored" and hashlib.sha256(_prompt_id(row).encode()).hexdigest()[0] >= "8"
+        second = source.halves != "ignored" and not in_dev_half(_prompt_id(row))
         halves[second].append(replace(row, split="test") if second else row)
     taken = []
     for half, skip in zip(halves, (source.skip, 0), strict=True):

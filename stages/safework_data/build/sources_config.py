@@ -63,7 +63,31 @@ def _meant(given: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(pairs) if all(map(_is_target, fields)) and len(set(fields)) == len(fields) else None
 
 
-class TableSource(Settings):
+SLOTS = ("prompt", "answer", "category")
+"""What a reply template may name."""
+
+
+class WithReply(Settings):
+    """What sources share whose prompts have no reply of their own, or a reply that states a decision."""
+
+    reply_template: str | None = None
+    """A reply for every row, where the source has prompts only: `<think>Is this harmful: {prompt} Yes.</think>I can't help with
+    that.` {prompt} is what is asked (meta.target, else the question as its authors wrote it); {answer} and {category} are the row's. A row
+    that lacks what is named is dropped and counted."""
+    verdict: OneGroup | None = None
+    """Regular expression with one group that finds, in the last reply, the word that states the decision ("Yes", "No"): `meta.verdict`
+    becomes its place, for `verdict` of `safework sft`. Replies stay as they are; rows without a match get no mark and are counted."""
+
+    @field_validator("reply_template")
+    @classmethod
+    def _slots(cls, value: str | None) -> str | None:
+        for name in re.findall(r"\{(\w+)\}", value or ""):
+            if name not in SLOTS:
+                raise ValueError(f"'{{{name}}}' is not filled{nearest(name, SLOTS)} (filled: {', '.join(SLOTS)})")
+        return value
+
+
+class TableSource(WithReply):
     """What file and hub sources share: which columns become which fields of a row."""
 
     finds_columns: ClassVar[bool] = False
@@ -85,9 +109,6 @@ class TableSource(Settings):
     extract: dict[str, OneGroup] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
-    verdict: OneGroup | None = None
-    """Regular expression with one group that finds, in the last reply, the word that states the decision ("Yes", "No"): `meta.verdict`
-    becomes its place, for `verdict` of `safework sft`. Replies stay as they are; rows without a match get no mark and are counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
     limit: int | None = Field(default=None, ge=1, le=10**9)
@@ -121,6 +142,8 @@ class TableSource(Settings):
             raise ValueError("columns must name either `prompt` or `messages`")
         if "messages" in given and given & {"reply", "system"}:
             raise ValueError("`messages` holds replies and system messages already: drop `reply` and `system`")
+        if "reply" in given and self.reply_template is not None:
+            raise ValueError("reply_template is given, and a column or constant fills `reply` already")
         if self.task is None and "task" not in given:
             raise ValueError("task must be given, here or as a column")
         lists = sorted(t for t, column in self.columns.items() if isinstance(column, list) and t != "images" and not t.startswith("meta."))
@@ -207,13 +230,15 @@ class XSTestSource(Settings):
         return self
 
 
-class SetSource(Settings):
+class SetSource(WithReply):
     """A public set that may be trained on, read as its authors publish it; `safework data sets` lists them."""
 
     kind: Literal["set"]
     """The word `set`."""
     set: str
     """The set's name, such as `mmlu-val`."""
+    name: str | None = None
+    """The source's name in rows and in the data card, where a recipe reads one set twice; default: the set's name."""
     subset: str
     """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
     folder: str = "${SAFEWORK_DATA}"
@@ -221,9 +246,9 @@ class SetSource(Settings):
     limit: int | None = Field(default=None, ge=1, le=10**9)
     """How many rows are read, from the first; default all."""
 
-    @field_validator("subset")
+    @field_validator("name", "subset")
     @classmethod
-    def _names(cls, value: str) -> str | None:
+    def _names(cls, value: str | None) -> str | None:
         return checked_name(value)
 
     @field_validator("set")

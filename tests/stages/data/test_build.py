@@ -632,7 +632,7 @@ def test_a_verdict_that_is_found_nowhere_stops_the_build(work: WorkDir, tmp_path
     path = write_jsonl(tmp_path / "own.jsonl", [{"q": "How do bees fly?", "a": "<think>Bees.</think>With wings."}])
     with pytest.raises(ConfigError, match="verdict finds a word in none of 1 rows"):
         build(work, source(path, verdict=DECIDED))
-    with pytest.raises(ValidationError, match="verdict: '.*' has 0 groups"):
+    with pytest.raises(ValidationError, match="'Yes.No' has 0 groups"):
         build(work, source(path, verdict="Yes|No"))
 
 
@@ -643,3 +643,30 @@ def test_a_mark_that_is_no_word_of_the_reply_drops_the_row(work: WorkDir, tmp_pa
     columns = {"prompt": "q", "reply": "a", "meta.verdict": "v"}
     outcome = build(work, source(write_jsonl(tmp_path / "own.jsonl", rows), columns=columns))
     assert outcome.metrics["rows"] == 1 and "verdict" in next(iter(outcome.metrics["dropped"]))
+
+
+def test_a_source_of_prompts_gets_a_reply_by_its_template(work: WorkDir, tmp_path: Path) -> None:
+    rows = [{"q": "who built {answer} in 1950?", "a": "the crown"}, {"q": "what is rain?", "a": ""}]
+    template = "<think>The request: {prompt}\nWould it hurt someone? No.</think>{answer}."
+    path = write_jsonl(tmp_path / "own.jsonl", rows)
+    outcome = build(work, source(path, columns={"prompt": "q", "answer": "a"}, reply_template=template, verdict=DECIDED))
+    (row,) = rows_of(work, "cot")
+    assert row.reply == "<think>The request: who built {answer} in 1950?\nWould it hurt someone? No.</think>the crown."
+    assert row.reply[slice(*row.meta["verdict"])] == "No"
+    assert sum(outcome.metrics["dropped"].values()) == 1 and "reply_template" in next(iter(outcome.metrics["dropped"]))
+    for columns, wrong, why in (
+        ({"prompt": "q"}, "{promt}", "'{promt}' is not filled"),
+        ({"prompt": "q", "reply": "a"}, "{prompt}", "reply_template is given, and a column"),
+    ):
+        given = source(path, columns=columns, reply_template=wrong)
+        with pytest.raises(ValidationError, match=why):
+            stage.Config.model_validate({"sources": [given]})
+
+
+def test_a_set_is_read_twice_under_two_names(work: WorkDir, real_data: Path) -> None:
+    worked = {"reply_template": "<think>The request: {prompt}\nWould it hurt someone? Yes.</think>No.", "verdict": DECIDED}
+    half = {"kind": "set", "set": "harmbench-val-dev", "folder": str(real_data)}
+    build(work, half | worked | {"subset": "cot"}, half | {"name": "asked", "subset": "rl"})
+    cot, rl = rows_of(work, "cot"), rows_of(work, "rl")
+    assert len(cot) == len(rl) == 29 and {row.id.partition("/")[0] for row in rl} == {"asked"} and not any(row.reply for row in rl)
+    assert all(row.reply[slice(*row.meta["verdict"])] == "Yes" and "---" not in row.reply for row in cot), "a context is not repeated"

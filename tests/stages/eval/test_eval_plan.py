@@ -160,6 +160,14 @@ def test_a_smaller_limit_is_a_part_of_a_larger_one(data: Artifact) -> None:
     assert ids(5)[:2] == ids(2)
 
 
+def test_one_half_of_a_set_is_asked(real_data: Path) -> None:
+    def keys(half: str | None) -> set[str]:
+        (suite,), _ = select_suites([SuiteBlock(suite="xstest-safe", rows=RowFilter(half=half))], "rule", None, str(real_data))
+        return {row.id for row in suite.rows}
+
+    assert len(keys("dev")) == 144 and len(keys("test")) == 106 and keys("dev") | keys("test") == keys(None)
+
+
 def test_the_digest_sees_prompt_and_answer() -> None:
     def digest(row: Row) -> str:
         from safework_eval.selection import PlannedSuite

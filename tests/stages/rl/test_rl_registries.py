@@ -121,6 +121,9 @@ def test_its_names_and_settings_are_checked_while_planning(package):
         M3Config(algorithm="reinforce", loss={"scal": 1})
     with pytest.raises(ValidationError, match=r"loss.scale\n.*less than or equal to 100"):
         M3Config(algorithm="reinforce", loss={"scale": 101})
+    assert M3Config(algorithm="grpo", loss=None).loss == M3Config(algorithm="grpo").loss, (
+        "null: an earlier recipe's settings of another loss"
+    )
     with pytest.raises(ValidationError, match=r"'plane' is not a registered objective; did you mean 'plain'\?"):
         M3Config(objective="plane")
     with pytest.raises(ValidationError, match=r"objective=plain has no setting objective_settings.scal; did you mean 'scale'\?"):

@@ -114,6 +114,12 @@ def evaluation_half(question: str) -> bool:
     return hashlib.sha256(question.strip().encode()).digest()[-1] % 2 == 0
 
 
+def in_dev_half(key: str) -> bool:
+    """Whether a prompt belongs to the dev half of a set that serves both choices and reports: the sha256 of its key in the set (XSTest's
+    id, HarmBench's BehaviorID) begins with a hex digit from 0 to 7. The other half, "test", is for reports alone."""
+    return hashlib.sha256(key.encode()).hexdigest()[0] < "8"
+
+
 def gsm8k_answer(record: Record) -> str:
     """The number after ``####``, without thousands separators."""
     return str(record["answer"]).rsplit("####", 1)[-1].strip().replace(",", "")

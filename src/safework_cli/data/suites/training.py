@@ -15,7 +15,7 @@ from pathlib import Path
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.data.row import Image, Message, Row
 from safework_cli.data.suites.public import harmbench_prompt, virtue_parts
-from safework_cli.data.suites.readers import Columns, Record, evaluation_half, gsm8k_answer, render_choices, shuffled
+from safework_cli.data.suites.readers import Columns, Record, evaluation_half, gsm8k_answer, in_dev_half, render_choices, shuffled
 from safework_cli.data.suites.suite import Suite
 from safework_cli.data.suites.tables import read_table
 
@@ -233,12 +233,36 @@ def _ethics_test(part: str, file: str) -> Suite:
     )  # fmt: skip
 
 
+def _harmbench_val(name: str, summary: str, keep: Callable[[Record], bool] = lambda record: True, split: str = "train") -> Suite:
+    return Suite(
+        name, summary, "harmbench/harmbench_behaviors_text_val.csv", "safety",
+        Columns(
+            harmbench_prompt, id="BehaviorID", category="SemanticCategory", keep=keep,
+            meta={"kind": "FunctionalCategory", "target": "Behavior"},
+        ),
+        "github.com/centerforaisafety/HarmBench", "MIT", harmful=True, hub="walledai/HarmBench", split=split,
+    )  # fmt: skip
+
+
+def _xstest_dev(label: str) -> Suite:
+    return Suite(
+        f"xstest-{label}-dev", f"XSTest's {label} prompts, dev half: to choose thresholds on", "xstest/xstest_prompts.csv", "safety",
+        Columns("prompt", id="id", category="type", keep=lambda r: r["label"] == label and in_dev_half(r["id"])),
+        "github.com/paul-rottger/xstest", "CC-BY-4.0", harmful=label == "unsafe", hub="walledai/XSTest",
+    )  # fmt: skip
+
+
 _ALL = [
-    Suite(
-        "harmbench-val", "harmful requests, validation split: prompts for RL", "harmbench/harmbench_behaviors_text_val.csv", "safety",
-        Columns(harmbench_prompt, id="BehaviorID", category="SemanticCategory", meta={"kind": "FunctionalCategory"}),
-        "github.com/centerforaisafety/HarmBench", "MIT", harmful=True, hub="walledai/HarmBench", split="train",
+    _harmbench_val("harmbench-val", "harmful requests, validation split: prompts for RL"),
+    _harmbench_val(
+        "harmbench-val-dev", "harmful requests, validation split: the half that may be trained on", lambda r: in_dev_half(r["BehaviorID"])
     ),
+    _harmbench_val(
+        "harmbench-val-test", "harmful requests, validation split: the other half, to choose on, not to train on",
+        lambda r: not in_dev_half(r["BehaviorID"]), split="test",
+    ),
+    _xstest_dev("safe"),
+    _xstest_dev("unsafe"),
     _mmlu("dev"),
     _mmlu("val"),
     Suite(
