@@ -43,10 +43,10 @@ def main() -> None:
         if "bf16" in sides:
             row |= {"bf16": round(sides["bf16"][what], 3), "bf16_ratio": round(sides["bf16"][what] / ours, 3)}
         rows.append(row)
-    measured = {side: found["log_probabilities"] for side, found in sides.items() if side != "trl"}
+    measured = {side: made["log_probabilities"] for side, made in sides.items() if side != "trl"}
     setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps")} | {"device": device()}
     if options.json:
-        steps = {side: found["steps"] for side, found in sides.items()}
+        steps = {side: made["steps"] for side, made in sides.items()}
         print(json.dumps({"setting": setting, "rows": rows, "log_probabilities": measured, "steps": steps}))
         return
     print(" ".join(f"{name}={value}" for name, value in setting.items()))

@@ -82,6 +82,7 @@ def m3(model, data, work, monkeypatch, **more):
     config = M3Config(
         **STEPS | {
             "max_steps": 2, "num_generations": 4, "gradient_accumulation_steps": 1, "max_completion_length": 12, "preflight": 0,
+            "bf16": False,
             "phases": [{"tasks": ["general", "safety"], "share": 1.0}], "filter_groups": False,
             "rewards": {"general": {"judge": 1.0}, "safety": {"judge": 1.0}}, "format": {"mode": "term", "weight": 0.01},
             "language": {"mode": "off"},

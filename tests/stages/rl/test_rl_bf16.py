@@ -76,19 +76,19 @@ def test_before_the_first_update_the_ratio_is_one_and_the_policy_is_the_referenc
 
 def test_bf16_is_for_products_only(run, monkeypatch):
     """Weights, gradients and what is saved stay float32; the losses differ from float32's by rounding."""
-    seen = []
+    types = []
     original = LadderTrainer.training_step
 
     def noted(self, model, *more):
         loss = original(self, model, *more)
-        seen.extend({p.dtype for p in model.parameters()} | {p.grad.dtype for p in model.parameters() if p.grad is not None})
+        types.extend({p.dtype for p in model.parameters()} | {p.grad.dtype for p in model.parameters() if p.grad is not None})
         return loss
 
     monkeypatch.setattr(LadderTrainer, "training_step", noted)
     settings = {"max_steps": 1, "steps_per_generation": 2, "save_dtype": "float32"}
     in16, rounded, _ = run(**settings)
     in32, exact, _ = run(bf16=False, **settings)
-    assert set(seen) == {torch.float32} and not same(in16, in32)
+    assert set(types) == {torch.float32} and not same(in16, in32)
     assert rounded[0]["grad_norm"] != exact[0]["grad_norm"]
 
 
