@@ -632,7 +632,7 @@ def test_a_verdict_that_is_found_nowhere_stops_the_build(work: WorkDir, tmp_path
     path = write_jsonl(tmp_path / "own.jsonl", [{"q": "How do bees fly?", "a": "<think>Bees.</think>With wings."}])
     with pytest.raises(ConfigError, match="verdict finds a word in none of 1 rows"):
         build(work, source(path, verdict=DECIDED))
-    with pytest.raises(ValidationError, match="verdict: '.*' has 0 groups"):
+    with pytest.raises(ValidationError, match=r"'Yes\|No' has 0 groups"):
         build(work, source(path, verdict="Yes|No"))
 
 
