@@ -76,10 +76,9 @@ class LadderTrainer(GRPOTrainer):
     def _logits_in_float32(self) -> None:
         """On a CPU: an update moves a log-probability by less than bfloat16 rounds a logit (``models.precision``)."""
         policy = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        reference = cast("PreTrainedModel | None", self.ref_model)
-        for model, outputs in ((policy, ("log_probs", "entropy")), (reference, ("log_probs",))):
+        for model, outputs in ((policy, ("log_probs", "entropy")), (self.ref_model, ("log_probs",))):
             if model is not None:
-                add_fused_lm_head(model, temperature=self.temperature, cast_lm_head_to_fp32=True, outputs=outputs)
+                add_fused_lm_head(cast(PreTrainedModel, model), temperature=self.temperature, cast_lm_head_to_fp32=True, outputs=outputs)
 
     def _why_not_share(self) -> str | None:
         if self.config.share_prompts and self.config.gradient_checkpointing:
