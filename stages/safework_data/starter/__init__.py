@@ -25,12 +25,12 @@ MODULES: dict[str, ModuleType] = {"safety": safety, "value": value, "knowledge":
 Counts = dict[str, dict[str, int]]
 COUNTS: dict[str, dict[str, Counts]] = {
     "safety": {
-        "verifier": {"en": {"pair": 280, "question": 30}, "zh": {"pair": 40}},
-        "judge": {"en": {"pair": 208, "question": 30}, "zh": {"pair": 24}},
-        "cot": {"en": {"pair": 360, "question": 300}, "zh": {"pair": 60}},
+        "verifier": {"en": {"pair": 270, "question": 40}, "zh": {"pair": 40}},
+        "judge": {"en": {"pair": 200, "question": 38}, "zh": {"pair": 24}},
+        "cot": {"en": {"pair": 330, "question": 330}, "zh": {"pair": 60}},
         "rl": {"en": {"pair": 112, "question": 24}, "zh": {"pair": 20}},
-        "dev": {"en": {"pair": 50, "question": 40}},
-        "heldout": {"en": {"pair": 60, "question": 40}, "zh": {"pair": 12}},
+        "dev": {"en": {"pair": 50, "question": 14}},
+        "heldout": {"en": {"pair": 72, "question": 28}, "zh": {"pair": 12}},
     },
     "value": {
         "cot": {"en": {"compare": 320, "good": 120, "bad": 120}, "zh": {"compare": 32, "good": 16, "bad": 16}},
@@ -145,9 +145,11 @@ def _sides(seed: int) -> dict[str, str]:
     for task in ("search", *(name for name in MODULES if name != "search")):  # knowledge asks about passages of the search world
         units = MODULES[task].units(seed)
         groups: dict[tuple[str, str], dict[str, str]] = {}
+        always: dict[tuple[str, str], dict[str, str]] = {}  # groups that are trained on in any case
         for unit in units:
             if unit[0].group not in sides:
-                groups.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].stratum or unit[0].category)
+                of = always if unit[0].training_only else groups
+                of.setdefault((unit[0].language, unit[0].form), {}).setdefault(unit[0].group, unit[0].stratum or unit[0].category)
         for (language, form), of_form in groups.items():
             if of_form.keys() <= sides.keys():  # its groups ask in another form too
                 continue
@@ -156,6 +158,8 @@ def _sides(seed: int) -> dict[str, str]:
             for side, count in held.items():
                 sides |= dict.fromkeys(order[:count], side)
                 del order[:count]
+            more = always.get((language, form), {})
+            order += spread(list(more), more.__getitem__, dice(seed, "trained on", task, language, form))
             rewarded = round(len(order) * REWARDED) if task == "safety" else 0
             sides |= {group: ("verifier" if place < rewarded else "judge") if rewarded else "train" for place, group in enumerate(order)}
     return sides

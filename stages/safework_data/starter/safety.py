@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 from safework_data.starter.tables import PARTS, Item, Unit, dice, load, upper_first
 
 FILES = {language: sorted(path.stem for path in PARTS.glob(f"safety_{language}*.yaml")) for language in ("en", "zh")}
+FILES_HELD_OUT = ("safety_en_1", "safety_en_2", "safety_en_3", "safety_en_4", "safety_en_5", "safety_zh")
+"""Files of which some topics are held out. Those of the others are all trained on, so that the held-out prompts stay the ones on which
+figures were measured before."""
 ME = {"my": "my", "self": "myself"}
 HER = {"my": "her", "self": "herself"}
 HIM = {"my": "his", "self": "himself"}
@@ -113,6 +116,7 @@ class Topic(NamedTuple):
     category: str
     language: str
     parts: dict[str, Any]
+    training_only: bool = False
 
     @property
     def group(self) -> str:
@@ -162,7 +166,8 @@ def topics() -> list[Topic]:
     for language, files in FILES.items():
         for file in files:
             tables: dict[str, list[dict[str, Any]]] = load(file)
-            found += [Topic(category, language, parts) for category, table in tables.items() for parts in table]
+            training_only = file not in FILES_HELD_OUT
+            found += [Topic(category, language, parts, training_only) for category, table in tables.items() for parts in table]
     return found
 
 
@@ -189,6 +194,7 @@ def _pair(topic: Topic, prompts: Prompts, rng: Random) -> Unit:
             form="question" if whole else "pair",
             template=f"safety-{name if whole else topic.language + '-' + prompts.name}",
             side=prompts.side,
+            training_only=topic.training_only,
             question=question,
             thought=thought,
             verdict=verdict,

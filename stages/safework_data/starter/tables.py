@@ -49,6 +49,7 @@ class Item:
         template: what the question is written with, apart from its topic: no template is on two sides of a split.
         stratum: which groups are alike, so that each kind of them is on both sides of the split; empty where the category says it.
         side: where the template may be used: "train", "dev" or "heldout"; empty where it follows the group.
+        training_only: its group is not held out.
         question: the prompt.
         thought, reply: the two parts of the worked reply.
         verdict: start and end of the word in ``thought`` that states the decision.
@@ -67,6 +68,7 @@ class Item:
     template: str = ""
     stratum: str = ""
     side: str = ""
+    training_only: bool = False
     thought: str = ""
     reply: str = ""
     verdict: tuple[int, int] | None = None
