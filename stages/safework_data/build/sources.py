@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +17,7 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.data.dataset import stream_dataset
 from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
-from safework_cli.data.suites import stem, training_set
+from safework_cli.data.suites import training_set
 from safework_cli.data.suites.readers import in_dev_half
 from safework_cli.data.suites.tables import format_of, read_table
 from safework_cli.data.verdict import mark_of
@@ -26,6 +25,7 @@ from safework_data.build.columns import columns_of, refuse_overlooked
 from safework_data.build.conversations import Unfit
 from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
+from safework_data.build.reply_template import reply_of_template
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, TableSource, XSTestSource
 from safework_data.build.text import words
 from safework_data.files import digest_of, expand, matching_files, refuse_missing
@@ -175,22 +175,6 @@ def _with_reply(source: TableSource | SetSource, candidate: Candidate) -> Candid
             return replace(candidate, remarks=(*candidate.remarks, unmarked(candidate.source)))
         candidate.row.meta["verdict"] = [mark.start, mark.end]
     return candidate
-
-
-def reply_of_template(template: str, row: Row) -> str:
-    """The template with the row's own texts. Raises Unfit where the row has a reply already, or lacks what the template names."""
-    if row.reply is not None:
-        raise Unfit("reply_template: the row has a reply already")
-    asked = str(row.meta.get("target") or stem(row)).strip()
-    texts = {"prompt": asked, "answer": row.answer, "category": row.category}
-
-    def filled(match: re.Match[str]) -> str:
-        text = texts[match[1]]
-        if not text:
-            raise Unfit(f"reply_template: the row has no {match[1]}")
-        return text
-
-    return re.sub(rf"\{{({'|'.join(texts)})\}}", filled, template)
 
 
 def _with_images(candidate: Candidate, folder: Path) -> Candidate:

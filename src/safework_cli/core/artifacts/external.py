@@ -101,7 +101,7 @@ def file_states(artifact: Artifact) -> FileStates:
 
 
 def changed_files(artifact: Artifact, before: FileStates) -> list[str]:
-    """The files of an artifact outside the store whose content is no longer that of its manifest.
+    """The files of an artifact outside the store whose content differs from its manifest.
 
     Args:
         before: ``file_states`` when the manifest was made; a file with the same state is not read again.
