@@ -206,6 +206,32 @@ def test_killed_and_resumed_it_gives_the_same_best(tiny_artifact, toy_data, held
     assert made.digest == expected.digest and made.manifest.notes == expected.manifest.notes
 
 
+def test_a_judge_judges_the_replies_of_its_tasks_only(tiny_artifact, toy_data, store, commit, work, monkeypatch):
+    folder = store.staging()
+    rows = [Row(f"h{i}", ("safety", "general")[i % 2], [{"role": "user", "content": f"Prompt {i}?"}], answer="1") for i in range(4)]
+    write_rows(folder / "rows.parquet", rows)
+    judged = []
+
+    class OfSafety(Scripted):
+        def judge(self, exchanges):
+            judged.append([exchange.question for exchange in exchanges])
+            return [Verdict(1.0) for _ in exchanges]
+
+    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: OfSafety([]))
+    heldout = commit(folder, "dataset", "mixed")
+    run(store, work, heldout, toy_data, eval_samples=4, max_steps=2, eval_judge_tasks={"safety": ["safety"]})
+    assert judged == [["Prompt 0?", "Prompt 2?"]] * 2
+    assert plan_of(store, "eval_steps=1", "eval_data=mixed", "eval_verifiers.j=rule:refusal", "eval_judge_tasks={j: [value]}")[1] == [
+        "eval_verifiers.j would judge nothing: no held-out prompt is of value"
+    ]
+    assert (
+        "eval_judge_tasks names 'k'"
+        in plan_of(store, "eval_steps=1", "eval_verifiers.j=rule:refusal", "eval_judge_tasks={k: [safety]}")[1][0]
+    )
+    with pytest.raises(InputError, match="would judge nothing"):
+        run(store, work, heldout, toy_data, eval_samples=1, max_steps=2, eval_judge_tasks={"safety": ["general"]})
+
+
 def plan_of(store, *words):
     prepared = prepare(stage, resolve(stage, (), ["model=tiny", "data=toy:cot", *words], {}), store)
     return prepared.plan, [refusal.what for refusal in prepared.plan.refusals]

@@ -38,6 +38,9 @@ class EvaluationConfig(Settings):
     """Held-out prompts of an evaluation, the same ones each time, spread evenly over the rows."""
     eval_tasks: list[TaskName] = Field(default_factory=list)
     """Tasks whose held-out prompts are used; all of them where empty."""
+    eval_judge_tasks: dict[str, list[TaskName]] = Field(default_factory=dict)
+    """Tasks whose replies an eval_verifiers.KEY judges, such as {safety: [safety], right: [knowledge, general]}; all of them where it is
+    not named: a judge of safety then judges sums, too."""
     eval_max_tokens: int = Field(256, ge=1, le=10**6)
     """Tokens of a reply in an evaluation at most."""
     metric_for_best_model: str | None = None

@@ -26,6 +26,7 @@ from safework_cli.training.heldout import (
     evaluations_without_gain,
     held_out_rows,
     is_due,
+    refuse_idle_judges,
 )
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
@@ -109,7 +110,9 @@ class Evaluation(TrainerCallback):
             }
             exchanges = [Exchange.of_task(row, completion.text) for row, completion in zip(self._rows, completions, strict=True)]
             for name, judge in self._judges.items():
-                verdicts = judged(judge, exchanges)
+                tasks = self._config.eval_judge_tasks.get(name)
+                asked = [e for row, e in zip(self._rows, exchanges, strict=True) if tasks is None or row.task in tasks]
+                verdicts = judged(judge, asked)
                 scores = [verdict.score for verdict in verdicts if verdict.score is not None]
                 if not scores:
                     raise SafeworkError(
@@ -234,6 +237,7 @@ def evaluation_during(
         work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or have images, and are left out")
     count = min(config.eval_samples, len(fitting))
     chosen = [fitting[i * len(fitting) // count] for i in range(count)]
+    refuse_idle_judges(config, chosen)
     artifacts = inputs.many("eval_verifiers")
     judges = {name: load_verifier(artifact, trust_remote_code=trust_remote_code) for name, artifact in artifacts.items()}
     refs = {name: artifact.ref for name, artifact in artifacts.items()}

@@ -131,6 +131,18 @@ def held_out_rows(config: EvaluationConfig, inputs: Inputs) -> list[Row]:
     return chosen
 
 
+def refuse_idle_judges(config: EvaluationConfig, rows: Sequence[Row]) -> None:
+    """Raises InputError where a judge's tasks have none of the prompts."""
+    found = {row.task for row in rows}
+    for name, tasks in config.eval_judge_tasks.items():
+        if not found.intersection(tasks):
+            raise InputError(
+                f"eval_verifiers.{name} would judge nothing: no held-out prompt is of {', '.join(tasks) or 'its tasks'}",
+                f"they are of {', '.join(sorted(found))}",
+                "change eval_judge_tasks, or eval_data",
+            )
+
+
 def refuse_overlap(held_out: Sequence[Row], trained_on: Iterable[Row]) -> None:
     """Raises InputError where a held-out prompt is in the training rows, or shares their group."""
     trained = list(trained_on)
@@ -160,6 +172,11 @@ def plan_evaluation(
         rewards: names of the rules and digests of the verifiers that the run is rewarded by.
     """
     judges = inputs.many("eval_verifiers")
+    for key in config.eval_judge_tasks:
+        if key not in judges:
+            plan.refuse(
+                f"eval_judge_tasks names '{key}', which no eval_verifiers.KEY is{nearest(key, judges)}", "", "name a judge that is given"
+            )
     if config.eval_steps is None:
         for slot in EVAL_SLOTS:
             if inputs.many(slot) if slot == "eval_verifiers" else inputs.maybe(slot):
@@ -178,6 +195,7 @@ def plan_evaluation(
     try:
         metric, greater = deciding_metric(config, judges)
         rows = held_out_rows(config, inputs)
+        refuse_idle_judges(config, rows)
         refuse_overlap(rows, trained_on())
     except SafeworkError as refusal:
         plan.refusals.append(refusal)
