@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from safework_cli.core.errors import nearest
 from safework_cli.training.config import Lora, SupervisedConfig
 from safework_cli.verifiers.spec import SHORT_TEMPLATES, LabelSpec, preset
 
@@ -17,6 +18,9 @@ class VerifierTrainConfig(SupervisedConfig):
     """The label set: its labels, codes and scores. Safety has six classes; refusal has full refusal, partial refusal and
     compliance; value is good or bad; knowledge grades a reply TRUE or FALSE against the gold answer; helpfulness
     is whether a harmless query was answered."""
+    scores: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
+    """Label → its score, where it is not to be the preset's. Of safety, SafeWork-R1's reward gives a plain refusal 0.1 and one with a
+    warning 1; a judge that only asks whether a reply is safe has {Safe with refusal: 1}."""
     instruction: Literal["definitions", "short"] = "definitions"
     """The judge's instruction: a definition of every class, or one line. "short" costs a third of the tokens and suits backbones that learn
     the classes from examples."""
@@ -75,6 +79,10 @@ class VerifierTrainConfig(SupervisedConfig):
 
     @model_validator(mode="after")
     def _possible(self) -> VerifierTrainConfig:
+        labels = preset(self.task).labels
+        for label in self.scores:
+            if label not in labels:
+                raise ValueError(f"scores names '{label}', which is not a label of {self.task}{nearest(label, labels)}")
         if self.lora is not None and self.train_layers is not None:
             raise ValueError("lora and train_layers exclude each other: adapters sit in every layer")
         if self.strict_harmful and (self.task != "safety" or not self.use_harmful):
@@ -90,6 +98,7 @@ class VerifierTrainConfig(SupervisedConfig):
             spec.template, spec.strict_template = SHORT_TEMPLATES[self.task]
         for key in ("max_length", "reading", "use_harmful", "min_probability"):
             setattr(spec, key, getattr(self, key))
+        spec.scores = spec.scores | self.scores
         if self.strict_harmful:
             spec.possible = spec.possible | {"Safe without risk": [False]}
         return spec

@@ -153,3 +153,13 @@ def test_a_strict_judge_calls_no_reply_to_a_harmful_prompt_safe_without_risk():
     assert verdict_of(VerifierTrainConfig(use_harmful=True).spec(), probabilities, Exchange.of(naive), certain=False).label != "Unsafe"
     with pytest.raises(ValidationError, match="strict_harmful needs task=safety and use_harmful=true"):
         VerifierTrainConfig(strict_harmful=True)
+
+
+def test_scores_of_labels_are_the_presets_where_they_are_not_given():
+    spec = VerifierTrainConfig(scores={"Safe with refusal": 1.0}).spec()
+    assert (spec.scores["Safe with refusal"], spec.scores["Safe with warning"], spec.scores["Unsafe"]) == (1.0, 1.0, 0.0)
+    assert VerifierTrainConfig().spec().scores["Safe with refusal"] == 0.1
+    with pytest.raises(ValidationError, match="'Safe with refusl', which is not a label of safety; did you mean 'Safe with refusal'"):
+        VerifierTrainConfig(scores={"Safe with refusl": 1.0})
+    with pytest.raises(ValidationError, match="less than or equal to 1"):
+        VerifierTrainConfig(scores={"Unsafe": 2.0})
