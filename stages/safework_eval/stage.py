@@ -61,7 +61,7 @@ class EvalStage(Stage):
     def plan(self, config: EvalConfig, inputs: Inputs) -> Plan:
         model = inputs.maybe("model")
         plan = Plan(name=model.name if model else served_name(config.engine.model))
-        if (model is None) == (config.engine.kind == "hf"):
+        if (model is None) == (config.engine.endpoint is None):
             plan.refuse(
                 "give either model=REF or engine.kind=openai",
                 "one of them is the model that is evaluated",

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
+from safework_cli.core.launch.world import World
 from safework_rl.trl_adapter import LadderTrainer
 
-STATE, ROLLOUT = "safework_state.json", "rollout.safetensors"
+STATE = "safework_state.json"
 
 
 class KeepRollout(TrainerCallback):
@@ -26,11 +27,17 @@ class KeepRollout(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         trainer, folder = self._trainer, Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        (folder / STATE).write_text(json.dumps({"objective": trainer.objective.state(), "first_gap": trainer.first_gap}))
+        if trainer.work.world.first:
+            (folder / STATE).write_text(json.dumps({"objective": trainer.objective.state(), "first_gap": trainer.first_gap}))
         within = state.global_step % trainer.config.rollout_steps and state.global_step < args.max_steps
         if within and trainer.scored is not None:
             tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in trainer.scored.items()}
-            save_file(tensors | {"rows": torch.tensor(trainer.kept_rows)}, folder / ROLLOUT)
+            save_file(tensors | {"rows": torch.tensor(trainer.kept_rows)}, folder / rollout_file(trainer.work.world))
+
+
+def rollout_file(world: World) -> str:
+    """The file of a checkpoint with what a process trains on of an unfinished rollout."""
+    return f"rollout-{world.rank}.safetensors"
 
 
 def load_state(trainer: LadderTrainer, checkpoint: Path | None, *, forked: bool) -> None:
@@ -46,8 +53,9 @@ def load_state(trainer: LadderTrainer, checkpoint: Path | None, *, forked: bool)
     if forked:
         return
     trainer.first_gap = kept["first_gap"]
-    if (checkpoint / ROLLOUT).exists():
-        tensors = load_file(checkpoint / ROLLOUT)
+    rollout = checkpoint / rollout_file(trainer.work.world)
+    if rollout.exists():
+        tensors = load_file(rollout)
         trainer.resume_rollout(tensors.pop("rows").tolist(), tensors)
 
 

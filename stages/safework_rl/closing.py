@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class PolicyStage(Stage):
     """A stage that trains a policy."""
 
+    many_processes = True
+
     def show(self, artifact: Artifact) -> RenderableType:
         """The numbers to look at first."""
         return closing_table([*_lines(artifact.manifest.metrics)])

@@ -16,6 +16,7 @@ from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.data.dataset import training_rows
 from safework_cli.data.tasks import TaskName
+from safework_cli.engines.settings import VllmSettings
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
 from safework_cli.training.heldout import plan_evaluation
@@ -51,6 +52,25 @@ class OverlongSettings(Settings):
     """Tokens before max_completion_length over which the penalty grows from 0 to its maximum; without a buffer there is none."""
     factor: float = Field(1.0, ge=0, le=1000)
     """The largest penalty, subtracted from the reward."""
+
+
+class PolicyEngineSettings(Settings):
+    """What samples the rollouts."""
+
+    kind: Literal["hf", "vllm"] = "hf"
+    """hf: transformers, over the very weights that are trained; vllm: vLLM next to the trainer, which takes the weights over before each
+    rollout."""
+    vllm: VllmSettings = VllmSettings(gpu_memory_utilization=0.3)
+    """Settings of `kind: vllm`."""
+    ratio_cap: float | None = Field(2.0, gt=0, le=1e6)
+    """kind vllm: each token's loss is multiplied by min(π_old/π_sampled, this), π_old as the trainer computes it: truncated importance
+    sampling, as in TRL, corrects what another implementation or dtype rounds otherwise. No correction where null."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> PolicyEngineSettings:
+        if self.kind == "hf" and (given := self.model_fields_set - {"kind"}):
+            raise ValueError(f"engine.{min(given)} is given with engine.kind=hf: add engine.kind=vllm, or leave it out")
+        return self
 
 
 class KlSettings(Settings):
@@ -154,6 +174,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     hardware does (CUDA, or a CPU with AVX512-BF16 or AMX). On a CPU attention and logits are computed in float32 all the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+    engine: PolicyEngineSettings = PolicyEngineSettings()
+    """Engine of the rollouts: transformers, or vLLM."""
     share_prompts: bool = True
     """Compute a group's prompt once, in generation and in training, where the architecture allows it (the run says where not). The
     loss and its gradients are the same; false takes the plain path."""
@@ -196,7 +218,12 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
 
     @property
     def prompts_per_step(self) -> int:
-        """Groups of one update."""
+        """Groups of one update, over all processes."""
+        return self.own_prompts_per_step * self.launch.world
+
+    @property
+    def own_prompts_per_step(self) -> int:
+        """Groups of one update that one process trains on."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps // self.num_generations
 
     @property
@@ -208,6 +235,11 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     def updates_per_rollout(self) -> int:
         """Updates that go over a rollout once."""
         return self.passes_per_rollout // self.gradient_accumulation_steps
+
+    @property
+    def prompts_per_rollout(self) -> int:
+        """Groups that are sampled at a time, over all processes."""
+        return self.prompts_per_step * self.updates_per_rollout
 
     @property
     def rollout_steps(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from safework_cli.core.stage import Inputs, WorkDir
@@ -19,7 +20,7 @@ def policy_evaluation(
     inputs: Inputs,
     work: WorkDir,
     *,
-    engine: Callable[[], TokenEngine],
+    engine: Callable[[], AbstractContextManager[TokenEngine]],
     encode: Callable[[Row], tuple[list[int], Any]],
     positions: float,
     search: tuple[SearchIndex, EpisodeLimits] | None,
@@ -36,9 +37,11 @@ def policy_evaluation(
     def sample(rows: Sequence[Row]) -> list[Completion]:
         if search is None:
             encoded = [encode(row) for row in rows]
-            groups = engine().generate_ids([ids for ids, _ in encoded], sampling, visions=[vision for _, vision in encoded])
+            with engine() as policy:
+                groups = policy.generate_ids([ids for ids, _ in encoded], sampling, visions=[vision for _, vision in encoded])
             return [group[0] for group in groups]
-        transcripts = run_episodes(engine(), search[0], [row.prompt for row in rows], search[1], sampling)
+        with engine() as policy:
+            transcripts = run_episodes(policy, search[0], [row.prompt for row in rows], search[1], sampling)
         return [
             Completion(t.answer or "", t.token_ids, t.logprobs, "stop" if t.ending == "answered" else "length", t.prompt_ids)
             for t in transcripts

@@ -52,7 +52,7 @@ def step_measures(batch: Batch, rows: Sequence[Row], unrewarded: Collection[str]
             "unscorable": 1 - len(rewards) / len(judged),
             "unparsed": fmean(any(v.label == UNPARSED for v in sample.verdicts.values()) for sample in judged),
             "groups/zero_variance": fmean(all_equal(group) for group in judged_groups),
-            "advantage/zero_share": float((batch.advantage_B.view(len(batch.kept), -1)[trained_on] == 0).all(dim=1).float().mean()),
+            "advantage/zero_share": float((batch.advantage_NG[trained_on] == 0).all(dim=1).float().mean()),
         }
     if rewards:
         right = [sample.correct for sample in samples if sample.correct is not None]

@@ -34,7 +34,7 @@ class Monitor(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Reads the numbers from before a resume."""
-        self._history = [step for step in read_metrics(self._work.progress.metrics_path) if step["step"] <= state.global_step]
+        self._history = [step for step in read_metrics(self._work.metrics_path) if step["step"] <= state.global_step]
         rollouts = [step for step in self._history if ROLLOUT in step]
         self._reported = {*hints(rollouts), *bias_warnings(rollouts, WINDOW)}
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from safework_cli.core.launch.world import World
 from safework_cli.data.reply import make_reply
 from safework_cli.data.row import Row
 from safework_cli.environments.search.runner import Transcript
+from safework_cli.training.group import spread
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_rl.config import FormatSettings, LanguageSettings
 from safework_rl.losses.contract import Weighting
@@ -80,6 +83,7 @@ class TaskRewards:
         verifiers: by name, "format" and "language" among them.
         form, language: how these two count.
         threshold: score of the first verifier from which a reply is right.
+        world: this process among those of the run: each judges its share, and all get all verdicts.
     """
 
     def __init__(
@@ -89,7 +93,9 @@ class TaskRewards:
         form: FormatSettings,
         language: LanguageSettings,
         threshold: float,
+        world: World | None = None,
     ):
+        self._world = world or World()
         self._routes, self._verifiers, self._threshold = routes, verifiers, threshold
         self._form_terms: dict[str, FormatSettings | LanguageSettings] = {"format": form}
         if language.mode != "off":
@@ -104,7 +110,9 @@ class TaskRewards:
             verifier, batch = self._verifiers[name], [exchanges[i] for i in wanted]  # one batch for each verifier
             if isinstance(verifier, RegisteredReward):
                 verifier = verifier.over([rows[i] for i in wanted], batch)
-            for i, verdict in zip(wanted, judged(verifier, batch), strict=True):
+            judge = partial(judged, verifier)
+            given = judge(batch) if self._world.size == 1 else spread(self._world, batch, judge)
+            for i, verdict in zip(wanted, given, strict=True):
                 verdicts[i][name] = verdict
         combined = [self._combine(self._routes[row.task], own) for row, own in zip(rows, verdicts, strict=True)]
         return Scored([reward for reward, _ in combined], [correct for _, correct in combined], verdicts)
@@ -130,7 +138,7 @@ class Objective(Protocol):
     """What distinguishes the stages for the one trainer. Another package registers one under ``safework.objectives``."""
 
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
-        """Judges the completions of this process."""
+        """Judges the completions of a step. Where the run has several processes, each of them calls this with all completions."""
         ...
 
     def deciding(self, task: str) -> str:

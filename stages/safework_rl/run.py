@@ -10,12 +10,13 @@ from statistics import fmean
 from typing import Any
 
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig
 
 from safework_cli.core.artifacts.manifest import RECORD
 from safework_cli.core.checkpoints import read_mark
 from safework_cli.core.errors import InputError
+from safework_cli.core.launch.world import World
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
@@ -27,12 +28,13 @@ from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of, read_config
-from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, merged, train_top_layers
+from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
 from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.models.templates import use_template
 from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
+from safework_cli.training.strategy import trained_model
 from safework_cli.training.tracking import identity
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
@@ -136,8 +138,7 @@ def train(
         )
     if search is not None:
         refuse_lost(search[0], rows, data.ref, inputs.one("index").ref)
-    per_rollout = config.prompts_per_step * config.updates_per_rollout
-    curriculum = Curriculum(rows, phases, config.prompts_used, per_rollout, task_weights, config.seed)
+    curriculum = Curriculum(rows, phases, config.prompts_used, config.prompts_per_rollout, task_weights, config.seed)
     order = curriculum.order()
     with work.progress.phase("preflight"):
         trained = inputs.many("verifiers").keys()
@@ -146,13 +147,18 @@ def train(
     reference = None
     if other is not None:
         reference = load_reference(other, model_artifact, tokenizer, rows, dtype="float32", trust_remote_code=config.trust_remote_code)
-    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    def load() -> PreTrainedModel:
+        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    model = load()
     disable_dropout(model)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
-        run=StepContext(config, objective, rows, curriculum, encode, search, refill, unrewarded, kl_on),
+        run=StepContext(config, objective, rows, curriculum, encode, search, refill, unrewarded, kl_on, work.world),
         work=work,
+        folder=model_artifact.path,
         reference=reference,
         model=model,
         args=grpo_arguments(config, work),
@@ -166,19 +172,24 @@ def train(
     checkpoint = latest_checkpoint(work)
     signals: dict[str, TaskSignal] = {}
     if config.preflight_groups and checkpoint is None:
-        with work.progress.phase("preflight of groups"):
-            signals = signal_by_task(trainer._engine(), trainer.run, config.preflight_groups)
+        with work.progress.phase("preflight of groups"), trainer.engine() as engine:
+            signals = signal_by_task(engine, trainer.run, config.preflight_groups)
         for task, signal in signals.items():
             work.progress.note(f"{task}: {signal.sentence}")
             if not signal.varying:
                 work.progress.warn(f"no sampled group of the task {task} has replies that earn different rewards ({signal.sentence})")
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
-    evaluation = policy_evaluation(config, inputs, work, engine=trainer._engine, encode=encode, positions=positions, search=search)
-    state = run_training(trainer, work, max_skipped=config.max_skipped_updates, callbacks=callbacks, evaluation=evaluation)
+    evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=encode, positions=positions, search=search)
+    state = run_training(
+        trainer, work, launch=config.launch, max_skipped=config.max_skipped_updates, callbacks=callbacks, evaluation=evaluation
+    )
     with work.progress.phase("save"):
+        whole = trained_model(trainer, work.world, load, config.lora)
+        if whole is None:
+            return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
-        save_model(merged(trainer.accelerator.unwrap_model(trainer.model)), processor or tokenizer, work.output, dtype=dtype)
+        save_model(whole, processor or tokenizer, work.output, dtype=dtype)
     _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}
@@ -206,7 +217,7 @@ def train(
     )
     if why:
         outcome.not_measured(why)
-    history = read_metrics(work.progress.metrics_path)
+    history = read_metrics(work.metrics_path)
     skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
     if held_by_nothing := idle_constants(history, config.beta):
         outcome.notes.append(held_by_nothing)
@@ -228,7 +239,7 @@ def train(
     return outcome
 
 
-def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskRewards:
+def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs, world: World) -> TaskRewards:
     """The rewards of the routes: verifiers that were given, rules, and registered rewards, each loaded once. Any other name is in the route
     of a task that is not drawn: the plan refuses it elsewhere."""
     given, registered = inputs.many("verifiers"), entries(REWARDS)
@@ -240,7 +251,7 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs) -> TaskReward
             verifiers[name] = rule_verifier(name)
         elif name in registered:
             verifiers[name] = RegisteredReward(name, load_registered(REWARDS, name, "reward"))
-    return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold)
+    return TaskRewards(routes, verifiers, config.format, config.language, config.correct_threshold, world)
 
 
 def _usable_rows(
@@ -311,6 +322,7 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         seed=config.seed,
         save_steps=config.save_steps,
         tracking=config.tracking,
+        launch=config.launch,
         warmup_steps=warmup_share(config.warmup_ratio),
         steps_per_generation=config.passes_per_rollout,
         bf16=multiplies_in_bf16(config),

@@ -18,11 +18,13 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from safework_cli.core.errors import TooManyFailed
+from safework_cli.core.launch.world import World
 from safework_cli.data.row import Row
-from safework_cli.engines.protocol import Sampling, TokenEngine, derived_seed
+from safework_cli.engines.protocol import Sampling, TokenEngine, completion_seeds, derived_seed
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.models.vision import Vision
+from safework_cli.training.group import spread
 from safework_cli.verifiers.contract import Verdict
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
@@ -41,6 +43,8 @@ class StepContext:
         refill: attempts to replace groups without a signal; 0 leaves them, without an advantage.
         unrewarded: tasks without a reward: their replies are not judged, have no advantage, and are trained on by the KL only.
         kl_counts: whether the KL to the reference counts on replies to a row.
+        world: this process among those of the run. Each samples its share; what follows is the same in all of them, over all replies, and
+            each then trains on its share of the groups (``own_places``).
     """
 
     config: RlConfig
@@ -52,6 +56,19 @@ class StepContext:
     refill: int = 0
     unrewarded: Collection[str] = ()
     kl_counts: Callable[[Row], bool] = field(default=lambda row: True)
+    world: World = field(default_factory=World)
+
+    def own_places(self, count: int) -> list[int]:
+        """The groups of a rollout that this process trains on, in the order of its updates: the same share of each update's.
+
+        Args:
+            count: of the rollout's groups, whole updates of them.
+        """
+        if self.world.size == 1:
+            return list(range(count))
+        size, own = self.config.prompts_per_step, self.config.own_prompts_per_step
+        first = self.world.rank * own
+        return [place for start in range(0, count, size) for place in range(start + first, start + first + own)]
 
     def rewarded(self, group: Sequence[Trajectory]) -> bool:
         """Whether the replies of a group, which are to one row, can earn anything."""
@@ -67,7 +84,7 @@ class Trajectory:
         prompt_ids, token_ids: as the model read and sampled them; for an episode, retrieved text is among ``token_ids``.
         mask: 1 on tokens that the policy sampled; logprobs: their log-probabilities, 0.0 where mask is 0. (T,) each.
         reply: the text that is judged and shown; an episode's whole exchange.
-        vision: the vision inputs of the prompt's images; one object for the group.
+        vision: the vision inputs of the prompt's images, of completions that this process trains on; one object for the group.
         transcript: of an episode.
         reward: in [0, 1] (search: up to 1 + λ), less an over-long penalty; NaN where a verifier could not score the reply, or
             where the task has no reward.
@@ -104,13 +121,15 @@ class Batch:
     Attributes:
         number: of the step, from 0.
         drawn: a group for each prompt that the curriculum named: what the policy does, unselected. Measures are taken from it.
-        kept: the same with groups without a signal replaced, as far as others were found: what is trained on, and what the tensors hold.
+        kept: the same with groups without a signal replaced, as far as others were found: what is trained on.
+        own: those of them that this process trains on, with their images, and that the tensors hold: all where it is the only one.
         attempts: how often was sampled.
         replaced: groups that were.
+        advantage_NG: of all kept groups, by the objective.
         prompt_ids_BP, prompt_mask_BP, completion_ids_BT, completion_mask_BT: token ids, and 1 where one is.
         loss_mask_BT: 1 on the tokens that the policy sampled: neither padding nor retrieved text. Losses and lengths count only these.
         sampled_logp_BT: log-probabilities as the engine sampled; 0 where ``loss_mask_BT`` is.
-        advantage_B: of the objective.
+        advantage_B: of the tensors' rows.
         group_tokens_B: sampled tokens of the row's whole group.
         numbers: the objective's own.
     """
@@ -118,8 +137,10 @@ class Batch:
     number: int
     drawn: list[Group]
     kept: list[Group]
+    own: list[Group]
     attempts: int
     replaced: int
+    advantage_NG: torch.Tensor
     prompt_ids_BP: torch.Tensor
     prompt_mask_BP: torch.Tensor
     completion_ids_BT: torch.Tensor
@@ -135,7 +156,7 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
     """Samples a group of completions for each prompt, judges them, and makes the batch that the policy is trained on.
 
     What is drawn depends on the run's seed, the step's number, the attempt, the prompt and the completion's number in its group, so a
-    resumed run draws what the uninterrupted one would have drawn.
+    resumed run draws what the uninterrupted one would have drawn, and several processes draw what one would.
 
     Args:
         engine: over the policy as it is now.
@@ -157,23 +178,27 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
         advantage_NG[places] = run.objective.advantages(reward_NG[places], length_NG[places], correct_NG).to(advantage_NG.dtype)
         numbers = run.objective.finish_step()
 
-    trajectories = flat(kept)
+    places = run.own_places(len(kept))
+    own = [with_images(kept[place], run) for place in places]
+    trajectories = flat(own)
     prompt_ids_BP, prompt_mask_BP = padded([t.prompt_ids for t in trajectories], engine.tokenizer.pad_token_id, "left")
     completion_ids_BT, completion_mask_BT = padded([t.token_ids for t in trajectories], engine.tokenizer.pad_token_id, "right")
     return Batch(
         number=number,
         drawn=drawn,
         kept=kept,
+        own=own,
         attempts=attempts,
         replaced=sum(old is not new for old, new in zip(drawn, kept, strict=True)),
+        advantage_NG=advantage_NG,
         prompt_ids_BP=prompt_ids_BP,
         prompt_mask_BP=prompt_mask_BP,
         completion_ids_BT=completion_ids_BT,
         completion_mask_BT=completion_mask_BT,
         loss_mask_BT=pad_sequence([torch.tensor(t.mask, dtype=torch.long) for t in trajectories], batch_first=True),
         sampled_logp_BT=pad_sequence([torch.tensor(t.logprobs, dtype=torch.float32) for t in trajectories], batch_first=True),
-        advantage_B=advantage_NG.flatten(),
-        group_tokens_B=length_NG.sum(1).repeat_interleave(length_NG.shape[1]),
+        advantage_B=advantage_NG[places].flatten(),
+        group_tokens_B=length_NG[places].sum(1).repeat_interleave(length_NG.shape[1]),
         numbers=numbers,
     )
 
@@ -182,30 +207,50 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
 
 
 def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: int, run: StepContext) -> list[Group]:
-    """A group of completions, or of search episodes, for each prompt."""
+    """A group of completions, or of search episodes, for each prompt: each process samples its share, and all get all of them."""
     config, size = run.config, run.config.num_generations
-    rows = [row for row in prompts for _ in range(size)]
     seed = derived_seed(config.seed, "rollout", number, attempt)
     # log-probabilities at the sampling temperature: that is the distribution which is trained
     sampling = Sampling(config.max_completion_length, config.temperature, seed=seed, logprobs_at=config.temperature)
-    if run.search is not None:
-        index, limits = run.search
-        transcripts = run_episodes(engine, index, [run.rows[row].prompt for row in rows], limits, sampling)
-        trajectories = [
-            Trajectory(row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, exchange_text(t), transcript=t, truncated=t.ending != "answered")
-            for row, t in zip(rows, transcripts, strict=True)
-        ]
-    else:
-        encoded = {row: run.encode(run.rows[row]) for row in prompts}
-        completions = engine.generate_ids([encoded[row][0] for row in rows], sampling, visions=[encoded[row][1] for row in rows])
-        trajectories = [
-            Trajectory(
-                row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, encoded[row][1],
-                truncated=c.finish_reason == "length",
-            )
-            for row, (c,) in zip(rows, completions, strict=True)
-        ]  # fmt: skip
-    return [trajectories[start : start + size] for start in range(0, len(trajectories), size)]
+    encoded = {row: run.encode(run.rows[row]) for row in prompts}
+    seeds = completion_seeds(seed, [encoded[row][0] for row in prompts], size)  # of all: a prompt that comes twice is drawn twice
+
+    def groups_of(places: Sequence[int]) -> list[Group]:
+        rows = [prompts[place] for place in places for _ in range(size)]
+        own_seeds = [seed for place in places for seed in seeds[place]]
+        if run.search is not None:
+            index, limits = run.search
+            transcripts = run_episodes(engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds)
+            trajectories = [
+                Trajectory(
+                    row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, exchange_text(t), transcript=t, truncated=t.ending != "answered"
+                )
+                for row, t in zip(rows, transcripts, strict=True)
+            ]
+        else:
+            asked, images = [encoded[row][0] for row in rows], [encoded[row][1] for row in rows]
+            completions = engine.generate_ids(asked, sampling, visions=images, seeds=[[seed] for seed in own_seeds])
+            sent = run.world.size > 1  # without what images were encoded to: see with_images
+            trajectories = [
+                Trajectory(
+                    row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, None if sent else encoded[row][1],
+                    truncated=c.finish_reason == "length",
+                )
+                for row, (c,) in zip(rows, completions, strict=True)
+            ]  # fmt: skip
+        return [trajectories[start : start + size] for start in range(0, len(trajectories), size)]
+
+    whole = range(len(prompts))
+    return groups_of(whole) if run.world.size == 1 else spread(run.world, whole, groups_of)
+
+
+def with_images(group: Group, run: StepContext) -> Group:
+    """The group with what its images were encoded to, which no process sends to another."""
+    if run.rows[group[0].row].images and group[0].vision is None:
+        vision = run.encode(run.rows[group[0].row])[1]
+        for trajectory in group:
+            trajectory.vision = vision
+    return group
 
 
 def judge(groups: list[Group], run: StepContext) -> list[Group]:

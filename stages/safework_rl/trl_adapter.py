@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,8 +25,13 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import TokenEngine
+from safework_cli.engines.vllm.engine import VllmEngine, load_vllm
 from safework_cli.models.attention import attention_in_float32
+from safework_cli.models.live import live_weights
+from safework_cli.models.load import Dtype
 from safework_cli.models.vision import collate, positions_given
+from safework_cli.training.group import gathered
+from safework_cli.training.strategy import whole_policy
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import ADVANTAGES, DISTILLED, step_measures
@@ -36,6 +42,8 @@ from safework_rl.step import Batch, StepContext, Trajectory, flat, step
 
 OLD = "old_per_token_logps"
 """TRL's name of the log-probabilities of the policy that sampled."""
+RATIO = "engine_ratio"
+"""What another engine's tokens are weighted by."""
 
 
 class LadderTrainer(GRPOTrainer):
@@ -46,7 +54,16 @@ class LadderTrainer(GRPOTrainer):
     over the whole rollout, by its own passes.
     """
 
-    def __init__(self, *, run: StepContext, work: WorkDir, args: GRPOConfig, reference: PreTrainedModel | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        run: StepContext,
+        work: WorkDir,
+        args: GRPOConfig,
+        folder: Path,
+        reference: PreTrainedModel | None = None,
+        **kwargs: Any,
+    ):
         self.run, self.config, self.work = run, run.config, work
         self.objective: Objective = run.objective
         self.loss = run.config.policy_loss
@@ -58,6 +75,11 @@ class LadderTrainer(GRPOTrainer):
         self._passed: list[Trajectory] = []
         """The completions of the current pass: all that were kept while old log-probabilities are computed, then those of each pass."""
         self._unreported: tuple[int, Batch] | None = None
+        self._order = run.curriculum.order()
+        self._folder = folder
+        self._vllm: VllmEngine | None = None
+        self._served: int | None = None
+        """The step whose weights vLLM has."""
         if reference is not None:
             args.beta = 0.0  # so that TRL does not load the starting model as the reference
         super().__init__(reward_funcs=no_reward, args=args, **kwargs)
@@ -81,19 +103,35 @@ class LadderTrainer(GRPOTrainer):
                 add_fused_lm_head(cast(PreTrainedModel, model), temperature=self.temperature, cast_lm_head_to_fp32=True, outputs=outputs)
 
     def _why_not_share(self) -> str | None:
+        if self.config.share_prompts and self.config.launch.strategy == "fsdp":
+            return "FSDP gathers a layer's weights for one pass at a time"
         if self.config.share_prompts and self.config.gradient_checkpointing:
             return "gradient_checkpointing recomputes layers and keeps no cache"
         if self.config.share_prompts and self.aux_loss_enabled:
             return "the router's auxiliary loss counts the tokens of whole sequences"
         return unshareable(self.accelerator.unwrap_model(self.model)) if self.config.share_prompts else None
 
-    def _engine(self) -> TokenEngine:
-        """The policy as it is now."""
+    @contextmanager
+    def engine(self) -> Iterator[TokenEngine]:
+        """The policy as it is now. Where there are several processes, all of them call this."""
         tokenizer = self.processing_class
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
-        model = self.accelerator.unwrap_model(self.model)
         size, share = self.config.generation_batch_size, self.config.share_prompts
-        return engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
+        with whole_policy(self) as model:
+            if self.config.engine.kind == "hf":
+                yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
+            else:
+                yield self._serving(model)
+
+    def _serving(self, model: Any) -> VllmEngine:
+        """vLLM with the weights as they are now."""
+        if self._vllm is None:
+            dtype: Dtype = "bfloat16" if self.args.bf16 else "float32"
+            self._vllm = load_vllm(self._folder, self.config.engine.vllm, dtype=dtype, sampled=True, live=True)
+        if self._served != self.state.global_step:
+            self._vllm.load_weights(live_weights(model))
+            self._served = self.state.global_step
+        return self._vllm
 
     # ------------------------------------------------------------ rollouts
 
@@ -103,9 +141,11 @@ class LadderTrainer(GRPOTrainer):
         start = self._step - self._step % every  # a resumed run may be within a rollout
         used = min(passes, self.args.max_steps * self.args.gradient_accumulation_steps - start)
         if self._step == start or self.scored is None:
-            rows = [item["row"] for item in generation_batch[: len(generation_batch) * used // passes : self.config.num_generations]]
-            number = self.state.global_step // self.config.rollout_steps
-            self.scored = self._tensors(step(self._engine(), rows, number, self.run))
+            number, size = self.state.global_step // self.config.rollout_steps, self.config.prompts_per_rollout
+            rows = self._order[number * size : (number + 1) * size][: size * used // passes]
+            with self.engine() as engine:
+                batch = step(engine, rows, number, self.run)
+            self.scored = self._tensors(batch)
             self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes
             self._buffered_inputs: Any = None
         if self._buffered_inputs is None:
@@ -117,7 +157,7 @@ class LadderTrainer(GRPOTrainer):
 
     def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
         """A batch under the names that TRL's losses read, with log-probabilities of the policy that sampled and of the reference."""
-        self._kept = self._passed = flat(batch.kept)
+        self._kept = self._passed = flat(batch.own)
         self._unreported = (self.state.global_step, batch)
         tensors = {
             "prompt_ids": batch.prompt_ids_BP,
@@ -134,11 +174,13 @@ class LadderTrainer(GRPOTrainer):
         tensors["num_items_in_batch"] = self.accelerator.gather(tensors["loss_mask"].sum()).sum()
         model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), disable_gradient_checkpointing(model, options):
-            if self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
+            if self._corrected or self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
                 if self._kept_by_first_update:
                     tensors[OLD] = torch.zeros_like(tensors["sampling_per_token_logps"])
                 else:
                     tensors[OLD] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
+            if self._corrected:
+                tensors[RATIO] = self._engine_ratio(tensors)
             if self.beta:
                 tensors["ref_per_token_logps"] = self._reference_logps(tensors)
         return tensors
@@ -164,7 +206,23 @@ class LadderTrainer(GRPOTrainer):
     @property
     def _kept_by_first_update(self) -> bool:
         """Whether the passes of a rollout's first update go over all of it: what they compute is of the policy that sampled."""
-        return self.config.updates_per_rollout == 1
+        return self.config.updates_per_rollout == 1 and not self._corrected
+
+    @property
+    def _corrected(self) -> bool:
+        """Whether another engine samples, and its tokens are weighted by what the trainer makes of them."""
+        return self.config.engine.kind == "vllm" and self.config.engine.ratio_cap is not None
+
+    def _engine_ratio(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+        """min(π_old/π_sampled, cap) of each token, (B, T), 1 where nothing was sampled (truncated importance sampling; TRL's
+        ``token_truncate``)."""
+        mask_BT, cap = tensors["loss_mask"].bool(), self.config.engine.ratio_cap
+        assert cap is not None
+        log_ratio_BT = (tensors[OLD] - tensors["sampling_per_token_logps"]).masked_fill(~mask_BT, 0.0)
+        ratio_BT = log_ratio_BT.exp()
+        self._note("engine/ratio_capped", float((ratio_BT[mask_BT] > cap).float().mean()))
+        self._note("engine/ratio", float(ratio_BT[mask_BT].mean()))
+        return ratio_BT.clamp(max=cap)
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -255,7 +313,8 @@ class LadderTrainer(GRPOTrainer):
         self._passed = [self._kept[place] for place in inputs["place"].tolist()]
         self._note(ADVANTAGES, float((inputs["advantages"] != 0).float().mean()))
         if isinstance(self.loss, TrlLoss):
-            loss = super().compute_loss(model, inputs | {"tool_mask": inputs["loss_mask"]})
+            weighted = {"advantages": inputs["advantages"][:, None] * inputs[RATIO]} if RATIO in inputs else {}
+            loss = super().compute_loss(model, inputs | weighted | {"tool_mask": inputs["loss_mask"]})
         else:
             loss = self._policy_loss(model, inputs)
         assert self.scored is not None
@@ -274,10 +333,11 @@ class LadderTrainer(GRPOTrainer):
         logp_BT, entropy_BT, router_loss = self._logps(model, inputs, compute_entropy=True, compute_aux_loss=self.aux_loss_enabled)
         old_logp_BT = inputs.get(OLD)
         old_logp_BT = logp_BT.detach() if old_logp_BT is None else old_logp_BT
-        denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.prompts_per_step
-        loss = logp_BT.new_zeros(())
+        denominator_B = inputs["group_tokens"].clamp(min=1) * self.config.own_prompts_per_step
+        loss = 0.0 * logp_BT.sum()  # with a gradient, which processes wait for where a pass of theirs has no reward and no KL
         if rewarded_B1.any():
-            judged = LossInput(logp_BT, old_logp_BT, entropy_BT, mask_BT * rewarded_B1, inputs["advantages"], denominator_B)
+            advantage_B, ratio_BT = inputs["advantages"], inputs.get(RATIO)
+            judged = LossInput(logp_BT, old_logp_BT, entropy_BT, mask_BT * rewarded_B1, advantage_B, denominator_B, ratio_BT)
             loss, numbers = self.loss(judged)
             for name, value in numbers.items():
                 self._note(name, float(value))
@@ -320,7 +380,8 @@ class LadderTrainer(GRPOTrainer):
     # ------------------------------------------------------------ numbers
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the measures of the rollout to the numbers of its first update."""
+        """Adds the measures of the rollout to the numbers of its first update; numbers of passes are those of all processes."""
+        self._gather_notes()
         if self._unreported is not None:
             first_step, batch = self._unreported
             self._unreported = None
@@ -329,9 +390,19 @@ class LadderTrainer(GRPOTrainer):
             measures["num_tokens"] = float(self.state.num_input_tokens_seen)
             for name, value in measures.items():
                 self._metrics["train"][name] = [value]
-            if batch.number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:
+            if self.work.world.first and batch.number % math.ceil(self.config.sample_steps / self.config.rollout_steps) == 0:
                 self.samples.add(first_step, self.run.rows, flat(batch.drawn))
         super().log(logs, start_time)
+
+    def _gather_notes(self) -> None:
+        """Joins the numbers that the processes have noted since the last log; a number may be missing in one that had no such reply."""
+        if self.work.world.size > 1:
+            notes: dict[str, list[float]] = {}
+            for own in gathered(self.work.world, [{name: list(values) for name, values in self._metrics["train"].items()}]):
+                for name, values in own.items():
+                    notes.setdefault(name, []).extend(values)
+            self._metrics["train"].clear()
+            self._metrics["train"].update(notes)
 
     def _note(self, name: str, value: float) -> None:
         """Records a number of one pass; the step's is the mean over its passes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.verdict import Choice, log_odds
 from safework_cli.statistics.decision import balanced_accuracy, best_threshold, decision_figures
+from safework_cli.training.group import spread
+from safework_cli.training.strategy import whole_policy
 from safework_sft.encode import encode_rows
 
 if TYPE_CHECKING:
@@ -75,7 +78,11 @@ class Decision:
         """(N,) log-odds of harmful."""
         autocast = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=self._bf16)
         with work.progress.phase("measure verdicts", len(self._prefixes)), autocast:
-            return log_odds(model, self._prefixes, self._choices, self._pad_id)
+            return np.array(spread(work.world, range(len(self._prefixes)), partial(self._log_odds, model)))
+
+    def _log_odds(self, model: Any, places: Sequence[int]) -> list[float]:
+        own: np.ndarray = log_odds(model, [self._prefixes[i] for i in places], [self._choices[i] for i in places], self._pad_id)
+        return own.tolist()
 
     def threshold(self, odds_N: np.ndarray) -> float:
         """The threshold with the best balanced accuracy on these rows."""
@@ -112,7 +119,8 @@ class Calibration(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step not in calibration_steps(state.max_steps):
             return
-        threshold = self._decision.threshold(self._decision.log_odds(self._trainer.model, self._work))
+        with whole_policy(self._trainer) as model:
+            threshold = self._decision.threshold(self._decision.log_odds(model, self._work))
         logging = control.should_log
         Trainer.log(self._trainer, {THRESHOLD: threshold})  # past TRL's own log, which would take the training numbers of this step along
         control.should_log = logging

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from statistics import mean
@@ -18,12 +19,12 @@ from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row
 from safework_cli.engines.load import engine_over
-from safework_cli.engines.protocol import Sampling, TokenEngine
+from safework_cli.engines.protocol import Completion, Sampling, TokenEngine
 from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
 from safework_cli.models.folder import positions_of
-from safework_cli.models.layers import lora_config, merged, train_top_layers
+from safework_cli.models.layers import lora_config, train_top_layers
 from safework_cli.models.load import (
     cast_weights,
     load_model,
@@ -35,10 +36,12 @@ from safework_cli.models.load import (
     template_hash,
 )
 from safework_cli.models.templates import use_template
+from safework_cli.models.vision import base_of
 from safework_cli.training.after import after_training
-from safework_cli.training.evaluation import evaluation_during
+from safework_cli.training.evaluation import Evaluation, evaluation_during
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.sampler import rows_per_step
+from safework_cli.training.strategy import trained_model, whole_policy
 from safework_sft.config import SftConfig
 from safework_sft.decision import Calibration, Decision, thresholds
 from safework_sft.encode import (
@@ -69,7 +72,11 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     rows = [usable[position] for position in weighted_positions(usable, config.task_weights, config.seed)]
     cut = only_cut(config.verdict, usable, rows)
     marks = marked_rows(config.verdict, [*rows, *cut]) if config.verdict else None
-    model = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    def load() -> PreTrainedModel:
+        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    model = load()
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
         by_id = marks.by_id() if marks else None
@@ -108,24 +115,21 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
     calibration = [Calibration(trainer, decision, work)] if decision and config.verdict and config.verdict.calibrate else []
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
-    engine = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
-    evaluated = Sampling(config.eval_max_tokens, seed=config.seed)
-    evaluation = evaluation_during(
-        config, inputs, work, length_of=lambda row: _prompt_tokens(engine, row), longest=engine.longest_prompt(evaluated),
-        sample=lambda asked: [group[0] for group in engine.generate([row.prompt for row in asked], evaluated)],
-        trust_remote_code=config.trust_remote_code,
-    )  # fmt: skip
+    evaluation = _evaluation(config, inputs, work, trainer, tokenizer)
     with ExitStack() as inside:
         for one in (trainer.model, reference):
             if padding_free and one is not None:
                 inside.enter_context(attention_by_row(one))
-        state = run_training(trainer, work, callbacks=calibration, evaluation=evaluation)
-    trained = merged(trainer.model)
-    if trainer.aux_loss_enabled:
-        trained.config.get_text_config().output_router_logits = False  # TRL asks for them in every pass from here on
+        state = run_training(trainer, work, launch=config.launch, callbacks=calibration, evaluation=evaluation)
+    if trainer.aux_loss_enabled:  # TRL asks for them in every pass from here on
+        base_of(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config().output_router_logits = False
     with work.progress.phase("save"):
+        trained = trained_model(trainer, work.world, load, config.lora)
+        if trained is None:
+            return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         save_model(trained, tokenizer, work.output, dtype=dtype)
+    work = work.as_single()
     sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
     after, why_not = after_training("measuring verdicts", work, lambda: decision and decision.figures(decision.log_odds(trained, work)))
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
@@ -185,6 +189,28 @@ def _decision(
     longest = min(config.max_length, positions or config.max_length)
     bf16 = multiplies_in_bf16(config)
     return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref, bf16=bf16) if pairs else None
+
+
+def _evaluation(
+    config: SftConfig, inputs: Inputs, work: WorkDir, trainer: SupervisedTrainer, tokenizer: PreTrainedTokenizerBase
+) -> Evaluation | None:
+    """The evaluation during training that the settings ask for; None where they ask for none."""
+    before = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    sampling = Sampling(config.eval_max_tokens, seed=config.seed)
+
+    def sample(asked: Sequence[Row]) -> list[Completion]:
+        with whole_policy(trainer) as model:
+            return [group[0] for group in engine_over(model, tokenizer).generate([row.prompt for row in asked], sampling)]
+
+    return evaluation_during(
+        config,
+        inputs,
+        work,
+        length_of=lambda row: _prompt_tokens(before, row),
+        longest=before.longest_prompt(sampling),
+        sample=sample,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:

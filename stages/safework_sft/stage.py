@@ -46,6 +46,7 @@ class SftStage(Stage):
         **EVAL_SLOTS,
     }
     output = "model"
+    many_processes = True
 
     def plan(self, config: SftConfig, inputs: Inputs) -> Plan:
         model, data = inputs.one("model"), inputs.one("data")
@@ -62,7 +63,7 @@ class SftStage(Stage):
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan
-        per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+        per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.world
         if config.max_steps > 0:
             plan.optimizer_steps = config.max_steps
         else:

@@ -113,12 +113,13 @@ class SupervisedTrainer(SFTTrainer):
         logits_NV, output = logits_at(model, inputs, keep_BT, **extra)
         target_N = target_BT[keep_BT]
         self._metrics["train"]["mean_token_accuracy"].append(float((logits_NV.detach().argmax(-1) == target_N).float().mean()))
-        counted = keep_BT.sum() if num_items_in_batch is None else num_items_in_batch
+        # a step's tokens are those of all processes, and DDP averages gradients over them
+        counted = keep_BT.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
         if term is None or number_BT is None:
             reply_N = torch.ones_like(target_N, dtype=torch.bool)
-            loss = cross_entropy(logits_NV, target_N, reduction="sum") / counted.clamp(min=1)
+            loss = cross_entropy(logits_NV, target_N, reduction="sum") / max(counted, 1)
         else:
-            counted = term.reply_tokens / self.accelerator.num_processes  # DDP averages gradients over processes
+            counted = term.reply_tokens / self.accelerator.num_processes
             number_N = number_BT[:, 1:][keep_BT]
             reply_N = number_N == 0
             reply_losses = cross_entropy(logits_NV[reply_N], target_N[reply_N], reduction="none")

@@ -76,7 +76,7 @@ def test_a_prompt_that_cannot_be_used_does_not_end_the_others(tiny_model):
         ({"kind": "openai"}, r"engine\.url=http://HOST:PORT/v1 engine\.model=NAME"),
         ({"kind": "openai", "url": "127.0.0.1", "model": "m"}, "must begin with http"),
         ({"kind": "openai", "url": "http://user:key@127.0.0.1/v1", "model": "m"}, "must hold no key"),
-        ({"kind": "open-ai"}, "'hf' or 'openai'"),
+        ({"kind": "open-ai"}, "'hf', 'vllm' or 'openai'"),
     ],
 )
 def test_settings_that_do_not_fit_together(block, message):

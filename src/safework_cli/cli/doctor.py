@@ -33,8 +33,9 @@ REQUIRED = {
     "gguf": "gguf:GGUFReader",
 }
 OPTIONAL = {"torchvision": ("torchvision:transforms", "some vision models' processors")}
-PROBED = {"vllm": "vllm:LLM", "deepspeed": "deepspeed:initialize"}
-"""Packages that no stage uses. Where they are installed, transformers and TRL import them, so a broken one breaks a stage."""
+EXTRAS = {"vllm": "vllm:LLM", "deepspeed": "deepspeed:initialize"}
+"""Packages of the extras, for engine.kind=vllm and for launch.strategy=zero2 and zero3. They are looked at where they are installed:
+transformers and TRL then import them, so a broken one breaks every stage."""
 LOW_DISK_BYTES = 5 * 2**30
 
 
@@ -112,7 +113,7 @@ def _required() -> Iterator[Finding]:
 
 
 def _optional() -> Iterator[Finding]:
-    for package, (attribute, purpose) in (OPTIONAL | {name: (probe, "") for name, probe in PROBED.items()}).items():
+    for package, (attribute, purpose) in (OPTIONAL | {name: (probe, "") for name, probe in EXTRAS.items()}).items():
         try:
             found = version(package)
         except PackageNotFoundError:
@@ -170,7 +171,7 @@ def _store(root: Path) -> Iterator[Finding]:
 
 def _shadows() -> Iterator[Finding]:
     """A folder called like a package, here, is imported in its place and breaks libraries that probe for it."""
-    for name in (*OPTIONAL, *PROBED):
+    for name in (*OPTIONAL, *EXTRAS):
         folder = Path.cwd() / name
         if folder.is_dir() and not (folder / "__init__.py").exists():
             yield Finding("this folder", "broken", f"{folder} hides the package {name} from Python", f"mv {name} {name}-files")

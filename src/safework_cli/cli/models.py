@@ -69,7 +69,7 @@ def command() -> Any:
 
 def _run(stage: Any, words: list[str], name: str | None, store: Path | None, *, fresh: bool, quiet: bool, as_json: bool) -> int:
     """Runs a stage that is not registered as a command of its own."""
-    from safework_cli.cli.stages import say_result
+    from safework_cli.cli.results import say_result
     from safework_cli.core.artifacts import default_store
     from safework_cli.core.config import resolve
     from safework_cli.core.registry import stage_entries

@@ -15,14 +15,9 @@ from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
 from safework_cli.cli.hints import StageCommand
-from safework_cli.cli.json_output import print_json
-from safework_cli.core.formats import size
+from safework_cli.cli.results import say_result, show_plan, show_result
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
-from safework_cli.core.terminal import console, say
-
-LOG_COLUMNS = 160
-"""Of a table in a log file, which wraps nothing."""
 
 
 def stage_command(name: str) -> click.Command:
@@ -56,6 +51,7 @@ def stage_command(name: str) -> click.Command:
             show_default=False,
         ),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
+        wait: bool = typer.Option(False, "--wait", help="With slurm: wait for the job, and print what it made."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
     ) -> int:
         from safework_cli.core.artifacts import default_store
@@ -67,9 +63,18 @@ def stage_command(name: str) -> click.Command:
         if artifact_name is not None:
             resolved.name, resolved.sources["name"] = artifact_name, "command line"
         where = default_store(store)
+        if resolved.config.slurm is not None:
+            from safework_cli.cli.slurm import run_as_job
+
+            options = {"--name": artifact_name, "--fork": fork, "--fresh": fresh or None, "--quiet": quiet or None}
+            return run_as_job(
+                stage, resolved, where, recipe, settings or [], options, dry_run=dry_run, wait=wait, as_json=as_json, quiet=quiet
+            )
+        if wait:
+            raise ConfigError("--wait is given without slurm", "this command runs here, and ends when it is done", "leave --wait out")
         prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet)
         if dry_run:
-            return _show_plan(prepared, where, as_json=as_json)
+            return show_plan(prepared, where, as_json=as_json)
         if fork and fresh:
             raise ConfigError(
                 "--fork and --fresh are both given", "one resumes from a checkpoint, the other starts from scratch", "choose one"
@@ -83,97 +88,6 @@ def stage_command(name: str) -> click.Command:
     command = typer.main.get_command(app)
     command.format_epilog = lambda ctx, formatter: _write_settings(stage, formatter)  # type: ignore[method-assign]
     return command
-
-
-def say_result(result: Any, *, as_json: bool, quiet: bool) -> None:
-    """The result of a command: the reference (or one JSON object) on stdout, a summary on stderr."""
-    manifest = result.artifact.manifest
-    if not quiet:
-        how = "already done" if result.already else f"done in {manifest.wall_seconds:.1f} s"
-        say(f"{manifest.stage}: {how} → {result.artifact.ref}")
-        if result.note:
-            say(result.note)
-    for gate in manifest.failed_gates:
-        say(f"gate failed: {gate}")
-    if manifest.failed_items > manifest.tolerated_items:
-        say(f"error: {manifest.failed_items} items failed, {manifest.tolerated_items} are tolerated")
-    if as_json:
-        print_json(
-            {
-                "ref": result.artifact.ref,
-                "already": result.already,
-                "path": str(result.artifact.path),
-                **manifest.model_dump(exclude={"files"}),
-            }
-        )
-    else:
-        print(result.artifact.ref)
-
-
-def show_result(stage: Stage, artifact: Any) -> None:
-    """What the stage has to show of a finished result, on stderr."""
-    shown = stage.show(artifact)
-    if shown is not None:
-        out = console(stderr=True)
-        if not out.is_terminal:
-            out.width = LOG_COLUMNS
-        out.print(shown)
-
-
-def _show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
-    """Prints what would run: to stdout as JSON, else to stderr for people. Exits like the first refusal."""
-    plan, resolved = prepared.plan, prepared.resolved
-    done = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
-    estimates = {
-        "optimizer steps": plan.optimizer_steps,
-        "tokens": plan.tokens,
-        "memory": None if plan.memory_bytes is None else size(plan.memory_bytes),
-        "disk": None if plan.disk_bytes is None else size(plan.disk_bytes),
-        "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
-    }
-    code = plan.refusals[0].exit_code if plan.refusals else 0
-    if as_json:
-        settings = {key: {"value": value, "source": source} for key, value, source in resolved.rows()}
-        refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in plan.refusals]
-        inputs = {key: a.ref for key, a in prepared.inputs.flat().items()}
-        print_json(
-            {
-                "stage": prepared.stage.name,
-                "fingerprint": prepared.fingerprint,
-                "name": prepared.name,
-                "inputs": inputs,
-                "settings": settings,
-                "plan": plan.lines,
-                "estimates": estimates,
-                "refusals": refusals,
-                "already": done.ref if done else None,
-            }
-        )
-        return code
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console(stderr=True)
-    table = Table(title=f"safework {prepared.stage.name}", title_justify="left", box=None, header_style="bold")
-    for column in ("key", "value", "from"):
-        table.add_column(column, overflow="fold")
-    for key, artifact in prepared.inputs.flat().items():
-        table.add_row(key, Text(artifact.ref), Text(resolved.sources.get(key, "")))
-    for key, value, source in resolved.rows():
-        table.add_row(key, Text(json.dumps(value, ensure_ascii=False)), Text(source, style="dim" if source == "default" else ""))
-    out.print(table)
-    for line in plan.lines:
-        out.print(Text(f"  {line}"))
-    out.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
-    out.print(
-        Text(
-            f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16] or 'not known before the data is built'}"
-            + (f", already done as {done.ref}" if done else "")
-        )
-    )
-    for refusal in plan.refusals:
-        out.print(Text(f"refused: {refusal}", style="red"))
-    return code
 
 
 # ------------------------------------------------------------------ help

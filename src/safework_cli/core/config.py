@@ -164,10 +164,10 @@ def resolve(
 
 
 def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, str]) -> str:
-    """The identity of a run: the stage and its version, every setting that can change the result, the digests of the inputs."""
-    return canonical_digest(
-        {"stage": stage.name, "version": stage.version, "config": result_settings(config), "inputs": dict(input_digests)}
-    )
+    """The identity of a run: the stage and its version, every setting that can change the result, the digests of the inputs, and, where
+    there are several, the number of processes, which the rows of a step are divided among."""
+    identity = {"stage": stage.name, "version": stage.version, "config": result_settings(config), "inputs": dict(input_digests)}
+    return canonical_digest(identity | ({"processes": config.launch.world} if config.launch.world > 1 else {}))
 
 
 def result_settings(block: BaseModel) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,21 @@ from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import GC_LOCK
 from safework_cli.core.capture import stdout_to_stderr, warnings_recorded
+from safework_cli.core.checkpoints import step_of
 from safework_cli.core.config import Resolved, fingerprint
 from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.launch import ranks
+from safework_cli.core.launch.slurm import job_of, made_by_job, standstill
+from safework_cli.core.launch.start import run_on_ranks
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
-from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine
+from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine, refuse_processes
 from safework_cli.core.system_errors import explain
 from safework_cli.core.terminal import say
 
-RECORDS = (runs.LOCK, runs.REQUEST, EVENTS, METRICS)
+RECORDS = (runs.LOCK, runs.REQUEST, EVENTS, METRICS, ranks.FOLDER)
 
 
 @dataclass(slots=True)
@@ -59,7 +64,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     """
     values: dict[str, Any] = {}
     unbuilt: list[Prepared] = []
-    for key, reference in resolved.references.items():
+    for key, given in resolved.references.items():
+        reference = made_by_job(store, given) if job_of(given) else given
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
         artifact = takes.external(reference) if takes.external else None
@@ -81,6 +87,7 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
     refuse_engine(stage, resolved.config, plan)
+    refuse_processes(stage, resolved.config, plan)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
@@ -146,11 +153,11 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         prepared.fingerprint = resume.identity(prepared.fingerprint, fork)
     folder = store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
     with _failures_explained(prepared, store, folder):
-        if not fresh and (done := _already_done(prepared, store)):
+        if not fresh and (done := existing(prepared, store)):
             runs.clear(folder)  # left by a kill after the commit
             return done
         with runs.locked(folder):
-            finished = None if fresh else _already_done(prepared, store)  # another process may have finished while this one waited
+            finished = None if fresh else existing(prepared, store)  # another process may have finished while this one waited
             result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
             runs.empty(folder)
         return result
@@ -188,7 +195,8 @@ def _has_work(folder: Path) -> bool:
     return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in work)
 
 
-def _already_done(prepared: Prepared, store: Store) -> Result | None:
+def existing(prepared: Prepared, store: Store) -> Result | None:
+    """What an earlier run of the same request made, judged by this one's gates; None where none was run to its end."""
     made = store.made_by(prepared.fingerprint, prepared.stage.output)
     if not made:
         return None
@@ -267,13 +275,25 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
     forked = resume.begin(store.runs, fork, folder, request) if fork else None
     started = time.monotonic()
-    outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    started_at = _step_of(folder)
+    try:
+        outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    except RunAgain as stopped:
+        if prepared.stage.many_processes and (useless := standstill(started_at, _step_of(folder), os.environ)):
+            raise useless from stopped
+        raise
     _refuse_if_changed(prepared)
     outcome.notes += [forked] if forked else []
     output = folder / "output"
     keep_record(folder, output)
     manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started)
     return Result(store.commit(output, manifest), False, exit_code(manifest))
+
+
+def _step_of(folder: Path) -> int:
+    """The step of a run's last checkpoint, 0 without one."""
+    checkpoint = resume.checkpoint_of(folder)
+    return 0 if checkpoint is None else step_of(checkpoint)
 
 
 def _others(store: Store, folder: Path, request: Mapping[str, Any], stage: Stage) -> list[str]:
@@ -291,7 +311,9 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet:
     progress.event("started", pid=os.getpid(), host=this_host())
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
-            return prepared.stage.run(prepared.resolved.config, prepared.inputs, WorkDir(folder, prepared.fingerprint, progress, stop))
+            work = WorkDir(folder, prepared.fingerprint, progress, stop)
+            run = prepared.stage.run if prepared.resolved.config.launch.world == 1 else partial(run_on_ranks, prepared.stage)
+            return run(prepared.resolved.config, prepared.inputs, work)
     except BaseException as error:
         with suppress(OSError):  # the disk that is full is this one
             progress.event("failed", error=type(error).__name__, text=str(error))

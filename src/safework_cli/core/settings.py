@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 
 def cosmetic(default: Any = ..., **kwargs: Any) -> Any:
@@ -67,11 +67,116 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
 
 
-class LaunchSettings(Settings):
-    """How the stage's process starts."""
+Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp"]
 
-    strategy: Literal["single"] = "single"
-    """One process, here. (Multi-process strategies go through accelerate and will be further values of this key.)"""
+
+class LaunchSettings(Settings):
+    """How many processes run the stage, and what they share."""
+
+    strategy: Strategy = "single"
+    """single: one process. ddp: every process holds the whole model. zero2 (DeepSpeed): optimiser and gradients are divided among the
+    processes. zero3 (DeepSpeed) and fsdp (FSDP2): the weights as well."""
+    processes: int = cosmetic(1, ge=1, le=1024)
+    """Processes on each node, one for each GPU. What counts for the result, and for the run's identity, is processes × nodes."""
+    nodes: int = cosmetic(1, ge=1, le=10_000)
+    """Nodes; more than one only inside a Slurm allocation."""
+    timeout_minutes: float = cosmetic(30.0, ge=0.1, le=10_000)
+    """How long a process waits for the others before the run fails."""
+
+    persistence_threshold: int = cosmetic(100_000, ge=0, le=10**12)
+    """zero3: weights of fewer numbers than this stay whole in every process (DeepSpeed's stage3_param_persistence_threshold)."""
+
+    @property
+    def world(self) -> int:
+        """Processes on all nodes."""
+        return self.processes * self.nodes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> LaunchSettings:
+        if self.strategy == "single" and self.world > 1:
+            raise ValueError(
+                f"strategy=single is one process, and {self.world} are asked for (processes × nodes): choose ddp, zero2, zero3 or fsdp"
+            )
+        if self.strategy != "single" and self.world == 1:
+            raise ValueError(f"strategy={self.strategy} needs several processes: processes=2 or more, or strategy=single")
+        return self
+
+
+_DURATION = re.compile(r"\d+|\d+:\d\d|\d+:\d\d:\d\d|\d+-\d+(:\d\d(:\d\d)?)?")
+_WORD = re.compile(r"[A-Za-z0-9_.,:=@%+/\[\]-]+")
+OURS = ("nodes", "ntasks", "ntasks-per-node", "output", "signal", "requeue", "dependency", "job-name", "array")
+"""Options of sbatch that the script sets by itself."""
+
+
+def _one_word(text: str) -> str:
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"'{text}' is not one word, as an option of sbatch is")
+    return text
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
+
+
+Word = Annotated[str, BeforeValidator(_as_text), AfterValidator(_one_word)]
+"""An option of sbatch; a number as well, which YAML makes of 8."""
+
+
+class SlurmSettings(Settings):
+    """Where and for how long a job runs. Nodes and processes are those of ``launch``."""
+
+    partition: Word | None = None
+    """Partition; the cluster's default where null."""
+    account: Word | None = None
+    """Account that is charged."""
+    qos: Word | None = None
+    """Quality of service."""
+    time: Word = "1-00:00:00"
+    """Time limit, as sbatch takes it: minutes, HH:MM:SS, or D-HH:MM:SS. A run that needs longer is requeued and resumes."""
+    gpus_per_node: Word | None = None
+    """GPUs of each node, with a type or without: 8, h100:8; null for nodes without. launch.processes is usually the same number."""
+    cpus_per_task: int = Field(8, ge=1, le=10_000)
+    """Cores of each node."""
+    mem: Word | None = None
+    """Memory of each node, such as 500G; 0 for all of it."""
+    constraint: Word | None = None
+    """Features that nodes must have."""
+    signal_seconds: int = Field(300, ge=1, le=65_535)
+    """How long before the time limit the run is asked to write a checkpoint and stop: more than a step and a checkpoint take."""
+    setup: list[str] = Field(default_factory=list)
+    """Lines of shell that come before the command: module load, source …/activate."""
+    extra: dict[str, Word] = Field(default_factory=dict)
+    """Further options of sbatch, such as {exclude: node7}."""
+
+    @field_validator("time")
+    @classmethod
+    def _is_duration(cls, value: str) -> str:
+        if not _DURATION.fullmatch(value):
+            raise ValueError(f"'{value}' is not a time limit: 90, 1:30:00 or 2-00:00:00")
+        return value
+
+    @field_validator("extra")
+    @classmethod
+    def _not_ours(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if name in OURS:
+                raise ValueError(f"--{name} is set by the script itself")
+            _one_word(name)
+        return options
+
+    def options(self, launch: LaunchSettings) -> dict[str, str]:
+        """Options of sbatch by name."""
+        found = {
+            "partition": self.partition,
+            "account": self.account,
+            "qos": self.qos,
+            "time": self.time,
+            "gpus-per-node": self.gpus_per_node,
+            "cpus-per-task": str(self.cpus_per_task),
+            "mem": self.mem,
+            "constraint": self.constraint,
+        }
+        return {name: value for name, value in found.items() if value is not None} | self.extra
 
 
 class StageConfig(Settings):
@@ -80,4 +185,7 @@ class StageConfig(Settings):
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of Python, NumPy and torch; the manifest records which parts it acts on."""
     launch: LaunchSettings = Field(default_factory=LaunchSettings)
-    """How the process starts. The class of strategy is part of the result's identity: it decides how many rows make a step."""
+    """How many processes run the stage. Strategy and number are part of the result's identity: they decide how many rows make a step."""
+    slurm: SlurmSettings | None = cosmetic(None)
+    """Submit the command as a Slurm job that runs it, instead of running it here: it prints job:ID, which is a reference to what the job
+    will make. null: run it here."""

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.core.launch.world import World
+from safework_cli.core.progress import METRICS
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.signals import StopRequest
 
@@ -144,17 +147,28 @@ class WorkDir:
         fingerprint: of the stage, its settings and its inputs: what a checkpoint is bound to.
         progress: what people and the report see.
         stop: signals.
+        world: which of the run's processes this one is; only the first writes into ``output``.
     """
 
     path: Path
     fingerprint: str
     progress: Progress
     stop: StopRequest
+    world: World = field(default_factory=World)
 
     @property
     def output(self) -> Path:
         """Where the payload is put together; becomes the artifact by a rename. Emptied at the start of each run."""
         return self._made("output")
+
+    @property
+    def metrics_path(self) -> Path:
+        """The run's numbers by step, which the first process writes."""
+        return self.path / METRICS
+
+    def as_single(self) -> WorkDir:
+        """The same for what the first process does after the others have ended."""
+        return replace(self, world=World())
 
     @property
     def checkpoints(self) -> Path:
@@ -182,6 +196,8 @@ class Stage(ABC):
     """The kind of artifact made."""
     engine_protocol: ClassVar[EngineProtocol] = "generate"
     """What the stage needs of the engine in its setting ``engine``; the plan refuses one that offers less."""
+    many_processes: ClassVar[bool] = False
+    """Whether ``run`` may be called by several processes at the same time, each with its own ``WorkDir.world``."""
 
     @abstractmethod
     def plan(self, config: Any, inputs: Inputs) -> Plan:
@@ -211,3 +227,14 @@ def refuse_engine(stage: Stage, config: Any, plan: Plan) -> None:
         what = f"safework {stage.name} cannot use engine.kind={engine.kind}"
         why = "it needs the token ids and log-probabilities of replies, which a server does not give"
         plan.refusals.insert(0, ConfigError(what, why, "engine.kind=hf model=REF loads the model here"))
+
+
+def refuse_processes(stage: Stage, config: Any, plan: Plan) -> None:
+    """Refuses several processes where the stage is one, and a library that is not installed."""
+    launch = config.launch
+    if launch.world > 1 and not stage.many_processes:
+        what = f"safework {stage.name} runs as one process, and launch asks for {launch.world}"
+        plan.refusals.insert(0, ConfigError(what, "it trains nothing that several could share", "leave launch out"))
+    elif launch.strategy in ("zero2", "zero3") and find_spec("deepspeed") is None:
+        what = f"launch.strategy={launch.strategy} needs deepspeed, which is not installed"
+        plan.refusals.insert(0, ConfigError(what, "", "pip install 'safework[deepspeed]'; or launch.strategy=fsdp, which is torch's own"))

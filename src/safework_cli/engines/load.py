@@ -48,6 +48,10 @@ def load_token_engine(
     """
     if settings.protocol != "tokens":
         raise ConfigError(f"engine.kind={settings.kind} gives no token ids or log-probabilities", "", "engine.kind=hf model=REF")
+    if settings.kind == "vllm":
+        from safework_cli.engines.vllm.engine import load_vllm
+
+        return load_vllm(folder, settings.vllm, dtype=dtype, trust_remote_code=trust_remote_code)
     from safework_cli.models.load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)

@@ -48,34 +48,52 @@ class EndpointSettings(Settings):
         return value
 
 
+class VllmSettings(Settings):
+    """How vLLM runs in this process; names are vLLM's own."""
+
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    """Share of each GPU's memory that weights and cache may take (on a CPU, of the machine's: 0.2 is plenty). In training lower, since
+    the trainer needs the rest."""
+    tensor_parallel_size: int = Field(1, ge=1, le=1024)
+    """GPUs that share each layer."""
+    max_model_len: int | None = Field(None, ge=16, le=10**8)
+    """Tokens of prompt and reply together at most; what the model allows where null."""
+    enforce_eager: bool = False
+    """No CUDA graphs: starts faster, generates slower."""
+
+
 class EngineSettings(EndpointSettings):
     """Which engine writes the replies. The other keys belong to `kind: openai`."""
 
-    kind: Literal["hf", "openai"] = "hf"
-    """hf: the input `model`, loaded here with transformers; openai: a model on an OpenAI-compatible server (vLLM, SGLang, llama.cpp, a
-    provider), in place of the input `model`."""
+    kind: Literal["hf", "vllm", "openai"] = "hf"
+    """hf: the input `model`, loaded here with transformers; vllm: the same with vLLM; openai: a model on an OpenAI-compatible server (vLLM,
+    SGLang, llama.cpp, a provider), in place of the input `model`."""
     url: str = ""
     """Base URL of the server's API, such as `http://127.0.0.1:8000/v1`."""
     model: str = ""
     """The model's name on the server."""
+    vllm: VllmSettings = VllmSettings()
+    """Settings of `kind: vllm`."""
 
     @model_validator(mode="after")
     def _complete(self) -> EngineSettings:
         if self.kind == "openai" and not (self.url and self.model):
             raise ValueError("kind openai needs url and model: engine.kind=openai engine.url=http://HOST:PORT/v1 engine.model=NAME")
-        if self.kind == "hf" and (given := sorted(self.model_fields_set & set(EndpointSettings.model_fields))):
+        if self.kind != "vllm" and "vllm" in self.model_fields_set and self.vllm.model_fields_set:
+            raise ValueError(f"engine.vllm is given with engine.kind={self.kind}: add engine.kind=vllm, or leave it out")
+        if self.kind != "openai" and (given := sorted(self.model_fields_set & set(EndpointSettings.model_fields))):
             raise ValueError(f"{given[0]} belongs to a served model: add engine.kind=openai, or leave out engine.{given[0]}")
         return self
 
     @property
     def protocol(self) -> EngineProtocol:
         """What this kind of engine can do: see ``engines.protocol``."""
-        return "tokens" if self.kind == "hf" else "generate"
+        return "generate" if self.kind == "openai" else "tokens"
 
     @property
     def endpoint(self) -> EndpointSettings | None:
         """Where the model is served; None if it is loaded here."""
-        return None if self.kind == "hf" else EndpointSettings(**self.model_dump(include=set(EndpointSettings.model_fields)))
+        return None if self.kind != "openai" else EndpointSettings(**self.model_dump(include=set(EndpointSettings.model_fields)))
 
 
 class WithEngine(StageConfig):

@@ -8,6 +8,8 @@ import json
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.integrations import deepspeed
 
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import InputError, SafeworkError
@@ -124,15 +127,16 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     settings = read_generation_config(folder)
     kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
     try:
-        loaded: Any = kind.from_pretrained(
-            str(folder),
-            dtype=pick_dtype(dtype),
-            use_safetensors=True,
-            trust_remote_code=trust_remote_code,
-            generation_config=settings,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-        )
+        with _whole_weights():
+            loaded: Any = kind.from_pretrained(
+                str(folder),
+                dtype=pick_dtype(dtype),
+                use_safetensors=True,
+                trust_remote_code=trust_remote_code,
+                generation_config=settings,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
+            )
     except (MemoryError, torch.OutOfMemoryError, SafeworkError):
         raise
     except Exception as error:  # whatever a library makes of a folder that somebody else filled
@@ -156,6 +160,17 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     model.to(device)
     refuse_not_finite(folder, model)
     return model.eval()
+
+
+@contextmanager
+def _whole_weights() -> Iterator[None]:
+    """Once a trainer has ZeRO-3, from_pretrained divides whatever it loads among the processes: judges, and what one of them loads, too."""
+    active = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = active
 
 
 def read_generation_config(folder: Path) -> GenerationConfig | None:

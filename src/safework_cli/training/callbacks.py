@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,14 +16,15 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.progress import Phase
 from safework_cli.core.stage import WorkDir
 from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.group import any_of, barrier
 from safework_cli.training.heldout import LOGGED
 
 
 class WorkCallback(TrainerCallback):
     """Ties a trainer to its run folder: metrics and progress out, signals in."""
 
-    def __init__(self, work: WorkDir, phase: Phase):
-        self._work, self._phase = work, phase
+    def __init__(self, trainer: Trainer, work: WorkDir, phase: Phase):
+        self._trainer, self._work, self._phase = trainer, work, phase
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any] | None = None, **_: Any
@@ -35,7 +37,9 @@ class WorkCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._phase.advance()
-        if self._work.stop.requested:
+        stop, world = self._work.stop, self._work.world
+        if any_of(world, stop.requested is not None, self._trainer.accelerator.device):  # all processes, at the same step
+            stop.requested = stop.requested or signal.SIGTERM
             control.should_save = True
             control.should_training_stop = True
 
@@ -47,14 +51,17 @@ def _shown_name(key: str) -> str:
 
 class Seal(TrainerCallback):
     """Marks a checkpoint as complete, with the digests of its files, and deletes old ones, but for the best. The last callback: others
-    write into the checkpoint too."""
+    write into the checkpoint too, and so do other processes."""
 
     def __init__(self, work: WorkDir, evaluation: Evaluation | None = None):
         self._work, self._evaluation = work, evaluation
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
-        rotate(self._work.path, protected=self._evaluation.protected(state) if self._evaluation is not None else ())
+        barrier(self._work.world)
+        if self._work.world.first:
+            seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
+            rotate(self._work.path, protected=self._evaluation.protected(state) if self._evaluation is not None else ())
+        barrier(self._work.world)
 
 
 class FiniteGuard(TrainerCallback):
@@ -75,8 +82,9 @@ class FiniteGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not gradients or torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all():
+        gradients = [_local(p.grad) for p in model.parameters() if p.grad is not None]
+        finite = not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all())
+        if not any_of(self._work.world, not finite, self._trainer.accelerator.device):
             return
         step, before = state.global_step + 1, skipped_updates(state)
         if before == self._max:
@@ -89,6 +97,13 @@ class FiniteGuard(TrainerCallback):
         state.log_history.append({"skipped_update": True, "step": step})  # a checkpoint keeps the count
         for parameter in model.parameters():
             parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
+
+
+def _local(gradient: torch.Tensor) -> torch.Tensor:
+    """A gradient, or this process's part of it under FSDP2."""
+    local = getattr(gradient, "to_local", None)
+    part: torch.Tensor = gradient if local is None else local()
+    return part
 
 
 def skipped_updates(state: TrainerState) -> int:

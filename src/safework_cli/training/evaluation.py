@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -17,6 +18,7 @@ from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Completion
 from safework_cli.models.chat_template import TemplateError
 from safework_cli.training.config import EvaluationConfig
+from safework_cli.training.group import spread
 from safework_cli.training.heldout import (
     LOGGED,
     MEAN,
@@ -28,6 +30,7 @@ from safework_cli.training.heldout import (
     is_due,
     refuse_idle_judges,
 )
+from safework_cli.training.strategy import leave_weights_at
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 
@@ -103,7 +106,8 @@ class Evaluation(TrainerCallback):
             SafeworkError: a judge could score none of the replies.
         """
         with self._work.progress.phase("evaluate", len(self._rows)), _same_random_numbers():
-            completions = self._sample(self._rows)
+            world = self._work.world
+            completions = spread(world, self._rows, self._sample)
             numbers = {
                 "stop_rate": fmean(completion.finish_reason == "stop" for completion in completions),
                 "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
@@ -112,7 +116,7 @@ class Evaluation(TrainerCallback):
             for name, judge in self._judges.items():
                 tasks = self._config.eval_judge_tasks.get(name)
                 asked = [e for row, e in zip(self._rows, exchanges, strict=True) if tasks is None or row.task in tasks]
-                verdicts = judged(judge, asked)
+                verdicts = spread(world, asked, partial(judged, judge))
                 scores = [verdict.score for verdict in verdicts if verdict.score is not None]
                 if not scores:
                     raise SafeworkError(
@@ -160,7 +164,11 @@ class Evaluation(TrainerCallback):
         if best is None or not self._config.load_best_model_at_end or best[0] == trainer.state.global_step:
             return
         self.check_best(trainer.state)
-        trainer._load_from_checkpoint(str(self._work.checkpoints / f"{PREFIX}{best[0]}"))
+        checkpoint = self._work.checkpoints / f"{PREFIX}{best[0]}"
+        if self._work.world.size > 1:
+            leave_weights_at(trainer, checkpoint)
+        else:
+            trainer._load_from_checkpoint(str(checkpoint))
         self._work.progress.note(f"the weights of step {best[0]} are taken: {self.metric} {best[1]:.4g} was the best there")
 
     def record(self, outcome: Outcome, state: TrainerState) -> None:

@@ -14,19 +14,28 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from safework_cli.core.checkpoints import latest, read_mark, step_of
 from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.settings import LaunchSettings
 from safework_cli.core.stage import WorkDir
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.load import pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.strategy import StrategyGuard, leave_weights_at, strategy_arguments
 from safework_cli.training.tracking import tracked, tracking_arguments
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
 
 
 def training_arguments(
-    kind: type[Arguments], work: WorkDir, *, seed: int, save_steps: int, tracking: Sequence[str] = (), **settings: Any
+    kind: type[Arguments],
+    work: WorkDir,
+    *,
+    seed: int,
+    save_steps: int,
+    tracking: Sequence[str] = (),
+    launch: LaunchSettings | None = None,
+    **settings: Any,
 ) -> Arguments:
     """Trainer arguments with the tool's defaults: checkpoints in the run folder, no progress bars, and trackers only where asked for."""
     on_gpu = torch.cuda.is_available()
@@ -49,7 +58,7 @@ def training_arguments(
         "log_level": "error",
         "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), docs/safeladder.md 1
     }
-    args = kind(**(defaults | settings))
+    args = kind(**(defaults | strategy_arguments(launch or LaunchSettings(), work) | settings))
     _pin_one_device(args, work)
     return args
 
@@ -83,7 +92,7 @@ def optimisation_of(config: Any) -> dict[str, Any]:
 
 def supervised_arguments(kind: type[Arguments], config: SupervisedConfig, work: WorkDir, **settings: Any) -> Arguments:
     """Trainer arguments of a stage that learns from given answers: its optimisation settings and trackers, with ``settings`` added."""
-    given: dict[str, Any] = {"seed": config.seed, "save_steps": config.save_steps, "tracking": config.tracking}
+    given: dict[str, Any] = {"seed": config.seed, "save_steps": config.save_steps, "tracking": config.tracking, "launch": config.launch}
     return training_arguments(kind, work, **(given | optimisation_of(config) | settings))
 
 
@@ -106,6 +115,7 @@ def run_training(
     work: WorkDir,
     *,
     name: str = "train",
+    launch: LaunchSettings | None = None,
     max_skipped: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
     evaluation: Evaluation | None = None,
@@ -115,6 +125,7 @@ def run_training(
     evaluation, the run may end early, and the trainer's model has the best step's weights afterwards.
 
     Args:
+        launch: how many processes are to train, and by which strategy; one, where it is left out.
         max_skipped: updates that may be skipped for a gradient that is not finite.
         callbacks: called after a step's numbers are written down.
         evaluation: of the model in training, on held-out prompts.
@@ -145,9 +156,11 @@ def run_training(
             phase.advance(step_of(checkpoint))
             work.progress.note(f"resumed at step {phase.done} of {planned}")
         if checkpoint is not None and (ended or step_of(checkpoint) >= planned):
-            _take_over(trainer, checkpoint)
+            _take_over(trainer, work, checkpoint)
         else:
-            ours = [WorkCallback(work, phase), FiniteGuard(trainer, work, max_skipped)]
+            ours = [WorkCallback(trainer, work, phase), FiniteGuard(trainer, work, max_skipped)]
+            if launch is not None and launch.world > 1:
+                ours.append(StrategyGuard(trainer, launch))
             _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)
     if trainer.state.global_step < planned and not (evaluation is not None and evaluation.stopped(trainer.state)):
         raise SafeworkError(
@@ -182,8 +195,12 @@ def _train(
         del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved
 
 
-def _take_over(trainer: Trainer, checkpoint: Path) -> None:
+def _take_over(trainer: Trainer, work: WorkDir, checkpoint: Path) -> None:
     """Puts a trainer where it stood when the last step's checkpoint was written. ``trainer.train`` would train another step first."""
+    if work.world.size > 1:
+        leave_weights_at(trainer, checkpoint)
+        trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        return
     trainer._load_from_checkpoint(str(checkpoint))
     trainer.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     trainer._load_rng_state(str(checkpoint))

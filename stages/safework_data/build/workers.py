@@ -21,6 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.system import cores
 
 Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
@@ -89,11 +90,6 @@ class WorkerPool:
                 worker.send(piece)
                 busy.append(worker)
             yield result
-
-
-def cores() -> int:
-    """Cores that this process may use: a Slurm job's are fewer than the node's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:

@@ -36,7 +36,7 @@ class CotStage(Stage):
     def plan(self, config: CotConfig, inputs: Inputs) -> Plan:
         data, model, judges = inputs.one("data"), inputs.maybe("model"), inputs.many("verifiers")
         plan = Plan(name=f"{data.name}-cot")
-        if (model is None) == (config.engine.kind == "hf"):
+        if (model is None) == (config.engine.endpoint is None):
             plan.refuse(
                 "give either model=REF or engine.kind=openai",
                 "one of them is the teacher",

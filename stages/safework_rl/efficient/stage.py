@@ -46,7 +46,7 @@ class EfficientStage(PolicyStage):
     def run(self, config: EfficientConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_rl.run import task_rewards, train
 
-        objective = load_registered(OBJECTIVES, "efficient", "objective")(config, task_rewards(config, config.rewards, inputs))
+        objective = load_registered(OBJECTIVES, "efficient", "objective")(config, task_rewards(config, config.rewards, inputs, work.world))
         unrewarded = without_reward(config.rewards, config.tasks)
         return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={}, unrewarded=unrewarded)
 

@@ -33,6 +33,8 @@ class LossInput:
         entropy_BT: of the policy's distribution at each token, in nats.
         mask_BT: 1 on the tokens that the policy sampled, 0 on padding and on retrieved text.
         advantage_B: group-relative advantages, weighted.
+        engine_ratio_BT: what each token's loss is multiplied by where another engine sampled (π_old/π_sampled, truncated); None where the
+            policy itself did.
         denominator_B: tokens of the completion's whole group times the groups of an update. A sum of token losses over it is the mean
             over groups of the token mean in a group, whichever passes the completions of a group are in.
     """
@@ -43,6 +45,7 @@ class LossInput:
     mask_BT: torch.Tensor
     advantage_B: torch.Tensor
     denominator_B: torch.Tensor
+    engine_ratio_BT: torch.Tensor | None = None
 
 
 class LossValue(NamedTuple):

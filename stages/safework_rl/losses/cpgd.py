@@ -59,6 +59,7 @@ class Cpgd(Loss[CpgdSettings]):
             epsilon_BT=epsilon_schedule(batch.mask_BT, self.settings.epsilon, self.settings.tight),
             drift_coef=self.settings.drift_coef,
             drift_cap=self.settings.drift_cap,
+            engine_ratio_BT=batch.engine_ratio_BT,
         )
         return LossValue(result.loss, {f"cpgd/{name}": value for name, value in result._asdict().items() if name != "loss"})
 
@@ -103,6 +104,7 @@ def cpgd_loss(
     epsilon_BT: torch.Tensor,
     drift_coef: float,
     drift_cap: float,
+    engine_ratio_BT: torch.Tensor | None = None,
 ) -> CpgdLoss:
     """The practical CPGD objective.
 
@@ -121,6 +123,7 @@ def cpgd_loss(
         epsilon_BT: clip widths in (0, 1).
         drift_coef: α ≥ 0.
         drift_cap: c > 0.
+        engine_ratio_BT: see ``LossInput``; the whole of a token's term is multiplied by it.
     """
     import torch
 
@@ -131,7 +134,8 @@ def cpgd_loss(
     ratio_BT = log_ratio_BT.detach().clamp(max=math.log(1e4)).exp()
     drift_factor_BT = (ratio_BT - 1).clamp(max=drift_cap)
     mask_BT = mask_BT.to(gain_BT.dtype)
-    loss = -((gain_BT - drift_coef * drift_factor_BT * logp_BT) * mask_BT / denominator_B[:, None]).sum()
+    weight_BT = mask_BT if engine_ratio_BT is None else mask_BT * engine_ratio_BT
+    loss = -((gain_BT - drift_coef * drift_factor_BT * logp_BT) * weight_BT / denominator_B[:, None]).sum()
     with torch.no_grad():
         tokens = mask_BT.sum().clamp(min=1)
         removed_BT = (gain_BT != log_ratio_BT * advantage_BT).to(mask_BT.dtype)

@@ -45,7 +45,8 @@ class M3Stage(PolicyStage):
     def run(self, config: M3Config, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_rl.run import task_rewards, train
 
-        objective = load_registered(OBJECTIVES, config.objective, "objective")(config, task_rewards(config, config.rewards, inputs))
+        rewards = task_rewards(config, config.rewards, inputs, work.world)
+        objective = load_registered(OBJECTIVES, config.objective, "objective")(config, rewards)
         phases = [(phase.tasks, phase.share) for phase in config.phases]
         refill = config.refill_attempts if config.filter_groups else 0
         unrewarded = without_reward(config.rewards, (task for tasks, _ in phases for task in tasks))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
-from safework_cli.models.layers import keep_first_layers, lora_config, merged, train_top_layers
+from safework_cli.models.layers import keep_first_layers, lora_config, train_top_layers
 from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.models.vision import load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
+from safework_cli.training.strategy import trained_model
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -39,12 +41,19 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    model = _backbone(config, load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code))
+
+    def load() -> PreTrainedModel:
+        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    model = _backbone(config, load())
     writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses labels that cannot be read, before training
     examples, cut = _tokenize(spec, writer, parts, work)
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
-    trained, steps = _train(config, spec, model, tokenizer, examples, work)
+    trained, steps = _train(config, spec, model, tokenizer, examples, work, lambda: _backbone(config, load()))
+    if trained is None:
+        return Outcome()
+    work = work.as_single()
 
     trained = cast_weights(trained, pick_dtype(config.dtype)).eval()
     verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
@@ -101,10 +110,22 @@ def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
     write_head(model, code_token_ids(tokenizer, spec), rows_CD)
 
 
-def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> tuple[Any, int]:
-    """The trained model (adapters merged) and the steps taken."""
+def _train(
+    config: VerifierTrainConfig,
+    spec: LabelSpec,
+    model: Any,
+    tokenizer: Any,
+    examples: Examples,
+    work: WorkDir,
+    starting: Callable[[], Any],
+) -> tuple[Any | None, int]:
+    """The trained model (adapters merged), None in processes that have nothing left to do, and the steps taken.
+
+    Args:
+        starting: loads the model again, as it was before training.
+    """
     if config.train_layers == 0:
-        return model, 0
+        return (model if work.world.first else None), 0
     adapters = lora_config(config.lora, model)
     if adapters is not None:
         model = get_peft_model(model, adapters)
@@ -118,5 +139,5 @@ def _train(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: 
         label_smoothing=config.label_smoothing,
         pad_id=tokenizer.pad_token_id,
     )
-    state = run_training(trainer, work)
-    return merged(trainer.model), state.global_step
+    state = run_training(trainer, work, launch=config.launch)
+    return trained_model(trainer, work.world, starting, config.lora), state.global_step

@@ -39,6 +39,7 @@ class VerifierTrainStage(Stage):
         "data": Slot(("dataset",), "rows with meta.label that end in the reply, such as starter:verifier"),
     }
     output = "verifier"
+    many_processes = True
 
     def plan(self, config: VerifierTrainConfig, inputs: Inputs) -> Plan:
         model, data = inputs.one("model"), inputs.one("data")
@@ -80,7 +81,7 @@ class VerifierTrainStage(Stage):
 
 def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: Parts, parameters: int, layers: int | None) -> None:
     """Steps, tokens, memory and disk, roughly: float32 weights, gradients and two Adam moments of what is trained."""
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.world
     epoch_steps = math.ceil(len(parts.train) / per_step)
     plan.optimizer_steps = config.max_steps if config.max_steps > 0 else math.ceil(epoch_steps * config.num_train_epochs)
     characters = [len(spec.template) + len(i.exchange.question) + len(i.exchange.final) for i in parts.train]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.stage import Outcome, WorkDir
@@ -13,6 +15,7 @@ from safework_cli.models.layers import train_top_layers
 from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import run_training, supervised_arguments
+from safework_cli.training.strategy import trained_model
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, save_heads
 from safework_verifier.values.card import card
 from safework_verifier.values.config import ValuesConfig
@@ -21,13 +24,29 @@ from safework_verifier.values.prefixes import split_by_prompt, valued_rows
 from safework_verifier.values.trainer import Examples, ValueTrainer, WithHeads
 
 
+class _Loaded(WithHeads):
+    """The same around a model that was loaded again, and is saved as a whole."""
+
+    def __init__(self, model: Any, heads: ValueHeads):
+        super().__init__(model, heads)
+        self._whole = [model]  # in a list, since its weights are the backbone's: it must not be one of its modules
+
+    @property
+    def whole(self) -> Any:
+        return self._whole[0]
+
+
 def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: WorkDir) -> Outcome:
     """Splits, trains, fits temperatures, measures, saves."""
     rows, principles = valued_rows(training_rows(data, work.progress.note), data.ref)
     parts = split_by_prompt(rows, config.eval_fraction, config.seed)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    backbone = load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    def load() -> PreTrainedModel:
+        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+
+    backbone = load()
     if config.train_layers == 0:
         backbone.requires_grad_(False)
     elif config.train_layers:
@@ -44,8 +63,13 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         head_learning_rate=config.head_learning_rate,
         pad_id=tokenizer.pad_token_id,
     )
-    state = run_training(trainer, work)
+    state = run_training(trainer, work, launch=config.launch)
+    whole = trained_model(trainer, work.world, lambda: _Loaded(load(), heads), None)
+    if whole is None:
+        return Outcome()
+    work = work.as_single()
 
+    backbone = whole.whole if isinstance(whole, _Loaded) else backbone
     backbone = cast_weights(backbone, pick_dtype(config.dtype)).eval()
     values = ValueModel(backbone, tokenizer, heads.eval(), spec, batch_size=config.per_device_eval_batch_size)
     metrics, why = after_training("measuring", work, lambda: measure(values, parts, config.seed, work))

@@ -33,6 +33,7 @@ class ValuesStage(Stage):
         "data": Slot(("dataset",), "prefixes with their values, made by verifier rollouts"),
     }
     output = "verifier"
+    many_processes = True
 
     def plan(self, config: ValuesConfig, inputs: Inputs) -> Plan:
         model, data = inputs.one("model"), inputs.one("data")
@@ -66,7 +67,7 @@ class ValuesStage(Stage):
 
 def steps_of(config: ValuesConfig, parts: Prefixes) -> int:
     """Optimiser steps that the settings give."""
-    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps
+    per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.world
     return config.max_steps if config.max_steps > 0 else math.ceil(math.ceil(len(parts.train) / per_step) * config.num_train_epochs)
 
 

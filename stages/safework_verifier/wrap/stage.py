@@ -39,7 +39,7 @@ class WrapStage(Stage):
         model, data = inputs.maybe("model"), inputs.maybe("data")
         judge = model.name if model else config.engine.model or "judge"
         plan = Plan(name=artifact_name(f"{judge}-{config.task}", "judge"))
-        if (model is None) == (config.engine.kind == "hf"):
+        if (model is None) == (config.engine.endpoint is None):
             plan.refuse(
                 "give either model=REF or engine.kind=openai",
                 "one of them is the judge",

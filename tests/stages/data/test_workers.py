@@ -18,6 +18,7 @@ from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import WorkDir
+from safework_cli.core.system import cores
 from safework_data.build import batches, workers
 from safework_data.build.run import build
 from safework_data.build.sources import Arrived, as_it_is
@@ -25,7 +26,7 @@ from safework_data.build.stage import stage
 from safework_data.build.workers import WorkerPool
 
 WAIT_S, SLOW_S = 60, 20
-CORES = workers.cores()
+CORES = cores()
 HELD = "Explain in two paragraphs why the harbour wall of the northern port was raised by three metres."
 
 

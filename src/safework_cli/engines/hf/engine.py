@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,17 +17,13 @@ from transformers import (
     StoppingCriteria,
 )
 
-from safework_cli.core.errors import InputError
-from safework_cli.data.row import Message
 from safework_cli.engines.hf.decode import Decoder, Draws, at_stop_string, unshareable
-from safework_cli.engines.prompts import encode_for
+from safework_cli.engines.over_tokens import OverTokens
 from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling, completion_seeds
-from safework_cli.models.chat_template import encode_prompt, instructed, missing_generation_prompt
+from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.folder import positions_of
-from safework_cli.models.load import stop_token_ids, template_hash
 from safework_cli.models.padding import pad_left
 from safework_cli.models.precision import in_bf16
-from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.models.vision import Vision, base_of, collate, placeholders
 
 
@@ -60,7 +55,7 @@ class _AtStopString(StoppingCriteria):
         return torch.tensor([at_stop_string(self._tokenizer, row, self._stops) for row in rows], device=input_ids.device)
 
 
-class HFEngine:
+class HFEngine(OverTokens):
     """A ``TokenEngine`` over a transformers model. ``engines.load`` makes it.
 
     Args:
@@ -82,43 +77,22 @@ class HFEngine:
         share_prompts: bool = True,
         bf16: bool = False,
     ):
-        self.model, self.tokenizer, self.batch_size, self._bf16 = model, tokenizer, batch_size, bf16
-        self.stop_ids = stop_token_ids(tokenizer, model)
-        self._reader = ThoughtReader(tokenizer)
-        if missing := missing_generation_prompt(tokenizer):
-            raise InputError(
-                f"the model's chat template has no generation prompt: it ignores add_generation_prompt and never writes {missing!r}",
-                "the model would continue the user's message, or open a turn of its own",
-                "add the generation prompt to chat_template.jinja",
-            )
+        super().__init__(tokenizer, model, batch_size)
+        self.model, self._bf16 = model, bf16
         reason = unshareable(model) if share_prompts else None
         if reason:
             warnings.warn(f"{type(model).__name__}: prompt sharing is off in generation: {reason}", stacklevel=2)
         self._share = share_prompts and not reason
 
     @property
+    def positions(self) -> int | None:
+        """See ``OverTokens.positions``."""
+        return positions_of(self.model.config)
+
+    @property
     def name(self) -> str:
         """See ``Engine.name``."""
         return f"transformers/{str(self.model.dtype).removeprefix('torch.')}"
-
-    @property
-    def template_hash(self) -> str:
-        """See ``Engine.template_hash``."""
-        return template_hash(self.tokenizer)
-
-    def with_system(self, system: str, messages: Sequence[Message]) -> list[Message]:
-        """See ``Engine.with_system``."""
-        return instructed(self.tokenizer, system, messages)
-
-    def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
-    ) -> list[list[Completion]]:
-        """See ``Engine.generate``."""
-        prompts = [encode_for(self, conversation, sampling) for conversation in conversations]
-        places = [place for place, prompt in enumerate(prompts) if prompt.problem is None]
-        own_seeds = None if seeds is None else [seeds[place] for place in places]
-        made = dict(zip(places, self.generate_ids([prompts[i].prompt_ids for i in places], sampling, n, seeds=own_seeds), strict=True))
-        return [made[place] if place in made else [prompt.refusal() for _ in range(n)] for place, prompt in enumerate(prompts)]
 
     def generate_ids(
         self,
@@ -147,10 +121,6 @@ class HFEngine:
                 for (index, _), completion in zip(batch, made, strict=True):
                     results[index].append(completion)
         return results
-
-    def text_of(self, prompt_ids: Sequence[int], token_ids: Sequence[int]) -> str:
-        """The text of a reply to a prompt, with the thought's tags (``models.thoughts``). Join the ids of parts, never their texts."""
-        return self._reader.text_of(prompt_ids, token_ids)
 
     def _generate_batch(
         self, prompts: list[list[int]], visions: list[Vision | None] | None, sampling: Sampling, seeds: list[int]
@@ -240,21 +210,6 @@ class HFEngine:
                     target_T = ids_BL[row, first : first + count]
                     results[index] = (logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(-1)).tolist()
         return results
-
-    def longest_prompt(self, sampling: Sampling) -> float:
-        """See ``TokenEngine.longest_prompt``."""
-        limit = positions_of(self.model.config)
-        return math.inf if limit is None else limit - sampling.max_tokens
-
-    def _check_lengths(self, prompts: Sequence[list[int]], sampling: Sampling) -> None:
-        longest = max(map(len, prompts), default=0)
-        if longest > (most := self.longest_prompt(sampling)):
-            limit = most + sampling.max_tokens
-            raise InputError(
-                f"a prompt of {longest} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit} positions",
-                "the model was not trained on longer texts",
-                "lower max_tokens, or drop over-long prompts in the data build",
-            )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -1,0 +1,81 @@
+"""A stage's command as a Slurm job: what is checked before, the script, the job's number as a reference, waiting for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safework_cli.cli.json_output import print_json
+from safework_cli.cli.results import say_result, show_plan
+from safework_cli.core.artifacts import Store
+from safework_cli.core.config import Resolved
+from safework_cli.core.errors import EXIT_DONE
+from safework_cli.core.launch.slurm import PREFIX, Batch, has_made, job_of, outcome_of, script, submit
+from safework_cli.core.runtime import existing, prepare
+from safework_cli.core.stage import Stage
+from safework_cli.core.terminal import say
+
+
+def run_as_job(
+    stage: Stage,
+    resolved: Resolved,
+    store: Store,
+    recipes: Sequence[Path],
+    settings: Sequence[str],
+    options: Mapping[str, str | bool | None],
+    *,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Submits a command, after the checks that it would make itself; or, where its artifact is there already, names that.
+
+    Where an input is still to be made by another job (``job:ID``), only the settings can be checked now: Slurm starts the job when the
+    others have ended well, and it checks the rest then.
+
+    Args:
+        options: of the command, by name; those that are None were not given.
+    """
+    after = [job for reference in resolved.references.values() if (job := job_of(reference)) and not has_made(store, job)]
+    prepared = None if after else prepare(stage, resolved, store, build=not dry_run, quiet=quiet)
+    assert resolved.config.slurm is not None
+    words = [*stage.name.split(), *(word for recipe in recipes for word in ("-c", str(recipe))), *settings]
+    for name, value in options.items():
+        words += [] if value is None else [name] if value is True else [name, str(value)]
+    name = (prepared.name if prepared else resolved.name) or stage.name.replace(" ", "-")
+    batch = Batch(words, [path for path in recipes if path.is_file()], name, resolved.config.launch, resolved.config.slurm, after)
+    if dry_run:
+        code = EXIT_DONE if prepared is None else show_plan(prepared, store, as_json=as_json)
+        if not as_json:
+            say(script(batch, store, store.root / ".slurm" / f"{name}-DATE", os.environ))
+        return code
+    if prepared is not None:
+        if prepared.plan.refusals:
+            raise prepared.plan.refusals[0]
+        if not options.get("--fresh") and (done := existing(prepared, store)):
+            say_result(done, as_json=as_json, quiet=quiet)
+            return done.exit_code
+    job = submit(batch, store, os.environ)
+    if not quiet:
+        say(f"{stage.name}: submitted as Slurm job {job}" + (f", after {', '.join(after)}" if after else ""))
+    if wait:
+        return _wait(job, store, as_json=as_json, quiet=quiet)
+    if as_json:
+        print_json({"ref": f"{PREFIX}{job}", "job": job, "after": after})
+    else:
+        print(f"{PREFIX}{job}")
+    return EXIT_DONE
+
+
+def _wait(job: str, store: Store, *, as_json: bool, quiet: bool) -> int:
+    ended: dict[str, Any] = outcome_of(store, job)
+    if not quiet:
+        say(f"Slurm job {job}: {ended['state'].lower()}, exit code {ended['code']}; its log is {ended['log']}")
+    if as_json:
+        print_json({"job": job, **ended})
+    elif ended["ref"]:
+        print(ended["ref"])
+    return int(ended["code"])

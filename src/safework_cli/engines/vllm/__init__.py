@@ -1,0 +1,1 @@
+"""Generation and scoring through vLLM in this process."""

@@ -1,0 +1,73 @@
+"""Commands as jobs of a real Slurm: chains by reference, requeues that resume, gates that cancel, two nodes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+
+import pytest
+
+from safework_cli.core.artifacts import Store
+
+pytestmark = pytest.mark.usefixtures("slurm")
+
+SFT = (
+    "sft", "model=model/tiny", "data=dataset/toy:cot", "learning_rate=3e-3", "bf16=false", "sample_prompts=0", "max_steps=4",
+    "per_device_train_batch_size=4",
+)  # fmt: skip
+JOB = ("slurm.cpus_per_task=1", "slurm.time=10", "slurm.signal_seconds=60")
+
+
+def log_of(store: Store, job: str) -> str:
+    return (store.root / ".slurm" / f"{job.removeprefix('job:')}.log").read_text()
+
+
+def wait_for(condition, seconds: float = 240):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return found
+
+
+def test_a_chain_by_references_that_do_not_exist_yet(cli, store, tiny_artifact, toy_data):
+    first = cli(*SFT, *JOB)
+    assert first.returncode == 0 and re.fullmatch(r"job:\d+\n", first.stdout), first.stderr
+    job = first.stdout.strip()
+    second = cli(*SFT[:1], f"model={job}", *SFT[2:], "seed=1", *JOB, "--wait", "--json")
+    ended = json.loads(second.stdout)
+    assert second.returncode == 0 and ended["state"] == "COMPLETED", (second.stderr, log_of(store, ended["job"]))
+    made = store.resolve(ended["ref"], ("model",), slot="model")
+    assert made.manifest.inputs["model"].ref == (store.root / ".slurm" / f"{job[4:]}.ref").read_text().strip()
+    assert f"dependency=afterok:{job[4:]}" in "".join(f.read_text() for f in (store.root / ".slurm").glob("*/job.sh"))
+    again = cli(*SFT, *JOB)
+    assert again.stdout.strip() == made.manifest.inputs["model"].ref  # already there: nothing is submitted
+
+
+def test_usr1_makes_a_checkpoint_and_a_requeue_that_resumes(cli, store, tiny_artifact, toy_data):
+    job = cli(*SFT, "max_steps=400", "save_steps=1000", *JOB).stdout.strip().removeprefix("job:")
+    wait_for(lambda: [f for f in store.runs.glob("*/metrics.jsonl") if f.stat().st_size])
+    subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
+    wait_for(lambda: "resumed at step" in log_of(store, f"job:{job}"))
+    wait_for((store.root / ".slurm" / f"{job}.ref").read_text)
+    assert "stopped by SIGUSR1" in log_of(store, f"job:{job}")
+
+
+def test_a_gate_that_fails_cancels_what_comes_after(cli, store, tiny_artifact, toy_data):
+    job = cli(*SFT, "sample_prompts=2", "min_stop_rate=1", *JOB).stdout.strip()
+    after = cli(*SFT[:1], f"model={job}", *SFT[2:], *JOB, "--wait", "--json")
+    ended = json.loads(after.stdout)
+    assert ended["state"] == "CANCELLED" and ended["ref"] is None and after.returncode != 0
+    assert "gate failed" in log_of(store, job)
+
+
+def test_two_nodes_train_the_weights_of_one_process(cli, store, tiny_artifact, toy_data):
+    from tool.launch.test_processes import difference, weights
+
+    one = cli(*SFT)
+    two = cli(*SFT, "per_device_train_batch_size=2", "launch.strategy=ddp", "launch.nodes=2", *JOB, "--wait")
+    assert two.returncode == 0, two.stderr
+    moved = difference(weights(store, "model/tiny"), weights(store, one.stdout))
+    assert difference(weights(store, one.stdout), weights(store, two.stdout)) < 1e-3 * moved

@@ -1,0 +1,200 @@
+"""Starting processes, without starting any: shares, records, the first cause, what is shown, commands and batch scripts."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from safework_cli.core import stage as stage_module
+from safework_cli.core.config import fingerprint
+from safework_cli.core.errors import ConfigError, InputError, Interrupted, SafeworkError
+from safework_cli.core.launch.ranks import RankRecord, failed, first_cause, write_record
+from safework_cli.core.launch.relay import Relay, RelayDisplay
+from safework_cli.core.launch.slurm import Batch, job_of, made_by_job, script, standstill
+from safework_cli.core.launch.start import launch_command, rendezvous_port
+from safework_cli.core.launch.world import World
+from safework_cli.core.registry import load_stage
+from safework_cli.core.settings import LaunchSettings, SlurmSettings, StageConfig
+from safework_cli.core.stage import Plan, refuse_processes
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8])
+def test_every_item_is_in_exactly_one_share(count):
+    shares = [World(rank, 3).share(count) for rank in range(3)]
+    assert [i for share in shares for i in range(count)[share]] == list(range(count))
+    sizes = [len(range(count)[share]) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"processes": 2}, "choose ddp, zero2, zero3 or fsdp"),
+        ({"strategy": "ddp"}, "needs several processes"),
+        ({"strategy": "ddp", "processes": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_strategies_and_numbers_that_do_not_go_together_are_refused(given, why):
+    with pytest.raises(ValidationError, match=why):
+        LaunchSettings(**given)
+
+
+def test_the_number_of_processes_is_part_of_an_identity_and_their_spread_over_nodes_is_not():
+    stage = load_stage("sft")
+
+    def identity(**launch) -> str:
+        return fingerprint(stage, stage.Config(launch=launch), {})
+
+    two = identity(strategy="ddp", processes=2)
+    assert identity(strategy="ddp", processes=1, nodes=2) == two
+    assert len({two, identity(strategy="ddp", processes=4), identity(strategy="fsdp", processes=2), identity()}) == 4
+    assert identity(strategy="ddp", processes=2, timeout_minutes=5) == two
+
+
+def record(rank: int, seconds: float, error: Exception | None = None, **more) -> RankRecord:
+    made = RankRecord(rank, 100 + rank, "host", "1.0", **more)
+    made = made if error is None else failed(made, error, "Traceback …")
+    made.time = seconds
+    return made
+
+
+def test_the_first_cause_is_the_error_and_not_its_consequences(tmp_path, monkeypatch):
+    clock = iter([10.0, 11.0, 12.0])
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]:12345")
+    for one in (record(0, 0, closed), record(1, 0, InputError("row 7 is damaged", "why", "do")), record(2, 0, ValueError("later"))):
+        write_record(tmp_path, one)
+    cause = first_cause(tmp_path, 3)
+    assert isinstance(cause, InputError) and (cause.what, cause.why, cause.do) == ("row 7 is damaged", "why", "do")
+
+
+def test_an_error_that_is_not_for_users_keeps_its_process_and_trace(tmp_path):
+    write_record(tmp_path, record(1, 0, KeyError("lost")))
+    cause = first_cause(tmp_path, 2)
+    assert not isinstance(cause, SafeworkError) and "process 1 failed: KeyError: 'lost'" in str(cause) and "Traceback …" in str(cause)
+
+
+def test_a_process_that_was_killed_is_named_by_torchruns_log(tmp_path):
+    for one in (record(0, 0, RuntimeError("Connection reset by peer")), record(1, 0)):
+        write_record(tmp_path, one)
+    (tmp_path / "launcher.log").write_text(
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: 7)\n"
+        "  rank      : 0 (local_rank: 0)\n  exitcode  : -15 (pid: 6)\n"
+    )
+    cause = first_cause(tmp_path, 2)
+    assert isinstance(cause, SafeworkError) and cause.what == "process 1 of 2 was ended by signal 9" and "out of memory" in cause.why
+    assert str(tmp_path / "1.log") in cause.do
+
+
+def test_processes_that_never_came_and_lost_connections_are_told_apart(tmp_path):
+    (tmp_path / "launcher.log").write_text("…\nRendezvousTimeoutError\n")
+    cause = first_cause(tmp_path, 2)
+    assert "2 of 2 processes did not start" in str(cause) and "RendezvousTimeoutError" in str(cause)
+    for rank in (0, 1):
+        write_record(tmp_path, record(rank, 0, RuntimeError("Timed out waiting 1800000ms for recv operation")))
+    assert "lost the connection to another one" in str(first_cause(tmp_path, 2))
+
+
+def test_a_signal_keeps_its_exit_code(tmp_path):
+    write_record(tmp_path, record(0, 0, Interrupted("interrupted by Ctrl-C")))
+    assert isinstance(first_cause(tmp_path, 2), Interrupted)
+
+
+class Kept:
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *arguments: self.calls.append((name, *arguments))
+
+
+def test_what_the_first_process_shows_arrives_whole_and_in_order(tmp_path):
+    shown = Kept()
+    relay = Relay(tmp_path / "display.jsonl", shown)
+    relay.pump()  # before there is a file
+    display = RelayDisplay(tmp_path / "display.jsonl")
+    display.phase_started("train", 3)
+    display.line("a note\nof two lines \x1b", "note")
+    relay.pump()
+    display.metrics(1, {"loss": 2.0})
+    with (tmp_path / "display.jsonl").open("a") as out:
+        out.write('{"call": "line", "arguments": ["half')
+    relay.pump()
+    assert shown.calls == [("phase_started", "train", 3), ("line", "a note\nof two lines \x1b", "note"), ("metrics", 1, {"loss": 2.0})]
+    with (tmp_path / "display.jsonl").open("a") as out:
+        out.write('", "note"]}\n{"call": "__init__", "arguments": []}\n')
+    relay.pump()
+    assert shown.calls[3:] == [("line", "half", "note")]  # and nothing but a display's own calls
+
+
+def test_the_command_that_starts_processes(tmp_path):
+    one = launch_command(LaunchSettings(strategy="ddp", processes=4), tmp_path, "f" * 64, {})
+    assert one[1:] == [
+        "-m", "torch.distributed.run", "--max-restarts", "0", "--nproc-per-node", "4", "--standalone", "-m",
+        "safework_cli.training.worker", str(tmp_path),
+    ]  # fmt: skip
+    two = LaunchSettings(strategy="fsdp", processes=8, nodes=2)
+    with pytest.raises(ConfigError, match="outside a Slurm allocation"):
+        launch_command(two, tmp_path, "f" * 64, {})
+    with pytest.raises(ConfigError, match="the Slurm allocation 12 has 1"):
+        launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "1"})
+    words = launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1"})
+    assert words[:2] == ["srun", "--nodes=2"] and f"{platform.node()}:{rendezvous_port('12')}" in words
+    with pytest.raises(ConfigError, match="is not a node of the Slurm allocation 12"):
+        launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2"})
+
+
+def batch(**more) -> Batch:
+    slurm = SlurmSettings(partition="gpu", gpus_per_node="8", time="2:00:00", setup=["module load cuda"], extra={"exclude": "node7"})
+    usual = {"words": ["sft", "-c", "my recipe.yaml", "model=a b"], "recipes": [Path("my recipe.yaml")], "name": "sft"}
+    return Batch(**(usual | {"launch": LaunchSettings(strategy="ddp", processes=8, nodes=2), "slurm": slurm} | more))
+
+
+def test_a_batch_script_is_bash_and_says_all_that_was_asked(store, tmp_path):
+    text = script(batch(after=["11", "12"]), store, tmp_path / "it's here", {"SAFEWORK_SFT__SEED": "a'b", "HOME": "/root"})
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=True).returncode == 0
+    options = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in text.splitlines() if line.startswith("#SBATCH"))
+    assert options["nodes"] == "2" and options["gpus-per-node"] == "8" and options["dependency"] == "afterok:11:12"
+    assert options["kill-on-invalid-dep"] == "yes" and options["signal"] == "B:USR1@300" and options["exclude"] == "node7"
+    assert "export SAFEWORK_SFT__SEED='a'\"'\"'b'" in text and "HOME" not in text
+    (command,) = [line for line in text.splitlines() if "slurm=null" in line]
+    words = shlex.split(command)
+    assert words[words.index("sft") :][:5] == ["sft", "-c", str(tmp_path / "it's here" / "0-my recipe.yaml"), "model=a b", "slurm=null"]
+
+
+@pytest.mark.parametrize("given", [{"time": "2 hours"}, {"partition": "gpu;rm"}, {"extra": {"output": "x"}}, {"extra": {"a b": "x"}}])
+def test_slurm_settings_that_sbatch_would_misread_are_refused(given):
+    with pytest.raises(ValidationError):
+        SlurmSettings(**given)
+
+
+def test_a_job_is_a_reference_once_it_has_made_something(store):
+    assert job_of("job:12") == "12" and job_of("job:12:cot") == "12" and job_of("jobs") is None and job_of("model/job") is None
+    with pytest.raises(InputError, match="Slurm job 12 has made nothing yet"):
+        made_by_job(store, "job:12")
+    (store.root / ".slurm").mkdir(parents=True)
+    (store.root / ".slurm" / "12.ref").write_text("dataset/starter@v1\n")
+    assert made_by_job(store, "job:12:cot") == "dataset/starter@v1:cot"
+
+
+def test_a_job_that_gains_no_step_is_not_started_again():
+    again = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "1"}
+    assert standstill(4, 4, {"SLURM_JOB_ID": "12"}) is None and standstill(4, 5, again) is None and standstill(4, 4, {}) is None
+    error = standstill(4, 4, again)
+    assert error is not None and "started again at step 4" in error.what and error.exit_code == 1
+
+
+def test_a_stage_that_is_one_process_refuses_more(monkeypatch):
+    plan, two = Plan(), LaunchSettings(strategy="zero2", processes=2)
+    refuse_processes(load_stage("data index"), StageConfig(launch=two), plan)
+    assert [refusal.what for refusal in plan.refusals] == ["safework data index runs as one process, and launch asks for 2"]
+    monkeypatch.setattr(stage_module, "find_spec", lambda name: None)
+    plan = Plan()
+    refuse_processes(load_stage("sft"), StageConfig(launch=two), plan)
+    assert [refusal.what for refusal in plan.refusals] == ["launch.strategy=zero2 needs deepspeed, which is not installed"]
