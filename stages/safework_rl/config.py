@@ -270,6 +270,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
                 f"steps_per_generation={self.steps_per_generation} is not a multiple of "
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: a rollout serves whole updates"
             )
+        if self.engine.kind == "vllm" and self.launch.world > 1:
+            raise ValueError("engine.kind=vllm samples in one process only: leave launch out, or engine.kind=hf")
         if self.lora and self.train_layers:
             raise ValueError("lora and train_layers are both given: adapters sit in every layer; choose one")
         if self.lora and self.lora.dropout:

@@ -32,6 +32,7 @@ from safework_cli.models.load import Dtype
 from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
 from safework_cli.training.strategy import whole_policy
+from safework_rl.engine_gap import engine_ratio, gap_limit
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import ADVANTAGES, DISTILLED, step_measures
@@ -180,7 +181,11 @@ class LadderTrainer(GRPOTrainer):
                 else:
                     tensors[OLD] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]
             if self._corrected:
-                tensors[RATIO] = self._engine_ratio(tensors)
+                cap = self.config.engine.ratio_cap or math.inf
+                ratio = engine_ratio(tensors[OLD], tensors["sampling_per_token_logps"], tensors["loss_mask"], cap)
+                tensors[RATIO] = ratio.capped_BT
+                self._note("engine/ratio", ratio.mean)
+                self._note("engine/ratio_capped", ratio.capped_share)
             if self.beta:
                 tensors["ref_per_token_logps"] = self._reference_logps(tensors)
         return tensors
@@ -212,17 +217,6 @@ class LadderTrainer(GRPOTrainer):
     def _corrected(self) -> bool:
         """Whether another engine samples, and its tokens are weighted by what the trainer makes of them."""
         return self.config.engine.kind == "vllm" and self.config.engine.ratio_cap is not None
-
-    def _engine_ratio(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-        """min(π_old/π_sampled, cap) of each token, (B, T), 1 where nothing was sampled (truncated importance sampling; TRL's
-        ``token_truncate``)."""
-        mask_BT, cap = tensors["loss_mask"].bool(), self.config.engine.ratio_cap
-        assert cap is not None
-        log_ratio_BT = (tensors[OLD] - tensors["sampling_per_token_logps"]).masked_fill(~mask_BT, 0.0)
-        ratio_BT = log_ratio_BT.exp()
-        self._note("engine/ratio_capped", float((ratio_BT[mask_BT] > cap).float().mean()))
-        self._note("engine/ratio", float(ratio_BT[mask_BT].mean()))
-        return ratio_BT.clamp(max=cap)
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -409,24 +403,9 @@ class LadderTrainer(GRPOTrainer):
         self._metrics["train"][name].append(value)
 
 
-def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> float:
-    """The gap between sampled and trained log-probabilities from which a run stops, in nats a token.
-
-    A healthy gap is about 1e-7 in float32 and 2e-3 in bfloat16.
-
-    Args:
-        asked: what the user set; it is used as it is.
-        first: the first rollout's gap; later ones may be ten times as large, and the limit is at least a tenth of the absolute one.
-    """
-    if asked is not None:
-        return asked
-    absolute = 0.02 if in_bf16 else 1e-3
-    return absolute if first is None else min(absolute, max(absolute / 10, 10 * first))
-
-
 def no_reward(**_: Any) -> list[float | None]:
     """TRL's constructor requires a reward function; rewards come from ``step``."""
     raise AssertionError("TRL's rewards are not used")
 
 
-__all__ = ["LadderTrainer", "gap_limit"]
+__all__ = ["LadderTrainer"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     key.write_bytes(os.urandom(1024))
     key.chmod(0o400)
     configuration = root / "slurm.conf"
-    ports = {"port": FIRST_PORT, "first": FIRST_PORT + 1, "second": FIRST_PORT + 2}
+    base = FIRST_PORT + 10 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))  # each worker of pytest has a Slurm
+    ports = {"port": base, "first": base + 1, "second": base + 2}
     configuration.write_text(CONFIGURATION.format(root=root, host=platform.node().split(".")[0], **ports))
     munge = {name: root / "munge" / name for name in ("socket", "pid", "log", "seed")}
     started = [
@@ -90,7 +92,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         subprocess.run(["scancel", "--user=root", "--quiet"], check=False, timeout=60)
         for file in [root / "slurmctld.pid", root / "slurmd.node1.pid", root / "slurmd.node2.pid", munge["pid"]]:
             if file.exists():
-                os.kill(int(file.read_text()), signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(int(file.read_text()), signal.SIGTERM)
         os.environ.pop("SLURM_CONF", None)
 
 

@@ -12,7 +12,7 @@ from safework_cli.cli.results import say_result, show_plan
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import Resolved
 from safework_cli.core.errors import EXIT_DONE
-from safework_cli.core.launch.slurm import PREFIX, Batch, has_made, job_of, outcome_of, script, submit
+from safework_cli.core.launch.slurm import FOLDER, PREFIX, Batch, has_made, job_of, outcome_of, script, submit
 from safework_cli.core.runtime import existing, prepare
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import say
@@ -49,8 +49,11 @@ def run_as_job(
     batch = Batch(words, [path for path in recipes if path.is_file()], name, resolved.config.launch, resolved.config.slurm, after)
     if dry_run:
         code = EXIT_DONE if prepared is None else show_plan(prepared, store, as_json=as_json)
+        text = script(batch, store, store.root / FOLDER / f"{name}-DATE", os.environ)
         if not as_json:
-            say(script(batch, store, store.root / ".slurm" / f"{name}-DATE", os.environ))
+            say(text)
+        elif prepared is None:  # the plan is known once the other jobs have made its inputs
+            print_json({"stage": stage.name, "after": after, "script": text})
         return code
     if prepared is not None:
         if prepared.plan.refusals:

@@ -56,12 +56,3 @@ def any_of(world: World, flag: bool, device: torch.device | str = "cpu") -> bool
     flag_1 = torch.tensor([float(flag)], device=device)
     dist.all_reduce(flag_1, op=dist.ReduceOp.MAX)
     return bool(flag_1.item())
-
-
-def mean_of(world: World, value: float) -> float:
-    """The mean of a number over all processes."""
-    if world.size == 1:
-        return value
-    value_1 = torch.tensor([value], dtype=torch.float64)
-    dist.all_reduce(value_1)
-    return float(value_1.item()) / world.size

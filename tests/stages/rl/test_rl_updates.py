@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from safework_cli.core.errors import RunAgain
 from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
@@ -15,10 +16,11 @@ from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.models.load import load_model
 from safework_rl import trl_adapter
 from safework_rl.config import RlConfig
+from safework_rl.engine_gap import engine_ratio, gap_limit
 from safework_rl.losses import cpgd
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
-from safework_rl.trl_adapter import LadderTrainer, gap_limit
+from safework_rl.trl_adapter import LadderTrainer
 
 PHASES = [{"tasks": ["general"], "share": 1.0}, {"tasks": ["general", "safety"], "share": 1.0}]
 SMALL = {
@@ -240,3 +242,14 @@ def test_experts_keep_their_routers_auxiliary_loss(tiny_model, store, toy_data, 
     before, after = load_model(model.path).state_dict(), load_model(work.output).state_dict()
     gates = [name for name in before if "gate" in name and "gate_up" not in name]
     assert gates and any(not torch.equal(before[name], after[name]) for name in gates)
+
+
+def test_the_weight_of_another_engines_tokens_is_their_ratio_up_to_a_cap():
+    ratio = engine_ratio(torch.tensor([[-1.0, -1.0, -9.0]]), torch.tensor([[-1.0, -3.0, 0.0]]), torch.tensor([[1, 1, 0]]), 2.0)
+    assert ratio.capped_BT.tolist() == [[1.0, 2.0, 1.0]] and ratio.capped_share == 0.5
+    assert ratio.mean == pytest.approx((1 + 7.38906) / 2)
+
+
+def test_vllm_samples_in_one_process_only():
+    with pytest.raises(ValidationError, match="engine.kind=vllm samples in one process only"):
+        RlConfig(engine={"kind": "vllm"}, launch={"strategy": "ddp", "processes": 2})

@@ -69,8 +69,7 @@ def made_by_job(store: Store, reference: str) -> str:
     """
     match = REFERENCE.fullmatch(reference)
     assert match is not None
-    file = store.root / FOLDER / f"{match['job']}.ref"
-    made = file.read_text().strip() if file.exists() else ""
+    made = _printed(store, match["job"])
     if not made:
         raise InputError(
             f"Slurm job {match['job']} has made nothing yet",
@@ -81,9 +80,13 @@ def made_by_job(store: Store, reference: str) -> str:
 
 
 def has_made(store: Store, job: str) -> bool:
-    """Whether a job has ended well, and printed what it made."""
+    """Whether a job has printed what it made: it has ended, though a gate of it may have failed."""
+    return bool(_printed(store, job))
+
+
+def _printed(store: Store, job: str) -> str:
     file = store.root / FOLDER / f"{job}.ref"
-    return file.exists() and bool(file.read_text().strip())
+    return file.read_text().strip() if file.exists() else ""
 
 
 def outcome_of(store: Store, job: str) -> dict[str, Any]:
@@ -154,7 +157,7 @@ def submit(batch: Batch, store: Store, environment: Mapping[str, str]) -> str:
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
-            "slurm is set, and there is no sbatch here", "this machine cannot submit jobs", "log in to the cluster; or slurm=null"
+            "slurm is set, and sbatch is not installed", "this machine cannot submit jobs", "log in to the cluster; or slurm=null"
         )
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder = store.root / FOLDER / f"{batch.name}-{stamp}-{os.getpid()}"

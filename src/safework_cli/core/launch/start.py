@@ -114,7 +114,6 @@ def _request(stage: Stage, config: Any, inputs: Inputs, work: WorkDir) -> dict[s
         "fingerprint": work.fingerprint,
         "config": config.model_dump(mode="json", exclude_unset=True),  # whether a setting was given decides what is refused
         "inputs": {key: _plain(artifact) for key, artifact in inputs.flat().items()},
-        "many": [name for name, slot in stage.inputs.items() if slot.many],
     }
 
 
@@ -134,7 +133,7 @@ def read_request(run: Path) -> dict[str, Any]:
 
 def write_outcome(run: Path, outcome: Outcome) -> None:
     """Hands the first process's outcome to the command."""
-    write_durably(run / FOLDER / OUTCOME, json.dumps(asdict(outcome), default=str).encode())
+    write_durably(run / FOLDER / OUTCOME, json.dumps(asdict(outcome)).encode())
 
 
 def _plain(artifact: Artifact) -> dict[str, Any]:

@@ -188,7 +188,7 @@ def _started(folder: Path, settings: VllmSettings, dtype: Dtype, *, sampled: boo
                 disable_log_stats=True,
                 **options,
             )
-        except (ValueError, RuntimeError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # what it says of a model or of settings that it does not take
             raise InputError(
                 f"vLLM cannot serve the model in {folder}",
                 (str(error).splitlines() or [""])[0][:500],
