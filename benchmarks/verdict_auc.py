@@ -2,6 +2,7 @@
 
     python benchmarks/verdict_auc.py MODEL starter:cot --rows starter:heldout
     python benchmarks/verdict_auc.py MODEL starter:cot --suites xstest-safe xstest-unsafe    # of the folder SAFEWORK_DATA
+    python benchmarks/verdict_auc.py … --suites xstest-safe xstest-unsafe --half test        # where the dev half chose something
 
 The second argument is the marked training data: it says which words mean harmful, and what a reply says before its verdict. Each prompt
 gets that text, and the score is the log-odds of the word that means harmful. ``value`` is the area under the ROC curve.
@@ -27,7 +28,10 @@ def main() -> int:
     asked_of = parser.add_mutually_exclusive_group(required=True)
     asked_of.add_argument("--rows", help="a dataset whose rows say whether they are harmful")
     asked_of.add_argument("--suites", nargs="+", help="public suites of harmful and of harmless prompts")
+    parser.add_argument("--half", choices=("dev", "test"), help="only this half of the suites' rows (by a hash of the row's key)")
     given = parser.parse_args()
+    if given.half and not given.suites:
+        parser.error("--half is for --suites")
 
     from safework_cli.core.artifacts import default_store
     from safework_cli.core.progress import Progress, QuietDisplay
@@ -37,6 +41,7 @@ def main() -> int:
     from safework_cli.data.suites import load_suite
     from safework_cli.data.verdict import language_of_row, marked, openings, probe, verdict_words
     from safework_cli.models.load import load_model, template_of
+    from safework_eval.selection import RowFilter
     from safework_sft.decision import Decision
     from safework_sft.encode import encode_rows, find_verdicts
 
@@ -47,7 +52,8 @@ def main() -> int:
     if given.rows:
         rows = read_dataset(store.resolve(given.rows, ("dataset",)))
     else:
-        rows = [row for suite in given.suites for row in load_suite(suite, Path(os.environ["SAFEWORK_DATA"]))]
+        kept = RowFilter(half=given.half)
+        rows = [row for suite in given.suites for row in load_suite(suite, Path(os.environ["SAFEWORK_DATA"])) if kept.matches(row)]
     asked = [
         made
         for row in rows
