@@ -278,8 +278,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
             raise ValueError(
                 f"lora.dropout={self.lora.dropout:g}: with dropout the policy that is trained is not the one that samples; leave it at 0"
             )
-        if isinstance(self.policy_loss, TrlLoss) and self.kl.model_fields_set:
-            given = ", ".join(f"kl.{name}" for name in sorted(self.kl.model_fields_set))
+        other = [name for name, value in KlSettings() if getattr(self.kl, name) != value]
+        if isinstance(self.policy_loss, TrlLoss) and other:
+            given = ", ".join(f"kl.{name}={getattr(self.kl, name)}" for name in other)
             raise ValueError(f"{given}: not with algorithm={self.algorithm}, because TRL's losses add k3 to every reply; take cpgd")
         if self.overlong.buffer > self.max_completion_length:
             raise ValueError(

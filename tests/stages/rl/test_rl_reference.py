@@ -246,8 +246,9 @@ def test_the_plan_says_what_the_kl_compares_with_and_where_it_counts(tiny_artifa
 
 
 def test_settings_of_the_kl_that_nothing_reads():
-    with pytest.raises(ValidationError, match=r"kl.estimator: not with algorithm=grpo, because TRL's losses add k3"):
+    with pytest.raises(ValidationError, match=r"kl.estimator=k2: not with algorithm=grpo, because TRL's losses add k3"):
         M3Config(algorithm="grpo", beta=0.1, kl={"estimator": "k2"})
+    assert M3Config(algorithm="grpo", beta=0.1, kl={"estimator": "k3"}).kl.estimator == "k3"  # what TRL's losses add: may be named
     assert M3Config(kl={"estimator": "k2"}).warnings() == ["kl.estimator has no effect with beta=0"]
     with pytest.raises(ValidationError, match="kl.tasks"):
         M3Config(kl={"tasks": []})
