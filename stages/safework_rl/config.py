@@ -261,8 +261,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     def _consistent(self) -> RlConfig:
         completions = self.per_device_train_batch_size * self.gradient_accumulation_steps
         if completions % self.num_generations:
+            own = "a step" if self.launch.world == 1 else "a process's step, and a process trains on whole groups"
             raise ValueError(
-                f"num_generations={self.num_generations} does not divide the {completions} completions of a step "
+                f"num_generations={self.num_generations} does not divide the {completions} completions of {own} "
                 "(per_device_train_batch_size × gradient_accumulation_steps)"
             )
         if self.passes_per_rollout % self.gradient_accumulation_steps:
@@ -340,6 +341,8 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
         f"verifiers: {', '.join(f'{key} = {a.ref}' for key, a in inputs.many('verifiers').items()) or 'rules only'}",
     ]
     plan.lines += [f"warning: {text}" for text in config.warnings()]
+    if config.share_prompts and config.launch.strategy == "fsdp":
+        plan.lines.append("prompts are shared when sampling, and not in training: FSDP gathers a layer's weights for one pass at a time")
     positions = _written_positions(model.path)
     if positions is not None and config.max_completion_length >= positions:
         plan.refuse(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
+from processes_runs import difference, weights
 
 from safework_cli.core.artifacts import Store
 
@@ -63,9 +66,16 @@ def test_a_gate_that_fails_cancels_what_comes_after(cli, store, tiny_artifact, t
     assert "gate failed" in log_of(store, job)
 
 
-def test_two_nodes_train_the_weights_of_one_process(cli, store, tiny_artifact, toy_data):
-    from tool.launch.test_processes import difference, weights
+def test_a_machine_without_munge_is_named(cli, store, tiny_artifact, toy_data, tmp_path, monkeypatch):
+    without = tmp_path / "slurm.conf"
+    configuration = Path(os.environ["SLURM_CONF"]).read_text()
+    without.write_text(re.sub(r"AuthInfo=socket=[^,]+", f"AuthInfo=socket={tmp_path / 'none'}", configuration))
+    monkeypatch.setenv("SLURM_CONF", str(without))
+    refused = cli(*SFT, *JOB)
+    assert refused.returncode == 1 and "munge" in refused.stderr and "/etc/munge/munge.key" in refused.stderr, refused.stderr
 
+
+def test_two_nodes_train_the_weights_of_one_process(cli, store, tiny_artifact, toy_data):
     one = cli(*SFT)
     two = cli(*SFT, "per_device_train_batch_size=2", "launch.strategy=ddp", "launch.nodes=2", *JOB, "--wait")
     assert two.returncode == 0, two.stderr

@@ -18,11 +18,14 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.progress import METRICS
 from safework_cli.core.runs import is_running, read_request, run_folders
+from safework_cli.core.settings import LaunchSettings
 
 FORK = "fork.json"
 """What a forked run's folder says of its origin."""
 WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
 """Settings that say which weights there are to train: an optimiser's state fits only one choice of them."""
+WHOLE_STATE = frozenset({"single", "ddp"})
+"""Strategies whose checkpoints hold the whole optimiser: any number of processes can resume from them."""
 JOURNALS = (METRICS, "samples.jsonl")
 """Records by step that go along, up to the checkpoint's."""
 
@@ -117,7 +120,19 @@ def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) ->
             "the checkpoint's optimiser knows the weights that were trained there",
             f"fork with {other[0]} as it was, or leave --fork out",
         )
+    then, now = (LaunchSettings.model_validate(r["config"].get("launch", {})) for r in (theirs, request))
+    if (then.strategy, then.world) != (now.strategy, now.world) and not {then.strategy, now.strategy} <= WHOLE_STATE:
+        divided = then if then.strategy not in WHOLE_STATE else now
+        return InputError(
+            f"the run '{name}' has launch.strategy={then.strategy} on {_processes(then)}, and this one {now.strategy} on {_processes(now)}",
+            f"{divided.strategy} divides the optimiser's state among its processes, and a checkpoint holds it in as many parts",
+            f"fork with launch.strategy={then.strategy} on {_processes(then)}, or leave --fork out",
+        )
     return None
+
+
+def _processes(launch: LaunchSettings) -> str:
+    return "one process" if launch.world == 1 else f"{launch.world} processes"
 
 
 def _runs_of(runs: Path, stage: str, without: Path) -> dict[str, dict[str, Any]]:

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainingArguments
 
+from safework_cli.core.errors import InputError
+
 
 class StepSampler(Sampler[int]):
     """Row indices such that each optimiser step sees a random sample, cut into forward passes of like length.
@@ -43,8 +45,19 @@ def rows_per_step(args: TrainingArguments) -> int:
 
 
 def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
-    """The sampler of a trainer whose rows have these lengths, in tokens."""
+    """The sampler of a trainer whose rows have these lengths, in tokens.
+
+    Raises:
+        InputError: several processes would take more rows in a step than there are.
+    """
     args = trainer.args
     per_step = rows_per_step(args)
+    if args.world_size > 1 and per_step > len(lengths):
+        raise InputError(
+            f"{args.world_size} processes take {per_step} rows in a step (per_device_train_batch_size × gradient_accumulation_steps × "
+            f"processes), and there are {len(lengths)} to train on",
+            "each process takes a whole share, so that some rows would count twice in every step",
+            "lower per_device_train_batch_size or launch.processes",
+        )
     steps_per_epoch = math.ceil(len(lengths) / per_step)
     return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch)

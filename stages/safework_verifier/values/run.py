@@ -46,17 +46,19 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     def load() -> PreTrainedModel:
         return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
 
+    def untrained() -> ValueHeads:
+        return ValueHeads(backbone.config.get_text_config().hidden_size, len(principles))
+
     backbone = load()
     if config.train_layers == 0:
         backbone.requires_grad_(False)
     elif config.train_layers:
         train_top_layers(backbone, config.train_layers)
-    heads = ValueHeads(backbone.config.get_text_config().hidden_size, len(principles)).to(backbone.device)
     spec = ValueSpec(principles=principles, temperatures=[1.0] * len(principles), max_length=config.max_length)
     with work.progress.phase("tokenize", len(parts.train)):
         examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config)))
     trainer = ValueTrainer(
-        model=WithHeads(backbone, heads),
+        model=WithHeads(backbone, untrained().to(backbone.device)),
         args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
         train_dataset=examples,
         routing_weight=config.routing_weight,
@@ -64,14 +66,14 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work, launch=config.launch)
-    whole = trained_model(trainer, work.world, lambda: _Loaded(load(), heads), None)
+    whole = trained_model(trainer, work.world, lambda: _Loaded(load(), untrained()), None)
     if whole is None:
         return Outcome()
     work = work.as_single()
 
     backbone = whole.whole if isinstance(whole, _Loaded) else backbone
-    backbone = cast_weights(backbone, pick_dtype(config.dtype)).eval()
-    values = ValueModel(backbone, tokenizer, heads.eval(), spec, batch_size=config.per_device_eval_batch_size)
+    backbone, heads = cast_weights(backbone, pick_dtype(config.dtype)).eval(), whole.heads.eval()
+    values = ValueModel(backbone, tokenizer, heads, spec, batch_size=config.per_device_eval_batch_size)
     metrics, why = after_training("measuring", work, lambda: measure(values, parts, config.seed, work))
     with work.progress.phase("save"):
         save_model(backbone, tokenizer, work.output)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 class ValuesStage(Stage):
     name = "verifier values"
-    version = 4  # 3: measured with unrounded positions; 4: an opened thought is opened once, held-out rows are left out
+    version = 5
+    """5: the loss is a mean over prefixes. 4: an opened thought is opened once, held-out rows are left out. 3: measured with unrounded
+    positions."""
     summary = "Train a principled value model: it scores a prefix of a reply for each principle, and weighs the principles by the prompt."
     Config = ValuesConfig
     inputs = {

@@ -28,6 +28,7 @@ class WithHeads(nn.Module):
     def __init__(self, backbone: Any, heads: ValueHeads):
         super().__init__()
         self.backbone, self.heads = backbone.base_model, heads
+        self._no_split_modules = backbone._no_split_modules  # what FSDP divides by
 
     def forward(self, rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of values and routing, (B, P) each."""
@@ -51,8 +52,8 @@ class Examples(Dataset[dict[str, Any]]):
 
 
 class ValueTrainer(Trainer):
-    """A Trainer whose loss is the mean binary cross-entropy of the values against their Monte-Carlo estimates, over the principles that a
-    prefix has, and the cross-entropy of the routing against its target."""
+    """A Trainer whose loss is the mean over prefixes of the binary cross-entropy of their values against their Monte-Carlo estimates, each
+    the mean over the principles that the prefix has, and of the cross-entropy of the routing against its target."""
 
     def __init__(self, *, routing_weight: float, head_learning_rate: float, pad_id: int, **kwargs: Any):
         self.routing_weight, self.head_learning_rate, self.pad_id = routing_weight, head_learning_rate, pad_id
@@ -98,8 +99,11 @@ def _not_collated(examples: Any) -> Any:
 def value_loss(
     logits_BP: torch.Tensor, values_BP: torch.Tensor, routing_BP: torch.Tensor, target_BP: torch.Tensor, routing_weight: float
 ) -> torch.Tensor:
-    """mean over known (b, p) of BCE(σ(logit), value) + routing_weight · mean_b CE(softmax(routing), target)."""
+    """mean_b (mean over its known p of BCE(σ(logit), value) + routing_weight · CE(softmax(routing), target)).
+
+    A mean over rows is the same over passes and processes of equally many rows; one over all values would not be.
+    """
     known_BP = ~values_BP.isnan()
     loss_BP = binary_cross_entropy_with_logits(logits_BP, values_BP.nan_to_num(0.5), reduction="none")
-    value = (loss_BP * known_BP).sum() / known_BP.sum().clamp(min=1)
-    return value + routing_weight * cross_entropy(routing_BP, target_BP)
+    value_B = (loss_BP * known_BP).sum(1) / known_BP.sum(1).clamp(min=1)
+    return value_B.mean() + routing_weight * cross_entropy(routing_BP, target_BP)

@@ -162,7 +162,7 @@ def test_the_loss_by_hand():
     logits = torch.tensor([[0.0, math.log(3)], [0.0, 5.0]])
     values = torch.tensor([[0.5, 1.0], [1.0, float("nan")]])
     routing, target = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
-    expected = (math.log(2) + math.log(4 / 3) + math.log(2)) / 3 + 0.2 * math.log(2)
+    expected = ((math.log(2) + math.log(4 / 3)) / 2 + math.log(2)) / 2 + 0.2 * math.log(2)
     assert float(value_loss(logits, values, routing, target, 0.2)) == pytest.approx(expected)
     nothing = value_loss(logits, torch.full((2, 2), float("nan")), routing, target, 0.0)
     assert float(nothing) == 0.0

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import platform
 import shlex
+import socket
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
+from safework_cli.core import resume
 from safework_cli.core import stage as stage_module
 from safework_cli.core.config import fingerprint
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, SafeworkError
+from safework_cli.core.launch import start
 from safework_cli.core.launch.ranks import RankRecord, failed, first_cause, write_record
 from safework_cli.core.launch.relay import Relay, RelayDisplay
 from safework_cli.core.launch.slurm import Batch, job_of, made_by_job, script, standstill
@@ -22,6 +26,8 @@ from safework_cli.core.launch.world import World
 from safework_cli.core.registry import load_stage
 from safework_cli.core.settings import LaunchSettings, SlurmSettings, StageConfig
 from safework_cli.core.stage import Plan, refuse_processes
+from safework_cli.training.sampler import step_sampler
+from safework_cli.training.worker import _refuse_other_version
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8])
@@ -93,9 +99,9 @@ def test_a_process_that_was_killed_is_named_by_torchruns_log(tmp_path):
 
 
 def test_processes_that_never_came_and_lost_connections_are_told_apart(tmp_path):
-    (tmp_path / "launcher.log").write_text("…\nRendezvousTimeoutError\n")
+    (tmp_path / "launcher.log").write_text("…\nImportError: torch\n")
     cause = first_cause(tmp_path, 2)
-    assert "2 of 2 processes did not start" in str(cause) and "RendezvousTimeoutError" in str(cause)
+    assert "2 of 2 processes did not start" in str(cause) and "ImportError: torch" in str(cause)
     for rank in (0, 1):
         write_record(tmp_path, record(rank, 0, RuntimeError("Timed out waiting 1800000ms for recv operation")))
     assert "lost the connection to another one" in str(first_cause(tmp_path, 2))
@@ -146,8 +152,65 @@ def test_the_command_that_starts_processes(tmp_path):
         launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "1"})
     words = launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1"})
     assert words[:2] == ["srun", "--nodes=2"] and f"{platform.node()}:{rendezvous_port('12')}" in words
+    assert words[words.index("--rdzv-conf") + 1] == "join_timeout=1800"  # launch.timeout_minutes
     with pytest.raises(ConfigError, match="is not a node of the Slurm allocation 12"):
         launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2"})
+
+
+def test_nodes_meet_on_a_port_that_is_free(monkeypatch):
+    first = rendezvous_port("12")
+    with socket.socket() as taken:
+        taken.bind(("", first))
+        taken.listen()
+        assert first < rendezvous_port("12") < first + start.PORT_ATTEMPTS
+        monkeypatch.setattr(start, "PORT_ATTEMPTS", 1)
+        with pytest.raises(SafeworkError, match=f"ports {first} to {first} of .* are all in use"):
+            rendezvous_port("12")
+
+
+def test_a_process_of_another_version_says_both(tmp_path):
+    stage = load_stage("sft")
+    request = {"version": "1.1", "stage_version": stage.version}
+    with pytest.raises(SafeworkError, match=rf"process 3 on host has safework 1.0 .*version {stage.version}.*, and the command has 1.1"):
+        _refuse_other_version(request, record(3, 0), stage)
+    _refuse_other_version(request | {"version": "1.0"}, record(3, 0), stage)
+
+
+def test_processes_that_take_more_rows_than_there_are_are_refused():
+    args = SimpleNamespace(world_size=2, train_batch_size=4, gradient_accumulation_steps=1, seed=0)
+    trainer = SimpleNamespace(args=args)
+    assert len(step_sampler(trainer, [5] * 8)) == 8
+    with pytest.raises(InputError, match="2 processes take 8 rows in a step .* and there are 7 to train on"):
+        step_sampler(trainer, [5] * 7)
+    args.world_size = 1
+    assert len(step_sampler(trainer, [5] * 3)) == 3  # a smaller step
+
+
+def test_a_group_of_completions_is_not_cut_between_processes():
+    def settings(**launch):
+        return load_stage("rl m3").Config(num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=1, launch=launch)
+
+    with pytest.raises(ValidationError, match="does not divide the 2 completions of a process's step, and a"):
+        settings(strategy="ddp", processes=2)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "why"),
+    [
+        ({"strategy": "ddp", "processes": 2}, {"strategy": "ddp", "processes": 4}, None),
+        ({"strategy": "ddp", "processes": 2}, {}, None),
+        ({}, {"strategy": "ddp", "processes": 2}, None),
+        ({"strategy": "zero3", "processes": 2, "nodes": 2}, {"strategy": "zero3", "processes": 4}, None),
+        ({"strategy": "zero3", "processes": 2}, {"strategy": "zero3", "processes": 4}, "zero3 divides the optimiser's state"),
+        ({"strategy": "ddp", "processes": 2}, {"strategy": "fsdp", "processes": 2}, "fsdp divides the optimiser's state"),
+    ],
+)
+def test_a_checkpoint_of_divided_state_is_not_given_to_another_number_of_processes(then, now, why):
+    requests = [
+        {"inputs": {}, "digests": {}, "config": load_stage("sft").Config(launch=launch).model_dump(mode="json")} for launch in (then, now)
+    ]
+    refused = resume._misfit("sft-1", *requests)
+    assert refused is None if why is None else why in str(refused) and "--fork" in str(refused)
 
 
 def batch(**more) -> Batch:

@@ -26,6 +26,8 @@ _OF_A_CONNECTION = re.compile(
     re.IGNORECASE,
 )
 """What a process says when another one is gone: a consequence, not a cause."""
+_NOT_JOINED = "RendezvousTimeoutError"
+"""What torchrun ends with where another node's torchrun did not come."""
 _EXIT = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s+exitcode\s*:\s*(-?\d+)")
 """How torchrun reports a process that ended badly."""
 
@@ -119,6 +121,12 @@ def first_cause(folder: Path, size: int) -> Exception:
             f"it could not say why{often}",
             f"its log: {folder / f'{rank}.log'}; the same command resumes from the last checkpoint",
         )
+    if not records and _NOT_JOINED in _text(folder / LAUNCHER_LOG):
+        return SafeworkError(
+            f"the nodes did not meet, and none of the {size} processes was started: a node did not join in time",
+            "srun could not start it there, or it cannot reach this node",
+            f"torchrun's log: {folder / LAUNCHER_LOG}; launch.timeout_minutes=… waits longer",
+        )
     if missing := [rank for rank in range(size) if rank not in records]:
         return SafeworkError(
             f"{len(missing)} of {size} processes did not start (first: process {missing[0]})",
@@ -138,8 +146,7 @@ def first_cause(folder: Path, size: int) -> Exception:
 
 def _killed(folder: Path, records: dict[int, RankRecord]) -> tuple[int, int] | None:
     """The process that torchrun reports as ended and that has no record of an end: its rank and exit code."""
-    log = folder / LAUNCHER_LOG
-    ends = [(int(rank), int(code)) for rank, code in _EXIT.findall(log.read_text(errors="replace"))] if log.exists() else []
+    ends = [(int(rank), int(code)) for rank, code in _EXIT.findall(_text(folder / LAUNCHER_LOG))]
     by_signal = [(rank, code) for rank, code in ends if code < 0 and code != -15]  # torchrun ends the others by SIGTERM
     for rank, code in by_signal or ends:
         if rank not in records or records[rank].state == "running":
@@ -147,8 +154,12 @@ def _killed(folder: Path, records: dict[int, RankRecord]) -> tuple[int, int] | N
     return None
 
 
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
+    lines = [line for line in _text(path).splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 

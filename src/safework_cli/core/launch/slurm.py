@@ -206,6 +206,12 @@ def _slurm(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SafeworkError(f"{command[0]} did not answer", str(error), "ask the cluster's support, or try again") from error
+    if done.returncode and "munge" in done.stderr.lower():
+        raise SafeworkError(
+            f"{command[0]} could not say who you are: munge, by which Slurm knows its users, does not work on this machine",
+            next(line for line in done.stderr.splitlines() if "munge" in line.lower())[:300],
+            "the cluster's support has to start munged here, with the key that the other nodes have (/etc/munge/munge.key)",
+        )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         raise SafeworkError(f"{command[0]} refused", said[-1] if said else f"exit code {done.returncode}", "change the slurm settings")

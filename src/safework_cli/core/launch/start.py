@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import platform
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,7 +27,7 @@ from typing import Any
 from safework_cli.core.artifacts import Artifact, Manifest
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.artifacts.staging import this_host
-from safework_cli.core.errors import ConfigError
+from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.launch.ranks import FOLDER, LAUNCHER_LOG, first_cause, read_records
 from safework_cli.core.launch.relay import FILE, Relay
 from safework_cli.core.settings import LaunchSettings
@@ -36,6 +38,8 @@ REQUEST, OUTCOME, COMMAND = "request.json", "outcome.json", "command.txt"
 WORKER = "safework_cli.training.worker"
 POLL_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+FIRST_PORT, PORTS, PORT_ATTEMPTS = 20_000, 20_000, 20
+"""Where the nodes of a Slurm job meet."""
 END_SECONDS = 60.0
 """How long torchrun may take to end the other processes after one failed, or after a second Ctrl-C, before it is killed."""
 
@@ -98,12 +102,29 @@ def launch_command(launch: LaunchSettings, run: Path, fingerprint: str, environm
     srun = ["srun", f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     meeting = f"{platform.node()}:{rendezvous_port(job)}"
     rendezvous = ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-id", fingerprint[:16], "--rdzv-endpoint", meeting]
-    return [*srun, *torchrun, *rendezvous, *worker]
+    deadline = ["--rdzv-conf", f"join_timeout={math.ceil(60 * launch.timeout_minutes)}"]
+    return [*srun, *torchrun, *rendezvous, *deadline, *worker]
 
 
 def rendezvous_port(job: str) -> int:
-    """A port for the processes of a Slurm job to meet on: the same on every node, another for each job of a node."""
-    return 20_000 + int(job) % 20_000
+    """A port of this machine for the processes of a Slurm job to meet on: another for each job of a node, and none that is in use.
+
+    Raises:
+        SafeworkError: all that may be taken are in use.
+    """
+    first = FIRST_PORT + int(job) % PORTS
+    for port in range(first, first + PORT_ATTEMPTS):
+        with socket.socket() as trial:
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise SafeworkError(
+        f"the ports {first} to {first + PORT_ATTEMPTS - 1} of {platform.node()} are all in use",
+        "the nodes of a job meet on one of them",
+        "end what listens there (ss -tlnp), or submit the job again: its number gives it other ports",
+    )
 
 
 def _request(stage: Stage, config: Any, inputs: Inputs, work: WorkDir) -> dict[str, Any]:
