@@ -20,6 +20,8 @@ SAMPLES = "samples.parquet"
 AGAINST = "against"
 """Folder of the payload that holds the base's record where it was evaluated in the same run."""
 
+MOST_SHARDS = 1000
+
 Condition = Literal[
     "metric", "digest", "judge", "suites", "max_tokens", "temperature", "top_p", "seed", "template_hash", "engine", "index", "episode"
 ]  # fmt: skip
@@ -80,8 +82,26 @@ class EvalConfig(WithEngine):
     a gate that does not hold makes the command exit with 4. Other gates are applied to a finished evaluation without asking again."""
     max_failed: float = verdict(0.0, ge=0.0, le=1.0)
     """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
+    shard: str | None = cosmetic(None)
+    """Ask for one share of the replies, such as 2/8: every eighth batch, from the second. It makes generations, which the same command
+    with shards.1=REF … shards.8=REF judges and sums up as one evaluation. (slurm.shards=8 does both.)"""
     allow_differences: list[Condition] = Field(default_factory=list)
     """Conditions in which an `against` evaluation may differ from this one. None by default: other differences are refused."""
+
+    @field_validator("shard")
+    @classmethod
+    def _one_of_several(cls, value: str | None) -> str | None:
+        if value is not None:
+            number, _, count = value.partition("/")
+            if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= MOST_SHARDS):
+                raise ValueError(f"'{value}' is not a share: 2/8 is the second of eight (at most {MOST_SHARDS})")
+        return value
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which share of the batches is asked for, from 1, and of how many."""
+        number, _, count = (self.shard or "1/1").partition("/")
+        return int(number), int(count)
 
     def limited_suites(self) -> list[SuiteBlock]:
         """The suites, each with the smaller of its own limit and ``limit``."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.store import now
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
+from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling
 from safework_eval.compare import compare, further_key
 from safework_eval.conditions import read_summary, refuse_differences, search_conditions
@@ -30,6 +31,7 @@ from safework_eval.scoring import Judge, Panel, measure_further, score_samples
 from safework_eval.search_measures import JudgedEpisode, judged_episode, judged_episodes, search_changes
 from safework_eval.searching import SEARCH_MEASURES, chunks_of
 from safework_eval.selection import PlannedSuite
+from safework_eval.shards import SLOT, Replies, merged, write_shard
 from safework_eval.summary import Conditions, summarise
 
 if TYPE_CHECKING:
@@ -54,10 +56,17 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if refusals:
         raise refusals[0]
     base = inputs.maybe("against")
+    models = [inputs.maybe("model"), *([base] if base is not None and base.kind == "model" else [])]
     with redirect_stdout(sys.stderr):  # stdout carries only the reference, whatever a library prints
-        sides = [_ask(config, inputs, inputs.maybe("model"), suites, work, "samples.jsonl")]
-        if base is not None and base.kind == "model":
-            sides.append(_ask(config, inputs, base, suites, work, "samples-against.jsonl"))
+        if shards := inputs.many(SLOT):
+            replies = merged(shards, suites)
+        else:
+            archives = ("samples.jsonl", "samples-against.jsonl")
+            replies = [_ask(config, inputs, model, suites, work, name) for model, name in zip(models, archives, strict=False)]
+        if config.shard:
+            write_shard(work.output, suites, replies)
+            return _outcome_of_shard(config, replies)
+        sides = [_side(config, inputs, model, suites, side) for model, side in zip(models, replies, strict=True)]
         _judge(sides, suites, panels, work)
         data = inputs.maybe("data")
         summaries = [_summary(side, data, suites, panels, inputs.many("verifiers").get(JUDGE)) for side in sides]
@@ -71,10 +80,24 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 # ---------------------------------------------------------------- generation
 
 
+def _side(config: EvalConfig, inputs: Inputs, artifact: Artifact | None, suites: list[PlannedSuite], side: Replies) -> Side:
+    conditions = Conditions(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed if config.temperature > 0 else None,
+        template_hash=side.template_hash,
+        engine=side.engine,
+        **search_conditions(config, inputs, suites),
+    )
+    samples = [ScoredSample(suite.name, row, side.replies[suite.name, row.id]) for suite in suites for row in suite.rows]
+    return Side(artifact, artifact.ref if artifact else side.engine, samples, conditions, side.started)
+
+
 def _ask(
     config: EvalConfig, inputs: Inputs, artifact: Artifact | None, suites: list[PlannedSuite], work: WorkDir, archive_name: str
-) -> Side:
-    """Every suite's replies from one model: the artifact, or the one on a server."""
+) -> Replies:
+    """Every suite's replies from one model, the artifact or the one on a server; or this run's share of them."""
     from safework_cli.engines.load import load_engine
     from safework_cli.engines.settings import EngineSettings
 
@@ -93,25 +116,19 @@ def _ask(
         requests = {
             (suite.name, row.id): build_request(engine, row.prompt, sampling, (row.id, 1)) for suite in single for row in suite.rows
         }
-        batches = batches_of(requests, engine.batch_size)
+        number, count = config.share
+        batches = batches_of(requests, engine.batch_size)[number - 1 :: count]
+        own = {key for batch in batches for key in batch}
+        # what cannot be asked is in no batch, and belongs to the first share
+        requests = {key: request for key, request in requests.items() if key in own or (request.problem and number == 1)}
         if has_token_ids(engine):  # a server's replies do not depend on their batch
-            played = [[(suite.name, row.id) for row in rows] for suite in episodes for rows in chunks_of(suite, engine.batch_size)]
-            archive.keep_whole(batches + played)
-            _play(config, inputs, engine, ref, episodes, sampling, archive, work)
+            chunks = [(suite, rows) for suite in episodes for rows in chunks_of(suite, engine.batch_size)][number - 1 :: count]
+            archive.keep_whole(batches + [[(suite.name, row.id) for row in rows] for suite, rows in chunks])
+            _play(config, inputs, engine, ref, chunks, sampling, archive, work)
         _generate(engine, ref, requests, batches, sampling, archive, work)
     finally:
         archive.close()
-    conditions = Conditions(
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.seed if config.temperature > 0 else None,
-        template_hash=engine.template_hash,
-        engine=engine.name,
-        **search_conditions(config, inputs, suites),
-    )
-    samples = [ScoredSample(suite.name, row, archive.replies[suite.name, row.id]) for suite in suites for row in suite.rows]
-    return Side(artifact, ref, samples, conditions, started)
+    return Replies(engine.name, engine.template_hash, started, archive.replies)
 
 
 def sampling_of(config: EvalConfig) -> Sampling:
@@ -152,30 +169,26 @@ def _play(
     inputs: Inputs,
     engine: TokenEngine,
     ref: str,
-    suites: list[PlannedSuite],
+    chunks: Sequence[tuple[PlannedSuite, Sequence[Row]]],
     sampling: Sampling,
     archive: Archive,
     work: WorkDir,
 ) -> None:
-    """The episodes of search suites."""
+    """The episodes of search suites, some of them at a time."""
     from safework_cli.environments.search.index import SearchIndex, refuse_lost
     from safework_eval.searching import play
 
-    if not suites:
+    if not chunks:
         return
     reference = inputs.one("index")
     index = SearchIndex.load(reference.path)
-    for suite in suites:
+    for suite in {suite.name: suite for suite, _ in chunks}.values():
         refuse_lost(index, suite.rows, f"suite '{suite.name}'", reference.ref)
-    missing = sum((suite.name, row.id) not in archive.replies for suite in suites for row in suite.rows)
+    missing = sum((suite.name, row.id) not in archive.replies for suite, rows in chunks for row in rows)
     with work.progress.phase(f"search with {ref}", missing) as phase, work.stop.deferred():
-
-        def between(count: int) -> None:
-            phase.advance(count)
+        for suite, rows in chunks:
+            phase.advance(play(engine, index, suite.name, rows, config.episode, sampling, archive))
             work.stop.check()
-
-        for suite in suites:
-            play(engine, index, suite, config.episode, sampling, archive, between)
 
 
 # ---------------------------------------------------------------- judging
@@ -273,6 +286,17 @@ def _write(
         write_log(log, suite, panels[suite.name], samples, model, sampling_of(config), times, config.episode.certain)
     write_samples(folder / SAMPLES, side.samples)
     (folder / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _outcome_of_shard(config: EvalConfig, sides: Sequence[Replies]) -> Outcome:
+    replies = [reply for side in sides for reply in side.replies.values()]
+    return Outcome(
+        metrics={"shard": config.shard, "replies": len(replies)},
+        seeds={"sampling": "seed, sample and prompt of each reply" if config.temperature > 0 else "greedy: none"},
+        chat_template_hash=sides[0].template_hash,
+        failed_items=sum(bool(reply.error) for reply in replies),
+        tolerated_items=int(config.max_failed * len(replies)),
+    )
 
 
 def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel]) -> Outcome:

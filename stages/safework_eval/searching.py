@@ -6,7 +6,7 @@ certain exactly where it is right. ``search_measures`` computes them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -62,17 +62,16 @@ class EpisodeSettings(Settings):
 def play(
     engine: TokenEngine,
     index: SearchIndex,
-    suite: PlannedSuite,
+    suite: str,
+    rows: Sequence[Row],
     settings: EpisodeSettings,
     sampling: Any,
     archive: Archive,
-    between: Callable[[int], None],
-) -> None:
-    """Runs the episodes that the archive does not hold, a batch at a time.
+) -> int:
+    """Runs the episodes of some of a suite's rows that the archive does not hold, together, and returns how many they are.
 
     Args:
         sampling: temperature, nucleus and seed; each episode draws by a seed of its own.
-        between: is called after each batch with the number of its episodes; may raise to stop.
     """
     from dataclasses import replace
 
@@ -81,18 +80,17 @@ def play(
 
     limits = EpisodeLimits(settings.turns, settings.results, settings.turn_tokens, settings.total_tokens)
     whole = replace(sampling, max_tokens=settings.total_tokens)
-    for rows in chunks_of(suite, engine.batch_size):
-        missing = [row for row in rows if (suite.name, row.id) not in archive.replies]
-        requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1)) for row in missing}
-        for key, request in requests.items():
-            if request.problem:
-                archive.add((suite.name, key), request.refusal())
-        fitting = [row for row in missing if requests[row.id].problem is None]
-        prompts = [row.prompt for row in fitting]
-        seeds = [derived_seed(sampling.seed, row.id) for row in fitting]
-        for row, transcript in zip(fitting, run_episodes(engine, index, prompts, limits, sampling, seeds=seeds), strict=True):
-            archive.add((suite.name, row.id), reply_of_episode(transcript))
-        between(len(missing))
+    missing = [row for row in rows if (suite, row.id) not in archive.replies]
+    requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1)) for row in missing}
+    for key, request in requests.items():
+        if request.problem:
+            archive.add((suite, key), request.refusal())
+    fitting = [row for row in missing if requests[row.id].problem is None]
+    prompts = [row.prompt for row in fitting]
+    seeds = [derived_seed(sampling.seed, row.id) for row in fitting]
+    for row, transcript in zip(fitting, run_episodes(engine, index, prompts, limits, sampling, seeds=seeds), strict=True):
+        archive.add((suite, row.id), reply_of_episode(transcript))
+    return len(missing)
 
 
 def chunks_of(suite: PlannedSuite, size: int) -> list[Sequence[Row]]:

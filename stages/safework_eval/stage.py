@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_eval import shards
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
@@ -52,11 +53,17 @@ class EvalStage(Stage):
             optional=True,
             many=True,
         ),
+        "shards": Slot(
+            ("generations",), "shares of this evaluation's replies, made with shard=: nothing is asked again", optional=True, many=True
+        ),
         "against": Slot(
             ("evaluation", "model"), "what to compare with: an evaluation, or a model that is then evaluated in the same run", optional=True
         ),
     }
     output = "evaluation"
+
+    def kind_of(self, config: EvalConfig) -> str:
+        return "generations" if config.shard else self.output
 
     def plan(self, config: EvalConfig, inputs: Inputs) -> Plan:
         model = inputs.maybe("model")
@@ -69,7 +76,16 @@ class EvalStage(Stage):
             )
             return plan
         suites, panels, refusals = chosen_suites(config, inputs)
-        plan.refusals += refusals
+        plan.refusals += [*refusals, *shards.problems(config, inputs, self.version)]
+        if config.shard:
+            plan.name += "-" + "-of-".join(map(str, config.share))
+            plan.lines.append(
+                f"share {config.shard} of the replies; the same command with {shards.SLOT}.KEY=… judges them, and checks the gates"
+            )
+            if inputs.many(shards.SLOT):
+                plan.refuse(
+                    f"shard={config.shard} and {shards.SLOT} are both given", "one makes a share, the other merges them", "leave one out"
+                )
         against = inputs.maybe("against")
         metrics = {suite.name: suite.metric for suite in suites}
         further = {name: tuple(panel.also) for name, panel in panels.items()}
@@ -102,7 +118,8 @@ class EvalStage(Stage):
                 plan.refusals.append(error)
         rows = sum(len(suite.rows) for suite in suites)
         searched = sum(len(suite.rows) for suite in suites if metric_named(suite.metric).episodes)
-        plan.tokens = sides * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens)
+        asked = 0.0 if inputs.many(shards.SLOT) else sides / config.share[1]
+        plan.tokens = round(asked * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens))
         plan.disk_bytes = sides * rows * 20_000
         return plan
 
@@ -137,15 +154,20 @@ class EvalStage(Stage):
             metrics
             | rule_digests(["correctness", "f1", "lenient", "nonsense", "refusal", *sorted(named)])
             | {f"suites.{suite.name}": suite.digest for suite in suites}
+            | ({"shard": config.shard} if config.shard else {})
         )
 
     def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:
+        if config.shard:
+            return Outcome(tolerated_items=int(config.max_failed * artifact.manifest.metrics["replies"]))
         summary = read_summary(artifact)
         sides = 2 if (artifact.path / AGAINST / SUMMARY).exists() else 1
         samples = sides * sum(record["rows"] for record in summary["suites"].values())
         return Outcome(failed_gates=failed_gates(config.gates, summary), tolerated_items=int(config.max_failed * samples))
 
-    def show(self, artifact: Artifact) -> RenderableType:
+    def show(self, artifact: Artifact) -> RenderableType | None:
+        if artifact.kind != self.output:
+            return None
         from safework_eval.table import summary_table
 
         gates = [Gate.model_validate(gate) for gate in artifact.manifest.config.get("gates", [])]

@@ -52,7 +52,7 @@ def show_result(stage: Stage, artifact: Any) -> None:
 def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     """Prints what would run: to stdout as JSON, else to stderr for people. Exits like the first refusal."""
     plan, resolved = prepared.plan, prepared.resolved
-    done = store.find_run(prepared.fingerprint, prepared.stage.output, prepared.name)
+    done = store.find_run(prepared.fingerprint, prepared.kind, prepared.name)
     estimates = {
         "optimizer steps": plan.optimizer_steps,
         "tokens": plan.tokens,
@@ -96,7 +96,7 @@ def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     out.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
     out.print(
         Text(
-            f"  → {prepared.stage.output}/{prepared.name}, fingerprint {prepared.fingerprint[:16] or 'not known before the data is built'}"
+            f"  → {prepared.kind}/{prepared.name}, fingerprint {prepared.fingerprint[:16] or 'not known before the data is built'}"
             + (f", already done as {done.ref}" if done else "")
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safework_cli.cli.json_output import print_json
 from safework_cli.cli.results import say_result, show_plan
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import Resolved
-from safework_cli.core.errors import EXIT_DONE
+from safework_cli.core.errors import EXIT_DONE, ConfigError
 from safework_cli.core.launch.slurm import FOLDER, PREFIX, Batch, has_made, job_of, outcome_of, script, submit
 from safework_cli.core.runtime import existing, prepare
 from safework_cli.core.stage import Stage
@@ -46,7 +47,10 @@ def run_as_job(
     for name, value in options.items():
         words += [] if value is None else [name] if value is True else [name, str(value)]
     name = (prepared.name if prepared else resolved.name) or stage.name.replace(" ", "-")
-    batch = Batch(words, [path for path in recipes if path.is_file()], name, resolved.config.launch, resolved.config.slurm, after)
+    slurm = resolved.config.slurm
+    if slurm.shards > 1 and not hasattr(resolved.config, "shard"):
+        raise ConfigError(f"slurm.shards={slurm.shards}: safework {stage.name} has no shares", "only safework eval has", "leave it out")
+    batch = Batch(words, [path for path in recipes if path.is_file()], name, resolved.config.launch, slurm, after, slurm.shards)
     if dry_run:
         code = EXIT_DONE if prepared is None else show_plan(prepared, store, as_json=as_json)
         text = script(batch, store, store.root / FOLDER / f"{name}-DATE", os.environ)
@@ -61,6 +65,11 @@ def run_as_job(
         if not options.get("--fresh") and (done := existing(prepared, store)):
             say_result(done, as_json=as_json, quiet=quiet)
             return done.exit_code
+    if batch.shards > 1:
+        array = submit(batch, store, os.environ)
+        shares = [f"shards.{number}={PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)]
+        batch = replace(batch, words=[*words, *shares], after=[array], shards=1)
+        after = [array]
     job = submit(batch, store, os.environ)
     if not quiet:
         say(f"{stage.name}: submitted as Slurm job {job}" + (f", after {', '.join(after)}" if after else ""))

@@ -35,13 +35,18 @@ class Prepared:
     states: dict[str, FileStates] = field(default_factory=dict)
     """Of the files of each input outside the store, at that time."""
 
+    @property
+    def kind(self) -> str:
+        """The kind of artifact that is made."""
+        return self.stage.kind_of(self.resolved.config)
+
 
 def request_of(prepared: Prepared) -> dict[str, Any]:
     """What ``request.json`` of a run folder says: the stage, its settings and inputs, and the process that works on it."""
     inputs = prepared.inputs.flat()
     return {
         "stage": prepared.stage.name,
-        "artifact": f"{prepared.stage.output}/{prepared.name}",
+        "artifact": f"{prepared.kind}/{prepared.name}",
         "fingerprint": prepared.fingerprint,
         "config": prepared.resolved.config.model_dump(mode="json"),
         "sources": prepared.resolved.sources,
@@ -65,7 +70,7 @@ def manifest_of(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Ma
     """The manifest of what a run made; ``Store.commit`` fills in version, files and digest."""
     resolved = prepared.resolved
     return Manifest(
-        kind=prepared.stage.output,
+        kind=prepared.kind,
         name=prepared.name,
         version=0,
         created=now(),

@@ -109,7 +109,7 @@ def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: boo
         return None
     try:
         prepared = prepare(*data_files.build_request(file.path), store)
-        if not build and not store.find_run(prepared.fingerprint, prepared.stage.output):
+        if not build and not store.find_run(prepared.fingerprint, prepared.kind):
             return prepared
         result = execute(prepared, store, quiet=quiet)
     except SafeworkError as error:
@@ -132,7 +132,7 @@ def _plan_of_builds(stage: Stage, resolved: Resolved, inputs: Inputs, unbuilt: l
     """What is known before the datasets are built that a stage needs: how they would be built."""
     plan = Plan(name=resolved.name or stage.name.replace(" ", "-"))
     for prepared in unbuilt:
-        plan.lines += [f"{prepared.stage.name} → {prepared.stage.output}/{prepared.name}", *(f"  {line}" for line in prepared.plan.lines)]
+        plan.lines += [f"{prepared.stage.name} → {prepared.kind}/{prepared.name}", *(f"  {line}" for line in prepared.plan.lines)]
         plan.refusals += [type(r)(f"{prepared.stage.name}: {r.what}", r.why, r.do) for r in prepared.plan.refusals]
     plan.lines.append(f"then {stage.name}: what it would do is known once its data is built")
     return Prepared(stage, resolved, inputs, plan, "", check_name(plan.name))
@@ -197,7 +197,7 @@ def _has_work(folder: Path) -> bool:
 
 def existing(prepared: Prepared, store: Store) -> Result | None:
     """What an earlier run of the same request made, judged by this one's gates; None where none was run to its end."""
-    made = store.made_by(prepared.fingerprint, prepared.stage.output)
+    made = store.made_by(prepared.fingerprint, prepared.kind)
     if not made:
         return None
     wanted = verdict_settings(prepared.resolved.config)

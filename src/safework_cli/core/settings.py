@@ -143,6 +143,8 @@ class SlurmSettings(Settings):
     """Features that nodes must have."""
     signal_seconds: int = Field(300, ge=1, le=65_535)
     """How long before the time limit the run is asked to write a checkpoint and stop: more than a step and a checkpoint take."""
+    shards: int = Field(1, ge=1, le=1000)
+    """eval: an array of so many jobs, each of which asks for a share of the replies, and one that judges them and sums them up."""
     setup: list[str] = Field(default_factory=list)
     """Lines of shell that come before the command: module load, source …/activate."""
     extra: dict[str, Word] = Field(default_factory=dict)

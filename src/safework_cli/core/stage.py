@@ -199,6 +199,10 @@ class Stage(ABC):
     many_processes: ClassVar[bool] = False
     """Whether ``run`` may be called by several processes at the same time, each with its own ``WorkDir.world``."""
 
+    def kind_of(self, config: Any) -> str:
+        """The kind of artifact that these settings make: ``output``, but for a part of it that is of another kind."""
+        return self.output
+
     @abstractmethod
     def plan(self, config: Any, inputs: Inputs) -> Plan:
         """Says what will be done and what is refused. Imports nothing heavy."""

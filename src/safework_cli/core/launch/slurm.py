@@ -26,7 +26,7 @@ from safework_cli.core.settings import LaunchSettings, SlurmSettings
 FOLDER = ".slurm"
 PREFIX = "job:"
 """Of a reference to what a Slurm job makes."""
-REFERENCE = re.compile(r"job:(?P<job>\d+)(?::(?P<subset>[\w.-]+))?")
+REFERENCE = re.compile(r"job:(?P<job>\d+(?:_\d+)?)(?::(?P<subset>[\w.-]+))?")
 NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED")
 RESTARTED = "SLURM_RESTART_COUNT"
 POLL_SECONDS = 5.0
@@ -45,6 +45,7 @@ class Batch:
         launch: how many processes it starts.
         slurm: partition, time and the rest.
         after: jobs that make its inputs.
+        shards: jobs of an array, each of which runs the command with ``shard=`` of its own; 1 for a job by itself.
     """
 
     words: Sequence[str]
@@ -53,6 +54,7 @@ class Batch:
     launch: LaunchSettings
     slurm: SlurmSettings
     after: Sequence[str] = ()
+    shards: int = 1
 
 
 def job_of(reference: str) -> str | None:
@@ -110,9 +112,12 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
         folder: in which it and the copies of the recipes lie.
         environment: whose SAFEWORK_ variables the job gets.
     """
+    of_array = batch.shards > 1
+    job = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if of_array else "$SLURM_JOB_ID"
     options = {
         "job-name": f"safework-{batch.name}",
-        "output": str(store.root / FOLDER / "%j.log"),
+        **({"array": f"1-{batch.shards}"} if of_array else {}),
+        "output": str(store.root / FOLDER / ("%A_%a.log" if of_array else "%j.log")),
         "open-mode": "append",
         "nodes": str(batch.launch.nodes),
         "ntasks-per-node": "1",
@@ -131,8 +136,9 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
     ]
     lines += [*batch.slurm.setup, ""]
     command = shlex.join([*_program(), *_with_copies(batch, folder), "slurm=null"])
+    command += f" shard=$SLURM_ARRAY_TASK_ID/{batch.shards}" if of_array else ""
     lines += [
-        f"{command} > {shlex.quote(str(store.root / FOLDER))}/$SLURM_JOB_ID.ref &",
+        f"{command} > {shlex.quote(str(store.root / FOLDER))}/{job}.ref &",
         "command=$!",
         "trap 'kill -USR1 $command 2>/dev/null' USR1   # ahead of the time limit: a checkpoint, and exit code 75",
         "trap 'kill -TERM $command 2>/dev/null' TERM",
