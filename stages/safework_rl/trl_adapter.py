@@ -25,10 +25,7 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import TokenEngine
-from safework_cli.engines.vllm.engine import VllmEngine, load_vllm
 from safework_cli.models.attention import attention_in_float32
-from safework_cli.models.live import live_weights
-from safework_cli.models.load import Dtype
 from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
 from safework_cli.training.strategy import whole_policy
@@ -40,6 +37,7 @@ from safework_rl.objectives import Objective
 from safework_rl.samples import SampleLog
 from safework_rl.shared_prompt import group_logps
 from safework_rl.step import Batch, StepContext, Trajectory, flat, step
+from safework_rl.vllm_policy import VllmPolicy
 
 OLD = "old_per_token_logps"
 """TRL's name of the log-probabilities of the policy that sampled."""
@@ -78,9 +76,7 @@ class LadderTrainer(GRPOTrainer):
         self._unreported: tuple[int, Batch] | None = None
         self._order = run.curriculum.order()
         self._folder = folder
-        self._vllm: VllmEngine | None = None
-        self._served: int | None = None
-        """The step whose weights vLLM has."""
+        self._vllm: VllmPolicy | None = None
         if reference is not None:
             args.beta = 0.0  # so that TRL does not load the starting model as the reference
         super().__init__(reward_funcs=no_reward, args=args, **kwargs)
@@ -121,18 +117,10 @@ class LadderTrainer(GRPOTrainer):
         with whole_policy(self) as model:
             if self.config.engine.kind == "hf":
                 yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
-            else:
-                yield self._serving(model)
-
-    def _serving(self, model: Any) -> VllmEngine:
-        """vLLM with the weights as they are now."""
-        if self._vllm is None:
-            dtype: Dtype = "bfloat16" if self.args.bf16 else "float32"
-            self._vllm = load_vllm(self._folder, self.config.engine.vllm, dtype=dtype, sampled=True, live=True)
-        if self._served != self.state.global_step:
-            self._vllm.load_weights(live_weights(model))
-            self._served = self.state.global_step
-        return self._vllm
+                return
+            if self._vllm is None:
+                self._vllm = VllmPolicy(self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16))
+            yield self._vllm.at(model, self.state.global_step)
 
     # ------------------------------------------------------------ rollouts
 

@@ -209,8 +209,21 @@ def test_an_engine_gives_text_or_the_reason_why_not():
 def test_each_conversation_is_sent_its_own_seed():
     with served(lambda request: "hi") as (url, requests):
         OpenAIEngine(settings(url)).generate(HELLO * 2, Sampling(seed=5), n=1, seeds=[[2**40 + 1], [7]])
-        OpenAIEngine(settings(url)).generate(HELLO * 2, Sampling(seed=5))
-    assert {request["seed"] for request in requests[:2]} == {1, 7} and {request["seed"] for request in requests[2:]} == {5, 6}
+    assert {request["seed"] for request in requests} == {1, 7}
+
+
+def test_no_two_prompts_share_streams_of_a_server_that_counts_up_from_the_seed():
+    """vLLM draws n answers with the seeds s … s + n − 1."""
+    prompts = [[Message(role="user", content=f"question {i % 30}")] for i in range(40)]  # ten come twice
+    with served(lambda request: "hi") as (url, requests):
+        OpenAIEngine(settings(url)).generate(prompts, Sampling(seed=5), n=8)
+        OpenAIEngine(settings(url)).generate(prompts[::-1], Sampling(seed=5), n=8)
+        OpenAIEngine(settings(url)).generate(prompts, Sampling(seed=6), n=8)
+    sent = [{(r["messages"][0]["content"], r["seed"]) for r in requests[start : start + 40]} for start in (0, 40, 80)]
+    streams = [seed + k for _, seed in sent[0] for k in range(8)]
+    assert len(sent[0]) == 40 and len(set(streams)) == 320 and max(streams) < 2**31 + 8
+    assert sent[0] == sent[1], "the order of the prompts does not matter"
+    assert not sent[0] & sent[2]
 
 
 # ---- judges

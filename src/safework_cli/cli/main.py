@@ -30,6 +30,7 @@ TOOLS = {
     "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),
     "schema": ("safework_cli.cli.schema:command", "Print the JSON Schema of a stage's recipe, for editors."),
     "report": ("safework_cli.cli.report:command", "Write one HTML file: models, evaluations, training curves, replies."),
+    "serve": ("safework_cli.cli.serve:command", "Serve a model with vLLM for the rollouts of reinforcement learning."),
     "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),
     "data preview": ("safework_cli.cli.data:preview_command", "Show rows in colour, with the tokens that a model would be trained on."),
     "data sets": ("safework_cli.cli.data:sets_command", "List the public sets that can be trained on, and the suites that are kept out."),

@@ -11,20 +11,22 @@ import asyncio
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN, make_reply
 from safework_cli.data.row import Message
-from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling
-from safework_cli.engines.settings import EndpointSettings
+from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling, derived_seed
+from safework_cli.engines.settings import EndpointSettings, ServerSettings
+
+Client = TypeVar("Client")
+Result = TypeVar("Result")
 
 FEWER_TOP_TOKENS = (5, 0)
 """How many of the most likely tokens are requested next if a server refuses a larger number."""
-SEED_STEP = 1_000_003
-"""Between the seeds of a first request and of the next one for the answers that are missing."""
 SEEDS = 2**31
 """Seeds are below it: some servers take no larger ones."""
 PARSE_ATTEMPTS = 2
@@ -64,6 +66,82 @@ class Answer:
         return THINK_OPEN + self.text if closed and THINK_OPEN not in before else self.text
 
 
+def key_of(settings: EndpointSettings | ServerSettings) -> str:
+    """The key that ``api_key_env`` names; "none" where the server needs none. Raises ConfigError if the variable is not set."""
+    if not settings.api_key_env:
+        return "none"  # openai's client requires one
+    key = os.environ.get(settings.api_key_env, "")
+    if not key:
+        what = f"the environment variable {settings.api_key_env} is not set"
+        raise ConfigError(what, f"it must hold the key of {settings.url}", f"export {settings.api_key_env}=…")
+    return key
+
+
+def bounded_client(timeout_s: float) -> Any:
+    """An HTTP client that limits the time of a complete answer (httpx limits the wait for each part only) and its size, and follows no
+    redirect: prompts are sent only to the configured server. Raises httpx2.ReadTimeout where no complete answer came in time."""
+    import httpx2  # the client that openai uses: it retries this one's timeouts
+    import openai
+
+    class Bounded(openai.DefaultAsyncHttpxClient):
+        async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    response = await super().send(request, **options | {"stream": True, "follow_redirects": False})
+                    try:
+                        return await _bounded(response)
+                    finally:
+                        await response.aclose()
+            except TimeoutError:
+                raise httpx2.ReadTimeout(f"no complete answer within {timeout_s:g} s", request=request) from None
+
+    return Bounded(timeout=timeout_s)
+
+
+def each_answer(
+    connect: Callable[[], Client],
+    close: Callable[[Client], Coroutine[Any, Any, Any]],
+    jobs: Sequence[Callable[[Client], Coroutine[Any, Any, Result]]],
+    concurrency: int,
+) -> Iterator[Result]:
+    """The results of requests, in order, as they arrive; so many are open at a time.
+
+    Args:
+        connect, close: the client that all of them share.
+        jobs: each makes a request; the first error ends the others.
+    """
+    with asyncio.Runner() as runner:  # on Ctrl-C it cancels open requests; threads would have to finish
+        loop = runner.get_loop()
+        client, slots = connect(), asyncio.Semaphore(concurrency)
+
+        async def one(job: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
+            async with slots:
+                return await job(client)
+
+        tasks = [loop.create_task(one(job)) for job in jobs]
+        try:
+            for task in tasks:
+                yield loop.run_until_complete(task)
+        finally:  # after a refusal the other requests fail too: gather retrieves their errors, or asyncio would report them
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(close(client))
+
+
+def request_seeds(seed: int, conversations: Sequence[Conversation]) -> list[int]:
+    """A seed for each conversation's request. A server draws n answers from streams of its own: vLLM from the seeds s … s + n − 1, so that
+    consecutive seeds would give neighbouring prompts the same streams. It depends on the seed, the messages and the number among equal
+    conversations, and on nothing else."""
+    counts: Counter[tuple[tuple[str, str], ...]] = Counter()
+    seeds = []
+    for conversation in conversations:
+        messages = tuple((message["role"], message["content"]) for message in conversation)
+        seeds.append(derived_seed(seed, messages, counts[messages]) % SEEDS)
+        counts[messages] += 1
+    return seeds
+
+
 class Endpoint:
     """A client of one served model.
 
@@ -72,13 +150,7 @@ class Endpoint:
     """
 
     def __init__(self, settings: EndpointSettings):
-        key = "none"  # the client requires one
-        if settings.api_key_env:
-            key = os.environ.get(settings.api_key_env, "")
-            if not key:
-                what = f"the environment variable {settings.api_key_env} is not set"
-                raise ConfigError(what, f"it must hold the key of {settings.url}", f"export {settings.api_key_env}=…")
-        self.settings, self._key = settings, key
+        self.settings, self._key = settings, key_of(settings)
         self._top: int | None = None
 
     def ask(
@@ -93,51 +165,23 @@ class Endpoint:
 
         Args:
             top: how many of the most likely first tokens to request.
-            seeds: of each conversation's request, in place of ``sampling.seed`` plus its number.
+            seeds: of each conversation's request, in place of ``request_seeds``.
 
         Raises:
             InputError: the server refuses the key or does not know the model: further requests would fail too.
         """
-        with asyncio.Runner() as runner:  # on Ctrl-C it cancels open requests; threads would have to finish
-            loop = runner.get_loop()
-            client, slots = self._client(), asyncio.Semaphore(self.settings.concurrency)
+        seeds = request_seeds(sampling.seed, conversations) if seeds is None else seeds
 
-            async def one(number: int, conversation: Conversation) -> list[Answer]:
-                async with slots:
-                    seed = sampling.seed + number if seeds is None else seeds[number]
-                    return await self._answers(client, conversation, sampling, n, top, seed)
+        def job(conversation: Conversation, seed: int) -> Callable[[Any], Coroutine[Any, Any, list[Answer]]]:
+            return lambda client: self._answers(client, conversation, sampling, n, top, seed)
 
-            tasks = [loop.create_task(one(number, conversation)) for number, conversation in enumerate(conversations)]
-            try:
-                for task in tasks:
-                    yield loop.run_until_complete(task)
-            finally:  # after a refusal the other requests fail too: gather retrieves their errors, or asyncio would report them
-                for task in tasks:
-                    task.cancel()
-                loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-                loop.run_until_complete(client.close())
+        jobs = [job(conversation, seed) for conversation, seed in zip(conversations, seeds, strict=True)]
+        yield from each_answer(self._client, lambda client: client.close(), jobs, self.settings.concurrency)
 
     def _client(self) -> Any:
-        import httpx2  # the client that openai uses: it retries this one's timeouts
         import openai
 
         settings = self.settings
-
-        class Bounded(openai.DefaultAsyncHttpxClient):
-            """Limits the time of a complete answer (the client limits the wait for each part only) and its size, and follows no redirect:
-            prompts are sent only to the configured server."""
-
-            async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-                try:
-                    async with asyncio.timeout(settings.timeout_s):
-                        response = await super().send(request, **options | {"stream": True, "follow_redirects": False})
-                        try:
-                            return await _bounded(response)
-                        finally:
-                            await response.aclose()
-                except TimeoutError:
-                    raise httpx2.ReadTimeout(f"no complete answer within {settings.timeout_s:g} s", request=request) from None
-
         return openai.AsyncOpenAI(
             base_url=settings.url,
             api_key=self._key,
@@ -145,14 +189,18 @@ class Endpoint:
             project="",  # OPENAI_* variables describe other servers
             timeout=settings.timeout_s,
             max_retries=settings.max_retries,
-            http_client=Bounded(),
+            http_client=bounded_client(settings.timeout_s),
         )
 
     async def _answers(self, client: Any, conversation: Conversation, sampling: Sampling, n: int, top: int, seed: int) -> list[Answer]:
         """n answers; if a server returns fewer choices than requested, the others are requested again."""
+
+        def again(attempt: int) -> int:
+            return derived_seed(seed, attempt) % SEEDS if attempt else seed
+
         answers: list[Answer] = []
         for attempt in range(n):
-            answers += await self._request(client, conversation, sampling, n - len(answers), top, seed + attempt * SEED_STEP)
+            answers += await self._request(client, conversation, sampling, n - len(answers), top, again(attempt))
             if len(answers) == n:
                 break
         return answers

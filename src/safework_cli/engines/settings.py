@@ -12,6 +12,23 @@ from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import EngineProtocol
 
 
+def plain_url(value: str) -> str:
+    """The URL as it is. Raises ValueError if it is not one of a server, or could hold a key."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("url must begin with http:// or https://")
+    if parts.username or parts.password or parts.query:
+        raise ValueError("url must hold no key: name the variable that holds it in api_key_env")
+    return value
+
+
+def variable_name(value: str) -> str:
+    """The name as it is. Raises ValueError if it is not the name of an environment variable."""
+    if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("api_key_env is the name of a variable, not a key")
+    return value
+
+
 class EndpointSettings(Settings):
     """Where a model is served by an OpenAI-compatible server."""
 
@@ -30,22 +47,8 @@ class EndpointSettings(Settings):
     concurrency: int = cosmetic(8, ge=1, le=4096)
     """Requests sent at the same time; seeds do not depend on it."""
 
-    @field_validator("url")
-    @classmethod
-    def _plain(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("url must begin with http:// or https://")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("url must hold no key: name the variable that holds it in api_key_env")
-        return value
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("api_key_env is the name of a variable, not a key")
-        return value
+    _plain = field_validator("url")(lambda value: plain_url(value))
+    _name = field_validator("api_key_env")(lambda value: variable_name(value))
 
 
 class VllmSettings(Settings):
@@ -58,8 +61,39 @@ class VllmSettings(Settings):
     """GPUs that share each layer."""
     max_model_len: int | None = Field(None, ge=16, le=10**8)
     """Tokens of prompt and reply together at most; what the model allows where null."""
+    max_num_seqs: int | None = Field(None, ge=1, le=10**6)
+    """Replies that are sampled at the same time at most; vLLM's own choice where null."""
+    max_num_batched_tokens: int | None = Field(None, ge=16, le=10**8)
+    """Tokens of one pass at most; vLLM's own choice where null."""
     enforce_eager: bool = False
     """No CUDA graphs: starts faster, generates slower."""
+
+
+class ServerSettings(Settings):
+    """A vLLM server that samples for a trainer and takes its weights over. Nothing here changes what is computed."""
+
+    url: str = cosmetic()
+    """Where it is, such as `http://127.0.0.1:8000`."""
+    api_key_env: str = cosmetic("")
+    """Name of the environment variable that holds the server's key (never the key itself); empty if it needs none."""
+    transfer: Literal["folder", "nccl"] = cosmetic("folder")
+    """How weights reach it. folder: by files in `folder` (any device). nccl: from GPU to GPU (CUDA on both sides, vLLM installed here,
+    too)."""
+    folder: str = cosmetic("")
+    """Folder that both the trainer and the server see, for `transfer: folder`; the run's own folder where empty."""
+    group_port: int = cosmetic(51216, ge=1, le=65_535)
+    """Port of this machine at which the two meet, for `transfer: nccl`."""
+    start_timeout_s: float = cosmetic(300.0, ge=0, le=86_400)
+    """Seconds to wait for a server that does not answer yet when the run begins."""
+    timeout_s: float = cosmetic(600.0, gt=0, le=86_400)
+    """Seconds for one reply, or for one update of the weights; then the server counts as hanging, and the run ends resumable."""
+    concurrency: int = cosmetic(256, ge=1, le=4096)
+    """Replies that are asked for at the same time."""
+    log: str = cosmetic("")
+    """File that the server's output goes to: its last lines are shown when the server fails."""
+
+    _plain = field_validator("url")(lambda value: plain_url(value))
+    _name = field_validator("api_key_env")(lambda value: variable_name(value))
 
 
 class EngineSettings(EndpointSettings):

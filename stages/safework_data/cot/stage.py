@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class CotStage(Stage):
     name: ClassVar[str] = "data cot"
-    version: ClassVar[int] = 3  # 3: held-out rows are left out, histories are asked; 2: every reply's id is its prompt's with a number
+    version: ClassVar[int] = 4  # 4: seeds hashed by prompt for a served teacher; 3: held-out rows left out; 2: ids of replies
     summary: ClassVar[str] = "Have a teacher write reasoned replies, and keep those that pass: k samples a prompt, verifiers, rejection."
     Config = CotConfig
     inputs: ClassVar[dict[str, Slot]] = {

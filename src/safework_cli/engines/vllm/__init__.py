@@ -1,1 +1,1 @@
-"""Generation and scoring through vLLM in this process."""
+"""Generation, scoring and live weights through vLLM: in this process, or on a server."""

@@ -2,14 +2,17 @@
 
 vLLM's own options keep their names (``VllmSettings``). Every completion has a seed of its own, derived as for transformers: which batch or
 process it is drawn in changes nothing. Log-probabilities are of the model (temperature 1), or of the distribution that is sampled from:
-vLLM tells one of the two, and which one is decided when it starts.
+vLLM returns one of the two, and which one is decided when it starts. What vLLM and its C++ parts print goes to a log file.
 """
 
 from __future__ import annotations
 
-import math
+import atexit
+import logging
 import os
 import random
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,24 +22,27 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from safework_cli.core.errors import ConfigError, InputError, SafeworkError
-from safework_cli.engines.over_tokens import OverTokens
-from safework_cli.engines.protocol import Completion, Conversation, Sampling, completion_seeds
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.engines.protocol import Completion, Conversation, Sampling
 from safework_cli.engines.settings import VllmSettings
+from safework_cli.engines.vllm.over_vllm import MODEL_LOGPROBS, SAMPLED_LOGPROBS, OverVllm
+from safework_cli.engines.vllm.plugin import keep_weights_loadable
 from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.load import Dtype, load_tokenizer, pick_dtype, read_generation_config
 
-IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-"""Environment that vLLM reads when it is imported: no second process for the engine core, and no report to its makers."""
+IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+"""Environment that vLLM reads when it is imported: no second process for the engine core, no log on the terminal, and no report to its
+makers."""
 
 
-class VllmEngine(OverTokens):
-    """A ``TokenEngine`` over vLLM. ``engines.load`` makes it.
+class VllmEngine(OverVllm):
+    """A ``TokenEngine`` over vLLM in this process. ``engines.load`` makes it.
 
     Args:
         folder: of the model.
         sampled: log-probabilities are those of the distribution that is sampled from; otherwise those of the model.
         live: the weights will be replaced (``load_weights``).
+        log: file for what vLLM prints; a temporary one where None, which is kept if vLLM does not start.
 
     Raises:
         ConfigError: vLLM is not installed.
@@ -53,9 +59,10 @@ class VllmEngine(OverTokens):
         batch_size: int = 256,
         sampled: bool = False,
         live: bool = False,
+        log: Path | None = None,
     ):
-        self._llm = _started(folder, settings, dtype, sampled=sampled, live=live)
-        self._sampled, self._dtype = sampled, str(pick_dtype(dtype)).removeprefix("torch.")
+        self.sampled, self._dtype = sampled, str(pick_dtype(dtype)).removeprefix("torch.")
+        self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log)
         super().__init__(tokenizer, read_generation_config(folder), batch_size)
 
     @property
@@ -76,18 +83,19 @@ class VllmEngine(OverTokens):
         visions: Sequence[Any] | None = None,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """See ``TokenEngine.generate_ids``. Raises ConfigError for images, and for log-probabilities that this engine does not tell."""
-        if visions is not None and any(vision is not None for vision in visions):
-            raise ConfigError("engine.kind=vllm reads no images here", "they are encoded for transformers", "engine.kind=hf")
-        self._check_lengths(prompts, sampling)
-        self._check_logprobs(sampling)
-        seeds = completion_seeds(sampling.seed, prompts, n) if seeds is None else seeds
-        jobs = [(place, seed) for place, own in enumerate(seeds) for seed in own]
+        """See ``TokenEngine.generate_ids``. Raises ConfigError for images, and for log-probabilities that this engine does not return."""
+        from vllm import SamplingParams
+
+        jobs = self._jobs(prompts, sampling, n, visions, seeds)
         asked = [{"prompt_token_ids": list(prompts[place])} for place, _ in jobs]
-        outputs = self._llm.generate(asked, [self._parameters(sampling, seed) for _, seed in jobs], use_tqdm=False)
+        options = [self._options(sampling, seed) | {"detokenize": bool(sampling.stop)} for _, seed in jobs]
+        outputs = self._llm.generate(asked, [SamplingParams(**own) for own in options], use_tqdm=False)
         results: list[list[Completion]] = [[] for _ in prompts]
-        for (place, _), output in zip(jobs, outputs, strict=True):
-            results[place].append(self._completion(list(prompts[place]), output.outputs[0]))
+        for (place, _), answer in zip(jobs, outputs, strict=True):
+            output = answer.outputs[0]
+            ids = list(output.token_ids)
+            logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
+            results[place].append(self._completion(list(prompts[place]), ids, logprobs, output.finish_reason))
         return results
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -110,90 +118,79 @@ class VllmEngine(OverTokens):
             model.load_weights([(name, tensor)])
         self._llm.reset_prefix_cache()
 
-    def _check_logprobs(self, sampling: Sampling) -> None:
-        if self._sampled and sampling.temperature and (sampling.logprobs_at != sampling.temperature or sampling.top_p != 1):
-            raise ConfigError(
-                "this engine tells log-probabilities of the distribution that is sampled from, at top_p=1", "", "engine.kind=hf"
-            )
-        if not self._sampled and sampling.logprobs_at != 1:
-            raise ConfigError("this engine tells log-probabilities at temperature 1", "", "engine.kind=hf")
 
-    def _parameters(self, sampling: Sampling, seed: int) -> Any:
-        from vllm import SamplingParams
-
-        greedy = sampling.temperature == 0
-        return SamplingParams(
-            max_tokens=sampling.max_tokens,
-            temperature=sampling.temperature,
-            top_p=1.0 if greedy else sampling.top_p,
-            top_k=0,
-            seed=None if greedy else seed,
-            logprobs=0,  # of the sampled token only
-            stop=list(sampling.stop) or None,
-            include_stop_str_in_output=True,
-            stop_token_ids=self.stop_ids,
-            detokenize=bool(sampling.stop),
-            skip_special_tokens=False,
-        )
-
-    def _completion(self, prompt: list[int], output: Any) -> Completion:
-        ids = list(output.token_ids)
-        logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
-        if not all(map(math.isfinite, logprobs)):
-            raise SafeworkError("vLLM gave a log-probability that is not finite", "the weights are damaged, or overflow in this dtype")
-        return Completion(self.text_of(prompt, ids), ids, logprobs, "length" if output.finish_reason == "length" else "stop", prompt)
+def load_vllm(folder: Path, settings: VllmSettings, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> VllmEngine:
+    """The engine around the model in a folder; errors as ``VllmEngine``."""
+    return VllmEngine(folder, load_tokenizer(folder, trust_remote_code=trust_remote_code), settings, dtype=dtype)
 
 
-def load_vllm(
-    folder: Path,
-    settings: VllmSettings,
-    *,
-    dtype: Dtype = "auto",
-    trust_remote_code: bool = False,
-    sampled: bool = False,
-    live: bool = False,
-) -> VllmEngine:
-    """The engine around the model in a folder; arguments and errors as ``VllmEngine``."""
-    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return VllmEngine(folder, tokenizer, settings, dtype=dtype, sampled=sampled, live=live)
-
-
-def _started(folder: Path, settings: VllmSettings, dtype: Dtype, *, sampled: bool, live: bool) -> Any:
+def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool, live: bool, log: Path | None) -> Any:
     for name, value in IN_THIS_PROCESS.items():
         os.environ.setdefault(name, value)
-    try:
-        from vllm import LLM
-    except ImportError as error:
-        raise ConfigError("engine.kind=vllm needs vllm, which is not installed", str(error), "pip install 'safework[vllm]'") from None
-    on_gpu = torch.cuda.is_available()
-    if live and not on_gpu:
-        import vllm._custom_ops as operations
-
-        operations._supports_onednn = False  # vLLM's CPU build repacks weights and drops the originals, which nothing can be loaded into
-    options: dict[str, Any] = {
-        "gpu_memory_utilization": settings.gpu_memory_utilization,
-        "tensor_parallel_size": settings.tensor_parallel_size,
-        "max_model_len": settings.max_model_len,
-        "enforce_eager": settings.enforce_eager or not on_gpu,
-    }
-    if not on_gpu:
-        options["enable_chunked_prefill"] = False  # a seeded request that is partly prefilled in a step fails on a CPU
-    with _random_numbers_kept():
+    own = log is None
+    if log is None:
+        handle, name = tempfile.mkstemp(prefix="safework-vllm-", suffix=".log")
+        os.close(handle)
+        log = Path(name)
+    with _printing_to(log):
         try:
-            return LLM(
-                model=str(folder),
-                dtype=str(pick_dtype(dtype)).removeprefix("torch."),
-                logprobs_mode="processed_logprobs" if sampled else "raw_logprobs",
-                seed=0,
-                disable_log_stats=True,
-                **options,
-            )
+            from vllm import LLM
+        except ImportError as error:
+            raise ConfigError("engine.kind=vllm needs vllm, which is not installed", str(error), "pip install 'safework[vllm]'") from None
+        on_gpu = torch.cuda.is_available()
+        if live:
+            keep_weights_loadable()
+        options: dict[str, Any] = settings.model_dump() | {"enforce_eager": settings.enforce_eager or not on_gpu}
+        if not on_gpu:
+            options["enable_chunked_prefill"] = False  # a seeded request that is partly prefilled in a step fails on a CPU
+        try:
+            with _random_numbers_kept():
+                started = LLM(
+                    model=str(folder),
+                    dtype=dtype,
+                    logprobs_mode=SAMPLED_LOGPROBS if sampled else MODEL_LOGPROBS,
+                    seed=0,
+                    disable_log_stats=True,
+                    **options,
+                )
         except (ValueError, NotImplementedError) as error:  # what it says of a model or of settings that it does not take
             raise InputError(
                 f"vLLM cannot serve the model in {folder}",
-                (str(error).splitlines() or [""])[0][:500],
+                f"{(str(error).splitlines() or [''])[0][:500]} (its log: {log})",
                 "engine.kind=hf; or change engine.vllm (gpu_memory_utilization, max_model_len)",
             ) from error
+        except Exception as error:
+            error.add_note(f"vLLM's log: {log}")
+            raise
+    if own:
+        atexit.register(log.unlink, missing_ok=True)
+    return started
+
+
+@contextmanager
+def _printing_to(log: Path) -> Iterator[None]:
+    """Writes vLLM's log to a file from here on, and, while the body runs, all that is printed: its C++ parts write to the terminal."""
+    logger = logging.getLogger("vllm")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, logging.FileHandler)]:
+        logger.removeHandler(handler)
+        handler.close()
+    handler = logging.FileHandler(log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    with log.open("a") as file:
+        for number in kept:
+            os.dup2(file.fileno(), number)
+        try:
+            yield
+        finally:
+            for number, copy in kept.items():
+                os.dup2(copy, number)
+                os.close(copy)
 
 
 @contextmanager

@@ -1,0 +1,67 @@
+"""What vLLM in this process and vLLM on a server share: what is asked of it, and how an answer becomes a completion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.engines.over_tokens import OverTokens
+from safework_cli.engines.protocol import Completion, Sampling, completion_seeds
+
+SAMPLED_LOGPROBS, MODEL_LOGPROBS = "processed_logprobs", "raw_logprobs"
+"""vLLM's names of the log-probabilities of the distribution that is sampled from, and of the model's own."""
+
+
+class OverVllm(OverTokens):
+    """A ``TokenEngine`` over vLLM, wherever it runs.
+
+    Attributes:
+        sampled: log-probabilities are those of the distribution that is sampled from; otherwise those of the model.
+    """
+
+    sampled: bool
+
+    def _jobs(
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int, visions: Sequence[Any] | None, seeds: Sequence[Sequence[int]] | None
+    ) -> list[tuple[int, int]]:
+        """(position of the prompt, seed) of each completion, n for each prompt. Raises ConfigError for what this engine cannot do, and
+        InputError for a prompt that is too long."""
+        if visions is not None and any(vision is not None for vision in visions):
+            raise ConfigError("engine.kind=vllm reads no images here", "they are encoded for transformers", "engine.kind=hf")
+        self._check_lengths(prompts, sampling)
+        if self.sampled and sampling.temperature and (sampling.logprobs_at != sampling.temperature or sampling.top_p != 1):
+            raise ConfigError(
+                "this engine returns log-probabilities of the distribution that is sampled from, at top_p=1", "", "engine.kind=hf"
+            )
+        if not self.sampled and sampling.logprobs_at != 1:
+            raise ConfigError("this engine returns log-probabilities at temperature 1", "", "engine.kind=hf")
+        seeds = completion_seeds(sampling.seed, prompts, n) if seeds is None else seeds
+        return [(place, seed) for place, own in enumerate(seeds) for seed in own]
+
+    def _options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
+        """vLLM's sampling parameters of one completion. All that a model's own generation settings could change are given."""
+        greedy = sampling.temperature == 0
+        return {
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "top_p": 1.0 if greedy else sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "seed": None if greedy else seed,
+            "logprobs": 0,  # of the sampled token only
+            "stop": list(sampling.stop) or None,
+            "include_stop_str_in_output": True,
+            "stop_token_ids": self.stop_ids,
+            "skip_special_tokens": False,
+        }
+
+    def _completion(self, prompt: list[int], ids: list[int], logprobs: list[float], finish_reason: str | None) -> Completion:
+        if len(logprobs) != len(ids) or not all(map(math.isfinite, logprobs)):
+            raise SafeworkError(
+                f"vLLM returned {len(ids)} tokens with {sum(map(math.isfinite, logprobs))} finite log-probabilities",
+                "the weights are damaged, or overflow in this dtype",
+            )
+        return Completion(self.text_of(prompt, ids), ids, logprobs, "length" if finish_reason == "length" else "stop", prompt)

@@ -1,0 +1,58 @@
+"""vLLM with the weights of the policy: in this process, or on a server that samples for all processes of the run."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from safework_cli.core.stage import WorkDir
+from safework_cli.engines.openai import key_of
+from safework_cli.engines.protocol import TokenEngine
+from safework_cli.engines.vllm.engine import VllmEngine
+from safework_cli.engines.vllm.server import ServedVllm, VllmServer
+from safework_cli.models.live import live_weights
+from safework_cli.models.load import Dtype
+from safework_cli.training.group import barrier, gathered
+from safework_rl.config import PolicyEngineSettings
+
+
+class VllmPolicy:
+    """An engine that takes the policy's weights over when they have changed.
+
+    Args:
+        folder: of the model that training began with.
+        in_bf16: whether the trainer multiplies in bfloat16, as the engine then does.
+    """
+
+    def __init__(self, settings: PolicyEngineSettings, folder: Path, tokenizer: PreTrainedTokenizerBase, work: WorkDir, *, in_bf16: bool):
+        dtype: Dtype = "bfloat16" if in_bf16 else "float32"
+        self._work = work
+        self._run = gathered(work.world, [secrets.token_hex(8)])[0]
+        self._step: int | None = None
+        self._engine: VllmEngine | ServedVllm
+        if settings.server is None:
+            log = work.path / f"vllm-{work.world.rank}.log"
+            self._engine = VllmEngine(folder, tokenizer, settings.vllm, dtype=dtype, sampled=True, live=True, log=log)
+        else:
+            server = VllmServer(settings.server, key_of(settings.server))
+            scratch, sends = work.path / "served", work.world.first
+            self._engine = ServedVllm(server, folder, tokenizer, dtype=dtype, scratch=scratch, sends=sends)
+            work.progress.note(f"replies are sampled by {self._engine.name}")
+
+    def at(self, model: Any, step: int) -> TokenEngine:
+        """The engine with the weights of this step. All processes of the run call it.
+
+        Args:
+            model: the policy, with whole weights.
+        """
+        if self._step != step:
+            if isinstance(self._engine, ServedVllm):
+                self._engine.load_weights(lambda: live_weights(model), f"{self._run}:{step}")
+                barrier(self._work.world)
+            else:
+                self._engine.load_weights(live_weights(model))
+            self._step = step
+        return self._engine

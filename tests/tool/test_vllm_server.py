@@ -1,0 +1,175 @@
+"""A vLLM server that samples for a trainer: what it has to be, which weights it has, and what becomes of it, on a real HTTP server."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+
+from safework_cli.core.errors import InputError, RunAgain, SafeworkError
+from safework_cli.engines.load import engine_over
+from safework_cli.engines.openai import key_of
+from safework_cli.engines.protocol import Sampling
+from safework_cli.engines.settings import ServerSettings
+from safework_cli.engines.vllm.plugin import read_folder
+from safework_cli.engines.vllm.server import ServedVllm, VllmServer, differences, write_weights
+from safework_cli.models.load import load_model, load_tokenizer
+from vllm_served import fake_vllm
+
+pytestmark = pytest.mark.enable_socket
+HELLO = [[1, 2, 3], [4, 5]]
+SAMPLED = Sampling(6, 1.0, seed=3)
+
+
+@pytest.fixture
+def fake(tiny_model):
+    with fake_vllm(tiny_model) as server:
+        yield server
+
+
+@pytest.fixture
+def connect(fake, tiny_model, tmp_path):
+    """An engine over the fake server; settings may be given."""
+
+    def make(**given) -> ServedVllm:
+        settings = ServerSettings(**{"url": fake.url, "start_timeout_s": 0.0, "timeout_s": 60.0} | given)
+        server = VllmServer(settings, key_of(settings))
+        return ServedVllm(server, tiny_model, load_tokenizer(tiny_model), dtype="float32", scratch=tmp_path / "served")
+
+    return make
+
+
+def test_replies_are_those_of_the_weights_that_were_sent(connect, tiny_model, fake, tmp_path):
+    engine, model = connect(), load_model(tiny_model, dtype="float32")
+    own = engine_over(model, engine.tokenizer)
+    for step in range(2):
+        engine.load_weights(model.named_parameters, f"run:{step}")
+        replies, expected = engine.generate_ids(HELLO, SAMPLED, n=2), own.generate_ids(HELLO, SAMPLED, n=2)
+        assert [[c.token_ids for c in group] for group in replies] == [[c.token_ids for c in group] for group in expected]
+        for reply, same in zip(chain(*replies), chain(*expected), strict=True):
+            assert reply.logprobs == pytest.approx(same.logprobs, abs=1e-5) and reply.text == same.text
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1.5)
+    assert fake.weights == "run:1" and not list((tmp_path / "served").iterdir()), "files are removed when they have been read"
+    asked = [body for path, body in fake.seen if path == "/v1/completions"]
+    assert len({body["seed"] for body in asked[:4]}) == 4 and {body["top_k"] for body in asked} == {0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fake: setattr(fake, "version", "0.31.2"), r"is vLLM 0\.31\.2\n.*0\.30"),
+        (lambda fake: setattr(fake, "version", "0.300.1"), r"is vLLM 0\.300\.1"),
+        (lambda fake: fake.config["model_config"].update(dtype="torch.bfloat16"), "computes in bfloat16\n.*float32"),
+        (lambda fake: fake.config["model_config"].update(logprobs_mode="raw_logprobs"), "returns raw_logprobs"),
+        (lambda fake: fake.config["model_config"].update(hf_config='X {"vocab_size": 7}'), "another model\n.*vocab_size 7 in place of"),
+        (lambda fake: fake.config.update(weight_transfer_config=None), "takes no weights by .*transfer=folder"),
+        (lambda fake: fake.config.update(weight_transfer_config={"backend": "nccl"}), "takes no weights by .*transfer=folder"),
+        (lambda fake: fake.fail.update({"/server_info": (404, {"detail": "Not Found"})}), "VLLM_SERVER_DEV_MODE"),
+    ],
+)
+def test_a_server_that_was_started_otherwise_is_refused(change, message, fake, connect):
+    change(fake)
+    with pytest.raises(InputError, match=rf"(?s)the vLLM server at 127\.0\.0\.1:\d+ .*{message}.*safework serve|{message}.*pip install"):
+        connect()
+
+
+def test_other_weights_than_those_that_were_sent_are_an_error(fake, connect, tiny_model):
+    engine, model = connect(), load_model(tiny_model, dtype="float32")
+    engine.load_weights(model.named_parameters, "run:4")
+    fake.weights = "default"  # it was restarted
+    with pytest.raises(SafeworkError, match=r"other weights than those of this step \(version 'default' in place of 'run:4'\)"):
+        engine.generate_ids(HELLO, SAMPLED)
+    assert not [path for path, _ in fake.seen if path == "/v1/completions"]
+
+
+def test_weights_that_change_during_a_rollout_are_an_error(fake, connect, tiny_model):
+    engine, model = connect(), load_model(tiny_model, dtype="float32")
+    engine.load_weights(model.named_parameters, "run:4")
+    answer = fake.answer
+
+    def takes_others(path, body):
+        if path == "/v1/completions":
+            fake.weights = "another-run:1"
+        return answer(path, body)
+
+    fake.answer = takes_others
+    with pytest.raises(SafeworkError, match="'another-run:1'"):
+        engine.generate_ids(HELLO, SAMPLED)
+
+
+def test_a_server_that_hangs_is_named_with_its_last_lines(fake, connect, tiny_model, tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text("".join(f"line {i}\n" for i in range(99)) + "CUDA error: \x1b[31millegal memory\n")
+    engine = connect(timeout_s=0.5, log=str(log))
+    engine._server.settings.timeout_s = 60.0
+    engine.load_weights(load_model(tiny_model, dtype="float32").named_parameters, "run:0")
+    engine._server.settings.timeout_s = 0.5
+    fake.hang = {"/v1/completions"}
+    with pytest.raises(
+        RunAgain, match=r"127\.0\.0\.1:\d+ did not answer /v1/completions within 0\.5 s, although it answers /health"
+    ) as hung:
+        engine.generate_ids(HELLO, SAMPLED)
+    assert hung.value.exit_code == 75
+    assert (
+        "line 98" in hung.value.why
+        and "illegal memory" in hung.value.why
+        and "line 80" not in hung.value.why
+        and "\x1b" not in str(hung.value)
+    )
+
+
+def test_a_server_that_fails_or_was_never_there_ends_the_run_resumable(fake, connect, tiny_model):
+    engine, model = connect(), load_model(tiny_model, dtype="float32")
+    engine.load_weights(model.named_parameters, "run:0")
+    fake.fail["/v1/completions"] = (500, {"error": {"message": "EngineCore encountered an issue"}})
+    with pytest.raises(RunAgain, match="HTTP 500: EngineCore encountered an issue"):
+        engine.generate_ids(HELLO, SAMPLED)
+    with pytest.raises(RunAgain, match=r"the vLLM server at 127\.0\.0\.1:9 cannot be reached"):
+        connect(url="http://127.0.0.1:9")
+
+
+def test_a_connection_that_breaks_is_tried_again_while_the_server_is_well(fake, connect, tiny_model):
+    engine = connect()
+    engine.load_weights(load_model(tiny_model, dtype="float32").named_parameters, "run:0")
+    fake.drop = ["/v1/completions"]
+    assert len(engine.generate_ids(HELLO, SAMPLED)) == 2
+    fake.drop = ["/v1/completions"] * 9
+    with pytest.raises(RunAgain, match="cannot be reached"):
+        engine.generate_ids(HELLO[:1], SAMPLED)
+
+
+def test_a_folder_that_the_server_sees_otherwise_is_an_error(fake, connect, tiny_model, tmp_path):
+    engine, answer = connect(), fake.answer
+    fake.answer = lambda path, body: answer(
+        path, {"update_info": {**body["update_info"], "folder": str(tmp_path)}} if path == "/update_weights" else body
+    )
+    with pytest.raises(RunAgain, match=r"HTTP 500: .* holds 0 weights here, and the trainer wrote \d+"):
+        engine.load_weights(load_model(tiny_model, dtype="float32").named_parameters, "run:0")
+
+
+def test_the_key_is_sent_and_not_shown(fake, connect, monkeypatch):
+    monkeypatch.setenv("SERVER_KEY", "abcdefgh12345secret")
+    fake.fail["/health"] = (401, {"error": "abcdefgh12345secret is wrong"})
+    with pytest.raises(InputError, match="HTTP 401") as refused:
+        connect(api_key_env="SERVER_KEY")
+    assert "abcdefgh" not in str(refused.value)
+
+
+def test_weights_are_written_in_parts_and_read_back(tmp_path):
+    weights = {f"w{i}": torch.randn(4, 4) for i in range(5)} | {"steps": torch.tensor([3])}
+    (tmp_path / "a").mkdir()
+    assert write_weights(weights.items(), tmp_path / "a", torch.bfloat16, shard_bytes=64) == 6
+    assert len(list((tmp_path / "a").iterdir())) == 3
+    read = dict(read_folder(tmp_path / "a", 6))
+    assert read.keys() == weights.keys() and read["steps"].dtype == torch.int64
+    assert all(torch.equal(read[name], weight.to(torch.bfloat16)) for name, weight in weights.items() if name != "steps")
+    with pytest.raises(FileNotFoundError, match="holds 6 weights here, and the trainer wrote 7"):
+        next(read_folder(tmp_path / "a", 7))
+
+
+def test_where_two_shapes_differ():
+    assert differences({"vocab_size": 5, "eos": 1}, {"vocab_size": 5, "eos": 2, "hidden_size": 3}) == ""
+    assert differences({"text_config": {"hidden_size": 4}}, {"hidden_size": 3}) == "hidden_size 4 in place of 3"
