@@ -1,6 +1,6 @@
 """A server on 127.0.0.1 that speaks vLLM's protocol for rollouts and weights, computes with transformers, and misbehaves on request.
 
-It takes weights from the folder that it is told, as safework's plugin in vLLM does, so that what it samples is what those weights give.
+It takes weights from the folder that a request names, as safework's plugin in vLLM does: what it samples is what those weights give.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class FakeVllm:
         if path == "/weight_info":
             return {"weight_version": self.weights}
         if path == "/update_weights":
-            told = body["update_info"]
-            self.model.load_state_dict(dict(read_folder(Path(told["folder"]), told["weights"])), strict=False)
+            given = body["update_info"]
+            self.model.load_state_dict(dict(read_folder(Path(given["folder"]), given["weights"])), strict=False)
         if path == "/finish_weight_update":
             self.weights = body["weight_version"]
         if path == "/reset_prefix_cache":

@@ -26,7 +26,7 @@ def engine_ratio(old_logp_BT: torch.Tensor, sampled_logp_BT: torch.Tensor, mask_
 
     Args:
         old_logp_BT: as the trainer computes them, before the first update on the rollout.
-        sampled_logp_BT: as the engine told them.
+        sampled_logp_BT: as the engine returned them.
         mask_BT: 1 on sampled tokens.
     """
     kept_BT = mask_BT.bool()

@@ -12,7 +12,8 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.engines.openai import key_of
 from safework_cli.engines.protocol import TokenEngine
 from safework_cli.engines.vllm.engine import VllmEngine
-from safework_cli.engines.vllm.server import ServedVllm, VllmServer
+from safework_cli.engines.vllm.served import ServedVllm
+from safework_cli.engines.vllm.server import VllmServer
 from safework_cli.models.live import live_weights
 from safework_cli.models.load import Dtype
 from safework_cli.training.group import barrier, gathered

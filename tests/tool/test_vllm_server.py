@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import socket
+import sys
 from itertools import chain
 
 import pytest
@@ -12,8 +17,10 @@ from safework_cli.engines.load import engine_over
 from safework_cli.engines.openai import key_of
 from safework_cli.engines.protocol import Sampling
 from safework_cli.engines.settings import ServerSettings
+from safework_cli.engines.vllm import serve as serving
 from safework_cli.engines.vllm.plugin import read_folder
-from safework_cli.engines.vllm.server import ServedVllm, VllmServer, differences, write_weights
+from safework_cli.engines.vllm.served import ServedVllm, write_weights
+from safework_cli.engines.vllm.server import VllmServer, differences
 from safework_cli.models.load import load_model, load_tokenizer
 from vllm_served import fake_vllm
 
@@ -26,6 +33,12 @@ SAMPLED = Sampling(6, 1.0, seed=3)
 def fake(tiny_model):
     with fake_vllm(tiny_model) as server:
         yield server
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
 
 
 @pytest.fixture
@@ -173,3 +186,53 @@ def test_weights_are_written_in_parts_and_read_back(tmp_path):
 def test_where_two_shapes_differ():
     assert differences({"vocab_size": 5, "eos": 1}, {"vocab_size": 5, "eos": 2, "hidden_size": 3}) == ""
     assert differences({"text_config": {"hidden_size": 4}}, {"hidden_size": 3}) == "hidden_size 4 in place of 3"
+
+
+# ---- starting one
+
+
+def test_the_command_of_a_server_has_what_a_trainer_needs(monkeypatch, tmp_path):
+    monkeypatch.setattr(serving, "find_spec", lambda name: object())
+    words = serving.server_command(tmp_path, "m@v1", host="127.0.0.1", port=8123, dtype="float32", transfer="folder", more=["--x", "2"])
+    given = dict(zip(words[3:-2:2], words[4:-2:2], strict=False))
+    assert given["--dtype"] == "float32" and given["--logprobs-mode"] == "processed_logprobs" and given["--port"] == "8123"
+    assert json.loads(given["--weight-transfer-config"]) == {"backend": "safework"} and words[-2:] == ["--x", "2"]
+    words = serving.server_command(tmp_path, "m@v1", host="127.0.0.1", port=8123, dtype="bfloat16", transfer="nccl")
+    assert json.dumps({"backend": "nccl"}) in words and "bfloat16" in words
+
+
+def test_a_server_that_ends_by_itself_is_an_error_with_its_last_lines(tmp_path):
+    command = [sys.executable, "-c", "print('out of memory'); raise SystemExit(3)"]
+    with pytest.raises(SafeworkError, match=r"(?s)ended with exit code 3.*out of memory"):
+        serving.serve(command, "http://127.0.0.1:9", tmp_path / "logs" / "9.log", lambda: None)
+
+
+SERVER = """
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+class Well(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+HTTPServer(("127.0.0.1", int(sys.argv[1])), Well).serve_forever()
+"""
+
+
+def test_a_server_is_told_to_end_with_the_command(tmp_path, free_port):
+    log, ready = tmp_path / "server.log", []
+
+    def stop() -> None:
+        ready.append(log.read_text())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    command = [sys.executable, "-u", "-c", SERVER, str(free_port)]
+    assert serving.serve(command, f"http://127.0.0.1:{free_port}", log, stop) == 0
+    assert len(ready) == 1 and "GET /health" in log.read_text()
+
+
+@pytest.mark.skipif(serving.find_spec("vllm") is not None, reason="vLLM is installed")
+def test_serve_without_vllm_says_how_to_install_it(cli, tiny_artifact):
+    result = cli("serve", tiny_artifact.ref)
+    assert result.returncode == 2 and "safework serve needs vllm" in result.stderr and "safework[vllm]" in result.stderr
+    wrong = cli("serve", tiny_artifact.ref, "--dtype", "float")
+    assert wrong.returncode == 2 and "auto, float32" in wrong.stderr

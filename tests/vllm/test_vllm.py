@@ -16,7 +16,8 @@ from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.engines.settings import ServerSettings, VllmSettings
 from safework_cli.engines.vllm.engine import VllmEngine
-from safework_cli.engines.vllm.server import ServedVllm, VllmServer
+from safework_cli.engines.vllm.served import ServedVllm
+from safework_cli.engines.vllm.server import VllmServer
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3

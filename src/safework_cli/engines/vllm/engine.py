@@ -136,6 +136,8 @@ def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool,
         try:
             from vllm import LLM
         except ImportError as error:
+            if own:
+                log.unlink()
             raise ConfigError("engine.kind=vllm needs vllm, which is not installed", str(error), "pip install 'safework[vllm]'") from None
         on_gpu = torch.cuda.is_available()
         if live:

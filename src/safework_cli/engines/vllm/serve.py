@@ -40,7 +40,12 @@ def server_command(
         folder, name: of the model, and what it is called there.
         dtype: "auto" is what this machine's trainer multiplies in.
         more: further options of vLLM, as its command line takes them.
+
+    Raises:
+        ConfigError: vLLM is not installed.
     """
+    if find_spec("vllm") is None:
+        raise ConfigError("safework serve needs vllm, which is not installed", "", "pip install 'safework[vllm]'")
     import torch
 
     from safework_cli.models.load import pick_dtype
@@ -55,7 +60,7 @@ def server_command(
 
 
 def serve(command: Sequence[str], url: str, log: Path, ready: Callable[[], None]) -> int:
-    """Runs the server until it ends or this process is told to end; its output goes to the log.
+    """Runs the server until it ends or this process gets a signal; its output goes to the log.
 
     Args:
         url: at which it answers.
@@ -65,11 +70,8 @@ def serve(command: Sequence[str], url: str, log: Path, ready: Callable[[], None]
         0 after SIGTERM, 130 after Ctrl-C.
 
     Raises:
-        ConfigError: vLLM is not installed.
         SafeworkError: the server ended by itself.
     """
-    if find_spec("vllm") is None:
-        raise ConfigError("safework serve needs vllm, which is not installed", "", "pip install 'safework[vllm]'")
     log.parent.mkdir(parents=True, exist_ok=True)
     stops: deque[int] = deque()
     previous = {number: signal.signal(number, lambda got, _: stops.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -89,7 +91,6 @@ def serve(command: Sequence[str], url: str, log: Path, ready: Callable[[], None]
             raise SafeworkError(
                 f"the vLLM server at {url} ended with exit code {server.returncode}",
                 "\n".join([f"the last lines of {log}:", *(f"    {line}" for line in last_lines(log, LAST_LINES))]),
-                "",
             )
         _end(server)
         return 130 if stops[0] == signal.SIGINT else 0
