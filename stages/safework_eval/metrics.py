@@ -91,6 +91,8 @@ class Metric:
         reads_all: the value depends on the verdicts of the suite's other judges too (``JudgedReply.said``).
         episodes: replies are search episodes over ``index=``.
         order: position in sums and lists. If several are implied by all rows of a suite, the highest is taken.
+        classes: row → its class: the value of a suite is then the mean over the classes of the mean over their rows, however many rows each
+            class has.
         version: raised when the same replies would get other values.
         title: as tables head its column; made from the name if empty.
     """
@@ -113,6 +115,7 @@ class Metric:
     order: int = 1000
     version: int = 1
     title: str = ""
+    classes: Callable[[Row], str] | None = None
 
     def __post_init__(self) -> None:
         if not self.bounds[0] < self.bounds[1]:

@@ -9,7 +9,7 @@ from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.stage import Inputs
 from safework_eval.config import EvalConfig
 from safework_eval.metrics import metric_named
-from safework_eval.scoring import Panel, panel_for, verifier_keys
+from safework_eval.scoring import Panel, panel_for, wanted_keys
 from safework_eval.selection import PlannedSuite, select_suites
 
 
@@ -37,7 +37,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
     suites, problems = select_suites(config.limited_suites(), config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
     verifiers = inputs.many("verifiers")
-    wanted = {key for suite in suites for key in verifier_keys(metric_named(suite.metric))}
+    wanted = {key for suite in suites for key in wanted_keys(metric_named(suite.metric))}
     panels: dict[str, Panel] = {}
     for suite in suites:
         try:

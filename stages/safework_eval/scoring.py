@@ -98,13 +98,20 @@ def panel_for(suite: PlannedSuite, verifiers: Mapping[str, Artifact], batch_size
         ConfigError: `judge: verifier` without a verifier for the metric, a rule that cannot judge it, or rows that no judge here can judge.
     """
     metric = metric_named(suite.metric)
-    trained = [
-        artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code)
-        for key in verifier_keys(metric)
+    trained = {
+        key: artifact_judge(key, verifiers[key], batch_size, trust_remote_code=trust_remote_code)
+        for key in wanted_keys(metric)
         if key in verifiers
-    ]
-    panel = _own_panel(suite, metric, trained)
-    return replace(panel, also=_further(suite, metric, {judge.id: judge for judge in trained}))
+    }
+    panel = _own_panel(suite, metric, [trained[key] for key in verifier_keys(metric) if key in trained])
+    others = (*panel.others, *(judge for judge in trained.values() if judge.id not in {each.id for each in panel.judges}))
+    return replace(panel, others=others, also=_further(suite, metric, {judge.id: judge for judge in trained.values()}))
+
+
+def wanted_keys(metric: Metric) -> tuple[str, ...]:
+    """The keys of all verifiers that a metric and the further ones on the same replies can use."""
+    further = [each.key for each in ordered(metric.also) if each.needs_verifier]
+    return tuple(dict.fromkeys([*verifier_keys(metric), *further]))
 
 
 def verifier_keys(metric: Metric) -> tuple[str, ...]:

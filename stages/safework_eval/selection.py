@@ -14,7 +14,9 @@ from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nea
 from safework_cli.core.paths import user_path
 from safework_cli.core.settings import Settings
 from safework_cli.data.dataset import read_dataset
+from safework_cli.data.image_content import image_keys
 from safework_cli.data.row import Row
+from safework_cli.data.suites import SUITES, load_suite, suite_named
 from safework_cli.data.suites.readers import in_dev_half
 from safework_eval.metrics import all_metrics, checked_name, implied_metric
 
@@ -140,8 +142,9 @@ class PlannedSuite:
 
 
 def _as_text(row: Row) -> str:
-    """The prompt, the gold answer and what else judging reads of a row."""
-    return json.dumps([row.id, row.prompt, row.answer, row.harmful, row.meta], ensure_ascii=False, sort_keys=True)
+    """The prompt, the gold answer and what else judging reads of a row, and its images by their content."""
+    read = [row.id, row.prompt, row.answer, row.harmful, row.meta, *([image_keys(row.images)] if row.images else ())]
+    return json.dumps(read, ensure_ascii=False, sort_keys=True)
 
 
 def select_suites(
@@ -157,6 +160,7 @@ def select_suites(
     own: list[Row] | None = None
     for block in blocks:
         try:
+            metric = ""
             if block.suite is None:
                 if data is None:
                     raise ConfigError(
@@ -166,7 +170,8 @@ def select_suites(
                 rows, source = own, data.ref
             else:
                 rows, source = _public_rows(block.suite, suites_folder), block.suite
-            suites.append(_suite(block, rows, source, block.judge or judge))
+                metric = SUITES[block.suite].metric
+            suites.append(_suite(block, rows, source, block.judge or judge, metric))
         except SafeworkError as error:
             refusals.append(error)
     names = [block.title for block in blocks]
@@ -176,8 +181,6 @@ def select_suites(
 
 
 def _public_rows(name: str, folder: str | None) -> list[Row]:
-    from safework_cli.data.suites import SUITES, load_suite, suite_named
-
     if suite_named(name).images:
         text = ", ".join(sorted(known for known, suite in SUITES.items() if not suite.images))
         raise ConfigError(
@@ -194,7 +197,7 @@ def _public_rows(name: str, folder: str | None) -> list[Row]:
     return load_suite(name, user_path(folder))
 
 
-def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) -> PlannedSuite:
+def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice, metric: str = "") -> PlannedSuite:
     chosen = [row for row in rows if block.rows.matches(row)]
     if not chosen:
         wanted = ", ".join(f"{k}={v}" for k, v in block.rows.model_dump(exclude_none=True).items()) or "any"
@@ -215,7 +218,7 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice) 
             "safework eval is text only in this version; leaving the images out would ask other questions",
             "add `images: false` to the suite's `rows`" if with_images < len(chosen) else "leave the suite out",
         )
-    return PlannedSuite(block.title, block.metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
+    return PlannedSuite(block.title, block.metric or metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 
 
 def _implied_metric(block: SuiteBlock, rows: Sequence[Row]) -> str:

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safework_cli.statistics.intervals import Estimate, estimate
+from safework_cli.data.row import Row
+from safework_cli.statistics.intervals import Estimate, estimate, mean_of_classes
 from safework_cli.verifiers.rules.ifeval import IFEVAL, published
-from safework_eval.metrics import AXES, is_refusal, metric_named, on_axis
+from safework_eval.metrics import AXES, Metric, is_refusal, metric_named, on_axis
 from safework_eval.samples import ScoredSample
 from safework_eval.scoring import Panel, agreement
 from safework_eval.search_measures import judged_episodes, search_measures
@@ -77,7 +78,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
     scored = [s.outcome for s in samples if s.outcome is not None]
     replied = [s for s in samples if not s.reply.error]
     metric = metric_named(suite.metric)
-    result = estimate(scored, [s.row.group for s in samples if s.outcome is not None], metric.bounds)
+    of_metric, classes = _metric_value([(s.row, s.outcome) for s in samples], suite, metric)
     record: dict[str, Any] = {
         "metric": suite.metric,
         "better": metric.better,
@@ -86,7 +87,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         "digest": suite.digest,
         "row_digests": suite.row_digests,
         "rows": len(suite.rows),
-        **result.to_json(),
+        **of_metric.to_json(),
         "failed": len(samples) - len(scored),
         "errors": _count([s.reply.error or s.errors.get(s.judge) for s in samples]),
         "judge": {"id": panel.first.id, "digest": panel.first.digest, "ref": panel.first.ref},
@@ -108,6 +109,8 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record["search"] = search_measures(list(judged_episodes(samples).values()), certain)
     if numbers := ifeval_numbers(samples):
         record["ifeval"] = numbers
+    if classes:
+        record["classes"] = classes
     record["judges"] = {judge.id: _judge_record(judge.id, judge.ref, samples, metric.bounds) for judge in panel.judges}
     first = [s.outcomes.get(panel.first.id) for s in samples]
     record["also"] = {name: _further_record(name, panel, samples) for name in panel.also}
@@ -115,6 +118,27 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record[NONSENSE] = record["also"][NONSENSE]["value"]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def _metric_value(
+    outcomes: Sequence[tuple[Row, float | None]], suite: PlannedSuite, metric: Metric
+) -> tuple[Estimate, dict[str, dict[str, object]]]:
+    """A suite's value, and the value of each class where the metric has classes."""
+    known = [(row, value) for row, value in outcomes if value is not None]
+    values, groups = [value for _, value in known], [row.group for row, _ in known]
+    if metric.classes is None:
+        return estimate(values, groups, metric.bounds), {}
+    names = [metric.classes(row) for row, _ in known]
+    expected = sorted({metric.classes(row) for row in suite.rows})
+    each = {
+        name: estimate(
+            [value for value, own in zip(values, names, strict=True) if own == name],
+            [group for group, own in zip(groups, names, strict=True) if own == name],
+            metric.bounds,
+        ).to_json()
+        for name in expected
+    }
+    return mean_of_classes(values, names, expected, groups, metric.bounds), each
 
 
 def _further_record(name: str, panel: Panel, samples: Sequence[ScoredSample]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ JSON text there, because its keys differ between tasks and Arrow would otherwise
 Keys of ``meta`` that stages understand (``data/schema.py`` gives the same to other programs):
     group         str   rows of one group never fall on two sides of a split (default: the row's id)
     language      str   "en" or "zh"
-    answer_type   str   how ``answer`` is compared: "exact" | "choice" | "math" | "contains"; "constraints": by those
+    answer_type   str   how ``answer`` is compared: "exact" | "choice" | "choices" | "math" | "contains"; "constraints": by those
     aliases       list  further accepted answers
     choices       list  the texts of a multiple-choice question, in order A, B, C, …
     stem          str   the bare question of a multiple-choice row, without options and instructions

@@ -19,7 +19,7 @@ def _list_of_texts(description: str) -> dict[str, Any]:
 META: dict[str, dict[str, Any]] = {
     "group": {"type": "string", "description": "rows of one group never fall on two sides of a split; default: the row's id"},
     "language": {"enum": ["en", "zh"]},
-    "answer_type": {"enum": ["exact", "choice", "math", "contains", "constraints"], "description": "how answer is compared"},
+    "answer_type": {"enum": ["exact", "choice", "choices", "math", "contains", "constraints"], "description": "how answer is compared"},
     "aliases": _list_of_texts("further accepted answers"),
     "choices": _list_of_texts("the texts of a multiple-choice question, in order A, B, C, …"),
     "stem": {"type": "string", "description": "the bare question, without options and instructions"},

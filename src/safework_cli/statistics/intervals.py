@@ -102,6 +102,33 @@ def estimate(values: Sequence[float], groups: Sequence[Hashable] | None = None, 
     return Estimate(len(value_N), mean, *interval, by_group("t", count, len(value_N)), count)
 
 
+def mean_of_classes(
+    values: Sequence[float], classes: Sequence[str], expected: Sequence[str], groups: Sequence[Hashable], bounds: tuple[float, float]
+) -> Estimate:
+    """The mean over classes of the mean of their values, each class with the same weight however many values it has. The interval rests on
+    the groups' deviations, each value's weighted as the mean weights it; groups may have members in several classes.
+
+    Args:
+        expected: all classes; where one of them has no value, there is no mean.
+        bounds: finite ones.
+    """
+    weight = {name: 1 / (len(expected) * classes.count(name)) for name in set(classes)}
+    if set(expected) - weight.keys():
+        return Estimate(len(values), None, None, None, "none", len(set(groups)))
+    if len(expected) == 1:
+        return estimate(values, groups, bounds)
+    group_N, value_N = numbered(groups, len(values)), np.asarray(values, dtype=np.float64)
+    weight_N = np.array([weight[name] for name in classes])
+    mean_N = np.array([value_N[np.array([own == name for own in classes])].mean() for name in classes])
+    mean, count = float((weight_N * value_N).sum()), int(group_N.max()) + 1
+    low, high = bounds
+    size = 1 / count  # a group at each bound, as `t_interval` has them
+    deviation_K = np.append(np.bincount(group_N, weight_N * (value_N - mean_N)), [size * (low - mean), size * (high - mean)])
+    freedom = len(deviation_K) - 1
+    half = student_quantile(freedom) * math.sqrt(float((deviation_K**2).sum()) * len(deviation_K) / freedom)
+    return Estimate(len(values), mean, max(low, mean - half), min(high, mean + half), "t of class means by group", count)
+
+
 # ---------------------------------------------------------------- groups
 
 

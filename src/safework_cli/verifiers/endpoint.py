@@ -12,9 +12,9 @@ from safework_cli.engines.openai import Answer, Endpoint
 from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import broken_tags, query_text
-from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
+from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
 from safework_cli.verifiers.stated import after_thought, written_label
-from safework_cli.verifiers.verdicts import asks_for_harm, template_for, unreadable, verdict_of
+from safework_cli.verifiers.verdicts import asks_for_harm, template_for, unreadable, verdict_of, warning_of
 
 TOP = 20
 """Requested most likely first tokens: the maximum of OpenAI's API, and of vLLM by default."""
@@ -57,7 +57,7 @@ class EndpointVerifier:
 
     def _messages(self, exchange: Exchange) -> list[Message]:
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
-        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", RESPONSE: exchange.final}
+        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", WARNING: warning_of(exchange), RESPONSE: exchange.final}
         cut = {place: _cut(text, limit // 2) for place, text in texts.items()}
         self.truncated += any(cut[place] != text for place, text in texts.items())
         pattern = re.compile("|".join(map(re.escape, texts)))  # in one pass: a reply may contain "{query}"

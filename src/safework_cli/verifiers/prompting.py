@@ -21,10 +21,10 @@ from safework_cli.data.text_safety import BREAK
 from safework_cli.models.chat_template import encode_text, instructed, render
 from safework_cli.models.vision import Vision
 from safework_cli.verifiers.contract import Exchange
-from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, LabelSpec
-from safework_cli.verifiers.verdicts import template_for, unreadable
+from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
+from safework_cli.verifiers.verdicts import template_for, unreadable, warning_of
 
-MARKS = {QUERY: "\ue0f1query\ue0f1", REFERENCE: "\ue0f3reference\ue0f3", RESPONSE: "\ue0f2response\ue0f2"}
+MARKS = {QUERY: "\ue0f1query\ue0f1", REFERENCE: "\ue0f3reference\ue0f3", WARNING: "\ue0f4warning\ue0f4", RESPONSE: "\ue0f2response\ue0f2"}
 GAP = "\n[…]\n"
 MIN_CONTENT_TOKENS = 16
 _TAG = re.compile(r"<(?=/?\s*(?:text_query|reference|response)\b)", re.IGNORECASE)
@@ -119,14 +119,14 @@ class PromptWriter:
         """The prompt of one exchange; its final answer is judged, never its thought."""
         form = self._form(exchange)
         opening, vision = self._pictured(form, exchange) if exchange.images else (form.fixed[0], None)
-        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", RESPONSE: exchange.final}
+        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", WARNING: warning_of(exchange), RESPONSE: exchange.final}
         if vision:
             texts[QUERY] = texts[QUERY].replace(TAG, "").strip()
         contents = {place: self.content_ids(texts[place]) for place in form.places}
         whole = sum(map(len, contents.values()))
         room = max(self.max_length - form.fixed_tokens - len(opening) + len(form.fixed[0]), MIN_CONTENT_TOKENS)
         # The reply is judged: the others are truncated first, each to a third of the remaining length.
-        for place in (QUERY, REFERENCE):
+        for place in (QUERY, REFERENCE, WARNING):
             if place in contents and (over := sum(map(len, contents.values())) - room) > 0:
                 contents[place] = cut_middle(contents[place], max(room // 3, len(contents[place]) - over), self._gap)
         over = sum(map(len, contents.values())) - room

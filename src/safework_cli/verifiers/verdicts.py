@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.spec import REFERENCE, LabelSpec
+from safework_cli.verifiers.spec import REFERENCE, WARNING, LabelSpec
 
 
 def asks_for_harm(exchange: Exchange) -> bool | None:
     """Whether the prompt is known to be harmful; an attack is, whatever its words."""
     return True if exchange.meta.get("jailbreak") else exchange.harmful
+
+
+def warning_of(exchange: Exchange) -> str:
+    """What is unsafe about a prompt, as its row says; empty where it does not."""
+    return str(exchange.meta.get("safety_warning") or "")
 
 
 def template_for(spec: LabelSpec, exchange: Exchange) -> str:
@@ -24,6 +29,8 @@ def unreadable(spec: LabelSpec, exchange: Exchange, *, has_vision: bool) -> str 
         return "the query has images, and this judge takes text only"
     if REFERENCE in template_for(spec, exchange) and not exchange.answer:
         return "the row has no gold answer to compare the reply with"
+    if WARNING in template_for(spec, exchange) and not warning_of(exchange):
+        return "the row has no meta.safety_warning, by which this judge judges"
     return None
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from safework_data.build.checks import Problem, examined, fill, template_check, with_whole_characters
 from safework_data.build.config import BuildConfig
-from safework_data.build.contamination import LeakIndex, known_by
+from safework_data.build.contamination import Known, LeakIndex, known_by
 from safework_data.build.drops import Candidate
 from safework_data.build.sources import Arrived
 from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
@@ -86,11 +86,11 @@ class Fingerprints:
     """What is compared of rows.
 
     Attributes:
-        held: of the rows for evaluation: the row's place among these rows, its id, a text that no other row may hold.
+        held: of the rows for evaluation: the row's place among these rows, its id, something that no other row may hold.
     """
 
     traits: Traits
-    held: list[tuple[int, str, str]]
+    held: list[tuple[int, str, Known]]
 
 
 @dataclass(slots=True)
@@ -142,7 +142,7 @@ def fingerprint(candidates: Iterable[Candidate], config: BuildConfig) -> Fingerp
     for place, candidate in enumerate(candidates):
         made.traits.add(candidate)
         if is_held_out(candidate):
-            made.held += [(place, candidate.row.id, text) for text in known_by(candidate.row)]
+            made.held += [(place, candidate.row.id, known) for known in known_by(candidate.row)]
     made.traits.sign()
     return made
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from safework_cli.core.errors import InputError
+from safework_cli.data.image_content import image_keys
 from safework_cli.data.images import TAG, embedded, open_image
 from safework_cli.data.reply import language_of
 from safework_cli.data.row import Image, Message, Row, truth_of
@@ -107,7 +108,7 @@ class RowMaker:
         self._answer(row, values.get("answer"))
         if isinstance(row.meta.get("choices"), list):
             _ask_with_choices(row)
-        # Rows that ask the same are one group unless the source says otherwise: several replies to a prompt must not straddle a split.
+        # Rows that ask the same, or about the same images, are one group unless the source says otherwise: they must not straddle a split.
         row.meta.setdefault("group", prompt_group(row))
         try:
             if not all(isinstance(value, str) for value in row.meta.values()):
@@ -235,8 +236,11 @@ def _side(value: Any) -> str:
 
 
 def prompt_group(row: Row) -> str:
-    """A group's name from the words of the prompt's user turns; of an attack, from what it is after."""
+    """A group's name: of an attack, from what it is after; of other prompts with images, from the images, since one image is asked about
+    several times, and one question about several images; of the rest, from the words of the user's turns."""
     target = row.meta.get("target")
+    if row.images and not isinstance(target, str):
+        return "images-" + hashlib.sha256("\0".join(sorted(image_keys(row.images))).encode()).hexdigest()[:16]
     text = target if isinstance(target, str) else asked_text(row)
     return "prompt-" + hashlib.sha256("\0".join(words(text) or [text]).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

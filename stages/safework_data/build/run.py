@@ -44,7 +44,7 @@ from safework_data.build.batches import (
 from safework_data.build.card import SourceLine, render_card
 from safework_data.build.checks import Problem
 from safework_data.build.config import BuildConfig, DecontaminateSettings
-from safework_data.build.contamination import LeakIndex, known_by
+from safework_data.build.contamination import Known, LeakIndex, known_by
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
 from safework_data.build.sources import Arrived, read_dataset, read_source, source_name, unmarked
@@ -138,7 +138,7 @@ class Read:
         self.moved: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
         self.traits = Traits(near=config.near_duplicate_threshold is not None)
         self.own = LeakIndex(settings.ngram, settings.overlap)
-        self._held: list[tuple[int, str, str]] = []
+        self._held: list[tuple[int, str, Known]] = []
         self.arrived: list[Arrived] = []
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
@@ -165,7 +165,7 @@ class Read:
         self.staging.add(checked.batch)
         self.hold_out.note(name, checked.ranks)
         self.traits.extend(checked.fingerprints.traits)
-        self._held += [(first + place, row_id, text) for place, row_id, text in checked.fingerprints.held]
+        self._held += [(first + place, row_id, known) for place, row_id, known in checked.fingerprints.held]
         return rows
 
     def draw(self, config: BuildConfig, pool: WorkerPool) -> None:
@@ -176,10 +176,10 @@ class Read:
         work = pool.in_order(fingerprint_moved, Moving(self.staging.path, config), pieces_of_moved)
         for (number, places), made in zip(pieces_of_moved, work, strict=True):
             moved.extend(made.traits)
-            self._held += [(self.staging.starts[number] + places[place], row_id, text) for place, row_id, text in made.held]
+            self._held += [(self.staging.starts[number] + places[place], row_id, known) for place, row_id, known in made.held]
         self.traits.replace(self.moved, moved)
-        for _, row_id, text in sorted(self._held, key=lambda held: held[0]):  # stable: a row's texts keep their order
-            self.own.add(HELDOUT, row_id, text)
+        for _, row_id, known in sorted(self._held, key=lambda held: held[0]):  # stable: what a row is known by keeps its order
+            self.own.add(HELDOUT, row_id, known)
         self._held.clear()
 
     def at(self, places: Iterable[int]) -> Iterator[tuple[int, Row]]:
@@ -237,8 +237,8 @@ def public_prompts(settings: DecontaminateSettings) -> LeakIndex:
     public = LeakIndex(settings.ngram, settings.overlap)
     for name in settings.suites:
         for row in load_suite(name, Path(expand(settings.folder))):
-            for text in known_by(row):
-                public.add(name, row.id, text)
+            for known in known_by(row):
+                public.add(name, row.id, known)
     return public
 
 

@@ -95,7 +95,12 @@ def digest_of_images(source: Source) -> str:
     be many gigabytes; a file that was touched runs the build again.)"""
     if not (isinstance(source, SetSource) or (isinstance(source, FileSource) and "images" in source.columns)):
         return ""
-    found = sorted({path for file in source_files(source) for path in file.parent.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES})
+    return state_of_images(source_files(source))
+
+
+def state_of_images(tables: Iterable[Path]) -> str:
+    """sha256 over the paths, sizes and times of the image files in the folders of some tables; empty where there are none."""
+    found = sorted({path for file in tables for path in file.parent.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES})
     stated = "".join(f"{path}\0{(stat := path.stat()).st_size}\0{stat.st_mtime_ns}\n" for path in found)
     return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 

@@ -11,7 +11,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
-from safework_data.build.sources import digest_of_images, is_split, source_files, source_name
+from safework_data.build.sources import digest_of_images, is_split, source_files, source_name, state_of_images
 from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
 from safework_data.files import digest_of, expand, starter_files
 from safework_data.show import counts_table
@@ -26,7 +26,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 9  # 9: three times as many safety topics in the starter set; 8: other general rows; 7: verdict marks
+    version: ClassVar[int] = 10  # 10: rows with images are grouped and compared by their images; 9: three times as many safety topics in the starter set; 8: other general rows; 7: verdict marks
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -116,7 +116,9 @@ class BuildStage(Stage):
             digests["starter set"] = digest_of(starter_files())
         if config.decontaminate.suites:
             folder = Path(expand(config.decontaminate.folder))
-            digests |= {f"suite {name}": digest_of([suite_named(name).path(folder)]) for name in config.decontaminate.suites}
+            suites = [suite_named(name) for name in config.decontaminate.suites]
+            digests |= {f"suite {suite.name}": digest_of([suite.path(folder)]) for suite in suites}
+            digests |= {f"images of suite {suite.name}": state_of_images([suite.path(folder)]) for suite in suites if suite.images}
         return digests
 
 

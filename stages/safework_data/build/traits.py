@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safework_cli.data.image_content import image_keys
 from safework_cli.data.row import Row
 from safework_data.build.drops import Candidate
 from safework_data.build.splits import is_held_out
@@ -43,12 +44,8 @@ def conversation_key(row: Row) -> bytes:
 
 
 def images_key(row: Row) -> bytes:
-    if not row.images:
-        return b""
-    digest = hashlib.blake2b(digest_size=16)
-    for image in row.images:
-        digest.update(image["bytes"] or str(image["path"]).encode())
-    return digest.digest()
+    """The row's images by their content, in order; empty where it has none."""
+    return "\0".join(image_keys(row.images)).encode()
 
 
 def gold(row: Row) -> tuple[Hashable, ...]:

@@ -26,7 +26,7 @@ class LabelSettings(Settings):
 class WrapConfig(WithEngine):
     """Settings of ``safework verifier wrap``; settings that are not given come from the preset of the task."""
 
-    task: Literal["safety", "refusal", "value", "knowledge", "helpfulness"] = "safety"
+    task: Literal["safety", "refusal", "value", "knowledge", "helpfulness", "warned"] = "safety"
     """The preset that the other settings start from."""
     labels: dict[str, LabelSettings] | None = None
     """Label → its code, score and prompts, in the judge's order; default: the preset's."""

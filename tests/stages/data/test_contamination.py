@@ -7,7 +7,7 @@ import random
 import pytest
 
 from safework_cli.data.row import Message, Row
-from safework_data.build.contamination import LeakIndex
+from safework_data.build.contamination import Known, LeakIndex, known_by
 from safework_data.build.drops import Candidate
 from safework_data.build.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
 from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
@@ -156,7 +156,7 @@ def hold_out(rows: list[Candidate], share: float, labelled: set[str], seed: int)
 
 def leaks(prompt: str, row: Row, ngram: int = 8, overlap: float = 0.5):
     index = LeakIndex(ngram, overlap)
-    index.add("suite", "p", prompt)
+    index.add("suite", "p", Known("words", prompt))
     return index.find(row)
 
 

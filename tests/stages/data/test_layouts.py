@@ -256,11 +256,11 @@ def test_a_held_out_conversation_keeps_its_history_and_loses_its_last_reply(work
 
 def test_a_conversation_is_known_by_all_that_the_user_says():
     row = Row("a", "general", [dict(m) for m in HISTORY])  # type: ignore[misc]
-    assert known_by(row) == ["I have three apples and buy two more at the shop.\nAnd after eating one?"]
+    assert known_by(row) == [("words", "I have three apples and buy two more at the shop.\nAnd after eating one?")]
 
 
 def test_a_search_episode_is_asked_its_question():
     turns = [("user", "Who built it?"), ("assistant", "<think>Look.</think><search>builder</search>"), ("user", "Results:\n1. A: b")]
     done = [*turns, ("assistant", "<think>There.</think><confidence>9</confidence><answer>A</answer>")]
     row = Row("a", "search", [{"role": role, "content": text} for role, text in done])
-    assert [m["content"] for m in asked(row)] == ["Who built it?"] and known_by(row) == ["Who built it?"]
+    assert [m["content"] for m in asked(row)] == ["Who built it?"] and known_by(row) == [("words", "Who built it?")]

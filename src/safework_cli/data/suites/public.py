@@ -13,8 +13,6 @@ from safework_cli.data.suites.readers import (
     constraints_of,
     evaluation_half,
     gsm8k_answer,
-    read_figstep,
-    read_gaokao,
     read_safetybench,
     read_truthfulqa,
     read_xquad,
@@ -75,14 +73,6 @@ def _followbench(kind: str) -> Suite:
         f"followbench-{kind}", f"instructions with one to five {kind} constraints laid on one another; needs a judge",
         f"followbench/data/{kind}_constraints.json", "general", read,
         "github.com/YJiangcm/FollowBench", "Apache-2.0", hub="YuxinJiang/FollowBench",
-    )  # fmt: skip
-
-
-def _gaokao(subject: str, file: str) -> Suite:
-    return Suite(
-        f"gaokao-mm-{subject}", f"Chinese examination questions with figures: {subject}", f"gaokao_mm/{file}.json", "knowledge",
-        read_gaokao,
-        "github.com/OpenMOSS/GAOKAO-MM", "Apache-2.0", language="zh", images=True,
     )  # fmt: skip
 
 
@@ -177,12 +167,6 @@ followbench_format = _followbench("format")
 followbench_mixed = _followbench("mixed")
 followbench_situation = _followbench("situation")
 followbench_style = _followbench("style")
-figstep = Suite(
-    "figstep", "harmful requests typeset as images", "figstep/safebench.csv", "safety", read_figstep,
-    "github.com/ThuCCSLab/FigStep", "MIT", harmful=True, images=True,
-)  # fmt: skip
-gaokao_mm_biology = _gaokao("biology", "2010-2023_Biology_MCQs")
-gaokao_mm_mathematics = _gaokao("mathematics", "2010-2023_Math_MCQs")
 xquad_en = _xquad("en", "questions about 240 English passages, for search")
 xquad_zh = _xquad("zh", "the same questions about the same passages in Chinese")
 xquad_en_given = _xquad_given("en", "reading comprehension: the same questions with their passage given")

@@ -17,14 +17,16 @@ class Suite:
 
     Attributes:
         name: as recipes write it.
-        file: where the set lies below the folder of public sets.
+        file: where the set lies below the folder of public sets; with ``*`` the first of the files that match, in name order.
         task: the row's task, which decides how replies are scored: ``safety`` counts refusals and unsafe replies, the others
             compare with ``answer`` where there is one, and need a judge where there is none.
         read: makes rows of the file.
         harmful: what every prompt of the suite is; None where the question does not arise.
         hub: id on the Hugging Face hub; empty where the authors publish elsewhere only.
         split: of its rows: "test" for what is kept for evaluation, "train" for the sets of ``training.py``.
-        images: its prompts hold images, which ``safework eval`` cannot ask yet.
+        images: its prompts hold images.
+        metric: what is measured on it where that does not follow from the rows.
+        tried: whether its reader was tried on the published files; the others are tested with small files of the published layout.
         upstream: where the authors publish the file that is read.
     """
 
@@ -40,6 +42,8 @@ class Suite:
     language: str = "en"
     split: str = "test"
     images: bool = False
+    metric: str = ""
+    tried: bool = True
 
     def row(self, key: str, messages: list[Message], **fields: Any) -> Row:
         """A row of this suite; ``key`` is its id within the suite."""
@@ -50,11 +54,14 @@ class Suite:
 
     def path(self, folder: Path) -> Path:
         """The suite's file below ``folder``. Raises InputError that says where the set comes from."""
-        path = folder / self.file
+        path = next(iter(sorted(folder.glob(self.file))), folder / self.file) if "*" in self.file else folder / self.file
         if path.is_file():
             return path
         known_as = f"hub id {self.hub}" if self.hub else "not on the hub"
         why = f"it is published at {self.upstream} ({known_as}, {self.licence})"
         if not folder.is_dir():
             raise InputError(f"suite {self.name}: the folder {folder} does not exist", why, "point folder: at the folder of public sets")
+        if "*" in self.file:  # the repository of the hub is laid out like this
+            do = f"hf download {self.hub} --repo-type dataset --local-dir {folder / Path(self.file).parts[0]}"
+            raise InputError(f"suite {self.name}: no file matches {path}", why, do)
         raise InputError(f"suite {self.name}: the file {path} does not exist", why, f"download it and save it as {path}")

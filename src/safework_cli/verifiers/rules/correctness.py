@@ -8,7 +8,7 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier
 from safework_cli.verifiers.rules.registry import rule_verifier
 
-ANSWER_TYPES = ("choice", "math", "exact", "contains", "constraints")
+ANSWER_TYPES = ("choice", "choices", "math", "exact", "contains", "constraints")
 """The values of ``meta.answer_type``; each is the name of the rule that compares such an answer."""
 
 
