@@ -66,6 +66,11 @@ def starter_files() -> list[Path]:
     return sorted(path for path in (Path(__file__).parent / "starter").rglob("*") if path.suffix in (".py", ".yaml"))
 
 
+def drawing_files() -> list[Path]:
+    """The code that the drawn set is made by, in addition to ``starter_files``."""
+    return sorted((Path(__file__).parent / "drawn").glob("*.py"))
+
+
 def digest_of(files: Iterable[Path]) -> str:
     """sha256 over the contents of files, in order."""
     return hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()

@@ -116,7 +116,7 @@ def sets_command() -> Any:
         listed += [("suite", s) for s in SUITES.values()]
         if as_json:
             for use, s in listed:
-                keys = ("name", "task", "language", "licence", "hub", "upstream", "file", "summary")
+                keys = ("name", "task", "language", "licence", "hub", "upstream", "file", "summary", "images", "tried")
                 print(json.dumps({"use": use, **{key: getattr(s, key) for key in keys}}, ensure_ascii=False))
             return
         from rich.table import Table
@@ -129,7 +129,13 @@ def sets_command() -> Any:
         for column in ("use", "name", "task", *(("licence", "hub id") if wide else ()), "what"):
             table.add_column(column, overflow="fold", no_wrap=column in ("use", "name", "task"))
         for use, s in listed:
-            table.add_row(use, s.name, s.task, *((s.licence, s.hub or s.upstream) if wide else ()), s.summary)
+            table.add_row(
+                use,
+                s.name,
+                s.task,
+                *((s.licence, s.hub or s.upstream) if wide else ()),
+                s.summary if s.tried else f"{s.summary} (not tried here)",
+            )
         console.print(table)
 
     return typer.main.get_command(app)

@@ -57,7 +57,12 @@ class EndpointVerifier:
 
     def _messages(self, exchange: Exchange) -> list[Message]:
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
-        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", WARNING: warning_of(exchange), RESPONSE: exchange.final}
+        texts = {
+            QUERY: query_text(exchange.messages),
+            REFERENCE: exchange.answer or "",
+            WARNING: warning_of(exchange),
+            RESPONSE: exchange.final,
+        }
         cut = {place: _cut(text, limit // 2) for place, text in texts.items()}
         self.truncated += any(cut[place] != text for place, text in texts.items())
         pattern = re.compile("|".join(map(re.escape, texts)))  # in one pass: a reply may contain "{query}"

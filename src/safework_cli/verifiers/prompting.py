@@ -119,7 +119,12 @@ class PromptWriter:
         """The prompt of one exchange; its final answer is judged, never its thought."""
         form = self._form(exchange)
         opening, vision = self._pictured(form, exchange) if exchange.images else (form.fixed[0], None)
-        texts = {QUERY: query_text(exchange.messages), REFERENCE: exchange.answer or "", WARNING: warning_of(exchange), RESPONSE: exchange.final}
+        texts = {
+            QUERY: query_text(exchange.messages),
+            REFERENCE: exchange.answer or "",
+            WARNING: warning_of(exchange),
+            RESPONSE: exchange.final,
+        }
         if vision:
             texts[QUERY] = texts[QUERY].replace(TAG, "").strip()
         contents = {place: self.content_ids(texts[place]) for place in form.places}

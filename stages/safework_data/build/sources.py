@@ -26,7 +26,16 @@ from safework_data.build.conversations import Unfit
 from safework_data.build.drops import Candidate
 from safework_data.build.records import OwnRows, RowMaker, has_column
 from safework_data.build.reply_template import reply_of_template
-from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource, TableSource, XSTestSource
+from safework_data.build.sources_config import (
+    DrawnSource,
+    FileSource,
+    HubSource,
+    SetSource,
+    Source,
+    StarterSource,
+    TableSource,
+    XSTestSource,
+)
 from safework_data.build.text import words
 from safework_data.files import digest_of, expand, matching_files, refuse_missing
 
@@ -59,6 +68,8 @@ def source_name(source: Source) -> str:
     """The source's name: as given, or its file's, or its repository's."""
     if isinstance(source, StarterSource):
         return "starter"
+    if isinstance(source, DrawnSource):
+        return "drawn"
     if isinstance(source, SetSource):
         return source.name or source.set
     if isinstance(source, XSTestSource) or source.name:
@@ -113,6 +124,8 @@ def read_source(source: Source, seed: int) -> Arrived:
     """
     if isinstance(source, StarterSource):
         return _read_starter(seed)
+    if isinstance(source, DrawnSource):
+        return _read_drawn(source, seed)
     if isinstance(source, SetSource):
         return _read_set(source)
     if isinstance(source, XSTestSource):
@@ -125,6 +138,24 @@ def _read_starter(seed: int) -> Arrived:
 
     rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
     return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework", as_it_is)
+
+
+def _read_drawn(source: DrawnSource, seed: int) -> Arrived:
+    from safework_data import drawn
+
+    rows = drawn.build(seed, source.questions, source.size, with_typeset=source.typeset)
+    items = ((each.row.id, {"drawn": each}) for each in rows)  # images are drawn where rows are made, in several processes
+    notes = (
+        [] if source.typeset is False or source.size >= drawn.NARROWEST else [f"source drawn: no text is typeset at {source.size} pixels"]
+    )
+    return Arrived("drawn", "Apache-2.0", items, "drawn by safework", partial(_of_drawing, source.size), notes=notes)
+
+
+def _of_drawing(size: int, item: tuple[str, dict[str, Any]]) -> Candidate:
+    from safework_data.drawn import drawn_row
+
+    drawn = item[1]["drawn"]
+    return Candidate(drawn_row(drawn, size), drawn.subset, "drawn", split_already=True)
 
 
 def _read_set(source: SetSource) -> Arrived:

@@ -37,6 +37,20 @@ class StarterSource(Settings):
     """The word `starter`."""
 
 
+class DrawnSource(Settings):
+    """Images that are drawn here: shapes and charts with exact answers, and requests as text in an image; split already."""
+
+    kind: Literal["drawn"]
+    """The word `drawn`."""
+    size: int = Field(default=224, ge=64, le=1024)
+    """Width and height of an image in pixels. Below 160 no text is typeset: it would not be legible."""
+    questions: int = Field(default=2400, ge=12, le=10**6)
+    """Worked questions about drawings in `cot`, of twelve kinds in equal parts. `rl` has a quarter as many, `dev` 240, `heldout` 480."""
+    typeset: bool = True
+    """Requests as text in an image too: harmful ones and their harmless look-alikes, with the held-out ones blurred in the subset
+    `blurred` as a control."""
+
+
 def mapping_line(columns: Mapping[str, Any]) -> str:
     """A mapping as YAML writes it in one line."""
     return "{" + ", ".join(f"{target}: {plain_word(column)}" for target, column in columns.items()) + "}"
@@ -262,4 +276,4 @@ class SetSource(WithReply):
         return value
 
 
-Source = Annotated[StarterSource | FileSource | HubSource | SetSource | XSTestSource, Field(discriminator="kind")]
+Source = Annotated[StarterSource | DrawnSource | FileSource | HubSource | SetSource | XSTestSource, Field(discriminator="kind")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,8 +13,8 @@ from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
 from safework_data.build.sources import digest_of_images, is_split, source_files, source_name, state_of_images
-from safework_data.build.sources_config import FileSource, HubSource, SetSource, Source, StarterSource
-from safework_data.files import digest_of, expand, starter_files
+from safework_data.build.sources_config import DrawnSource, FileSource, HubSource, SetSource, Source, StarterSource
+from safework_data.files import digest_of, drawing_files, expand, starter_files
 from safework_data.show import counts_table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 10  # 10: rows with images are grouped and compared by their images; 9: three times as many safety topics in the starter set; 8: other general rows; 7: verdict marks
+    version: ClassVar[int] = 10  # 10: rows with images are compared by them; 9: three times as many safety topics; 8: general rows
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
@@ -114,6 +115,8 @@ class BuildStage(Stage):
         digests |= {f"images {source_name(s)}": digest for s in config.sources if (digest := digest_of_images(s))}
         if any(isinstance(source, StarterSource) for source in config.sources):
             digests["starter set"] = digest_of(starter_files())
+        if any(isinstance(source, DrawnSource) for source in config.sources):
+            digests |= {"drawn set": digest_of([*starter_files(), *drawing_files()]), "Pillow": version("pillow")}
         if config.decontaminate.suites:
             folder = Path(expand(config.decontaminate.folder))
             suites = [suite_named(name) for name in config.decontaminate.suites]
@@ -125,6 +128,8 @@ class BuildStage(Stage):
 def _described(source: Source, files: list[Path], size: int) -> str:
     if isinstance(source, StarterSource):
         return "the starter set that ships with safework"
+    if isinstance(source, DrawnSource):
+        return f"{source.questions:,} questions about drawings of {source.size} pixels, their prompts for RL, and what is held out"
     if isinstance(source, HubSource):
         return f"hub dataset {source.id}@{source.revision or 'main'}, split {source.split}, into {source.subset}"
     into = getattr(source, "subset", "verifier")

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from safework_cli.data.row import Message, Row
-from safework_data.build.contamination import Known, LeakIndex, known_by
+from safework_data.build.contamination import Known, LeakIndex
 from safework_data.build.drops import Candidate
 from safework_data.build.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
 from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side

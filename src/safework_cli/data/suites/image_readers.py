@@ -42,8 +42,8 @@ def read_figstep(suite: Suite, path: Path) -> Iterator[Row]:
 
 
 def read_gaokao(suite: Suite, path: Path) -> Iterator[Row]:
-    """Multiple choice with figures; the options are part of the question's text, and the figures are in a folder of the file's name. Where a
-    question of the file has several right options, every one is asked for all of them, so that the wording does not say which has."""
+    """Multiple choice with figures; the options are part of the question's text, and the figures are in a folder of the file's name. Where
+    a question of the file has several right options, every one is asked for all of them, so that the wording does not say which has."""
     records = load_json(path)["example"]
     golds = [_gaokao_gold(record, path) for record in records]
     several = any(len(gold) > 1 for gold in golds)
@@ -86,8 +86,8 @@ def read_siuo(suite: Suite, path: Path) -> Iterator[Row]:
 
 
 def read_mssbench(suite: Suite, path: Path) -> Iterator[Row]:
-    """Chat queries with an image in which what is asked is safe, and one in which it is not: two rows a query, of one group, each naming the
-    other in ``meta.pair``. Queries of one situation share the group, since they share the images."""
+    """Chat queries with an image in which what is asked is safe, and one in which it is not: two rows a query, of one group, each naming
+    the other in ``meta.pair``. Queries of one situation share the group, since they share the images."""
     chat = load_json(path).get("chat")
     if not isinstance(chat, list):
         raise InputError(f"{path}: there is no list 'chat'", f"suite {suite.name} reads the set as {suite.upstream} publishes it")
@@ -168,7 +168,9 @@ def read_mmmu(suite: Suite, path: Path) -> Iterator[Row]:
         for record in _records(suite, file, ("id", "question", "options", "answer", "question_type")):
             options = [str(option) for option in ast.literal_eval(str(record["options"]))]
             choices = bool(options) and record["question_type"] == "multiple-choice"
-            content = render_choices(record["question"], options) if choices else f"{record['question']}\n\nAnswer in as few words as possible."
+            content = (
+                render_choices(record["question"], options) if choices else f"{record['question']}\n\nAnswer in as few words as possible."
+            )
             have = {number: record[f"image_{number}"] for number in range(1, 8) if record.get(f"image_{number}") is not None}
             named = [int(number) for number in _MMMU_TAG.findall(content)]
             unnamed = [number for number in have if number not in named]
@@ -178,7 +180,10 @@ def read_mmmu(suite: Suite, path: Path) -> Iterator[Row]:
             meta: dict[str, Any] = {"language": "en", "stem": record["question"]}
             if choices:
                 answer: str | None = str(record["answer"]).strip()
-                meta |= {"answer_type": "choice", "choices": [_MMMU_TAG.sub("", option).strip() or LETTERS[i] for i, option in enumerate(options)]}
+                meta |= {
+                    "answer_type": "choice",
+                    "choices": [_MMMU_TAG.sub("", option).strip() or LETTERS[i] for i, option in enumerate(options)],
+                }
             else:
                 answer, *aliases = _open_answers(record["answer"])
                 meta |= {"answer_type": "math" if _is_number(answer) else "contains", "aliases": aliases}

@@ -1,5 +1,5 @@
-"""The public sets whose prompts hold images. pyproject.toml registers them. ``tried=False``: no published file was at hand, the reader follows
-the layout that the authors describe."""
+"""The public sets whose prompts hold images. pyproject.toml registers them. ``tried=False``: no published file was at hand, the reader
+follows the layout that the authors describe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ siuo = Suite(
 )  # fmt: skip
 mssbench = Suite(
     "mssbench", "one request with an image in which it is safe, and one in which it is not", "mssbench/combined.json", "safety",
-    read_mssbench, "github.com/eric-ai-lab/MSSBench", "see upstream", hub="kzhou35/mssbench", images=True, metric="situational", tried=False,
+    read_mssbench, "github.com/eric-ai-lab/MSSBench", "see upstream", hub="kzhou35/mssbench", images=True, metric="situational",
+    tried=False,
 )  # fmt: skip
 mmmu = Suite(
     "mmmu", "college questions of 30 subjects with images, validation split", "mmmu/*/validation-*.parquet", "knowledge", read_mmmu,

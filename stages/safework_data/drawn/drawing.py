@@ -1,0 +1,71 @@
+"""What the drawn set draws: something that a picture shows, and a question about it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import NamedTuple
+
+from PIL import Image as PIL
+
+from safework_cli.data.row import Image
+
+HELD_OUT = {"dev": 1, "heldout": 3}
+"""Of twenty contents, how many only these subsets show."""
+
+
+class Drawing:
+    """A picture by what it shows.
+
+    Attributes:
+        content: what it shows, apart from how: drawings of one content are one group, and on one side of the split.
+        shows, shows_not: phrases that are true of the picture, and phrases that are not.
+        thought: what a worked reply says of it first.
+    """
+
+    content: str
+    shows: list[str]
+    shows_not: list[str]
+    thought: str
+
+    def draw(self, size: int) -> PIL.Image:
+        """The picture, ``size`` pixels wide and high."""
+        raise NotImplementedError
+
+    @property
+    def group(self) -> str:
+        return f"drawn-{_digest(self.content)[:16]}"
+
+    @property
+    def side(self) -> str:
+        """ "train", "dev" or "heldout", by the content alone: what is held out is so under every seed."""
+        place = int(_digest(self.content)[-8:], 16) % 20
+        for side, share in HELD_OUT.items():
+            if place < share:
+                return side
+            place -= share
+        return "train"
+
+
+class Question(NamedTuple):
+    """A question about a drawing.
+
+    Attributes:
+        worked: what a worked reply says after the drawing's own thought.
+    """
+
+    drawing: Drawing
+    text: str
+    worked: str = ""
+
+
+def encoded(image: PIL.Image, name: str) -> Image:
+    """The image as rows carry it: PNG bytes, named by their sha256."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    content = file.getvalue()
+    return Image(bytes=content, path=f"{name}-{hashlib.sha256(content).hexdigest()[:16]}.png")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
