@@ -182,7 +182,13 @@ def train(
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
     evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=encode, positions=positions, search=search)
     state = run_training(
-        trainer, work, launch=config.launch, max_skipped=config.max_skipped_updates, callbacks=callbacks, evaluation=evaluation
+        trainer,
+        work,
+        launch=config.launch,
+        max_skipped=config.max_skipped_updates,
+        callbacks=callbacks,
+        evaluation=evaluation,
+        cycle=config.rollout_steps,
     )
     with work.progress.phase("save"):
         whole = trained_model(trainer, work.world, load, config.lora)

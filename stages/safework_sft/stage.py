@@ -11,14 +11,16 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.formats import percent, plain
+from safework_cli.core.plan.tokens import characters_per_token
+from safework_cli.core.plan.work import Work
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.training.closing import closing_table, dropped, evaluation_lines
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
+from safework_cli.training.work import disk_of, hold_others, training_work
 from safework_sft.config import SftConfig, VerdictConfig
 from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 
     from safework_cli.core.artifacts import Artifact
     from safework_cli.data.row import Row
+
+
+TEMPLATE_TOKENS = 5
+"""That a chat template writes around a message, about."""
 
 
 class SftStage(Stage):
@@ -68,12 +74,10 @@ class SftStage(Stage):
             plan.optimizer_steps = config.max_steps
         else:
             plan.optimizer_steps = math.ceil(rows / per_step * config.num_train_epochs)
-        parameters = parameter_count(model.path)
-        trained = parameters if config.lora is None else parameters // 50
-        plan.memory_bytes = (
-            4 * parameters + 12 * trained + 2**30
-        )  # float32 weights; gradient and two Adam moments; activations and libraries
-        plan.disk_bytes = 4 * parameters + 2 * (4 * parameters + 8 * trained)
+        plan.work = _work(config, model, chosen, plan.optimizer_steps)
+        plan.tokens = round(plan.work.step_tokens * config.launch.world * plan.optimizer_steps)
+        plan.disk_bytes = disk_of(plan.work, config.save_dtype)
+        parameters = plan.work.shape.parameters
         plan.lines = [
             f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref} ({rows} rows)",
             f"{per_step} rows a step, learning rate {config.learning_rate:g}, loss on assistant tokens only",
@@ -87,7 +91,7 @@ class SftStage(Stage):
                 plan.lines.append(f"note: {marks} rows mark their verdict; verdict={{}} would give it a loss term of its own")
         if config.kl:
             plan.lines.append(f"plus {config.kl.weight:g} × KL to the starting model on the reply's tokens")
-            plan.memory_bytes += 0 if config.lora else 4 * parameters
+            hold_others(plan, weights=0 if config.lora else parameters)
         if config.lora and config.train_layers:
             plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:
@@ -104,6 +108,24 @@ class SftStage(Stage):
         from safework_sft.run import train
 
         return train(config, inputs, work)
+
+
+def _work(config: SftConfig, model: Artifact, rows: list[Row], steps: int) -> Work:
+    """What the rows ask for: all tokens pass the layers, and on one CPU process only those of replies the head."""
+    texts = ["".join(message["content"] for message in row.messages) for row in rows]
+    ratio = characters_per_token(model.path, texts)
+    replies = sum(len(message["content"]) for row in rows for message in row.messages if message["role"] == "assistant")
+    return training_work(
+        model.path,
+        config,
+        [min(len(text) / ratio + TEMPLATE_TOKENS * len(row.messages), config.max_length) for text, row in zip(texts, rows, strict=True)],
+        steps,
+        "supervised" if config.launch.world == 1 or config.verdict or config.kl else "tiles",
+        supervised=replies / max(1, sum(map(len, texts))),
+        padded=not config.padding_free,
+        frozen_embedding=config.freeze_embeddings,
+        extra_forwards=1.0 if config.kl else 0.0,
+    )
 
 
 def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut: list[Row]) -> tuple[int, list[str]]:

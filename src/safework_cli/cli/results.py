@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from safework_cli.cli.json_output import print_json
-from safework_cli.core.formats import size
+from safework_cli.core.plan.estimate import estimate_lines
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import console, say
 
@@ -54,11 +54,10 @@ def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     plan, resolved = prepared.plan, prepared.resolved
     done = store.find_run(prepared.fingerprint, prepared.kind, prepared.name)
     estimates = {
-        "optimizer steps": plan.optimizer_steps,
+        "optimizer_steps": plan.optimizer_steps,
         "tokens": plan.tokens,
-        "memory": None if plan.memory_bytes is None else size(plan.memory_bytes),
-        "disk": None if plan.disk_bytes is None else size(plan.disk_bytes),
-        "time": f"about {plan.seconds:.0f} s" if plan.seconds is not None else None,
+        "disk_bytes": plan.disk_bytes,
+        **(plan.estimate.to_json() if plan.estimate is not None else {}),
     }
     code = plan.refusals[0].exit_code if plan.refusals else 0
     if as_json:
@@ -93,7 +92,8 @@ def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
     out.print(table)
     for line in plan.lines:
         out.print(Text(f"  {line}"))
-    out.print(Text("  " + " · ".join(f"{key}: {value}" for key, value in estimates.items() if value is not None)))
+    for line in estimate_lines(plan):
+        out.print(Text(f"  {line}"))
     out.print(
         Text(
             f"  → {prepared.kind}/{prepared.name}, fingerprint {prepared.fingerprint[:16] or 'not known before the data is built'}"

@@ -16,6 +16,7 @@ from typer import _click as click  # typer carries its own click; the range of t
 
 from safework_cli.cli.hints import StageCommand
 from safework_cli.cli.results import say_result, show_plan, show_result
+from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Stage
 
@@ -42,6 +43,9 @@ def stage_command(name: str) -> click.Command:
             None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False
         ),
         dry_run: bool = typer.Option(False, "--dry-run", help="Print every setting with its source and what would be done; do nothing."),
+        measure: bool = typer.Option(
+            False, "--measure", help="With --dry-run: measure the activations on two shallow copies of the model, without its weights."
+        ),
         fresh: bool = typer.Option(False, "--fresh", help="Run again although it is done already, from the beginning."),
         fork: Optional[str] = typer.Option(
             None,
@@ -59,6 +63,8 @@ def stage_command(name: str) -> click.Command:
         from safework_cli.core.errors import ConfigError
         from safework_cli.core.runtime import execute, prepare
 
+        if measure and not dry_run:
+            raise ConfigError("--measure is given without --dry-run", "it is a part of the plan", "add --dry-run, or leave --measure out")
         resolved = resolve(stage, recipe, settings or [], known_stages=list(stage_entries()))
         if artifact_name is not None:
             resolved.name, resolved.sources["name"] = artifact_name, "command line"
@@ -72,7 +78,7 @@ def stage_command(name: str) -> click.Command:
             )
         if wait:
             raise ConfigError("--wait is given without slurm", "this command runs here, and ends when it is done", "leave --wait out")
-        prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet)
+        prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet, measure=_measure if measure else None)
         if dry_run:
             return show_plan(prepared, where, as_json=as_json)
         if fork and fresh:
@@ -88,6 +94,13 @@ def stage_command(name: str) -> click.Command:
     command = typer.main.get_command(app)
     command.format_epilog = lambda ctx, formatter: _write_settings(stage, formatter)  # type: ignore[method-assign]
     return command
+
+
+def _measure(work: Work, config: Any) -> Activations:
+    """Activations by torch's memory tracker, which takes seconds and imports torch."""
+    from safework_cli.models.activations import measured
+
+    return measured(work, trust_remote_code=getattr(config, "trust_remote_code", False))
 
 
 # ------------------------------------------------------------------ help

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,8 @@ from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED,
 from safework_cli.core.launch import ranks
 from safework_cli.core.launch.slurm import job_of, made_by_job, standstill
 from safework_cli.core.launch.start import run_on_ranks
+from safework_cli.core.plan.estimate import estimate
+from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
 from safework_cli.core.settings import verdict_settings
@@ -51,13 +53,22 @@ class Result:
     """What people should know of how it was made."""
 
 
-def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = True, quiet: bool = True) -> Prepared:
+def prepare(
+    stage: Stage,
+    resolved: Resolved,
+    store: Store,
+    *,
+    build: bool = True,
+    quiet: bool = True,
+    measure: Callable[[Work, Any], Activations] | None = None,
+) -> Prepared:
     """Resolves the inputs and plans.
 
     Args:
         build: make a dataset of a file that is given where a dataset is wanted. Without it the plan says what would be built, and nothing
             more where that is not done already.
         quiet: as for ``execute``, for such a build.
+        measure: measures the activations of a plan's work, given the settings; without it they are estimated by formula.
 
     Raises:
         InputError: an input is missing or damaged; refusals stay in the plan.
@@ -88,6 +99,8 @@ def prepare(stage: Stage, resolved: Resolved, store: Store, *, build: bool = Tru
     plan = stage.plan(resolved.config, inputs)
     refuse_engine(stage, resolved.config, plan)
     refuse_processes(stage, resolved.config, plan)
+    measured = measure(plan.work, resolved.config) if measure is not None and plan.work is not None else None
+    estimate(stage, resolved.config, plan, measured)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
@@ -311,7 +324,7 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet:
     progress.event("started", pid=os.getpid(), host=this_host())
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
-            work = WorkDir(folder, prepared.fingerprint, progress, stop)
+            work = WorkDir(folder, prepared.fingerprint, progress, stop, estimate=prepared.plan.estimate)
             run = prepared.stage.run if prepared.resolved.config.launch.world == 1 else partial(run_on_ranks, prepared.stage)
             return run(prepared.resolved.config, prepared.inputs, work)
     except BaseException as error:

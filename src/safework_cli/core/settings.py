@@ -85,6 +85,10 @@ class LaunchSettings(Settings):
 
     persistence_threshold: int = cosmetic(100_000, ge=0, le=10**12)
     """zero3: weights of fewer numbers than this stay whole in every process (DeepSpeed's stage3_param_persistence_threshold)."""
+    device: str | None = cosmetic(None)
+    """Card that the plan is made for, such as h100, a100, l40s, or cpu. null: the type in slurm.gpus_per_node, else what is found here."""
+    check_memory: bool = cosmetic(True)
+    """Refuse to start a run whose memory cannot suffice by the plan. false: start it all the same."""
 
     @property
     def world(self) -> int:

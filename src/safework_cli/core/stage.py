@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.launch.world import World
+from safework_cli.core.plan.work import Estimate, Work
 from safework_cli.core.progress import METRICS
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.signals import StopRequest
@@ -94,8 +95,10 @@ class Plan:
         lines: sentences for ``--dry-run``, in order.
         refusals: why the run must not start; the first one is raised, all are shown by ``--dry-run``.
         name: the artifact's name when the user gives none.
-        optimizer_steps, tokens, memory_bytes, disk_bytes, seconds: estimates; None where the stage cannot tell.
-            ``memory_bytes`` is per process, ``disk_bytes`` what the artifact and the checkpoints take together.
+        optimizer_steps, tokens, disk_bytes: estimates; None where the stage cannot tell. ``disk_bytes`` is what the artifact and the
+            checkpoints take together.
+        work: what each process computes; None where that is not known.
+        estimate: what that needs, which the tool adds (``core.plan.estimate``).
     """
 
     lines: list[str] = field(default_factory=list)
@@ -103,9 +106,9 @@ class Plan:
     name: str = ""
     optimizer_steps: int | None = None
     tokens: int | None = None
-    memory_bytes: int | None = None
     disk_bytes: int | None = None
-    seconds: float | None = None
+    work: Work | None = None
+    estimate: Estimate | None = None
 
     def refuse(self, what: str, why: str = "", do: str = "", *, kind: type[SafeworkError] = ConfigError) -> None:
         self.refusals.append(kind(what, why, do))
@@ -148,6 +151,7 @@ class WorkDir:
         progress: what people and the report see.
         stop: signals.
         world: which of the run's processes this one is; only the first writes into ``output``.
+        estimate: what the plan expects of the run, to be compared with what is measured.
     """
 
     path: Path
@@ -155,6 +159,7 @@ class WorkDir:
     progress: Progress
     stop: StopRequest
     world: World = field(default_factory=World)
+    estimate: Estimate | None = None
 
     @property
     def output(self) -> Path:

@@ -17,6 +17,7 @@ from safework_cli.core.stage import Inputs, Plan, Slot
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row
 from safework_cli.training.config import EvaluationConfig
+from safework_cli.training.work import checkpoint_bytes, hold_others
 from safework_cli.verifiers.rules.inputs import rule_artifact
 
 EVAL_SLOTS = {
@@ -211,8 +212,9 @@ def plan_evaluation(
         + (f"; {config.early_stopping_patience} evaluations without an improvement end the run" if config.early_stopping_patience else ""),
     ]
     local = [judge for judge in judges.values() if (judge.path / "config.json").exists()]
-    plan.memory_bytes = (plan.memory_bytes or 0) + sum(4 * parameter_count(judge.path) for judge in local)
-    plan.disk_bytes = (plan.disk_bytes or 0) + 12 * parameter_count(inputs.one("model").path)  # the best step's checkpoint
+    hold_others(plan, half=sum(parameter_count(judge.path) for judge in local))
+    if plan.work is not None:
+        plan.disk_bytes = (plan.disk_bytes or 0) + checkpoint_bytes(plan.work)  # the best step's
 
 
 def is_rule(external: str | None) -> bool:

@@ -21,6 +21,7 @@ from safework_cli.models.load import pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.planned import CompareWithPlan
 from safework_cli.training.strategy import StrategyGuard, leave_weights_at, strategy_arguments
 from safework_cli.training.tracking import tracked, tracking_arguments
 
@@ -119,6 +120,7 @@ def run_training(
     max_skipped: int = 0,
     callbacks: Sequence[TrainerCallback] = (),
     evaluation: Evaluation | None = None,
+    cycle: int = 1,
 ) -> TrainerState:
     """Trains from the latest checkpoint, stops cleanly on a signal, and makes sure that every planned step was taken, and none more:
     where the checkpoint is the last step's, the trainer gets its weights, state and random numbers and trains nothing. With an
@@ -129,6 +131,7 @@ def run_training(
         max_skipped: updates that may be skipped for a gradient that is not finite.
         callbacks: called after a step's numbers are written down.
         evaluation: of the model in training, on held-out prompts.
+        cycle: updates that are measured together against the plan: those of a rollout.
 
     Raises:
         InputError: a forked checkpoint is at or after the last step; a checkpoint is damaged, and no earlier one is whole.
@@ -158,9 +161,11 @@ def run_training(
         if checkpoint is not None and (ended or step_of(checkpoint) >= planned):
             _take_over(trainer, work, checkpoint)
         else:
-            ours = [WorkCallback(trainer, work, phase), FiniteGuard(trainer, work, max_skipped)]
+            ours: list[TrainerCallback] = [WorkCallback(trainer, work, phase), FiniteGuard(trainer, work, max_skipped)]
             if launch is not None and launch.world > 1:
                 ours.append(StrategyGuard(trainer, launch))
+            if work.estimate is not None:
+                ours.append(CompareWithPlan(trainer, work, work.estimate, cycle))
             _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)
     if trainer.state.global_step < planned and not (evaluation is not None and evaluation.stopped(trainer.state)):
         raise SafeworkError(

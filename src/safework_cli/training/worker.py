@@ -67,7 +67,8 @@ def _run(stage: Stage, config: Any, request: dict[str, Any], run: Path, world: W
     stop = StopRequest((signal.SIGINT, signal.SIGUSR1))  # SIGTERM comes from torchrun, when another process has failed
     try:
         with stop.installed(), warnings_recorded(progress), started_group(config.launch, world):
-            outcome: Outcome = stage.run(config, request["inputs"], WorkDir(run, request["fingerprint"], progress, stop, world))
+            work = WorkDir(run, request["fingerprint"], progress, stop, world, request["estimate"])
+            outcome: Outcome = stage.run(config, request["inputs"], work)
             return outcome
     finally:
         progress.close()

@@ -11,11 +11,12 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.training.tracking import plan_tracking
+from safework_cli.training.work import disk_of, training_work
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import REFUSALS
 from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from safework_cli.core.artifacts import Artifact
-
-CHARACTERS_PER_TOKEN = 4.0
 
 
 class VerifierTrainStage(Stage):
@@ -57,7 +56,7 @@ class VerifierTrainStage(Stage):
             plan.refuse(
                 f"cut_short_share={config.cut_short_share:g}: a {config.task} verifier has no label for refusals", "", "leave it out"
             )
-        _estimate(plan, config, spec, parts, parameter_count(model.path), layers)
+        _estimate(plan, config, spec, parts, model)
         plan_tracking(plan, config.tracking)
         plan.lines += [
             f"train {model.ref} to label {config.task} on {data.ref}: {len(parts.train)} rows",
@@ -79,27 +78,20 @@ class VerifierTrainStage(Stage):
         return train(config, inputs.one("model"), inputs.one("data"), work)
 
 
-def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: Parts, parameters: int, layers: int | None) -> None:
-    """Steps, tokens, memory and disk, roughly: float32 weights, gradients and two Adam moments of what is trained."""
+def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: Parts, model: Artifact) -> None:
+    """Steps, tokens, and what they ask of the machine."""
     per_step = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.launch.world
     epoch_steps = math.ceil(len(parts.train) / per_step)
     plan.optimizer_steps = config.max_steps if config.max_steps > 0 else math.ceil(epoch_steps * config.num_train_epochs)
-    characters = [len(spec.template) + len(i.exchange.question) + len(i.exchange.final) for i in parts.train]
-    lengths = [min(c / CHARACTERS_PER_TOKEN, config.max_length) for c in characters]
     if config.train_layers == 0:
         plan.optimizer_steps = 0
+    texts = [spec.template + one.exchange.question + one.exchange.final for one in parts.train]
+    ratio = characters_per_token(model.path, texts)
+    lengths = [min(len(text) / ratio, config.max_length) for text in texts]
+    plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last")
     passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
     plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
-    kept = parameters
-    if layers and config.keep_layers:
-        kept = round(parameters * config.keep_layers / layers)
-    share = 1.0
-    if config.lora:
-        share = 0.02
-    elif layers and config.train_layers is not None:
-        share = config.train_layers / (config.keep_layers or layers)
-    plan.memory_bytes = round(4 * parameters + 12 * kept * share) + 2**30
-    plan.disk_bytes = round(4 * kept + 2 * (4 * kept + 8 * kept * share))
+    plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)
 
 
 stage = VerifierTrainStage()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import training_rows
 from safework_cli.training.tracking import plan_tracking
+from safework_cli.training.work import disk_of, training_work
 from safework_verifier.values.config import ValuesConfig
 from safework_verifier.values.prefixes import Prefixes, split_by_prompt, valued_rows
 
@@ -52,8 +53,12 @@ class ValuesStage(Stage):
             f"{len(parts.train)} prefixes to train on, {len(parts.calibration)} for the temperatures, {len(parts.report)} reported",
         ]
         plan.optimizer_steps = steps_of(config, parts)
-        parameters = parameter_count(model.path)
-        plan.memory_bytes, plan.disk_bytes = 16 * parameters + 2**30, 14 * parameters
+        texts = ["".join(message["content"] for message in row.messages) for row in parts.train]
+        ratio = characters_per_token(model.path, texts)
+        lengths = [min(len(text) / ratio, config.max_length) for text in texts]
+        plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "none")
+        plan.tokens = round(plan.work.step_tokens * config.launch.world * plan.optimizer_steps)
+        plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)
         return plan
 
     def show(self, artifact: Artifact) -> RenderableType:

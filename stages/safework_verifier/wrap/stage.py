@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.manifest import canonical_digest
-from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.artifacts.references import artifact_name
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
+from safework_cli.training.work import judging_work
 from safework_verifier.rows import labelled_rows, split_by_prompt
 from safework_verifier.wrap.config import WrapConfig
 
@@ -55,8 +55,8 @@ class WrapStage(Stage):
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
         if model:
-            parameters = parameter_count(model.path)
-            plan.memory_bytes, plan.disk_bytes = 4 * parameters + 2**30, 2 * parameters
+            plan.work = judging_work(model.path, config.per_device_eval_batch_size, config.max_length)
+            plan.disk_bytes = round(plan.work.shape.stored * plan.work.held)
         return plan
 
     def external_digests(self, config: WrapConfig) -> dict[str, str]:

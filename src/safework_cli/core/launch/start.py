@@ -30,6 +30,7 @@ from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.launch.ranks import FOLDER, LAUNCHER_LOG, first_cause, read_records
 from safework_cli.core.launch.relay import FILE, Relay
+from safework_cli.core.plan.work import Estimate
 from safework_cli.core.settings import LaunchSettings
 from safework_cli.core.stage import Inputs, Outcome, Stage, WorkDir
 from safework_cli.core.system import cores, own_version
@@ -135,11 +136,12 @@ def _request(stage: Stage, config: Any, inputs: Inputs, work: WorkDir) -> dict[s
         "fingerprint": work.fingerprint,
         "config": config.model_dump(mode="json", exclude_unset=True),  # whether a setting was given decides what is refused
         "inputs": {key: _plain(artifact) for key, artifact in inputs.flat().items()},
+        "estimate": work.estimate.to_json() if work.estimate is not None else None,
     }
 
 
 def read_request(run: Path) -> dict[str, Any]:
-    """What the processes of a run are to do, with ``inputs`` as ``Inputs``."""
+    """What the processes of a run are to do, with ``inputs`` as ``Inputs`` and the plan's ``estimate``, or None."""
     request: dict[str, Any] = json.loads((run / FOLDER / REQUEST).read_bytes())
     values: dict[str, Any] = {}
     for key, plain in request["inputs"].items():
@@ -149,7 +151,8 @@ def read_request(run: Path) -> dict[str, Any]:
             values.setdefault(slot, {})[part] = artifact
         else:
             values[slot] = artifact
-    return request | {"inputs": Inputs(values)}
+    estimate = request["estimate"]
+    return request | {"inputs": Inputs(values), "estimate": None if estimate is None else Estimate.from_json(estimate)}
 
 
 def write_outcome(run: Path, outcome: Outcome) -> None:

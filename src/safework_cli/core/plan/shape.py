@@ -1,0 +1,118 @@
+"""The shape of a model, from its config.json and the headers of its weights: no weight is read."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safework_cli.core.artifacts.payload import weight_headers
+
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_VISION = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model)\.")
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+_HEAD = re.compile(r"(?:^|\.)(?:lm_head|embed_out)\.weight$")
+_EXPERT = re.compile(r"\.experts?\.")
+_NORM = re.compile(r"norm\w*\.weight$|ln_\d\.weight$")
+_BYTES = {"F64": 8, "F32": 4, "I32": 4, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """Sizes that memory and time depend on. Counts are numbers, not bytes.
+
+    Attributes:
+        parameters: all of the files' numbers; a tied output embedding is saved once.
+        layers: decoder layers.
+        layer: numbers of one of them, on average; active: those that a token passes through (fewer in a mixture of experts).
+        embedding: of the input embedding; head: of the output embedding, which is the same one where ``tied``.
+        hidden, feed_forward, query, key: widths of the residual stream, of the inner layer of the MLP (of all experts that a token takes),
+            of all query heads and of all key heads.
+        vocabulary: logits of a position.
+        norms: of the residual stream's width, in a layer; head_norms: queries and keys are normalised too.
+        stored: bytes of a number in the files.
+    """
+
+    parameters: int
+    layers: int
+    layer: int
+    active: int
+    embedding: int
+    head: int
+    tied: bool
+    hidden: int
+    feed_forward: int
+    query: int
+    key: int
+    vocabulary: int
+    stored: float
+    norms: int = 2
+    head_norms: bool = False
+
+    @classmethod
+    def of(cls, folder: Path) -> ModelShape:
+        """The shape of the model in a folder.
+
+        Raises:
+            InputError: it has no safetensors, or damaged ones.
+        """
+        headers = [entry for header in weight_headers(folder).values() for entry in header.items()]
+        sizes = {name: prod(entry["shape"]) for name, entry in headers}
+        shapes = {name: entry["shape"] for name, entry in headers}
+        stored = sum(_BYTES.get(entry["dtype"], 2) * prod(entry["shape"]) for _, entry in headers) / max(1, sum(sizes.values()))
+        written = _written(folder)
+        in_layers = {name: size for name, size in sizes.items() if _LAYER.search(name) and not _VISION.search(name)}
+        numbers = {int(match[1]) for name in in_layers if (match := _LAYER.search(name))}
+        layers = len(numbers) or _first(written, 1, "num_hidden_layers", "n_layer", "num_layers")
+        table = next((shapes[name] for name in shapes if _EMBEDDING.search(name)), [0, 0])
+        head = next((sizes[name] for name in sizes if _HEAD.search(name)), 0)
+        embedding = prod(table)
+        hidden = _first(written, table[-1], "hidden_size", "n_embd", "d_model")
+        heads = _first(written, 1, "num_attention_heads", "n_head")
+        width = _first(written, hidden // max(1, heads), "head_dim")
+        key_heads = _first(written, heads, "num_key_value_heads")
+        experts = _first(written, 0, "num_experts", "num_local_experts", "n_routed_experts")
+        taken = _first(written, 1, "num_experts_per_tok", "moe_topk")
+        inner = _first(written, 4 * hidden, "intermediate_size", "n_inner", "ffn_dim")
+        if experts:
+            inner = taken * _first(written, inner, "moe_intermediate_size") + _first(written, 0, "shared_expert_intermediate_size")
+        routed = sum(size for name, size in in_layers.items() if _EXPERT.search(name) and "shared" not in name)
+        layer = sum(in_layers.values()) // layers
+        normed = [name for name in in_layers if _NORM.search(name) and shapes[name] == [hidden]]
+        idle = round(routed * (1 - taken / experts)) // layers if experts else 0
+        return cls(
+            parameters=sum(sizes.values()),
+            layers=layers,
+            layer=layer,
+            active=layer - idle,
+            embedding=embedding,
+            head=head or embedding,
+            tied=not head,
+            hidden=hidden,
+            feed_forward=inner,
+            query=heads * width,
+            key=key_heads * width,
+            vocabulary=_first(written, table[0], "vocab_size"),
+            stored=stored,
+            norms=round(len(normed) / layers) or 2,
+            head_norms=any("q_norm." in name for name in in_layers),
+        )
+
+
+def _written(folder: Path) -> Mapping[str, Any]:
+    """What config.json says of the language model; nothing where it cannot be read: the run says why."""
+    try:
+        written = json.loads((folder / "config.json").read_bytes())
+        text = written.get("text_config", written)
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return text if isinstance(text, dict) else {}
+
+
+def _first(written: Mapping[str, Any], default: int, *names: str) -> int:
+    """The first of some settings that is a number."""
+    return next((int(written[name]) for name in names if isinstance(written.get(name), int)), default)

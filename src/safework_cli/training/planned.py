@@ -1,0 +1,136 @@
+"""The plan compared with the run: what an update takes and what the process holds, measured at the first one and at the end."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from safework_cli.core.formats import duration, size
+from safework_cli.core.plan.work import Estimate
+from safework_cli.core.stage import WorkDir
+from safework_cli.core.system import peak_memory_bytes, resident_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a run took so far.
+
+    Attributes:
+        updates: measured; seconds: of one of them.
+        peak: bytes at the peak, of the card or of this process beyond what it was without the model; None where that is not known.
+    """
+
+    updates: int
+    seconds: float
+    peak: int | None
+
+
+class CompareWithPlan(TrainerCallback):
+    """Says after the first update (or the updates of the first rollout) how the plan's numbers compare, and corrects them.
+
+    Args:
+        cycle: updates that one rollout serves: their time together is measured, since sampling is a part of it.
+    """
+
+    def __init__(self, trainer: Trainer, work: WorkDir, estimate: Estimate, cycle: int = 1):
+        self._trainer, self._work, self._estimate, self._cycle = trainer, work, estimate, cycle
+        self._on_card = torch.cuda.is_available()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._product = product_speed(args.device, torch.bfloat16 if args.bf16 else torch.float32)
+        self._without_model: int | None = None
+        if self._on_card:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            _return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
+            resident = resident_bytes()
+            self._without_model = None if resident is None else resident - held_bytes(self._trainer)
+        self._first_step, self._started = state.global_step, time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        done = state.global_step - self._first_step
+        if done != min(self._cycle, state.max_steps - self._first_step):
+            return
+        measured = self._measure(done)
+        self._record("first_updates", measured)
+        left = measured.seconds * (state.max_steps - state.global_step)
+        self._work.progress.note(comparison(self._estimate, measured, left))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if done := state.global_step - self._first_step:
+            self._record("all_updates", self._measure(done))
+
+    def _measure(self, updates: int) -> Measured:
+        if self._on_card:
+            peak: int | None = torch.cuda.max_memory_allocated()
+        else:
+            peak = None if self._without_model is None else peak_memory_bytes() - self._without_model
+        return Measured(updates, (time.monotonic() - self._started) / updates, peak)
+
+    def _record(self, what: str, measured: Measured) -> None:
+        planned = self._estimate.memory.first_peak if what == "first_updates" and measured.updates == 1 else self._estimate.memory.peak
+        self._work.progress.event(
+            what, updates=measured.updates, seconds=measured.seconds, peak_bytes=measured.peak, planned_bytes=planned,
+            planned_seconds=self._estimate.step_seconds, product_speed=self._product,
+        )  # fmt: skip
+
+
+def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
+    """The sentence for people.
+
+    Args:
+        left: seconds of the updates that are left, by the measured ones.
+    """
+    many = f"the first {measured.updates} updates took {duration(measured.seconds)} each" if measured.updates > 1 else (
+        f"the first update took {duration(measured.seconds)}"
+    )  # fmt: skip
+    planned = f" (planned: {duration(estimate.step_seconds)})" if estimate.step_seconds else ""
+    memory = ""
+    if measured.peak is not None:
+        at_first = estimate.memory.first_peak if measured.updates == 1 else estimate.memory.peak
+        memory = f"; memory {size(measured.peak)} (planned: {size(at_first)})"
+    return f"{many}{planned}{memory}; the rest takes about {duration(left)}"
+
+
+PRODUCT = {"cpu": 512, "cuda": 4096}
+"""Rows and columns of the product that a device's speed is measured by: hundredths of a second."""
+
+
+def product_speed(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations of a product a second on a device, the best of three: what the plan's time can be compared with on another machine."""
+    size = PRODUCT["cpu" if device.type == "cpu" else "cuda"]
+    left = torch.ones(size, size, device=device, dtype=dtype)
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        float((left @ left)[0, 0])  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def _return_freed_memory() -> None:
+    """Gives what was freed back to the system, on glibc: a CPU run keeps it for its next step otherwise (``models.load``)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def held_bytes(trainer: Trainer) -> int:
+    """Bytes of the weights that this process holds: its part of divided ones, and a reference model's."""
+    models = [trainer.model, getattr(trainer, "ref_model", None), getattr(trainer, "_reference", None)]
+    weights = {id(weight): weight for model in models if model is not None for weight in model.parameters()}
+    return sum(_local_bytes(weight) for weight in weights.values())
+
+
+def _local_bytes(weight: Any) -> int:
+    part = getattr(weight, "ds_tensor", None)
+    if part is None and hasattr(weight, "to_local"):
+        part = weight.to_local()
+    own = weight if part is None else part
+    return int(own.numel() * own.element_size())
