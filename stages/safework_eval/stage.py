@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.work import plan_replies
 from safework_eval import shards
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
@@ -121,6 +122,8 @@ class EvalStage(Stage):
         asked = 0.0 if inputs.many(shards.SLOT) else sides / config.share[1]
         plan.tokens = round(asked * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens))
         plan.disk_bytes = sides * rows * 20_000
+        verifiers = inputs.many("verifiers").values()
+        plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=sides * rows, judges=verifiers)
         return plan
 
     @staticmethod

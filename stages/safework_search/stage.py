@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.errors import nearest
 from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.work import plan_replies
 from safework_cli.training.closing import closing_table
 from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_search.config import GuidedConfig, weights_problem
@@ -59,6 +60,8 @@ class SearchStage(Stage):
                 "one step would be longer than the reply may be",
                 "raise max_tokens",
             )
+        model, batch = inputs.one("model"), config.generation_batch_size
+        plan_replies(plan, model, config.engine, batch=batch, reply=config.max_tokens, judges=guides.values())
         return plan
 
     def show(self, artifact: Artifact) -> RenderableType:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from conftest import cli_environment
 from safework_cli.core.artifacts import Store
 from safework_cli.core.errors import ConfigError
 from safework_cli.core.plan.cards import CARDS, card_like, card_named
@@ -25,7 +26,6 @@ from safework_cli.core.plan.tokens import characters_per_token, passes_of
 from safework_cli.core.plan.work import Activations, Estimate, Sampling, Work
 from safework_cli.core.settings import LaunchSettings, SlurmSettings
 from safework_cli.core.stage import Plan
-from tests.conftest import cli_environment
 
 SHAPE = ModelShape(
     parameters=1_000, layers=2, layer=300, active=300, embedding=200, head=200, tied=False, hidden=10, feed_forward=30, query=10, key=5,
@@ -240,7 +240,7 @@ def test_a_strategy_whose_memory_cannot_suffice_is_refused_with_what_fits():
 def test_smaller_passes_are_tried_before_more_processes_and_adapters():
     small = replace(seven_billion(), held=10**9, trained=10**9)
     assert setting_that_fits(small, launch(), device_of(launch(device="a40"), None), many_processes=True)[0] == (
-        "per_device_train_batch_size=4 gradient_accumulation_steps=2"
+        "per_device_train_batch_size=2 gradient_accumulation_steps=4"
     )
     alone = setting_that_fits(
         seven_billion(rows=1, pass_tokens=512), launch(), device_of(launch(device="h100"), None), many_processes=False
@@ -301,7 +301,7 @@ def test_a_dry_run_prints_the_plan_without_torch(store: Store, toy_data, tiny_mo
 
 
 def test_a_run_compares_itself_with_the_plan(cli, store: Store, toy_data, tiny_model):
-    from safework_cli.core.record import RECORD
+    from safework_cli.core.artifacts.manifest import RECORD
 
     words = [f"model={tiny_model}", f"data={toy_data.ref}:cot", "max_steps=2", "per_device_train_batch_size=4", "sample_prompts=0"]
     done = cli("sft", *words)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import bare_name, rule_digests
 from safework_data.cot.config import DEFAULT_SCORE, CotConfig, refusal_score
 from safework_data.show import counts_table
@@ -65,6 +66,8 @@ class CotStage(Stage):
             f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",
             f"keep {config.keep} that pass: {accepted}",
         ]
+        batch = config.generation_batch_size
+        plan_replies(plan, model, config.engine, batch=batch, reply=config.max_tokens, judges=judges.values())
         return plan
 
     def show(self, artifact: Artifact) -> RenderableType:

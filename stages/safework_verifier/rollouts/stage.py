@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import rule_digests
 from safework_verifier.rollouts.config import RolloutsConfig
 
@@ -46,6 +47,8 @@ class RolloutsStage(Stage):
                 [*(f"{name} by {a.ref}" for name, a in judges.items()), *(f"{name} by rule:{rule}" for name, rule in config.rules.items())]
             ),
         ]
+        model, batch = inputs.one("model"), config.generation_batch_size
+        plan_replies(plan, model, config.engine, batch=batch, reply=config.max_tokens, judges=judges.values())
         return plan
 
     def external_digests(self, config: RolloutsConfig) -> dict[str, str]:

@@ -244,7 +244,7 @@ def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
     plan = stage.plan(config(), inputs)
     assert not plan.refusals
     assert (plan.optimizer_steps, plan.name.endswith("-safety")) == (60, True)
-    assert plan.memory_bytes
+    assert plan.work is not None and plan.work.trained and plan.disk_bytes
     assert any("split by prompt" in line for line in plan.lines)
     bad = toy_rows(10)
     bad[3].meta["label"] = "Unsave"

@@ -116,7 +116,8 @@ def _sampling(work: Work, launch: LaunchSettings, device: Device, *, bf16: bool)
     if work.sampling is None:
         return 0, 0.0
     if work.sampling.elsewhere:
-        taken = round(work.sampling.elsewhere * (device.memory or 0))
+        inside = 0 if work.trained else (work.weight_bytes or 2) * work.held  # vLLM's share holds the weights, too
+        taken = max(0, round(work.sampling.elsewhere * (device.memory or 0)) - inside)
         return taken, float(taken)
     number = 2 if bf16 and device.kind == "gpu" else 4
     tokens = work.sampling.batch * (work.sampling.prompt + work.sampling.reply)
