@@ -99,8 +99,8 @@ def prepare(
     plan = stage.plan(resolved.config, inputs)
     refuse_engine(stage, resolved.config, plan)
     refuse_processes(stage, resolved.config, plan)
-    learns = plan.work is not None and plan.work.trained
-    estimate(stage, resolved.config, plan, measure(plan.work, resolved.config) if measure and plan.work and learns else None)
+    measured = measure(plan.work, resolved.config) if measure and plan.work and plan.work.trained else None
+    estimate(stage, resolved.config, plan, measured)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
