@@ -122,8 +122,9 @@ class EvalStage(Stage):
         asked = 0.0 if inputs.many(shards.SLOT) else sides / config.share[1]
         plan.tokens = round(asked * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens))
         plan.disk_bytes = sides * rows * 20_000
-        verifiers = inputs.many("verifiers").values()
-        plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=sides * rows, judges=verifiers)
+        if asked:
+            replies, judges = round(asked * rows), inputs.many("verifiers").values()
+            plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=replies, judges=judges)
         return plan
 
     @staticmethod

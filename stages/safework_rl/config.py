@@ -9,12 +9,8 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import ConfigError
-from safework_cli.core.plan.shape import ModelShape
-from safework_cli.core.plan.tokens import characters_per_token
-from safework_cli.core.plan.work import Sampling, Work
 from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Inputs, Plan, Slot
@@ -25,11 +21,12 @@ from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
 from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, hold_others, trained_weights
+from safework_cli.training.work import disk_of, hold_others
 from safework_rl.losses.contract import Loss, Weighting
 from safework_rl.losses.cpgd import CpgdSettings
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.registry import LOSSES, check_name, settings_of
+from safework_rl.work import rl_work
 
 
 class FormatSettings(Settings):
@@ -339,7 +336,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
     model = inputs.one("model")
     plan = Plan(name=name, optimizer_steps=config.max_steps)
     plan.tokens = config.prompts_used * config.num_generations * config.max_completion_length
-    plan.work = _work(config, model, inputs.one("data"))
+    plan.work = rl_work(config, model, inputs.one("data"))
     plan.disk_bytes = disk_of(plan.work, config.save_dtype)
     reference = inputs.maybe("reference") or (None if config.lora else model)  # with adapters, the policy without them
     if config.beta and reference is not None:
@@ -370,34 +367,6 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
     independent_of = {given[name].digest if name in given else name for name in rewards}
     plan_evaluation(plan, config, inputs, lambda: training_rows(inputs.one("data")), independent_of)
     return plan
-
-
-def _work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
-    """What updates and rollouts ask for, if every reply is as long as allowed: how long they will be is not known."""
-    shape = ModelShape.of(model.path)
-    texts = ["".join(message["content"] for message in row.prompt) for row in training_rows(data)]
-    ratio = characters_per_token(model.path, texts)
-    lengths = [min(len(text) / ratio, config.max_prompt_length) for text in texts]
-    longest, mean = max(lengths, default=0.0), sum(lengths) / max(1, len(lengths))
-    rows, passes, reply = config.per_device_train_batch_size, config.gradient_accumulation_steps, config.max_completion_length
-    prompts = max(1, rows // config.num_generations) if _shares_prompts(config) else rows  # that one pass computes
-    rollout_passes = config.passes_per_rollout * config.num_iterations
-    old = 0.0 if config.updates_per_rollout == 1 else 1.0 / config.num_iterations
-    return Work(
-        model.path, shape, **trained_weights(shape, config),
-        rows=rows, length=round(longest) + reply, pass_tokens=rows * reply + prompts * longest, head="tiles", head_tokens=rows * reply,
-        step_tokens=passes * (rows * reply + prompts * mean), step_head_tokens=passes * rows * reply, passes=passes,
-        extra_forwards=old + (1.0 / config.num_iterations if config.beta else 0.0), steps=config.max_steps, bf16=config.bf16,
-        checkpointing=config.gradient_checkpointing,
-        sampling=Sampling(
-            config.generation_batch_size, round(longest), reply, passes * rows * config.passes_per_rollout / rollout_passes,
-            config.engine.vllm.gpu_memory_utilization if config.engine.kind == "vllm" else 0.0,
-        ),
-    )  # fmt: skip
-
-
-def _shares_prompts(config: RlConfig) -> bool:
-    return config.share_prompts and not config.gradient_checkpointing and config.launch.strategy != "fsdp"
 
 
 def _written_positions(folder: Path) -> int | None:
