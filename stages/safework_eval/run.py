@@ -289,13 +289,14 @@ def _write(
 
 
 def _outcome_of_shard(config: EvalConfig, sides: Sequence[Replies]) -> Outcome:
+    """(How many failures are tolerated is a question to the whole evaluation.)"""
     replies = [reply for side in sides for reply in side.replies.values()]
     return Outcome(
         metrics={"shard": config.shard, "replies": len(replies)},
         seeds={"sampling": "seed, sample and prompt of each reply" if config.temperature > 0 else "greedy: none"},
         chat_template_hash=sides[0].template_hash,
         failed_items=sum(bool(reply.error) for reply in replies),
-        tolerated_items=int(config.max_failed * len(replies)),
+        tolerated_items=len(replies),
     )
 
 

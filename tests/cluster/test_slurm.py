@@ -81,3 +81,16 @@ def test_two_nodes_train_the_weights_of_one_process(cli, store, tiny_artifact, t
     assert two.returncode == 0, two.stderr
     moved = difference(weights(store, "model/tiny"), weights(store, one.stdout))
     assert difference(weights(store, one.stdout), weights(store, two.stdout)) < 1e-3 * moved
+
+
+def test_an_evaluation_as_an_array_is_the_one_in_one_piece(cli, store, tiny_artifact, toy_data):
+    words = (
+        "eval", "model=model/tiny", "data=dataset/toy:rl", "suites=[{name: sums, rows: {task: general}}]", "max_tokens=6", "batch_size=2",
+        "dtype=float32", "max_failed=1",
+    )  # fmt: skip
+    array = cli(*words, *JOB, "slurm.shards=3", "--wait", "--json")
+    ended = json.loads(array.stdout)
+    assert array.returncode == 0 and ended["state"] == "COMPLETED", (array.stderr, log_of(store, ended["job"]))
+    merged, whole = (store.resolve(ref.strip(), ("evaluation",)) for ref in (ended["ref"], cli(*words).stdout))
+    assert len(merged.manifest.inputs) == 5 and len(whole.manifest.inputs) == 2  # with the three shares
+    assert (merged.path / "summary.json").read_text() == (whole.path / "summary.json").read_text()

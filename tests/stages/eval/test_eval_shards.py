@@ -82,7 +82,7 @@ def test_shares_that_are_merged_are_the_evaluation_in_one_piece(evaluate, monkey
         ([f"shards.1={one}", f"shards.2={two}", f"shards.3={two}"], r"share 2 of 3 is given 2 times \(shards.2, shards.3\)"),
         (
             [f"shards.1={one}", f"shards.2={two}", f"shards.3={three}", "seed=1"],
-            "shards.1=.* is a share of another evaluation: seed differ",
+            "shards.1=.* share of another evaluation: seed differ",
         ),
         ([f"shards.1={one}", "max_tokens=7"], "max_tokens differ"),
     ):

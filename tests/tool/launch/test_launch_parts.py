@@ -231,6 +231,19 @@ def test_a_batch_script_is_bash_and_says_all_that_was_asked(store, tmp_path):
     assert words[words.index("sft") :][:5] == ["sft", "-c", str(tmp_path / "it's here" / "0-my recipe.yaml"), "model=a b", "slurm=null"]
 
 
+def test_the_jobs_of_an_array_have_a_share_each(store, tmp_path):
+    text = script(batch(words=["eval", "model=a"], recipes=[], shards=8), store, tmp_path, {})
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=True).returncode == 0
+    assert "#SBATCH --array=1-8" in text and "/%A_%a.log" in text
+    (command,) = [line for line in text.splitlines() if "slurm=null" in line]
+    assert "slurm=null shard=$SLURM_ARRAY_TASK_ID/8 > " in command
+    assert command.endswith("/${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.ref &")
+    assert job_of("job:12_3") == "12_3"
+    (store.root / ".slurm").mkdir(parents=True)
+    (store.root / ".slurm" / "12_3.ref").write_text("generations/a-3-of-8@v1\n")
+    assert made_by_job(store, "job:12_3") == "generations/a-3-of-8@v1"
+
+
 @pytest.mark.parametrize("given", [{"time": "2 hours"}, {"partition": "gpu;rm"}, {"extra": {"output": "x"}}, {"extra": {"a b": "x"}}])
 def test_slurm_settings_that_sbatch_would_misread_are_refused(given):
     with pytest.raises(ValidationError):
