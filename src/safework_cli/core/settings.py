@@ -112,6 +112,17 @@ OURS = ("nodes", "ntasks", "ntasks-per-node", "output", "signal", "requeue", "de
 """Options of sbatch that the script sets by itself."""
 
 
+def seconds_of(limit: str) -> int:
+    """A time limit of sbatch's in seconds: 90, 1:30, 1:30:00, 2-00, 2-00:00 or 2-00:00:00; 0 is no limit."""
+    days, _, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        hours, minutes, seconds = (*parts, 0, 0)[:3]
+        return ((int(days) * 24 + hours) * 60 + minutes) * 60 + seconds
+    hours, minutes, seconds = (0, *parts, 0)[:3] if len(parts) < 3 else parts
+    return (hours * 60 + minutes) * 60 + seconds
+
+
 def _one_word(text: str) -> str:
     if not _WORD.fullmatch(text):
         raise ValueError(f"'{text}' is not one word, as an option of sbatch is")
@@ -169,6 +180,15 @@ class SlurmSettings(Settings):
                 raise ValueError(f"--{name} is set by the script itself")
             _one_word(name)
         return options
+
+    @model_validator(mode="after")
+    def _time_to_run(self) -> SlurmSettings:
+        if 0 < (limit := seconds_of(self.time)) <= self.signal_seconds:
+            raise ValueError(
+                f"time={self.time} is {limit} seconds, and signal_seconds={self.signal_seconds} stops the run that long before its end: it "
+                "would make no step"
+            )
+        return self
 
     def options(self, launch: LaunchSettings) -> dict[str, str]:
         """Options of sbatch by name."""

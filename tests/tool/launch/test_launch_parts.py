@@ -24,7 +24,7 @@ from safework_cli.core.launch.slurm import Batch, job_of, made_by_job, script, s
 from safework_cli.core.launch.start import launch_command, rendezvous_port
 from safework_cli.core.launch.world import World
 from safework_cli.core.registry import load_stage
-from safework_cli.core.settings import LaunchSettings, SlurmSettings, StageConfig
+from safework_cli.core.settings import LaunchSettings, SlurmSettings, StageConfig, seconds_of
 from safework_cli.core.stage import Plan, refuse_processes
 from safework_cli.training.sampler import step_sampler
 from safework_cli.training.worker import _refuse_other_version
@@ -248,6 +248,20 @@ def test_the_jobs_of_an_array_have_a_share_each(store, tmp_path):
 def test_slurm_settings_that_sbatch_would_misread_are_refused(given):
     with pytest.raises(ValidationError):
         SlurmSettings(**given)
+
+
+@pytest.mark.parametrize(
+    ("limit", "seconds"),
+    [("90", 5400), ("1:30", 90), ("1:30:00", 5400), ("2-00", 172_800), ("1-02:03", 93_780), ("1-02:03:04", 93_784), ("0", 0)],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(limit, seconds):
+    assert seconds_of(limit) == seconds
+
+
+def test_a_time_limit_that_leaves_no_time_is_refused():
+    with pytest.raises(ValidationError, match="time=5 is 300 seconds, and signal_seconds=300 stops the run that long before its end"):
+        SlurmSettings(time="5")
+    assert SlurmSettings(time="6").time == "6" and SlurmSettings(time="0").time == "0"
 
 
 def test_a_job_is_a_reference_once_it_has_made_something(store):
