@@ -20,6 +20,9 @@ Keys of ``meta`` that stages understand (``data/schema.py`` gives the same to ot
     verdict       list  start and end of the word that states the decision: characters of the last assistant message
     template      str   what the prompt was written with, apart from its topic
     pair          str   id of the harmful prompt that a benign look-alike was written against, or the reverse
+    shows         list  phrases that are true of the row's images, for the visual-focus reward
+    shows_not     list  phrases that are not true of them
+    safety_warning str  what is dangerous about the prompt with its image, for a judge that reads it
 """
 
 from __future__ import annotations

@@ -37,6 +37,9 @@ META: dict[str, dict[str, Any]] = {
         "items": {"type": "integer"},
         "description": "start and end, in the last assistant message, of the word that states the decision",
     },
+    "shows": _list_of_texts("phrases that are true of the row's images, for the visual-focus reward"),
+    "shows_not": _list_of_texts("phrases that are not true of them"),
+    "safety_warning": {"type": "string", "description": "what is dangerous about the prompt with its image, for a judge that reads it"},
     "template": {"type": "string", "description": "what the prompt was written with, apart from its topic"},
     "scores": {"type": "object", "additionalProperties": {"type": "number"}, "description": "verifier → score that the reply was kept by"},
 }

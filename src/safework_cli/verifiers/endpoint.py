@@ -11,6 +11,7 @@ from safework_cli.data.text_safety import disarmed
 from safework_cli.engines.openai import Answer, Endpoint
 from safework_cli.engines.protocol import Sampling
 from safework_cli.verifiers.contract import Exchange, Verdict
+from safework_cli.verifiers.image_text import as_read
 from safework_cli.verifiers.prompting import broken_tags, query_text
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
 from safework_cli.verifiers.stated import after_thought, written_label
@@ -56,6 +57,7 @@ class EndpointVerifier:
         return verdicts
 
     def _messages(self, exchange: Exchange) -> list[Message]:
+        exchange = as_read(self.spec, exchange, has_vision=False)
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
         texts = {
             QUERY: query_text(exchange.messages),

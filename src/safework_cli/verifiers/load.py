@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from safework_cli.core.artifacts.external import RULE_PREFIX
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.verifiers.contract import Verifier
+from safework_cli.verifiers.image_text import require_reader
 from safework_cli.verifiers.rules import rule_verifier
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def load_verifier(
         trust_remote_code: run Python code that the verifier's folder brings along.
 
     Raises:
-        ConfigError: an unknown rule.
+        ConfigError: an unknown rule, or the verifier reads the text in images and the extra ``ocr`` is not installed.
         InputError: not a verifier, or a damaged one.
     """
     rule = source if isinstance(source, str) else getattr(source, "external", None)
@@ -63,6 +64,8 @@ def load_verifier(
     for key, value in changes.items():
         if value is not None:
             setattr(spec, key, value)
+    if spec.read_image_text:
+        require_reader()
     if spec.endpoint is not None:
         from safework_cli.verifiers.endpoint import EndpointVerifier
 

@@ -21,6 +21,7 @@ from safework_cli.data.text_safety import BREAK
 from safework_cli.models.chat_template import encode_text, instructed, render
 from safework_cli.models.vision import Vision
 from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.image_text import as_read
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
 from safework_cli.verifiers.verdicts import template_for, unreadable, warning_of
 
@@ -117,6 +118,7 @@ class PromptWriter:
 
     def write(self, exchange: Exchange) -> JudgePrompt:
         """The prompt of one exchange; its final answer is judged, never its thought."""
+        exchange = as_read(self.spec, exchange, has_vision=self.processor is not None)
         form = self._form(exchange)
         opening, vision = self._pictured(form, exchange) if exchange.images else (form.fixed[0], None)
         texts = {

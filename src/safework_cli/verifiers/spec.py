@@ -62,6 +62,8 @@ class LabelSpec(BaseModel):
     """"hard": the score of the most probable label. "soft": the expected score."""
     use_harmful: bool = False
     """Where ``harmful`` is known, only labels possible for it compete."""
+    read_image_text: bool = False
+    """The judge is shown the text in the prompt's images, as the extra ``ocr`` reads it; the file names it only where it is so."""
     answer_tokens: int = Field(1024, ge=1)
     """Tokens that a served judge may write: a label takes one, a judge that reasons needs room for its thought. A verdict that is cut is
     an error."""
@@ -92,7 +94,8 @@ class LabelSpec(BaseModel):
         return self
 
     def write(self, folder: Path) -> None:
-        write_durably(folder / SPEC_FILE, self.model_dump_json(indent=2).encode() + b"\n")
+        left_out = None if self.read_image_text else {"read_image_text"}  # files of verifiers without it stay as they were
+        write_durably(folder / SPEC_FILE, self.model_dump_json(indent=2, exclude=left_out).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> LabelSpec:

@@ -25,7 +25,7 @@ def template_for(spec: LabelSpec, exchange: Exchange) -> str:
 
 def unreadable(spec: LabelSpec, exchange: Exchange, *, has_vision: bool) -> str | None:
     """Why an exchange cannot be judged, or None: a grader needs a gold answer, and images need a vision tower."""
-    if exchange.images and not has_vision:
+    if exchange.images and not has_vision and not spec.read_image_text:
         return "the query has images, and this judge takes text only"
     if REFERENCE in template_for(spec, exchange) and not exchange.answer:
         return "the row has no gold answer to compare the reply with"

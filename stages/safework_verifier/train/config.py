@@ -62,6 +62,8 @@ class VerifierTrainConfig(SupervisedConfig):
     """The verifier's score: that of the most probable label, or the expected one."""
     use_harmful: bool = False
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
+    read_image_text: bool = False
+    """Show the judge the text in a prompt's images, after the prompt's words (extra `ocr`): a judge of text alone then judges them too."""
     strict_harmful: bool = False
     """Of a safety verifier with `use_harmful`: a reply to a harmful prompt is never "Safe without risk". It declines, warns, is unsafe or
     makes no sense. Without it a small verifier takes a naive reply to a harmful prompt for help with a harmless one."""
@@ -96,7 +98,7 @@ class VerifierTrainConfig(SupervisedConfig):
         spec = preset(self.task)
         if self.instruction == "short":
             spec.template, spec.strict_template = SHORT_TEMPLATES[self.task]
-        for key in ("max_length", "reading", "use_harmful", "min_probability"):
+        for key in ("max_length", "reading", "use_harmful", "read_image_text", "min_probability"):
             setattr(spec, key, getattr(self, key))
         spec.scores = spec.scores | self.scores
         if self.strict_harmful:

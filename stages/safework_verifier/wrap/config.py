@@ -46,6 +46,8 @@ class WrapConfig(WithEngine):
     """The verifier's score: that of the most probable label, or the expected one."""
     use_harmful: bool = False
     """Where a prompt is known to be harmful or not, let only labels possible for it compete."""
+    read_image_text: bool = False
+    """Show the judge the text in a prompt's images, after the prompt's words (extra `ocr`): a judge of text alone then judges them too."""
     min_probability: float = Field(0.0, ge=0, lt=1)
     """Label probability below which a verdict is an error."""
     answer_tokens: int = Field(1024, ge=1, le=1_000_000)
@@ -79,7 +81,7 @@ class WrapConfig(WithEngine):
             base["empty_label"] = self.empty_label or min(labels, key=lambda name: labels[name].score)
         given = ("empty_label", "system", "template", "strict_template")
         base |= {name: value for name in given if (value := getattr(self, name)) is not None}
-        kept = ("code_reading", "max_length", "reading", "use_harmful", "min_probability", "answer_tokens")
+        kept = ("code_reading", "max_length", "reading", "use_harmful", "read_image_text", "min_probability", "answer_tokens")
         base |= {name: getattr(self, name) for name in kept}
         endpoint = self.engine.endpoint
         base["endpoint"] = endpoint.model_dump() if endpoint else None

@@ -15,6 +15,7 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.training.work import judging_work
+from safework_cli.verifiers.image_text import require_reader
 from safework_verifier.rows import labelled_rows, split_by_prompt
 from safework_verifier.wrap.config import WrapConfig
 
@@ -47,6 +48,8 @@ class WrapStage(Stage):
             )
         try:
             spec = config.spec()
+            if spec.read_image_text:
+                require_reader()
             plan.lines = [f"wrap {model.ref if model else config.engine.url}: {', '.join(spec.labels)}"]
             if data:
                 items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)

@@ -40,7 +40,7 @@ class CorrectnessRule:
     """Judges a mixed batch, each exchange by the rule of its answer type."""
 
     name = "correctness"
-    version = 1
+    version = 2  # answers of several letters
     rests_on = ANSWER_TYPES
 
     @staticmethod
