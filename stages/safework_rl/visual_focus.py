@@ -9,7 +9,7 @@ stated wrongly counts against the reply, since one that names everything would o
 
     reward = recall · precision
     recall     annotations (``meta.shows``) that the reply states, over all of them; one that is listed twice must be stated twice
-    precision  annotations stated, over these and the phrases of ``meta.shows_not`` that it states; those that the question names do not count
+    precision  annotations stated, over these and the phrases of ``meta.shows_not`` that it states, without those that the question names
 
 A prompt without images or annotations earns 1: the same for all its replies, so that it changes no advantage.
 """

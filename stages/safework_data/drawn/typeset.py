@@ -9,6 +9,7 @@ focus: the control, on which no model can do better than chance.
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 from PIL import Image as PIL
 from PIL import ImageDraw, ImageFilter, ImageFont
@@ -51,6 +52,7 @@ def typeset(text: str, size: int, *, blurred: bool = False) -> PIL.Image:
     return image.filter(ImageFilter.GaussianBlur(font.size * 0.6)) if blurred else image
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(max(10, round(size / 16)))
     assert isinstance(font, ImageFont.FreeTypeFont)  # the other font, of builds without FreeType, has no sizes
