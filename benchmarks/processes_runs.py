@@ -104,10 +104,10 @@ def prepare(store: Store, model: Path) -> None:
     from safework_cli.environments.search.index import Passage, write_index
 
     import_folder(store, model, "tiny")
-    _commit_rows(store, "toys", cot=_chats(with_reply=True), rl=_chats(with_reply=False))
-    _commit_rows(store, "judged", _judged())
-    _commit_rows(store, "valued", _valued())
-    _commit_rows(store, "questions", rl=_questions())
+    commit_rows(store, "toys", cot=_chats(with_reply=True), rl=_chats(with_reply=False))
+    commit_rows(store, "judged", _judged())
+    commit_rows(store, "valued", _valued())
+    commit_rows(store, "questions", rl=_questions())
     folder = store.staging()
     write_index(folder, [Passage("a", "A", "Alpha is a letter.", ""), Passage("b", "B", "Beta is another.", "")], k1=1.5, b=0.75)
     _commit(store, folder, "index", "passages")
@@ -166,7 +166,8 @@ def _questions() -> list[Row]:
     return [Row(f"q{i}", "search", [{"role": "user", "content": f"Who is {c}?"}], answer=c, meta=meta) for i, c in enumerate("bcdefghj")]
 
 
-def _commit_rows(store: Store, name: str, rows: Sequence[Row] = (), **subsets: Sequence[Row]) -> None:
+def commit_rows(store: Store, name: str, rows: Sequence[Row] = (), **subsets: Sequence[Row]) -> None:
+    """Makes rows the first version of a dataset, as a whole or in subsets."""
     from safework_cli.data.row import write_rows
 
     folder = store.staging()

@@ -14,7 +14,11 @@ import pytest
 
 from conftest import cli_environment
 from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.manifest import RECORD
+from safework_cli.core.artifacts.transfer import import_folder
+from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError
+from safework_cli.core.plan import device
 from safework_cli.core.plan.cards import CARDS, card_like, card_named
 from safework_cli.core.plan.device import Device, device_of
 from safework_cli.core.plan.duration import step_flops, step_seconds
@@ -24,6 +28,8 @@ from safework_cli.core.plan.memory import layer_bytes, memory_of
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import characters_per_token, passes_of
 from safework_cli.core.plan.work import Activations, Estimate, Sampling, Work
+from safework_cli.core.registry import load_stage
+from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.settings import LaunchSettings, SlurmSettings
 from safework_cli.core.stage import Plan
 
@@ -203,8 +209,8 @@ def test_the_card_of_a_run_is_the_settings_or_slurms():
 
 
 def test_this_machine_is_measured():
-    device = device_of(launch(device="cpu"), None)
-    assert device.memory and device.single > 1e6 and device.bandwidth > 1e6
+    cores = device_of(launch(device="cpu"), None)
+    assert cores.memory and cores.single > 1e6 and cores.bandwidth > 1e6
 
 
 # ------------------------------------------------------------------ refusals
@@ -224,7 +230,8 @@ def seven_billion(**more: Any) -> Work:
 
 def test_a_strategy_whose_memory_cannot_suffice_is_refused_with_what_fits():
     plan = planned(seven_billion(), device="h100")
-    (refusal,) = plan.refusals
+    refusal = plan.too_large
+    assert refusal is not None and not plan.refusals
     assert "NVIDIA H100 SXM leaves 79.0 GiB" in refusal.what and "weights 28.4 GiB · gradients 28.4 GiB · optimiser 56.7 GiB" in refusal.why
     assert refusal.do.startswith("launch.strategy=fsdp launch.processes=")
     settings = dict(word.split("=") for word in refusal.do.split(" needs ")[0].split())
@@ -234,7 +241,7 @@ def test_a_strategy_whose_memory_cannot_suffice_is_refused_with_what_fits():
         work = replace(work, rows=int(rows), passes=int(settings["gradient_accumulation_steps"]), pass_tokens=work.pass_tokens * share)
         work = replace(work, head_tokens=work.head_tokens * share)
     again = planned(work, device="h100", strategy="fsdp", processes=int(settings["launch.processes"]))
-    assert not again.refusals and again.estimate is not None and again.estimate.memory.peak <= again.estimate.capacity
+    assert not again.too_large and again.estimate is not None and again.estimate.memory.peak <= again.estimate.capacity
 
 
 def test_smaller_passes_are_tried_before_more_processes_and_adapters():
@@ -251,11 +258,11 @@ def test_smaller_passes_are_tried_before_more_processes_and_adapters():
 
 
 def test_the_check_can_be_left_out_and_an_unknown_card_refuses_nothing():
-    assert not planned(seven_billion(), device="h100", check_memory=False).refusals
+    assert planned(seven_billion(), device="h100", check_memory=False).too_large is None
     stage: Any = SimpleNamespace(name="sft", many_processes=True)
     plan = Plan(work=seven_billion())
     estimate(stage, SimpleNamespace(launch=LaunchSettings(), slurm=SlurmSettings(gpus_per_node="8")), plan)
-    assert not plan.refusals and plan.estimate is not None and "launch.device=NAME" in plan.estimate.notes[0]
+    assert plan.too_large is None and plan.estimate is not None and "launch.device=NAME" in plan.estimate.notes[0]
 
 
 def test_lines_for_people_name_every_part_and_the_hours_of_cards():
@@ -300,18 +307,29 @@ def test_a_dry_run_prints_the_plan_without_torch(store: Store, toy_data, tiny_mo
     assert made["optimizer_steps"] == 8 and made["tokens"] > 0 and made["disk_bytes"] > 0 and made["measured"] is False
 
 
-def test_a_run_compares_itself_with_the_plan(cli, store: Store, toy_data, tiny_model):
-    from safework_cli.core.artifacts.manifest import RECORD
+def test_a_run_that_cannot_fit_does_not_start_and_one_that_runs_compares_itself_with_the_plan(
+    cli, store: Store, toy_data, tiny_model, monkeypatch
+):
+    import_folder(store, tiny_model, "tiny")
+    stage, small = load_stage("sft"), Device("cpu", "a small machine", 2**30 + 2**20, None, 1e9, 1e9, 1e9, bf16=False)
+    words = ["model=tiny", f"data={toy_data.ref}:cot", "max_steps=2", "per_device_train_batch_size=4", "sample_prompts=0"]
+    with monkeypatch.context() as patched:
+        patched.setattr(device, "this_gpu", lambda: None)
+        patched.setattr(device, "this_cpu", lambda: small)
+        refused = prepare(stage, resolve(stage, [], words), store)
+        with pytest.raises(ConfigError, match="a small machine leaves 1.0 MiB"):
+            execute(refused, store)
+        allowed = prepare(stage, resolve(stage, [], [*words, "launch.check_memory=false"]), store)
+    assert allowed.fingerprint == refused.fingerprint and allowed.plan.too_large is None
 
-    words = [f"model={tiny_model}", f"data={toy_data.ref}:cot", "max_steps=2", "per_device_train_batch_size=4", "sample_prompts=0"]
     done = cli("sft", *words)
     assert done.returncode == 0, done.stderr
     assert "the first update took" in done.stderr and "(planned: " in done.stderr
-    artifact = store.resolve(done.stdout.strip())
-    lines = [json.loads(line) for line in (artifact.path / RECORD / "events.jsonl").read_text().splitlines()]
-    events = {line["event"]: line for line in lines}
+    written = store.resolve(done.stdout.strip(), ("model",)).path / RECORD / "events.jsonl"
+    events = {event["event"]: event for event in map(json.loads, written.read_text().splitlines())}
     assert events["first_updates"]["updates"] == 1 and events["all_updates"]["updates"] == 2
     assert events["first_updates"]["product_speed"] > 0 and events["all_updates"]["planned_bytes"] > 0
+    assert execute(refused, store).already  # what is there already is printed on any machine
 
 
 def test_measuring_belongs_to_the_dry_run(cli, toy_data, tiny_model):

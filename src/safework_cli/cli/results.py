@@ -59,10 +59,11 @@ def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
         "disk_bytes": plan.disk_bytes,
         **(plan.estimate.to_json() if plan.estimate is not None else {}),
     }
-    code = plan.refusals[0].exit_code if plan.refusals else 0
+    refused = [*plan.refusals, *([plan.too_large] if plan.too_large is not None and done is None else [])]
+    code = refused[0].exit_code if refused else 0
     if as_json:
         settings = {key: {"value": value, "source": source} for key, value, source in resolved.rows()}
-        refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in plan.refusals]
+        refusals = [{"what": r.what, "why": r.why, "do": r.do} for r in refused]
         inputs = {key: a.ref for key, a in prepared.inputs.flat().items()}
         print_json(
             {
@@ -100,6 +101,6 @@ def show_plan(prepared: Any, store: Any, *, as_json: bool) -> int:
             + (f", already done as {done.ref}" if done else "")
         )
     )
-    for refusal in plan.refusals:
+    for refusal in refused:
         out.print(Text(f"refused: {refusal}", style="red"))
     return code

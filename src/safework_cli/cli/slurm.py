@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from safework_cli.core.artifacts import Store
 from safework_cli.core.config import Resolved
 from safework_cli.core.errors import EXIT_DONE, ConfigError
 from safework_cli.core.launch.slurm import FOLDER, PREFIX, Batch, has_made, job_of, outcome_of, script, submit
+from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.runtime import existing, prepare
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import say
@@ -31,6 +32,7 @@ def run_as_job(
     wait: bool,
     as_json: bool,
     quiet: bool,
+    measure: Callable[[Work, Any], Activations] | None = None,
 ) -> int:
     """Submits a command, after the checks that it would make itself; or, where its artifact is there already, names that.
 
@@ -39,9 +41,10 @@ def run_as_job(
 
     Args:
         options: of the command, by name; those that are None were not given.
+        measure: as for ``core.runtime.prepare``.
     """
     after = [job for reference in resolved.references.values() if (job := job_of(reference)) and not has_made(store, job)]
-    prepared = None if after else prepare(stage, resolved, store, build=not dry_run, quiet=quiet)
+    prepared = None if after else prepare(stage, resolved, store, build=not dry_run, quiet=quiet, measure=measure)
     assert resolved.config.slurm is not None
     words = [*stage.name.split(), *(word for recipe in recipes for word in ("-c", str(recipe))), *settings]
     for name, value in options.items():
@@ -65,6 +68,8 @@ def run_as_job(
         if not options.get("--fresh") and (done := existing(prepared, store)):
             say_result(done, as_json=as_json, quiet=quiet)
             return done.exit_code
+        if prepared.plan.too_large is not None:
+            raise prepared.plan.too_large
     if batch.shards > 1:
         array = submit(batch, store, os.environ)
         shares = [f"shards.{number}={PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)]

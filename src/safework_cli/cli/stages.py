@@ -74,7 +74,17 @@ def stage_command(name: str) -> click.Command:
 
             options = {"--name": artifact_name, "--fork": fork, "--fresh": fresh or None, "--quiet": quiet or None}
             return run_as_job(
-                stage, resolved, where, recipe, settings or [], options, dry_run=dry_run, wait=wait, as_json=as_json, quiet=quiet
+                stage,
+                resolved,
+                where,
+                recipe,
+                settings or [],
+                options,
+                dry_run=dry_run,
+                wait=wait,
+                as_json=as_json,
+                quiet=quiet,
+                measure=_measure if measure else None,
             )
         if wait:
             raise ConfigError("--wait is given without slurm", "this command runs here, and ends when it is done", "leave --wait out")

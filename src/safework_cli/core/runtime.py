@@ -273,6 +273,8 @@ def _refuse_if_changed(prepared: Prepared) -> None:
 
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
     """Runs the stage in its locked folder and commits what it made."""
+    if prepared.plan.too_large is not None:
+        raise prepared.plan.too_large
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()

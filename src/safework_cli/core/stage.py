@@ -99,6 +99,7 @@ class Plan:
             checkpoints take together.
         work: what each process computes; None where that is not known.
         estimate: what that needs, which the tool adds (``core.plan.estimate``).
+        too_large: why it cannot run on its device, likewise: it is raised where something would be run, and not where that is done already.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -109,6 +110,7 @@ class Plan:
     disk_bytes: int | None = None
     work: Work | None = None
     estimate: Estimate | None = None
+    too_large: SafeworkError | None = None
 
     def refuse(self, what: str, why: str = "", do: str = "", *, kind: type[SafeworkError] = ConfigError) -> None:
         self.refusals.append(kind(what, why, do))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def estimate(stage: Stage, config: Any, plan: Plan, activations: Activations | None = None) -> None:
-    """Adds to a plan what its work needs on its device, and a refusal where that cannot fit.
+    """Adds to a plan what its work needs on its device, and why it is too large where that cannot fit.
 
     Args:
         activations: as measured by the memory tracker; by formula where None.
@@ -49,7 +49,7 @@ def estimate(stage: Stage, config: Any, plan: Plan, activations: Activations | N
     elif not launch.check_memory:
         pass
     elif not fits(memory, room):
-        plan.refusals.append(_refusal(stage, config, work, memory, room, device))
+        plan.too_large = _refusal(stage, config, work, memory, room, device)
     elif memory.peak > room:
         plan.estimate.notes.append("it is close: the estimate is above what there is, by less than it is uncertain")
 
