@@ -111,16 +111,17 @@ class SftStage(Stage):
 
 
 def _work(config: SftConfig, model: Artifact, rows: list[Row], steps: int) -> Work:
-    """What the rows ask for: all tokens pass the layers, and on one CPU process only those of replies the head."""
+    """What the rows ask for. Where TRL computes the loss it does so in tiles; ours has all logits of the supervised positions."""
     texts = ["".join(message["content"] for message in row.messages) for row in rows]
-    ratio = characters_per_token(model.path, texts)
+    ratio, ours = characters_per_token(model.path, texts), config.verdict is not None or config.kl is not None
     replies = sum(len(message["content"]) for row in rows for message in row.messages if message["role"] == "assistant")
     return training_work(
         model.path,
         config,
         [min(len(text) / ratio + TEMPLATE_TOKENS * len(row.messages), config.max_length) for text, row in zip(texts, rows, strict=True)],
         steps,
-        "supervised" if config.launch.world == 1 or config.verdict or config.kl else "tiles",
+        "supervised" if config.launch.world == 1 or ours else "tiles",
+        head_on_card=None if ours else "tiles",
         supervised=replies / max(1, sum(map(len, texts))),
         padded=not config.padding_free,
         frozen_embedding=config.freeze_embeddings,

@@ -94,6 +94,12 @@ def test_zero_trains_in_bfloat16_over_masters_and_autocast_over_float32_weights(
     assert memory_of(half, launch(), gpu).activations == 16 * (2 * layer + 8 * 40) + copies
 
 
+def test_logits_on_a_card_are_those_of_its_own_head():
+    gpu, wide = replace(CPU, kind="gpu"), replace(WORK, shape=replace(SHAPE, vocabulary=100_000), head_on_card="tiles")
+    assert memory_of(wide, launch(), CPU).logits == 12 * 4 * 100_000
+    assert memory_of(wide, launch(), gpu).logits == 8 * 4 * 32_768
+
+
 def test_recomputed_activations_keep_a_layers_input_and_one_layer():
     layer = layer_bytes(SHAPE, bf16=False, attention_in_float32=True)
     memory = memory_of(replace(WORK, checkpointing=True), launch(), CPU)

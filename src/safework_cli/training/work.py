@@ -24,6 +24,7 @@ def training_work(
     steps: int,
     head: Head,
     *,
+    head_on_card: Head | None = None,
     supervised: float = 1.0,
     padded: bool = True,
     frozen_embedding: bool = False,
@@ -48,7 +49,7 @@ def training_work(
     return Work(
         folder, shape, **trained_weights(shape, config, frozen_embedding=frozen_embedding),
         rows=rows, length=passes.longest, pass_tokens=passes.largest, head=head, head_tokens=read[0], step_tokens=passes.per_step,
-        step_head_tokens=read[1], passes=accumulated, extra_forwards=extra_forwards, steps=steps, bf16=config.bf16,
+        step_head_tokens=read[1], head_on_card=head_on_card, passes=accumulated, extra_forwards=extra_forwards, steps=steps, bf16=config.bf16,
         checkpointing=getattr(config, "gradient_checkpointing", None),
     )  # fmt: skip
 

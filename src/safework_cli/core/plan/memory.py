@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from safework_cli.core.plan.device import Device
 from safework_cli.core.plan.shape import ModelShape
-from safework_cli.core.plan.work import Activations, Memory, Work
+from safework_cli.core.plan.work import Activations, Head, Memory, Work
 from safework_cli.core.settings import LaunchSettings
 
 ZERO_BUCKET = 500_000_000
@@ -58,7 +58,7 @@ def memory_of(work: Work, launch: LaunchSettings, device: Device, activations: A
     kept = _activations(work, bf16=bf16, on_cpu=device.kind == "cpu", activations=activations)
     if bf16 and own_bytes == 4 and not half_training and not divided:
         kept += 2 * shape.layer * work.layers + (0 if device.kind == "cpu" else 2 * shape.head)  # autocast's copies of the weights
-    logits = _logits(work)
+    logits = _logits(work, (device.kind == "gpu" and work.head_on_card) or work.head)
     cache, sampling = _sampling(work, launch, device, bf16=bf16)
     other = 4 * work.other_weights + (2 if device.bf16 else 4) * work.other_half
     early = gradient_bytes * shape.head if work.trained >= work.held and not divided else 0  # the head's gradient comes first
@@ -100,7 +100,7 @@ def _activations(work: Work, *, bf16: bool, on_cpu: bool, activations: Activatio
     return base + layer * work.backward
 
 
-def _logits(work: Work) -> float:
+def _logits(work: Work, head: Head) -> float:
     """Bytes of logits: they, their log-softmax and its gradient where a loss is taken over all of them."""
     vocabulary = work.shape.vocabulary
     return {
@@ -108,7 +108,7 @@ def _logits(work: Work) -> float:
         "tiles": 8 * work.head_tokens * min(vocabulary, TILE),
         "last": 8 * work.rows * vocabulary,
         "none": 0.0,
-    }[work.head]
+    }[head]
 
 
 def _sampling(work: Work, launch: LaunchSettings, device: Device, *, bf16: bool) -> tuple[int, float]:

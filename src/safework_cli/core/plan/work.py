@@ -43,6 +43,7 @@ class Work:
         own_gradient: share of the backward layers' weights that have a gradient of their own: 1, or about 0 with adapters.
         rows: of a forward pass; length: tokens of the longest one.
         pass_tokens, head_tokens: of the largest pass, through the layers and through the head.
+        head: where logits exist; head_on_card: the same on a GPU, where that differs.
         step_tokens, step_head_tokens: of an update, on average, in one process.
         passes: forward and backward passes of an update.
         extra_forwards: further forward passes over an update's tokens, such as those of a reference model.
@@ -65,6 +66,7 @@ class Work:
     pass_tokens: float
     head: Head
     head_tokens: float
+    head_on_card: Head | None = None
     step_tokens: float = 0.0
     step_head_tokens: float = 0.0
     own_gradient: float = 1.0
