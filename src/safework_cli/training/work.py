@@ -48,9 +48,9 @@ def training_work(
     shape = ModelShape.of(folder)
     return Work(
         folder, shape, **trained_weights(shape, config, frozen_embedding=frozen_embedding),
-        rows=rows, length=passes.longest, pass_tokens=passes.largest, head=head, head_tokens=read[0], step_tokens=passes.per_step,
-        step_head_tokens=read[1], head_on_card=head_on_card, passes=accumulated, extra_forwards=extra_forwards, steps=steps, bf16=config.bf16,
-        checkpointing=getattr(config, "gradient_checkpointing", None),
+        rows=rows, length=passes.longest, pass_tokens=passes.largest, head=head, head_tokens=read[0], head_on_card=head_on_card,
+        step_tokens=passes.per_step, step_head_tokens=read[1], passes=accumulated, extra_forwards=extra_forwards, steps=steps,
+        bf16=config.bf16, checkpointing=getattr(config, "gradient_checkpointing", None),
     )  # fmt: skip
 
 
