@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import ConfigError
 from safework_cli.core.registry import load_registered
 from safework_cli.core.settings import Settings, StageConfig, cosmetic
-from safework_cli.core.stage import Inputs, Plan, Slot
-from safework_cli.data.dataset import training_rows
+from safework_cli.core.stage import Slot
 from safework_cli.data.tasks import TaskName
 from safework_cli.engines.settings import ServerSettings, VllmSettings
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
-from safework_cli.training.heldout import plan_evaluation
-from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, hold_others
 from safework_rl.losses.contract import Loss, Weighting
 from safework_rl.losses.cpgd import CpgdSettings
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.registry import LOSSES, check_name, settings_of
-from safework_rl.work import rl_work
 
 
 class FormatSettings(Settings):
@@ -325,55 +316,3 @@ UPDATES_PER_ROLLOUT = 4
 16: `docs/reinforcement.md`.)"""
 MODEL_SLOT = Slot(("model",), "the policy to start from")
 VERIFIERS_SLOT = Slot(("verifier",), "model verifiers by name, such as verifiers.safety", optional=True, many=True)
-
-
-def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str]) -> Plan:
-    """What any of the three stages will do.
-
-    Args:
-        rewards: names of the rules and verifiers that the drawn tasks are rewarded by; none of them may be a judge of eval_steps.
-    """
-    model = inputs.one("model")
-    plan = Plan(name=name, optimizer_steps=config.max_steps)
-    plan.tokens = config.prompts_used * config.num_generations * config.max_completion_length
-    plan.work = rl_work(config, model, inputs.one("data"))
-    plan.disk_bytes = disk_of(plan.work, config.save_dtype)
-    reference = inputs.maybe("reference") or (None if config.lora else model)  # with adapters, the policy without them
-    if config.beta and reference is not None:
-        hold_others(plan, weights=parameter_count(reference.path))
-    judges = [judge for judge in inputs.many("verifiers").values() if (judge.path / "config.json").exists()]
-    hold_others(plan, half=sum(parameter_count(judge.path) for judge in judges))
-    parameters = plan.work.shape.parameters
-    per_rollout = min(config.prompts_per_step * config.updates_per_rollout, config.prompts_used)
-    plan.lines = [
-        f"train {model.ref} ({parameters / 1e6:.0f} M weights) with {config.algorithm}, {config.max_steps} steps",
-        f"{per_rollout} prompts × {config.num_generations} replies a rollout, {config.max_completion_length} tokens at most each",
-        f"a rollout serves {min(config.rollout_steps, config.max_steps)} updates of {config.prompts_per_step} prompts"
-        + (f", {config.num_iterations} passes over it" if config.num_iterations > 1 else ""),
-        f"verifiers: {', '.join(f'{key} = {a.ref}' for key, a in inputs.many('verifiers').items()) or 'rules only'}",
-    ]
-    plan.lines += [f"warning: {text}" for text in config.warnings()]
-    if config.share_prompts and config.launch.strategy == "fsdp":
-        plan.lines.append("prompts are shared when sampling, and not in training: FSDP gathers a layer's weights for one pass at a time")
-    positions = _written_positions(model.path)
-    if positions is not None and config.max_completion_length >= positions:
-        plan.refuse(
-            f"max_completion_length={config.max_completion_length} leaves no room for a prompt in the {positions} positions of {model.ref}",
-            "every prompt would be dropped",
-            f"set max_completion_length below {positions}",
-        )
-    plan_tracking(plan, config.tracking)
-    given = inputs.many("verifiers")
-    independent_of = {given[name].digest if name in given else name for name in rewards}
-    plan_evaluation(plan, config, inputs, lambda: training_rows(inputs.one("data")), independent_of)
-    return plan
-
-
-def _written_positions(folder: Path) -> int | None:
-    """The positions that a model's ``config.json`` gives, for prompt and reply together; None where it gives none."""
-    try:
-        written = json.loads((folder / "config.json").read_text())
-        positions = written.get("text_config", written).get("max_position_embeddings")
-    except (OSError, ValueError, AttributeError):
-        return None  # the run says what is wrong with the folder
-    return positions if isinstance(positions, int) else None

@@ -231,7 +231,8 @@ def planned(work: Work, **settings: Any) -> Plan:
 
 def seven_billion(**more: Any) -> Work:
     every = {"held": SEVEN.parameters, "trained": SEVEN.parameters, "layers": 28, "backward": 28, "rows": 8, "length": 2_048}
-    return replace(WORK, shape=SEVEN, pass_tokens=8 * 1_024, head_tokens=8 * 512, bf16=None, **every | more)
+    every |= {"pass_tokens": 8 * 1_024, "head_tokens": 8 * 512, "bf16": None}
+    return replace(WORK, shape=SEVEN, **every | more)
 
 
 def test_a_strategy_whose_memory_cannot_suffice_is_refused_with_what_fits():

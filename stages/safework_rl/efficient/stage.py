@@ -10,8 +10,9 @@ from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
-from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT, plan_rl
+from safework_rl.config import MODEL_SLOT, VERIFIERS_SLOT
 from safework_rl.efficient.config import EfficientConfig
+from safework_rl.plan import plan_rl
 from safework_rl.reference import REFERENCE_SLOT, plan_reference, without_reward
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.routing import check_routes, digests_of_rules, rewarded_by

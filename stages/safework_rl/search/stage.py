@@ -10,7 +10,8 @@ from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
-from safework_rl.config import MODEL_SLOT, plan_rl
+from safework_rl.config import MODEL_SLOT
+from safework_rl.plan import plan_rl
 from safework_rl.reference import REFERENCE_SLOT, plan_reference
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
