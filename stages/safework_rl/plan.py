@@ -8,6 +8,7 @@ from pathlib import Path
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.errors import InputError
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.plan.work import Sampling, Work
@@ -74,9 +75,7 @@ def _written_positions(folder: Path) -> int | None:
 def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
     """The work of one process, if every reply is as long as allowed: how long replies will be is not known."""
     shape = ModelShape.of(model.path)
-    texts = ["".join(message["content"] for message in row.prompt) for row in training_rows(data)]
-    ratio = characters_per_token(model.path, texts)
-    lengths = [min(len(text) / ratio, config.max_prompt_length) for text in texts]
+    lengths = _prompt_lengths(config, model, data)
     longest, mean = max(lengths, default=0.0), sum(lengths) / max(1, len(lengths))
     rows, passes, reply = config.per_device_train_batch_size, config.gradient_accumulation_steps, config.max_completion_length
     prompts = max(1, rows // config.num_generations) if _shares_prompts(config) else rows  # that a pass computes
@@ -89,6 +88,16 @@ def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
         extra_forwards=forwards, steps=config.max_steps, bf16=config.bf16, checkpointing=config.gradient_checkpointing,
         sampling=_sampling(config, round(longest)),
     )  # fmt: skip
+
+
+def _prompt_lengths(config: RlConfig, model: Artifact, data: Artifact) -> list[float]:
+    """Tokens of the prompts, about."""
+    try:
+        texts = ["".join(message["content"] for message in row.prompt) for row in training_rows(data)]
+    except InputError:
+        return [float(config.max_prompt_length)]  # the run says what is wrong with the rows
+    ratio = characters_per_token(model.path, texts)
+    return [min(len(text) / ratio, config.max_prompt_length) for text in texts]
 
 
 def _sampling(config: RlConfig, longest: int) -> Sampling | None:

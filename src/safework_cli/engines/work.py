@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.payload import parameter_count
+from safework_cli.core.errors import InputError
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.work import Sampling, Work
 from safework_cli.core.stage import Plan
@@ -36,11 +37,15 @@ def plan_replies(
     """
     if model is None or engine.kind == "openai":
         return
-    shape, vllm = ModelShape.of(model.path), engine.kind == "vllm"
+    try:
+        shape, others = ModelShape.of(model.path), sum(map(_numbers, judges))
+    except InputError:
+        return  # the run says what is wrong with the folder
+    vllm = engine.kind == "vllm"
     plan.work = Work(
         model.path, shape, held=shape.parameters // (engine.vllm.tensor_parallel_size if vllm else 1), trained=0, layers=shape.layers,
         backward=0, rows=batch, length=prompt + reply, pass_tokens=batch * prompt, head="last", head_tokens=batch,
-        steps=1 if replies else 0, weight_bytes=None, other_half=sum(map(_numbers, judges)),
+        steps=1 if replies else 0, weight_bytes=None, other_half=others,
         sampling=Sampling(batch, prompt, reply, replies, engine.vllm.gpu_memory_utilization if vllm else 0.0),
     )  # fmt: skip
 
