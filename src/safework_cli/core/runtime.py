@@ -100,6 +100,8 @@ def prepare(
     refuse_engine(stage, resolved.config, plan)
     refuse_processes(stage, resolved.config, plan)
     measured = measure(plan.work, resolved.config) if measure and plan.work and plan.work.trained else None
+    if measure and measured is None:
+        plan.lines.append("--measure: nothing is trained, so there is nothing to measure")
     estimate(stage, resolved.config, plan, measured)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)

@@ -83,5 +83,5 @@ def _kept(config: Any, rows: int, length: int, *, bf16: bool, lora: bool) -> flo
                 if first:
                     tracker.reset_mod_stats()
         peak = tracker.get_tracker_snapshot("peak")
-    total = {str(kind).rsplit(".", 1)[-1].lower(): size for kind, size in next(iter(peak.values())).items()}
-    return total["total"] - sum(total[name] for name in ("param", "buffer", "grad"))
+    held = {str(name).rsplit(".", 1)[-1].lower(): size for name, size in next(iter(peak.values())).items()}
+    return float(held["total"] - sum(held[name] for name in ("param", "buffer", "grad")))

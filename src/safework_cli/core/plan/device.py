@@ -79,7 +79,7 @@ def _of_card(card: Card, *, memory: int | None = None, count: int | None = None)
 def this_gpu() -> Device | None:
     """The cards that this process may use, asked of nvidia-smi; None without one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and not visible.strip("-1 "):
+    if visible is not None and visible.strip() in ("", "-1"):
         return None
     if shutil.which(QUERY[0]) is None:
         return None

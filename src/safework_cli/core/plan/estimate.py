@@ -42,7 +42,7 @@ def estimate(stage: Stage, config: Any, plan: Plan, activations: Activations | N
         step_flops=step_flops(work),
         steps=work.steps,
         world=launch.world,
-        measured=activations is not None,
+        measured=activations is not None if work.trained else None,
     )
     if room is None:
         plan.estimate.notes.append(f"whether it fits is not known: {device.name} is not in the table; launch.device=NAME names another")
@@ -84,8 +84,8 @@ def estimate_lines(plan: Plan) -> Iterator[str]:
     if made is not None:
         each = f"each of {made.world} processes" if made.world > 1 else "the process"
         of = f" of {size(made.capacity)}" if made.capacity is not None else ""
-        how = "activations by torch's memory tracker" if made.measured else "activations by formula; --measure measures them"
-        yield f"memory of {each} at its peak: {size(made.memory.peak)}{of} ({made.device}; {how})"
+        how = {None: "", True: "; activations by torch's memory tracker", False: "; activations by formula, --measure measures them"}
+        yield f"memory of {each} at its peak: {size(made.memory.peak)}{of} ({made.device}{how[made.measured]})"
         yield f"  {_parts(made.memory)}"
         yield from (f"  note: {note}" for note in made.notes)
     figures = {

@@ -133,7 +133,7 @@ class Estimate:
         host: bytes of a node's own memory, beyond the cards.
         step_seconds: of an update; 0 where nothing is trained or the device's speed is unknown.
         step_flops: operations of an update in one process; the part of it that products take.
-        measured: activations are from the memory tracker.
+        measured: activations are from the memory tracker; None where nothing is trained.
     """
 
     device: str
@@ -145,7 +145,7 @@ class Estimate:
     step_flops: float
     steps: int
     world: int
-    measured: bool = False
+    measured: bool | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
