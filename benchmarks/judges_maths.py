@@ -165,7 +165,7 @@ def golds(args: argparse.Namespace) -> Bar:
     if folder is None:
         return missing(name, "≥ 1", "--data is not given")
     exchanges, sets = [], 0
-    for suite in (dict(SUITES) | TRAINING_SETS).values():
+    for suite in (suite for suite in (dict(SUITES) | TRAINING_SETS).values() if suite.tried):
         if suite.path(folder).exists():
             every = suite.read(suite, suite.path(folder))
             rows = [row for row in every if row.answer is not None and row.meta.get("answer_type") in COMPARED]

@@ -24,7 +24,7 @@ ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(SUITES))
+@pytest.mark.parametrize("name", sorted(name for name, suite in SUITES.items() if suite.tried))
 def test_a_suite_gives_sound_rows_with_distinct_ids(real_data: Path, name: str) -> None:
     rows = load_suite(name, real_data)
     assert len(rows) == ROWS.get(name, len(rows))

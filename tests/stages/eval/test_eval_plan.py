@@ -148,7 +148,7 @@ def test_rows_without_images_can_be_chosen(data: Artifact, model: Artifact) -> N
 def test_every_set_that_asks_by_images_is_marked(real_data: Path) -> None:
     from safework_cli.data.suites import SUITES, load_suite
 
-    for name, suite in SUITES.items():
+    for name, suite in ((name, suite) for name, suite in SUITES.items() if suite.tried):
         assert suite.images == any(row.images for row in load_suite(name, real_data)), name
 
 

@@ -350,7 +350,7 @@ _ALL = [
     ),
     Suite(
         "nlvr", "true or false statements about images", "nlvr_v1/dev.jsonl", "general", read_nlvr,
-        "github.com/lil-lab/nlvr", "CC-BY-4.0", split="train",
+        "github.com/lil-lab/nlvr", "CC-BY-4.0", split="train", images=True,
     ),
 ]  # fmt: skip
 
