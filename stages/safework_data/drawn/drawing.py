@@ -1,4 +1,4 @@
-"""What the drawn set draws: something that a picture shows, and a question about it."""
+"""What the drawn set draws: something that an image shows, and a question about it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ HELD_OUT = {"dev": 1, "heldout": 3}
 
 
 class Drawing:
-    """A picture by what it shows.
+    """An image by what it shows.
 
     Attributes:
         content: what it shows, apart from how: drawings of one content are one group, and on one side of the split.
-        shows, shows_not: phrases that are true of the picture, and phrases that are not.
+        shows, shows_not: phrases that are true of the image, and phrases that are not.
         thought: what a worked reply says of it first.
     """
 
@@ -29,7 +29,7 @@ class Drawing:
     thought: str
 
     def draw(self, size: int) -> PIL.Image:
-        """The picture, ``size`` pixels wide and high."""
+        """The image, ``size`` pixels wide and high."""
         raise NotImplementedError
 
     @property
@@ -38,7 +38,7 @@ class Drawing:
 
     @property
     def side(self) -> str:
-        """ "train", "dev" or "heldout", by the content alone: what is held out is so under every seed."""
+        """ "train", "dev" or "heldout", by the content only: what is held out is so under every seed."""
         place = int(_digest(self.content)[-8:], 16) % 20
         for side, share in HELD_OUT.items():
             if place < share:

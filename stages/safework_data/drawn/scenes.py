@@ -148,15 +148,10 @@ def _relation(axis: Callable[[int], int], word: str) -> Callable[[str, Random], 
 
     def ask(answer: str, rng: Random) -> Question:
         one, other = rng.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], 2)
-        first = rng.randrange(SIDE * SIDE)
-        wanted = [
-            cell for cell in range(SIDE * SIDE) if axis(cell) != axis(first) and (axis(first) < axis(cell)) == (answer == "yes")
-        ]  # fmt: skip
-        while not wanted:
-            first = rng.randrange(SIDE * SIDE)
-            wanted = [cell for cell in range(SIDE * SIDE) if axis(cell) != axis(first) and (axis(first) < axis(cell)) == (answer == "yes")]
+        every = range(SIDE * SIDE)
+        cells = [(a, b) for a in every for b in every if axis(a) != axis(b) and (axis(a) < axis(b)) == (answer == "yes")]
         others = [thing for thing in _things(rng, rng.randint(0, 3)) if thing not in (one, other)]
-        scene = placed([one, other, *others], rng, (first, rng.choice(wanted)))
+        scene = placed([one, other, *others], rng, rng.choice(cells))
         return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?")
 
     return ask

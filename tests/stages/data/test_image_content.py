@@ -126,7 +126,7 @@ def test_a_training_row_with_an_image_of_a_suite_is_dropped(work, tmp_path, real
     (tmp_path / "99.png").write_bytes(image.read_bytes())
     for number in (1, 2):
         (tmp_path / f"{number}.png").write_bytes(drawn(number))
-    lines = [{"prompt": f"What stands in picture {number}?", "image": f"{number}.png"} for number in (1, 2, 99)]
+    lines = [{"prompt": f"What is to be found in number {number}?", "image": f"{number}.png"} for number in (1, 2, 99)]
     (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, lines)))
     source = {
         "kind": "file", "path": str(tmp_path / "own.jsonl"), "name": "own", "subset": "rl", "task": "general",

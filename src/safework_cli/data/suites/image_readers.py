@@ -23,7 +23,7 @@ CHOICES_LINE = {
     "zh": "正确选项可能有一个或多个，请只回答所有正确选项的字母。",
 }
 RENDERINGS = {"SD": "Rephrased Question(SD)", "SD_TYPO": "Rephrased Question", "TYPO": "Rephrased Question"}
-"""MM-SafetyBench: how a request is drawn (a generated image, one with the key phrase below it, the phrase alone) → what is asked then."""
+"""MM-SafetyBench: how a request is drawn (a generated image, one with the key phrase below it, only the phrase) → what is asked then."""
 
 
 def asked_about(text: str, images: int = 1) -> list[Message]:
@@ -90,7 +90,7 @@ def read_mssbench(suite: Suite, path: Path) -> Iterator[Row]:
     the other in ``meta.pair``. Queries of one situation share the group, since they share the images."""
     chat = load_json(path).get("chat")
     if not isinstance(chat, list):
-        raise InputError(f"{path}: there is no list 'chat'", f"suite {suite.name} reads the set as {suite.upstream} publishes it")
+        raise InputError(f"{path}: the list 'chat' is missing", f"suite {suite.name} reads the set as {suite.upstream} publishes it")
     for number, record in enumerate(chat):
         group = f"{suite.name}/{number:04d}"
         for place, query in enumerate(_asked_of(record, ("queries", "safe_image_path", "unsafe_image_path"), path, number)):
@@ -175,7 +175,7 @@ def read_mmmu(suite: Suite, path: Path) -> Iterator[Row]:
             named = [int(number) for number in _MMMU_TAG.findall(content)]
             unnamed = [number for number in have if number not in named]
             if missing := [number for number in named if number not in have]:
-                raise InputError(f"{file}, question {record['id']}: <image {missing[0]}> is named, and there is no such image")
+                raise InputError(f"{file}, question {record['id']}: <image {missing[0]}> is named, and the record does not hold it")
             content = f"{TAG}\n" * len(unnamed) + _MMMU_TAG.sub(TAG, content)
             meta: dict[str, Any] = {"language": "en", "stem": record["question"]}
             if choices:
