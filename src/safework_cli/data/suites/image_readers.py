@@ -92,8 +92,9 @@ def read_mssbench(suite: Suite, path: Path) -> Iterator[Row]:
     if not isinstance(chat, list):
         raise InputError(f"{path}: the list 'chat' is missing", f"suite {suite.name} reads the set as {suite.upstream} publishes it")
     for number, record in enumerate(chat):
+        _require(suite, record, ("queries", "safe_image_path", "unsafe_image_path"), f"{path}, chat record {number}")
         group = f"{suite.name}/{number:04d}"
-        for place, query in enumerate(_asked_of(record, ("queries", "safe_image_path", "unsafe_image_path"), path, number)):
+        for place, query in enumerate(record["queries"]):
             for side, harmful in (("safe", False), ("unsafe", True)):
                 image = embedded(record[f"{side}_image_path"], path.parent / "chat")
                 other = f"{suite.name}/{number:04d}-{place}-{'unsafe' if side == 'safe' else 'safe'}"
@@ -103,13 +104,6 @@ def read_mssbench(suite: Suite, path: Path) -> Iterator[Row]:
                 )  # fmt: skip
                 row.harmful = harmful
                 yield row
-
-
-def _asked_of(record: Record, columns: tuple[str, ...], path: Path, number: int) -> list[str]:
-    for column in columns:
-        if column not in record:
-            raise InputError(f"{path}, record {number}: no key '{column}'{nearest(column, record)}", f"it has: {', '.join(record)}")
-    return list(record[columns[0]])
 
 
 @dataclass(frozen=True)
@@ -125,28 +119,36 @@ class MmSafetyBench:
     def __call__(self, suite: Suite, path: Path) -> Iterator[Row]:
         for file in sorted(path.parent.glob("*.json")):
             for key, record in load_json(file).items():
+                _require(suite, record, ("Question", *(RENDERINGS[rendering] for rendering in self.renderings)), f"{file}, question {key}")
                 for rendering in self.renderings:
-                    column = RENDERINGS[rendering]
-                    _asked_of({**record, column: [record.get(column)]} if column in record else record, (column, "Question"), file, key)
                     image = embedded(f"{file.stem}/{rendering}/{key}.jpg", path.parent.parent / "imgs")
                     meta = {
                         "language": suite.language, "stem": record["Question"], "target": record["Question"], "jailbreak": True,
                         "group": f"mm-safetybench/{file.stem}/{key}", "rendering": rendering,
                     }  # fmt: skip
                     yield suite.row(
-                        f"{file.stem}-{key}-{rendering}", asked_about(record[column]), images=[image], category=file.stem, meta=meta
+                        f"{file.stem}-{key}-{rendering}",
+                        asked_about(record[RENDERINGS[rendering]]),
+                        images=[image],
+                        category=file.stem,
+                        meta=meta,
                     )
 
 
 def _records(suite: Suite, path: Path, columns: tuple[str, ...]) -> Iterator[Record]:
     for number, record in enumerate(read_table(path), start=1):
-        for column in columns:
-            if column not in record:
-                raise InputError(
-                    f"{path}, record {number}: no column '{column}'{nearest(column, record)}",
-                    f"suite {suite.name} reads the set as {suite.upstream} publishes it; the file has: {', '.join(map(str, record))}",
-                )
+        _require(suite, record, columns, f"{path}, record {number}")
         yield record
+
+
+def _require(suite: Suite, record: Record, columns: tuple[str, ...], where: str) -> None:
+    """Raises InputError where a record lacks one of the columns that its authors give it."""
+    for column in columns:
+        if column not in record:
+            raise InputError(
+                f"{where}: no column '{column}'{nearest(column, record)}",
+                f"suite {suite.name} reads the set as {suite.upstream} publishes it; the record has: {', '.join(map(str, record))}",
+            )
 
 
 def _hub_image(value: Any, where: str) -> Image:
