@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from safework_cli.core.artifacts.external import RULE_PREFIX
 from safework_cli.core.errors import SafeworkError
 from safework_cli.data.dataset import read_dataset
+from safework_cli.data.image_content import image_keys
+from safework_cli.data.row import Row
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact, Store
@@ -107,7 +109,7 @@ def _shared_prompts(one: Artifact | None, other: Artifact) -> tuple[int, str]:
 
 
 def _training_prompts(verifier: Artifact | None) -> tuple[set[str], set[str]]:
-    """The groups and the questions of the rows that a verifier was trained on, or calibrated.
+    """The groups and the prompts of the rows that a verifier was trained on, or calibrated.
 
     Raises:
         _Unknown: its data is not here any more, or it was not trained here.
@@ -127,4 +129,9 @@ def _training_prompts(verifier: Artifact | None) -> tuple[set[str], set[str]]:
     except SafeworkError as error:
         raise _Unknown(error.what) from None
     rows = [row for row in rows if row.split != "test"]
-    return {row.group for row in rows}, {" ".join(row.question.lower().split()) for row in rows}
+    return {row.group for row in rows}, set(map(_prompt, rows))
+
+
+def _prompt(row: Row) -> str:
+    """A question with its images: the same words about another image are another prompt."""
+    return "\0".join([" ".join(row.question.lower().split()), *image_keys(row.images)])

@@ -110,3 +110,9 @@ def test_a_judge_reads_the_warning_of_its_row():
     assert unreadable(spec, Exchange.of(row, "x"), has_vision=False) is None
     row.meta.clear()
     assert "safety_warning" in str(unreadable(spec, Exchange.of(row, "x"), has_vision=False))
+
+
+def test_one_question_about_two_images_is_two_prompts_for_a_judges_independence():
+    from safework_eval.independence import _prompt
+
+    assert _prompt(row(b"one")) == _prompt(row(b"one")) != _prompt(row(b"other")) != _prompt(row(None))
