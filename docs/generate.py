@@ -59,7 +59,8 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def first_line(registered: Any) -> str:
     """What a registered object says of itself in one sentence; of a suite or metric its ``summary``."""
     text = getattr(registered, "summary", None) or inspect.getdoc(registered) or ""
-    return cell(str(text).partition("\n\n")[0])
+    untried = " (not tried here)" if getattr(registered, "tried", True) is False else ""
+    return cell(str(text).partition("\n\n")[0]) + untried
 
 
 class WithDefaults(GenerateJsonSchema):
@@ -189,7 +190,7 @@ def pages() -> dict[str, str]:
     toctree = "\n".join(["```{toctree}", ":hidden:", "", *made, "registered.md", "manifest.md", "```"])
     made["index.md"] = (
         "# Reference\n\nWritten from the schemas of the installed version. `safework STAGE --help` prints the same settings.\n\n"
-        f"{links}\n- [Registered by entry point](registered.md): rules, losses, metrics and suites\n"
+        f"{links}\n- [Registered by entry point](registered.md): rules, losses, rewards, metrics and suites\n"
         f"- [Manifest and metrics](manifest.md)\n\n{toctree}\n"
     )
     return made | {"registered.md": registered_page(), "manifest.md": manifest_page()}

@@ -28,7 +28,7 @@ _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 
 
 def visual_focus(rows: Sequence[Row], replies: Sequence[str]) -> list[float | None]:
-    """The registered reward, in [0, 1] for each reply."""
+    """The share of what is known of its image that a reply states, less what it states wrongly; a stand-in (`docs/reinforcement.md`)."""
     return [_of_row(row, reply) for row, reply in zip(rows, replies, strict=True)]
 
 
