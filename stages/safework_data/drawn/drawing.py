@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from PIL import Image as PIL
@@ -14,23 +15,32 @@ HELD_OUT = {"dev": 1, "heldout": 3}
 """Of twenty contents, how many only these subsets show."""
 
 
-class Drawing:
-    """An image by what it shows.
+class Drawing(ABC):
+    """An image by what it shows."""
 
-    Attributes:
-        content: what it shows, apart from how: drawings of one content are one group, and on one side of the split.
-        shows, shows_not: phrases that are true of the image, and phrases that are not.
-        thought: what a worked reply says of it first.
-    """
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """What it shows, apart from how: drawings of one content are one group, and on one side of the split."""
 
-    content: str
-    shows: list[str]
-    shows_not: list[str]
-    thought: str
+    @property
+    @abstractmethod
+    def shows(self) -> list[str]:
+        """Phrases that are true of the image."""
 
+    @property
+    @abstractmethod
+    def shows_not(self) -> list[str]:
+        """Phrases that are not."""
+
+    @property
+    @abstractmethod
+    def thought(self) -> str:
+        """What a worked reply says of it first."""
+
+    @abstractmethod
     def draw(self, size: int) -> PIL.Image:
         """The image, ``size`` pixels wide and high."""
-        raise NotImplementedError
 
     @property
     def group(self) -> str:
