@@ -27,6 +27,12 @@ Condition = Literal[
 ]  # fmt: skip
 
 
+def share_of(text: str) -> tuple[int, int]:
+    """The numbers of a share, such as "2/8"."""
+    number, _, count = text.partition("/")
+    return int(number), int(count)
+
+
 class EvalConfig(WithEngine):
     """Settings of ``safework eval``."""
 
@@ -100,8 +106,7 @@ class EvalConfig(WithEngine):
     @property
     def share(self) -> tuple[int, int]:
         """Which share of the batches is asked for, from 1, and of how many."""
-        number, _, count = (self.shard or "1/1").partition("/")
-        return int(number), int(count)
+        return share_of(self.shard or "1/1")
 
     def limited_suites(self) -> list[SuiteBlock]:
         """The suites, each with the smaller of its own limit and ``limit``."""

@@ -16,7 +16,7 @@ from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.config import result_settings
 from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.journal import read_journal, write_line
-from safework_eval.config import EvalConfig
+from safework_eval.config import EvalConfig, share_of
 from safework_eval.samples import Key, RecordedReply
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def problems(config: EvalConfig, inputs: Inputs, version: int) -> list[SafeworkE
                     "make it again with the settings and inputs of this command",
                 )
             )
-        shares[key] = EvalConfig.model_validate(settings, strict=False).share
+        shares[key] = share_of(settings["shard"])
     if refusals:
         return refusals
     counts = Counter(count for _, count in shares.values())
@@ -93,12 +93,18 @@ def problems(config: EvalConfig, inputs: Inputs, version: int) -> list[SafeworkE
 
 def _changed(config: EvalConfig, inputs: Inputs, shard: Artifact, version: int) -> list[str]:
     """The settings and inputs in which a share was made otherwise."""
-    mine, theirs = (result_settings(one) for one in (config, EvalConfig.model_validate(shard.manifest.config, strict=False)))
-    changed = [name for name in sorted(mine) if mine[name] != theirs[name]]
+    changed = [name for name, value in sorted(result_settings(config).items()) if _differs(value, shard.manifest.config.get(name))]
     digests = {key: artifact.digest for key, artifact in inputs.flat().items() if not key.startswith(f"{SLOT}.")}
     others = {key: entry.digest for key, entry in shard.manifest.inputs.items()}
     changed += sorted(key for key in digests.keys() | others.keys() if digests.get(key) != others.get(key))
     return changed + (["the stage's version"] if shard.manifest.stage_version != version else [])
+
+
+def _differs(mine: Any, theirs: Any) -> bool:
+    """Whether a setting differs from a recorded one, which has those as well that cannot change a result."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        return any(_differs(value, theirs.get(name)) for name, value in mine.items())
+    return bool(mine != theirs)
 
 
 def write_shard(folder: Path, suites: Sequence[PlannedSuite], sides: Sequence[Replies]) -> None:
