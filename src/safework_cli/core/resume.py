@@ -18,7 +18,6 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.progress import METRICS
 from safework_cli.core.runs import is_running, read_request, run_folders
-from safework_cli.core.settings import LaunchSettings
 
 FORK = "fork.json"
 """What a forked run's folder says of its origin."""
@@ -120,19 +119,25 @@ def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) ->
             "the checkpoint's optimiser knows the weights that were trained there",
             f"fork with {other[0]} as it was, or leave --fork out",
         )
-    then, now = (LaunchSettings.model_validate(r["config"].get("launch", {})) for r in (theirs, request))
-    if (then.strategy, then.world) != (now.strategy, now.world) and not {then.strategy, now.strategy} <= WHOLE_STATE:
-        divided = then if then.strategy not in WHOLE_STATE else now
+    then, now = _launch_of(theirs), _launch_of(request)
+    if then != now and not {then[0], now[0]} <= WHOLE_STATE:
+        divided = then[0] if then[0] not in WHOLE_STATE else now[0]
         return InputError(
-            f"the run '{name}' has launch.strategy={then.strategy} on {_processes(then)}, and this one {now.strategy} on {_processes(now)}",
-            f"{divided.strategy} divides the optimiser's state among its processes, and a checkpoint holds it in as many parts",
-            f"fork with launch.strategy={then.strategy} on {_processes(then)}, or leave --fork out",
+            f"the run '{name}' has launch.strategy={then[0]} on {_processes(then)}, and this one {now[0]} on {_processes(now)}",
+            f"{divided} divides the optimiser's state among its processes, and a checkpoint holds it in as many parts",
+            f"fork with launch.strategy={then[0]} on {_processes(then)}, or leave --fork out",
         )
     return None
 
 
-def _processes(launch: LaunchSettings) -> str:
-    return "one process" if launch.world == 1 else f"{launch.world} processes"
+def _launch_of(request: Mapping[str, Any]) -> tuple[str, int]:
+    """A run's strategy, and how many processes it has."""
+    launch = request["config"].get("launch", {})
+    return launch.get("strategy", "single"), launch.get("processes", 1) * launch.get("nodes", 1)
+
+
+def _processes(launch: tuple[str, int]) -> str:
+    return "one process" if launch[1] == 1 else f"{launch[1]} processes"
 
 
 def _runs_of(runs: Path, stage: str, without: Path) -> dict[str, dict[str, Any]]:
