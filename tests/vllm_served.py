@@ -67,7 +67,7 @@ class FakeVllm:
             given = body["update_info"]
             self.model.load_state_dict(dict(read_folder(Path(given["folder"]), given["weights"])), strict=False)
         if path == "/finish_weight_update":
-            self.weights = body["weight_version"]
+            self.weights = body.get("weight_version", self.weights)
         if path == "/reset_prefix_cache":
             return {"success": True}
         if path == "/v1/completions":

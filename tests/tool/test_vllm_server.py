@@ -85,8 +85,9 @@ def test_replies_are_those_of_the_weights_that_were_sent(connect, tiny_model, fa
 )
 def test_a_server_that_was_started_otherwise_is_refused(change, message, fake, connect):
     change(fake)
-    with pytest.raises(InputError, match=rf"(?s)the vLLM server at 127\.0\.0\.1:\d+ .*{message}.*safework serve|{message}.*pip install"):
+    with pytest.raises(InputError, match=rf"(?s)the vLLM server at 127\.0\.0\.1:\d+ .*{message}") as refused:
         connect()
+    assert "safework serve MODEL --transfer folder --dtype float32" in refused.value.do or "pip install 'vllm==0.30.*'" in refused.value.do
 
 
 def test_other_weights_than_those_that_were_sent_are_an_error(fake, connect, tiny_model):
@@ -161,6 +162,23 @@ def test_a_folder_that_the_server_sees_otherwise_is_an_error(fake, connect, tiny
     )
     with pytest.raises(RunAgain, match=r"HTTP 500: .* holds 0 weights here, and the trainer wrote \d+"):
         engine.load_weights(load_model(tiny_model, dtype="float32").named_parameters, "run:0")
+
+
+def test_an_update_that_a_killed_run_left_open_is_closed(fake, connect, tiny_model):
+    engine, answer, open_updates = connect(), fake.answer, ["of the killed run"]
+
+    def one_at_a_time(path, body):
+        if path == "/start_weight_update":
+            if open_updates:
+                raise FileNotFoundError("start_weight_update called while a weight update is already active")
+            open_updates.append("ours")
+        if path == "/finish_weight_update":
+            open_updates.clear()
+        return answer(path, body)
+
+    fake.answer = one_at_a_time
+    engine.load_weights(load_model(tiny_model, dtype="float32").named_parameters, "run:0")
+    assert fake.weights == "run:0" and len(engine.generate_ids(HELLO, SAMPLED)) == 2
 
 
 def test_the_key_is_sent_and_not_shown(fake, connect, monkeypatch):

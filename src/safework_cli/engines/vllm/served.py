@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerBase
 
-from safework_cli.core.errors import SafeworkError
+from safework_cli.core.errors import RunAgain, SafeworkError
 from safework_cli.core.terminal import visible
 from safework_cli.engines.protocol import Completion, Conversation, Sampling
 from safework_cli.engines.vllm.over_vllm import OverVllm
@@ -131,7 +131,11 @@ class ServedVllm(OverVllm):
         place.mkdir(parents=True)
         try:
             count = write_weights(named(), place, getattr(torch, self._dtype))
-            self._server.ask("POST", "/start_weight_update", {})
+            try:
+                self._server.ask("POST", "/start_weight_update", {})
+            except RunAgain:  # a run that was killed within an update leaves it open
+                self._server.ask("POST", "/finish_weight_update", {})
+                self._server.ask("POST", "/start_weight_update", {})
             self._server.ask("POST", "/update_weights", {"update_info": {"folder": str(place.resolve()), "weights": count}})
             self._server.ask("POST", "/finish_weight_update", {"weight_version": version})
         finally:
