@@ -114,7 +114,7 @@ class ServedVllm(OverVllm):
             return
         from trl.generation.vllm_client import VLLMClient
 
-        client = VLLMClient(base_url=self._server.root, group_port=self._server.settings.group_port)
+        client: Any = VLLMClient(base_url=self._server.root, group_port=self._server.settings.group_port)
         client.session.headers.update(self._server.headers)
         client.session.request = partial(client.session.request, timeout=self._server.settings.timeout_s)
         client.init_communicator(torch.device("cuda", torch.cuda.current_device()))
