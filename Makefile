@@ -43,7 +43,7 @@ test-all: install      ## with what takes longer: the whole ladder with every fa
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
 
 test-vllm: install-vllm   ## vLLM itself: equal tokens and log-probabilities, also after each update of the weights, in the process and on a server
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM)/bin/python -m pytest tests/vllm -m "" -s
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM)/bin/python -m pytest tests/with_vllm -m "" -s
 
 check: install
 	$(BIN)/ruff check .

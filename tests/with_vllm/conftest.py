@@ -1,4 +1,6 @@
-"""vLLM itself, in the environment that ``make install-vllm`` makes: elsewhere these tests are skipped with a message."""
+"""vLLM itself, in the environment that ``make install-vllm`` makes: elsewhere these tests are skipped with a message.
+
+(The folder is not called vllm: pytest would then find it in place of the package.)"""
 
 from __future__ import annotations
 
