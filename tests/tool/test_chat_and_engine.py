@@ -109,6 +109,20 @@ def test_logprobs_are_those_of_scoring_whatever_the_temperature(engine):
         assert completion.logprobs == pytest.approx(expected, abs=1e-5) and len(completion.logprobs) == len(completion.token_ids)
 
 
+def test_scoring_takes_the_logits_of_completions_only_and_bounds_them(engine, monkeypatch):
+    asked, replies = [[USER], [{"role": "user", "content": "x" * 300}], [AGAIN]], [[5, 6, 7], [8], [9, 10]]
+    expected, logits = engine.score(asked, replies), []
+    handle = engine.model.register_forward_hook(lambda *call: logits.append(tuple(call[-1].logits.shape[:2])))
+    try:
+        assert engine.score(asked[1:2], replies[1:2])[0] == pytest.approx(expected[1], abs=1e-5) and logits == [(1, 2)]
+        monkeypatch.setattr("safework_cli.engines.hf.engine.SCORED_BYTES", 1)
+        scored = engine.score(asked, replies)
+    finally:
+        handle.remove()
+    assert sorted(logits[1:]) == [(1, 2), (1, 3), (1, 4)], "a pass for each"
+    assert all(one == pytest.approx(other, abs=1e-5) for one, other in zip(scored, expected, strict=True))
+
+
 def test_the_seed_decides_the_draw(engine):
     one, same, other = (engine.generate([[USER]], Sampling(max_tokens=12, temperature=1.0, seed=seed), n=2) for seed in (1, 1, 2))
     assert one == same != other

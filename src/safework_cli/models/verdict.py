@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.verdict import Words
 from safework_cli.engines.batching import bucket_by_length, pass_cost
 from safework_cli.models.padding import pad_left
-from safework_cli.models.vision import base_of, positions_given
+from safework_cli.models.vision import base_of, keep_logits, positions_given
 
 TOKENS_PER_PASS = 4096
 
@@ -76,7 +75,7 @@ def log_odds(model: Any, prefixes: Sequence[Sequence[int]], deciding: Sequence[C
     """
     device = base_of(model).device
     odds_N = np.zeros(len(prefixes))
-    last = {"logits_to_keep": 1} if "logits_to_keep" in signature(type(base_of(model)).forward).parameters else {}
+    last = keep_logits(model, 1)
     was_training = model.training
     model.eval()
     try:

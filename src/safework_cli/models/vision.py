@@ -43,6 +43,12 @@ def base_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def keep_logits(model: Any, count: int) -> dict[str, int]:
+    """The argument with which a forward pass computes the logits of the last ``count`` positions only; none for an architecture that always
+    computes all: read ``logits[:, -count:]``."""
+    return {"logits_to_keep": count} if "logits_to_keep" in signature(type(base_of(model)).forward).parameters else {}
+
+
 def placeholders(model: Any) -> list[int]:
     """The placeholder tokens of images: a reply that contains one would refer to an image that does not exist."""
     config = base_of(model).config

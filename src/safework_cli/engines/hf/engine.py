@@ -24,7 +24,10 @@ from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.folder import positions_of
 from safework_cli.models.padding import pad_left
 from safework_cli.models.precision import in_bf16
-from safework_cli.models.vision import Vision, base_of, collate, placeholders
+from safework_cli.models.vision import Vision, base_of, collate, keep_logits, placeholders
+
+SCORED_BYTES = 2**31
+"""Most bytes of the logits of one scoring pass: a vocabulary of 152,000 takes 0.6 MB a position."""
 
 
 class _Drawn(LogitsProcessor):
@@ -196,20 +199,39 @@ class HFEngine(OverTokens):
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
         results: list[list[float]] = [[] for _ in prompts]
         with self._inference():
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in self._scored_together(order, [len(p) for p in prompts], [len(c) for c in completions]):
                 rows = [prompts[i] + list(completions[i]) for i in batch]
-                width = max(map(len, rows))
+                width, start = max(map(len, rows)), min(len(prompts[i]) for i in batch) - 1
                 pad = self.tokenizer.pad_token_id
                 ids_BL = torch.tensor([r + [pad] * (width - len(r)) for r in rows], device=self.model.device)
                 mask_BL = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=self.model.device)
-                logits_BLV = self.model(input_ids=ids_BL, attention_mask=mask_BL).logits
+                output = self.model(input_ids=ids_BL, attention_mask=mask_BL, **keep_logits(self.model, width - start))
+                logits_BTV = output.logits[:, start - width :]
                 for row, index in enumerate(batch):
                     first, count = len(prompts[index]), len(completions[index])
-                    logits_TV = logits_BLV[row, first - 1 : first - 1 + count].float()
+                    logits_TV = logits_BTV[row, first - 1 - start : first - 1 - start + count].float()
                     target_T = ids_BL[row, first : first + count]
                     results[index] = (logits_TV.gather(1, target_T[:, None])[:, 0] - logits_TV.logsumexp(-1)).tolist()
         return results
+
+    def _scored_together(self, order: Sequence[int], prompts: Sequence[int], completions: Sequence[int]) -> Iterator[list[int]]:
+        """Rows cut into passes of at most ``batch_size``, whose logits, from the end of the shortest prompt on, take at most SCORED_BYTES.
+
+        Args:
+            order: rows by their length.
+            prompts, completions: tokens of each.
+        """
+        of_position = 4 * self.model.config.get_text_config().vocab_size
+        batch: list[int] = []
+        for row in order:
+            longer = [*batch, row]
+            kept = prompts[row] + completions[row] - min(prompts[i] for i in longer) + 1
+            if batch and (len(batch) == self.batch_size or len(longer) * kept * of_position > SCORED_BYTES):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
