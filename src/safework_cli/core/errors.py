@@ -49,6 +49,10 @@ class ConfigError(SafeworkError, ValueError):
     exit_code = EXIT_CONFIG
 
 
+class OutOfMemory(ConfigError):
+    """What was asked for takes more memory than there is."""
+
+
 class InputError(SafeworkError):
     """An input is missing, ambiguous, of the wrong kind, damaged, or holds nothing usable."""
 

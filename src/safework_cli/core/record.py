@@ -17,7 +17,7 @@ from safework_cli.core.artifacts.store import now
 from safework_cli.core.config import Resolved
 from safework_cli.core.progress import EVENTS, METRICS
 from safework_cli.core.stage import Inputs, Outcome, Plan, Stage
-from safework_cli.core.system import git_commit, package_versions, peak_memory_bytes
+from safework_cli.core.system import PeakMemory, git_commit, package_versions
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ def keep_record(folder: Path, output: Path) -> None:
             shutil.copy2(folder / name, record / name)
 
 
-def manifest_of(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Manifest:
+def manifest_of(prepared: Prepared, outcome: Outcome, wall_seconds: float, peak: PeakMemory) -> Manifest:
     """The manifest of what a run made; ``Store.commit`` fills in version, files and digest."""
     resolved = prepared.resolved
     return Manifest(
@@ -88,7 +88,8 @@ def manifest_of(prepared: Prepared, outcome: Outcome, wall_seconds: float) -> Ma
         git_commit=git_commit(),
         host=f"{platform.node()} {platform.machine()} {platform.system()} python {platform.python_version()}",
         wall_seconds=round(wall_seconds, 3),
-        peak_memory_bytes=peak_memory_bytes(),
+        peak_memory_bytes=peak.host,
+        peak_gpu_memory_bytes=peak.gpu,
         metrics=outcome.metrics,
         notes=outcome.notes,
         failed_gates=outcome.failed_gates,

@@ -29,6 +29,7 @@ from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED,
 from safework_cli.core.launch import ranks
 from safework_cli.core.launch.slurm import job_of, made_by_job, standstill
 from safework_cli.core.launch.start import run_on_ranks
+from safework_cli.core.memory import run_in_memory
 from safework_cli.core.plan.estimate import estimate
 from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
@@ -303,7 +304,8 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     outcome.notes += [forked] if forked else []
     output = folder / "output"
     keep_record(folder, output)
-    manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started)
+    peak = ranks.peak_of_all(folder / ranks.FOLDER)
+    manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started, peak=peak)
     return Result(store.commit(output, manifest), False, exit_code(manifest))
 
 
@@ -330,7 +332,7 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
             work = WorkDir(folder, prepared.fingerprint, progress, stop, estimate=prepared.plan.estimate)
             run = prepared.stage.run if prepared.resolved.config.launch.world == 1 else partial(run_on_ranks, prepared.stage)
-            return run(prepared.resolved.config, prepared.inputs, work)
+            return run_in_memory(run, prepared.resolved.config, prepared.inputs, work)
     except BaseException as error:
         with suppress(OSError):  # the disk that is full is this one
             progress.event("failed", error=type(error).__name__, text=str(error))

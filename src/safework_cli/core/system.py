@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -57,12 +58,31 @@ def git_commit() -> str | None:
     return commit + ("+changes" if changed else "")
 
 
-def peak_memory_bytes() -> int:
-    """The largest resident set of this process so far; of other processes that a stage starts, such as data build's, nothing."""
+@dataclass(frozen=True, slots=True)
+class PeakMemory:
+    """The most memory that one process has taken so far, in bytes; of other processes that a stage starts, such as data build's, nothing.
+
+    Attributes:
+        host: its largest resident set.
+        gpu: the most that torch has allocated on one GPU; None where it allocated nothing on any.
+    """
+
+    host: int
+    gpu: int | None = None
+
+    def __or__(self, other: PeakMemory) -> PeakMemory:
+        """The larger of both, each for itself."""
+        return PeakMemory(max(self.host, other.host), max(self.gpu or 0, other.gpu or 0) or None)
+
+
+def peak_memory() -> PeakMemory:
+    """Of this process. Imports no torch: where nothing has imported it, nothing was computed on a GPU."""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    used = [cuda.max_memory_allocated(device) for device in range(cuda.device_count())] if cuda and cuda.is_initialized() else []
+    return PeakMemory(peak if sys.platform == "darwin" else peak * 1024, max(used, default=0) or None)
 
 
 def resident_bytes() -> int | None:

@@ -11,11 +11,12 @@ import errno
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safework_cli.core.errors import ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.errors import InputError, OutOfMemory, RunAgain, SafeworkError
+from safework_cli.core.formats import size
 
 FULL = {
     errno.ENOSPC: "no space left in {where}",
@@ -47,6 +48,22 @@ MEMORY_SETTINGS = (
     "max_completion_length", "max_prompt_length", "max_tokens", "chunk_rows", "workers",
 )  # fmt: skip
 """Settings that memory grows with, the most effective first."""
+WEIGHTS, GRADIENTS, OPTIMISER, REFERENCE = "weights", "gradients", "optimiser state", "the reference model"
+ACTIVATIONS = "activations, logits and the rest"
+"""What holds memory in training."""
+
+
+class TrainingOutOfMemory(MemoryError):
+    """A pass of a training loop found no memory.
+
+    Args:
+        reason: what the allocator said.
+        consumers: what held memory at that moment → its bytes.
+    """
+
+    def __init__(self, reason: str, consumers: Mapping[str, int]):
+        super().__init__(reason)
+        self.consumers = dict(consumers)
 
 
 def explain(error: BaseException, store: Path | None = None, config: Any = None) -> SafeworkError | None:
@@ -58,23 +75,23 @@ def explain(error: BaseException, store: Path | None = None, config: Any = None)
     """
     if isinstance(error, SafeworkError):
         return None
-    chain = list(_chain(error, contexts=True))
-    for link in chain:
+    links = list(chain(error))
+    for link in links:
         if (number := _full(link)) is not None:
             return _no_space(link, number, store)
-    for link in _chain(error, contexts=False):  # what a library met and coped with explains no later error
+    for link in chain(error, contexts=False):  # what a library met and coped with explains no later error
         if isinstance(link, OSError) and link.errno in FORBIDDEN:
             return _forbidden(link, store)
         if isinstance(link, OSError) and link.errno in NOT_A_FOLDER and store is not None and store.exists() and not store.is_dir():
             return InputError(f"the store {store} is not a folder", "", "choose another one with --store or SAFEWORK_STORE")
-        if _is_out_of_memory(link):
+        if is_out_of_memory(link):
             return _no_memory(link, config)
-    if any(_FAILED_WRITE.search(str(link)) for link in chain) and (crowded := _most_crowded(store)):
-        return _no_space(chain[0], errno.ENOSPC, crowded)
+    if any(_FAILED_WRITE.search(str(link)) for link in links) and (crowded := _most_crowded(store)):
+        return _no_space(links[0], errno.ENOSPC, crowded)
     return None
 
 
-def _chain(error: BaseException, *, contexts: bool) -> Iterator[BaseException]:
+def chain(error: BaseException, *, contexts: bool = True) -> Iterator[BaseException]:
     """An error and what it was raised from, or (``contexts``) while what was handled."""
     seen: set[int] = set()
     link: BaseException | None = error
@@ -150,7 +167,8 @@ def _only_read(error: OSError) -> bool:
         return False
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up, the host's or a GPU's."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
@@ -158,14 +176,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error)))
 
 
-def _no_memory(error: BaseException, config: Any) -> ConfigError:
-    found = {name: value for name in MEMORY_SETTINGS if isinstance(value := getattr(config, name, None), int) and value > 1}
-    ways = [f"{name} (now {value})" for name, value in found.items()]
-    more = [f"{name}=true" for name in ("gradient_checkpointing",) if getattr(config, name, None) is False]
-    if hasattr(config, "lora") and getattr(config, "lora", None) is None:
-        more.append("lora={}")
-    do = f"lower {' or '.join(ways[:4])}" if ways else "take a smaller model or shorter rows"
+def _no_memory(error: BaseException, config: Any) -> OutOfMemory:
+    """The error with the largest consumer, where it is known, and the settings that it depends on first."""
+    consumers: dict[str, int] = getattr(error, "consumers", {})
+    largest = max(consumers, key=lambda name: consumers[name], default=ACTIVATIONS)
+    given = {name: value for name in MEMORY_SETTINGS if isinstance(value := getattr(config, name, None), int) and value > 1}
+    rows = [f"lower {' or '.join(f'{name} (now {value})' for name, value in [*given.items()][:4])}"] if given else []
+    if getattr(config, "gradient_checkpointing", None) is False:
+        rows.append("set gradient_checkpointing=true")
+    weights = ["set lora={}"] if hasattr(config, "lora") and config.lora is None else []
+    if largest == REFERENCE:
+        weights.append("set beta=0" if hasattr(config, "beta") else "set kl=null")
+    elif consumers and getattr(getattr(config, "launch", None), "strategy", None) in ("single", "ddp"):
+        weights.append("divide them among processes: launch.strategy=fsdp launch.processes=…")
+    ways = [*rows, *weights] if largest == ACTIVATIONS else [*weights, *rows]
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ConfigError(
-        "out of memory", f"{reason[:300]}", do + (f"; or set {' or '.join(more)}" if more else "") + "; or use a machine with more memory"
+    held = ", ".join(f"{name} {size(consumers[name])}" for name in sorted(consumers, key=lambda name: -consumers[name]) if consumers[name])
+    return OutOfMemory(
+        f"out of memory; {largest} took the most, {size(consumers[largest])}" if consumers else "out of memory",
+        reason[:300] + (f"; in use: {held}" if held else ""),
+        "; or ".join([*(ways or ["take a smaller model or shorter rows"]), "use a machine with more memory"]),
     )

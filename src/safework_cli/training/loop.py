@@ -16,11 +16,13 @@ from safework_cli.core.checkpoints import latest, read_mark, step_of
 from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.settings import LaunchSettings
 from safework_cli.core.stage import WorkDir
+from safework_cli.core.system_errors import is_out_of_memory
 from safework_cli.models.attention import attention_in_float32
-from safework_cli.models.load import pick_dtype
+from safework_cli.models.load import Place, pick_device, pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.memory import out_of_memory
 from safework_cli.training.planned import CompareWithPlan
 from safework_cli.training.strategy import StrategyGuard, leave_weights_at, strategy_arguments
 from safework_cli.training.tracking import tracked, tracking_arguments
@@ -36,10 +38,15 @@ def training_arguments(
     save_steps: int,
     tracking: Sequence[str] = (),
     launch: LaunchSettings | None = None,
+    place: Place = "device",
     **settings: Any,
 ) -> Arguments:
-    """Trainer arguments with the tool's defaults: checkpoints in the run folder, no progress bars, and trackers only where asked for."""
-    on_gpu = torch.cuda.is_available()
+    """Trainer arguments with the tool's defaults: checkpoints in the run folder, no progress bars, and trackers only where asked for.
+
+    Args:
+        place: where the model was read to.
+    """
+    on_gpu = pick_device().type != "cpu"
     defaults: dict[str, Any] = {
         "output_dir": str(work.checkpoints),
         "seed": seed,
@@ -52,14 +59,14 @@ def training_arguments(
         **tracking_arguments(tracking, work),
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "bf16": on_gpu and pick_dtype("auto") == torch.bfloat16,
         "gradient_checkpointing": False,
         "dataloader_num_workers": 0,
-        "dataloader_pin_memory": on_gpu,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         "log_level": "error",
         "adam_beta2": 0.95,  # the official launch scripts' Adam betas (0.9, 0.95), docs/safeladder.md 1
     }
-    args = kind(**(defaults | strategy_arguments(launch or LaunchSettings(), work) | settings))
+    args = kind(**(defaults | strategy_arguments(launch or LaunchSettings(), work, place) | settings))
     _pin_one_device(args, work)
     return args
 
@@ -194,7 +201,12 @@ def _train(
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
     with work.stop.deferred(), tracked(trainer, work), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise out_of_memory(trainer, error) from error
     own: dict[str, Any] = vars(trainer.model)
     if own.pop("_original_forward", None):
         del own["forward"]  # accelerate's autocast, which would stay: what samples or judges from here on is the model as it is saved

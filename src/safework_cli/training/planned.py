@@ -14,7 +14,8 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from safework_cli.core.formats import duration, size
 from safework_cli.core.plan.work import Estimate
 from safework_cli.core.stage import WorkDir
-from safework_cli.core.system import peak_memory_bytes, resident_bytes
+from safework_cli.core.system import peak_memory, resident_bytes
+from safework_cli.training.memory import local_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class CompareWithPlan(TrainerCallback):
         if self._on_card:
             peak: int | None = torch.cuda.max_memory_allocated()
         else:
-            peak = None if self._without_model is None else peak_memory_bytes() - self._without_model
+            peak = None if self._without_model is None else peak_memory().host - self._without_model
         return Measured(updates, (time.monotonic() - self._started) / updates, peak)
 
     def _record(self, what: str, measured: Measured) -> None:
@@ -125,12 +126,4 @@ def held_bytes(trainer: Trainer) -> int:
     """Bytes of the weights that this process holds: its part of divided ones, and a reference model's."""
     models = [trainer.model, getattr(trainer, "ref_model", None), getattr(trainer, "_reference", None)]
     weights = {id(weight): weight for model in models if model is not None for weight in model.parameters()}
-    return sum(_local_bytes(weight) for weight in weights.values())
-
-
-def _local_bytes(weight: Any) -> int:
-    part = getattr(weight, "ds_tensor", None)
-    if part is None and hasattr(weight, "to_local"):
-        part = weight.to_local()
-    own = weight if part is None else part
-    return int(own.numel() * own.element_size())
+    return sum(map(local_bytes, weights.values()))

@@ -108,7 +108,9 @@ class Manifest(_Strict):
     wall_seconds: float = 0.0
     """Duration of the run, in seconds."""
     peak_memory_bytes: int | None = None
-    """Largest memory of the process, in bytes."""
+    """Largest memory of a process of the run, in bytes."""
+    peak_gpu_memory_bytes: int | None = None
+    """The most that torch allocated on one GPU in a process of the run, in bytes; null without a GPU."""
     metrics: dict[str, Any] = Field(default_factory=dict)
     """The stage's headline numbers."""
     notes: list[str] = Field(default_factory=list)

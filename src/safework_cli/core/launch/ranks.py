@@ -11,12 +11,15 @@ import os
 import re
 import time
 from dataclasses import asdict, dataclass, field
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
 from safework_cli.core import errors
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.system import PeakMemory, peak_memory
 
 FOLDER = "ranks"
 LAUNCHER_LOG = "launcher.log"
@@ -41,6 +44,7 @@ class RankRecord:
         kind: name of the error's class, where it failed.
         what, why, do: of a ``SafeworkError``; of another error ``what`` is its text.
         trace: its traceback, where it is not an error for users.
+        peak_memory_bytes, peak_gpu_memory_bytes: see ``core.system.PeakMemory``.
         time: of the last change, in seconds of the epoch.
     """
 
@@ -54,6 +58,8 @@ class RankRecord:
     why: str = ""
     do: str = ""
     trace: str = ""
+    peak_memory_bytes: int = 0
+    peak_gpu_memory_bytes: int | None = None
     time: float = field(default_factory=time.time)
 
     @property
@@ -78,7 +84,8 @@ def own_record(rank: int, version: str) -> RankRecord:
 
 def write_record(folder: Path, record: RankRecord) -> None:
     """Writes a process's record, whole or not at all."""
-    record.time = time.time()
+    record.time, peak = time.time(), peak_memory()
+    record.peak_memory_bytes, record.peak_gpu_memory_bytes = peak.host, peak.gpu
     write_durably(folder / f"{record.rank}.json", json.dumps(asdict(record)).encode())
 
 
@@ -99,6 +106,12 @@ def read_records(folder: Path) -> dict[int, RankRecord]:
         if path.stem.isdigit():
             found[int(path.stem)] = RankRecord(**json.loads(path.read_bytes()))
     return dict(sorted(found.items()))
+
+
+def peak_of_all(folder: Path) -> PeakMemory:
+    """The largest memory of this process and of those that have a record in the folder."""
+    parts = [PeakMemory(record.peak_memory_bytes, record.peak_gpu_memory_bytes) for record in read_records(folder).values()]
+    return reduce(or_, parts, peak_memory())
 
 
 def first_cause(folder: Path, size: int) -> Exception:
