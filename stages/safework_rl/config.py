@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, mod
 
 from safework_cli.core.errors import ConfigError
 from safework_cli.core.registry import load_registered
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.settings import Attention, Settings, StageConfig, cosmetic
 from safework_cli.core.stage import Slot
 from safework_cli.data.tasks import TaskName
 from safework_cli.engines.settings import ServerSettings, VllmSettings
@@ -178,6 +178,9 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     share_prompts: bool = True
     """Compute a group's prompt once, in generation and in training, where the architecture allows it (the run says where not). The
     loss and its gradients are the same; false takes the plain path."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention, by transformers' names; flash_attention_2 and 3 need a package of theirs. transformers' own choice where
+    null (sdpa nearly everywhere)."""
     save_dtype: SaveDtype = "source"
     """Type of the saved weights: that of the model's own files, or another. Training itself keeps float32 weights."""
     trust_remote_code: bool = False

@@ -149,7 +149,10 @@ def train(
         reference = load_reference(other, model_artifact, tokenizer, rows, dtype="float32", trust_remote_code=config.trust_remote_code)
 
     def load() -> PreTrainedModel:
-        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+        return load_model(
+            model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
+            attn_implementation=config.attn_implementation,
+        )  # fmt: skip
 
     model = load()
     disable_dropout(model)

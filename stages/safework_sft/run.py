@@ -26,6 +26,7 @@ from safework_cli.models.chat_template import TemplateError, dated, encode_promp
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import lora_config, train_top_layers
 from safework_cli.models.load import (
+    Place,
     cast_weights,
     load_model,
     load_tokenizer,
@@ -39,9 +40,10 @@ from safework_cli.models.templates import use_template
 from safework_cli.models.vision import base_of
 from safework_cli.training.after import after_training
 from safework_cli.training.evaluation import Evaluation, evaluation_during
+from safework_cli.training.group import any_of
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.sampler import rows_per_step
-from safework_cli.training.strategy import trained_model, whole_policy
+from safework_cli.training.strategy import load_to_train, trained_model, whole_policy
 from safework_sft.config import SftConfig
 from safework_sft.decision import Calibration, Decision, thresholds
 from safework_sft.encode import (
@@ -73,10 +75,14 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     cut = only_cut(config.verdict, usable, rows)
     marks = marked_rows(config.verdict, [*rows, *cut]) if config.verdict else None
 
-    def load() -> PreTrainedModel:
-        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    def load(place: Place) -> PreTrainedModel:
+        return load_model(
+            model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
+            attn_implementation=config.attn_implementation, place=place,
+        )  # fmt: skip
 
-    model = load()
+    copied, measured = config.kl is not None and config.lora is None, config.verdict is not None and measured_data(inputs) is not None
+    model, place = load_to_train(load, config.launch, work, whole=copied or measured)
     stop_ids = stop_token_ids(tokenizer, model)
     with work.progress.phase("tokenize", len(rows)):
         by_id = marks.by_id() if marks else None
@@ -97,9 +103,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     reference = deepcopy(model).requires_grad_(False).eval() if config.kl and not config.lora else None
     if config.freeze_embeddings:
         model.get_input_embeddings().requires_grad_(False)
-    args = _arguments(config, work, tokenizer)
+    args = _arguments(config, work, tokenizer, place)
     lengths = [len(ids) for ids in training.input_ids]
-    padding_free = config.padding_free and keeps_rows_apart(model, max(lengths))
+    padding_free = config.padding_free and any_of(work.world, place != "empty" and keeps_rows_apart(model, max(lengths)))
     trainer = SupervisedTrainer(
         model=model,
         args=args,
@@ -124,7 +130,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if trainer.aux_loss_enabled:  # TRL asks for them in every pass from here on
         base_of(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config().output_router_logits = False
     with work.progress.phase("save"):
-        trained = trained_model(trainer, work.world, load, config.lora)
+        trained = trained_model(trainer, work.world, lambda: load("device" if place == "device" else "host"), config.lora)
         if trained is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
@@ -213,11 +219,12 @@ def _evaluation(
     )
 
 
-def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase) -> TrlSftConfig:
+def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase, place: Place) -> TrlSftConfig:
     return supervised_arguments(
         TrlSftConfig,
         config,
         work,
+        place=place,
         max_length=config.max_length,
         dataset_kwargs={"skip_prepare_dataset": True},  # tokens and labels are ours; TRL must not touch them
         eos_token=tokenizer.eos_token,

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from safework_cli.core.artifacts.external import path_artifact
-from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.models.folder import read_config
 from safework_cli.models.load import load_model, load_tokenizer, save_model
 from safework_cli.models.vision import load_processor
@@ -266,3 +266,25 @@ def test_a_model_that_is_not_whole_or_not_finite_is_not_saved(folder, tmp_path, 
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(SafeworkError, match=r"model.norm.weight"):
         save_model(model, tokenizer, tmp_path / "nan")
+
+
+def test_an_empty_model_reads_no_weights_and_is_otherwise_the_same(folder):
+    whole = load_model(folder, dtype="float32")
+    set_in(DOWN, float("nan"))(folder)
+    with pytest.raises(InputError, match="NaN"):
+        load_model(folder, dtype="float32", place="host")
+    empty = load_model(folder, dtype="float32", place="empty")
+    shapes = [{name: (w.shape, w.dtype, w.device) for name, w in model.state_dict().items()} for model in (whole, empty)]
+    assert shapes[0] == shapes[1] and type(empty) is type(whole) and not empty.training
+    tied = [model.get_output_embeddings().weight is model.get_input_embeddings().weight for model in (whole, empty)]
+    assert tied[0] == tied[1]
+    for (name, one), (_, other) in zip(whole.named_buffers(), empty.named_buffers(), strict=True):
+        assert torch.equal(one, other), name
+    assert empty.generation_config.eos_token_id == whole.generation_config.eos_token_id
+
+
+def test_attention_is_implemented_as_asked(folder):
+    assert load_model(folder).config._attn_implementation == "sdpa"
+    assert load_model(folder, attn_implementation="eager").config._attn_implementation == "eager"
+    with pytest.raises(ConfigError, match="attn_implementation=flash_attention_2 cannot be used"):
+        load_model(folder, attn_implementation="flash_attention_2")

@@ -67,6 +67,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True, protected_namespaces=(), allow_inf_nan=False)
 
 
+Attention = Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"]
+"""transformers' names of implementations of attention."""
 Strategy = Literal["single", "ddp", "zero2", "zero3", "fsdp"]
 
 

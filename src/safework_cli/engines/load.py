@@ -55,7 +55,9 @@ def load_token_engine(
     from safework_cli.models.load import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-    return engine_over(load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code), tokenizer, batch_size)
+    attention = settings.attn_implementation
+    model = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention)
+    return engine_over(model, tokenizer, batch_size)
 
 
 def engine_over(

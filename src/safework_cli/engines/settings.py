@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.settings import Attention, Settings, StageConfig, cosmetic
 from safework_cli.core.stage import EngineProtocol
 
 
@@ -106,6 +106,8 @@ class EngineSettings(EndpointSettings):
     """Base URL of the server's API, such as `http://127.0.0.1:8000/v1`."""
     model: str = ""
     """The model's name on the server."""
+    attn_implementation: Attention | None = None
+    """kind hf: implementation of attention, by transformers' names; its own choice where null."""
     vllm: VllmSettings = VllmSettings()
     """Settings of `kind: vllm`."""
 
@@ -115,6 +117,8 @@ class EngineSettings(EndpointSettings):
             raise ValueError("kind openai needs url and model: engine.kind=openai engine.url=http://HOST:PORT/v1 engine.model=NAME")
         if self.kind != "vllm" and "vllm" in self.model_fields_set and self.vllm.model_fields_set:
             raise ValueError(f"engine.vllm is given with engine.kind={self.kind}: add engine.kind=vllm, or leave it out")
+        if self.kind != "hf" and self.attn_implementation:
+            raise ValueError(f"engine.attn_implementation is given with engine.kind={self.kind}, which chooses by itself: leave it out")
         if self.kind != "openai" and (given := sorted(self.model_fields_set & set(EndpointSettings.model_fields))):
             raise ValueError(f"{given[0]} belongs to a served model: add engine.kind=openai, or leave out engine.{given[0]}")
         return self

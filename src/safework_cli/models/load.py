@@ -23,10 +23,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.initialization import no_init_weights
 from transformers.integrations import deepspeed
 
 from safework_cli.core.artifacts.payload import weight_headers
-from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError
+from safework_cli.core.system_errors import is_out_of_memory
 from safework_cli.models.chat_template import TEMPLATE_DATE, shows_date
 from safework_cli.models.folder import first_line, read_config, read_json, stored_dtype
 from safework_cli.models.vision import has_vision
@@ -38,10 +40,14 @@ _OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Place = Literal["device", "host", "empty"]
+"""Where weights are read to: the device; the host's memory, from where a trainer divides them among processes; or nowhere, in those of the
+processes that get their parts from another."""
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The current GPU, which is that of this process where there are several (``training.group``); the CPU without one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def pick_dtype(dtype: Dtype) -> torch.dtype:
@@ -114,10 +120,23 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     return tokenizer
 
 
-def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
-    """Loads a causal language model, with or without a vision tower, from safetensors onto the available device, in eval mode.
+def load_model(
+    folder: Path,
+    *,
+    dtype: Dtype = "auto",
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+    place: Place = "device",
+) -> PreTrainedModel:
+    """Loads a causal language model, with or without a vision tower, from safetensors, in eval mode. On a GPU each tensor goes there as it
+    is read: the host never holds the model.
+
+    Args:
+        attn_implementation: transformers' name of it; its own choice where None.
+        place: with "empty" the model has memory for its weights that nothing has been written to, and that takes none until then.
 
     Raises:
+        ConfigError: the implementation of attention is not installed, or the architecture does not support it.
         InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
             that transformers does not know.
     """
@@ -126,25 +145,45 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
     weight_headers(folder)
     settings = read_generation_config(folder)
     kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
+    device = pick_device() if place == "device" else torch.device("cpu")
+    options: dict[str, Any] = {"dtype": pick_dtype(dtype), "trust_remote_code": trust_remote_code}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    info: dict[str, Any] | None = None
+    model: Any
     try:
-        with _whole_weights():
-            loaded: Any = kind.from_pretrained(
-                str(folder),
-                dtype=pick_dtype(dtype),
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                generation_config=settings,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-            )
-    except (MemoryError, torch.OutOfMemoryError, SafeworkError):
+        if place == "empty":
+            with no_init_weights():
+                model = kind.from_config(config, **options)
+            model.tie_weights()
+            model.generation_config = settings or model.generation_config
+        else:
+            with _whole_weights():
+                model, info = kind.from_pretrained(
+                    str(folder),
+                    use_safetensors=True,
+                    generation_config=settings,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    device_map=None if device.type == "cpu" else {"": device},
+                    **options,
+                )
+    except SafeworkError:
         raise
     except Exception as error:  # whatever a library makes of a folder that somebody else filled
+        if is_out_of_memory(error):
+            raise
+        if attn_implementation is not None and _is_of_attention(error):
+            raise ConfigError(
+                f"attn_implementation={attn_implementation} cannot be used with the model in {folder}",
+                first_line(error),
+                "install what it needs, or leave attn_implementation out",
+            ) from error
         raise InputError(
             f"no causal language model can be loaded from {folder}", first_line(error), "compare its files with the original model's"
         ) from error
-    model, info = loaded
-    refuse_unfit(folder, info)
+    if info is not None:
+        refuse_unfit(folder, info)
     if getattr(model, "is_quantized", False):
         raise InputError(
             f"the weights in {folder} are quantised", "quantised weights cannot be trained or saved", "take the unquantised model"
@@ -154,12 +193,17 @@ def load_model(folder: Path, *, dtype: Dtype = "auto", trust_remote_code: bool =
         text.output_router_logits = False
     for name in model.config._get_generation_parameters():  # where earlier releases kept them; config.json cannot be saved with them
         setattr(model.config, name, None)
-    device = pick_device()
+    vars(model).pop("hf_device_map", None)  # a trainer would take a model on one device for one that is spread over several
     if device.type == "cpu":
         _keep_freed_memory()
-    model.to(device)
-    refuse_not_finite(folder, model)
+    if place != "empty":
+        refuse_not_finite(folder, model)
     return model.eval()
+
+
+def _is_of_attention(error: Exception) -> bool:
+    """Whether transformers refused the implementation of attention, and not the folder."""
+    return isinstance(error, ImportError) or "attention" in str(error).lower() or "attn_implementation" in str(error)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.settings import Attention, Settings, StageConfig, cosmetic
 from safework_cli.data.tasks import TaskName
 
 SaveDtype = Literal["source", "float32", "bfloat16", "float16"]
@@ -95,6 +95,9 @@ class SupervisedConfig(StageConfig, TrackingConfig):
     bf16: bool | None = None
     """Multiply in bfloat16 (autocast) while weights, gradients and optimiser stay float32; unset: where the
     hardware does (CUDA, or a CPU with AVX512-BF16 or AMX), which is several times as fast there."""
+    attn_implementation: Attention | None = None
+    """Implementation of attention, by transformers' names; flash_attention_2 and 3 need a package of theirs, and rows of a pass are padded
+    with them. transformers' own choice where null (sdpa nearly everywhere)."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
     save_steps: int = cosmetic(100, ge=1, le=10**7)

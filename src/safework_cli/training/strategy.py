@@ -24,6 +24,7 @@ from safework_cli.core.launch.world import World
 from safework_cli.core.settings import LaunchSettings
 from safework_cli.core.stage import WorkDir
 from safework_cli.models.layers import lora_config, merged
+from safework_cli.models.load import Place, pick_device
 from safework_cli.models.vision import base_of
 from safework_cli.training.config import Lora
 
@@ -36,8 +37,33 @@ _TYPES = {
 }
 
 
-def strategy_arguments(launch: LaunchSettings, work: WorkDir) -> dict[str, Any]:
-    """transformers' training arguments of a strategy; none for one process. DeepSpeed's configuration is kept in the run folder too."""
+IN_PARTS = "the first process reads the model, and the others get their parts of it"
+
+
+def load_to_train(load: Callable[[Place], Any], launch: LaunchSettings, work: WorkDir, *, whole: bool) -> tuple[Any, Place]:
+    """The model that training starts from, and where this process read it. Under FSDP the first process reads it into the host's memory,
+    and the others get their parts of each weight when training begins: no GPU holds the whole model, and no host more than one.
+
+    Args:
+        load: reads it.
+        whole: every process needs it before training.
+    """
+    if launch.strategy != "fsdp" or whole:
+        return load("device"), "device"
+    place: Place = "host" if work.world.first else "empty"
+    model = load(place)
+    if model.state_dict().keys() & dict(model.named_buffers()).keys():  # which accelerate does not send
+        return load("device"), "device"
+    work.progress.note(IN_PARTS)
+    return model, place
+
+
+def strategy_arguments(launch: LaunchSettings, work: WorkDir, place: Place = "device") -> dict[str, Any]:
+    """transformers' training arguments of a strategy; none for one process. DeepSpeed's configuration is kept in the run folder too.
+
+    Args:
+        place: where the model was read to.
+    """
     if launch.strategy == "single":
         return {}
     found: dict[str, Any] = {"ddp_timeout": int(60 * launch.timeout_minutes)}
@@ -47,6 +73,7 @@ def strategy_arguments(launch: LaunchSettings, work: WorkDir) -> dict[str, Any]:
         return found | {"ddp_find_unused_parameters": False}
     if launch.strategy == "fsdp":
         settings = {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
+        settings["cpu_ram_efficient_loading"] = place != "device"  # accelerate then sends the first process's weights to the others
         return found | {"fsdp": True, "fsdp_config": settings | {"state_dict_type": "FULL_STATE_DICT"}}
     config = zero_config(launch)
     if work.world.first:
@@ -166,7 +193,14 @@ def trained_model(trainer: Trainer, world: World, starting: Callable[[], Any], l
         _take(model, _read_weights(checkpoint))
     else:
         set_peft_model_state_dict(model, _read_weights(checkpoint))
-    return merged(model)
+    return _onto_device(merged(model))
+
+
+def _onto_device(model: Any) -> Any:
+    """A model in the host's memory, moved to this process's GPU if it has room for it next to what training holds there."""
+    device, needed = pick_device(), sum(weight.nbytes for weight in model.parameters())
+    fits = device.type != "cuda" or 1.2 * needed < torch.cuda.mem_get_info(device)[0]
+    return model.to(device) if fits else model
 
 
 _AT = "_safework_weights_at"

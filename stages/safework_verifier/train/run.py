@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +15,11 @@ from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.models.layers import keep_first_layers, lora_config, train_top_layers
-from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.models.vision import load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
-from safework_cli.training.strategy import trained_model
+from safework_cli.training.strategy import load_to_train, trained_model
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -42,15 +43,20 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
-    def load() -> PreTrainedModel:
-        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+    def load(place: Place) -> Any:
+        model = load_model(
+            model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
+            attn_implementation=config.attn_implementation, place=place,
+        )  # fmt: skip
+        return _backbone(config, model)
 
-    model = _backbone(config, load())
+    model, place = load_to_train(load, config.launch, work, whole=config.head == "probe" or config.train_layers == 0)
     writer = LabelVerifier(model, tokenizer, spec, processor=processor).writer  # refuses labels that cannot be read, before training
     examples, cut = _tokenize(spec, writer, parts, work)
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
-    trained, steps = _train(config, spec, model, tokenizer, examples, work, lambda: _backbone(config, load()))
+    starting = partial(load, "device" if place == "device" else "host")
+    trained, steps = _train(config, spec, model, tokenizer, examples, work, place, starting)
     if trained is None:
         return Outcome()
     work = work.as_single()
@@ -117,12 +123,14 @@ def _train(
     tokenizer: Any,
     examples: Examples,
     work: WorkDir,
+    place: Place,
     starting: Callable[[], Any],
 ) -> tuple[Any | None, int]:
     """The trained model (adapters merged), None in processes that have nothing left to do, and the steps taken.
 
     Args:
-        starting: loads the model again, as it was before training.
+        place: where the model was read to.
+        starting: loads it again, as it was before training.
     """
     if config.train_layers == 0:
         return (model if work.world.first else None), 0
@@ -131,7 +139,7 @@ def _train(
         model = get_peft_model(model, adapters)
     trainer = LabelTrainer(
         model=model,
-        args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
+        args=supervised_arguments(TrainingArguments, config, work, place=place, remove_unused_columns=False),
         train_dataset=examples,
         processing_class=tokenizer,
         code_ids=code_token_ids(tokenizer, spec),

@@ -44,7 +44,10 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
     def load() -> PreTrainedModel:
-        return load_model(model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code)
+        return load_model(
+            model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
+            attn_implementation=config.attn_implementation,
+        )  # fmt: skip
 
     def untrained() -> ValueHeads:
         return ValueHeads(backbone.config.get_text_config().hidden_size, len(principles))

@@ -19,7 +19,7 @@ from safework_cli.core.artifacts import Store
 from safework_cli.core.progress import read_metrics
 
 STRATEGIES_OF = {
-    "sft": ("ddp", "fsdp", "zero3"), "verifier": ("ddp",), "values": ("ddp", "fsdp", "zero2", "zero3"), "efficient": ("ddp",),
+    "sft": ("ddp", "fsdp", "zero3"), "verifier": ("ddp", "fsdp"), "values": ("ddp", "fsdp", "zero2", "zero3"), "efficient": ("ddp",),
     "m3": ("ddp", "fsdp", "zero2", "zero3"), "search": ("ddp", "fsdp", "zero2", "zero3"),
 }  # fmt: skip
 TWO = ("launch.strategy=ddp", "launch.processes=2")
@@ -59,8 +59,12 @@ def test_two_processes_train_the_weights_of_one(run, prepared, name):
             continue
         ref = run(name, strategy)
         assert difference(one, weights(prepared, ref)) < 1e-3 * moved, strategy
+        made = prepared.resolve(ref.strip())
+        assert made.manifest.peak_memory_bytes > 2e8, "that of a process with torch"
+        in_parts = "the first process reads the model" in (made.path / "safework" / "events.jsonl").read_text()
+        assert in_parts == (strategy == "fsdp" and name in ("sft", "verifier"))
         if name == "sft":
-            assert prepared.resolve(ref.strip()).manifest.metrics["padding_free"] is True
+            assert made.manifest.metrics["padding_free"] is True
     dropped = weights(prepared, run(name, "ddp", "--fresh", PROCESSES_DROPPED="1"))
     assert difference(one, dropped) > 0.02 * moved
 
