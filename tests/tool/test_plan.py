@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from conftest import cli_environment
 from safework_cli.core.artifacts import Store
@@ -32,6 +34,7 @@ from safework_cli.core.registry import load_stage
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.settings import LaunchSettings, SlurmSettings
 from safework_cli.core.stage import Plan
+from safework_cli.training.work import disk_of
 
 SHAPE = ModelShape(
     parameters=1_000, layers=2, layer=300, active=300, embedding=200, head=200, tied=False, hidden=10, feed_forward=30, query=10, key=5,
@@ -153,6 +156,22 @@ def test_the_shape_of_a_model_is_read_from_its_folder(tiny_model):
     assert shape.layer == sum(weight.numel() for weight in layers[0].parameters())
     assert (shape.hidden, shape.feed_forward, shape.vocabulary) == (config.hidden_size, config.intermediate_size, config.vocab_size)
     assert shape.tied == config.tie_word_embeddings and shape.norms == 2 and not shape.head_norms
+
+
+def test_the_shape_of_an_adapters_base_is_that_of_its_configuration(tmp_path):
+    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(sizes | {"vocab_size": 100, "tie_word_embeddings": True}))
+    save_file({"layers.0.q_proj.lora_A.weight": np.zeros((2, 64), np.float32)}, tmp_path / "adapter_model.safetensors")
+    shape = ModelShape.of(tmp_path)
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160 + 2 * 64
+    assert (shape.layer, shape.parameters, shape.key) == (layer, 3 * layer + 64 + 100 * 64, 32)
+
+
+def test_disk_is_the_artifact_and_two_checkpoints():
+    assert disk_of(WORK, "source") == 2 * 1_000 + 2 * 12 * 1_000
+    adapters = replace(WORK, trained=10, lora=True)
+    assert disk_of(adapters, "float32") == 4 * 1_000 + 2 * 12 * 10
+    assert disk_of(adapters, "source", adapters_only=True) == 4 * 10 + 2 * 12 * 10
 
 
 # ------------------------------------------------------------------ time

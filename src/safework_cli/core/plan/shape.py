@@ -61,46 +61,89 @@ class ModelShape:
             InputError: it has no safetensors, or damaged ones.
         """
         headers = [entry for header in weight_headers(folder).values() for entry in header.items()]
-        sizes = {name: prod(entry["shape"]) for name, entry in headers}
         shapes = {name: entry["shape"] for name, entry in headers}
-        stored = sum(_BYTES.get(entry["dtype"], 2) * prod(entry["shape"]) for _, entry in headers) / max(1, sum(sizes.values()))
+        sizes = {name: prod(shape) for name, shape in shapes.items()}
+        stored = sum(_BYTES.get(entry["dtype"], 2) * sizes[name] for name, entry in headers) / max(1, sum(sizes.values()))
         written = _written(folder)
+        table = next((shapes[name] for name in shapes if _EMBEDDING.search(name)), None)
+        if table is None and written:
+            return cls._by_config(written, stored)
+        table = table or [0, 0]
         in_layers = {name: size for name, size in sizes.items() if _LAYER.search(name) and not _VISION.search(name)}
         numbers = {int(match[1]) for name in in_layers if (match := _LAYER.search(name))}
         layers = len(numbers) or _first(written, 1, "num_hidden_layers", "n_layer", "num_layers")
-        table = next((shapes[name] for name in shapes if _EMBEDDING.search(name)), [0, 0])
+        widths = _Widths.of(written, table[-1])
         head = next((sizes[name] for name in sizes if _HEAD.search(name)), 0)
-        embedding = prod(table)
-        hidden = _first(written, table[-1], "hidden_size", "n_embd", "d_model")
-        heads = _first(written, 1, "num_attention_heads", "n_head")
-        width = _first(written, hidden // max(1, heads), "head_dim")
-        key_heads = _first(written, heads, "num_key_value_heads")
-        experts = _first(written, 0, "num_experts", "num_local_experts", "n_routed_experts")
-        taken = _first(written, 1, "num_experts_per_tok", "moe_topk")
-        inner = _first(written, 4 * hidden, "intermediate_size", "n_inner", "ffn_dim")
-        if experts:
-            inner = taken * _first(written, inner, "moe_intermediate_size") + _first(written, 0, "shared_expert_intermediate_size")
+        experts, taken = _first(written, 0, "num_experts", "num_local_experts", "n_routed_experts"), widths.experts_taken
         routed = sum(size for name, size in in_layers.items() if _EXPERT.search(name) and "shared" not in name)
         layer = sum(in_layers.values()) // layers
-        normed = [name for name in in_layers if _NORM.search(name) and shapes[name] == [hidden]]
-        idle = round(routed * (1 - taken / experts)) // layers if experts else 0
+        normed = [name for name in in_layers if _NORM.search(name) and shapes[name] == [widths.hidden]]
         return cls(
             parameters=sum(sizes.values()),
             layers=layers,
             layer=layer,
-            active=layer - idle,
-            embedding=embedding,
-            head=head or embedding,
+            active=layer - (round(routed * (1 - taken / experts)) // layers if experts else 0),
+            embedding=prod(table),
+            head=head or prod(table),
             tied=not head,
-            hidden=hidden,
-            feed_forward=inner,
-            query=heads * width,
-            key=key_heads * width,
+            hidden=widths.hidden,
+            feed_forward=widths.feed_forward,
+            query=widths.query,
+            key=widths.key,
             vocabulary=_first(written, table[0], "vocab_size"),
             stored=stored,
             norms=round(len(normed) / layers) or 2,
             head_norms=any("q_norm." in name for name in in_layers),
         )
+
+    @classmethod
+    def _by_config(cls, written: Mapping[str, Any], stored: float) -> ModelShape:
+        """The shape of a Llama-like model whose weights are elsewhere, as those of an adapter's base are."""
+        widths = _Widths.of(written, 1)
+        layers, vocabulary = _first(written, 1, "num_hidden_layers", "n_layer", "num_layers"), _first(written, 0, "vocab_size")
+        hidden, embedding, tied = widths.hidden, vocabulary * widths.hidden, bool(written.get("tie_word_embeddings"))
+        layer = 2 * hidden * (widths.query + widths.key) + 3 * hidden * widths.feed_forward + 2 * hidden
+        return cls(
+            parameters=layers * layer + hidden + embedding * (1 if tied else 2),
+            layers=layers,
+            layer=layer,
+            active=layer,
+            embedding=embedding,
+            head=embedding,
+            tied=tied,
+            hidden=hidden,
+            feed_forward=widths.feed_forward,
+            query=widths.query,
+            key=widths.key,
+            vocabulary=vocabulary,
+            stored=stored,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Widths:
+    """What config.json says of a layer's widths, as in ``ModelShape``."""
+
+    hidden: int
+    feed_forward: int
+    query: int
+    key: int
+    experts_taken: int
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any], hidden: int) -> _Widths:
+        """
+        Args:
+            hidden: where config.json does not say.
+        """
+        hidden = _first(written, hidden, "hidden_size", "n_embd", "d_model")
+        heads = _first(written, 1, "num_attention_heads", "n_head")
+        width = _first(written, hidden // max(1, heads), "head_dim")
+        taken = _first(written, 1, "num_experts_per_tok", "moe_topk")
+        inner = _first(written, 4 * hidden, "intermediate_size", "n_inner", "ffn_dim")
+        if _first(written, 0, "num_experts", "num_local_experts", "n_routed_experts"):
+            inner = taken * _first(written, inner, "moe_intermediate_size") + _first(written, 0, "shared_expert_intermediate_size")
+        return cls(hidden, inner, heads * width, width * _first(written, heads, "num_key_value_heads"), taken)
 
 
 def _written(folder: Path) -> Mapping[str, Any]:
