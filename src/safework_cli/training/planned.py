@@ -96,7 +96,7 @@ def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
     if measured.peak is not None:
         at_first = estimate.memory.first_peak if measured.updates == 1 else estimate.memory.peak
         memory = f"; memory {size(measured.peak)} (planned: {size(at_first)})"
-    return f"{many}{planned}{memory}; the rest takes about {duration(left)}"
+    return f"{many}{planned}{memory}" + (f"; the rest takes about {duration(left)}" if left else "")
 
 
 PRODUCT = {"cpu": 512, "cuda": 4096}
