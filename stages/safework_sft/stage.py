@@ -126,6 +126,7 @@ def _work(config: SftConfig, model: Artifact, rows: list[Row], steps: int) -> Wo
         padded=not config.padding_free,
         frozen_embedding=config.freeze_embeddings,
         extra_forwards=1.0 if config.kl else 0.0,
+        loads_parts=not ours,
     )
 
 

@@ -87,6 +87,12 @@ def test_bytes_of_each_of_four_processes(strategy, weights, gradients, moments):
     assert (memory.weights, memory.gradients, memory.optimizer) == (weights, gradients, moments)
 
 
+def test_weights_that_are_divided_after_loading_have_to_fit_whole():
+    little = replace(WORK, pass_tokens=0, head_tokens=0, trained=1, shape=replace(SHAPE, layer=1, embedding=1, head=1))
+    whole, parts = (memory_of(replace(little, loads_parts=given), launch("fsdp", 4), CPU).peak for given in (False, True))
+    assert whole == 4_000 and parts < 1_100
+
+
 def test_zero_trains_in_bfloat16_over_masters_and_autocast_over_float32_weights():
     gpu = replace(CPU, kind="gpu", bf16=True)
     half = replace(WORK, bf16=True)

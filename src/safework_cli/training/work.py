@@ -29,6 +29,7 @@ def training_work(
     padded: bool = True,
     frozen_embedding: bool = False,
     extra_forwards: float = 0.0,
+    loads_parts: bool = False,
 ) -> Work:
     """The work of a stage that learns from given rows.
 
@@ -50,7 +51,7 @@ def training_work(
         folder, shape, **trained_weights(shape, config, frozen_embedding=frozen_embedding),
         rows=rows, length=passes.longest, pass_tokens=passes.largest, head=head, head_tokens=read[0], head_on_card=head_on_card,
         step_tokens=passes.per_step, step_head_tokens=read[1], passes=accumulated, extra_forwards=extra_forwards, steps=steps,
-        bf16=config.bf16, checkpointing=getattr(config, "gradient_checkpointing", None),
+        bf16=config.bf16, loads_parts=loads_parts, checkpointing=getattr(config, "gradient_checkpointing", None),
     )  # fmt: skip
 
 

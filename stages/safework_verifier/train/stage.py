@@ -88,7 +88,7 @@ def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: P
     texts = [spec.template + one.exchange.question + one.exchange.final for one in parts.train]
     ratio = characters_per_token(model.path, texts)
     lengths = [min(len(text) / ratio, config.max_length) for text in texts]
-    plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last")
+    plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last", loads_parts=config.head != "probe")
     passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
     plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
     plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)

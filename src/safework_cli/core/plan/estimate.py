@@ -12,6 +12,7 @@ from safework_cli.core.plan.duration import step_flops, step_seconds
 from safework_cli.core.plan.fit import WORK_SPACE, capacity, fits, setting_that_fits
 from safework_cli.core.plan.memory import memory_of
 from safework_cli.core.plan.work import Activations, Estimate, Memory, Work
+from safework_cli.core.settings import LaunchSettings
 
 if TYPE_CHECKING:
     from safework_cli.core.stage import Plan, Stage
@@ -37,7 +38,7 @@ def estimate(stage: Stage, config: Any, plan: Plan, activations: Activations | N
         card_hours=device.kind == "gpu",
         capacity=room,
         memory=memory,
-        host=_host(work, memory, launch.processes, device),
+        host=_host(work, memory, launch, device),
         step_seconds=step_seconds(work, launch, device) if work.steps else 0.0,
         step_flops=step_flops(work),
         steps=work.steps,
@@ -54,10 +55,12 @@ def estimate(stage: Stage, config: Any, plan: Plan, activations: Activations | N
         plan.estimate.notes.append("it is close: the estimate is above what there is, by less than it is uncertain")
 
 
-def _host(work: Work, memory: Memory, processes: int, device: Device) -> int:
-    """Bytes of a node's own memory: on a card's node each process reads the whole model before it goes to the card."""
-    each = memory.peak if device.kind == "cpu" else 4 * work.held
-    return processes * (each + WORK_SPACE)
+def _host(work: Work, memory: Memory, launch: LaunchSettings, device: Device) -> int:
+    """Bytes of a node's own memory. With cards: the processes' libraries, and divided weights where the first process saves them, gathered
+    and in the model that they are put into."""
+    if device.kind == "cpu":
+        return launch.processes * (memory.peak + WORK_SPACE)
+    return launch.processes * WORK_SPACE + (8 * work.held if launch.strategy in ("zero3", "fsdp") else 0)
 
 
 def _refusal(stage: Stage, config: Any, work: Work, memory: Memory, room: int, device: Device) -> ConfigError:

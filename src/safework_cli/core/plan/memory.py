@@ -64,10 +64,11 @@ def memory_of(work: Work, launch: LaunchSettings, device: Device, activations: A
     early = gradient_bytes * shape.head if work.trained >= work.held and not divided else 0  # the head's gradient comes first
     backward = kept + logits + max(standing, early) if work.trained else kept + logits
     fixed = weights + other
+    loading = 0 if launch.strategy == "fsdp" and work.loads_parts else own_bytes * work.held + other
     return Memory(
         weights, gradients, optimizer, round(kept), round(logits), cache, other,
-        peak=round(fixed + optimizer + max(backward, gradients, sampling + bucket)),
-        first_peak=round(fixed + max(backward, gradients + optimizer, sampling)),
+        peak=round(max(loading, fixed + optimizer + max(backward, gradients, sampling + bucket))),
+        first_peak=round(max(loading, fixed + max(backward, gradients + optimizer, sampling))),
     )  # fmt: skip
 
 

@@ -50,6 +50,7 @@ class Work:
         steps: updates of the run.
         bf16: multiply in bfloat16; None: where the device does.
         weight_bytes: of a weight in memory; None: by the device, 2 where it multiplies in bfloat16 and 4 elsewhere.
+        loads_parts: with fsdp, no process but the first reads the whole model; else each of them does before it keeps its part.
         checkpointing: activations are recomputed in the backward pass; None: the stage has no such setting.
         lora: adapters are trained; None: the stage has no such setting.
         other_weights: of models that are held besides, judges and references, in float32 (``other_half``: in ``weight_bytes`` of None).
@@ -75,6 +76,7 @@ class Work:
     steps: int = 0
     bf16: bool | None = None
     weight_bytes: int | None = 4
+    loads_parts: bool = False
     checkpointing: bool | None = None
     lora: bool | None = None
     other_weights: int = 0
