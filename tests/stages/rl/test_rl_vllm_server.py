@@ -7,8 +7,9 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from safework_cli.core.errors import RunAgain, SafeworkError
-from safework_cli.core.progress import read_metrics
-from safework_cli.core.stage import Inputs
+from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
 from safework_rl.config import RlConfig
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
@@ -43,19 +44,18 @@ def served(url: str, **more) -> dict:
 def test_a_run_over_a_server_is_the_run_in_one_process(fake, tiny_artifact, toy_data, work, rewards, tmp_path):
     inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("rl"), "verifiers": {"judge": tiny_artifact}})
     m3.run(M3Config(**SMALL, **rewards), inputs, work)
-    own = load_file(work.output / "model.safetensors")
-    steps = read_metrics(work.metrics_path)
-    for path in (work.output, work.checkpoints):
-        path.rename(tmp_path / path.name)
-    work.metrics_path.unlink()
-    m3.run(M3Config(engine=served(fake.url), **SMALL, **rewards), inputs, work)
-    weights, over_server = load_file(work.output / "model.safetensors"), read_metrics(work.metrics_path)
+    (tmp_path / "served").mkdir()
+    second = WorkDir(tmp_path / "served", "0" * 64, Progress(tmp_path / "served", QuietDisplay()), StopRequest())
+    m3.run(M3Config(engine=served(fake.url), **SMALL, **rewards), inputs, second)
+    own, weights = (load_file(folder.output / "model.safetensors") for folder in (work, second))
+    steps, over_server = ([step for step in read_metrics(folder.metrics_path) if "reward" in step] for folder in (work, second))
     assert [step["reward"] for step in over_server] == [step["reward"] for step in steps]
     assert all(step["engine/logprob_gap"] < 1e-5 and step["engine/ratio_capped"] == 0 for step in over_server)
     assert max(float((weights[name] - own[name]).abs().max()) for name in own) < 1e-5
     versions = [body["weight_version"] for path, body in fake.seen if path == "/finish_weight_update"]
     assert [version.partition(":")[2] for version in versions] == ["0", "1", "2"] and len({v.partition(":")[0] for v in versions}) == 1
-    assert not list((work.path / "served").iterdir())
+    assert not list((second.path / "served").iterdir())
+    second.progress.close()
 
 
 def test_a_server_that_fails_during_a_run_leaves_it_resumable(fake, tiny_artifact, toy_data, work, rewards):
@@ -74,7 +74,12 @@ def test_a_server_that_fails_during_a_run_leaves_it_resumable(fake, tiny_artifac
     fake.answer, fake.weights = answer, "default"  # the server was started again
     fake.fail.clear()
     m3.run(config, inputs, work)
-    assert [step["step"] for step in read_metrics(work.metrics_path) if "reward" in step] == [1, 2, 3]
+    versions = [body["weight_version"] for path, body in fake.seen if path == "/finish_weight_update"]
+    assert [version.partition(":")[2] for version in versions] == ["0", "1", "1", "2"]
+    assert len({version.partition(":")[0] for version in versions}) == 2, (
+        "the second start does not take the first one's weights for its own"
+    )
+    assert read_metrics(work.metrics_path)[-1]["step"] == 3
 
 
 def test_a_server_that_keeps_old_weights_in_silence_is_found_by_the_gap(fake, tiny_artifact, toy_data, work, rewards):
