@@ -21,8 +21,8 @@ from safework_cli.data.row import Message, Row
 from safework_data import starter
 from safework_data.drawn import charts, scenes
 from safework_data.drawn.drawing import Drawing, encoded
-from safework_data.drawn.typeset import NARROWEST, as_image, matched_pairs, typeset
-from safework_data.starter.tables import dice
+from safework_data.drawn.typeset import NARROWEST, as_prompt, matched_pairs, typeset
+from safework_data.starter.tables import Unit, dice
 
 KINDS = scenes.KINDS | charts.KINDS
 SUBSETS = ("cot", "rl", "dev", "heldout")
@@ -61,19 +61,31 @@ def build(seed: int, worked: int, size: int, *, with_typeset: bool = True) -> It
         size: pixels of an image, which decide how a text is broken into lines.
         with_typeset: requests as text too; below ``typeset.NARROWEST`` pixels there are none.
     """
-    requests = starter.build(seed) if with_typeset and size >= NARROWEST else {}
+    pairs = _pairs(seed, size) if with_typeset and size >= NARROWEST else {}
     for subset in SUBSETS:
         counts = {"cot": worked, "rl": round(worked * RL_SHARE)}
         number = EVALUATED[subset] * len(KINDS) if subset in EVALUATED else counts[subset]
         yield from _asked(subset, number, seed)
-        pairs = matched_pairs(requests.get(subset, []), size, PAIRS[subset])
-        for pair in pairs:
-            for row in pair:
-                yield Drawn(as_image(row, subset), subset, row.question)
-        if subset == "heldout":
-            for pair in pairs:
-                for row in pair:
-                    yield Drawn(as_image(row, BLURRED), BLURRED, row.question, blurred=True)
+        yield from _typeset(pairs.get(subset, []), subset)
+    yield from _typeset(pairs.get("heldout", []), BLURRED)
+
+
+def _pairs(seed: int, size: int) -> dict[str, list[Unit]]:
+    """The typeset pairs of each subset; a fifth of those to train on is for RL."""
+    of_side = starter.safety_pairs(seed)
+    train = of_side["train"]
+    pools = {
+        "cot": [unit for place, unit in enumerate(train) if place % 5], "rl": train[::5], "dev": of_side["dev"],
+        "heldout": of_side["heldout"],
+    }  # fmt: skip
+    return {subset: matched_pairs(pools[subset], size, most) for subset, most in PAIRS.items()}
+
+
+def _typeset(pairs: Sequence[Unit], subset: str) -> Iterator[Drawn]:
+    split = "train" if subset in ("cot", "rl") else "test"
+    for item in (item for pair in pairs for item in pair):
+        row = as_prompt(item, subset, worked=subset == "cot", split=split)
+        yield Drawn(row, subset, item.question, blurred=subset == BLURRED)
 
 
 def drawn_row(drawn: Drawn, size: int) -> Row:

@@ -94,6 +94,18 @@ def build(seed: int = 0) -> dict[str, list[Row]]:
     }
 
 
+def safety_pairs(seed: int) -> dict[str, list[Unit]]:
+    """Every harmful request with its look-alike by the side that may use it: "train", "dev" or "heldout". In each list every prefix holds
+    all topics in about equal parts. ``build`` draws a part of them."""
+    sides = _sides(seed)
+    found: dict[str, list[Unit]] = {"train": [], "dev": [], "heldout": []}
+    for unit in safety.units(seed):
+        side = _of_training(sides[unit[0].group])
+        if unit[0].side in ("", side):
+            found[side].append(unit)
+    return {side: spread(units, lambda unit: unit[0].group, dice(seed, "pairs", side)) for side, units in found.items()}
+
+
 def _draw(task: str, sides: Mapping[str, str], seed: int) -> dict[str, list[Unit]]:
     """The units of a task for each subset that takes some. No unit is drawn twice."""
     unseen = {group for group, side in sides.items() if side in ("dev", "heldout")}
