@@ -17,6 +17,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, training_work
+from safework_cli.verifiers.image_text import require_reader
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import REFUSALS
 from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt
@@ -45,6 +46,8 @@ class VerifierTrainStage(Stage):
         plan = Plan(name=f"{model.name}-{config.task}")
         spec = config.spec()
         try:
+            if spec.read_image_text:
+                require_reader()
             items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
             parts = split_by_prompt(items, missing, config.eval_fraction, config.seed, calibrate_on=config.calibrate_on)
             layers = json.loads((model.path / "config.json").read_text()).get("num_hidden_layers")
