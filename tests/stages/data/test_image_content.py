@@ -114,10 +114,13 @@ def test_an_attack_in_an_image_is_known_by_its_target_whatever_the_image():
 
 
 def test_nlvr_loses_no_training_row_to_the_statements_of_held_out_images(work, real_data):
+    """76 of 476 rows went when only words were compared. One goes: its image is that of a held-out row, byte for byte."""
     config = {"sources": [{"kind": "set", "set": "nlvr", "subset": "rl", "folder": str(real_data)}], "heldout": 0.2}
     stage.run(stage.Config.model_validate(config), Inputs({}), work)
     kept, held = read_rows(work.output / "rl"), read_rows(work.output / "heldout")
-    assert len(kept) + len(held) == 600 and len(held) > 100 and (work.output / "drops.jsonl").read_text() == ""
+    (drop,) = map(json.loads, (work.output / "drops.jsonl").read_text().splitlines())
+    assert (drop["id"], drop["detail"]) == ("nlvr/2350-3", "100% of nlvr/2540-1")
+    assert (len(kept), len(held)) == (475, 124)
     assert not {key for one in kept for key in image_keys(one.images)} & {key for one in held for key in image_keys(one.images)}
 
 
