@@ -1,0 +1,5 @@
+"""Command line, store, data, models, engines, verifiers and training of safework."""
+
+from safework_cli.core.torchvision import watch
+
+watch()

@@ -107,10 +107,9 @@ def load_reference(
     Raises:
         InputError: the two models have other tokens, or the reference cannot read the rows' images.
     """
-    from safework_cli.models.folder import read_config
+    from safework_cli.models.folder import has_vision, read_config
     from safework_cli.models.layers import disable_dropout
     from safework_cli.models.load import load_model, load_tokenizer
-    from safework_cli.models.vision import has_vision
 
     own, other = tokenizer.get_vocab(), load_tokenizer(reference.path, trust_remote_code=trust_remote_code).get_vocab()
     if own != other:

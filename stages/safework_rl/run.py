@@ -30,8 +30,9 @@ from safework_cli.models.chat_template import TemplateError, dated, encode_promp
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
 from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
+from safework_cli.models.processors import load_processor
 from safework_cli.models.templates import use_template
-from safework_cli.models.vision import Vision, encode_prompt_with_images, load_processor
+from safework_cli.models.vision import Vision, encode_prompt_with_images
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
 from safework_cli.training.strategy import trained_model

@@ -15,7 +15,7 @@ from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.models.folder import read_config
 from safework_cli.models.load import load_model, load_tokenizer, save_model
-from safework_cli.models.vision import load_processor
+from safework_cli.models.processors import load_processor
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 

@@ -189,8 +189,7 @@ def tied_names(folder: Path, *, trust_remote_code: bool = False) -> dict[str, st
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    from safework_cli.models.folder import read_config
-    from safework_cli.models.vision import has_vision
+    from safework_cli.models.folder import has_vision, read_config
 
     config = read_config(folder, trust_remote_code=trust_remote_code)
     kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM

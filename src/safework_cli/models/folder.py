@@ -27,6 +27,12 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
     refuse_adapter(folder)
     content = read_json(folder / "config.json")
     kind, own_code = content.get("model_type"), content.get("auto_map")
+    if kind == "internvl_chat":
+        raise InputError(
+            f"the model in {folder} is InternVL in the layout with Python code of its own",
+            "its images are encoded by that code; transformers has a port of the same weights, whose names end in -hf",
+            "take the port, such as: safework models pull hf:OpenGVLab/InternVL3-8B-hf",
+        )
     known = isinstance(kind, str) and kind in CONFIG_MAPPING
     if not known and own_code and not trust_remote_code:
         raise InputError(
@@ -48,6 +54,11 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> PretrainedC
         if share and not (isinstance(value, (int, float)) and 0 <= value < 1):  # it would end a training run that had begun
             raise InputError(f"{name} in {folder / 'config.json'} is {value!r}", "it is a share below 1", "correct the file")
     return config
+
+
+def has_vision(config: PretrainedConfig) -> bool:
+    """Whether a model of this configuration has a vision tower."""
+    return getattr(config, "vision_config", None) is not None
 
 
 def read_json(file: Path) -> dict[str, Any]:

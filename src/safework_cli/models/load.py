@@ -30,8 +30,7 @@ from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.core.system_errors import is_out_of_memory
 from safework_cli.models.chat_template import TEMPLATE_DATE, shows_date
-from safework_cli.models.folder import first_line, read_config, read_json, stored_dtype
-from safework_cli.models.vision import has_vision
+from safework_cli.models.folder import first_line, has_vision, read_config, read_json, stored_dtype
 from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_other_than_saved, refuse_unfit
 from safework_cli.training.config import SaveDtype
 

@@ -11,26 +11,20 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor, PretrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
-from safework_cli.core.errors import InputError, SafeworkError
-from safework_cli.data.images import TAG, open_image
+from safework_cli.data.images import TAG
 from safework_cli.data.row import Image, Message
-from safework_cli.models.folder import first_line, read_config
+from safework_cli.models.folder import has_vision
+from safework_cli.models.processors import encode_images
 
 Vision = dict[str, torch.Tensor]
 """The input of the vision tower for one prompt. Treated as immutable and compared by identity: the replies of a group share it."""
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Tensors that hold one number for each token, (1, P)."""
-
-
-def has_vision(config: PretrainedConfig) -> bool:
-    """Whether a model of this configuration has a vision tower."""
-    return getattr(config, "vision_config", None) is not None
 
 
 def has_vision_tower(model: PreTrainedModel) -> bool:
@@ -56,38 +50,11 @@ def placeholders(model: Any) -> list[int]:
     return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if has_vision_tower(model) else []
 
 
-def load_processor(folder: Path, *, trust_remote_code: bool = False) -> ProcessorMixin | None:
-    """The processor of a vision-language model; None for a model without a vision tower. Loads no weights.
-
-    Raises:
-        InputError: the folder has none, or a package that it needs is not installed.
-    """
-    if not has_vision(read_config(folder, trust_remote_code=trust_remote_code)):
-        return None
-    why = ""
-    try:
-        processor = AutoProcessor.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except SafeworkError:
-        raise
-    except Exception as error:  # libraries raise anything on a broken folder
-        processor, why = None, first_line(error)
-    if not isinstance(processor, ProcessorMixin):  # if a part cannot be loaded, AutoProcessor returns only the tokenizer
-        raise InputError(
-            f"the model in {folder} takes images, and its processor cannot be loaded",
-            why or "the folder names no processor that is installed",
-            "pip install torchvision pillow (Qwen-VL needs both), and check that the folder has preprocessor_config.json",
-        )
-    return processor
-
-
 def encode_prompt_with_images(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:
     """The ids of the prompt, and the input of the vision tower. Each image replaces its ``<image>`` tag."""
     parts = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
     text = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    made = processor(text=[text], images=[[open_image(image) for image in images]], return_tensors="pt", add_special_tokens=False)
-    ids = made.pop("input_ids")[0].tolist()
-    made.pop("attention_mask", None)
-    return ids, dict(made)
+    return encode_images(processor, text, images)
 
 
 def _parts(content: str) -> list[dict[str, str]]:

@@ -71,7 +71,7 @@ def load_verifier(
 
         return EndpointVerifier(spec, name=name)
     from safework_cli.models.load import load_model, load_tokenizer
-    from safework_cli.models.vision import load_processor
+    from safework_cli.models.processors import load_processor
     from safework_cli.verifiers.labels import LabelVerifier
 
     try:

@@ -16,7 +16,7 @@ from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.models.layers import keep_first_layers, lora_config, train_top_layers
 from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.models.vision import load_processor
+from safework_cli.models.processors import load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.strategy import load_to_train, trained_model

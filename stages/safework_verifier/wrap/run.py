@@ -10,7 +10,7 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.models.load import load_model, load_tokenizer, template_hash
-from safework_cli.models.vision import load_processor
+from safework_cli.models.processors import load_processor
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.spec import LabelSpec

@@ -14,7 +14,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.models.load import load_model, load_tokenizer, save_model
-from safework_cli.models.vision import load_processor
+from safework_cli.models.processors import load_processor
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.load import load_verifier
