@@ -172,7 +172,7 @@ def prompts_of(tokenizer: Any, tokens: int, count: int) -> list[list[dict[str, s
     made = []
     for number in range(count):
         words = [f"{number}."]
-        while len(encode_prompt(tokenizer, [{"role": "user", "content": " ".join(words)}])) < tokens:
+        while len(encode_prompt(tokenizer, [{"role": "user", "content": " ".join(words)}]).ids) < tokens:
             words.append("one")
         made.append([{"role": "user", "content": " ".join(words)}])
     return made
@@ -240,7 +240,7 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
     curriculum = Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0)
-    run = StepContext(config, Alternating(), rows, curriculum, lambda row: (encode_prompt(tokenizer, row.prompt), None))
+    run = StepContext(config, Alternating(), rows, curriculum, lambda row: encode_prompt(tokenizer, row.prompt))
     return LadderTrainer(run=run, work=work, model=model, args=args, train_dataset=data, processing_class=tokenizer)
 
 

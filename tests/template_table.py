@@ -13,7 +13,8 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from safework_cli.data.row import Message
-from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, render
+from safework_cli.models.chat_template import encode_conversation, encode_prompt
+from safework_cli.models.rendering import TemplateError, render
 from safework_cli.models.templates import named_template, template_names
 from safework_cli.models.thoughts import ThoughtReader
 
@@ -66,7 +67,7 @@ def table(tiny: Path) -> str:
         several = asked_of(lambda: encode_conversation(tokenizer, [ASKED, SAID, MORE, SAID], stops))  # noqa: B023
         system = asked_of(lambda: encode_prompt(tokenizer, [SYSTEM, ASKED]))  # noqa: B023
         plain = asked_of(lambda: encode_prompt(tokenizer, [ASKED])) == "yes"  # noqa: B023
-        opens = "yes" if plain and ThoughtReader(tokenizer).opened(encode_prompt(tokenizer, [ASKED])) else "no"
+        opens = "yes" if plain and ThoughtReader(tokenizer).opened(encode_prompt(tokenizer, [ASKED]).ids) else "no"
         try:
             stay = "yes" if "Looking." in render(tokenizer, [ASKED, SAID, MORE], generation_prompt=True) else "no"
         except TemplateError:

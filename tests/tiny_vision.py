@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoTokenizer
+
+import tiny_processors
+import vision_templates
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -96,3 +101,107 @@ def _random(kind, config, tokenizer):
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
+
+
+# ------------------------------------------------------------ whole folders: weights, processor files and template of each family
+
+_QWEN_TEXT = TEXT | {"rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}}
+_CLIP = {"model_type": "clip_vision_model", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+_SIGLIP = _CLIP | {"model_type": "siglip_vision_model", "vision_use_head": False}
+_LLAMA, _QWEN2 = TEXT | {"model_type": "llama"}, TEXT | {"model_type": "qwen2"}
+_PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+_TILED = _CLIP | {"image_size": 28, "patch_size": 7}
+_CONFIGS = {
+    "qwen2_vl": {
+        "text_config": _QWEN_TEXT,
+        "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14},
+    },
+    "qwen2_5_vl": {
+        "text_config": _QWEN_TEXT,
+        "vision_config": {
+            "depth": 2, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 14,
+            "window_size": 56, "fullatt_block_indexes": [1],
+        },
+    },
+    "qwen3_vl": {
+        "text_config": TEXT | {
+            "head_dim": 8, "rope_parameters": _QWEN_TEXT["rope_parameters"] | {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
+        },
+        "vision_config": {
+            "depth": 3, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "patch_size": 16,
+            "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1],
+        },
+    },
+    "internvl": {
+        "text_config": _QWEN2, "image_seq_length": 4,
+        "vision_config": {
+            "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": [28, 28],
+            "patch_size": [7, 7],
+        },
+    },
+    "llava": {"text_config": _LLAMA, "vision_config": _CLIP | {"image_size": 56, "patch_size": 14}, "image_seq_length": 16},
+    "llava_next": {
+        "text_config": _LLAMA, "vision_config": _CLIP | {"image_size": 28, "patch_size": 14}, "image_grid_pinpoints": _PINPOINTS,
+    },
+    "llava_onevision": {
+        "text_config": _QWEN2, "vision_config": _SIGLIP | {"image_size": 28, "patch_size": 14}, "image_grid_pinpoints": _PINPOINTS,
+        "vision_feature_select_strategy": "full",
+    },
+    "idefics3": {"text_config": _LLAMA, "vision_config": {k: v for k, v in _TILED.items() if k != "model_type"}, "scale_factor": 2},
+    "smolvlm": {"text_config": _LLAMA, "vision_config": {k: v for k, v in _TILED.items() if k != "model_type"}, "scale_factor": 2},
+    "gemma3": {
+        "text_config": TEXT | {
+            "model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        "vision_config": _SIGLIP | {"image_size": 56, "patch_size": 14}, "mm_tokens_per_image": 4,
+    },
+    "mistral3": {
+        "text_config": TEXT | {"model_type": "mistral", "head_dim": 8, "sliding_window": None},
+        "vision_config": {
+            "model_type": "pixtral", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+            "image_size": 140, "patch_size": 14, "head_dim": 8,
+        },
+        "spatial_merge_size": 2,
+    },
+}  # fmt: skip
+FAMILIES = tuple(_CONFIGS)
+
+
+def create(family: str, text_model: Path, folder: Path) -> Path:
+    """Writes the folder of a family: random weights, and its processor's files and template."""
+    from safework_cli.models.load import save_model
+
+    tiny_processors.create(family, text_model, folder)
+    tokenizer = vision_templates.family_tokenizer(text_model, family)
+    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in vision_templates.TOKENS[family]}
+    image = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>", "mistral3": "[IMG]"}.get(
+        family, "<|image_pad|>" if family.startswith("qwen") else "<image>"
+    )
+    settings = dict(_CONFIGS[family])
+    settings["text_config"] = settings["text_config"] | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    settings |= {"image_token_id": ids[image], "image_token_index": ids[image], "tie_word_embeddings": False}
+    settings |= {
+        name: ids[token]
+        for name, token in (
+            ("vision_start_token_id", "<|vision_start|>"), ("vision_end_token_id", "<|vision_end|>"), ("video_token_id", "<|video_pad|>"),
+            ("video_token_index", "<video>"), ("boi_token_index", "<start_of_image>"), ("eoi_token_index", "<end_of_image>"),
+        )
+        if token in ids
+    }  # fmt: skip
+    kind = CONFIG_MAPPING[family]
+    takes = {field.name for field in fields(kind)}
+    config = kind(**{name: value for name, value in settings.items() if name in takes})
+    torch.manual_seed(4)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        parameter.data *= 2  # far from the uniform attention and flat logits of a fresh model
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    (folder / "chat_template.json").unlink(missing_ok=True)
+    save_model(model, tokenizer, folder)
+    written = json.loads((folder / "tokenizer_config.json").read_text())
+    if family in vision_templates.NAMED:
+        written["extra_special_tokens"] = vision_templates.NAMED[family]
+    (folder / "tokenizer_config.json").write_text(json.dumps(written))
+    return folder

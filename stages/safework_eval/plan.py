@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 
-from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.core.stage import Inputs
+from safework_cli.data.image_rows import refuse_unread_images
 from safework_eval.config import EvalConfig
 from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel, panel_for, wanted_keys
@@ -36,6 +37,7 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
         )
     suites, problems = select_suites(config.limited_suites(), config.judge, inputs.maybe("data"), folder_of(config))
     refusals += problems
+    refusals += unread_images(config, inputs, suites)
     verifiers = inputs.many("verifiers")
     wanted = {key for suite in suites for key in wanted_keys(metric_named(suite.metric))}
     panels: dict[str, Panel] = {}
@@ -50,6 +52,20 @@ def chosen_suites(config: EvalConfig, inputs: Inputs) -> tuple[list[PlannedSuite
         why = f"the suites measure {', '.join(sorted(wanted))}"
         refusals.append(ConfigError(f"verifiers.{idle[0]} is not used by any suite", why, "leave it out, or add a suite"))
     return suites, panels, refusals
+
+
+def unread_images(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:
+    """Suites with images, for a model that reads text only."""
+    problems: list[SafeworkError] = []
+    for model in filter(None, (inputs.maybe("model"), inputs.maybe("against"))):
+        for suite in suites:
+            try:
+                refuse_unread_images(suite.rows, f"suite '{suite.name}'", model, engine=config.engine.kind)
+            except SafeworkError as error:
+                some = not all(row.images for row in suite.rows)
+                do = "add `images: false` to the suite's `rows`" if some else "take a vision-language model, or leave the suite out"
+                problems.append(InputError(error.what, error.why, do))
+    return problems
 
 
 def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:

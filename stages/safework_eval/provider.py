@@ -217,9 +217,9 @@ class SafeworkAPI(ModelAPI):
     async def count_tokens(self, input: str | list[ChatMessage], config: GenerateConfig | None = None) -> int:
         from safework_cli.models.chat_template import encode_prompt
 
-        return (
-            await self.count_text_tokens(input) if isinstance(input, str) else len(encode_prompt(self.engine.tokenizer, to_messages(input)))
-        )
+        if isinstance(input, str):
+            return await self.count_text_tokens(input)
+        return len(encode_prompt(self.engine.tokenizer, to_messages(input)).ids)
 
     async def count_text_tokens(self, text: str) -> int:
         return len(self.engine.tokenizer(text, add_special_tokens=False)["input_ids"])

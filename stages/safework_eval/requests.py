@@ -7,10 +7,10 @@ its batch nor the time at which it is asked for change it (up to the rounding of
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from safework_cli.data.row import Message
+from safework_cli.data.row import Image, Message
 from safework_cli.engines.protocol import Completion, Engine, Sampling, TokenEngine, derived_seed
 from safework_eval.samples import RecordedReply
 
@@ -37,6 +37,7 @@ class ReplyRequest:
         seed: from which the seeds of its completions are derived.
         problem: why it cannot be asked; None if it can.
         too_long: the problem is its length.
+        images: of the conversation; they are encoded again when it is asked, so that those of a whole suite are never in memory.
     """
 
     messages: list[Message]
@@ -44,6 +45,7 @@ class ReplyRequest:
     seed: int
     problem: str | None = None
     too_long: bool = False
+    images: Sequence[Image] = field(default=())
 
     def seeds(self, n: int = 1, first: int = 0) -> list[int]:
         """The seeds of n completions, beginning with completion number ``first``."""
@@ -54,7 +56,9 @@ class ReplyRequest:
         return RecordedReply("", 0, len(self.prompt_ids), "model_length" if self.too_long else "unknown", self.problem)
 
 
-def build_request(engine: Engine, messages: Sequence[Message], sampling: Sampling, sample: SampleId | None) -> ReplyRequest:
+def build_request(
+    engine: Engine, messages: Sequence[Message], sampling: Sampling, sample: SampleId | None, images: Sequence[Image] = ()
+) -> ReplyRequest:
     """What an engine is asked for one reply.
 
     Args:
@@ -63,12 +67,12 @@ def build_request(engine: Engine, messages: Sequence[Message], sampling: Samplin
     """
     if not has_token_ids(engine):
         text = [[message["role"], message["content"]] for message in messages]
-        return ReplyRequest(list(messages), [], derived_seed(sampling.seed, sample, text))
+        return ReplyRequest(list(messages), [], derived_seed(sampling.seed, sample, text), images=images)
     from safework_cli.engines.prompts import encode_for
 
-    prompt = encode_for(engine, messages, sampling)
+    prompt = encode_for(engine, messages, sampling, images)
     seed = derived_seed(sampling.seed, sample, list(prompt.prompt_ids))
-    return ReplyRequest(list(messages), list(prompt.prompt_ids), seed, prompt.problem, prompt.too_long)
+    return ReplyRequest(list(messages), list(prompt.prompt_ids), seed, prompt.problem, prompt.too_long, images)
 
 
 def batches_of(requests: Mapping[Key, ReplyRequest], batch_size: int) -> list[list[Key]]:
@@ -82,7 +86,9 @@ def complete(
     engine: Engine, requests: Sequence[ReplyRequest], sampling: Sampling, seeds: Sequence[Sequence[int]]
 ) -> list[list[Completion]]:
     """The completions of each request, one for each of its seeds; all requests have equally many."""
-    return engine.generate([request.messages for request in requests], sampling, len(seeds[0]), seeds=seeds)
+    images = [request.images for request in requests]
+    with_images = {"images": images} if any(images) else {}
+    return engine.generate([request.messages for request in requests], sampling, len(seeds[0]), seeds=seeds, **with_images)
 
 
 def record_of(completion: Completion) -> RecordedReply:

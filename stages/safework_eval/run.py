@@ -103,8 +103,11 @@ def _ask(
 
     settings = EngineSettings() if artifact else config.engine
     started, folder = now(), artifact.path if artifact else None
+    images = any(row.images for suite in suites for row in suite.rows)
     with work.progress.phase(f"load {artifact.ref if artifact else config.engine.model}"):
-        engine = load_engine(settings, folder, batch_size=config.batch_size, dtype=config.dtype, trust_remote_code=config.trust_remote_code)
+        engine = load_engine(
+            settings, folder, batch_size=config.batch_size, dtype=config.dtype, trust_remote_code=config.trust_remote_code, images=images
+        )
     sampling = sampling_of(config)
     ref = artifact.ref if artifact else engine.name
     archive = Archive(work.path / archive_name)
@@ -114,7 +117,9 @@ def _ask(
             [s for s in suites if metric_named(s.metric).episodes],
         )
         requests = {
-            (suite.name, row.id): build_request(engine, row.prompt, sampling, (row.id, 1)) for suite in single for row in suite.rows
+            (suite.name, row.id): build_request(engine, row.prompt, sampling, (row.id, 1), row.images)
+            for suite in single
+            for row in suite.rows
         }
         number, count = config.share
         batches = batches_of(requests, engine.batch_size)[number - 1 :: count]

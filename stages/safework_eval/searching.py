@@ -77,18 +77,21 @@ def play(
 
     from safework_cli.engines.protocol import derived_seed
     from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
+    from safework_cli.models.chat_template import encode_prompt
 
     limits = EpisodeLimits(settings.turns, settings.results, settings.turn_tokens, settings.total_tokens)
     whole = replace(sampling, max_tokens=settings.total_tokens)
     missing = [row for row in rows if (suite, row.id) not in archive.replies]
-    requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1)) for row in missing}
+    requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1), row.images) for row in missing}
     for key, request in requests.items():
         if request.problem:
             archive.add((suite, key), request.refusal())
     fitting = [row for row in missing if requests[row.id].problem is None]
     prompts = [row.prompt for row in fitting]
     seeds = [derived_seed(sampling.seed, row.id) for row in fitting]
-    for row, transcript in zip(fitting, run_episodes(engine, index, prompts, limits, sampling, seeds=seeds), strict=True):
+    encoded = [encode_prompt(engine.tokenizer, episode_prompt(row.prompt), row.images, row.images and engine.processor) for row in fitting]
+    played = run_episodes(engine, index, prompts, limits, sampling, seeds=seeds, encoded=encoded)
+    for row, transcript in zip(fitting, played, strict=True):
         archive.add((suite, row.id), reply_of_episode(transcript))
     return len(missing)
 

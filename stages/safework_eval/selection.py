@@ -16,7 +16,7 @@ from safework_cli.core.settings import Settings
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.image_content import image_keys
 from safework_cli.data.row import Row
-from safework_cli.data.suites import SUITES, load_suite, suite_named
+from safework_cli.data.suites import SUITES, load_suite
 from safework_cli.data.suites.readers import in_dev_half
 from safework_eval.metrics import all_metrics, checked_name, implied_metric
 
@@ -66,7 +66,7 @@ class RowFilter(Settings):
     """The half of a set that serves both choices and reports: "dev" to choose on, "test" to report; by a hash of the row's key in its set,
     which is its id without the set's name."""
     images: bool | None = None
-    """false: rows without images, the only ones that can be evaluated; true: rows with images."""
+    """false: rows without images, which a text model can answer; true: rows with images."""
 
     def matches(self, row: Row) -> bool:
         language = row.meta.get("language")
@@ -89,7 +89,7 @@ class SuiteBlock(Settings):
     """The suite's name in the record and in gates; the public set's name where it is left out."""
     suite: str | None = None
     """A public set, read from `suites_folder` ("harmbench-test", "xstest-safe", …); left out, the rows come from the `data` input. Sets
-    whose prompts are images (figstep, gaokao-mm-biology, gaokao-mm-mathematics) cannot be evaluated in this version."""
+    that ask by images (figstep, gaokao-mm-biology, gaokao-mm-mathematics) need a model that reads them."""
     rows: RowFilter = RowFilter()
     """Which rows; all of them where nothing is said."""
     metric: MetricName | None = None
@@ -181,13 +181,6 @@ def select_suites(
 
 
 def _public_rows(name: str, folder: str | None) -> list[Row]:
-    if suite_named(name).images:
-        text = ", ".join(sorted(known for known, suite in SUITES.items() if not suite.images))
-        raise ConfigError(
-            f"suite '{name}' asks by images and cannot be evaluated in this version",
-            "safework eval reads text only; without the images other questions would be asked",
-            f"take a suite of text: {text}",
-        )
     if folder is None:
         raise ConfigError(
             f"suite '{name}' is a public set, and neither suites_folder nor $SAFEWORK_DATA is set",
@@ -211,12 +204,6 @@ def _suite(block: SuiteBlock, rows: list[Row], source: str, judge: JudgeChoice, 
     if doubled:
         raise InputError(
             f"{doubled} ids of suite '{block.title}' occur twice", "a sample is known by its row's id", "build the dataset again"
-        )
-    if with_images := sum(bool(row.images) for row in chosen):
-        raise ConfigError(
-            f"{with_images} rows of suite '{block.title}' hold images",
-            "safework eval is text only in this version; leaving the images out would ask other questions",
-            "add `images: false` to the suite's `rows`" if with_images < len(chosen) else "leave the suite out",
         )
     return PlannedSuite(block.title, block.metric or metric or _implied_metric(block, chosen), tuple(chosen), source, judge)
 

@@ -61,6 +61,10 @@ def public_suite(suite: str, folder: str | None = None, limit: int | None = None
     chosen = suites[0]
     if metric_named(chosen.metric).episodes:
         raise ConfigError(f"suite '{suite}' is answered by searching an index", "Inspect's tasks have none", "safework eval index=NAME …")
+    if any(row.images for row in chosen.rows):
+        raise ConfigError(
+            f"suite '{suite}' asks by images", "with Inspect's own command the questions are text", f"safework eval suites='[{suite}]'"
+        )
     samples = [inspect_sample(row) for row in chosen.rows]
     for sample, row in zip(samples, chosen.rows, strict=True):
         sample.metadata = {**(sample.metadata or {}), "row": row.to_record()}

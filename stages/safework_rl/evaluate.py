@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Completion, Sampling, TokenEngine
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
+from safework_cli.models.vision import Prompt
 from safework_cli.training.evaluation import Evaluation, evaluation_during
 from safework_rl.config import RlConfig
 
@@ -21,7 +21,7 @@ def policy_evaluation(
     work: WorkDir,
     *,
     engine: Callable[[], AbstractContextManager[TokenEngine]],
-    encode: Callable[[Row], tuple[list[int], Any]],
+    encode: Callable[[Row], Prompt],
     positions: float,
     search: tuple[SearchIndex, EpisodeLimits] | None,
 ) -> Evaluation | None:
@@ -29,7 +29,7 @@ def policy_evaluation(
 
     Args:
         engine: makes an engine over the policy as it is now.
-        encode: makes token ids of a row's prompt, and what its images gave.
+        encode: makes token ids of a row's prompt with its images; for episodes, with the search instruction.
         positions: of the model, for prompt and reply together.
     """
     sampling = Sampling(config.eval_max_tokens, seed=config.seed)
@@ -41,7 +41,8 @@ def policy_evaluation(
                 groups = policy.generate_ids([ids for ids, _ in encoded], sampling, visions=[vision for _, vision in encoded])
             return [group[0] for group in groups]
         with engine() as policy:
-            transcripts = run_episodes(policy, search[0], [row.prompt for row in rows], search[1], sampling)
+            asked = [encode(row) for row in rows]
+            transcripts = run_episodes(policy, search[0], [row.prompt for row in rows], search[1], sampling, encoded=asked)
         return [
             Completion(t.answer or "", t.token_ids, t.logprobs, "stop" if t.ending == "answered" else "length", t.prompt_ids)
             for t in transcripts

@@ -26,13 +26,14 @@ from safework_cli.environments.search.grammar import episode_prompt
 from safework_cli.environments.search.index import SearchIndex, refuse_lost
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
-from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
+from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
 from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.models.processors import load_processor
+from safework_cli.models.rendering import TemplateError, dated
 from safework_cli.models.templates import use_template
-from safework_cli.models.vision import Vision, encode_prompt_with_images
+from safework_cli.models.vision import Prompt
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
 from safework_cli.training.strategy import trained_model
@@ -108,14 +109,15 @@ def train(
         use_template(speaker, config.chat_template)
     positions = positions_of(read_config(model_artifact.path, trust_remote_code=config.trust_remote_code)) or math.inf
 
-    encoded: dict[str, list[int]] = {}  # text prompts are encoded once; images are not kept, they take memory
+    encoded: dict[str, Prompt] = {}  # text prompts are encoded once; images are not kept, they take memory
 
-    def encode(row: Row) -> tuple[list[int], Vision | None]:
+    def encode(row: Row) -> Prompt:
+        asked = row.prompt if search is None else episode_prompt(row.prompt)
         if row.images:
-            return encode_prompt_with_images(processor, row.prompt, row.images)
+            return encode_prompt(tokenizer, asked, row.images, processor)
         if row.id not in encoded:
-            encoded[row.id] = encode_prompt(tokenizer, row.prompt if search is None else episode_prompt(row.prompt))
-        return encoded[row.id], None
+            encoded[row.id] = encode_prompt(tokenizer, asked)
+        return encoded[row.id]
 
     other = inputs.maybe("reference")
     kl_on = partial(kl_counts, kl=config.kl, other=other is not None)
@@ -125,7 +127,7 @@ def train(
         why = "their task has no reward, and the KL does not count there"
         work.progress.note(f"{len(idle)} prompts left out, harmful or not marked as harmless: {why} (such as {idle[0]})")
         usable = [row for row in usable if row.task not in unrewarded or kl_on(row)]
-    rows, dropped = _usable_rows(usable, tasks, encode, positions, processor is not None and search is None, config)
+    rows, dropped = _usable_rows(usable, tasks, encode, positions, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
@@ -269,23 +271,18 @@ def _usable_rows(
     tasks: set[str],
     encode: Callable[[Row], tuple[list[int], Any]],
     positions: float,
-    images: bool,
     config: RlConfig,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on.
 
     Args:
         positions: of the model, for prompt and reply together.
-        images: whether rows with images can be used.
     """
     kept: list[Row] = []
     dropped: dict[str, list[str]] = {}
     longest = positions - config.max_completion_length
     for row in rows:
         if row.task not in tasks:
-            continue
-        if row.images and not images:
-            dropped.setdefault("has images, and the model or the stage is text only", []).append(row.id)
             continue
         try:
             length = len(encode(row)[0])

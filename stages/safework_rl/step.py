@@ -218,19 +218,30 @@ def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: in
     def groups_of(places: Sequence[int]) -> list[Group]:
         rows = [prompts[place] for place in places for _ in range(size)]
         own_seeds = [seed for place in places for seed in seeds[place]]
+        sent = run.world.size > 1  # without what images were encoded to: see with_images
         if run.search is not None:
             index, limits = run.search
-            transcripts = run_episodes(engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds)
+            asked = [encoded[row] for row in rows]
+            transcripts = run_episodes(
+                engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds, encoded=asked
+            )
             trajectories = [
                 Trajectory(
-                    row, t.prompt_ids, t.token_ids, t.mask, t.logprobs, exchange_text(t), transcript=t, truncated=t.ending != "answered"
+                    row,
+                    t.prompt_ids,
+                    t.token_ids,
+                    t.mask,
+                    t.logprobs,
+                    exchange_text(t),
+                    None if sent else t.vision,
+                    transcript=t,
+                    truncated=t.ending != "answered",
                 )
                 for row, t in zip(rows, transcripts, strict=True)
             ]
         else:
             asked, images = [encoded[row][0] for row in rows], [encoded[row][1] for row in rows]
             completions = engine.generate_ids(asked, sampling, visions=images, seeds=[[seed] for seed in own_seeds])
-            sent = run.world.size > 1  # without what images were encoded to: see with_images
             trajectories = [
                 Trajectory(
                     row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, None if sent else encoded[row][1],

@@ -272,12 +272,14 @@ class LadderTrainer(GRPOTrainer):
                 parts.append((shared.log_probs, shared.entropy, None))
                 continue
             lengths = [len(t.prompt_ids) for t in passed]
-            images: dict[str, Any] = {k: v.to(input_ids.device) for k, v in collate(visions, lengths, first, logits_to_keep).items()}
-            if images:
-                images["num_images"] = [len(self.run.rows[t.row].images) for t in passed]
+            images = {name: tensor.to(input_ids.device) for name, tensor in collate(visions, lengths, first, logits_to_keep).items()}
             with positions_given(model), self.accelerator.autocast():
-                part: Any = super()._get_per_token_logps_and_entropies(
-                    model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss, **images
+                part: Any = (
+                    self._with_images(model, ids_bL, mask_bL, logits_to_keep, images, compute_entropy, compute_aux_loss)
+                    if images
+                    else super()._get_per_token_logps_and_entropies(
+                        model, ids_bL, mask_bL, logits_to_keep, None, compute_entropy, compute_aux_loss
+                    )
                 )
             parts.append(part)
         logp_BT = torch.cat([part[0] for part in parts])
@@ -285,6 +287,25 @@ class LadderTrainer(GRPOTrainer):
         aux = torch.stack([part[2] for part in parts if part[2] is not None]).mean() if compute_aux_loss else None
         self._last_logp_BT: torch.Tensor = logp_BT.detach()
         return logp_BT, entropy_BT, aux
+
+    def _with_images(
+        self,
+        model: Any,
+        ids_bL: torch.Tensor,
+        mask_bL: torch.Tensor,
+        logits_to_keep: int,
+        images: dict[str, torch.Tensor],
+        compute_entropy: bool,
+        compute_aux_loss: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """The same for a pass with images, whose tensors it gives to the model as they are: TRL would count InternVL's tiles as rows, and
+        knows no ``batch_num_images``."""
+        labels_bL = ids_bL.masked_fill(mask_bL == 0, -100)
+        labels_bL[:, :-logits_to_keep] = -100
+        extra = {"output_router_logits": True} if compute_aux_loss else {}
+        output = model(input_ids=ids_bL, attention_mask=mask_bL, labels=labels_bL, fused_lm_head=True, **images, **extra)
+        entropy_bT = output.entropy[:, -logits_to_keep:] if compute_entropy else None  # a reference's head gives none
+        return output.log_probs[:, -logits_to_keep:], entropy_bT, output.aux_loss if compute_aux_loss else None
 
     # ------------------------------------------------------------ loss
 

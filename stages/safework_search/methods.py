@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
 from safework_cli.data.row import Row
-from safework_cli.engines.prompts import encode_for
+from safework_cli.engines.prompts import EncodedPrompt, continued, encode_for
 from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_search.config import weights_problem
@@ -107,7 +107,7 @@ def best_of_n(engine: TokenEngine, guides: Guides, rows: Sequence[Row], n: int, 
     answered, prompts = _start(engine, rows, sampling)
     places = [i for i, answer in enumerate(answered) if answer.error is None]
     seeds = [_seeds(sampling.seed, rows[i], 0, n) for i in places]
-    groups = engine.generate_ids([prompts[i] for i in places], sampling, n, seeds=seeds)
+    groups = continued([prompts[i] for i in places], [[]] * len(places), engine, sampling, n, seeds)
     flat = [(rows[i], completion) for i, group in zip(places, groups, strict=True) for completion in group]
     scores = guides.score([row for row, _ in flat], [c.text for _, c in flat], [_mean(c) for _, c in flat], partial=False)
     for number, (i, group) in enumerate(zip(places, groups, strict=True)):
@@ -128,10 +128,10 @@ def guided_steps(
         for room, places in _by_room(answered, active, sampling.max_tokens, step_tokens).items():
             one_step = replace(sampling, max_tokens=room, stop=tuple(boundaries))
             seeds = [_seeds(sampling.seed, rows[i], step, n) for i in places]
-            drawn = engine.generate_ids([prompts[i] + answered[i].token_ids for i in places], one_step, n, seeds=seeds)
+            drawn = continued([prompts[i] for i in places], [answered[i].token_ids for i in places], engine, one_step, n, seeds)
             groups |= dict(zip(places, drawn, strict=True))
         flat = [(i, c) for i in active for c in groups[i]]
-        wholes = [engine.text_of(prompts[i], answered[i].token_ids + c.token_ids) for i, c in flat]
+        wholes = [engine.text_of(prompts[i].prompt_ids, answered[i].token_ids + c.token_ids) for i, c in flat]
         unfinished = [c.token_ids[-1] not in engine.stop_ids for _, c in flat]
         read = [whole.rstrip(BROKEN) if on else whole for whole, on in zip(wholes, unfinished, strict=True)]
         scores = guides.score([rows[i] for i, _ in flat], read, [_mean(c) for _, c in flat], partial=unfinished)
@@ -146,10 +146,10 @@ def guided_steps(
     return answered
 
 
-def _start(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[list[int]]]:
-    """Empty answers with the problem of each prompt that cannot be used, and the prompts' token ids."""
-    asked = [encode_for(engine, row.prompt, sampling) for row in rows]
-    return [Answered(error=prompt.problem) for prompt in asked], [prompt.prompt_ids for prompt in asked]
+def _start(engine: TokenEngine, rows: Sequence[Row], sampling: Sampling) -> tuple[list[Answered], list[EncodedPrompt]]:
+    """Empty answers with the problem of each prompt that cannot be used, and the prompts."""
+    asked = [encode_for(engine, row.prompt, sampling, row.images) for row in rows]
+    return [Answered(error=prompt.problem) for prompt in asked], asked
 
 
 def _by_room(answered: Sequence[Answered], active: Sequence[int], max_tokens: int, step_tokens: int) -> dict[int, list[int]]:

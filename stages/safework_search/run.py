@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import read_dataset, require_rows, require_text
+from safework_cli.data.dataset import require_rows
 from safework_cli.data.row import Row
 from safework_cli.engines.load import load_token_engine
 from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.verifiers.load import load_verifier
 from safework_search.config import GuidedConfig
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
+from safework_search.stage import prompts_of
 
 SCHEMA = pa.schema(
     [
@@ -42,11 +43,14 @@ SCHEMA = pa.schema(
 def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Answers prompts batch by batch; batches that an earlier, killed run finished are not repeated."""
     prompts, model_artifact = inputs.one("prompts"), inputs.one("model")
-    rows = [row for row in read_dataset(prompts) if not config.tasks or row.task in config.tasks][: config.limit]
+    rows = prompts_of(config, prompts)
     require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
-    require_text(rows, prompts, "the model is sent")
     engine = load_token_engine(
-        config.engine, model_artifact.path, batch_size=config.generation_batch_size, trust_remote_code=config.trust_remote_code
+        config.engine,
+        model_artifact.path,
+        batch_size=config.generation_batch_size,
+        trust_remote_code=config.trust_remote_code,
+        images=any(row.images for row in rows),
     )
     guides = Guides(
         {name: load_verifier(a, trust_remote_code=config.trust_remote_code) for name, a in inputs.many("guide").items()},

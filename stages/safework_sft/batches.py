@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from safework_cli.models.attention import one_sequence, without_padding
+from safework_cli.models.vision import BY_TOKEN, Vision, collate
 from safework_sft.encode import IGNORE
 
-INPUTS = ("input_ids", "attention_mask", "position_ids", "row_lengths", "shared")
-"""What the model takes of a batch."""
+TARGETS = ("labels", "verdicts")
+"""What the model does not take of a batch."""
 
 
 class Batches:
@@ -22,14 +23,17 @@ class Batches:
         pad_id: the token that fills up; it is masked.
         padding_free: the model keeps rows apart (``models.attention``).
         share: what all rows of a pass begin with is computed once; only without padding.
+        vision_of: what the images of a row are encoded to, by the row's number in its column ``image_row``; only with padding.
     """
 
-    def __init__(self, pad_id: int, *, padding_free: bool, share: bool = True):
+    def __init__(self, pad_id: int, *, padding_free: bool, share: bool = True, vision_of: Callable[[int], Vision | None] | None = None):
+        self._vision_of = vision_of
         self._fill, self._padding_free, self._share = {"input_ids": pad_id, "labels": IGNORE, "verdicts": 0}, padding_free, share
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """``input_ids``, ``labels``, and ``verdicts`` where the rows have them: (1, ΣT) with ``position_ids`` and ``row_lengths``, or
-        (B, T) with ``attention_mask``. A row's first token is not a label: what is before it is another row."""
+        (B, T) with ``attention_mask`` and what the vision tower takes. A row's first token is not a label: what is before it is another
+        row."""
         columns = {name: [torch.as_tensor(row[name]) for row in rows] for name in self._fill if name in rows[0]}
         columns["labels"] = [torch.cat([label.new_tensor([IGNORE]), label[1:]]) for label in columns["labels"]]
         if self._padding_free:
@@ -38,7 +42,19 @@ class Batches:
             return without_padding([row["input_ids"] for row in rows], shared=shared) | flat
         mask = pad_sequence([torch.ones_like(ids) for ids in columns["input_ids"]], batch_first=True)
         padded = {name: pad_sequence(column, batch_first=True, padding_value=self._fill[name]) for name, column in columns.items()}
-        return {**padded, "attention_mask": mask}
+        return {**padded, "attention_mask": mask, **self._vision(rows, mask.shape[1])}
+
+    def _vision(self, rows: Sequence[dict[str, Any]], width: int) -> Vision:
+        if self._vision_of is None:
+            return {}
+        visions = [self._vision_of(row["image_row"]) if row.get("image_row", -1) >= 0 else None for row in rows]
+        own = [vision and ending_with(vision, len(row["input_ids"])) for vision, row in zip(visions, rows, strict=True)]
+        return collate(own, [width] * len(rows), width)  # rows begin in the first column
+
+
+def ending_with(vision: Vision, length: int) -> Vision:
+    """The images of a row of which the first ``length`` tokens are trained on."""
+    return {name: tensor[:, :length] if name in BY_TOKEN else tensor for name, tensor in vision.items()}
 
 
 def common_beginning(ids: Sequence[torch.Tensor], labels: Sequence[torch.Tensor]) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -11,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from safework_cli.core.errors import InputError
 from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
-from safework_cli.models.chat_template import TemplateError, encode_conversation
+from safework_cli.models.chat_template import encode_conversation
+from safework_cli.models.rendering import TemplateError
 from safework_cli.models.verdict import Choice, choices
+from safework_cli.models.vision import Vision
 
 IGNORE = -100
 """The label that torch's cross-entropy leaves out."""
@@ -51,24 +54,25 @@ def encode_rows(
     max_length: int,
     positions: int | None = None,
     marks: Mapping[str, Mark] | None = None,
+    processor: Any = None,
 ) -> EncodedRows:
-    """Tokenizes rows; drops by name what is over-long, has no reply, carries images, or is changed by the chat template.
+    """Tokenizes rows; drops by name what is over-long, has no reply, or is changed by the chat template.
 
     Args:
         max_length: tokens of a row at most, as the settings say.
         positions: as the model says.
         marks: row id → the word that states its decision.
+        processor: of a model that reads images. What they are encoded to is not kept: see ``VisionOf``.
     """
     encoded = EncodedRows()
     for row in rows:
         reason, mark = None, (marks or {}).get(row.id)
-        if row.images:
-            reason = "has images (this trainer sees text only)"
-        elif row.reply is None:
+        if row.reply is None:
             reason = "does not end in an assistant reply"
         else:
             try:
-                one = encode_conversation(tokenizer, row.messages, stop_ids, None if mark is None else (mark.start, mark.end))
+                marked = None if mark is None else (mark.start, mark.end)
+                one = encode_conversation(tokenizer, row.messages, stop_ids, marked, row.images, processor)
             except TemplateError as error:
                 reason = error.what
             else:
@@ -84,6 +88,24 @@ def encode_rows(
         encoded.labels.append([i if s else IGNORE for i, s in zip(one.input_ids, one.supervised, strict=True)])
         encoded.marked.append(None if mark is None or one.marked is None else (mark, *one.marked))
     return encoded
+
+
+@dataclass(frozen=True, slots=True)
+class VisionOf:
+    """What the images of training rows are encoded to, each time that a row is trained on: those of a data set do not fit into memory.
+
+    Args:
+        rows: the rows that are trained on, as ``TrainingRows.rows`` numbers them.
+    """
+
+    rows: Sequence[Row]
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: list[int]
+    processor: Any
+
+    def __call__(self, number: int) -> Vision | None:
+        row = self.rows[number]
+        return encode_conversation(self.tokenizer, row.messages, self.stop_ids, None, row.images, self.processor).vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +143,26 @@ class TrainingRows:
     Attributes:
         verdicts: one list of (T,) per row: 0, or on a deciding token the number of its language, from 1. Empty where verdicts are not
             learned as such.
+        images: the number of each one's row among those that are trained on, or -1 where it has no images.
     """
 
     input_ids: list[list[int]]
     labels: list[list[int]]
     verdicts: list[list[int]]
+    images: list[int] = field(default_factory=list)
 
     def dataset(self) -> Dataset:
-        """As the trainer reads it; without ``verdicts`` where there are none."""
-        columns = {"input_ids": self.input_ids, "labels": self.labels, "verdicts": self.verdicts}
-        return Dataset.from_dict(columns if self.verdicts else {name: columns[name] for name in ("input_ids", "labels")})
+        """As the trainer reads it; without ``verdicts`` or ``image_row`` where there are none."""
+        columns: dict[str, list[Any]] = {"input_ids": self.input_ids, "labels": self.labels}
+        if self.verdicts:
+            columns["verdicts"] = self.verdicts
+        if self.has_images:
+            columns["image_row"] = self.images  # TRL takes a column "images" for its own kind
+        return Dataset.from_dict(columns)
+
+    @property
+    def has_images(self) -> bool:
+        return any(number >= 0 for number in self.images)
 
 
 def rows_to_train(
@@ -143,11 +175,12 @@ def rows_to_train(
         passes: how often each short row comes.
         only_short: rows that come in their short form and in no other.
     """
-    made = TrainingRows([*encoded.input_ids], [*encoded.labels], [])
+    both = encoded if only_short is None else joined(encoded, only_short)
+    number_of = [number if row.images else -1 for number, row in enumerate(both.rows)]
+    made = TrainingRows([*encoded.input_ids], [*encoded.labels], [], number_of[: len(encoded.input_ids)])
     if verdicts is None:
         return made
     made.verdicts.extend([0] * len(ids) for ids in encoded.input_ids)
-    both = encoded if only_short is None else joined(encoded, only_short)
     numbers = {language: number for number, language in enumerate(verdicts.choices, 1)}
     for row, place in enumerate(verdicts.places):
         marked = both.marked[row]
@@ -160,6 +193,7 @@ def rows_to_train(
             made.input_ids.extend([both.input_ids[row][: place + 1]] * passes)
             made.labels.extend([[IGNORE] * place + both.input_ids[row][place : place + 1]] * passes)
             made.verdicts.extend([[0] * place + [number]] * passes)
+            made.images.extend([number_of[row]] * passes)
     return made
 
 

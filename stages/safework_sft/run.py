@@ -17,12 +17,12 @@ from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.reply import parse_reply
-from safework_cli.data.row import Row
+from safework_cli.data.row import Image, Row
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.protocol import Completion, Sampling, TokenEngine
 from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.card import write_model_card
-from safework_cli.models.chat_template import TemplateError, dated, encode_prompt
+from safework_cli.models.chat_template import prompt_tokens
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import lora_config, train_top_layers
 from safework_cli.models.load import (
@@ -36,6 +36,8 @@ from safework_cli.models.load import (
     stop_token_ids,
     template_hash,
 )
+from safework_cli.models.processors import load_processor
+from safework_cli.models.rendering import TemplateError, dated
 from safework_cli.models.templates import use_template
 from safework_cli.models.vision import base_of
 from safework_cli.training.after import after_training
@@ -51,6 +53,7 @@ from safework_sft.encode import (
     EncodedRows,
     TrainingRows,
     Verdicts,
+    VisionOf,
     encode_rows,
     find_verdicts,
     joined,
@@ -67,7 +70,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Encodes, refuses, trains, saves, samples."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    use_template(tokenizer, config.chat_template)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    for speaker in filter(None, (tokenizer, processor)):
+        use_template(speaker, config.chat_template)
     rows = training_rows(data, work.progress.note)
     require_rows(len(rows), data, "rows")
     usable = rows
@@ -87,7 +92,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     with work.progress.phase("tokenize", len(rows)):
         by_id = marks.by_id() if marks else None
         encoded, encoded_cut = (
-            encode_rows(some, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id) for some in (rows, cut)
+            encode_rows(some, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id, processor) for some in (rows, cut)
         )
     refuse_useless(encoded, len(rows), config.max_dropped)
     for reason, ids in [*encoded.dropped.items(), *encoded_cut.dropped.items()]:
@@ -97,7 +102,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     repeats, passes = (config.verdict.repeats, config.verdict.short_passes) if config.verdict else (False, 1)
     training = rows_to_train(encoded, learned, repeats, encoded_cut, passes)
 
-    asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer), work)
+    asked = prompts_to_sample(config, encoded, engine_over(model, tokenizer, processor=processor), work)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     reference = deepcopy(model).requires_grad_(False).eval() if config.kl and not config.lora else None
@@ -105,7 +110,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         model.get_input_embeddings().requires_grad_(False)
     args = _arguments(config, work, tokenizer, place)
     lengths = [len(ids) for ids in training.input_ids]
-    padding_free = config.padding_free and any_of(work.world, place != "empty" and keeps_rows_apart(model, max(lengths)))
+    rows_apart = any_of(work.world, place != "empty" and keeps_rows_apart(model, max(lengths)))
+    padding_free = config.padding_free and not training.has_images and rows_apart
+    vision_of = VisionOf(joined(encoded, encoded_cut).rows, tokenizer, stop_ids, processor) if training.has_images else None
     trainer = SupervisedTrainer(
         model=model,
         args=args,
@@ -117,11 +124,12 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         verdict_term=verdict_term(config, training, learned, rows_per_step(args)),
         kl_weight=config.kl.weight if config.kl else 0.0,
         reference=reference,
+        vision_of=vision_of,
     )
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
     calibration = [Calibration(trainer, decision, work)] if decision and config.verdict and config.verdict.calibrate else []
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
-    evaluation = _evaluation(config, inputs, work, trainer, tokenizer)
+    evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)
     with ExitStack() as inside:
         for one in (trainer.model, reference):
             if padding_free and one is not None:
@@ -134,9 +142,11 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         if trained is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
-        save_model(trained, tokenizer, work.output, dtype=dtype)
+        save_model(trained, processor or tokenizer, work.output, dtype=dtype)
     work = work.as_single()
-    sampled, why = after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, asked, work)) if asked else ({}, "")
+    sampled, why = (
+        after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, processor, asked, work)) if asked else ({}, "")
+    )
     after, why_not = after_training("measuring verdicts", work, lambda: decision and decision.figures(decision.log_odds(trained, work)))
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     outcome = _outcome(config, encoded, losses, sampled or {}, state.global_step, tokenizer)
@@ -198,15 +208,16 @@ def _decision(
 
 
 def _evaluation(
-    config: SftConfig, inputs: Inputs, work: WorkDir, trainer: SupervisedTrainer, tokenizer: PreTrainedTokenizerBase
+    config: SftConfig, inputs: Inputs, work: WorkDir, trainer: SupervisedTrainer, tokenizer: PreTrainedTokenizerBase, processor: Any
 ) -> Evaluation | None:
     """The evaluation during training that the settings ask for; None where they ask for none."""
-    before = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer)
+    before = engine_over(trainer.accelerator.unwrap_model(trainer.model), tokenizer, processor=processor)
     sampling = Sampling(config.eval_max_tokens, seed=config.seed)
 
     def sample(asked: Sequence[Row]) -> list[Completion]:
         with whole_policy(trainer) as model:
-            return [group[0] for group in engine_over(model, tokenizer).generate([row.prompt for row in asked], sampling)]
+            engine = engine_over(model, tokenizer, processor=processor)
+            return [group[0] for group in engine.generate([row.prompt for row in asked], sampling, images=images_of(asked))]
 
     return evaluation_during(
         config,
@@ -252,17 +263,26 @@ def prompts_to_sample(config: SftConfig, encoded: EncodedRows, engine: TokenEngi
 
 
 def _prompt_tokens(engine: TokenEngine, row: Row) -> float:
-    """Infinitely many where the prompt cannot be asked: it has images, or the template refuses it."""
-    if row.images:
-        return math.inf
+    """Infinitely many where the prompt cannot be asked: the template refuses it."""
     try:
-        return len(encode_prompt(engine.tokenizer, row.prompt))
+        return prompt_tokens(engine.tokenizer, row.prompt, row.images, engine.processor)
     except TemplateError:  # trained on as a whole conversation, and not to be asked by this template
         return math.inf
 
 
+def images_of(rows: Sequence[Row]) -> list[list[Image]] | None:
+    """The images of each row; None where none has any."""
+    return [row.images for row in rows] if any(row.images for row in rows) else None
+
+
 def _sample(
-    config: SftConfig, model: PreTrainedModel, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, chosen: list[Row], work: WorkDir
+    config: SftConfig,
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
+    chosen: list[Row],
+    work: WorkDir,
 ) -> dict[str, Any]:
     """Greedy replies to training prompts: does the model stop, and does it keep the format?
 
@@ -272,10 +292,9 @@ def _sample(
     if dtype != pick_dtype("auto"):
         cast_weights(model, torch.float32)  # the saved numbers, in a type that this machine multiplies fast
     with work.progress.phase("sample", len(chosen)):
-        engine = engine_over(model, tokenizer)
-        completions = [
-            group[0] for group in engine.generate([row.prompt for row in chosen], Sampling(config.sample_max_tokens, seed=config.seed))
-        ]
+        engine = engine_over(model, tokenizer, processor=processor)
+        sampling = Sampling(config.sample_max_tokens, seed=config.seed)
+        completions = [group[0] for group in engine.generate([row.prompt for row in chosen], sampling, images=images_of(chosen))]
     return {
         "n": len(completions),
         "stop_rate": mean(c.finish_reason == "stop" for c in completions),

@@ -2,7 +2,7 @@
 
 Takes a model and a dataset whose rows end in a reply; makes a model. Refuses: rows that the chat template refuses or whose reply writes
 a control token (beyond ``max_dropped``), a supervised-token share of 0 % or 100 %, a turn that does not end in a stop token, rows with
-images, zero rows.
+images for a model that reads text only, zero rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.plan.work import Work
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
+from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.closing import closing_table, dropped, evaluation_lines
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
@@ -38,7 +39,7 @@ TEMPLATE_TOKENS = 5
 
 class SftStage(Stage):
     name = "sft"
-    version = 6  # 6: what the rows of a pass begin with is computed once, which sums in another order
+    version = 7  # 7: image rows train, and a vision-language model is saved with its processor
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
@@ -62,6 +63,7 @@ class SftStage(Stage):
             require_rows(len(usable), data, "rows")
             chosen = [usable[position] for position in weighted_positions(usable, config.task_weights, config.seed)]
             rows = len(chosen)
+            refuse_unread_images(chosen, data.ref, model, config.max_dropped)
             verdict_lines: list[str] = []
             if config.verdict:
                 short, verdict_lines = _plan_verdict(config.verdict, inputs, chosen, only_cut(config.verdict, usable, chosen))

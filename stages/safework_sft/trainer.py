@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,12 +12,12 @@ from torch.nn.functional import cross_entropy, kl_div
 from trl import SFTTrainer
 
 from safework_cli.models.verdict import Choice
-from safework_cli.models.vision import base_of
+from safework_cli.models.vision import Vision, base_of
 from safework_cli.training.sampler import StepSampler, step_sampler
-from safework_sft.batches import INPUTS, Batches
+from safework_sft.batches import TARGETS, Batches
 from safework_sft.encode import IGNORE
 
-COLUMNS = ("input_ids", "labels", "verdicts")
+COLUMNS = ("input_ids", "labels", "verdicts", "image_row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class SupervisedTrainer(SFTTrainer):
         kl_weight: of the penalty for leaving the starting model; 0 for none.
         reference: the starting model; None where the model in training has adapters, without which it is the starting model.
         padding_free: rows of a pass follow each other without padding; the models keep them apart (``models.attention``).
+        vision_of: see ``Batches``.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class SupervisedTrainer(SFTTrainer):
         kl_weight: float = 0.0,
         reference: Any = None,
         padding_free: bool = False,
+        vision_of: Callable[[int], Vision | None] | None = None,
         **settings: Any,
     ):
         super().__init__(**settings)
         self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
         # routers of mixtures of experts are balanced over tokens: each counts once for every row that it is in
-        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free, share=not self.aux_loss_enabled)
+        share = not self.aux_loss_enabled
+        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free, share=share, vision_of=vision_of)
         if verdict_term is not None:
             self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # its denominators are those of a whole step
 
@@ -165,7 +168,7 @@ def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra
         keep_BT: of all tokens but the first.
     """
     causal = base_of(getattr(model, "module", model))
-    given = {name: inputs[name] for name in INPUTS if name in inputs}
+    given = {name: value for name, value in inputs.items() if name not in TARGETS}
     with _head_on(causal, keep_BT) as narrowed:
         output = model(**given, use_cache=False, **extra)
     return (output.logits[0] if narrowed else output.logits[:, :-1][keep_BT]).float(), output

@@ -9,8 +9,9 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.reply import language_of, make_reply, parse_reply
 from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Sampling
-from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, observation_ids
+from safework_cli.models.chat_template import encode_conversation, encode_prompt, observation_ids
 from safework_cli.models.load import load_model, load_tokenizer
+from safework_cli.models.rendering import TemplateError
 
 USER = {"role": "user", "content": "hi"}
 REPLY = {"role": "assistant", "content": "<think>so</think>yes"}
@@ -35,7 +36,7 @@ def test_exactly_the_replies_and_their_stop_tokens_are_supervised(engine):
 
 def test_the_prompt_of_training_is_the_prompt_of_generation(engine):
     encoded = encode_conversation(engine.tokenizer, [USER, REPLY], engine.stop_ids)
-    prompt = encode_prompt(engine.tokenizer, [USER])
+    prompt = encode_prompt(engine.tokenizer, [USER]).ids
     assert (
         encoded.input_ids[: len(prompt)] == prompt and not any(encoded.supervised[: len(prompt)]) and all(encoded.supervised[len(prompt) :])
     )
@@ -58,7 +59,7 @@ def template(content: str, end: str) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (template("m['content']", "\n"), "without a stop token"),
+        (template("m['content']", "[end]"), "without a stop token"),
         (template("m['content'] | upper", "<|im_end|>"), "changes or drops what an assistant says"),
         (template("m['content']", "<|im_end|>").split("{% if")[0], r"writes '\[assistant\]' before a reply"),
         ("{{ raise_exception('No system turns') }}", "refuses it: No system turns"),
@@ -72,8 +73,8 @@ def test_a_template_that_loses_something_is_refused(tiny_model, text, message):
 
 
 def test_a_template_that_drops_the_question_is_refused(tiny_model):
-    tokenizer = load_tokenizer(tiny_model)  # as LLaVA's, which reads lists of parts: plain text leaves no trace
-    tokenizer.chat_template = "{% for m in messages %}USER: {% for p in m['content'] %}{{ p['text'] }}{% endfor %}{% endfor %}ASSISTANT:"
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = "{% for m in messages %}USER: {{ m['content'] | length }}{% endfor %}ASSISTANT:"
     with pytest.raises(TemplateError, match="drops or changes what the user says"):
         encode_prompt(tokenizer, [USER])
 
@@ -140,7 +141,7 @@ def test_a_prompt_that_leaves_no_room_is_refused(engine):
     ((completion,),) = engine.generate([long], Sampling(max_tokens=64))
     assert completion.finish_reason == "too_long" and "exceed the model's 4096 positions" in completion.error
     with pytest.raises(InputError, match="exceed the model's 4096 positions"):
-        engine.generate_ids([encode_prompt(engine.tokenizer, long)], Sampling(max_tokens=64))
+        engine.generate_ids([encode_prompt(engine.tokenizer, long).ids], Sampling(max_tokens=64))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from jinja2 import UndefinedError
 from families import FAMILIES, family_tokenizer
 from safework_cli.core.errors import InputError
 from safework_cli.data.reply import parse_reply
-from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt, instructed, observation_ids
+from safework_cli.models.chat_template import encode_conversation, encode_prompt, instructed, observation_ids
 from safework_cli.models.load import template_hash
+from safework_cli.models.rendering import TemplateError
 from safework_cli.models.templates import named_template, template_folder, template_names, training_variant, use_template
 from safework_cli.models.thoughts import ThoughtReader
 
@@ -41,7 +42,7 @@ def spoken(tiny_model, family):
 def test_training_is_on_what_generation_would_sample(family, spoken, layout):
     tokenizer, stops = spoken
     encoded = encode_conversation(tokenizer, [ASKED, said(layout)], stops)
-    prompt = encode_prompt(tokenizer, [ASKED])
+    prompt = encode_prompt(tokenizer, [ASKED]).ids
     sampled = encoded.input_ids[len(prompt) :]
     assert encoded.input_ids[: len(prompt)] == prompt
     assert encoded.supervised == [False] * len(prompt) + [True] * len(sampled)
@@ -55,15 +56,15 @@ def test_training_is_on_what_generation_would_sample(family, spoken, layout):
 def test_the_prompt_says_whether_the_thought_is_open(family, spoken):
     tokenizer, _ = spoken
     reader = ThoughtReader(tokenizer)
-    assert reader.opened(encode_prompt(tokenizer, [ASKED])) == family.opens
+    assert reader.opened(encode_prompt(tokenizer, [ASKED]).ids) == family.opens
     cut = tokenizer("Look it", add_special_tokens=False)["input_ids"]
-    parsed = parse_reply(reader.text_of(encode_prompt(tokenizer, [ASKED]), cut))
+    parsed = parse_reply(reader.text_of(encode_prompt(tokenizer, [ASKED]).ids, cut))
     assert (parsed.format, parsed.answer) == (("unclosed", "") if family.opens else ("no_thought", "Look it"))
 
 
 def test_a_reply_is_continued_inside_its_thought(family, spoken):
     tokenizer, stops = spoken
-    begun = encode_prompt(tokenizer, [ASKED, said("<think>Look")])
+    begun = encode_prompt(tokenizer, [ASKED, said("<think>Look")]).ids
     whole = encode_conversation(tokenizer, [ASKED, said("<think>Look it up.</think>Ada")], stops).input_ids
     assert tokenizer.decode(begun).count("<think>") == 1
     assert "".join(tokenizer.decode(whole).split()).startswith("".join(tokenizer.decode(begun).split()))
@@ -89,7 +90,7 @@ def test_an_episode_is_trained_on_as_it_is_sampled(family, spoken):
 def test_a_system_message_is_taken_or_refused_in_words(family, spoken):
     tokenizer, _ = spoken
     if family.system:
-        assert "Be brief." in tokenizer.decode(encode_prompt(tokenizer, [SYSTEM, ASKED]))
+        assert "Be brief." in tokenizer.decode(encode_prompt(tokenizer, [SYSTEM, ASKED]).ids)
         return
     with pytest.raises(TemplateError, match="the chat template refuses it: System role not supported"):
         encode_prompt(tokenizer, [SYSTEM, ASKED])
@@ -137,7 +138,7 @@ def test_thoughts_of_other_families_are_read(tiny_model, tokens, text, expected)
 
 def test_the_date_in_a_template_does_not_move(tiny_model):
     tokenizer, _ = family_tokenizer(tiny_model, FAMILIES["llama3.2"])
-    assert "26 Jul 2024" in tokenizer.decode(encode_prompt(tokenizer, [ASKED]))
+    assert "26 Jul 2024" in tokenizer.decode(encode_prompt(tokenizer, [ASKED]).ids)
     plain, _ = family_tokenizer(tiny_model, FAMILIES["llama3"])
     plain.chat_template = tokenizer.chat_template.replace("strftime_now", "another_name")
     assert template_hash(plain) != template_hash(tokenizer)

@@ -68,7 +68,7 @@ def test_search_shows_titles_read_shows_the_text_and_the_answer_ends_it(play):
     shown, text = transcript.messages[2]["content"], transcript.messages[4]["content"]
     assert "The bridge keeper" in shown and "Ada keeps the bridge." in shown and "She lives there" not in shown
     assert "She lives there." in text
-    assert engine.asked[0] == transcript.prompt_ids == encode_prompt(engine.tokenizer, PROMPT)
+    assert engine.asked[0] == transcript.prompt_ids == encode_prompt(engine.tokenizer, PROMPT).ids
     assert engine.asked[2] == transcript.prompt_ids + transcript.token_ids[: len(engine.asked[2]) - len(transcript.prompt_ids)]
 
 

@@ -57,20 +57,30 @@ def preview_command() -> Any:
 
 
 def _tokens(store: Any, model: str, trust_remote_code: bool) -> Any:
-    """A function from messages to (text of a token, whether it is supervised) pairs, under a model's template."""
+    """A function from a row to (text of tokens, whether they are supervised) pairs, under a model's template. The tokens of an image are
+    counted, not written."""
+    from itertools import groupby
+
     from safework_cli.models.chat_template import encode_conversation
+    from safework_cli.models.folder import read_config
     from safework_cli.models.load import template_of
+    from safework_cli.models.processors import load_processor
+    from safework_cli.models.vision import placeholders_of
 
-    tokenizer, stops = template_of(store.resolve(model, ("model",)).path, trust_remote_code=trust_remote_code)
+    folder = store.resolve(model, ("model",)).path
+    tokenizer, stops = template_of(folder, trust_remote_code=trust_remote_code)
+    of_images = set(placeholders_of(read_config(folder, trust_remote_code=trust_remote_code)))
 
-    def pairs(messages: Any) -> list[tuple[str, bool]]:
-        encoded = encode_conversation(tokenizer, messages, stops)
-        runs: list[tuple[list[int], bool]] = []
-        for token, supervised in zip(encoded.input_ids, encoded.supervised, strict=True):
-            if not runs or runs[-1][1] != supervised:  # whole runs are decoded: a character may need two tokens
-                runs.append(([], supervised))
-            runs[-1][0].append(token)
-        return [(str(tokenizer.decode(ids)), supervised) for ids, supervised in runs]
+    def pairs(row: Any) -> list[tuple[str, bool]]:
+        processor = load_processor(folder, trust_remote_code=trust_remote_code) if row.images else None
+        encoded = encode_conversation(tokenizer, row.messages, stops, None, row.images, processor)
+        kinds = zip(encoded.input_ids, encoded.supervised, strict=True)
+        shown = []
+        # whole runs are decoded: a character may need two tokens
+        for (supervised, is_image), run in groupby(kinds, lambda pair: (pair[1], bool(row.images) and pair[0] in of_images)):
+            ids = [token for token, _ in run]
+            shown.append((f"⟨image: {len(ids)} tokens⟩" if is_image else str(tokenizer.decode(ids)), supervised))
+        return shown
 
     return pairs
 
@@ -90,7 +100,7 @@ def _show(console: Any, row: Any, tokens: Any) -> None:
         console.print(Text(visible(json.dumps(row.meta, ensure_ascii=False)), style="dim"))
     if tokens is not None and any(message["role"] == "assistant" for message in row.messages):
         try:
-            for text, supervised in tokens(row.messages):
+            for text, supervised in tokens(row):
                 if supervised and not console.color_system:  # in a file or a pipe, brackets stand for the colour
                     console.print(Text(f"⟦{visible(text)}⟧"), end="", soft_wrap=True)
                 else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from safework_cli.core.errors import ConfigError
 from safework_cli.engines.protocol import Engine, TokenEngine
@@ -16,7 +16,13 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def load_engine(
-    settings: EngineSettings, folder: Path | None, *, batch_size: int = 32, dtype: Dtype = "auto", trust_remote_code: bool = False
+    settings: EngineSettings,
+    folder: Path | None,
+    *,
+    batch_size: int = 32,
+    dtype: Dtype = "auto",
+    trust_remote_code: bool = False,
+    images: bool = False,
 ) -> Engine:
     """The engine that the settings describe. Imports torch only if the model is loaded here.
 
@@ -24,6 +30,7 @@ def load_engine(
         folder: of the input `model`; None if the model is served.
         batch_size: sequences generated together by a model that is loaded here.
         dtype: of its weights; "auto" is the fast one of this machine.
+        images: conversations may have images: a model that is loaded here needs its processor.
 
     Raises:
         ConfigError: no model is given, or the variable that ``api_key_env`` names is not set.
@@ -35,11 +42,17 @@ def load_engine(
         return OpenAIEngine(endpoint)
     if folder is None:
         raise ConfigError("engine.kind=hf needs a model", "", "model=REF, or engine.kind=openai engine.url=… engine.model=…")
-    return load_token_engine(settings, folder, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code)
+    return load_token_engine(settings, folder, batch_size=batch_size, dtype=dtype, trust_remote_code=trust_remote_code, images=images)
 
 
 def load_token_engine(
-    settings: EngineSettings, folder: Path, *, batch_size: int = 32, dtype: Dtype = "auto", trust_remote_code: bool = False
+    settings: EngineSettings,
+    folder: Path,
+    *,
+    batch_size: int = 32,
+    dtype: Dtype = "auto",
+    trust_remote_code: bool = False,
+    images: bool = False,
 ) -> TokenEngine:
     """The engine of a stage with ``engine_protocol = "tokens"``: arguments and errors as ``load_engine``.
 
@@ -53,21 +66,29 @@ def load_token_engine(
 
         return load_vllm(folder, settings.vllm, dtype=dtype, trust_remote_code=trust_remote_code)
     from safework_cli.models.load import load_model, load_tokenizer
+    from safework_cli.models.processors import load_processor
 
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    processor = load_processor(folder, trust_remote_code=trust_remote_code) if images else None
     attention = settings.attn_implementation
     model = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention)
-    return engine_over(model, tokenizer, batch_size)
+    return engine_over(model, tokenizer, batch_size, processor=processor)
 
 
 def engine_over(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 32, *, share_prompts: bool = True, bf16: bool = False
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    batch_size: int = 32,
+    *,
+    share_prompts: bool = True,
+    bf16: bool = False,
+    processor: Any = None,
 ) -> TokenEngine:
     """An engine around a model in memory, such as one that is being trained: its mode is restored after each call.
 
     Args:
-        batch_size, share_prompts, bf16: see ``HFEngine``.
+        batch_size, share_prompts, bf16, processor: see ``HFEngine``.
     """
     from safework_cli.engines.hf.engine import HFEngine
 
-    return HFEngine(model, tokenizer, batch_size, share_prompts=share_prompts, bf16=bf16)
+    return HFEngine(model, tokenizer, batch_size, share_prompts=share_prompts, bf16=bf16, processor=processor)

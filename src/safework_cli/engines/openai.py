@@ -8,6 +8,8 @@ adds a hundred providers. Completions carry no token ids: the server keeps them.
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import os
 import re
 import warnings
@@ -17,8 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.data.images import TAG, open_image
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN, make_reply
-from safework_cli.data.row import Message
+from safework_cli.data.row import Image, Message
 from safework_cli.engines.protocol import Completion, Conversation, FinishReason, Sampling, derived_seed
 from safework_cli.engines.settings import EndpointSettings, ServerSettings
 
@@ -319,8 +322,8 @@ def _answer(choice: Any, response: Any) -> Answer:
 
 
 class OpenAIEngine:
-    """An ``Engine`` over an OpenAI-compatible server: text only. A conversation that ends in an assistant message is sent as it is; whether
-    the server continues inside that message depends on the server."""
+    """An ``Engine`` over an OpenAI-compatible server; images are sent as the bytes that rows hold. A conversation that ends in an assistant
+    message is sent as it is; whether the server continues inside that message depends on the server."""
 
     template_hash = None
 
@@ -334,11 +337,43 @@ class OpenAIEngine:
         return [Message(role="system", content=system), *messages] if system else list(messages)
 
     def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        n: int = 1,
+        seeds: Sequence[Sequence[int]] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
     ) -> list[list[Completion]]:
         """See ``Engine.generate``. Raises InputError if the server refuses the key or does not know the model."""
-        firsts = None if seeds is None else [own[0] % SEEDS for own in seeds]
-        return [[_completion(answer) for answer in answers] for answers in self.endpoint.ask(conversations, sampling, n, seeds=firsts)]
+        firsts = request_seeds(sampling.seed, conversations) if seeds is None else [own[0] % SEEDS for own in seeds]
+        asked = conversations if images is None else list(map(with_images, conversations, images))
+        return [[_completion(answer) for answer in answers] for answers in self.endpoint.ask(asked, sampling, n, seeds=firsts)]
+
+
+def with_images(conversation: Conversation, images: Sequence[Image]) -> Conversation:
+    """A conversation whose messages hold lists of parts where they have images, as servers take them.
+
+    Raises:
+        InputError: an image's bytes are not in its row.
+    """
+    left, sent = list(images), []
+    for message in conversation:
+        between = message["content"].split(TAG) if images else [message["content"]]
+        parts: list[dict[str, Any]] = []
+        for number, text in enumerate(between):
+            if number:
+                parts.append({"type": "image_url", "image_url": {"url": _data_url(left.pop(0))}})
+            if text:
+                parts.append({"type": "text", "text": text})
+        sent.append({"role": message["role"], "content": parts if len(between) > 1 else message["content"]})
+    return sent  # type: ignore[return-value] # sent as it is
+
+
+def _data_url(image: Image) -> str:
+    """An image as a model that is loaded here would see it."""
+    content = io.BytesIO()
+    open_image(image).save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def _completion(answer: Answer) -> Completion:

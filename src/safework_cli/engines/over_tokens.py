@@ -10,7 +10,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.core.errors import InputError
-from safework_cli.data.row import Message
+from safework_cli.data.row import Image, Message
 from safework_cli.engines.prompts import encode_for
 from safework_cli.engines.protocol import Completion, Conversation, Sampling
 from safework_cli.models.chat_template import instructed, missing_generation_prompt
@@ -24,6 +24,7 @@ class OverTokens(ABC):
     Args:
         settings: the model, or its generation configuration: the tokens that end its turns.
         batch_size: conversations that are worth passing in one call.
+        processor: of the model, where images are to be read.
 
     Raises:
         InputError: the chat template has no generation prompt.
@@ -34,8 +35,9 @@ class OverTokens(ABC):
         tokenizer: PreTrainedTokenizerBase,
         settings: PreTrainedModel | GenerationConfig | None,
         batch_size: int,
+        processor: Any = None,
     ):
-        self.tokenizer, self.batch_size = tokenizer, batch_size
+        self.tokenizer, self.batch_size, self.processor = tokenizer, batch_size, processor
         self.stop_ids = stop_token_ids(tokenizer, settings)
         self._reader = ThoughtReader(tokenizer)
         if missing := missing_generation_prompt(tokenizer):
@@ -60,13 +62,21 @@ class OverTokens(ABC):
         return instructed(self.tokenizer, system, messages)
 
     def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        n: int = 1,
+        seeds: Sequence[Sequence[int]] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
     ) -> list[list[Completion]]:
         """See ``Engine.generate``."""
-        prompts = [encode_for(self, conversation, sampling) for conversation in conversations]
+        own_images = images or [()] * len(conversations)
+        prompts = [encode_for(self, asked, sampling, own) for asked, own in zip(conversations, own_images, strict=True)]
         places = [place for place, prompt in enumerate(prompts) if prompt.problem is None]
         own_seeds = None if seeds is None else [seeds[place] for place in places]
-        made = dict(zip(places, self.generate_ids([prompts[i].prompt_ids for i in places], sampling, n, seeds=own_seeds), strict=True))
+        visions = {"visions": [prompts[i].vision for i in places]} if images else {}
+        drawn = self.generate_ids([prompts[i].prompt_ids for i in places], sampling, n, seeds=own_seeds, **visions)
+        made = dict(zip(places, drawn, strict=True))
         return [made[place] if place in made else [prompt.refusal() for _ in range(n)] for place, prompt in enumerate(prompts)]
 
     @abstractmethod

@@ -12,9 +12,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from safework_cli.data.row import Message
+from safework_cli.data.row import Image, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,11 +107,17 @@ class Engine(Protocol):
         ...
 
     def generate(
-        self, conversations: Sequence[Conversation], sampling: Sampling, n: int = 1, seeds: Sequence[Sequence[int]] | None = None
+        self,
+        conversations: Sequence[Conversation],
+        sampling: Sampling,
+        n: int = 1,
+        seeds: Sequence[Sequence[int]] | None = None,
+        images: Sequence[Sequence[Image]] | None = None,
     ) -> list[list[Completion]]:
         """n completions of each conversation, in order; one that could not be had states its ``error``.
 
         Args:
+            images: of each conversation, one for each of its ``<image>`` tags.
             seeds: of each completion's draws, n for each conversation, in place of those derived from ``sampling.seed``. A server takes
                 one seed for all completions of a conversation: the first.
         """
@@ -122,6 +128,8 @@ class TokenEngine(Engine, Protocol):
     """An engine that works with token ids."""
 
     tokenizer: PreTrainedTokenizerBase
+    processor: Any
+    """Of a model that reads images; None where images are not to be read."""
     stop_ids: list[int]
 
     @property

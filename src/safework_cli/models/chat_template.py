@@ -7,28 +7,24 @@ Later turns are appended to it, as a search episode or an agent's loop appends t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from functools import lru_cache
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import InputError
+from safework_cli.data.images import TAG
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
-from safework_cli.data.row import Message
+from safework_cli.data.row import Image, Message
+from safework_cli.models.processors import prompt_length
+from safework_cli.models.rendering import ANCHOR, TemplateError, render
 from safework_cli.models.thoughts import reader_of
+from safework_cli.models.vision import Prompt, Vision, after, joined, see
 
-TEMPLATE_DATE = date(2024, 7, 26)
-"""What templates that print today's date are given (Llama 3.2, gpt-oss): a model's prompts must not change from day to day. The value is
-the default of Llama 3.2's own template."""
-_ANCHOR = "\u241fAnchor\u241f"
-"""Stands for a reply's text, which is never rendered: both cases, so that a template that changes letters is noticed."""
 _MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
 _OPENED = re.compile(rf"{THINK_OPEN}\s*$")
-_NOW = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 
 
 @dataclass(slots=True)
@@ -38,52 +34,59 @@ class Encoded:
     Attributes:
         input_ids: (T,)
         supervised: (T,) True on the tokens that a policy would have sampled: assistant content and its stop token.
+        vision: what the vision tower takes; None where no message has an image.
         marked: the first token of the marked word and the token after its last one; None where no word is marked.
     """
 
     input_ids: list[int]
     supervised: list[bool]
     marked: tuple[int, int] | None = None
+    vision: Vision | None = None
 
 
-class TemplateError(InputError):
-    """A conversation that the model's chat template refuses, changes or drops. Stages with many rows count it as a drop reason."""
+class _Writer:
+    """Turns what the template writes into token ids, piece by piece, each with the images of its messages.
 
-
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
-    """The template's text, on ``TEMPLATE_DATE``.
+    Args:
+        processor: of the model, where it reads images.
 
     Raises:
-        TemplateError: the template raises, as Gemma's does for a system message.
+        TemplateError: there are images, and the model reads text only; or they are not as many as there are ``<image>`` tags.
     """
-    plain = [{"role": message["role"], "content": message["content"]} for message in messages]
-    try:
-        template = with_fixed_date(tokenizer.get_chat_template())
-        text = tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False, add_generation_prompt=generation_prompt)
-    except MemoryError:
-        raise
-    except Exception as error:  # a template is a program of somebody else's: jinja2's errors, and whatever its filters raise
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        roles = ", ".join(message["role"] for message in messages)
-        raise TemplateError(f"the chat template refuses it: {why}", f"its roles are {roles}") from None
-    assert isinstance(text, str)
-    return text
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], images: Sequence[Image], processor: Any):
+        self.tokenizer, self._processor, self._left = tokenizer, processor, list(images)
+        self.images = bool(images)
+        if self.images and processor is None:
+            raise TemplateError("it has images, and the model reads text only", "", "take a model that reads images")
+        if self.images and (tags := sum(message["content"].count(TAG) for message in messages)) != len(images):
+            raise TemplateError(f"it has {tags} {TAG} tags for {len(images)} images", "each tag is an image's place", "correct the row")
 
-@lru_cache(maxsize=64)
-def with_fixed_date(template: str) -> str:
-    """A template that prints ``TEMPLATE_DATE`` instead of today's date (transformers passes data only: the date is written in)."""
-    return _NOW.sub(lambda match: json.dumps(TEMPLATE_DATE.strftime(match[2])), template)
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool = False) -> str:
+        return render(self.tokenizer, messages, generation_prompt=generation_prompt, images=self.images)
 
+    def prompt(self, messages: Sequence[Message]) -> str:
+        """The text of a prompt, generation prompt included."""
+        text = self.render(messages, generation_prompt=True)
+        said = messages[-1]["content"] if messages else ""
+        if not all(part.strip() in text for part in (said.split(TAG) if self.images else [said])):
+            raise TemplateError(
+                f"the chat template drops or changes what the {messages[-1]['role']} says",
+                "the model would get another prompt",
+                "choose another template with chat_template=…, or another model",
+            )
+        return text
 
-def shows_date(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the chat template prints the date."""
-    return "strftime_now" in str(tokenizer.chat_template)
-
-
-def dated(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """For a manifest's seeds: what the template's date is fixed to, where it prints one."""
-    return {"date in the chat template": TEMPLATE_DATE.isoformat()} if shows_date(tokenizer) else {}
+    def ids(self, text: str, messages: Sequence[Message] = ()) -> Prompt:
+        """The ids of a text that the template wrote of messages, and what their images are encoded to."""
+        count = sum(message["content"].count(TAG) for message in messages) if self.images else 0
+        if not count:
+            return Prompt(encode_text(self.tokenizer, text))
+        images, self._left = self._left[:count], self._left[count:]
+        try:
+            return see(self._processor, text, images)
+        except InputError as error:
+            raise TemplateError(error.what, error.why, error.do) from None
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -91,16 +94,40 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], images: Sequence[Image] = (), processor: Any = None
+) -> Prompt:
     """The ids after which a reply begins; with a last assistant message, the ids after which that message goes on.
 
+    Args:
+        images: one for each ``<image>`` tag, in order.
+        processor: of the model, where it reads images.
+
     Raises:
-        TemplateError: the template refuses the conversation, or drops what the user says.
+        TemplateError: the template refuses the conversation, drops what the user says or has no place for images; the processor refuses an
+            image; or the model reads text only.
     """
+    writer = _Writer(tokenizer, messages, images, processor)
     if messages[-1]["role"] != "assistant":
-        return encode_text(tokenizer, _asked(tokenizer, messages))
-    prefix = _asked(tokenizer, messages[:-1])
-    return encode_text(tokenizer, prefix) + encode_text(tokenizer, after_opening(prefix, messages[-1]["content"]))
+        return writer.ids(writer.prompt(messages), messages)
+    prefix = writer.prompt(messages[:-1])
+    return joined([writer.ids(prefix, messages[:-1]), writer.ids(after_opening(prefix, messages[-1]["content"]))])
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], images: Sequence[Image] = (), processor: Any = None
+) -> int:
+    """The number of ids that ``encode_prompt`` would return, from the sizes of the images: none is decoded. Raises as it does."""
+    if not images:
+        return len(encode_prompt(tokenizer, messages).ids)
+    writer, begun = _Writer(tokenizer, messages, images, processor), 0
+    text = writer.prompt(messages if messages[-1]["role"] != "assistant" else messages[:-1])
+    if messages[-1]["role"] == "assistant":
+        begun = len(encode_text(tokenizer, after_opening(text, messages[-1]["content"])))
+    try:
+        return prompt_length(processor, text, images) + begun
+    except InputError as error:
+        raise TemplateError(error.what, error.why, error.do) from None
 
 
 def instructed(tokenizer: PreTrainedTokenizerBase, system: str, messages: Sequence[Message]) -> list[Message]:
@@ -117,23 +144,11 @@ def instructed(tokenizer: PreTrainedTokenizerBase, system: str, messages: Sequen
     return with_system
 
 
-def _asked(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> str:
-    """The text of a prompt, generation prompt included."""
-    text = render(tokenizer, messages, generation_prompt=True)
-    if messages and messages[-1]["content"].strip() not in text:
-        raise TemplateError(
-            f"the chat template drops or changes what the {messages[-1]['role']} says",
-            "the model would get another prompt; templates of some vision-language models take only lists of parts, not plain text",
-            "choose another template with chat_template=…, or another model",
-        )
-    return text
-
-
 def missing_generation_prompt(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """What the template writes before a reply and leaves out of its prompts, where it has no generation prompt at all."""
     asked = [Message(role="user", content="?")]
     try:
-        before = render(tokenizer, [*asked, Message(role="assistant", content=_ANCHOR)])
+        before = render(tokenizer, [*asked, Message(role="assistant", content=ANCHOR)])
         before = _MARKS.sub("", before[: _place(before)])
         prompts = [_MARKS.sub("", render(tokenizer, asked, generation_prompt=given)) for given in (False, True)]
     except TemplateError:
@@ -150,51 +165,62 @@ def after_opening(prefix: str, content: str) -> str:
 
 
 def encode_conversation(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], stop_ids: Sequence[int], mark: tuple[int, int] | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    stop_ids: Sequence[int],
+    mark: tuple[int, int] | None = None,
+    images: Sequence[Image] = (),
+    processor: Any = None,
 ) -> Encoded:
     """Tokenizes a whole conversation with its supervision mask.
 
     Args:
         stop_ids: tokens that may end a turn; each assistant turn must end in one of them.
         mark: character offsets of a word in the content of the last assistant message.
+        images, processor: see ``encode_prompt``.
 
     Raises:
         TemplateError: the template refuses the conversation, changes what an assistant says, writes something before a reply that its
             generation prompt lacks, opens a thought that the reply does not close, or closes a turn without a stop token; or a reply
-            writes a control token; or the marked word is not in the text that is trained on.
+            writes a control token or has an image; or the marked word is not in the text that is trained on; or see ``encode_prompt``.
     """
+    writer = _Writer(tokenizer, messages, images, processor)
+    if writer.images and any(TAG in message["content"] for message in messages if message["role"] == "assistant"):
+        raise TemplateError("a reply has an image", "models write text", "leave the row out")
     marked: tuple[int, int] | None = None
     control = reader_of(tokenizer).control_ids | set(stop_ids)
-    input_ids: list[int] = []
+    pieces: list[Prompt] = []
     supervised: list[bool] = []
 
-    def add(ids: list[int], is_sampled: bool) -> None:
-        input_ids.extend(ids)
-        supervised.extend([is_sampled] * len(ids))
+    def add(piece: Prompt, is_sampled: bool) -> None:
+        pieces.append(piece)
+        supervised.extend([is_sampled] * len(piece.ids))
 
     asked = [position for position, message in enumerate(messages) if message["role"] == "assistant"]
     for number, position in enumerate(asked):
         before = messages[:position]
-        turn = _turn_of(tokenizer, before, stop_ids)
+        turn = _turn_of(writer, before, stop_ids)
         if number == 0:
-            prefix = _asked(tokenizer, before)
+            prefix = writer.prompt(before)
             _refuse_other_prompt(prefix, turn.before)
-            add(encode_text(tokenizer, prefix), False)
+            add(writer.ids(prefix, before), False)
         else:
-            prefix = text_between(tokenizer, before, asked[number - 1])
-            add(_after_turn_end(tokenizer, prefix, turn.closing), False)
+            last = asked[number - 1]
+            prefix = _text_between(writer, before, last)
+            add(_after_turn_end(tokenizer, writer.ids(prefix, before[last + 1 :]), turn.closing), False)
         indent, content = turn.indent(prefix), messages[position]["content"]
         text = indent + _reply_text(prefix, content)
         _refuse_control(tokenizer, text, control)
         if mark is not None and position == asked[-1]:
             # only the left end of a reply's text is moved: by what the template opened already, and white space
             shift = len(indent) - (len(content) - len(after_opening(prefix, content).lstrip()))
-            marked = _marked_tokens(tokenizer, text, turn.closing, (mark[0] + shift, mark[1] + shift), len(input_ids))
-        add(encode_text(tokenizer, text + turn.closing), True)
-        if (last := input_ids[-1]) not in stop_ids:
-            ends = tokenizer.convert_ids_to_tokens(last)
+            marked = _marked_tokens(tokenizer, text, turn.closing, (mark[0] + shift, mark[1] + shift), len(supervised))
+        add(writer.ids(text + turn.closing), True)
+        if (end := pieces[-1].ids[-1]) not in stop_ids:
+            ends = tokenizer.convert_ids_to_tokens(end)
             raise TemplateError("the last supervised token is not a stop token", f"the turn ends in {ends!r}")
-    return Encoded(input_ids, supervised, marked)
+    whole = joined(pieces)
+    return Encoded(whole.ids, supervised, marked, whole.vision)
 
 
 def _marked_tokens(tokenizer: PreTrainedTokenizerBase, text: str, closing: str, mark: tuple[int, int], before: int) -> tuple[int, int]:
@@ -220,26 +246,25 @@ def observation_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messa
         stopped: whether the sampled ids already hold a stop token. The template's own end of turn is left out then, whichever of the
             model's stop tokens was sampled.
     """
-    last_reply = len(messages) - 2
-    between = text_between(tokenizer, messages, last_reply)
-    if not stopped:
-        return encode_text(tokenizer, between)
-    return _after_turn_end(tokenizer, between, _turn_of(tokenizer, messages[:last_reply], stop_ids).closing)
+    last_reply, writer = len(messages) - 2, _Writer(tokenizer, messages, (), None)
+    between, turn = writer.ids(_text_between(writer, messages, last_reply)), _turn_of(writer, messages[:last_reply], stop_ids)
+    if stopped:
+        return _after_turn_end(tokenizer, between, turn.closing).ids
+    return between.ids if turn.written else [*encode_text(tokenizer, turn.closing), *between.ids]
 
 
-def text_between(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], last_reply: int) -> str:
+def _text_between(writer: _Writer, messages: Sequence[Message], last_reply: int) -> str:
     """What the template writes from the end of a reply's content to the beginning of the next one.
 
     Args:
         messages: up to the next reply.
         last_reply: position of the reply; it and earlier ones are not rendered.
     """
-    text = render(
-        tokenizer,
-        [*_without_replies(messages[:last_reply]), Message(role="assistant", content=_ANCHOR), *messages[last_reply + 1 :]],
+    text = writer.render(
+        [*_without_replies(messages[:last_reply]), Message(role="assistant", content=ANCHOR), *messages[last_reply + 1 :]],
         generation_prompt=True,
     )
-    return text[_place(text) + len(_ANCHOR) :]
+    return text[_place(text) + len(ANCHOR) :]
 
 
 def _without_replies(messages: Sequence[Message]) -> list[Message]:
@@ -247,7 +272,7 @@ def _without_replies(messages: Sequence[Message]) -> list[Message]:
 
 
 def _place(text: str) -> int:
-    place = text.rfind(_ANCHOR)
+    place = text.rfind(ANCHOR)
     if place < 0:
         raise TemplateError(
             "the chat template changes or drops what an assistant says",
@@ -260,10 +285,15 @@ def _place(text: str) -> int:
 @dataclass(frozen=True, slots=True)
 class _Turn:
     """What the template writes around an assistant's content: everything before it, and what follows up to the first stop token. What
-    comes after that (a newline, mostly) is never sampled."""
+    comes after that (a newline, mostly) is never sampled.
+
+    Attributes:
+        written: the template itself writes ``closing``; LLaVA-1.5's ends a reply with nothing, and its training data with eos.
+    """
 
     before: str
     closing: str
+    written: bool = True
 
     def indent(self, prefix: str) -> str:
         """White space that the template puts between its generation prompt and the content (Mistral's space)."""
@@ -271,10 +301,13 @@ class _Turn:
         return lead if lead.isspace() else ""
 
 
-def _turn_of(tokenizer: PreTrainedTokenizerBase, before: Sequence[Message], stop_ids: Sequence[int]) -> _Turn:
-    whole = render(tokenizer, [*_without_replies(before), Message(role="assistant", content=_ANCHOR)])
+def _turn_of(writer: _Writer, before: Sequence[Message], stop_ids: Sequence[int]) -> _Turn:
+    tokenizer = writer.tokenizer
+    whole = writer.render([*_without_replies(before), Message(role="assistant", content=ANCHOR)])
     place = _place(whole)
-    closing = whole[place + len(_ANCHOR) :]
+    closing = whole[place + len(ANCHOR) :]
+    if not closing.strip() and tokenizer.eos_token_id in stop_ids:
+        return _Turn(whole[:place], str(tokenizer.eos_token), written=False)
     tokens = [str(tokenizer.convert_ids_to_tokens(token)) for token in stop_ids]
     ends = [match.end() for token in tokens if (match := re.search(re.escape(token), closing))]
     if not ends:
@@ -314,10 +347,9 @@ def _refuse_control(tokenizer: PreTrainedTokenizerBase, text: str, control: set[
         raise TemplateError(what, "the model would learn to end or to open a turn in the middle of a reply", "remove it from the reply")
 
 
-def _after_turn_end(tokenizer: PreTrainedTokenizerBase, between: str, closing: str) -> list[int]:
-    """Ids of the text between two replies, without the end of turn that the first one already has."""
-    ids, ended = encode_text(tokenizer, between), encode_text(tokenizer, closing)
+def _after_turn_end(tokenizer: PreTrainedTokenizerBase, between: Prompt, closing: str) -> Prompt:
+    """The ids between two replies, without the end of turn that the first one already has."""
+    ids, ended = between.ids, encode_text(tokenizer, closing)
     same = next((i for i, pair in enumerate(zip(ids, ended, strict=False)) if pair[0] != pair[1]), min(len(ids), len(ended)))
     added = tokenizer.added_tokens_decoder  # computed at each access
-    whole = max((i + 1 for i in range(same) if ids[i] in added), default=0)
-    return ids[whole:]
+    return after(between, max((i + 1 for i in range(same) if ids[i] in added), default=0))

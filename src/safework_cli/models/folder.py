@@ -76,6 +76,20 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
+def processors_template(folder: Path) -> str | None:
+    """The chat template of a folder's processor, where it is in a file of its own: the order is transformers'. None where it has none.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    if (file := folder / "chat_template.jinja").is_file():
+        return file.read_text(encoding="utf-8")
+    for name in ("chat_template.json", "processor_config.json"):
+        if (folder / name).is_file() and isinstance(text := read_json(folder / name).get("chat_template"), str):
+            return text
+    return None
+
+
 def positions_of(config: Any) -> int | None:
     """Tokens of a sequence at most by a model's configuration, or None where the architecture has no limit."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)

@@ -29,8 +29,8 @@ from transformers.integrations import deepspeed
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.core.system_errors import is_out_of_memory
-from safework_cli.models.chat_template import TEMPLATE_DATE, shows_date
-from safework_cli.models.folder import first_line, has_vision, read_config, read_json, stored_dtype
+from safework_cli.models.folder import first_line, has_vision, processors_template, read_config, read_json, stored_dtype
+from safework_cli.models.rendering import TEMPLATE_DATE, shows_date
 from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_other_than_saved, refuse_unfit
 from safework_cli.training.config import SaveDtype
 
@@ -92,6 +92,8 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             first_line(error),
             "is this a Hugging Face model folder, with tokenizer.json and tokenizer_config.json?",
         ) from error
+    if has_vision(config):  # a model has one template: its processor's, where the tokenizer has another one for text
+        tokenizer.chat_template = processors_template(folder) or tokenizer.chat_template
     if not tokenizer.chat_template:
         raise InputError(
             f"the model in {folder} has no chat template",

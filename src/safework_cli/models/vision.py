@@ -7,24 +7,29 @@ kinds are distinguished here: one entry for each image, and one number for each 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from inspect import signature
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from safework_cli.data.images import TAG
-from safework_cli.data.row import Image, Message
+from safework_cli.data.row import Image
 from safework_cli.models.folder import has_vision
 from safework_cli.models.processors import encode_images
 
 Vision = dict[str, torch.Tensor]
 """The input of the vision tower for one prompt. Treated as immutable and compared by identity: the replies of a group share it."""
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
-"""Tensors that hold one number for each token, (1, P)."""
+"""Tensors that hold one number for each token, (1, P). Tokens after the last of them are text."""
+
+
+class Prompt(NamedTuple):
+    """Token ids, and what the vision tower takes for the images among them; None where there are none."""
+
+    ids: list[int]
+    vision: Vision | None = None
 
 
 def has_vision_tower(model: PreTrainedModel) -> bool:
@@ -45,27 +50,45 @@ def keep_logits(model: Any, count: int) -> dict[str, int]:
 
 def placeholders(model: Any) -> list[int]:
     """The placeholder tokens of images: a reply that contains one would refer to an image that does not exist."""
-    config = base_of(model).config
+    return placeholders_of(base_of(model).config) if has_vision_tower(model) else []
+
+
+def placeholders_of(config: PretrainedConfig) -> list[int]:
+    """The tokens that stand for a feature of an image or a video, by a model's configuration."""
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)}) if has_vision_tower(model) else []
+    return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)})
 
 
-def encode_prompt_with_images(processor: Any, messages: Sequence[Message], images: Sequence[Image]) -> tuple[list[int], Vision]:
-    """The ids of the prompt, and the input of the vision tower. Each image replaces its ``<image>`` tag."""
-    parts = [{"role": message["role"], "content": _parts(message["content"])} for message in messages]
-    text = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
-    return encode_images(processor, text, images)
+def see(processor: Any, text: str, images: Sequence[Image]) -> Prompt:
+    """Text that a chat template wrote, with the family's placeholder for each image, as token ids with the encoded images.
+
+    Raises:
+        InputError: see ``encode_images``.
+    """
+    ids, made = encode_images(processor, text, images)
+    return Prompt(ids, {name: value for name, value in made.items() if isinstance(value, torch.Tensor)})
 
 
-def _parts(content: str) -> list[dict[str, str]]:
-    texts = re.split(re.escape(TAG), content)
-    parts: list[dict[str, str]] = []
-    for number, text in enumerate(texts):
-        if number:
-            parts.append({"type": "image"})
-        if text:
-            parts.append({"type": "text", "text": text})
-    return parts
+def joined(pieces: Sequence[Prompt]) -> Prompt:
+    """Pieces of a conversation as one."""
+    ids = [token for piece in pieces for token in piece.ids]
+    with_images = [piece.vision for piece in pieces if piece.vision]
+    if not with_images:
+        return Prompt(ids)
+    vision: Vision = {}
+    for name, first in with_images[0].items():
+        if name in BY_TOKEN:
+            parts = [piece.vision[name] if piece.vision else first.new_zeros(1, len(piece.ids)) for piece in pieces]
+            vision[name] = torch.cat(parts, dim=1)
+        else:
+            vision[name] = _joined([other[name] for other in with_images])
+    return Prompt(ids, vision)
+
+
+def after(piece: Prompt, count: int) -> Prompt:
+    """A piece without its first ``count`` tokens, which hold no image."""
+    vision = piece.vision and {name: value[:, count:] if name in BY_TOKEN else value for name, value in piece.vision.items()}
+    return Prompt(piece.ids[count:], vision)
 
 
 def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int, extra: int = 0) -> Vision:
@@ -83,7 +106,8 @@ def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int
             rows = [torch.zeros(width + extra, dtype=torch.long) for _ in visions]
             for row, vision, length in zip(rows, visions, lengths, strict=True):
                 if vision:
-                    row[width - length : width] = vision[name][0]
+                    numbers = vision[name][0][:length]  # of a prompt, which more text may follow
+                    row[width - length : width - length + len(numbers)] = numbers
             batch[name] = torch.stack(rows)
         else:
             batch[name] = _joined([vision[name] for vision in with_images])
@@ -91,11 +115,17 @@ def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int
 
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The tensors concatenated; if their second dimension counts tiles (Idefics), it is filled up with empty ones."""
-    widest = max(t.shape[1] for t in tensors) if tensors[0].ndim > 1 else 0
-    if any(t.ndim > 1 and t.shape[1] != widest for t in tensors):
-        tensors = [torch.cat([t, t.new_zeros(t.shape[0], widest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors]
-    return torch.cat(list(tensors))
+    """The tensors one after another. Where they have other sizes (tiles of LLaVA-Next and Idefics, pixels of Pixtral), zeros fill them up:
+    each model knows from another tensor, or from the zeros, what is no part of an image."""
+    if len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(list(tensors))
+    widest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    whole = tensors[0].new_zeros(sum(map(len, tensors)), *widest)
+    first = 0
+    for tensor in tensors:
+        whole[(slice(first, first + len(tensor)), *(slice(size) for size in tensor.shape[1:]))] = tensor
+        first += len(tensor)
+    return whole
 
 
 def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: Vision) -> torch.Tensor:
@@ -104,8 +134,9 @@ def positions(model: Any, ids_BL: torch.Tensor, mask_BL: torch.Tensor, vision: V
     Args:
         vision: of the whole batch, as ``collate`` makes it; its by-token tensors as wide as ``ids_BL``.
     """
-    inner: Any = getattr(base_of(model), "model", None)
-    if vision and hasattr(inner, "get_rope_index"):
+    base = base_of(model)
+    inner: Any = base if hasattr(base, "get_rope_index") else getattr(base, "model", None)
+    if "image_grid_thw" in vision and hasattr(inner, "get_rope_index"):
         position_3BL, _ = inner.get_rope_index(
             ids_BL, mm_token_type_ids=vision["mm_token_type_ids"], image_grid_thw=vision["image_grid_thw"], attention_mask=mask_BL
         )

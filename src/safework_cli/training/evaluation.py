@@ -16,7 +16,7 @@ from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Completion
-from safework_cli.models.chat_template import TemplateError
+from safework_cli.models.rendering import TemplateError
 from safework_cli.training.config import EvaluationConfig
 from safework_cli.training.group import spread
 from safework_cli.training.heldout import (
@@ -238,11 +238,11 @@ def evaluation_during(
     if not fitting:
         raise InputError(
             f"none of the {len(rows)} held-out prompts can be used",
-            f"they are longer than the {longest:g} tokens that eval_max_tokens={config.eval_max_tokens} leaves, or have images",
+            f"they are longer than the {longest:g} tokens that eval_max_tokens={config.eval_max_tokens} leaves, or cannot be asked",
             "lower eval_max_tokens, or give other eval_data",
         )
     if len(fitting) < len(rows):
-        work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or have images, and are left out")
+        work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or cannot be asked, and are left out")
     count = min(config.eval_samples, len(fitting))
     chosen = [fitting[i * len(fitting) // count] for i in range(count)]
     refuse_idle_judges(config, chosen)

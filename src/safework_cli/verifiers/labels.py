@@ -17,7 +17,7 @@ from safework_cli.engines.batching import bucket_by_length, pass_cost
 from safework_cli.engines.hf.decode import MIN_PREFIX, States, cache_after_prefix, common_prefix, unshareable
 from safework_cli.models.folder import positions_of
 from safework_cli.models.padding import pad_left
-from safework_cli.models.vision import collate, positions
+from safework_cli.models.vision import Prompt, collate, positions
 from safework_cli.verifiers.contract import Exchange, Verdict
 from safework_cli.verifiers.prompting import JudgePrompt, PromptWriter, code_sequences, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -91,7 +91,7 @@ class Opening:
 
 
 def judge_batch(
-    model: Any, prompts: Sequence[JudgePrompt], pad_id: int, opening: Opening | None = None, *, keep: bool = False
+    model: Any, prompts: Sequence[JudgePrompt | Prompt], pad_id: int, opening: Opening | None = None, *, keep: bool = False
 ) -> dict[str, Any]:
     """Prompts as a batch for the model, with their images, after an opening that all of them share."""
     if opening:
@@ -140,7 +140,8 @@ def sequence_logits(model: torch.nn.Module, batch: dict[str, Any], codes: Sequen
     cache.batch_repeat_interleave(C)
     fed_NW = ids_CW[:, :-1].repeat(B, 1)  # N = B·C, the codes of one prompt one after another
     mask_NT = batch["attention_mask"].repeat_interleave(C, 0)
-    positions_NW = mask_NT.sum(1, keepdim=True) + torch.arange(W - 1, device=device)
+    # a prompt ends in text, whose position is its greatest in every dimension (M-RoPE): with images, there are fewer than tokens
+    positions_NW = batch["position_ids"][..., -1:].repeat_interleave(C, -2) + 1 + torch.arange(W - 1, device=device)
     mask_NT = torch.cat([mask_NT, torch.ones_like(fed_NW)], 1)  # padding after a code changes nothing before it
     logits_NWV = model(input_ids=fed_NW, attention_mask=mask_NT, position_ids=positions_NW, past_key_values=cache, use_cache=True).logits
     logp_NW = logits_NWV.float().log_softmax(-1).gather(2, ids_CW[:, 1:].repeat(B, 1)[..., None])[..., 0]
@@ -220,8 +221,14 @@ class LabelVerifier:
         """Label probabilities of each exchange, calibrated, before any knowledge of ``harmful``."""
         certain = [float(label == self.spec.empty_label) for label in self.spec.labels]
         readings = [Reading(certain, empty=not e.final.strip(), unreadable=self.writer.unreadable(e)) for e in exchanges]
-        asked = [i for i, reading in enumerate(readings) if not reading.empty and not reading.unreadable]
-        prompts = {i: self.writer.write(exchanges[i]) for i in asked}
+        prompts: dict[int, JudgePrompt] = {}
+        for i, reading in enumerate(readings):
+            if not reading.empty and not reading.unreadable:
+                try:
+                    prompts[i] = self.writer.write(exchanges[i])
+                except InputError as error:  # an image that cannot be read
+                    readings[i] = Reading([], unreadable=error.what)
+        asked = list(prompts)
         logits = self._logits([prompts[i] for i in asked])
         for i, logits_C in zip(asked, logits, strict=True):
             probabilities = torch.softmax(logits_C / self.spec.temperature, dim=-1).tolist()

@@ -52,13 +52,15 @@ def load_verifier(
 
     if is_value_model(folder):
         from safework_cli.models.load import load_model, load_tokenizer
+        from safework_cli.models.processors import load_processor
         from safework_cli.verifiers.values import ValueModel, ValueSpec, load_heads
 
         values = ValueSpec.read(folder)
         heads = load_heads(folder, values)
         model = load_model(folder, dtype=dtype, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
-        return ValueModel(model, tokenizer, heads, values, batch_size=batch_size, name=name)
+        processor = load_processor(folder, trust_remote_code=trust_remote_code)
+        return ValueModel(model, tokenizer, heads, values, batch_size=batch_size, name=name, processor=processor)
     spec = LabelSpec.read(folder)
     changes: dict[str, Any] = {"reading": reading, "use_harmful": use_harmful}
     for key, value in changes.items():

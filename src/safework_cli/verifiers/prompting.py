@@ -15,11 +15,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.data.images import TAG, open_image
-from safework_cli.data.row import Message
+from safework_cli.data.images import TAG
+from safework_cli.data.row import Image, Message
 from safework_cli.data.text_safety import BREAK
-from safework_cli.models.chat_template import encode_text, instructed, render
-from safework_cli.models.vision import Vision
+from safework_cli.models.chat_template import encode_text, instructed
+from safework_cli.models.rendering import render
+from safework_cli.models.vision import Prompt, Vision, see
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.image_text import as_read
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
@@ -66,10 +67,10 @@ class _Form:
     """A rendered template: fixed token ids with the places between them that an exchange fills."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str, template: str):
-        user = template
+        self.tokenizer, self.system, self.user = tokenizer, system, template
         for place, mark in MARKS.items():
-            user = user.replace(place, mark)
-        text = _render(tokenizer, system, user)
+            self.user = self.user.replace(place, mark)
+        text = _render(tokenizer, system, self.user)
         pieces = re.split(f"({'|'.join(map(re.escape, MARKS.values()))})", text)
         names = {mark: place for place, mark in MARKS.items()}
         self.places = [names[mark] for mark in pieces[1::2]]
@@ -77,7 +78,16 @@ class _Form:
             raise ConfigError("the chat template does not keep the user's message", "a judge would not see what it judges")
         self.fixed = [encode_text(tokenizer, part) for part in pieces[::2]]
         self.fixed_tokens = sum(map(len, self.fixed))
-        self.opening_words = re.split("|".join(map(re.escape, MARKS)), template)[0]
+
+    def opening_with(self, images: Sequence[Image], processor: Any) -> Prompt:
+        """The beginning of the prompt up to the first place, with images first in the user's message.
+
+        Raises:
+            InputError: the chat template has no place for images, or the processor refuses one.
+        """
+        first = min((self.user.find(mark), mark) for mark in MARKS.values() if mark in self.user)[1]
+        text = _render(self.tokenizer, self.system, f"{TAG}" * len(images) + self.user, images=True)
+        return see(processor, text[: text.index(first)], images)
 
     def filled(self, contents: dict[str, list[int]], opening: list[int] | None = None) -> list[int]:
         """The complete prompt; ``opening`` replaces the text before the first place if it contains images."""
@@ -117,10 +127,14 @@ class PromptWriter:
         return unreadable(self.spec, exchange, has_vision=self.processor is not None)
 
     def write(self, exchange: Exchange) -> JudgePrompt:
-        """The prompt of one exchange; its final answer is judged, never its thought."""
+        """The prompt of one exchange; its final answer is judged, never its thought.
+
+        Raises:
+            InputError: see ``_Form.opening_with``.
+        """
         exchange = as_read(self.spec, exchange, has_vision=self.processor is not None)
         form = self._form(exchange)
-        opening, vision = self._pictured(form, exchange) if exchange.images else (form.fixed[0], None)
+        opening, vision = form.opening_with(exchange.images, self.processor) if exchange.images else Prompt(form.fixed[0])
         texts = {
             QUERY: query_text(exchange.messages),
             REFERENCE: exchange.answer or "",
@@ -141,19 +155,6 @@ class PromptWriter:
             contents[RESPONSE] = cut_middle(contents[RESPONSE], len(contents[RESPONSE]) - over, self._gap)
         return JudgePrompt(form.filled(contents, opening), whole - sum(map(len, contents.values())), vision)
 
-    def _pictured(self, form: _Form, exchange: Exchange) -> tuple[list[int], Vision]:
-        """The beginning of the prompt with the query's images first in the user's message, and the input of the vision tower."""
-        end = MARKS[QUERY]
-        parts = [*({"type": "image"} for _ in exchange.images), {"type": "text", "text": form.opening_words + end}]
-        system = [{"role": "system", "content": [{"type": "text", "text": self.spec.system}]}] if self.spec.system else []
-        text = self.processor.apply_chat_template([*system, {"role": "user", "content": parts}], tokenize=False)
-        text = text[: text.index(end)]
-        images = [open_image(image) for image in exchange.images]
-        made = self.processor(text=[text], images=[images], return_tensors="pt", add_special_tokens=False)
-        ids = made.pop("input_ids")[0].tolist()
-        made.pop("attention_mask", None)
-        return ids, dict(made)
-
     def _form(self, exchange: Exchange) -> _Form:
         """The strict reading where an attack is known to hide what is asked."""
         return self._strict if self._strict and template_for(self.spec, exchange) is self.spec.strict_template else self._plain
@@ -166,8 +167,9 @@ class PromptWriter:
         return self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, system: str, user: str) -> str:
-    return render(tokenizer, instructed(tokenizer, system, [Message(role="user", content=user)]), generation_prompt=True)
+def _render(tokenizer: PreTrainedTokenizerBase, system: str, user: str, *, images: bool = False) -> str:
+    asked = instructed(tokenizer, system, [Message(role="user", content=user)])
+    return render(tokenizer, asked, generation_prompt=True, images=images)
 
 
 def code_token_ids(tokenizer: PreTrainedTokenizerBase, spec: LabelSpec) -> list[int]:

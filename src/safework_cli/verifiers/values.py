@@ -27,11 +27,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.errors import InputError
-from safework_cli.models.chat_template import after_opening, encode_text, render
+from safework_cli.models.chat_template import after_opening, encode_prompt
 from safework_cli.models.folder import first_line, positions_of
+from safework_cli.models.rendering import render
+from safework_cli.models.vision import Prompt
 from safework_cli.models.weights import refuse_not_finite
 from safework_cli.verifiers.contract import Exchange, Verdict
-from safework_cli.verifiers.labels import padded_batch
+from safework_cli.verifiers.labels import judge_batch
 from safework_cli.verifiers.prompting import cut_middle
 from safework_cli.verifiers.spec import SPEC_FILE
 
@@ -82,32 +84,43 @@ class ValueHeads(nn.Module):
         return self.values(prefix_BD), self.routing(prompt_BD)
 
 
+Written = tuple[Prompt, int]
+"""Prompt and prefix, and how many tokens the prefix has."""
+
+
 class PrefixWriter:
     """Token ids of a prompt and a prefix of its reply. The prefix is untrusted: none of its tokens is a control token.
 
     Args:
         positions: of the model, at most. Raises InputError where ``max_length`` exceeds them.
+        processor: of a model that reads images.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int | None = None):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, positions: int | None = None, processor: Any = None):
         if positions is not None and max_length > positions:
             raise InputError(f"max_length {max_length} exceeds the model's {positions} positions", "", f"max_length={positions}")
-        self.tokenizer, self.max_length = tokenizer, max_length
+        self.tokenizer, self.max_length, self._processor = tokenizer, max_length, processor
 
-    def write(self, exchange: Exchange) -> tuple[list[int], int]:
-        """The ids, and how many of them follow the prompt (an empty prefix is read at the prompt's end)."""
-        text = render(self.tokenizer, exchange.messages, generation_prompt=True)
-        prompt = encode_text(self.tokenizer, text)
+    def write(self, exchange: Exchange) -> Written:
+        """The ids, and how many of them follow the prompt (an empty prefix is read at the prompt's end).
+
+        Raises:
+            InputError: see ``encode_prompt``; or a prompt with images is longer than ``max_length`` allows: its middle cannot be left out.
+        """
+        ids, vision = encode_prompt(self.tokenizer, exchange.messages, exchange.images, self._processor)
+        text = render(self.tokenizer, exchange.messages, generation_prompt=True, images=bool(exchange.images))
         reply = after_opening(text, exchange.reply)  # a template that opens the thought has written its tag already
         prefix = self.tokenizer(reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        prefix = prefix[-(self.max_length // 2) :] if len(prompt) + len(prefix) > self.max_length else prefix
-        prompt = cut_middle(prompt, self.max_length - len(prefix), [])
-        return prompt + prefix, len(prefix)
+        prefix = prefix[-(self.max_length // 2) :] if len(ids) + len(prefix) > self.max_length else prefix
+        if vision and len(ids) + len(prefix) > self.max_length:
+            what = f"a prompt with images has {len(ids)} tokens, and max_length={self.max_length} leaves {self.max_length - len(prefix)}"
+            raise InputError(what, "an image cannot be cut", "raise max_length, or scale the images down")
+        return Prompt(cut_middle(ids, self.max_length - len(prefix), []) + prefix, vision), len(prefix)
 
 
-def hidden_ends(model: Any, rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def hidden_ends(model: Any, rows: Sequence[Written], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Last hidden states at the end of each prefix and at the end of its prompt, (B, D) each, float32."""
-    batch = padded_batch([ids for ids, _ in rows], pad_id, model.device)
+    batch = judge_batch(model, [prompt for prompt, _ in rows], pad_id)
     hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
     length_B = torch.tensor([length for _, length in rows], device=hidden_BTD.device)
     places = hidden_BTD.shape[1] - 1 - length_B
@@ -119,6 +132,7 @@ class ValueModel:
 
     Args:
         batch_size: prefixes in a forward pass; they are sorted by length first.
+        processor: of a model that reads images; without it, exchanges with images cannot be judged.
     """
 
     judges_prefixes = True
@@ -132,35 +146,38 @@ class ValueModel:
         *,
         batch_size: int = 16,
         name: str | None = None,
+        processor: Any = None,
     ):
         self.model, self.tokenizer, self.heads, self.spec = model, tokenizer, heads.to(model.device), spec
         self.name, self.batch_size = name or "values", batch_size
-        self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model.config))
+        self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model.config), processor)
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """The routed value of each prefix; the label names the principle that weighs most."""
-        values_NP, weights_NP = self.values(exchanges)
-        verdicts = []
-        for exchange, values_P, weights_P in zip(exchanges, values_NP, weights_NP, strict=True):
+        written: dict[int, Written] = {}
+        verdicts: list[Verdict] = []
+        for number, exchange in enumerate(exchanges):
+            verdicts.append(Verdict(None, error="the value model gave no finite value"))
+            try:
+                written[number] = self.writer.write(exchange)
+            except InputError as error:  # the template refuses it, or it has images that the model cannot read
+                verdicts[number] = Verdict(None, error=error.what)
+        for number, values_P, weights_P in zip(written, *self.values([*written.values()]), strict=True):
             score = float((values_P * weights_P).sum())
-            if exchange.images:
-                verdicts.append(Verdict(None, error="the query has images, and this value model takes text only"))
-            elif not 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test too
-                verdicts.append(Verdict(None, error="the value model gave no finite value"))
-            else:
-                verdicts.append(Verdict(min(score, 1.0), self.spec.principles[int(weights_P.argmax())]))
+            if 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test
+                verdicts[number] = Verdict(min(score, 1.0), self.spec.principles[int(weights_P.argmax())])
         return verdicts
 
-    def values(self, exchanges: Sequence[Exchange]) -> tuple[torch.Tensor, torch.Tensor]:
+    def values(self, rows: Sequence[Written]) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and routing weights, (N, P) each, on the CPU."""
-        logits_NP, routing_NP = self.logits([self.writer.write(exchange) for exchange in exchanges])
+        logits_NP, routing_NP = self.logits(rows)
         return torch.sigmoid(logits_NP / torch.tensor(self.spec.temperatures)), torch.softmax(routing_NP, -1)
 
-    def logits(self, rows: Sequence[tuple[list[int], int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def logits(self, rows: Sequence[Written]) -> tuple[torch.Tensor, torch.Tensor]:
         """Value logits before temperature, and routing logits, (N, P) each, on the CPU."""
         count = len(self.spec.principles)
         logits_NP, routing_NP = torch.zeros(len(rows), count), torch.zeros(len(rows), count)
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][0].ids))
         training = self.model.training
         self.model.eval()
         try:

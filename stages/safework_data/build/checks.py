@@ -63,17 +63,25 @@ def _wrong_answers(candidates: list[Candidate]) -> dict[int, Problem]:
 @cache
 def template_check(folder: Path, trust_remote_code: bool = False) -> TemplateCheck:
     """A check that a model's chat template takes a row: its roles, and the end of each reply in a stop token."""
-    from safework_cli.models.chat_template import TemplateError, encode_conversation, encode_prompt
+    from safework_cli.models.chat_template import encode_conversation, encode_prompt
     from safework_cli.models.load import template_of
+    from safework_cli.models.processors import load_processor
+    from safework_cli.models.rendering import TemplateError
 
     tokenizer, stops = template_of(folder, trust_remote_code=trust_remote_code)
+    processors: list[Any] = []  # loaded at the first row with images: text is checked without
+
+    def processor_for(row: Row) -> Any:
+        if row.images and not processors:
+            processors.append(load_processor(folder, trust_remote_code=trust_remote_code))
+        return processors[0] if row.images else None
 
     def check(row: Row) -> Problem | None:
         try:
             if row.reply is None:
-                encode_prompt(tokenizer, row.messages)
+                encode_prompt(tokenizer, row.messages, row.images, processor_for(row))
             else:
-                encode_conversation(tokenizer, row.messages, stops)
+                encode_conversation(tokenizer, row.messages, stops, None, row.images, processor_for(row))
         except TemplateError as error:
             return "refused by the chat template", error.what
         return None

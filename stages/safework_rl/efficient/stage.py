@@ -34,7 +34,7 @@ class EfficientStage(PolicyStage):
 
     def plan(self, config: EfficientConfig, inputs: Inputs) -> Plan:
         rewards = rewarded_by(config.rewards, set(config.tasks))
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards)
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards, set(config.tasks))
         plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), alpha {config.alpha}")
         check_routes(plan, config.rewards, set(config.tasks), inputs)
         plan_reference(plan, config, inputs, set(config.tasks), config.rewards)

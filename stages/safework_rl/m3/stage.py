@@ -32,7 +32,7 @@ class M3Stage(PolicyStage):
     def plan(self, config: M3Config, inputs: Inputs) -> Plan:
         tasks = {task for phase in config.phases for task in phase.tasks}
         rewards = rewarded_by(config.rewards, tasks)
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3", rewards)
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3", rewards, tasks)
         plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
         check_routes(plan, config.rewards, tasks, inputs)
         plan_reference(plan, config, inputs, tasks, config.rewards)

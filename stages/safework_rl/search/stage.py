@@ -32,7 +32,7 @@ class SearchRlStage(PolicyStage):
     output = "model"
 
     def plan(self, config: SearchConfig, inputs: Inputs) -> Plan:
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search", {"correctness"})
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-efficient')}-search", {"correctness"}, {"search"})
         plan.lines += [
             f"episodes over {inputs.one('index').ref}: {config.limits.turns} turns of {config.limits.turn_tokens} tokens, "
             f"{config.limits.results} results",

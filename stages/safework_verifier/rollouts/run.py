@@ -14,16 +14,17 @@ from typing import Any
 from safework_cli.core.errors import InputError
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import require_rows, require_text, training_rows
+from safework_cli.data.dataset import require_rows
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.engines.load import load_token_engine
-from safework_cli.engines.prompts import encode_for
+from safework_cli.engines.prompts import continued, encode_for
 from safework_cli.engines.protocol import Completion, Sampling, TokenEngine, derived_seed
 from safework_cli.models.thoughts import ThoughtReader
 from safework_cli.statistics.intervals import estimate, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts.config import RolloutsConfig
+from safework_verifier.rollouts.stage import prompts_of
 
 
 @dataclass(slots=True)
@@ -46,15 +47,18 @@ class Prefix:
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Processes chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
     data, model = inputs.one("data"), inputs.one("model")
-    rows = [row for row in training_rows(data, work.progress.note) if not config.tasks or row.task in config.tasks][: config.limit]
+    rows = prompts_of(config, data, work.progress.note)
     require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
-    require_text(rows, data, "the policy is sent")
     judges = {
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
     judges |= {name: load_verifier(f"rule:{rule}") for name, rule in config.rules.items()}
     engine = load_token_engine(
-        config.engine, model.path, batch_size=config.generation_batch_size, trust_remote_code=config.trust_remote_code
+        config.engine,
+        model.path,
+        batch_size=config.generation_batch_size,
+        trust_remote_code=config.trust_remote_code,
+        images=any(row.images for row in rows),
     )
 
     journal = work.path / "prefixes.jsonl"
@@ -87,29 +91,31 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
 def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
     """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
-    asked = [encode_for(engine, row.prompt, sampling) for row in rows]
+    asked = [encode_for(engine, row.prompt, sampling, row.images) for row in rows]
     fitting = [place for place, prompt in enumerate(asked) if prompt.problem is None]
-    rows, prompts = [rows[place] for place in fitting], [asked[place].prompt_ids for place in fitting]  # the others count as failed
+    rows, prompts = [rows[place] for place in fitting], [asked[place] for place in fitting]  # the others count as failed
     prefixes: list[Prefix] = []
     seeds = [[derived_seed(config.seed, row.id, "reply", number) for number in range(config.replies)] for row in rows]
-    for place, replies in enumerate(engine.generate_ids(prompts, sampling, config.replies, seeds=seeds)):
+    for place, replies in enumerate(continued(prompts, [[]] * len(prompts), engine, sampling, config.replies, seeds)):
         of_prompt = [prefix for reply in replies for prefix in cut(engine.tokenizer, reply, place, config.prefixes, config.boundaries)]
         prefixes += [replace(prefix, number=number) for number, prefix in enumerate(of_prompt)]
     groups: list[list[Completion]] = [[] for _ in prefixes]
     for room, places in by_room(prefixes, config.max_tokens).items():
-        continued = engine.generate_ids(
-            [prompts[prefixes[i].of] + prefixes[i].ids for i in places],
+        drawn = continued(
+            [prompts[prefixes[i].of] for i in places],
+            [prefixes[i].ids for i in places],
+            engine,
             replace(sampling, max_tokens=room),
             config.continuations,
-            seeds=[
+            [
                 [derived_seed(config.seed, rows[prefixes[i].of].id, prefixes[i].number, number) for number in range(config.continuations)]
                 for i in places
             ],
         )
-        for i, completions in zip(places, continued, strict=True):
+        for i, completions in zip(places, drawn, strict=True):
             groups[i] = completions
     exchanges = [
-        Exchange.of(rows[prefix.of], engine.text_of(prompts[prefix.of], prefix.ids + completion.token_ids))
+        Exchange.of(rows[prefix.of], engine.text_of(prompts[prefix.of].prompt_ids, prefix.ids + completion.token_ids))
         for prefix, group in zip(prefixes, groups, strict=True)
         for completion in group
     ]
@@ -134,8 +140,8 @@ def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int) -> Row:
     if "language" in row.meta:
         meta["language"] = row.meta["language"]
     return Row(
-        f"{row.id}@{prefix.number}", row.task, messages, category=row.category, harmful=row.harmful, source=row.source, licence=row.licence,
-        split=row.split or "train", meta=meta,
+        f"{row.id}@{prefix.number}", row.task, messages, row.images, category=row.category, harmful=row.harmful, source=row.source,
+        licence=row.licence, split=row.split or "train", meta=meta,
     )  # fmt: skip
 
 

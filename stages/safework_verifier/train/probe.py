@@ -19,31 +19,32 @@ from torch.nn.functional import cross_entropy
 
 from safework_cli.core.stage import WorkDir
 from safework_cli.verifiers.labels import Opening, judge_batch, label_logits
-from safework_cli.verifiers.prompting import JudgePrompt
+from safework_verifier.train.trainer import Examples
 
 FEATURES = "features.safetensors"
 MAX_ITERATIONS = 200
 
 
-def last_features(model: Any, prompts: Sequence[JudgePrompt], pad_id: int, batch_size: int, work: WorkDir) -> torch.Tensor:
+def last_features(model: Any, examples: Examples, pad_id: int, batch_size: int, work: WorkDir) -> torch.Tensor:
     """The input of the output embedding at the last position of each prompt, (N, D) float32. Saved in the run folder, for a resumed run."""
     kept = work.checkpoints / FEATURES
     if kept.exists():
         return load_file(kept)["features_ND"]
     features: list[torch.Tensor] = []
     model.eval()
-    opening = Opening.of(model, prompts)
+    lengths = examples.lengths
+    order = sorted(range(len(examples)), key=lambda i: lengths[i])  # similar lengths together: less padding
+    opening = Opening.of(model, [examples.prompt(i) for i in order]) if not examples.has_images else None
     handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1].float().cpu()))
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids))  # similar lengths together: less padding
     try:
-        with torch.inference_mode(), work.progress.phase("features", len(prompts)) as phase:
+        with torch.inference_mode(), work.progress.phase("features", len(examples)) as phase:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                label_logits(model, judge_batch(model, [prompts[i] for i in rows], pad_id, opening), [0])
+                label_logits(model, judge_batch(model, [examples.prompt(i) for i in rows], pad_id, opening), [0])
                 phase.advance(len(rows))
     finally:
         handle.remove()
-    features_ND = torch.empty(len(prompts), features[0].shape[1])
+    features_ND = torch.empty(len(examples), features[0].shape[1])
     features_ND[order] = torch.cat(features)
     _save(features_ND, kept)
     return features_ND

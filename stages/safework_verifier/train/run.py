@@ -92,24 +92,24 @@ def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir
     """The training rows as judge prompts, and how many were truncated. Empty replies are left out: they are labelled without the model.
 
     Raises:
-        InputError: a row cannot be judged: it has no gold answer for a grader, or images for a backbone without a vision tower.
+        InputError: a row cannot be judged: it has no gold answer for a grader, images for a backbone without a vision tower, or an image
+            that the processor refuses.
     """
     for item in (*parts.train, *parts.calibration, *parts.report):
         if why := writer.unreadable(item.exchange):
             raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or use another backbone")
     items = [item for item in parts.train if item.exchange.final.strip()]
     with work.progress.phase("tokenize", len(items)):
-        prompts = [writer.write(item.exchange) for item in items]
-    cut = sum(prompt.left_out > 0 for prompt in prompts)
-    if cut:
-        work.progress.warn(f"{cut} of {len(prompts)} training rows exceed max_length={spec.max_length} and lost their middle")
-    return Examples(prompts, [item.gold for item in items]), cut
+        examples = Examples([item.exchange for item in items], [item.gold for item in items], writer.write)
+    if cut := examples.truncated:
+        work.progress.warn(f"{cut} of {len(examples)} training rows exceed max_length={spec.max_length} and lost their middle")
+    return examples, cut
 
 
 def _probe(config: VerifierTrainConfig, spec: LabelSpec, model: Any, tokenizer: Any, examples: Examples, work: WorkDir) -> None:
     """Fits the head on the features of the untrained backbone."""
     with torch.autocast(model.device.type, torch.bfloat16, enabled=multiplies_in_bf16(config)):  # as in the training steps
-        features_ND = last_features(model, examples.prompts, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
+        features_ND = last_features(model, examples, tokenizer.pad_token_id, config.per_device_eval_batch_size, work)
     weight_C = class_weights(examples.golds, len(spec.labels), config.class_weights)
     with work.progress.phase("probe"):
         rows_CD = fit_probe(features_ND, examples.golds, weight_C, config.probe_l2)

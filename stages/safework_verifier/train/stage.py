@@ -15,6 +15,7 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
+from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, training_work
 from safework_cli.verifiers.image_text import require_reader
@@ -50,6 +51,8 @@ class VerifierTrainStage(Stage):
                 require_reader()
             items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
             parts = split_by_prompt(items, missing, config.eval_fraction, config.seed, calibrate_on=config.calibrate_on)
+            if not spec.read_image_text:
+                refuse_unread_images([item.row for item in items], data.ref, model)
             layers = json.loads((model.path / "config.json").read_text()).get("num_hidden_layers")
             check_layers(layers, config.keep_layers, config.train_layers)
         except SafeworkError as refusal:

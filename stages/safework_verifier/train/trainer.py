@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,21 +12,47 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from safework_cli.training.sampler import StepSampler, step_sampler
+from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.labels import judge_batch, label_logits
 from safework_cli.verifiers.prompting import JudgePrompt
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Tokenized judge prompts with their gold labels."""
+    """Tokenized judge prompts with their gold labels. What images are encoded to is made again each time: that of a data set does not fit
+    into memory.
 
-    def __init__(self, prompts: Sequence[JudgePrompt], golds: Sequence[int]):
-        self.prompts, self.golds = prompts, golds
+    Args:
+        write: makes the prompt of an exchange.
+    """
+
+    def __init__(self, exchanges: Sequence[Exchange], golds: Sequence[int], write: Callable[[Exchange], JudgePrompt]):
+        self._exchanges, self.golds, self._write = exchanges, golds, write
+        self._kept = [replace(write(exchange), vision=None) for exchange in exchanges]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(prompt.ids) for prompt in self._kept]
+
+    @property
+    def truncated(self) -> int:
+        """How many prompts lost their middle."""
+        return sum(prompt.left_out > 0 for prompt in self._kept)
+
+    @property
+    def has_images(self) -> bool:
+        return any(exchange.images for exchange in self._exchanges)
+
+    def prompt(self, index: int) -> JudgePrompt:
+        """A prompt with its images."""
+        exchange = self._exchanges[index]
+        return self._write(exchange) if exchange.images else self._kept[index]
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.golds)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"prompt": self.prompts[index], "label": self.golds[index]}
+        return {"prompt": self.prompt(index), "label": self.golds[index]}
 
 
 class LabelTrainer(Trainer):
@@ -58,4 +85,4 @@ class LabelTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return step_sampler(self, [len(prompt.ids) for prompt in data.prompts])
+        return step_sampler(self, data.lengths)

@@ -35,8 +35,6 @@ def valued_rows(rows: Sequence[Row], ref: str) -> tuple[list[Row], list[str]]:
         if not isinstance(values, dict) or not values or row.reply is None:
             what = f"row '{row.id}' of {ref} has no Monte-Carlo values"
             raise InputError(what, "", "safework verifier rollouts makes such rows")
-        if row.images:
-            raise InputError(f"row '{row.id}' of {ref} has images", "value models read text only", "leave such rows out")
         for name, value in values.items():
             if not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
                 raise InputError(f"row '{row.id}' of {ref}: the value of '{name}' is {value!r}", "values are in [0, 1]")

@@ -13,6 +13,7 @@ from safework_cli.data.dataset import training_rows
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import train_top_layers
 from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.models.processors import load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import run_training, supervised_arguments
 from safework_cli.training.strategy import trained_model
@@ -42,6 +43,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     parts = split_by_prompt(rows, config.eval_fraction, config.seed)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
 
     def load() -> PreTrainedModel:
         return load_model(
@@ -59,7 +61,8 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         train_top_layers(backbone, config.train_layers)
     spec = ValueSpec(principles=principles, temperatures=[1.0] * len(principles), max_length=config.max_length)
     with work.progress.phase("tokenize", len(parts.train)):
-        examples = Examples(parts.train, principles, PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config)))
+        writer = PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config), processor)
+        examples = Examples(parts.train, principles, writer)
     trainer = ValueTrainer(
         model=WithHeads(backbone, untrained().to(backbone.device)),
         args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
@@ -76,10 +79,10 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
 
     backbone = whole.whole if isinstance(whole, _Loaded) else backbone
     backbone, heads = cast_weights(backbone, pick_dtype(config.dtype)).eval(), whole.heads.eval()
-    values = ValueModel(backbone, tokenizer, heads, spec, batch_size=config.per_device_eval_batch_size)
+    values = ValueModel(backbone, tokenizer, heads, spec, batch_size=config.per_device_eval_batch_size, processor=processor)
     metrics, why = after_training("measuring", work, lambda: measure(values, parts, config.seed, work))
     with work.progress.phase("save"):
-        save_model(backbone, tokenizer, work.output)
+        save_model(backbone, processor or tokenizer, work.output)
         save_heads(heads, work.output)
         spec.write(work.output)
     made = Outcome(

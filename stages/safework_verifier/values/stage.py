@@ -13,6 +13,7 @@ from safework_cli.core.errors import SafeworkError
 from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import training_rows
+from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, training_work
 from safework_verifier.values.config import ValuesConfig
@@ -44,6 +45,7 @@ class ValuesStage(Stage):
         try:
             rows, principles = valued_rows(training_rows(data), data.ref)
             parts = split_by_prompt(rows, config.eval_fraction, config.seed)
+            refuse_unread_images(rows, data.ref, model)
         except SafeworkError as refusal:
             plan.refusals.append(refusal)
             return plan

@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from safework_cli.data.row import Row
+from safework_cli.models.vision import Prompt
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_cli.verifiers.contract import Exchange
-from safework_cli.verifiers.values import PrefixWriter, ValueHeads, hidden_ends
+from safework_cli.verifiers.values import PrefixWriter, ValueHeads, Written, hidden_ends
 from safework_verifier.values.prefixes import routing_targets
 
 
@@ -30,25 +31,34 @@ class WithHeads(nn.Module):
         self.backbone, self.heads = backbone.base_model, heads
         self._no_split_modules = backbone._no_split_modules  # what FSDP divides by
 
-    def forward(self, rows: Sequence[tuple[list[int], int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, rows: Sequence[Written], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of values and routing, (B, P) each."""
         return self.heads(*hidden_ends(self.backbone, rows, pad_id))
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Tokenized prefixes with their values (NaN where a principle has none) and the routing target of their prompt."""
+    """Tokenized prefixes with their values (NaN where a principle has none) and the routing target of their prompt. What images are
+    encoded to is made again each time: that of a data set does not fit into memory."""
 
     def __init__(self, rows: Sequence[Row], principles: Sequence[str], writer: PrefixWriter):
         routing = routing_targets(rows, principles)
-        self.written = [writer.write(Exchange.of(row)) for row in rows]
+        self._rows, self._writer = rows, writer
+        self._kept = [(Prompt(prompt.ids), length) for prompt, length in (writer.write(Exchange.of(row)) for row in rows)]
         self.values = [[row.meta["values"].get(name, float("nan")) for name in principles] for row in rows]
         self.routing = [routing[row.group] for row in rows]
 
     def __len__(self) -> int:
-        return len(self.written)
+        return len(self._kept)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt and prefix."""
+        return [len(prompt.ids) for prompt, _ in self._kept]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"written": self.written[index], "values": self.values[index], "routing": self.routing[index]}
+        row = self._rows[index]
+        written = self._writer.write(Exchange.of(row)) if row.images else self._kept[index]
+        return {"written": written, "values": self.values[index], "routing": self.routing[index]}
 
 
 class ValueTrainer(Trainer):
@@ -88,7 +98,7 @@ class ValueTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return step_sampler(self, [len(ids) for ids, _ in data.written])
+        return step_sampler(self, data.lengths)
 
 
 def _not_collated(examples: Any) -> Any:

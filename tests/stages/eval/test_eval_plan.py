@@ -72,14 +72,12 @@ def test_the_metric_follows_from_the_rows(data: Artifact, model: Artifact) -> No
         ([{"name": "all", "rows": {"task": "safety"}}], {}, "does not follow from its rows"),
         ([{"name": "none", "rows": {"task": "search"}}], {}, "selects no rows"),
         ([{"name": "open", "rows": {"task": "value"}}], {}, "verifiers.value"),
-        ([{"name": "photos", "rows": {"task": "general"}}], {}, "images"),
+        ([{"name": "photos", "rows": {"task": "general"}}], {}, "1 of 1 rows of suite 'photos' have images, and"),
         ([harmful(), harmful()], {}, "two suites are called 'harmful'"),
         ([harmful()], {"judge": "verifier"}, "verifiers.safety is not given"),
         ([harmful()], {"gates": [{"metric": "harmful.saftey", "min": 0.5}]}, "did you mean 'harmful.safety'"),
         ([harmful()], {"gates": [{"metric": "safety", "change_min": 0.0}]}, "there is no `against`"),
         ([{"suite": "harmbench-test"}], {}, "neither suites_folder nor $SAFEWORK_DATA"),
-        ([{"suite": "figstep"}], {}, "suite 'figstep' asks by images and cannot be evaluated"),
-        ([{"suite": "gaokao-mm-biology"}], {"suites_folder": "."}, "take a suite of text: chinese-simpleqa"),
         ([{"suite": "harmbench-tset"}], {"suites_folder": "."}, "harmbench-test"),
     ],
 )
@@ -141,7 +139,8 @@ def test_rows_without_images_can_be_chosen(data: Artifact, model: Artifact) -> N
     rows = [*ROWS, Row("words", "general", user("What is this?"), answer="cat", meta={"answer_type": "exact"})]
     write_rows(data.path / "a.parquet", rows)
     (refusal,) = plan(data, model, suites=[{"name": "general", "rows": {"task": "general"}}]).refusals
-    assert "1 rows of suite 'general' hold images" in refusal.what and "images: false" in refusal.do
+    assert "1 of 2 rows of suite 'general' have images" in refusal.what and "reads text only" in refusal.what
+    assert "images: false" in refusal.do
     assert plan(data, model, suites=[{"name": "general", "rows": {"task": "general", "images": False}}]).refusals == []
 
 

@@ -97,7 +97,7 @@ def run(tiny_artifact, base, prompts, tmp_path):
 def reverse_kl(policy_folder, reference_folder, questions) -> float:
     """KL(policy ‖ reference) in nats a token over the whole vocabulary, on replies that the policy samples to the questions."""
     policy, reference, tokenizer = load_model(policy_folder), load_model(reference_folder), load_tokenizer(policy_folder)
-    ids = [encode_prompt(tokenizer, [{"role": "user", "content": question}]) for question in questions]
+    ids = [encode_prompt(tokenizer, [{"role": "user", "content": question}]).ids for question in questions]
     replies = engine_over(policy, tokenizer, 32).generate_ids(ids, Sampling(12, 1.0, seed=3))
     total, tokens = 0.0, 0
     for prompt, (reply,) in zip(ids, replies, strict=True):

@@ -15,7 +15,7 @@ from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Sampling
 from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.load import load_tokenizer
-from safework_cli.models.vision import collate, encode_prompt_with_images, placeholders
+from safework_cli.models.vision import collate, placeholders
 from safework_rl.shared_prompt import group_logps
 
 SHAPE = {
@@ -113,13 +113,7 @@ def image_prompts(processor):
     """Ids and vision of three prompts: one image, none, two images of unequal size."""
     two = [image(28, 28, 5), image(28, 60, 7)]
     asked = [("What is <image> here?", [image(50, 30, 3)]), ("And without one?", []), ("<image> or <image>, rather?", two)]
-    found = []
-    for text, images in asked:
-        if images:
-            found.append(encode_prompt_with_images(processor, [{"role": "user", "content": text}], images))
-        else:
-            found.append((encode_prompt(processor.tokenizer, [{"role": "user", "content": text}]), None))
-    return found
+    return [encode_prompt(processor.tokenizer, [{"role": "user", "content": text}], images, processor) for text, images in asked]
 
 
 def qwen_prompts(tokenizer):
@@ -129,7 +123,7 @@ def qwen_prompts(tokenizer):
     for text, grids in (("What is @ here?", [(1, 4, 2)]), ("And without one?", []), ("@ or @, rather?", [(1, 2, 2), (1, 2, 6)])):
         for _, height, width in grids:
             text = text.replace("@", "<|vision_start|>" + "<|image_pad|>" * (height * width // 4) + "<|vision_end|>", 1)
-        ids = encode_prompt(tokenizer, [{"role": "user", "content": text}])
+        ids = encode_prompt(tokenizer, [{"role": "user", "content": text}]).ids
         kinds = (torch.tensor([ids]) == tokenizer.convert_tokens_to_ids("<|image_pad|>")).long()
         patches = torch.randn(sum(t * h * w for t, h, w in grids), 3 * 2 * 4 * 4)
         found.append((ids, {"pixel_values": patches, "image_grid_thw": torch.tensor(grids), "mm_token_type_ids": kinds} if grids else None))

@@ -15,8 +15,9 @@ from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
 from safework_cli.data.verdict import mark_of, marked, openings, probe, verdict_words
-from safework_cli.models.chat_template import TemplateError, encode_conversation
+from safework_cli.models.chat_template import encode_conversation
 from safework_cli.models.load import load_model, load_tokenizer
+from safework_cli.models.rendering import TemplateError
 from safework_cli.models.verdict import Choice, log_odds
 from safework_cli.statistics.decision import area_under_roc, balanced_accuracy, best_threshold
 from safework_sft.config import SftConfig, VerdictConfig

@@ -174,21 +174,22 @@ def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     rows = [writer.write(Exchange.of(prefix(1, text, {}))) for text in ("short", "a much longer prefix than the other", "x")]
     with torch.inference_mode():
         ends, prompts = hidden_ends(model, rows, tokenizer.pad_token_id)
-        for number, (ids, count) in enumerate(rows):
+        for number, (prompt, count) in enumerate(rows):
+            ids = prompt.ids
             hidden = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
             torch.testing.assert_close(ends[number], hidden[-1], atol=1e-5, rtol=1e-4)
             torch.testing.assert_close(prompts[number], hidden[len(ids) - 1 - count], atol=1e-5, rtol=1e-4)
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    ids, count = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
+    (ids, _), count = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
     assert special not in ids[-count:]
-    ids, count = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
+    (ids, _), count = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
     assert len(ids) == 200 and count == 100
 
 
 def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):
     tokenizer = load_tokenizer(tiny_model)
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}<think>\n{% endif %}"
-    ids, count = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
+    (ids, _), count = PrefixWriter(tokenizer, 200).write(Exchange([Message(role="user", content="q")], "<think>\nso far"))
     assert tokenizer.decode(ids) == "q<think>\nso far" and tokenizer.decode(ids[-count:]).strip() == "so far"
 
 

@@ -66,6 +66,7 @@ class HFEngine(OverTokens):
         batch_size: sequences generated together.
         share_prompts: compute a prompt once for all its replies, if the architecture allows it (otherwise a warning says why not).
         bf16: multiply in bfloat16 from weights that stay float32 (``models.precision``), as the training of this model does.
+        processor: of a model that reads images, where they are to be read.
 
     Raises:
         InputError: the chat template has no generation prompt.
@@ -79,8 +80,9 @@ class HFEngine(OverTokens):
         *,
         share_prompts: bool = True,
         bf16: bool = False,
+        processor: Any = None,
     ):
-        super().__init__(tokenizer, model, batch_size)
+        super().__init__(tokenizer, model, batch_size, processor)
         self.model, self._bf16 = model, bf16
         reason = unshareable(model) if share_prompts else None
         if reason:
@@ -195,7 +197,7 @@ class HFEngine(OverTokens):
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``TokenEngine.score``."""
-        prompts = [encode_prompt(self.tokenizer, c) for c in conversations]
+        prompts = [encode_prompt(self.tokenizer, c).ids for c in conversations]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(completions[i]))
         results: list[list[float]] = [[] for _ in prompts]
         with self._inference():

@@ -102,7 +102,7 @@ class VllmEngine(OverVllm):
         """See ``TokenEngine.score``."""
         from vllm import SamplingParams
 
-        prompts = [encode_prompt(self.tokenizer, conversation) for conversation in conversations]
+        prompts = [encode_prompt(self.tokenizer, conversation).ids for conversation in conversations]
         asked = [{"prompt_token_ids": prompt + list(ids)} for prompt, ids in zip(prompts, completions, strict=True)]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
         outputs = self._llm.generate(asked, parameters, use_tqdm=False)

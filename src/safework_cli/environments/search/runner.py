@@ -24,6 +24,7 @@ from safework_cli.environments.search.grammar import (
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.models.chat_template import encode_prompt, observation_ids
 from safework_cli.models.thoughts import control_tokens
+from safework_cli.models.vision import Prompt, Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Transcript:
         answer, confidence: of the final action; None where the episode ended without one.
         ending: "answered", "turns", "length".
         searches, reads, malformed: how often.
+        vision: what the prompt's images were encoded to; None where it has none.
     """
 
     prompt_ids: list[int]
@@ -67,6 +69,7 @@ class Transcript:
     searches: int = 0
     reads: int = 0
     malformed: int = 0
+    vision: Vision | None = None
     _shown: list[str] = field(default_factory=list)
     """Ids of the passages of the last search, in the order shown."""
 
@@ -84,6 +87,7 @@ def run_episodes(
     sampling: Sampling,
     *,
     seeds: Sequence[int] | None = None,
+    encoded: Sequence[Prompt] | None = None,
 ) -> list[Transcript]:
     """Runs one episode for each prompt, all of them turn by turn together.
 
@@ -92,9 +96,11 @@ def run_episodes(
         sampling: temperature, nucleus and seed; ``max_tokens`` is replaced by what the limits leave.
         seeds: one for each episode, in place of what the engine derives from ``sampling.seed``, so that an episode does not depend on the
             others of the call.
+        encoded: the prompts with the search instruction as token ids, with their images; without it they are encoded here, as text.
     """
     asked = [episode_prompt(prompt) for prompt in prompts]
-    transcripts = [Transcript(encode_prompt(engine.tokenizer, prompt), prompt) for prompt in asked]
+    encoded = encoded or [encode_prompt(engine.tokenizer, prompt) for prompt in asked]
+    transcripts = [Transcript(prompt.ids, messages, vision=prompt.vision) for prompt, messages in zip(encoded, asked, strict=True)]
     active = list(transcripts)
     seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
     for turn in range(limits.turns):
@@ -102,6 +108,8 @@ def run_episodes(
             break
         budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
         drawn_by: Any = {} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}
+        if any(t.vision for t in active):
+            drawn_by["visions"] = [t.vision for t in active]
         drawn = engine.generate_ids(
             [t.prompt_ids + t.token_ids for t in active],
             replace(sampling, max_tokens=budget, seed=sampling.seed * 31 + turn),

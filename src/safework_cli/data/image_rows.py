@@ -1,0 +1,48 @@
+"""Rows with images for a model that reads text only: refused while planning, before anything is loaded. Torch-free."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safework_cli.core.errors import InputError
+from safework_cli.data.row import Row
+
+if TYPE_CHECKING:
+    from safework_cli.core.artifacts import Artifact
+
+
+def reads_images(folder: Path) -> bool:
+    """Whether the model in a folder has a vision tower; so is a folder whose config.json cannot be read, which loading refuses."""
+    try:
+        return json.loads((folder / "config.json").read_bytes()).get("vision_config") is not None
+    except (OSError, ValueError, AttributeError):
+        return True
+
+
+def refuse_unread_images(rows: Sequence[Row], data: str, model: Artifact | None, max_dropped: float = 0.0, engine: str = "hf") -> None:
+    """Refuses rows with images where the model reads text only.
+
+    Args:
+        data: reference of the rows.
+        model: None for one that is served.
+        max_dropped: the share of the rows that the stage may leave out.
+        engine: ``engine.kind`` of the settings.
+
+    Raises:
+        InputError: more rows than that have images, and the model has no vision tower; or the engine reads none.
+    """
+    with_images = [row for row in rows if row.images]
+    if with_images and engine == "vllm":
+        what = f"{len(with_images):,} of {len(rows):,} rows of {data} have images, and engine.kind=vllm reads none here"
+        raise InputError(what, "images are encoded for transformers", "engine.kind=hf")
+    if model is None or len(with_images) <= max_dropped * len(rows) or reads_images(model.path):
+        return
+    tolerated = f"; max_dropped accepts {max_dropped:.0%} of the rows" if max_dropped else ""
+    raise InputError(
+        f"{len(with_images):,} of {len(rows):,} rows of {data} have images, and {model.ref} reads text only",
+        f"its config.json has no vision_config{tolerated}",
+        "take a vision-language model, or rows without images",
+    )
