@@ -32,7 +32,6 @@ REQUIRED = {
     "math-verify": "math_verify:verify",
     "gguf": "gguf:GGUFReader",
 }
-OPTIONAL = {"torchvision": ("torchvision:transforms", "some vision models' processors")}
 EXTRAS = {"vllm": "vllm:LLM", "deepspeed": "deepspeed:initialize"}
 """Packages of the extras, for engine.kind=vllm and for launch.strategy=zero2 and zero3. They are looked at where they are installed:
 transformers and TRL then import them, so a broken one breaks every stage."""
@@ -92,7 +91,16 @@ def command() -> Any:
 
 def examine(store: Path) -> Iterator[Finding]:
     """Looks at everything, one finding each; a check that breaks is a finding too."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_python, _required, _optional, _devices, _stages, lambda: _store(store), _shadows]
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _required,
+        _extras,
+        _images,
+        _devices,
+        _stages,
+        lambda: _store(store),
+        _shadows,
+    ]
     for check in checks:
         yield from check()
 
@@ -112,16 +120,31 @@ def _required() -> Iterator[Finding]:
             yield Finding(package, "ok", version(package))
 
 
-def _optional() -> Iterator[Finding]:
-    for package, (attribute, purpose) in (OPTIONAL | {name: (probe, "") for name, probe in EXTRAS.items()}).items():
+def _extras() -> Iterator[Finding]:
+    for package, attribute in EXTRAS.items():
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            if purpose:
-                yield Finding(package, "note", f"not installed ({purpose})", f"pip install -c constraints.txt {package}")
             continue
         error = _import_error(attribute)
-        yield Finding(package, "broken" if error else "ok", error or found, f"pip uninstall {package}" if error else "")
+        yield Finding(package, "broken" if error else "ok", error or installed, f"pip uninstall {package}" if error else "")
+
+
+def _images() -> Iterator[Finding]:
+    """Images are read with Pillow only; torchvision is never offered: its wheels bring or want a torch of their own."""
+    from safework_cli.core.torchvision import PACKAGE, hidden_because
+
+    error = _import_error("PIL.Image:open")
+    if error:
+        yield Finding("pillow", "broken", f"images cannot be read: {error}", "pip install -c constraints.txt pillow")
+    elif why := hidden_because():
+        text = f"it does not fit this torch and is ignored, images are resized by Pillow ({why})"
+        yield Finding(PACKAGE, "note", text, f"pip uninstall {PACKAGE}")
+    else:
+        fits = not _import_error(f"{PACKAGE}:transforms")
+        yield Finding(
+            "images", "ok", f"resized by torchvision {version(PACKAGE)}" if fits else "resized by Pillow (torchvision is not needed)"
+        )
 
 
 def _devices() -> Iterator[Finding]:
@@ -171,7 +194,7 @@ def _store(root: Path) -> Iterator[Finding]:
 
 def _shadows() -> Iterator[Finding]:
     """A folder called like a package, here, is imported in its place and breaks libraries that probe for it."""
-    for name in (*OPTIONAL, *EXTRAS):
+    for name in ("torchvision", *EXTRAS):
         folder = Path.cwd() / name
         if folder.is_dir() and not (folder / "__init__.py").exists():
             yield Finding("this folder", "broken", f"{folder} hides the package {name} from Python", f"mv {name} {name}-files")

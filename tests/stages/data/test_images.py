@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import zlib
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image as PIL
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
-from safework_cli.data.images import embedded, open_image
+from safework_cli.data.images import embedded, image_size, open_image
 from safework_cli.data.row import Image, read_rows
 from safework_data.build.stage import stage
 
@@ -59,7 +60,8 @@ def test_good_pictures_are_embedded_and_bad_ones_dropped_by_name(work, tmp_path)
     assert rows["two"].question.count("<image>") == len(rows["two"].images) == 2 and rows["tagged"].question == "Here <image> and here?"
     why = {name.removeprefix("mine/"): detail for name, (reason, detail) in drops.items() if reason == "unreadable image"}
     assert {name: detail.split(";")[0] for name, detail in why.items()} == {
-        "cut": "an image cannot be read", "text": "an image cannot be read", "bomb": "an image has too many pixels",
+        "cut": "the image 'cut.png' cannot be read", "text": "the image 'text.png' cannot be read",
+        "bomb": "the image 'bomb.png' has too many pixels",
         "link": "an image is outside its folder",
         "up": "an image is outside its folder", "absolute": "an image is outside its folder",
         "missing": "an image is missing", "number": "a int is neither a path nor bytes",
@@ -79,8 +81,6 @@ def test_a_public_set_of_pictures_is_embedded_and_split_by_scene(work, real_data
 def test_a_picture_in_memory_is_checked_before_it_is_unpacked():
     buffer = io.BytesIO()
     PIL.new("1", (20_000, 20_000)).save(buffer, "PNG")
-    from safework_cli.core.errors import InputError
-
     with pytest.raises(InputError, match="too many pixels"):
         open_image({"bytes": buffer.getvalue(), "path": None})
     with pytest.raises(InputError, match="leads out|outside"):
@@ -149,3 +149,79 @@ def test_a_broken_picture_of_any_kind_is_a_dropped_row_and_not_the_end(work, tmp
     outcome, drops = build(work, tmp_path, [{"id": n, "q": f"What is on {n}?", "image": n} for n in names])
     assert {reason for reason, _ in drops.values()} == {"unreadable image"} and len(drops) >= 4
     assert outcome.metrics["rows"] + len(drops) == len(names)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("LA", "PNG"), ("P", "PNG"), ("RGBA", "WEBP"), ("RGBA", "TIFF")])
+def test_black_text_on_a_transparent_background_stays_readable(mode, kind):
+    drawn = PIL.new("RGBA", (4, 2), (0, 0, 0, 0))  # transparent pixels are black, as drawing programs leave them
+    drawn.putpixel((1, 1), (0, 0, 0, 255))
+    stored = drawn.quantize(8) if mode == "P" else drawn.convert(mode)
+    shown = open_image(encoded(stored, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})))
+    assert (shown.mode, shown.getpixel((0, 0)), shown.getpixel((1, 1))) == ("RGB", (255, 255, 255), (0, 0, 0))
+
+
+def test_half_transparent_red_is_pink():
+    assert open_image(encoded(PIL.new("RGBA", (2, 2), (255, 0, 0, 128)), "PNG")).getpixel((0, 0)) == (255, 127, 127)
+
+
+def test_colours_of_print_are_those_of_the_screen():
+    assert open_image(encoded(PIL.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")).getpixel((4, 4)) == (255, 0, 0)
+    red, green, blue = open_image(encoded(PIL.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG")).getpixel((8, 8))
+    assert red > 200 > 60 > max(green, blue)
+
+
+def frames(kind: str, count: int) -> Image:
+    drawn = [PIL.new("RGB", (8, 8), (40 * number, 0, 0)) for number in range(count)]
+    return encoded(drawn[0], kind, save_all=True, append_images=drawn[1:])
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_several_frames_or_pages_are_refused(kind):
+    with pytest.raises(InputError, match=f"drawn.{kind.lower()}' has several frames") as refused:
+        open_image(frames(kind, 3))
+    assert "save the frame that is meant" in refused.value.do
+    assert open_image(frames(kind, 1)).size == (8, 8)
+
+
+def test_previews_in_a_photograph_do_not_make_it_a_film():
+    assert open_image(frames("MPO", 2)).size == (8, 8)
+
+
+@pytest.mark.parametrize(("size", "fits"), [((400, 1), False), ((1, 201), False), ((200, 1), True), ((1, 1), True)])
+def test_strips_are_refused_and_small_images_are_not(size, fits):
+    strip = encoded(PIL.new("RGB", size, "red"), "PNG")
+    if fits:
+        assert open_image(strip).getpixel((0, 0)) == (255, 0, 0)
+    else:
+        with pytest.raises(InputError, match="'drawn.png' is too narrow"):
+            open_image(strip)
+
+
+def test_a_bomb_is_refused_by_name_before_it_is_unpacked():
+    whole = encoded(PIL.new("1", (8, 8)), "PNG")["bytes"]
+    size = (30_000).to_bytes(4, "big") * 2
+    header = b"IHDR" + size + whole[24:29]
+    bomb = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    for read in (open_image, image_size):
+        with pytest.raises(InputError, match=r"'bomb.png' has too many pixels"):
+            read(Image(bytes=bomb, path="bomb.png"))
+
+
+def test_a_cut_file_is_refused_by_name():
+    whole = encoded(PIL.effect_noise((64, 64), 90), "PNG")["bytes"]
+    with pytest.raises(InputError, match="'cut.png' cannot be read") as refused:
+        open_image(Image(bytes=whole[: len(whole) // 2], path="cut.png"))
+    assert "truncated" in refused.value.why and "leave its row out" in refused.value.do
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_sizes_are_known_without_decoding(kind, turn, monkeypatch):
+    exif = PIL.Exif()
+    exif[0x0112] = turn
+    turned = encoded(PIL.new("RGB", (32, 16)), kind, exif=exif)
+    plain = encoded(PIL.new("RGB", (32, 16)), kind)
+    expected = open_image(turned).size
+    assert image_size(turned) == expected == ((16, 32) if turn > 4 else (32, 16))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    assert image_size(plain) == (32, 16)
