@@ -200,7 +200,7 @@ BOUNDS = [
 
 
 @pytest.mark.parametrize(("name", "bounds", "fewer"), BOUNDS)
-def test_bounds_change_the_number_of_tokens(folder_of, name, bounds, fewer):
+def test_bounds_change_the_number_of_tokens_and_are_saved(folder_of, name, bounds, fewer, tmp_path):
     plain, bounded = load_processor(folder_of(name)), load_processor(folder_of(name), pixels=PixelBounds(**bounds))
     image = [stored(noise((600, 400) if fewer else (60, 40)))]
     before = len(encode_images(plain, asked(plain, 1), image)[0])
@@ -209,6 +209,10 @@ def test_bounds_change_the_number_of_tokens(folder_of, name, bounds, fewer):
     assert prompt_length(bounded, asked(bounded, 1), image) == len(ids)
     if name == "qwen2_5_vl":
         assert vision["pixel_values"].shape[0] * 14 * 14 <= 50_000
+    bounded.save_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_bytes((folder_of(name) / "config.json").read_bytes())
+    again = load_processor(tmp_path)
+    assert encode_images(again, asked(again, 1), image)[0] == ids
 
 
 def test_bounds_that_change_nothing_are_refused(folder_of):

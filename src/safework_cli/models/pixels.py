@@ -13,7 +13,7 @@ from safework_cli.core.settings import Settings
 
 class PixelBounds(Settings):
     """Bounds for the size of encoded images; the model's processor decides where null. An image's tokens grow with its pixels or tiles.
-    The bounds are not saved with the model: evaluate with those that it was trained with."""
+    They are saved in the trained model's processor files, so later stages and other programs use them, too."""
 
     min_pixels: int | None = Field(None, ge=1, le=2**26)
     """Smaller images are enlarged to this number of pixels (Qwen-VL)."""
@@ -43,31 +43,34 @@ TAKES |= dict.fromkeys((*_TILES, *_SQUARES), ("max_tiles",))
 """Processor class → the bounds that it takes. The others have images of one size, or tiles that their weights' configuration fixes."""
 
 
-def set_bounds(processor: Any, bounds: PixelBounds) -> None:
-    """Sets the bounds in a processor.
+def set_bounds(processor: Any, bounds: PixelBounds) -> dict[str, Any]:
+    """Sets the bounds in a processor. Returns what changes in its image processor's file.
 
     Raises:
-        ConfigError: a bound that has no effect on this family's images.
+        ConfigError: a bound that has no effect on this family's images, or that crosses the processor's own.
     """
     name, images = type(processor).__name__, processor.image_processor
     for bound in bounds.given:
         if bound not in TAKES.get(name, ()):
             takes = " and ".join(TAKES.get(name, ())) or "none of the bounds"
             raise ConfigError(f"{bound} has no effect on this model's images", f"its {name} takes {takes}", f"leave {bound} out")
-    size = dict(images.size)
+    if not bounds.given:
+        return {}
+    if name in _TILES:
+        changed = {"max_patches": bounds.max_tiles, "min_patches": min(images.min_patches, bounds.max_tiles or images.min_patches)}
+        images.max_patches, images.min_patches = changed["max_patches"], changed["min_patches"]
+        return changed
+    size = {edge: value for edge, value in dict(images.size).items() if value is not None}
     if name in _PIXELS:
-        if bounds.min_pixels is not None:
-            size["shortest_edge"] = bounds.min_pixels
-        if bounds.max_pixels is not None:
-            size["longest_edge"] = bounds.max_pixels
+        size["shortest_edge"] = bounds.min_pixels or size["shortest_edge"]
+        size["longest_edge"] = bounds.max_pixels or size["longest_edge"]
         if size["shortest_edge"] > size["longest_edge"]:
             why = f"smaller images would be enlarged to {size['shortest_edge']} pixels, and larger ones reduced to {size['longest_edge']}"
             raise ConfigError("the bounds of pixels cross the processor's own", why, "set both, min_pixels and max_pixels")
-    elif name in _EDGE and bounds.max_pixels is not None:
-        size["longest_edge"] = min(size["longest_edge"], isqrt(bounds.max_pixels))
-    elif name in _SQUARES and bounds.max_tiles is not None:
-        size["longest_edge"] = min(size["longest_edge"], isqrt(bounds.max_tiles) * images.max_image_size["longest_edge"])
-    elif name in _TILES and bounds.max_tiles is not None:
-        images.max_patches = bounds.max_tiles
-        images.min_patches = min(images.min_patches, bounds.max_tiles)
-    images.size = type(images.size)(**{edge: value for edge, value in size.items() if value is not None})
+    elif name in _EDGE:
+        size["longest_edge"] = min(size["longest_edge"], isqrt(bounds.max_pixels or size["longest_edge"] ** 2))
+    else:
+        tile = images.max_image_size["longest_edge"]
+        size["longest_edge"] = min(size["longest_edge"], isqrt(bounds.max_tiles or 1) * tile)
+    images.size = type(images.size)(**size)
+    return {"size": size, "min_pixels": None, "max_pixels": None} if name in _PIXELS else {"size": size}

@@ -4,7 +4,8 @@ transformers' processors of Qwen-VL, InternVL, LLaVA-OneVision and SmolVLM conta
 stage reads videos, so the processors here are subclasses without it: they load with Pillow only. Where torchvision is installed and fits
 (see ``safework_cli.core.torchvision``), it resizes the images; the two differ by two grey levels at most.
 
-What such a subclass would save, other programs could not load. A model is therefore saved with the processor's files of its source.
+What such a subclass would save, other programs could not load. A model is therefore saved with the processor's files of its source; only a
+chat template or bounds of pixels that a stage set are written into them.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def load_processor(
 
     Args:
         tokenizer: to use in the processor; by default the folder's own.
-        pixels: bounds for the size of images; by default the processor's own.
+        pixels: bounds for the size of images, which are saved with the processor; by default its own.
 
     Raises:
         InputError: the folder has none, it belongs to another model, or a package that it needs is not installed.
@@ -77,7 +78,7 @@ def load_processor(
         )
     _refuse_other_models(processor, config, folder)
     if pixels is not None:
-        set_bounds(processor, pixels)
+        processor.bounds = set_bounds(processor, pixels)
     return processor
 
 
@@ -128,6 +129,7 @@ def _stills(family: type[ProcessorMixin]) -> type[Any]:
     class Stills(family):  # type: ignore[misc, valid-type]
         source: Path
         source_template: Any
+        bounds: dict[str, Any] = {}
 
         @classmethod
         def get_attributes(cls) -> list[str]:
@@ -140,6 +142,8 @@ def _stills(family: type[ProcessorMixin]) -> type[Any]:
             copy_processor_files(self.source, Path(save_directory))
             if self.chat_template != self.source_template:  # a stage's chat_template setting
                 _write_template(Path(save_directory), self.chat_template)
+            if self.bounds:
+                _write_bounds(Path(save_directory), self.bounds)
 
     Stills.__name__ = Stills.__qualname__ = family.__name__
     return Stills
@@ -172,6 +176,20 @@ def _write_template(folder: Path, template: str) -> None:
         if settings.pop("chat_template", None) is not None:
             file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _write_bounds(folder: Path, changed: dict[str, Any]) -> None:
+    """Writes changed settings of a saved image processor; None takes a key out."""
+    whole = folder / "processor_config.json"
+    nested = read_json(whole) if whole.exists() else {}
+    file = whole if isinstance(nested.get("image_processor"), dict) else folder / "preprocessor_config.json"
+    settings = nested if file == whole else read_json(file)
+    part = settings["image_processor"] if file == whole else settings
+    for name, value in changed.items():
+        part.pop(name, None)
+        if value is not None:
+            part[name] = value
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _refuse_other_models(processor: Any, config: PretrainedConfig, folder: Path) -> None:
