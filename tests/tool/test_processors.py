@@ -24,7 +24,7 @@ from safework_cli.models.folder import read_config
 from safework_cli.models.pixels import PixelBounds
 from safework_cli.models.processors import copy_processor_files, encode_images, load_processor, prompt_length, repeated_token
 
-SIZES = [[(64, 48)], [(1, 1)], [(200, 1)], [(30, 500)], [(333, 217)], [(64, 48), (100, 20)], [(57, 57), (28, 28), (300, 200)]]
+SIZES = [[(64, 48)], [(1, 1)], [(200, 2)], [(30, 500)], [(333, 217)], [(64, 48), (100, 20)], [(57, 57), (28, 28), (300, 200)]]
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,9 @@ def test_what_a_processor_refuses_names_the_image(folder_of, monkeypatch):
     monkeypatch.setattr(processor.image_processor, "size", {})
     with pytest.raises(InputError, match=r"refuses cat.png \(9 × 7\)"):
         encode_images(processor, asked(processor, 1), [stored(noise((9, 7)), "cat.png")])
+    pixtral = load_processor(folder_of("mistral3"))  # which would reduce the strip's height to nothing
+    with pytest.raises(InputError, match=r"refuses strip.png \(200 × 1\)"):
+        prompt_length(pixtral, asked(pixtral, 1), [stored(noise((200, 1)), "strip.png")])
     with pytest.raises(InputError, match="'strip.png' is too narrow"):
         encode_images(processor, asked(processor, 1), [stored(noise((400, 1)), "strip.png")])
 

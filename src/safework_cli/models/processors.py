@@ -15,7 +15,8 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -229,13 +230,8 @@ def encode_images(processor: Any, text: str, images: Sequence[Image]) -> tuple[l
         InputError: an image cannot be read, or the processor refuses it. The error names the image.
     """
     opened = [open_image(image) for image in images]
-    try:
+    with _named(images, [image.size for image in opened]):
         made = processor(text=[text], images=[opened], return_tensors="pt", add_special_tokens=False)
-    except MemoryError:
-        raise
-    except Exception as error:  # a processor's own refusal: of a size, or of a number of images
-        sizes = ", ".join(f"{image['path'] or 'unnamed'} ({o.width} × {o.height})" for image, o in zip(images, opened, strict=True))
-        raise InputError(f"the model's processor refuses {sizes}", first_line(error), "resize the image, or leave its row out") from None
     ids = made.pop("input_ids")[0].tolist()
     made.pop("attention_mask", None)
     return ids, {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
@@ -244,19 +240,33 @@ def encode_images(processor: Any, text: str, images: Sequence[Image]) -> tuple[l
 def prompt_length(processor: Any, text: str, images: Sequence[Image]) -> int:
     """The number of ids that ``encode_images`` would return, from the headers of the image files: nothing is decoded.
 
-    For a family that is not known here, an empty image of each size is encoded once.
+    For a family that is not known here, an empty image of each size is encoded.
 
     Raises:
-        InputError: as ``image_size``, or the number of placeholders in the text is not that of the images.
+        InputError: as ``encode_images``, as far as headers show it; or the text has not one placeholder for each image.
     """
     token, marker = repeated_token(processor), str(processor.image_token)
     if text.count(marker) != len(images):
         raise InputError(f"the prompt has {text.count(marker)} places for {len(images)} images", "each image has one", "correct the row")
-    texts = iter(_image_texts(processor, [image_size(image) for image in images]))
+    sizes = [image_size(image) for image in images]
+    with _named(images, sizes):
+        texts = iter(_image_texts(processor, sizes))
     whole = "".join(part if number == 0 else next(texts) + part for number, part in enumerate(text.split(marker)))
-    short = re.sub(f"(?:{re.escape(token)})+", token, whole)  # each is one id, whatever stands around it
+    short = re.sub(f"(?:{re.escape(token)})+", token, whole)  # each is one id, whatever is around it
     removed = (len(whole) - len(short)) // len(token)
     return len(processor.tokenizer(short, add_special_tokens=False)["input_ids"]) + removed
+
+
+@contextmanager
+def _named(images: Sequence[Image], sizes: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Inside, what a processor raises (of a size, or of a number of images) becomes an InputError that names the images."""
+    try:
+        yield
+    except (MemoryError, SafeworkError):
+        raise
+    except Exception as error:
+        shown = ", ".join(f"{image['path'] or 'unnamed'} ({w} × {h})" for image, (w, h) in zip(images, sizes, strict=True))
+        raise InputError(f"the model's processor refuses {shown}", first_line(error), "resize the image, or leave its row out") from None
 
 
 def _image_texts(processor: Any, sizes: Sequence[tuple[int, int]]) -> list[str]:
@@ -319,7 +329,7 @@ def _pixtral(processor: Any, sizes: Sequence[tuple[int, int]], options: dict[str
 
     patch, longest = processor.patch_size * processor.spatial_merge_size, processor.image_processor.size["longest_edge"]
     resized = [
-        get_resize_output_image_size(np.empty((3, height, width), dtype=np.bool_), (longest, longest), (patch, patch))
+        get_resize_output_image_size(np.empty((3, height, width), np.bool_), (longest, longest), (patch, patch), "channels_first")
         for width, height in sizes
     ]
     return {"image_sizes": resized}
