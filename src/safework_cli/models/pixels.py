@@ -57,9 +57,8 @@ def set_bounds(processor: Any, bounds: PixelBounds) -> dict[str, Any]:
     if not bounds.given:
         return {}
     if name in _TILES:
-        changed = {"max_patches": bounds.max_tiles, "min_patches": min(images.min_patches, bounds.max_tiles or images.min_patches)}
-        images.max_patches, images.min_patches = changed["max_patches"], changed["min_patches"]
-        return changed
+        images.max_patches, images.min_patches = bounds.max_tiles, min(images.min_patches, bounds.max_tiles or images.min_patches)
+        return {"max_patches": images.max_patches, "min_patches": images.min_patches}
     size = {edge: value for edge, value in dict(images.size).items() if value is not None}
     if name in _PIXELS:
         size["shortest_edge"] = bounds.min_pixels or size["shortest_edge"]

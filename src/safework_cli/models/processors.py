@@ -60,7 +60,8 @@ def load_processor(
     config = read_config(folder, trust_remote_code=trust_remote_code)
     if not has_vision(config):
         return None
-    why, processor = "no file in it names a processor that transformers has", None
+    processor: Any = None
+    why = "no file in it names a processor that transformers has"
     try:
         family = _family(folder, config)
         if family is not None:
