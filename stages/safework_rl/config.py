@@ -12,6 +12,7 @@ from safework_cli.core.settings import Attention, Settings, StageConfig, cosmeti
 from safework_cli.core.stage import Slot
 from safework_cli.data.tasks import TaskName
 from safework_cli.engines.settings import ServerSettings, VllmSettings
+from safework_cli.models.pixels import PixelBounds
 from safework_cli.models.templates import TemplateName
 from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, TrackingConfig
 from safework_rl.losses.contract import Loss, Weighting
@@ -166,6 +167,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     """Train this many of the top layers (and the final norm) only; all weights where null."""
     lora: Lora | None = None
     """Train adapters on every linear layer, merged into the weights at the end; all weights where null."""
+    pixels: PixelBounds = PixelBounds()
+    """Bounds for the size of images, saved in the trained model's processor files."""
     train_vision: bool = False
     """Train the vision tower of a model that has one, too. (Frozen in the official scripts.)"""
     bf16: bool | None = None

@@ -22,18 +22,15 @@ from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
-from safework_cli.environments.search.grammar import episode_prompt
 from safework_cli.environments.search.index import SearchIndex, refuse_lost
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
-from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
 from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.models.processors import load_processor
 from safework_cli.models.rendering import TemplateError, dated
 from safework_cli.models.templates import use_template
-from safework_cli.models.vision import Prompt
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
 from safework_cli.training.strategy import trained_model
@@ -51,6 +48,7 @@ from safework_rl.measures import learns
 from safework_rl.monitor import Monitor
 from safework_rl.objectives import Objective, RegisteredReward, Routes, TaskRewards
 from safework_rl.preflight import preflight
+from safework_rl.prompts import Prompts
 from safework_rl.reference import kl_counts, load_reference
 from safework_rl.registry import REWARDS
 from safework_rl.signal import TaskSignal, signal_by_task
@@ -104,21 +102,12 @@ def train(
         work.progress.warn(text)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     tasks = {task for tasks, _ in phases for task in tasks}
-    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code, pixels=config.pixels)
     for speaker in filter(None, (tokenizer, processor)):
         use_template(speaker, config.chat_template)
     positions = positions_of(read_config(model_artifact.path, trust_remote_code=config.trust_remote_code)) or math.inf
 
-    encoded: dict[str, Prompt] = {}  # text prompts are encoded once; images are not kept, they take memory
-
-    def encode(row: Row) -> Prompt:
-        asked = row.prompt if search is None else episode_prompt(row.prompt)
-        if row.images:
-            return encode_prompt(tokenizer, asked, row.images, processor)
-        if row.id not in encoded:
-            encoded[row.id] = encode_prompt(tokenizer, asked)
-        return encoded[row.id]
-
+    prompts = Prompts(tokenizer, processor, episodes=search is not None)
     other = inputs.maybe("reference")
     kl_on = partial(kl_counts, kl=config.kl, other=other is not None)
     usable = training_rows(data, work.progress.note)
@@ -127,7 +116,7 @@ def train(
         why = "their task has no reward, and the KL does not count there"
         work.progress.note(f"{len(idle)} prompts left out, harmful or not marked as harmless: {why} (such as {idle[0]})")
         usable = [row for row in usable if row.task not in unrewarded or kl_on(row)]
-    rows, dropped = _usable_rows(usable, tasks, encode, positions, config)
+    rows, dropped = _usable_rows(usable, tasks, prompts.length, positions, config)
     for reason, ids in dropped.items():
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     _refuse_dropped(len(rows), dropped, config)
@@ -162,7 +151,7 @@ def train(
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
-        run=StepContext(config, objective, rows, curriculum, encode, search, refill, unrewarded, kl_on, work.world),
+        run=StepContext(config, objective, rows, curriculum, prompts, search, refill, unrewarded, kl_on, work.world, prompts.ahead),
         work=work,
         folder=model_artifact.path,
         reference=reference,
@@ -186,7 +175,7 @@ def train(
                 work.progress.warn(f"no sampled group of the task {task} has replies that earn different rewards ({signal.sentence})")
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
-    evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=encode, positions=positions, search=search)
+    evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=prompts, positions=positions, search=search)
     state = run_training(
         trainer,
         work,
@@ -269,13 +258,14 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs, world: World)
 def _usable_rows(
     rows: list[Row],
     tasks: set[str],
-    encode: Callable[[Row], tuple[list[int], Any]],
+    length_of: Callable[[Row], int],
     positions: float,
     config: RlConfig,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Rows of the tasks, and reason → ids of those that cannot be trained on.
 
     Args:
+        length_of: row → tokens of its prompt.
         positions: of the model, for prompt and reply together.
     """
     kept: list[Row] = []
@@ -285,7 +275,7 @@ def _usable_rows(
         if row.task not in tasks:
             continue
         try:
-            length = len(encode(row)[0])
+            length = length_of(row)
         except TemplateError as error:
             dropped.setdefault(error.what, []).append(row.id)
             continue

@@ -10,7 +10,7 @@ Shapes: N groups of G completions, B = N·G rows; P prompt tokens (left-padded),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -45,6 +45,7 @@ class StepContext:
         kl_counts: whether the KL to the reference counts on replies to a row.
         world: this process among those of the run. Each samples its share; what follows is the same in all of them, over all replies, and
             each then trains on its share of the groups (``own_places``).
+        prepare: is given the rows of a rollout and of the next one, before they are asked for.
     """
 
     config: RlConfig
@@ -57,6 +58,7 @@ class StepContext:
     unrewarded: Collection[str] = ()
     kl_counts: Callable[[Row], bool] = field(default=lambda row: True)
     world: World = field(default_factory=World)
+    prepare: Callable[[Iterable[Row]], None] = field(default=lambda rows: None)
 
     def own_places(self, count: int) -> list[int]:
         """The groups of a rollout that this process trains on, in the order of its updates: the same share of each update's.

@@ -132,6 +132,7 @@ class LadderTrainer(GRPOTrainer):
         if self._step == start or self.scored is None:
             number, size = self.state.global_step // self.config.rollout_steps, self.config.prompts_per_rollout
             rows = self._order[number * size : (number + 1) * size][: size * used // passes]
+            self.run.prepare(self.run.rows[row] for row in self._order[number * size : (number + 2) * size])
             with self.engine() as engine:
                 batch = step(engine, rows, number, self.run)
             self.scored = self._tensors(batch)
