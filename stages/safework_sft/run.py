@@ -70,7 +70,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Encodes, refuses, trains, saves, samples."""
     model_artifact, data = inputs.one("model"), inputs.one("data")
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code, pixels=config.pixels)
     for speaker in filter(None, (tokenizer, processor)):
         use_template(speaker, config.chat_template)
     rows = training_rows(data, work.progress.note)

@@ -218,7 +218,9 @@ def test_bounds_change_the_number_of_tokens_and_are_saved(folder_of, name, bound
     assert encode_images(again, asked(again, 1), image)[0] == ids
 
 
-def test_bounds_that_change_nothing_are_refused(folder_of):
+def test_bounds_that_change_nothing_are_refused(folder_of, tiny_model):
+    with pytest.raises(ConfigError, match="reads text only"):
+        load_processor(tiny_model, pixels=PixelBounds(max_pixels=9_999))
     with pytest.raises(ConfigError, match="max_pixels has no effect"):
         load_processor(folder_of("gemma3"), pixels=PixelBounds(max_pixels=9_999))
     with pytest.raises(ConfigError, match="cross the processor's own"):

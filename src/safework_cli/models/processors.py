@@ -28,7 +28,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.processing_auto import processor_class_from_name
 from transformers.utils import is_torchvision_available
 
-from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.data.images import image_size, open_image
 from safework_cli.data.row import Image
 from safework_cli.models.folder import first_line, has_vision, read_config, read_json
@@ -54,11 +54,13 @@ def load_processor(
 
     Raises:
         InputError: the folder has none, it belongs to another model, or a package that it needs is not installed.
-        ConfigError: a bound that this family's processor does not have.
+        ConfigError: a bound that has no effect on this family's images, or any on a model that reads text only.
     """
     folder = Path(folder)
     config = read_config(folder, trust_remote_code=trust_remote_code)
     if not has_vision(config):
+        if pixels is not None and pixels.given:
+            raise ConfigError(f"pixels is given, and the model in {folder} reads text only", "", "leave pixels out, or take another model")
         return None
     processor: Any = None
     why = "no file in it names a processor that transformers has"

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from safework_cli.core.settings import Attention, Settings, StageConfig, cosmetic
 from safework_cli.data.tasks import TaskName
+from safework_cli.models.pixels import PixelBounds
 
 SaveDtype = Literal["source", "float32", "bfloat16", "float16"]
 """The type that a trained model's weights are saved in; "source" is that of the model that it started from."""
@@ -98,6 +99,8 @@ class SupervisedConfig(StageConfig, TrackingConfig):
     attn_implementation: Attention | None = None
     """Implementation of attention, by transformers' names; flash_attention_2 and 3 need a package of theirs, and rows of a pass are padded
     with them. transformers' own choice where null (sdpa nearly everywhere)."""
+    pixels: PixelBounds = PixelBounds()
+    """Bounds for the size of images, saved in the trained model's processor files."""
     trust_remote_code: bool = False
     """Run Python code that the model's folder brings along."""
     save_steps: int = cosmetic(100, ge=1, le=10**7)

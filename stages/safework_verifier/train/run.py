@@ -41,7 +41,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
 
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code, pixels=config.pixels)
 
     def load(place: Place) -> Any:
         model = load_model(

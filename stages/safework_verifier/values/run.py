@@ -43,7 +43,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     parts = split_by_prompt(rows, config.eval_fraction, config.seed)
     torch.manual_seed(config.seed)
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
-    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code)
+    processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code, pixels=config.pixels)
 
     def load() -> PreTrainedModel:
         return load_model(
