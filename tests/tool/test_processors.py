@@ -9,8 +9,7 @@ import os
 import subprocess
 import sys
 import warnings
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pytest
@@ -127,24 +126,33 @@ def test_a_torchvision_built_for_another_torch_is_ignored(folder_of, tmp_path):
     assert "('note', " in done.stdout and "nms does not exist" in done.stdout and "pip uninstall torchvision" in done.stdout
 
 
-@pytest.mark.parametrize("name", tiny_processors.FAMILIES)
-def test_pillow_and_torchvision_differ_by_two_grey_levels_at_most(folder_of, name):
-    if find_spec("torchvision") is None:
+@pytest.fixture(scope="module")
+def compared(folder_of):
+    """Family → greatest difference in grey levels between Pillow and torchvision, and whether the shapes are equal. One process for all:
+    the operators that a CUDA build of torchvision lacks next to a CPU torch are declared before anything imports it."""
+    try:
+        version("torchvision")
+    except PackageNotFoundError:
         warnings.warn("torchvision is not installed: images resized by it were not compared with Pillow's", stacklevel=1)
         pytest.skip("needs torchvision in an environment of its own")
+    folders = [str(folder_of(name)) for name in tiny_processors.FAMILIES]
+    paths = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
-        [sys.executable, "-c", COMPARED, str(folder_of(name))], capture_output=True, text=True, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])},
-    )  # fmt: skip
+        [sys.executable, "-c", COMPARED, *folders], capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": paths}
+    )
     assert done.returncode == 0, done.stderr
-    numbers = json.loads(done.stdout.splitlines()[-1])
-    assert numbers["shapes"] and numbers["levels"] <= 2.0, numbers
+    return dict(zip(tiny_processors.FAMILIES, json.loads(done.stdout.splitlines()[-1]), strict=True))
+
+
+@pytest.mark.parametrize("name", tiny_processors.FAMILIES)
+def test_pillow_and_torchvision_differ_by_two_grey_levels_at_most(compared, name):
+    assert compared[name]["shapes"] and compared[name]["levels"] <= 2.0
 
 
 COMPARED = """
 import json, sys, torch
 operators = torch.library.Library("torchvision", "DEF")
-for name in ("nms", "qnms"):  # of a CUDA build next to a CPU torch; nothing here uses them
+for name in ("nms", "qnms"):  # nothing here uses them
     try:
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     except RuntimeError:
@@ -154,21 +162,25 @@ from pathlib import Path
 from PIL import Image
 from safework_cli.models.processors import load_processor
 from transformers import AutoImageProcessor
-folder = Path(sys.argv[1])
-processor = load_processor(folder)
-fast, slow = processor.image_processor, AutoImageProcessor.from_pretrained(str(folder), backend="pil")
-assert not type(fast).__name__.endswith("Pil") and type(slow).__name__.endswith("Pil"), (type(fast), type(slow))
-options = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
-draw = np.random.default_rng(0)
-levels, shapes = 0.0, True
-for width, height in [(64, 48), (1, 1), (200, 3), (30, 500), (333, 217), (640, 480), (56, 56), (57, 31), (112, 700)]:
-    smooth = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
-    by = [kind([[smooth]], **options)["pixel_values"] for kind in (fast, slow)]
-    by = [torch.as_tensor(np.asarray(values)) if not torch.is_tensor(values) else values for values in by]
-    shapes &= by[0].shape == by[1].shape
-    if shapes:
-        levels = max(levels, float((by[0].float() - by[1].float()).abs().max()) * max(slow.image_std) * 255)
-print(json.dumps({"levels": levels, "shapes": shapes}))
+answers = []
+for folder in map(Path, sys.argv[1:]):
+    processor = load_processor(folder)
+    fast, slow = processor.image_processor, AutoImageProcessor.from_pretrained(str(folder), backend="pil")
+    assert not type(fast).__name__.endswith("Pil") and type(slow).__name__.endswith("Pil"), (type(fast), type(slow))
+    options = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
+    if type(processor).__name__ == "PixtralProcessor":
+        options["patch_size"] = processor.patch_size * processor.spatial_merge_size
+    draw = np.random.default_rng(0)
+    levels, shapes = 0.0, True
+    for width, height in [(64, 48), (1, 1), (200, 3), (30, 500), (333, 217), (640, 480), (56, 56), (57, 31), (112, 700)]:
+        coarse = Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        smooth = coarse.resize((width, height), Image.Resampling.BICUBIC)
+        by = [torch.as_tensor(np.asarray(kind([[smooth]], **options)["pixel_values"])) for kind in (fast, slow)]
+        shapes &= by[0].shape == by[1].shape
+        if shapes:
+            levels = max(levels, float((by[0].float() - by[1].float()).abs().max()) * max(slow.image_std) * 255)
+    answers.append({"levels": levels, "shapes": shapes})
+print(json.dumps(answers))
 """
 
 
