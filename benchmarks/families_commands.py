@@ -12,7 +12,7 @@ from typing import Any
 
 STEPS = ["max_steps=1", "per_device_train_batch_size=4", "gradient_accumulation_steps=1", "learning_rate=1e-4"]
 RL = [
-    *STEPS, "num_generations=2", "max_completion_length=8", "require_gradient=false", "preflight=0", "language={mode: off}",
+    *STEPS, "num_generations=2", "max_completion_length=8", "require_gradient=false", "preflight=0", "language={mode: 'off'}",
     "format={mode: term, weight: 0.1}", "save_steps=1",
 ]  # fmt: skip
 M3 = [*RL, "phases=[{tasks: [general], share: 1}]", "rewards={general: {correctness: 1.0}}", "filter_groups=false"]
@@ -20,8 +20,8 @@ JUDGE = ["task=value", "instruction=short", "max_length=900", "eval_fraction=0.4
 EVAL = ["max_tokens=4", "dtype=float32", "max_failed=0", "suites=[{name: k, rows: {task: general}}]"]
 SEARCH = ["method=best_of_n", "candidates=2", "max_tokens=6", "batch_prompts=4", "guide.g=rule:correctness", "max_failed=1"]
 COLUMNS: dict[str, list[str]] = {
-    "build model=, img": ["data", "build", "DATA/img", "model=MODEL", "--name", "built-img"],
-    "build model=, text": ["data", "build", "DATA/text", "model=MODEL", "--name", "built-text"],
+    "build model=, img": ["data", "build", "data.rows=DATA/img", "model=MODEL", "--name", "built-img"],
+    "build model=, text": ["data", "build", "data.rows=DATA/text", "model=MODEL", "--name", "built-text"],
     "preview img": ["data", "preview", "DATA/img", "--model", "MODEL", "-n", "1"],
     "preview text": ["data", "preview", "DATA/text", "--model", "MODEL", "-n", "1"],
     "sft img": ["sft", "model=MODEL", "data=DATA/img", *STEPS, "sample_prompts=1", "sample_max_tokens=4", "--name", "sft-img"],
@@ -53,7 +53,8 @@ def write_data(folder: Path) -> None:
         made = []
         for number in range(count):
             seen = kind == "img" or (kind == "mixed" and number % 2 == 0)
-            one = row(number, f"{'<image>' * seen}Which number is it, {number}?", str(number), *([colour(number)] if seen else []))
+            asked = "<image>Which number is it?" if seen else f"Which number is it, {number}?"  # images alone make prompts different
+            one = row(number, asked, str(number), *([colour(number)] if seen else []))
             one.answer, one.meta = str(number), {"answer_type": "exact"}
             made.append(one)
         return made
@@ -132,14 +133,10 @@ def judged_cell(column: str, code: int, output: str, folder: Path) -> dict[str, 
     return {"kind": "✓", "why": ""}
 
 
-def _made(folder: Path, name: str) -> Path:
-    return max((path for path in (folder / "store").rglob(f"{name}*") if path.is_dir()), key=lambda path: len(path.parts))
-
-
 def _preview(output: str, _: Path) -> str:
     if "<image>" in output:
         return "the literal <image> is among the tokens"
-    return "" if "Which number is it, 0?" in output.replace("\n", "") else "the question is not among the tokens"
+    return "" if "Which number is it" in output.replace("\n", "") else "the question is not among the tokens"
 
 
 def _processor(output: str, folder: Path) -> str:
@@ -153,13 +150,14 @@ def _processor(output: str, folder: Path) -> str:
     return "" if same else "the saved model has another template"
 
 
-def _replies_differ(output: str, folder: Path) -> str:
-    """Prompts differ in a digit only: a model that gets none of it would give one reply to all, with equal probabilities."""
+def _replies_differ(name: str, folder: Path) -> str:
+    """Prompts differ in a digit, or in their images, only: a model that gets none of it would give one reply to all, with equal
+    probabilities."""
     import pyarrow.parquet as pq
 
     from safework_cli.core.artifacts import default_store
 
-    made = default_store(folder / "store").resolve("search-text", ("generations",)).path
+    made = default_store(folder / "store").resolve(name, ("generations",)).path
     candidates = pq.read_table(made / "generations.parquet")["candidates"].to_pylist()
     return "" if len(set(candidates)) == len(candidates) else "different prompts have the same candidates"
 
@@ -168,6 +166,7 @@ CHECKS: dict[str, Callable[[str, Path], str]] = {
     "preview img": _preview,
     "preview text": _preview,
     "sft text": _processor,
-    "search text": _replies_differ,
+    "search img": lambda _, folder: _replies_differ("search-img", folder),
+    "search text": lambda _, folder: _replies_differ("search-text", folder),
 }
 """Column → what would be wrong although the command ended with 0."""

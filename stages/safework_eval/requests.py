@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safework_cli.data.row import Image, Message
 from safework_cli.engines.protocol import Completion, Engine, Sampling, TokenEngine, derived_seed
@@ -87,7 +87,7 @@ def complete(
 ) -> list[list[Completion]]:
     """The completions of each request, one for each of its seeds; all requests have equally many."""
     images = [request.images for request in requests]
-    with_images = {"images": images} if any(images) else {}
+    with_images: dict[str, Any] = {"images": images} if any(images) else {}
     return engine.generate([request.messages for request in requests], sampling, len(seeds[0]), seeds=seeds, **with_images)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 from safework_cli.core.artifacts import Artifact
@@ -14,17 +15,20 @@ from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.plan.work import Sampling, Work
 from safework_cli.core.stage import Inputs, Plan
 from safework_cli.data.dataset import training_rows
+from safework_cli.data.image_rows import plan_images
+from safework_cli.data.row import Row
 from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, hold_others, trained_weights
 from safework_rl.config import RlConfig
 
 
-def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str]) -> Plan:
+def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str], tasks: Collection[str]) -> Plan:
     """What any of the three stages will do.
 
     Args:
         rewards: names of the rules and verifiers that the drawn tasks are rewarded by; none of them may be a judge of eval_steps.
+        tasks: whose rows are drawn.
     """
     model = inputs.one("model")
     plan = Plan(name=name, optimizer_steps=config.max_steps)
@@ -55,11 +59,17 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
             "every prompt would be dropped",
             f"set max_completion_length below {positions}",
         )
+    data = inputs.one("data")
+    plan_images(plan, partial(_rows_of, data, tasks), data.ref, model, config.max_dropped, config.engine.kind)
     plan_tracking(plan, config.tracking)
     given = inputs.many("verifiers")
     independent_of = {given[name].digest if name in given else name for name in rewards}
     plan_evaluation(plan, config, inputs, lambda: training_rows(inputs.one("data")), independent_of)
     return plan
+
+
+def _rows_of(data: Artifact, tasks: Collection[str]) -> list[Row]:
+    return [row for row in training_rows(data) if row.task in tasks]
 
 
 def _written_positions(folder: Path) -> int | None:

@@ -20,7 +20,7 @@ from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.verifiers.load import load_verifier
 from safework_search.config import GuidedConfig
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
-from safework_search.stage import prompts_of
+from safework_search.prompts import prompts_of
 
 SCHEMA = pa.schema(
     [

@@ -10,26 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.core.errors import SafeworkError, nearest
+from safework_cli.core.errors import nearest
 from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
-from safework_cli.data.dataset import read_dataset
-from safework_cli.data.image_rows import refuse_unread_images
+from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.training.closing import closing_table
 from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_search.config import GuidedConfig, weights_problem
+from safework_search.prompts import prompts_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from safework_cli.core.artifacts import Artifact
-    from safework_cli.data.row import Row
-
-
-def prompts_of(config: GuidedConfig, prompts: Artifact) -> list[Row]:
-    """The rows that are answered."""
-    return [row for row in read_dataset(prompts) if not config.tasks or row.task in config.tasks][: config.limit]
 
 
 class SearchStage(Stage):
@@ -57,11 +51,8 @@ class SearchStage(Stage):
             f"answer {inputs.one('prompts').ref} with {inputs.one('model').ref} by {config.method}, {config.candidates} candidates",
             "guided by " + ", ".join(f"{name} = {a.ref} (weight {config.guide_weights.get(name, 1.0):g})" for name, a in guides.items()),
         ]
-        try:
-            prompts = inputs.one("prompts")
-            refuse_unread_images(prompts_of(config, prompts), prompts.ref, inputs.one("model"), engine=config.engine.kind)
-        except SafeworkError as refusal:
-            plan.refusals.append(refusal)
+        prompts = inputs.one("prompts")
+        plan_images(plan, lambda: prompts_of(config, prompts), prompts.ref, inputs.one("model"), engine=config.engine.kind)
         for name in config.guide_weights:
             if name not in guides:
                 plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.data.row import Row
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
+    from safework_cli.core.stage import Plan
 
 
 def reads_images(folder: Path) -> bool:
@@ -46,3 +47,17 @@ def refuse_unread_images(rows: Sequence[Row], data: str, model: Artifact | None,
         f"its config.json has no vision_config{tolerated}",
         "take a vision-language model, or rows without images",
     )
+
+
+def plan_images(
+    plan: Plan, read: Callable[[], Sequence[Row]], data: str, model: Artifact | None, max_dropped: float = 0.0, engine: str = "hf"
+) -> None:
+    """Adds to a plan what ``refuse_unread_images`` refuses. Rows that cannot be read are refused by the run, which says why."""
+    try:
+        rows = read()
+    except SafeworkError:
+        return
+    try:
+        refuse_unread_images(rows, data, model, max_dropped, engine)
+    except SafeworkError as refusal:
+        plan.refusals.append(refusal)

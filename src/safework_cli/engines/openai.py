@@ -356,7 +356,8 @@ def with_images(conversation: Conversation, images: Sequence[Image]) -> Conversa
     Raises:
         InputError: an image's bytes are not in its row.
     """
-    left, sent = list(images), []
+    left = list(images)
+    sent: list[Any] = []
     for message in conversation:
         between = message["content"].split(TAG) if images else [message["content"]]
         parts: list[dict[str, Any]] = []
@@ -366,7 +367,7 @@ def with_images(conversation: Conversation, images: Sequence[Image]) -> Conversa
             if text:
                 parts.append({"type": "text", "text": text})
         sent.append({"role": message["role"], "content": parts if len(between) > 1 else message["content"]})
-    return sent  # type: ignore[return-value] # sent as it is
+    return sent
 
 
 def _data_url(image: Image) -> str:

@@ -70,11 +70,11 @@ class OverTokens(ABC):
         images: Sequence[Sequence[Image]] | None = None,
     ) -> list[list[Completion]]:
         """See ``Engine.generate``."""
-        own_images = images or [()] * len(conversations)
+        own_images: Sequence[Sequence[Image]] = images or [()] * len(conversations)
         prompts = [encode_for(self, asked, sampling, own) for asked, own in zip(conversations, own_images, strict=True)]
         places = [place for place, prompt in enumerate(prompts) if prompt.problem is None]
         own_seeds = None if seeds is None else [seeds[place] for place in places]
-        visions = {"visions": [prompts[i].vision for i in places]} if images else {}
+        visions: dict[str, Any] = {"visions": [prompts[i].vision for i in places]} if images else {}
         drawn = self.generate_ids([prompts[i].prompt_ids for i in places], sampling, n, seeds=own_seeds, **visions)
         made = dict(zip(places, drawn, strict=True))
         return [made[place] if place in made else [prompt.refusal() for _ in range(n)] for place, prompt in enumerate(prompts)]

@@ -55,7 +55,7 @@ def continued(
 ) -> list[list[Completion]]:
     """n continuations of each prompt and of what its reply has so far, with the prompt's images."""
     visions = [prompt.vision for prompt in prompts]
-    with_images = {"visions": visions} if any(visions) else {}
+    with_images: dict[str, Any] = {"visions": visions} if any(visions) else {}
     asked = [prompt.prompt_ids + list(ids) for prompt, ids in zip(prompts, begun, strict=True)]
     return engine.generate_ids(asked, sampling, n, seeds=seeds, **with_images)
 

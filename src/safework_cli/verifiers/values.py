@@ -162,14 +162,17 @@ class ValueModel:
                 written[number] = self.writer.write(exchange)
             except InputError as error:  # the template refuses it, or it has images that the model cannot read
                 verdicts[number] = Verdict(None, error=error.what)
-        for number, values_P, weights_P in zip(written, *self.values([*written.values()]), strict=True):
+        for number, values_P, weights_P in zip(written, *self._read([*written.values()]), strict=True):
             score = float((values_P * weights_P).sum())
             if 0.0 <= score <= 1.0 + 1e-6:  # NaN fails this test
                 verdicts[number] = Verdict(min(score, 1.0), self.spec.principles[int(weights_P.argmax())])
         return verdicts
 
-    def values(self, rows: Sequence[Written]) -> tuple[torch.Tensor, torch.Tensor]:
+    def values(self, exchanges: Sequence[Exchange]) -> tuple[torch.Tensor, torch.Tensor]:
         """Values and routing weights, (N, P) each, on the CPU."""
+        return self._read([self.writer.write(exchange) for exchange in exchanges])
+
+    def _read(self, rows: Sequence[Written]) -> tuple[torch.Tensor, torch.Tensor]:
         logits_NP, routing_NP = self.logits(rows)
         return torch.sigmoid(logits_NP / torch.tensor(self.spec.temperatures)), torch.softmax(routing_NP, -1)
 

@@ -24,7 +24,7 @@ from safework_cli.statistics.intervals import estimate, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts.config import RolloutsConfig
-from safework_verifier.rollouts.stage import prompts_of
+from safework_verifier.rollouts.prompts import prompts_of
 
 
 @dataclass(slots=True)

@@ -6,27 +6,19 @@ principle. Refuses settings without a principle, and a principle with two judges
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
-from safework_cli.data.dataset import training_rows
-from safework_cli.data.image_rows import refuse_unread_images
+from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import rule_digests
 from safework_verifier.rollouts.config import RolloutsConfig
+from safework_verifier.rollouts.prompts import prompts_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from safework_cli.core.artifacts import Artifact
-    from safework_cli.data.row import Row
-
-
-def prompts_of(config: RolloutsConfig, data: Artifact, say: Callable[[str], object] | None = None) -> list[Row]:
-    """The rows whose prompts are answered; ``say`` as in ``training_rows``."""
-    return [row for row in training_rows(data, say) if not config.tasks or row.task in config.tasks][: config.limit]
 
 
 class RolloutsStage(Stage):
@@ -47,11 +39,8 @@ class RolloutsStage(Stage):
         plan = Plan(name=f"{inputs.one('model').name}-rollouts")
         if not judges and not config.rules:
             plan.refuse("no principle is given", "no judge for the continuations", "rules.safety=refusal, or verifiers.safety=REF")
-        try:
-            data = inputs.one("data")
-            refuse_unread_images(prompts_of(config, data), data.ref, inputs.one("model"), engine=config.engine.kind)
-        except SafeworkError as refusal:
-            plan.refusals.append(refusal)
+        data = inputs.one("data")
+        plan_images(plan, lambda: prompts_of(config, data), data.ref, inputs.one("model"), engine=config.engine.kind)
         for name in sorted(set(judges) & set(config.rules)):
             plan.refuse(f"principle '{name}' has both a rule and a verifier", "one principle has one judge", f"remove rules.{name}")
         plan.lines = [

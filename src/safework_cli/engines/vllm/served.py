@@ -170,7 +170,7 @@ class ServedVllm(OverVllm):
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``TokenEngine.score``."""
-        prompts = [encode_prompt(self.tokenizer, conversation) for conversation in conversations]
+        prompts = [encode_prompt(self.tokenizer, conversation).ids for conversation in conversations]
         self.check_weights()
         choices = self._server.complete(
             [

@@ -24,7 +24,7 @@ from safework_cli.environments.search.grammar import (
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.models.chat_template import encode_prompt, observation_ids
 from safework_cli.models.thoughts import control_tokens
-from safework_cli.models.vision import Prompt, Vision
+from safework_cli.models.vision import Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def run_episodes(
     sampling: Sampling,
     *,
     seeds: Sequence[int] | None = None,
-    encoded: Sequence[Prompt] | None = None,
+    encoded: Sequence[tuple[list[int], Vision | None]] | None = None,
 ) -> list[Transcript]:
     """Runs one episode for each prompt, all of them turn by turn together.
 
@@ -100,7 +100,7 @@ def run_episodes(
     """
     asked = [episode_prompt(prompt) for prompt in prompts]
     encoded = encoded or [encode_prompt(engine.tokenizer, prompt) for prompt in asked]
-    transcripts = [Transcript(prompt.ids, messages, vision=prompt.vision) for prompt, messages in zip(encoded, asked, strict=True)]
+    transcripts = [Transcript(ids, messages, vision=vision) for (ids, vision), messages in zip(encoded, asked, strict=True)]
     active = list(transcripts)
     seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
     for turn in range(limits.turns):

@@ -1,0 +1,115 @@
+"""Rows with images in every command, on a tiny Qwen2.5-VL; and what a model that reads text only says to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+import tiny_vision
+from exactness import image, row
+from safework_cli.core.progress import Progress, QuietDisplay
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.row import write_rows
+from safework_cli.models.load import load_tokenizer
+from safework_cli.models.processors import load_processor
+from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.values import PrefixWriter
+from safework_eval.config import EvalConfig
+from safework_eval.stage import stage as eval_stage
+from safework_search.config import GuidedConfig
+from safework_search.stage import stage as search_stage
+from safework_sft.config import SftConfig
+from safework_sft.stage import stage as sft_stage
+
+SFT = {"max_steps": 1, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 1, "sample_prompts": 1, "sample_max_tokens": 3}
+SEARCH = {"method": "best_of_n", "candidates": 2, "max_tokens": 5, "batch_prompts": 4, "likelihood_weight": 1.0}
+EVAL = {"suites": [{"name": "k", "rows": {"task": "general"}}], "max_tokens": 3, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model):
+    return tiny_vision.create("qwen2_5_vl", tiny_model, tmp_path_factory.mktemp("vl"))
+
+
+@pytest.fixture
+def work(tmp_path):
+    def make(name):
+        (tmp_path / name).mkdir()
+        return WorkDir(tmp_path / name, "0" * 64, Progress(tmp_path / name, QuietDisplay()), StopRequest())
+
+    return make
+
+
+def rows(images: bool, count: int = 6):
+    made = []
+    for number in range(count):
+        seen = [image(56, 56, number)] if images else []
+        one = row(number, "<image>" * len(seen) + "Which is it?", f"It is {number}.", *seen)
+        made.append(replace(one, answer=str(number), meta={"answer_type": "exact"}))
+    return made
+
+
+@pytest.fixture
+def data(tmp_path, store):
+    def make(images):
+        (tmp_path / f"rows-{images}").mkdir()
+        write_rows(tmp_path / f"rows-{images}" / "rows.parquet", rows(images))
+        return store.resolve(str(tmp_path / f"rows-{images}"), ("dataset",))
+
+    return make
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_sft_trains_and_saves_a_model_that_reads_images(images, folder, data, store, work):
+    made = work("sft")
+    outcome = sft_stage.run(SftConfig(**SFT), Inputs({"model": store.resolve(str(folder), ("model",)), "data": data(images)}), made)
+    assert outcome.metrics["rows"] == 6 and not outcome.metrics["dropped"] and outcome.metrics["samples"]["n"] == 1
+    assert load_processor(made.output) is not None
+    assert load_tokenizer(made.output).chat_template == load_tokenizer(folder).chat_template
+
+
+def test_search_sees_the_images(folder, data, store, work):
+    """The prompts differ in their images only."""
+    made = work("search")
+    inputs = Inputs({"model": store.resolve(str(folder), ("model",)), "prompts": data(True), "guide": {}})
+    search_stage.run(GuidedConfig(**SEARCH), inputs, made)
+    table = pq.read_table(made.output / "generations.parquet")
+    assert table["error"].null_count == 6 and len(set(table["candidates"].to_pylist())) == 6
+
+
+def test_eval_asks_with_the_images(folder, data, store, work):
+    made = work("eval")
+    inputs = Inputs({"model": store.resolve(str(folder), ("model",)), "data": data(True)})
+    assert eval_stage.plan(EvalConfig(**EVAL), inputs).refusals == []
+    eval_stage.run(EvalConfig(**EVAL), inputs, made)
+    samples = [path for path in made.output.rglob("*.parquet") if "prompt_tokens" in pq.read_schema(path).names]
+    tokens = [count for path in samples for count in pq.read_table(path)["prompt_tokens"].to_pylist()]
+    assert tokens and min(tokens) > len(load_tokenizer(folder)("Which is it?")["input_ids"])
+
+
+def test_a_text_model_is_refused_in_the_plan(tiny_artifact, data):
+    there = data(True)
+    plans = [
+        sft_stage.plan(SftConfig(**SFT), Inputs({"model": tiny_artifact, "data": there})),
+        eval_stage.plan(EvalConfig(**EVAL), Inputs({"model": tiny_artifact, "data": there})),
+        search_stage.plan(GuidedConfig(**SEARCH), Inputs({"model": tiny_artifact, "prompts": there, "guide": {}})),
+    ]
+    for plan in plans:
+        assert any("have images, and" in refusal.what and "reads text only" in refusal.what for refusal in plan.refusals)
+
+
+def test_the_preview_counts_the_tokens_of_an_image(folder, data, cli):
+    said = cli("data", "preview", data(True).external, "--model", str(folder), "-n", "1").stdout
+    assert "⟨image: 4 tokens⟩" in said and "<image>" not in said and "Which is it?" in said
+
+
+def test_a_prefix_keeps_the_images_of_its_prompt(folder):
+    writer = PrefixWriter(load_tokenizer(folder), 300, processor=load_processor(folder))
+    (ids, vision), length = writer.write(Exchange.of(rows(True)[0]))
+    assert vision and length and len(ids) > length
+    short = PrefixWriter(load_tokenizer(folder), 40, processor=load_processor(folder))
+    with pytest.raises(Exception, match="a prompt with images has"):
+        short.write(Exchange.of(rows(True)[0]))
