@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,7 @@ from threading import Lock
 from typing import Any, Generic, TypeVar
 from weakref import finalize
 
+from safework_cli.core.system import cores
 from safework_cli.data.row import Row
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class Encodings(Generic[T]):
         self._running: dict[str, Future[T]] = {}
         self._bytes = self._largest = 0
         self._lock = Lock()
-        count = threads or max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) - 1))
+        count = threads or max(1, min(MOST_THREADS, cores() - 1))
         self._workers = ThreadPoolExecutor(count, thread_name_prefix="images")
         self._end = finalize(self, self._workers.shutdown, wait=False, cancel_futures=True)
 
