@@ -202,8 +202,8 @@ def _refuse_other_models(processor: Any, config: PretrainedConfig, folder: Path)
         (value for name in ("image_token_id", "image_token_index") if isinstance(value := getattr(config, name, None), int)), None
     )
     token = repeated_token(processor)
-    own = processor.tokenizer.convert_tokens_to_ids(token)
-    if expected is not None and own != expected:
+    own = processor.tokenizer.convert_tokens_to_ids(token) if token else None
+    if expected is not None and own is not None and own != expected:
         raise InputError(
             f"the processor in {folder} belongs to another model",
             f"it writes {token!r}, token {own}, where an image is, and the model looks for token {expected}",
@@ -219,8 +219,9 @@ def _refuse_other_models(processor: Any, config: PretrainedConfig, folder: Path)
 
 
 def repeated_token(processor: Any) -> str:
-    """The token that stands for one feature of an image in the ids of a prompt. Gemma 3's templates write another one."""
-    return str(getattr(processor.tokenizer, "image_token", None) or processor.image_token)
+    """The token that stands for one feature of an image in the ids of a prompt; empty where a family has none. Gemma 3's templates write
+    another one."""
+    return str(getattr(processor.tokenizer, "image_token", None) or getattr(processor, "image_token", None) or "")
 
 
 def encode_images(processor: Any, text: str, images: Sequence[Image]) -> tuple[list[int], dict[str, torch.Tensor]]:
@@ -243,12 +244,14 @@ def encode_images(processor: Any, text: str, images: Sequence[Image]) -> tuple[l
 def prompt_length(processor: Any, text: str, images: Sequence[Image]) -> int:
     """The number of ids that ``encode_images`` would return, from the headers of the image files: nothing is decoded.
 
-    For a family that is not known here, an empty image of each size is encoded.
+    For a family that is not known here, an empty image of each size is encoded; where it has no placeholder token, the images are.
 
     Raises:
         InputError: as ``encode_images``, as far as headers show it; or the text has not one placeholder for each image.
     """
-    token, marker = repeated_token(processor), str(processor.image_token)
+    token, marker = repeated_token(processor), str(getattr(processor, "image_token", None) or "")
+    if not (token and marker):
+        return len(encode_images(processor, text, images)[0])
     if text.count(marker) != len(images):
         raise InputError(f"the prompt has {text.count(marker)} places for {len(images)} images", "each image has one", "correct the row")
     sizes = [image_size(image) for image in images]
