@@ -1,6 +1,6 @@
 """What images cost before and during `safework rl m3`: start-up with many image rows, and the steps' waiting for encoded images.
 
-    python benchmarks/image_prompts.py [--rows 10000] [--size 640 480] [--steps 6] [--threads N] [--json]
+    python benchmarks/image_prompts.py [--rows 10000] [--size 640 480] [--steps 6] [--prompts 2] [--completion 64] [--json]
 
 A random Qwen2.5-VL of a few hundred thousand weights, made here, is trained through the stage itself on photographs-like JPEG files (noise
 of several frequencies), one image a prompt, group 8. Two figures, each with its bar:
@@ -75,7 +75,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         config = stage.Config.model_validate(
             {
                 "phases": [{"tasks": ["general"], "share": 1.0}],
-                "rewards": {"general": ["exact"]},
+                "rewards": {"general": {"exact": 1.0}},
+                "language": {"mode": "off"},
+                "filter_groups": False,
                 "max_steps": options.steps,
                 "num_generations": 8,
                 "per_device_train_batch_size": 8 * options.prompts,
