@@ -34,7 +34,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
     plan = Plan(name=name, optimizer_steps=config.max_steps)
     plan.tokens = config.prompts_used * config.num_generations * config.max_completion_length
     plan.work = rl_work(config, model, inputs.one("data"))
-    plan.disk_bytes = disk_of(plan.work, config.save_dtype)
+    plan.disk_bytes = disk_of(plan.work, config.save_dtype, adapters_only=config.lora is not None and config.lora.keep == "adapter")
     reference = inputs.maybe("reference") or (None if config.lora else model)  # with adapters, the policy without them
     if config.beta and reference is not None:
         hold_others(plan, weights=parameter_count(reference.path))

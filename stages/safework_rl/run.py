@@ -186,11 +186,11 @@ def train(
         cycle=config.rollout_steps,
     )
     with work.progress.phase("save"):
-        whole = trained_model(trainer, work.world, load, config.lora)
+        whole, adapter = trained_model(trainer, work.world, load, config.lora, model_artifact)
         if whole is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
-        save_model(whole, processor or tokenizer, work.output, dtype=dtype)
+        save_model(whole, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     _, why = after_training("keeping the samples", work, lambda: trainer.samples.write_parquet(work.output / RECORD / "samples.parquet"))
     outcome = Outcome(
         metrics={"steps": state.global_step, "rows": len(rows), "dropped": {k: len(v) for k, v in dropped.items()}}

@@ -138,11 +138,12 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if trainer.aux_loss_enabled:  # TRL asks for them in every pass from here on
         base_of(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config().output_router_logits = False
     with work.progress.phase("save"):
-        trained = trained_model(trainer, work.world, lambda: load("device" if place == "device" else "host"), config.lora)
+        again: Place = "device" if place == "device" else "host"
+        trained, adapter = trained_model(trainer, work.world, lambda: load(again), config.lora, model_artifact)
         if trained is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
-        save_model(trained, processor or tokenizer, work.output, dtype=dtype)
+        save_model(trained, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     work = work.as_single()
     sampled, why = (
         after_training("sampling", work, lambda: _sample(config, trained, dtype, tokenizer, processor, asked, work)) if asked else ({}, "")

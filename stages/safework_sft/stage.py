@@ -78,7 +78,7 @@ class SftStage(Stage):
             plan.optimizer_steps = math.ceil(rows / per_step * config.num_train_epochs)
         plan.work = _work(config, model, chosen, plan.optimizer_steps)
         plan.tokens = round(plan.work.step_tokens * config.launch.world * plan.optimizer_steps)
-        plan.disk_bytes = disk_of(plan.work, config.save_dtype)
+        plan.disk_bytes = disk_of(plan.work, config.save_dtype, adapters_only=config.lora is not None and config.lora.keep == "adapter")
         parameters = plan.work.shape.parameters
         plan.lines = [
             f"train {model.ref} ({parameters / 1e6:.0f} M weights{', LoRA' if config.lora else ''}) on {data.ref} ({rows} rows)",

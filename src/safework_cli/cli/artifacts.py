@@ -43,7 +43,8 @@ def command() -> Any:
         if kind and kind not in KINDS:
             raise ConfigError(f"no kind '{kind}'{nearest(kind, KINDS)}", f"the kinds are {', '.join(KINDS)}")
         damaged: list[InputError] = []
-        found = _store(store).list(kind, damaged=damaged)
+        where = _store(store)
+        found = where.list(kind, damaged=damaged)
         for error in damaged:
             say(f"damaged  {error}")
         status = EXIT_INPUT if damaged else 0
@@ -59,7 +60,7 @@ def command() -> Any:
         for a in found:
             inputs = " ".join(f"{slot}={entry.ref}" for slot, entry in a.manifest.inputs.items())
             table.add_row(
-                Text(a.ref + (" (pinned)" if a.manifest.pinned else "")),
+                Text(a.ref + (" (pinned)" if a.manifest.pinned else "") + _adapter_of(where, a)),
                 a.manifest.stage,
                 a.manifest.created[:16].replace("T", " "),
                 size(sum(entry.size for entry in a.manifest.files)),
@@ -163,6 +164,7 @@ def command() -> Any:
         ),
         store: Optional[Path] = STORE,
     ) -> int:
+        from safework_cli.core.artifacts.adapters import base_of
         from safework_cli.core.artifacts.manifest import NotThere
         from safework_cli.core.errors import EXIT_INPUT, InputError
 
@@ -176,6 +178,7 @@ def command() -> Any:
         for artifact in found:
             try:
                 where.verify(artifact, thorough=True)
+                base_of(where, artifact, verify=True)
                 without = "" if artifact.manifest.manifest_sha256 else "  (its manifest carries no digest: only the files were compared)"
                 say(f"ok       {artifact.ref}{without}")
             except NotThere:
@@ -251,10 +254,19 @@ def command() -> Any:
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="With --check: run Python code of the model's own."),
         store: Optional[Path] = STORE,
     ) -> None:
+        from safework_cli.core.artifacts.adapters import base_of
         from safework_cli.core.artifacts.transfer import export_folder
+        from safework_cli.core.errors import InputError
 
-        artifact = _store(store).resolve(reference)
+        where = _store(store)
+        artifact = where.resolve(reference)
+        base = base_of(where, artifact)
+        if check and base is not None:
+            what = f"--check: {artifact.ref} is an adapter of {base.ref}, and a folder outside a store has no base"
+            raise InputError(what, "", f"safework models merge {artifact.ref}, then export what it makes")
         export_folder(artifact, folder)
+        if base is not None:
+            say(f"{artifact.ref} is an adapter: it is imported after its base, {base.ref}")
         if check and artifact.kind == "model":
             _generate_one_token(folder, trust_remote_code)
         print(folder)
@@ -279,6 +291,18 @@ def _store(path: Path | None) -> Any:
     from safework_cli.core.artifacts import default_store
 
     return default_store(path)
+
+
+def _adapter_of(store: Any, artifact: Any) -> str:
+    """What a list says of an adapter: its base, and whether that is here."""
+    from safework_cli.core.artifacts.adapters import base_in_store, is_adapter, read_base
+
+    if not is_adapter(artifact) or (base := read_base(artifact.path)) is None:
+        return ""
+    here = base_in_store(store, artifact)
+    if here is None and not base.ref.startswith(("/", "hf:")):
+        return f" (adapter of {base.ref}, which is missing)"
+    return f" (adapter of {base.ref if here is None else here.ref})"
 
 
 def _summary(artifact: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def command() -> Any:
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
-        help="Pull and average models.",
+        help="Pull, average and merge models.",
     )
     app.callback()(lambda: None)
 
@@ -34,6 +34,7 @@ def command() -> Any:
         architecture: str = typer.Option("llama", help="Of the tiny model: llama or qwen2."),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         fresh: bool = typer.Option(False, "--fresh", help="Pull again although it is here already."),
+        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; do nothing."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the repository brings along."),
@@ -41,7 +42,7 @@ def command() -> Any:
         from safework_cli.models.pull import PullModel
 
         words = [f"source={source}", f"architecture={architecture}", f"trust_remote_code={str(trust_remote_code).lower()}"]
-        return _run(PullModel(), words, name, store, fresh=fresh, quiet=quiet, as_json=as_json)
+        return _run(PullModel(), words, name, store, fresh=fresh, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
     @app.command(
         help="Average the weights of models of one architecture and tokenizer, and print the reference of the mean. "
@@ -53,6 +54,7 @@ def command() -> Any:
         name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         fresh: bool = typer.Option(False, "--fresh", help="Average again although it is done already."),
+        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; do nothing."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the models' folders bring along."),
@@ -62,22 +64,46 @@ def command() -> Any:
         references, weights = weighted_references(models)
         words = [f"models.{number}={reference}" for number, reference in enumerate(references, 1)]
         words += [f"weights={weights}", f"trust_remote_code={str(trust_remote_code).lower()}"]
-        return _run(AverageModels(), words, name, store, fresh=fresh, quiet=quiet, as_json=as_json)
+        return _run(AverageModels(), words, name, store, fresh=fresh, dry_run=dry_run, quiet=quiet, as_json=as_json)
+
+    @app.command(
+        help="Add a kept adapter (lora.keep=adapter) to the weights of its base, and print the reference of the whole model. Every stage "
+        "loads an adapter as it is; other programs need the whole model."
+    )
+    def merge(
+        adapter: str = typer.Argument(..., metavar="ADAPTER", help="Its reference."),
+        name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
+        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        fresh: bool = typer.Option(False, "--fresh", help="Merge again although it is done already."),
+        dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; do nothing."),
+        quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+        as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
+        trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the base's folder brings along."),
+    ) -> int:
+        from safework_cli.models.merge import MergeAdapter
+
+        words = [f"model={adapter}", f"trust_remote_code={str(trust_remote_code).lower()}"]
+        return _run(MergeAdapter(), words, name, store, fresh=fresh, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
     return typer.main.get_command(app)
 
 
-def _run(stage: Any, words: list[str], name: str | None, store: Path | None, *, fresh: bool, quiet: bool, as_json: bool) -> int:
+def _run(
+    stage: Any, words: list[str], name: str | None, store: Path | None, *, fresh: bool, dry_run: bool, quiet: bool, as_json: bool
+) -> int:
     """Runs a stage that is not registered as a command of its own."""
-    from safework_cli.cli.results import say_result
+    from safework_cli.cli.results import say_result, show_plan
     from safework_cli.core.artifacts import default_store
     from safework_cli.core.config import resolve
     from safework_cli.core.registry import stage_entries
     from safework_cli.core.runtime import execute, prepare
 
-    resolved = resolve(stage, (), words, known_stages=["models pull", "models average", *stage_entries()])
+    resolved = resolve(stage, (), words, known_stages=["models pull", "models average", "models merge", *stage_entries()])
     resolved.name = name
     where = default_store(store)
-    result = execute(prepare(stage, resolved, where), where, fresh=fresh, quiet=quiet)
+    prepared = prepare(stage, resolved, where)
+    if dry_run:
+        return show_plan(prepared, where, as_json=as_json)
+    result = execute(prepared, where, fresh=fresh, quiet=quiet)
     say_result(result, as_json=as_json, quiet=quiet)
     return result.exit_code

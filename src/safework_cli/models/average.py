@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from safework_cli.core.artifacts.adapters import is_adapter
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.settings import StageConfig
@@ -70,6 +71,14 @@ class AverageModels(Stage):
         same = [model.ref for model in models if [other.digest for other in models].count(model.digest) > 1]
         if same:
             plan.refuse(f"{' and '.join(same)} are the same model", "a model counts once", "give it once, with the sum of its weights")
+        if adapters := [model.ref for model in models if is_adapter(model)]:
+            plan.refuse(
+                f"{' and '.join(adapters)} {'holds' if len(adapters) == 1 else 'hold'} an adapter",
+                "the mean is of whole models' weights",
+                f"safework models merge {adapters[0]}, then average what it makes",
+                kind=InputError,
+            )
+            return plan
         plan.lines = [f"{weight:g} × {model.ref}" for model, weight in zip(models, config.weights, strict=True)]
         plan.disk_bytes = sum(entry.size for entry in models[0].manifest.files)
         return plan

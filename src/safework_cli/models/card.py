@@ -15,6 +15,7 @@ import yaml  # noqa: TID251  # for the errors that huggingface_hub lets through
 from huggingface_hub import ModelCard, ModelCardData
 
 from safework_cli.core.artifacts import Artifact
+from safework_cli.core.artifacts.adapters import read_base
 from safework_cli.core.config import flatten, result_settings
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.stage import Inputs
@@ -44,14 +45,16 @@ def write_model_card(
     """
     source = inputs.one("model")
     stated, unread = _stated(source.path)
+    adapter_of = read_base(folder)
     data = ModelCardData(
         base_model=_base_model(source, stated),
         datasets=_hub_datasets(inputs.one("data")) or None,
-        library_name="transformers",
+        library_name="transformers" if adapter_of is None else "peft",
         tags=["safework", f"safework-{stage.replace(' ', '-')}"],
         **_licence(stated),
     )
-    body = "\n".join(_body(stage, config, inputs, steps, evaluation, data, unread, _auto_class(folder)))
+    use = _use(_auto_class(folder)) if adapter_of is None else _use_of_adapter()
+    body = "\n".join(_body(stage, config, inputs, steps, evaluation, data, unread, use))
     (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
 
 
@@ -69,6 +72,28 @@ def write_average_card(folder: Path, models: Sequence[Artifact], config: StageCo
     unread = " ".join(dict.fromkeys(problem for _, problem in stated if problem))
     body = "\n".join(_average_body(models, config, data, licences, unread, _auto_class(folder)))
     (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")), encoding="utf-8")
+
+
+def write_merge_card(folder: Path, adapter: Artifact, base: str) -> None:
+    """Writes the card of an adapter that was merged into its base.
+
+    Args:
+        base: the base's reference.
+    """
+    stated, unread = _stated(adapter.path)
+    data = ModelCardData(
+        base_model=_base_model(adapter, stated), library_name="transformers", tags=["safework", "safework-models-merge"], **_licence(stated)
+    )
+    body = [
+        "# Model made by `safework models merge`",
+        "",
+        f"The adapter {_code(_reference(adapter))} added to the weights of its base, {_code(_without_folders(base))}.",
+        _licence_line(data),
+        *([unread] if unread else []),
+        "",
+        *_use(_auto_class(folder)),
+    ]
+    (folder / CARD).write_text(str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(body))), encoding="utf-8")
 
 
 def _average_body(
@@ -165,7 +190,7 @@ def _body(
     evaluation: Mapping[str, Any] | None,
     data: ModelCardData,
     unread: str,
-    auto_class: str,
+    use: Iterator[str],
 ) -> Iterator[str]:
     yield f"# Model made by `safework {stage}`"
     yield ""
@@ -183,7 +208,7 @@ def _body(
     yield from _table(("setting", "value"), changed) if changed else ["None.", ""]
     if evaluation:
         yield from _evaluation(evaluation)
-    yield from _use(auto_class)
+    yield from use
 
 
 def _licence_line(data: ModelCardData) -> str:
@@ -208,6 +233,18 @@ def _use(auto_class: str) -> Iterator[str]:
     yield ""
     yield "```bash"
     yield "safework eval -c quickstart/eval.yaml model=./FOLDER data=starter:heldout"
+    yield "```"
+    yield ""
+
+
+def _use_of_adapter() -> Iterator[str]:
+    yield "## Use"
+    yield ""
+    yield "The folder holds an adapter (LoRA, in peft's format) of the input `model`. safework loads both; for other programs:"
+    yield ""
+    yield "```bash"
+    yield "safework models merge ADAPTER --name NAME"
+    yield "safework artifacts export model/NAME FOLDER"
     yield "```"
     yield ""
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from safework_cli.core.artifacts.payload import refuse_adapter, weight_headers
+from safework_cli.core.artifacts.adapters import read_base, refuse_adapter
+from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import InputError, SafeworkError
 
 _TYPES = {"F64": torch.float32, "F32": torch.float32, "F16": torch.float16}
@@ -97,7 +98,10 @@ def positions_of(config: Any) -> int | None:
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
-    """The type that a model's weights are saved in: that of most numbers in its files; bfloat16 where those are quantised."""
+    """The type that a model's weights are saved in: that of most numbers in its files; bfloat16 where those are quantised. Of an adapter:
+    the type of its sum with the base."""
+    if base := read_base(folder):
+        return getattr(torch, base.dtype)
     count: Counter[str] = Counter()
     for header in weight_headers(folder).values():
         for entry in header.values():

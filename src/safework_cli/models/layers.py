@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig
 from torch import nn
 
 from safework_cli.core.errors import ConfigError
@@ -71,11 +71,6 @@ def disable_dropout(model: Any) -> None:
         for name, value in vars(module).items():
             if ("dropout" in name or "jitter" in name) and isinstance(value, float):
                 setattr(module, name, 0.0)
-
-
-def merged(model: Any) -> Any:
-    """The model with its adapters, if it has any, merged into the weights."""
-    return model.merge_and_unload() if isinstance(model, PeftModel) else model
 
 
 def _decoder(model: Any, setting: str) -> Any:

@@ -8,8 +8,9 @@ import json
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +27,11 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.integrations import deepspeed
 
+from safework_cli.core.artifacts.bases import base_folder
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.core.system_errors import is_out_of_memory
+from safework_cli.models.adapters import Adapter, with_adapter, write_adapter
 from safework_cli.models.folder import first_line, has_vision, processors_template, read_config, read_json, stored_dtype
 from safework_cli.models.rendering import TEMPLATE_DATE, shows_date
 from safework_cli.models.weights import listed, not_finite, refuse_not_finite, refuse_other_than_saved, refuse_unfit
@@ -130,7 +133,7 @@ def load_model(
     place: Place = "device",
 ) -> PreTrainedModel:
     """Loads a causal language model, with or without a vision tower, from safetensors, in eval mode. On a GPU each tensor goes there as it
-    is read: the host never holds the model.
+    is read: the host never holds the model. Of an adapter: its base with the adapter added, as the merged model would be loaded.
 
     Args:
         attn_implementation: transformers' name of it; its own choice where None.
@@ -138,10 +141,13 @@ def load_model(
 
     Raises:
         ConfigError: the implementation of attention is not installed, or the architecture does not support it.
-        InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, or an architecture
-            that transformers does not know.
+        InputError: damaged files, weights that do not fit the configuration or are not finite, quantised weights, an architecture
+            that transformers does not know, or an adapter without its base.
     """
     folder = Path(folder)
+    if (base := base_folder(folder)) is not None:
+        whole = partial(load_model, base, trust_remote_code=trust_remote_code, attn_implementation=attn_implementation, place=place)
+        return whole(dtype=dtype) if place == "empty" else _load_adapted(whole, base, folder, pick_dtype(dtype))
     config = read_config(folder, trust_remote_code=trust_remote_code)
     weight_headers(folder)
     settings = read_generation_config(folder)
@@ -205,6 +211,22 @@ def load_model(
 def _is_of_attention(error: Exception) -> bool:
     """Whether transformers refused the implementation of attention, and not the folder."""
     return isinstance(error, ImportError) or "attention" in str(error).lower() or "attn_implementation" in str(error)
+
+
+def _load_adapted(whole: Callable[..., PreTrainedModel], base: Path, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Base and adapter, rounded to the type that the merged model would be saved in, then cast.
+
+    Args:
+        whole: loads the base in a type.
+    """
+    stored, saved = stored_dtype(base), stored_dtype(folder)
+    exact = str(stored if stored == saved else torch.float32).removeprefix("torch.")
+    model = with_adapter(whole(dtype=exact), folder)
+    if settings := read_generation_config(folder):
+        model.generation_config = settings
+    cast_weights(cast_weights(model, saved), dtype)
+    refuse_not_finite(folder, model)
+    return model.eval()
 
 
 @contextmanager
@@ -288,13 +310,19 @@ def template_of(folder: Path, *, trust_remote_code: bool = False) -> tuple[PreTr
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | ProcessorMixin, folder: Path, *, dtype: torch.dtype | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | ProcessorMixin,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    adapter: Adapter | None = None,
 ) -> None:
     """Writes a Hugging Face folder with safetensors and checks it by reopening the headers.
 
     Args:
         tokenizer: or the processor, for a vision-language model.
         dtype: that the weights are cast to, in memory too: what is sampled or measured afterwards is the model as it is saved.
+        adapter: that the weights hold, merged: it is written in their place, and the folder is one of a store's later.
 
     Raises:
         SafeworkError: the weights are not finite, or what was saved is less than what the model holds.
@@ -307,6 +335,10 @@ def save_model(
             f"training diverged, or they are too large for {str(model.dtype).removeprefix('torch.')}",
             "lower learning_rate; or save_dtype=float32",
         )
+    if adapter is not None:
+        write_adapter(adapter, model, folder)
+        tokenizer.save_pretrained(str(folder))
+        return
     model.save_pretrained(str(folder), safe_serialization=True)
     tokenizer.save_pretrained(str(folder))
     refuse_other_than_saved(model, folder)

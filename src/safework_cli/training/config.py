@@ -115,7 +115,7 @@ class SupervisedConfig(StageConfig, TrackingConfig):
 
 
 class Lora(Settings):
-    """Low-rank adapters; they are merged into the weights afterwards, so that the artifact is a whole model."""
+    """Low-rank adapters on every linear layer."""
 
     r: int = Field(16, ge=1, le=2**16)
     """Rank."""
@@ -123,3 +123,6 @@ class Lora(Settings):
     """Scale: the update is multiplied by alpha / r."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapters' input."""
+    keep: Literal["merged", "adapter"] = "merged"
+    """What the artifact holds: the whole model with the adapters merged into its weights, or the adapters only. Those need the model that
+    training started from: every stage loads both, and `safework models merge` makes a whole model of them."""

@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from trl.models.utils import unwrap_model_for_generation
 
+from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.launch.world import World
 from safework_cli.core.settings import LaunchSettings
 from safework_cli.core.stage import WorkDir
-from safework_cli.models.layers import lora_config, merged
+from safework_cli.models.adapters import Adapter, adapter_of, merged
+from safework_cli.models.layers import lora_config
 from safework_cli.models.load import Place, pick_device
 from safework_cli.models.vision import base_of
 from safework_cli.training.config import Lora
@@ -171,19 +173,23 @@ def _gathered(model: Any) -> Iterator[Any]:
         yield model
 
 
-def trained_model(trainer: Trainer, world: World, starting: Callable[[], Any], lora: Lora | None) -> Any | None:
-    """The trained model with whole weights, its adapters merged; None in the processes that have nothing left to do.
+def trained_model(
+    trainer: Trainer, world: World, starting: Callable[[], Any], lora: Lora | None = None, base: Artifact | None = None
+) -> tuple[Any | None, Adapter | None]:
+    """The trained model with whole weights, its adapters merged, and the adapters where ``lora`` keeps them; no model in the processes that
+    have nothing left to do.
 
     Args:
         starting: loads the model that training began with, which divided weights are put into; called by the first process only.
         lora: its adapters.
+        base: the model that training began with, where its adapters may be kept.
     """
     checkpoint, divided = weights_at(trainer), any(map(_is_divided, trainer.model_wrapped.parameters()))
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if divided and checkpoint is None else {}  # by all processes
     if not world.first:
-        return None
+        return None, None
     if checkpoint is None and not divided:
-        return merged(trainer.accelerator.unwrap_model(trainer.model))
+        return _taken_apart(trainer.accelerator.unwrap_model(trainer.model), lora, base)
     model = starting()
     adapters = lora_config(lora, model)
     model = model if adapters is None else get_peft_model(model, adapters)
@@ -193,7 +199,13 @@ def trained_model(trainer: Trainer, world: World, starting: Callable[[], Any], l
         _take(model, _read_weights(checkpoint))
     else:
         set_peft_model_state_dict(model, _read_weights(checkpoint))
-    return _onto_device(merged(model))
+    whole, kept = _taken_apart(model, lora, base)
+    return _onto_device(whole), kept
+
+
+def _taken_apart(model: Any, lora: Lora | None, base: Artifact | None) -> tuple[Any, Adapter | None]:
+    kept = adapter_of(model, base) if lora is not None and lora.keep == "adapter" and base is not None else None
+    return merged(model), kept
 
 
 def _onto_device(model: Any) -> Any:

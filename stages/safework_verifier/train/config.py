@@ -87,6 +87,9 @@ class VerifierTrainConfig(SupervisedConfig):
                 raise ValueError(f"scores names '{label}', which is not a label of {self.task}{nearest(label, labels)}")
         if self.lora is not None and self.train_layers is not None:
             raise ValueError("lora and train_layers exclude each other: adapters sit in every layer")
+        if self.lora is not None and self.lora.keep == "adapter" and (self.keep_layers is not None or self.head == "probe"):
+            changed = "keep_layers" if self.keep_layers is not None else "head=probe"
+            raise ValueError(f"lora.keep=adapter with {changed}: the base itself is changed, which an adapter cannot say; lora.keep=merged")
         if self.strict_harmful and (self.task != "safety" or not self.use_harmful):
             raise ValueError("strict_harmful needs task=safety and use_harmful=true")
         if self.train_layers == 0 and self.head != "probe":

@@ -14,6 +14,7 @@ from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import read_dataset
+from safework_cli.models.adapters import Adapter
 from safework_cli.models.layers import keep_first_layers, lora_config, train_top_layers
 from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.models.processors import load_processor
@@ -56,7 +57,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
     starting = partial(load, "device" if place == "device" else "host")
-    trained, steps = _train(config, spec, model, tokenizer, examples, work, place, starting)
+    trained, adapter, steps = _train(config, spec, model, model_artifact, tokenizer, examples, work, place, starting)
     if trained is None:
         return Outcome()
     work = work.as_single()
@@ -65,7 +66,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     verifier = LabelVerifier(trained, tokenizer, spec, processor=processor, batch_size=config.per_device_eval_batch_size)
     metrics, why = after_training("measuring", work, lambda: measure(verifier, parts, config.attack_rows, config.seed, work))
     with work.progress.phase("save"):
-        save_model(trained, processor or tokenizer, work.output)
+        save_model(trained, processor or tokenizer, work.output, adapter=adapter)
         spec.write(work.output)
     counts = {"train": len(parts.train), "missing_label": missing, "train_truncated": cut}
     if metrics is None:
@@ -120,20 +121,22 @@ def _train(
     config: VerifierTrainConfig,
     spec: LabelSpec,
     model: Any,
+    base: Artifact,
     tokenizer: Any,
     examples: Examples,
     work: WorkDir,
     place: Place,
     starting: Callable[[], Any],
-) -> tuple[Any | None, int]:
-    """The trained model (adapters merged), None in processes that have nothing left to do, and the steps taken.
+) -> tuple[Any | None, Adapter | None, int]:
+    """The trained model (adapters merged), None in processes that have nothing left to do; the adapters where they are kept; and the steps
+    taken.
 
     Args:
         place: where the model was read to.
         starting: loads it again, as it was before training.
     """
     if config.train_layers == 0:
-        return (model if work.world.first else None), 0
+        return (model if work.world.first else None), None, 0
     adapters = lora_config(config.lora, model)
     if adapters is not None:
         model = get_peft_model(model, adapters)
@@ -148,4 +151,4 @@ def _train(
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work, launch=config.launch)
-    return trained_model(trainer, work.world, starting, config.lora), state.global_step
+    return *trained_model(trainer, work.world, starting, config.lora, base), state.global_step

@@ -97,7 +97,9 @@ def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: P
     plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last", loads_parts=config.head != "probe")
     passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
     plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
-    plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)
+    plan.disk_bytes = disk_of(
+        plan.work, None if config.dtype == "auto" else config.dtype, adapters_only=config.lora is not None and config.lora.keep == "adapter"
+    )
 
 
 stage = VerifierTrainStage()

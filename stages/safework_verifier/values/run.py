@@ -72,7 +72,7 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work, launch=config.launch)
-    whole = trained_model(trainer, work.world, lambda: _Loaded(load(), untrained()), None)
+    whole, _ = trained_model(trainer, work.world, lambda: _Loaded(load(), untrained()))
     if whole is None:
         return Outcome()
     work = work.as_single()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from safework_cli.core.artifacts.adapters import refuse_adapter
 from safework_cli.core.artifacts.manifest import (
     EXTERNAL,
     MANIFEST,
@@ -14,7 +15,6 @@ from safework_cli.core.artifacts.manifest import (
     entry_of,
     payload_digest,
 )
-from safework_cli.core.artifacts.payload import refuse_adapter
 from safework_cli.core.artifacts.references import HubReference, name_from_path
 from safework_cli.core.errors import InputError, nearest
 

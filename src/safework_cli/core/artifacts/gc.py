@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safework_cli.core import runs
+from safework_cli.core.artifacts.adapters import base_in_store
 from safework_cli.core.artifacts.manifest import MANIFEST, Artifact
 from safework_cli.core.artifacts.staging import is_locked, is_recent
 from safework_cli.core.artifacts.store import GC_LOCK, Store
@@ -28,7 +29,8 @@ class Garbage:
 def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, damaged: list[InputError] | None = None) -> list[Garbage]:
     """Lists what may go:
 
-    - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs need, and all that these descend from, stay;
+    - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs need, and all that these descend from, stay; the
+      base of an adapter that stays does so in any case;
     - run folders that no process holds and that were not touched for ``runs_days``, or whose artifact is in the store;
     - leftovers of killed processes.
 
@@ -49,6 +51,9 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
             if artifact.path in kept:
                 kept |= {parent.path for parent in store.lineage(artifact).values() if parent is not None}
         kept |= _with_ancestors(store, _inputs_of_damaged(store, everything))
+    for artifact in everything:
+        if artifact.path in kept:
+            kept |= _bases(store, artifact)
     kept |= needed_by_runs(store, without=old_runs)
     real = {path.resolve() for path in kept}
     found = [Garbage(a.ref, sum(f.size for f in a.manifest.files), a.path, a) for a in everything if a.path.resolve() not in real]
@@ -96,6 +101,15 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
     finally:
         store.discard(bin_)
     return deleted
+
+
+def _bases(store: Store, artifact: Artifact) -> set[Path]:
+    """The models without which an adapter cannot be loaded."""
+    found: set[Path] = set()
+    one: Artifact | None = artifact
+    while one is not None and (one := base_in_store(store, one)) is not None:
+        found.add(one.path)
+    return found
 
 
 def _with_ancestors(store: Store, references: Iterable[str]) -> set[Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from safework_cli.core.artifacts.adapters import BASE, check_adapter, read_base
 from safework_cli.core.errors import InputError
 
 TRUNCATED = ("not fully covered", "header too small", "invalid header length")
@@ -38,32 +39,13 @@ def _check_verifier(folder: Path) -> None:
 
 
 def _check_safetensors(folder: Path) -> None:
+    if (folder / BASE).exists():
+        read_base(folder)
+        check_adapter(folder)
     for file, header in weight_headers(folder).items():
         for name, entry in header.items():
             if 0 in entry["shape"]:
                 raise InputError(f"{file} holds an empty tensor", f"{name} has shape {entry['shape']}")
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Raises InputError where the folder holds an adapter (peft), by itself or together with full weights."""
-    if not (folder / "adapter_config.json").exists():
-        return
-    try:
-        base = json.loads((folder / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
-    except (ValueError, AttributeError):
-        base = None
-    if (folder / "config.json").exists() and any(folder.glob("model*.safetensors")):
-        raise InputError(
-            f"{folder} holds a whole model and an adapter",
-            "which of the two is meant is not clear: loading would apply the adapter to the weights in the same folder",
-            "move adapter_config.json and adapter_model.safetensors to a folder of their own; or merge them into the model first",
-        )
-    raise InputError(
-        f"{folder} holds an adapter, not a whole model",
-        f"it changes the model {base!r} and cannot be used without it" if base else "it cannot be used without the model that it changes",
-        'merge it: python -c "from peft import AutoPeftModelForCausalLM as M; '
-        "M.from_pretrained('ADAPTER').merge_and_unload().save_pretrained('MODEL')\", and copy the tokenizer's files there",
-    )
 
 
 def weight_headers(folder: Path) -> dict[Path, dict[str, Any]]:
@@ -124,5 +106,8 @@ def _check_dataset(folder: Path) -> None:
 
 
 def parameter_count(folder: Path) -> int:
-    """The number of weights in a folder's safetensors, from their headers. Raises InputError where they are damaged."""
+    """The number of weights in a folder's safetensors, from their headers; of an adapter's base, where the folder holds an adapter. Raises
+    InputError where they are damaged."""
+    if base := read_base(folder):
+        return base.parameters
     return sum(prod(entry["shape"]) for header in weight_headers(folder).values() for entry in header.values())

@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from safework_cli.core.artifacts.adapters import base_in_store, base_of
 from safework_cli.core.artifacts.external import RULE_PREFIX, hub_artifact, path_artifact
 from safework_cli.core.artifacts.manifest import (
     KINDS,
@@ -126,7 +127,8 @@ class Store:
             verify: compare the files with the manifest (skipped for files unchanged since the last time, by size, inode and time).
 
         Raises:
-            InputError: missing (with the nearest name), ambiguous, of another kind, damaged, or a hub that cannot be reached.
+            InputError: missing (with the nearest name), ambiguous, of another kind, damaged, an adapter without its base, or a hub that
+                cannot be reached.
         """
         parsed = parse_reference(reference)
         if isinstance(parsed, HubReference):
@@ -141,6 +143,7 @@ class Store:
             )
         if verify:
             self.verify(artifact)
+            base_of(self, artifact, verify=True)
         return artifact.with_subset(parsed.subset)
 
     def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...], slot: str = "") -> Artifact:
@@ -179,11 +182,16 @@ class Store:
         return self._read(folder / f"v{chosen}")
 
     def lineage(self, artifact: Artifact) -> dict[str, Artifact | None]:
-        """Every ancestor by reference, nearest first; None for one that was deleted (or lives outside the store)."""
+        """Every ancestor by reference, nearest first, with the bases of adapters; None for one that was deleted (or lives outside the
+        store)."""
         found: dict[str, Artifact | None] = {}
         queue = [artifact]
         while queue:
-            for entry in queue.pop(0).manifest.inputs.values():
+            one = queue.pop(0)
+            if (base := base_in_store(self, one)) is not None and base.ref not in found:
+                found[base.ref] = base
+                queue.append(base)
+            for entry in one.manifest.inputs.values():
                 if entry.ref.startswith(RULE_PREFIX):
                     continue  # a part of the program: it is not an artifact
                 reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from safework_cli.core.artifacts.adapters import base_of
 from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.artifacts.manifest import EXTERNAL, KINDS, MANIFEST, Artifact, FileEntry, canonical_digest, fsync_folder, sha256_of
 from safework_cli.core.artifacts.staging import this_host
@@ -26,12 +27,13 @@ def import_folder(store: Store, path: Path, name: str | None, *, reuse: bool = F
 
     Raises:
         InputError: the folder is not an artifact, model, verifier or dataset; it is damaged, or names what leads out of the store; it
-            holds pickled weights only; or it changed while it was copied.
+            holds pickled weights only; it is an adapter whose base is not in the store; or it changed while it was copied.
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a folder", "a model is a Hugging Face folder, a dataset a folder of Parquet", "check the path")
     source = path_artifact(path, str(path), KINDS)
     store.verify(source, thorough=True)
+    base_of(store, Artifact(source.path, source.manifest))  # an adapter comes after its base
     manifest = source.manifest.model_copy(deep=True)
     wanted = manifest.files
     if manifest.stage == EXTERNAL:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from safework_cli.core.artifacts.adapters import read_base
+from safework_cli.core.artifacts.bases import base_folder
 from safework_cli.core.artifacts.payload import weight_headers
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
@@ -55,11 +57,14 @@ class ModelShape:
 
     @classmethod
     def of(cls, folder: Path) -> ModelShape:
-        """The shape of the model in a folder.
+        """The shape of the model in a folder; of an adapter, that of its base.
 
         Raises:
             InputError: it has no safetensors, or damaged ones.
         """
+        adapter = read_base(folder)
+        if adapter is not None and (base := base_folder(folder)) is not None:
+            return replace(cls.of(base), stored=4.0 if adapter.dtype == "float32" else 2.0)
         headers = [entry for header in weight_headers(folder).values() for entry in header.items()]
         shapes = {name: entry["shape"] for name, entry in headers}
         sizes = {name: prod(shape) for name, shape in shapes.items()}

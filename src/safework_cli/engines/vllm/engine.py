@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.engines.protocol import Completion, Conversation, Sampling
 from safework_cli.engines.settings import VllmSettings
+from safework_cli.engines.vllm.adapter import lora_request, model_options
 from safework_cli.engines.vllm.over_vllm import MODEL_LOGPROBS, SAMPLED_LOGPROBS, OverVllm
 from safework_cli.engines.vllm.plugin import keep_weights_loadable
 from safework_cli.models.chat_template import encode_prompt
@@ -63,6 +64,7 @@ class VllmEngine(OverVllm):
     ):
         self.sampled, self._dtype = sampled, str(pick_dtype(dtype)).removeprefix("torch.")
         self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log)
+        self._adapter = lora_request(folder, live=live)
         super().__init__(tokenizer, read_generation_config(folder), batch_size)
 
     @property
@@ -89,7 +91,7 @@ class VllmEngine(OverVllm):
         jobs = self._jobs(prompts, sampling, n, visions, seeds)
         asked = [{"prompt_token_ids": list(prompts[place])} for place, _ in jobs]
         options = [self._options(sampling, seed) | {"detokenize": bool(sampling.stop)} for _, seed in jobs]
-        outputs = self._llm.generate(asked, [SamplingParams(**own) for own in options], use_tqdm=False)
+        outputs = self._llm.generate(asked, [SamplingParams(**own) for own in options], use_tqdm=False, lora_request=self._adapter)
         results: list[list[Completion]] = [[] for _ in prompts]
         for (place, _), answer in zip(jobs, outputs, strict=True):
             output = answer.outputs[0]
@@ -105,7 +107,7 @@ class VllmEngine(OverVllm):
         prompts = [encode_prompt(self.tokenizer, conversation).ids for conversation in conversations]
         asked = [{"prompt_token_ids": prompt + list(ids)} for prompt, ids in zip(prompts, completions, strict=True)]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
-        outputs = self._llm.generate(asked, parameters, use_tqdm=False)
+        outputs = self._llm.generate(asked, parameters, use_tqdm=False, lora_request=self._adapter)
         return [
             [entry[token].logprob for entry, token in zip(output.prompt_logprobs[len(prompt) :], ids, strict=True)]
             for output, prompt, ids in zip(outputs, prompts, completions, strict=True)
@@ -148,7 +150,7 @@ def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool,
         try:
             with _random_numbers_kept():
                 started = LLM(
-                    model=str(folder),
+                    **model_options(folder, live=live),
                     dtype=dtype,
                     logprobs_mode=SAMPLED_LOGPROBS if sampled else MODEL_LOGPROBS,
                     seed=0,

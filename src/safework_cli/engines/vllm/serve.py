@@ -48,9 +48,12 @@ def server_command(
         raise ConfigError("safework serve needs vllm, which is not installed", "", "pip install 'safework[vllm]'")
     import torch
 
+    from safework_cli.engines.vllm.adapter import model_options
     from safework_cli.models.load import pick_dtype
 
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--served-model-name", name]
+    weights = model_options(folder, live=True)  # a trainer's weights replace them: of an adapter, its base's are as good
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--served-model-name", name]
+    command += [word for option, value in weights.items() for word in (f"--{option}", value)]
     command += ["--host", host, "--port", str(port), "--dtype", str(pick_dtype(dtype)).removeprefix("torch."), "--seed", "0"]
     command += ["--logprobs-mode", SAMPLED_LOGPROBS, "--generation-config", "vllm"]
     command += ["--weight-transfer-config", json.dumps({"backend": BACKEND if transfer == "folder" else "nccl"})]
