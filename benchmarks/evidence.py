@@ -141,8 +141,8 @@ def _plan(given: argparse.Namespace) -> int:
     planned_commands = commands(known, given.name)
     minutes = estimates(known, given.name)
     for planned in planned_commands:
-        words = {"step": "safework", "measure": "python", "script": "bash"}[planned.kind]
-        print(f"{planned.name} ({minutes['script' if planned.kind == 'script' else planned.name]:g} min): {words} {planned.text}")
+        words = {"step": "safework", "measure": "python"}[planned.kind]
+        print(f"{planned.name} ({minutes[planned.name]:g} min): {words} {planned.text}")
     print(f"all: {sum(minutes.values()):.0f} min a seed")
     return 0
 

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# The chain of quickstart.sh on a tiny random model, with the tiny settings: every stage runs, nothing is learnt. For CI, and to try
-# a change in a few minutes. It has a store of its own, to keep its artifacts apart from real models.
+# The quickstart's ladder on a tiny random model, with the tiny settings: every stage runs, nothing is learnt. For CI, and to try a change
+# in a few minutes. It has a store of its own, to keep its artifacts apart from real models.
+#   bash recipes/tiny.sh [VARIABLE=VALUE]…
 set -euo pipefail
-RECIPES="$(dirname "${BASH_SOURCE[0]}")/tiny"
-SOURCE=tiny
+HERE="$(dirname "${BASH_SOURCE[0]}")"
 export SAFEWORK_STORE=${SAFEWORK_STORE:-artifacts-tiny}
-OUT=${OUT:-report-tiny.html}
-ROWS=${ROWS:-4} ROWS_BETWEEN=${ROWS_BETWEEN:-2}
-. "$(dirname "${BASH_SOURCE[0]}")/ladder.sh"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
+exec safework ladder -c "$HERE/quickstart/ladder.yaml" -c "$HERE/tiny/ladder.yaml" recipes="$HERE/tiny" "$@"

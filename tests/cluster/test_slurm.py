@@ -94,3 +94,29 @@ def test_an_evaluation_as_an_array_is_the_one_in_one_piece(cli, store, tiny_arti
     merged, whole = (store.resolve(ref.strip(), ("evaluation",)) for ref in (ended["ref"], cli(*words).stdout))
     assert len(merged.manifest.inputs) == 5 and len(whole.manifest.inputs) == 2  # with the three shares
     assert (merged.path / "summary.json").read_text() == (whole.path / "summary.json").read_text()
+
+
+def test_a_ladder_is_a_chain_of_jobs(cli, store, tmp_path):
+    rows = [{"prompt": f"What is {n}+1?", "reply": "<think>I add.</think>It is so."} for n in range(4)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "ladder.yaml").write_text(
+        'slurm: {cpus_per_task: 1, time: 10}\nsteps:\n  first: "verifier score file=rows.jsonl rules=[format] --name first"\n'
+        '  second: "verifier score data={first} rules=[format] --name second slurm.time=8"\n'
+    )
+    submitted = cli("ladder", "-c", "ladder.yaml", cwd=tmp_path)
+    assert submitted.returncode == 0, submitted.stderr
+    jobs = dict(line.split("\t") for line in submitted.stdout.splitlines())
+    assert set(jobs) == {"first", "second"} and all(re.fullmatch(r"job:\d+", job) for job in jobs.values())
+    scripts = {file.parent.name.split("-")[0]: file.read_text() for file in (store.root / ".slurm").glob("*/job.sh")}
+    assert f"--dependency=afterok:{jobs['first'][4:]}" in scripts["second"] and "--time=8\n" in scripts["second"]
+    assert "--dependency" not in scripts["first"] and "--time=10\n" in scripts["first"]
+    wait_for(lambda: (store.root / ".slurm" / f"{jobs['second'][4:]}.ref").exists() and store.list("generations", "second"))
+    (second,) = store.list("generations", "second")
+    assert second.manifest.inputs["data"].ref == "generations/first@v1"
+    (tmp_path / "more.yaml").write_text(
+        'steps: {out: artifacts export {second} exported, third: "verifier score data={second} rules=[format]"}\n'
+    )
+    waited = cli("ladder", "-c", "ladder.yaml", "-c", "more.yaml", "--wait", cwd=tmp_path)
+    assert waited.returncode == 0, waited.stderr
+    lines = dict(line.split("\t") for line in waited.stdout.splitlines())
+    assert lines["second"] == "generations/second@v1" and lines["third"].startswith("generations/") and (tmp_path / "exported").is_dir()

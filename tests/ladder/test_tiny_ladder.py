@@ -1,4 +1,4 @@
-"""The whole ladder as a script, on a tiny model: every stage, then the report, then a second run in which every stage is already done."""
+"""The quickstart's ladder on a tiny model: every stage, then the report, then a second run in which every stage is already done."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
     env |= {
         "PATH": f"{binary.parent}:{os.environ['PATH']}",
         "SAFEWORK_STORE": str(tmp_path / "store"),
-        "OUT": str(tmp_path / "report.html"),
-        "TIMES": str(tmp_path / "times.tsv"),
     }
+    report = tmp_path / "report.html"
 
     def chain() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(["bash", str(ROOT / "recipes" / "tiny.sh")], env=env, capture_output=True, text=True)
+        return subprocess.run(["bash", str(ROOT / "recipes" / "tiny.sh"), f"out={report}"], env=env, capture_output=True, text=True)
 
     first = chain()
     assert first.returncode == 0, first.stderr[-3000:]
-    assert first.stdout.strip() == str(tmp_path / "report.html")
-    assert "<html" in (tmp_path / "report.html").read_text()
+    printed = [line.split("\t") for line in first.stdout.splitlines()]
+    assert printed.pop() == ["report", str(report)] and "<html" in report.read_text()
     listed = subprocess.run([str(binary), "artifacts", "ls", "--json"], env=env, capture_output=True, text=True, check=True)
     stages = [a["stage"] for a in json.loads(listed.stdout)]
     ours = ["models pull", "data build", "data index", "sft", "verifier train", "rl m3", "rl efficient", "rl search", "eval", "search"]
@@ -43,22 +42,20 @@ def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
     for row in ("base", "sft", "rl m3", "rl efficient", "rl search"):
         assert f"│ {row}" in first.stderr
 
-    assert "all" in first.stderr.split("── seconds")[1] and "Upper right quadrant" in first.stderr.split("── seconds")[1]
-    times = [line.split("\t") for line in (tmp_path / "times.tsv").read_text().splitlines()]
-    made = {a["ref"] for a in json.loads(listed.stdout)}
-    assert [name for name, _, _ in times][-2:] == ["eval-search", "guided"]
-    assert {reference for _, _, reference in times} == made and all(seconds.isdigit() for _, seconds, _ in times)
-    rows = {name: n_of(tmp_path / "store" / reference.replace("@", "/")) for name, _, reference in times if name.startswith("eval-")}
+    assert "Upper right quadrant" in first.stderr and "s  eval-search      evaluation/" in first.stderr
+    assert [name for name, _ in printed][-2:] == ["eval-search", "guided"]
+    assert {reference for _, reference in printed} == {a["ref"] for a in json.loads(listed.stdout)}
+    rows = {name: n_of(tmp_path / "store" / reference.replace("@", "/")) for name, reference in printed if name.startswith("eval-")}
     assert rows == {"eval-base": 4, "eval-sft": 2, "eval-m3": 2, "eval-efficient": 2, "eval-search": 4}
 
-    record = evidence_of(times, tmp_path / "store")
+    record = evidence_of(printed, tmp_path / "store")
     assert list(record.evaluations) == ["base", "sft", "m3", "efficient", "search"] and record.evaluations["m3"].against == "base"
     assert record.suites["harmful"].n == 4 and len(record.evaluations["m3"].outcomes["harmful"]["safety"]) == 2
-    assert [step.name for step in record.steps] == [name for name, _, _ in times] and len(record.commit) == 40
+    assert [step.name for step in record.steps] == [name for name, _ in printed] and len(record.commit) == 40
 
     second = chain()
     assert second.returncode == 0
-    assert second.stderr.count("already done") == 15
+    assert second.stderr.count("already done →") == 15 and second.stdout == first.stdout
     assert subprocess.run([str(binary), "artifacts", "verify"], env=env, capture_output=True).returncode == 0
 
 
@@ -68,8 +65,8 @@ def n_of(evaluation: Path) -> int:
     return rows
 
 
-def evidence_of(times: list[list[str]], store: Path):
+def evidence_of(printed: list[list[str]], store: Path):
     """The record of the evidence that this ladder gives: it is checked as it is made."""
     os.environ["SAFEWORK_STORE"] = str(store)
-    done = [Done(name, ["bash", "recipes/tiny.sh"], reference) for name, _, reference in times]
-    return record_of("tiny", 0, done, {}, Definition(about="", seeds=[0], script="recipes/tiny.sh", keep={"sft": ["steps"]}))
+    done = [Done(name, ["bash", "recipes/tiny.sh"], reference) for name, reference in printed]
+    return record_of("tiny", 0, done, {}, Definition(about="", seeds=[0], keep={"sft": ["steps"]}))

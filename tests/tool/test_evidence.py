@@ -146,13 +146,9 @@ def test_every_command_of_a_run_is_valid(run: str):
 
     before: set[str] = {"seed"}
     for planned in commands(definitions(), run):
-        if planned.kind == "script":
-            assert (ROOT / planned.text).is_file()
-            before |= {"base", "data", "wiki", "sft", "safety", "judge", "m3", "efficient", "search"}
-            continue
-        assert planned.needs <= before
+        assert planned.named <= before
         before.add(planned.name)
-        words = planned.words({name: f"{name}@v1" for name in before}, 0)
+        words = planned.words({name: f"{name}@v1" for name in before} | {"seed": "0"})
         if planned.kind == "measure":
             assert (ROOT / words[0]).is_file()
         elif words[:2] == ["models", "pull"]:
@@ -166,7 +162,7 @@ def test_every_command_of_a_run_is_valid(run: str):
             recipes = [Path(rest[place + 1]) for place, word in enumerate(rest) if word == "-c"]
             assert all(find_recipe(recipe) for recipe in recipes)
             settings = [word for word in rest if "=" in word]
-            resolve(load_stage(name), [ROOT / recipe for recipe in recipes], settings, {}, list(stage_entries()))
+            resolve(load_stage(name), [find_recipe(recipe) for recipe in recipes], settings, {}, list(stage_entries()))
 
 
 @pytest.mark.parametrize("run", list(definitions()))
@@ -182,7 +178,7 @@ def test_the_plan_adds_the_minutes_up(capsys):
     assert lines["sft-speed"].startswith("12 min a seed, and 3 of long, once") and lines["all"].endswith("with every seed")
     assert evidence.main(["plan", "m3-vs-sft"]) == 0
     shown = capsys.readouterr().out
-    assert "sft (40 min): safework sft -c recipes/smollm2/sft.yaml" in shown and "all: 84 min a seed" in shown
+    assert "sft (40 min): safework sft -c smollm2/sft.yaml" in shown and "all: 84 min a seed" in shown
     lost = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3"}, minutes={"m4": 1})}
     with pytest.raises(EvidenceError, match="minutes has no estimate of m3"):
         estimates(lost, "a")
@@ -198,7 +194,7 @@ def test_a_run_starts_with_what_it_needs_of_another():
     }
     planned = commands(known, "short")
     assert [one.name for one in planned] == ["base", "sft", "eval-x-sft", "m3", "eval-x-m3"]
-    assert planned[1].words({"base": "model/b@v1"}, 3) == ["sft", "model=model/b@v1", "seed=3"]
+    assert planned[1].words({"base": "model/b@v1", "seed": "3"}) == ["sft", "model=model/b@v1", "seed=3"]
     assert planned[-1].text == "eval -c e.yaml model={m3} against={eval-x-sft}"
     assert [one.name for one in commands(known, "short", ["eval-x-sft"])] == ["base", "sft", "eval-x-sft"]
     with pytest.raises(EvidenceError, match="run short has no command m4"):
@@ -211,34 +207,29 @@ def test_a_run_starts_with_what_it_needs_of_another():
         commands(circle, "a")
     with pytest.raises(EvidenceError, match="there is no run lnog"):
         commands(known, "lnog")
-    with pytest.raises(ValidationError, match="not both"):
-        Definition(about="", seeds=[0], script="x.sh", steps={"a": "b"})
+    ladder = commands({"a": Definition(about="", seeds=[0], ladder=["recipes/quickstart/ladder.yaml", "recipes/tiny/ladder.yaml"])}, "a")
+    assert ladder[0].text == "models pull tiny" and ladder[3].text.endswith("seed={seed}")
+    assert [one.name for one in ladder][-2:] == ["eval-search", "guided"], "what makes no artifact is left out"
     with pytest.raises(ValidationError, match="extra"):
         Definition.model_validate({"about": "", "seeds": [0], "stepps": {}})
 
 
-def test_a_script_a_step_and_a_measure_are_run_and_a_failure_ends_the_run(tmp_path, monkeypatch):
+def test_a_step_and_a_measure_are_run_and_a_failure_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEWORK_STORE", str(tmp_path / "store"))
-    script, measure = tmp_path / "s.sh", tmp_path / "m.py"
-    script.write_text('printf "base\\t3\\tmodel/b@v1\\neval-base\\t4\\tevaluation/b@v%s\\n" "$SEED" >"$TIMES"\n')
+    measure = tmp_path / "m.py"
     measure.write_text("import json, sys\nprint(json.dumps({'value': sys.argv[1:]}))\n")
     known = {
-        "demo": Definition(
-            about="", seeds=[2], script=str(script), environment={"SEED": "{seed}"}, measures={"auc": f"{measure} {{base}} {{seed}}"}
-        ),
-        "pull": Definition(about="", seeds=[0], steps={"base": "models pull tiny"}),
+        "pull": Definition(about="", seeds=[2], steps={"base": "models pull tiny"}, measures={"auc": f"{measure} {{base}} {{seed}}"}),
         "bad": Definition(about="", seeds=[0], steps={"base": "models pull nothing"}),
     }
     said: list[str] = []
-    steps, measures = execute(known, "demo", 2, said.append)
-    assert [(step.name, step.ref) for step in steps] == [("base", "model/b@v1"), ("eval-base", "evaluation/b@v2")]
-    assert steps[0].command == ["SEED=2", "bash", str(script)] and measures == {"auc": {"value": ["model/b@v1", "2"]}}
-    (pulled,), _ = execute(known, "pull", 0, said.append, ["base"])
+    (pulled,), measures = execute(known, "pull", 2, said.append)
     assert pulled.ref == "model/tiny-llama@v1" and pulled.command == ["safework", "models", "pull", "tiny"]
+    assert measures == {"auc": {"value": ["model/tiny-llama@v1", "2"]}}
     with pytest.raises(EvidenceError, match="base ended with exit code 2"):
         execute(known, "bad", 0, said.append)
     with pytest.raises(EvidenceError, match="defined for the seeds 2, not for 5"):
-        execute(known, "demo", 5, said.append)
+        execute(known, "pull", 5, said.append)
 
 
 # ---------------------------------------------------------------- records

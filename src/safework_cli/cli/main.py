@@ -24,11 +24,12 @@ GROUPS = {
     "rl": "Reinforcement learning: M3, safe-and-efficient, deliberative search.",
 }
 TOOLS = {
-    "models": ("safework_cli.cli.models:command", "Bring models into the store; average their weights."),
+    "models": ("safework_cli.cli.models:command", "Bring models into the store; average their weights; merge adapters."),
     "artifacts": ("safework_cli.cli.artifacts:command", "List, show, verify, compare and clean the store."),
     "runs": ("safework_cli.cli.runs:command", "List the runs of a store, show one, follow its log."),
     "recipes": ("safework_cli.cli.recipes:command", "List, show and copy the recipes that come with safework."),
     "schema": ("safework_cli.cli.schema:command", "Print the JSON Schema of a stage's recipe, for editors."),
+    "ladder": ("safework_cli.cli.ladder:command", "Run a file of commands, each with the references that the earlier ones printed."),
     "report": ("safework_cli.cli.report:command", "Write one HTML file: models, evaluations, training curves, replies."),
     "serve": ("safework_cli.cli.serve:command", "Serve a model with vLLM for the rollouts of reinforcement learning."),
     "doctor": ("safework_cli.cli.doctor:command", "Check what is installed and what works."),

@@ -29,7 +29,7 @@ def command() -> Any:
     )
     app.callback()(lambda: None)
 
-    @app.command(name="ls", help="List recipes. Each name works after -c; scripts (.sh) chain the stages.")
+    @app.command(name="ls", help="List recipes. Each name works after -c; a ladder.yaml chains the stages: safework ladder -c NAME.")
     def list_recipes() -> None:
         from rich.table import Table
 

@@ -70,6 +70,8 @@ COMMANDS = {
     "models ls": ("artifacts ls --kind model", ""),
     "models list": ("artifacts ls --kind model", ""),
     "list": ("artifacts ls", ""),
+    "merge": ("models merge", ""),
+    "pipeline": ("ladder", "commands that use each other's references are a ladder's file"),
     "ls": ("artifacts ls", ""),
     "artifacts list": ("artifacts ls", ""),
     "runs list": ("runs ls", ""),

@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[3] / "recipes"
-SUFFIXES = (".yaml", ".sh")
+SUFFIXES = (".yaml", ".sh", ".sbatch")
 
 
 def recipes_folder() -> Path | None:

@@ -39,7 +39,7 @@ def write_report(store: Store, out: Path, damaged: list[InputError] | None = Non
         raise InputError(
             f"there is nothing in {store.root}",
             "a report of nothing would look like a report",
-            "run recipes/quickstart.sh first, or give --store",
+            "safework ladder -c quickstart/ladder.yaml makes some; or give --store",
         )
     return build_report(artifacts, out)
 

@@ -135,7 +135,7 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
         if name.startswith("SAFEWORK_") and name != "SAFEWORK_STORE"
     ]
     lines += [*batch.slurm.setup, ""]
-    command = shlex.join([*_program(), *_with_copies(batch, folder), "slurm=null"])
+    command = shlex.join([*program(), *_with_copies(batch, folder), "slurm=null"])
     command += f" shard=$SLURM_ARRAY_TASK_ID/{batch.shards}" if of_array else ""
     lines += [
         f"{command} > {shlex.quote(str(store.root / FOLDER))}/{job}.ref &",
@@ -192,7 +192,7 @@ def standstill(started_at: int, stopped_at: int, environment: Mapping[str, str])
     )
 
 
-def _program() -> list[str]:
+def program() -> list[str]:
     """How this program is started: as it was now, in the environment that it is installed in."""
     return [str(Path(sys.argv[0]).absolute())] if Path(sys.argv[0]).name == "safework" else [sys.executable, "-m", "safework_cli"]
 

@@ -68,7 +68,7 @@ def run_on_ranks(stage: Stage, config: Any, inputs: Inputs, work: WorkDir) -> Ou
         # in a session of its own: Ctrl-C in a terminal reaches the command only, which passes it on in order
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment(launch),
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
         )  # fmt: skip
         try:
             _wait(process, relay, folder, work)
@@ -175,7 +175,7 @@ def _environment(launch: LaunchSettings) -> dict[str, str]:
     return {"OMP_NUM_THREADS": threads, **os.environ}
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Called in the child: Linux sends it SIGTERM when the command dies, by kill -9 too. A run never continues without its lock."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
