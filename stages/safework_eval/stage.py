@@ -123,8 +123,8 @@ class EvalStage(Stage):
         plan.tokens = round(asked * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens))
         plan.disk_bytes = sides * rows * 20_000
         if asked:
-            replies, judges = round(asked * rows), inputs.many("verifiers").values()
-            plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=replies, judges=judges)
+            replies, verifiers = round(asked * rows), inputs.many("verifiers").values()
+            plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=replies, judges=verifiers)
         return plan
 
     @staticmethod

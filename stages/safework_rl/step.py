@@ -242,8 +242,8 @@ def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: in
                 for row, t in zip(rows, transcripts, strict=True)
             ]
         else:
-            asked, images = [encoded[row][0] for row in rows], [encoded[row][1] for row in rows]
-            completions = engine.generate_ids(asked, sampling, visions=images, seeds=[[seed] for seed in own_seeds])
+            ids, images = [encoded[row][0] for row in rows], [encoded[row][1] for row in rows]
+            completions = engine.generate_ids(ids, sampling, visions=images, seeds=[[seed] for seed in own_seeds])
             trajectories = [
                 Trajectory(
                     row, c.prompt_ids, c.token_ids, [1] * len(c.token_ids), c.logprobs, c.text, None if sent else encoded[row][1],

@@ -201,7 +201,7 @@ class Runner:
             started = time.monotonic()
             one.code, printed = self._call([*words, *options], restarted)
             one.seconds = round(time.monotonic() - started, 1)
-            result = _json(printed) if asks_json else {"ref": printed.strip() or None}
+            result: dict[str, Any] = _json(printed) if asks_json else {"ref": printed.strip() or None}
             one.ref, one.already = result.get("ref"), result.get("already")
             if one.code or self._stopped:
                 self._summary()
@@ -275,7 +275,7 @@ def command_of(words: Sequence[str]) -> tuple[str, Any, list[str], Any]:
         if not rest:
             raise ConfigError(f"'{' '.join(words)}' is a group of commands", "", " ".join(["safework", *words, "--help"]))
         name, found, rest = found.resolve_command(context, rest)
-        names.append(name)
+        names.append(str(name))
         if isinstance(found, TyperGroup):
             context = click.Context(found, info_name=name, parent=context)
     return " ".join(names), found, rest, context

@@ -69,7 +69,7 @@ def write_adapter(adapter: Adapter, model: PreTrainedModel, folder: Path) -> Non
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(str(folder))
     dtype = str(model.dtype).removeprefix("torch.")
-    Base(ref=adapter.base.ref, digest=adapter.base.digest, dtype=dtype, parameters=parameter_count(adapter.base.path)).write(folder)  # type: ignore[arg-type]
+    Base(ref=adapter.base.ref, digest=adapter.base.digest, dtype=dtype, parameters=parameter_count(adapter.base.path)).write(folder)
 
 
 def _base_for_peft(base: Artifact) -> dict[str, str | None]:
@@ -96,7 +96,7 @@ def with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # the random start, which is replaced, takes no numbers
             wrapped = get_peft_model(model, config)
         tensors = load_file(folder / ADAPTER_WEIGHTS)
-        result = set_peft_model_state_dict(wrapped, tensors)
+        result: Any = set_peft_model_state_dict(wrapped, tensors)
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
         raise InputError(
             f"the adapter in {folder} does not fit its base", str(error).strip().splitlines()[0], "run its stage again"

@@ -166,7 +166,7 @@ def load_model(
             model.generation_config = settings or model.generation_config
         else:
             with _whole_weights():
-                model, info = kind.from_pretrained(
+                loaded: Any = kind.from_pretrained(
                     str(folder),
                     use_safetensors=True,
                     generation_config=settings,
@@ -175,6 +175,7 @@ def load_model(
                     device_map=None if device.type == "cpu" else {"": device},
                     **options,
                 )
+                model, info = loaded
     except SafeworkError:
         raise
     except Exception as error:  # whatever a library makes of a folder that somebody else filled

@@ -35,14 +35,13 @@ class MergeAdapter(Stage):
             plan.refuse(f"{model.ref} is a whole model", "there is nothing to merge", "use it as it is", kind=InputError)
             return plan
         plan.lines = [f"{base.ref} + {model.ref}, saved in {base.dtype}"]
-        width = 4 if base.dtype == "float32" else 2
-        plan.memory_bytes, plan.disk_bytes = 4 * base.parameters + 2**30, width * base.parameters
+        plan.disk_bytes = (4 if base.dtype == "float32" else 2) * base.parameters
         return plan
 
     def run(self, config: MergeConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_cli.models.card import write_merge_card
         from safework_cli.models.load import load_model, load_tokenizer, save_model, template_hash
-        from safework_cli.models.vision import load_processor
+        from safework_cli.models.processors import load_processor
 
         adapter = inputs.one("model")
         base = read_base(adapter.path)

@@ -82,7 +82,7 @@ def load_processor(
         )
     _refuse_other_models(processor, config, folder)
     if pixels is not None:
-        processor.bounds = set_bounds(processor, pixels)
+        vars(processor)["bounds"] = set_bounds(processor, pixels)
     return processor
 
 
@@ -94,7 +94,8 @@ def _family(folder: Path, config: PretrainedConfig) -> type[ProcessorMixin] | No
             kind = processor_class_from_name(named)
     if kind is None and type(config) in PROCESSOR_MAPPING:
         kind = PROCESSOR_MAPPING[type(config)]
-    return _pixtral_by_pillow() if getattr(kind, "is_dummy", False) and kind.__name__ == "PixtralProcessor" else kind
+    replaced = kind is not None and getattr(kind, "is_dummy", False) and kind.__name__ == "PixtralProcessor"
+    return _pixtral_by_pillow() if replaced else kind
 
 
 def _pixtral_by_pillow() -> type[ProcessorMixin]:
