@@ -77,16 +77,15 @@ class EvalStage(Stage):
             )
             return plan
         suites, panels, refusals = chosen_suites(config, inputs)
+        if config.shard and inputs.many(shards.SLOT):
+            what = f"shard={config.shard} and {shards.SLOT} are both given"
+            plan.refuse(what, "one makes a share, the other merges them", "leave one out")
         plan.refusals += [*refusals, *shards.problems(config, inputs, self.version)]
         if config.shard:
             plan.name += "-" + "-of-".join(map(str, config.share))
             plan.lines.append(
                 f"share {config.shard} of the replies; the same command with {shards.SLOT}.KEY=… judges them, and checks the gates"
             )
-            if inputs.many(shards.SLOT):
-                plan.refuse(
-                    f"shard={config.shard} and {shards.SLOT} are both given", "one makes a share, the other merges them", "leave one out"
-                )
         against = inputs.maybe("against")
         metrics = {suite.name: suite.metric for suite in suites}
         further = {name: tuple(panel.also) for name, panel in panels.items()}
