@@ -20,8 +20,8 @@ JUDGE = ["task=value", "instruction=short", "max_length=900", "eval_fraction=0.4
 EVAL = ["max_tokens=4", "dtype=float32", "max_failed=0", "suites=[{name: k, rows: {task: general}}]"]
 SEARCH = ["method=best_of_n", "candidates=2", "max_tokens=6", "batch_prompts=4", "guide.g=rule:correctness", "max_failed=1"]
 COLUMNS: dict[str, list[str]] = {
-    "build model=, img": ["data", "build", "data.rows=DATA/img", "model=MODEL", "--name", "built-img"],
-    "build model=, text": ["data", "build", "data.rows=DATA/text", "model=MODEL", "--name", "built-text"],
+    "build model=, img": ["data", "build", "data.rows=DATA:img", "model=MODEL", "--name", "built-img"],
+    "build model=, text": ["data", "build", "data.rows=DATA:text", "model=MODEL", "--name", "built-text"],
     "preview img": ["data", "preview", "DATA/img", "--model", "MODEL", "-n", "1"],
     "preview text": ["data", "preview", "DATA/text", "--model", "MODEL", "-n", "1"],
     "sft img": ["sft", "model=MODEL", "data=DATA/img", *STEPS, "sample_prompts=1", "sample_max_tokens=4", "--name", "sft-img"],

@@ -195,6 +195,8 @@ def create(family: str, text_model: Path, folder: Path) -> Path:
     torch.manual_seed(4)
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
+        if parameter.ndim > 1 and not parameter.any():  # Gemma 3's projector, through which no image would be seen
+            torch.nn.init.normal_(parameter, std=0.1)
         parameter.data *= 2  # far from the uniform attention and flat logits of a fresh model
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -25,7 +25,7 @@ def out_of_memory(trainer: Trainer, error: BaseException) -> TrainingOutOfMemory
         GRADIENTS: _bytes(weight.grad for weight in weights if weight.grad is not None),
         OPTIMISER: _bytes(value for state in getattr(optimizer, "state", {}).values() for value in state.values()),
     }
-    other = next((one for name in ("ref_model", "_reference") if (one := getattr(trainer, name, None)) is not None), None)
+    other = next((one for name in ("ref_model", "_reference") if isinstance(one := getattr(trainer, name, None), torch.nn.Module)), None)
     if other is not None:
         held[REFERENCE] = _bytes(other.parameters())
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

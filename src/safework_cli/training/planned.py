@@ -124,6 +124,6 @@ def _return_freed_memory() -> None:
 
 def held_bytes(trainer: Trainer) -> int:
     """Bytes of the weights that this process holds: its part of divided ones, and a reference model's."""
-    models = [trainer.model, *(getattr(trainer, name, None) for name in ("ref_model", "_reference"))]  # a method's name in one of them
+    models = [trainer.model, getattr(trainer, "ref_model", None), getattr(trainer, "_reference", None)]
     weights = {id(weight): weight for model in models if isinstance(model, torch.nn.Module) for weight in model.parameters()}
     return sum(map(local_bytes, weights.values()))
