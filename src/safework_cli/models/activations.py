@@ -28,7 +28,7 @@ SHALLOW, DEEPER = 2, 4
 
 
 def measured(work: Work, *, trust_remote_code: bool = False) -> Activations:
-    """Bytes that the largest pass of some work keeps, without logits.
+    """Bytes that the largest pass of some work keeps, without logits and without autocast's copies of the weights.
 
     Raises:
         InputError: the architecture cannot run on tensors without contents.
@@ -46,7 +46,8 @@ def measured(work: Work, *, trust_remote_code: bool = False) -> Activations:
             f"the activations of the model in {work.folder} cannot be measured", first_line(error), "leave --measure out: by formula"
         ) from error
     layer = (sizes[1] - sizes[0]) / (DEEPER - SHALLOW)
-    return Activations(base=max(0.0, sizes[0] - SHALLOW * layer), layer=layer)
+    copies = 2 * work.shape.layer if bf16 else 0
+    return Activations(base=max(0.0, sizes[0] - SHALLOW * layer), layer=layer - copies)
 
 
 def shallow(config: Any, layers: int) -> Any:
