@@ -11,7 +11,6 @@ from math import ceil
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -28,7 +27,8 @@ SHALLOW, DEEPER = 2, 4
 
 
 def measured(work: Work, *, trust_remote_code: bool = False) -> Activations:
-    """Bytes that the largest pass of some work keeps, without logits and without autocast's copies of the weights.
+    """Bytes that the largest pass of some work keeps, without logits and without autocast's copies of the weights. Adapters are measured
+    as if all weights were trained, which keeps a little more.
 
     Raises:
         InputError: the architecture cannot run on tensors without contents.
@@ -38,7 +38,7 @@ def measured(work: Work, *, trust_remote_code: bool = False) -> Activations:
     rows = max(1, work.rows)
     length = max(1, ceil(work.pass_tokens / rows))
     try:
-        sizes = [_kept(shallow(config, layers), rows, length, bf16=bf16, lora=bool(work.lora)) for layers in (SHALLOW, DEEPER)]
+        sizes = [_kept(shallow(config, layers), rows, length, bf16=bf16) for layers in (SHALLOW, DEEPER)]
     except SafeworkError:
         raise
     except Exception as error:  # operators that look at values, in whatever words a library has for it
@@ -62,19 +62,17 @@ def shallow(config: Any, layers: int) -> Any:
     return made
 
 
-def _kept(config: Any, rows: int, length: int, *, bf16: bool, lora: bool) -> float:
+def _kept(config: Any, rows: int, length: int, *, bf16: bool) -> float:
     """Bytes at the peak of a forward and backward pass beyond weights and gradients, without the output embedding."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = AutoModelForImageTextToText if has_vision(config) else AutoModelForCausalLM
     with FakeTensorMode():
         with torch.device(device):
             model: Any = kind.from_config(config, dtype=torch.float32)
-            if lora:
-                model = get_peft_model(model, LoraConfig(target_modules="all-linear"))
         model.train()
         tracker = MemTracker()
         tracker.track_external(model)
-        decoder = (model.get_base_model() if lora else model).base_model
+        decoder = model.base_model
         with tracker:
             for first in (True, False):  # in the second pass all gradients are there
                 ids_BT = torch.zeros((rows, length), dtype=torch.long, device=device)
