@@ -136,7 +136,7 @@ def pairs(made: list[drawn.Drawn], subset: str) -> tuple[list[Row], list[Row]]:
     return harmful, benign
 
 
-@pytest.mark.parametrize(("subset", "least"), [("cot", 100), ("rl", 20), ("dev", 10), ("heldout", 25), ("blurred", 25)])
+@pytest.mark.parametrize(("subset", "least"), [("cot", 100), ("rl", 20), ("dev", 20), ("heldout", 50), ("blurred", 50)])
 def test_harmful_and_harmless_texts_are_equally_long(made, subset, least):
     harmful, benign = pairs(made, subset)
     assert len(harmful) >= least
