@@ -147,7 +147,7 @@ def compared(folder_of):
 
 @pytest.mark.parametrize("name", tiny_processors.FAMILIES)
 def test_pillow_and_torchvision_differ_by_two_grey_levels_at_most(compared, name):
-    assert compared[name]["shapes"] and compared[name]["levels"] <= 2.0
+    assert compared[name]["shapes"] and round(compared[name]["levels"], 3) <= 2.0
 
 
 COMPARED = """
@@ -169,6 +169,7 @@ for folder in map(Path, sys.argv[1:]):
     fast, slow = processor.image_processor, AutoImageProcessor.from_pretrained(str(folder), backend="pil")
     assert not type(fast).__name__.endswith("Pil") and type(slow).__name__.endswith("Pil"), (type(fast), type(slow))
     options = processor._merge_kwargs(tokenizer_init_kwargs={}, return_tensors="pt")["images_kwargs"]
+    options["do_normalize"] = False  # from 0 to 1: the deviations that channels are divided by differ
     if type(processor).__name__ == "PixtralProcessor":
         options["patch_size"] = processor.patch_size * processor.spatial_merge_size
     draw = np.random.default_rng(0)
@@ -179,7 +180,7 @@ for folder in map(Path, sys.argv[1:]):
         by = [torch.as_tensor(np.asarray(kind([[smooth]], **options)["pixel_values"])) for kind in (fast, slow)]
         shapes &= by[0].shape == by[1].shape
         if shapes:
-            levels = max(levels, float((by[0].float() - by[1].float()).abs().max()) * max(slow.image_std) * 255)
+            levels = max(levels, float((by[0].float() - by[1].float()).abs().max()) * 255)
     answers.append({"levels": levels, "shapes": shapes})
 print(json.dumps(answers))
 """
