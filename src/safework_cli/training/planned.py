@@ -46,9 +46,7 @@ class CompareWithPlan(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._product = product_speed(args.device, torch.bfloat16 if args.bf16 else torch.float32)
         self._without_model: int | None = None
-        if self._on_card:
-            torch.cuda.reset_peak_memory_stats()
-        else:
+        if not self._on_card:
             _return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
             resident = resident_bytes()
             self._without_model = None if resident is None else resident - held_bytes(self._trainer)
@@ -105,7 +103,7 @@ PRODUCT = {"cpu": 512, "cuda": 4096}
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:
     """Operations of a product a second on a device, the best of three: what the plan's time can be compared with on another machine."""
-    size = PRODUCT["cpu" if device.type == "cpu" else "cuda"]
+    size = PRODUCT.get(device.type, PRODUCT["cpu"])
     left = torch.ones(size, size, device=device, dtype=dtype)
     seconds = []
     for _ in range(3):
