@@ -100,6 +100,7 @@ def test_only_one_of_several_gpus_is_used(work, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     args = grpo_arguments(M3Config(), work)
     assert args.n_gpu == 1 and args.train_batch_size == 8
     assert "3 GPUs are visible, one is used: cuda:0" in (work.path / "events.jsonl").read_text()

@@ -41,7 +41,7 @@ def test_the_loss_and_its_gradients_are_those_of_padded_rows(name, tiny_model, w
     for padding_free in (False, True):
         trainer = SupervisedTrainer(
             model=model,
-            args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
+            args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer, "device"),
             train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
             processing_class=tokenizer,
             lengths=[len(row) for row in rows],

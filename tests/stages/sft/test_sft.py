@@ -89,7 +89,7 @@ def test_the_head_on_supervised_positions_gives_trls_loss(tiny_artifact, toy_dat
     data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels})
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
+        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer, "device"),
         train_dataset=data,
         processing_class=tokenizer,
         lengths=[len(ids) for ids in encoded.input_ids],
@@ -120,7 +120,7 @@ def test_the_loss_is_the_models_own(name, tiny_model, work):
     labels = [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
     trainer = SupervisedTrainer(
         model=model,
-        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer),
+        args=_arguments(SftConfig(max_steps=1, bf16=False), work, tokenizer, "device"),
         train_dataset=Dataset.from_dict({"input_ids": rows, "labels": labels}),
         processing_class=tokenizer,
         lengths=[len(row) for row in rows],

@@ -244,7 +244,7 @@ def trainer_of(tiny_model, work, rows, config, **more):
 
     tokenizer, encoded, verdicts = encoded_with(tiny_model, rows)
     training = rows_to_train(encoded, verdicts, True)
-    args = _arguments(config, work, tokenizer)
+    args = _arguments(config, work, tokenizer, "device")
     return SupervisedTrainer(
         model=load_model(tiny_model, dtype="float32"),
         args=args,
