@@ -20,7 +20,7 @@ def complete(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("safework s", ["sft", "search", "schema"]),
+        ("safework s", ["sft", "search", "schema", "serve"]),
         ("safework rl ", ["m3", "efficient", "search"]),
         ("safework verifier w", ["wrap"]),
         ("safework data p", ["preview"]),

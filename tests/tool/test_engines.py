@@ -34,10 +34,11 @@ def test_engines_are_made_in_one_file(name):
 
 
 def test_a_model_is_loaded_for_generation_in_one_file():
-    """The other callers train the model, compare it with another one, or read a verdict from its logits."""
+    """The other callers train the model, compare it with another one, merge an adapter into it, or read a verdict from its logits."""
     trained = {f"stages/{name}" for name in ("safework_rl/run.py", "safework_rl/reference.py", "safework_sft/run.py")}
     trained |= {f"stages/safework_verifier/{name}/run.py" for name in ("train", "values", "wrap")}
-    assert calls("load_model") == {"src/safework_cli/engines/load.py", "src/safework_cli/verifiers/load.py", *trained}
+    merged = "src/safework_cli/models/merge.py"
+    assert calls("load_model") == {"src/safework_cli/engines/load.py", "src/safework_cli/verifiers/load.py", merged, *trained}
 
 
 def test_the_settings_say_which_engine_it_is(tiny_model):

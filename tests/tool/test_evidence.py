@@ -491,4 +491,4 @@ def test_a_table_names_uncommitted_changes_and_what_was_measured():
     assert "verifier/judge@v1 (no stage was trained against it)" in text
     assert times_line([]).startswith("Not measured yet") and "0 min 00 s in all" in times_line([changed])
     assert "with uncommitted changes" in text and "verdict-auc-xstest" in text
-    assert Planned("a", "step", "x {b} {seed}").needs == {"b"}
+    assert Planned("a", "x {b} {seed}").named == {"b", "seed"}

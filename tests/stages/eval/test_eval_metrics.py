@@ -55,7 +55,8 @@ def test_a_metric_of_another_package(theirs: None, store: Store, tiny_model: Pat
 
 def test_our_metrics_and_their_axes() -> None:
     assert [metric.name for metric in all_metrics()] == [
-        "safety", "safety_judged", "unsafe", "over_refusal", "over_refusal_judged", "helped", "nonsense", "value", "value_lenient",
+        "safety", "safety_judged", "unsafe", "over_refusal", "over_refusal_judged", "helped", "nonsense", "situational",
+        "safe_by_warning", "effective", "safe_and_effective", "value", "value_lenient",
         "knowledge", "knowledge_lenient", "general", "general_lenient", "instruction", "search",
     ]  # fmt: skip
     on = {axis: [(metric.name, metric.sign) for metric in on_axis(axis, [m.name for m in all_metrics()])] for axis in AXES}
