@@ -89,8 +89,9 @@ def test_an_evaluation_as_an_array_is_the_one_in_one_piece(cli, store, tiny_arti
         "dtype=float32", "max_failed=1",
     )  # fmt: skip
     array = cli(*words, *JOB, "slurm.shards=3", "--wait", "--json")
+    assert array.returncode == 0, array.stderr
     ended = json.loads(array.stdout)
-    assert array.returncode == 0 and ended["state"] == "COMPLETED", (array.stderr, log_of(store, ended["job"]))
+    assert ended["state"] == "COMPLETED", log_of(store, ended["job"])
     merged, whole = (store.resolve(ref.strip(), ("evaluation",)) for ref in (ended["ref"], cli(*words).stdout))
     assert len(merged.manifest.inputs) == 5 and len(whole.manifest.inputs) == 2  # with the three shares
     assert (merged.path / "summary.json").read_text() == (whole.path / "summary.json").read_text()
@@ -114,7 +115,7 @@ def test_a_ladder_is_a_chain_of_jobs(cli, store, tmp_path):
     (second,) = store.list("generations", "second")
     assert second.manifest.inputs["data"].ref == "generations/first@v1"
     (tmp_path / "more.yaml").write_text(
-        'steps: {out: artifacts export {second} exported, third: "verifier score data={second} rules=[format]"}\n'
+        'steps: {out: "artifacts export {second} exported", third: "verifier score data={second} rules=[format]"}\n'
     )
     waited = cli("ladder", "-c", "ladder.yaml", "-c", "more.yaml", "--wait", cwd=tmp_path)
     assert waited.returncode == 0, waited.stderr

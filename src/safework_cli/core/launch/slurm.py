@@ -7,8 +7,8 @@ it resumes where it stopped. A job that gained no step since its last start is n
 
 from __future__ import annotations
 
-import os
 import re
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -166,7 +166,7 @@ def submit(batch: Batch, store: Store, environment: Mapping[str, str]) -> str:
             "slurm is set, and sbatch is not installed", "this machine cannot submit jobs", "log in to the cluster; or slurm=null"
         )
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = store.root / FOLDER / f"{batch.name}-{stamp}-{os.getpid()}"
+    folder = store.root / FOLDER / f"{batch.name}-{stamp}-{secrets.token_hex(4)}"  # an array and the job that merges: one second
     folder.mkdir(parents=True)
     for number, recipe in enumerate(batch.recipes):
         shutil.copyfile(recipe, folder / _copy_name(number, recipe))
