@@ -339,6 +339,20 @@ def test_a_dry_run_prints_the_plan_without_torch(store: Store, toy_data, tiny_mo
     assert made["optimizer_steps"] == 8 and made["tokens"] > 0 and made["disk_bytes"] > 0 and made["measured"] is False
 
 
+def test_where_nvidia_smi_fails_the_plan_is_not_that_of_the_cpu(tmp_path, monkeypatch):
+    script = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    ask = device.this_gpu.__wrapped__
+    assert ask() is None
+    script.write_text("#!/bin/sh\necho 'Failed to initialize NVML: Driver/library version mismatch'\nexit 18\n")
+    script.chmod(0o755)
+    failed = ask()
+    assert failed.kind == "gpu" and failed.memory is None and "nvidia-smi fails" in failed.name
+    script.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 81559'\n")
+    assert ask().name == "NVIDIA H100 SXM" and ask().memory == 81559 * 2**20 and ask().count == 1
+
+
 def test_a_run_that_cannot_fit_does_not_start_and_one_that_runs_compares_itself_with_the_plan(
     cli, store: Store, toy_data, tiny_model, monkeypatch
 ):

@@ -59,7 +59,7 @@ def in_order(steps: Mapping[str, Step], wanted: Iterable[str], given: Iterable[s
         if name in ordered:
             return
         if name not in steps or name in above:
-            why = "it needs itself" if name in above else f"there is no such step{nearest(name, [*steps, *variables])}"
+            why = "it needs itself" if name in above else f"no step has that name{nearest(name, [*steps, *variables])}"
             raise ConfigError(f"{above[-1] if above else 'the ladder'} needs {name}, which is not a step before it", why)
         for needed in sorted(steps[name].named - variables):
             add(needed, (*above, name))

@@ -115,7 +115,7 @@ OURS = ("nodes", "ntasks", "ntasks-per-node", "output", "signal", "requeue", "de
 
 
 def seconds_of(limit: str) -> int:
-    """A time limit of sbatch's in seconds: 90, 1:30, 1:30:00, 2-00, 2-00:00 or 2-00:00:00; 0 is no limit."""
+    """A time limit of sbatch's in seconds: 90, 1:30, 1:30:00, 2-00, 2-00:00 or 2-00:00:00; 0 means no limit."""
     days, _, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if days:

@@ -21,7 +21,7 @@ from safework_cli.data.row import Image, Message
 from safework_cli.models.processors import prompt_length
 from safework_cli.models.rendering import ANCHOR, TemplateError, render
 from safework_cli.models.thoughts import reader_of
-from safework_cli.models.vision import Prompt, Vision, after, joined, see
+from safework_cli.models.vision import Prompt, Vision, after, joined, prompt_with_images
 
 _MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
 _OPENED = re.compile(rf"{THINK_OPEN}\s*$")
@@ -84,7 +84,7 @@ class _Writer:
             return Prompt(encode_text(self.tokenizer, text))
         images, self._left = self._left[:count], self._left[count:]
         try:
-            return see(self._processor, text, images)
+            return prompt_with_images(self._processor, text, images)
         except InputError as error:
             raise TemplateError(error.what, error.why, error.do) from None
 

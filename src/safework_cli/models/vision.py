@@ -59,7 +59,7 @@ def placeholders_of(config: PretrainedConfig) -> list[int]:
     return sorted({value for name in names if isinstance(value := getattr(config, name, None), int)})
 
 
-def see(processor: Any, text: str, images: Sequence[Image]) -> Prompt:
+def prompt_with_images(processor: Any, text: str, images: Sequence[Image]) -> Prompt:
     """Text that a chat template wrote, with the family's placeholder for each image, as token ids with the encoded images.
 
     Raises:
@@ -116,7 +116,7 @@ def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int
 
 def _joined(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """The tensors one after another. Where they have other sizes (tiles of LLaVA-Next and Idefics, pixels of Pixtral), zeros fill them up:
-    each model knows from another tensor, or from the zeros, what is no part of an image."""
+    each model knows from another tensor, or from the zeros, what does not belong to an image."""
     if len({tensor.shape[1:] for tensor in tensors}) == 1:
         return torch.cat(list(tensors))
     widest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]

@@ -109,7 +109,7 @@ def mean_of_classes(
     the groups' deviations, each value's weighted as the mean weights it; groups may have members in several classes.
 
     Args:
-        expected: all classes; where one of them has no value, there is no mean.
+        expected: all classes; the mean is None where one of them has no value.
         bounds: finite ones.
     """
     weight = {name: 1 / (len(expected) * classes.count(name)) for name in set(classes)}

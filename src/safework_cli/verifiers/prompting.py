@@ -20,7 +20,7 @@ from safework_cli.data.row import Image, Message
 from safework_cli.data.text_safety import BREAK
 from safework_cli.models.chat_template import encode_text, instructed
 from safework_cli.models.rendering import render
-from safework_cli.models.vision import Prompt, Vision, see
+from safework_cli.models.vision import Prompt, Vision, prompt_with_images
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.image_text import as_read
 from safework_cli.verifiers.spec import QUERY, REFERENCE, RESPONSE, WARNING, LabelSpec
@@ -87,7 +87,7 @@ class _Form:
         """
         first = min((self.user.find(mark), mark) for mark in MARKS.values() if mark in self.user)[1]
         text = _render(self.tokenizer, self.system, f"{TAG}" * len(images) + self.user, images=True)
-        return see(processor, text[: text.index(first)], images)
+        return prompt_with_images(processor, text[: text.index(first)], images)
 
     def filled(self, contents: dict[str, list[int]], opening: list[int] | None = None) -> list[int]:
         """The complete prompt; ``opening`` replaces the text before the first place if it contains images."""

@@ -77,7 +77,8 @@ def _of_card(card: Card, *, memory: int | None = None, count: int | None = None)
 
 @cache
 def this_gpu() -> Device | None:
-    """The cards that this process may use, asked of nvidia-smi; None without one."""
+    """The cards that this process may use, asked of nvidia-smi; None without it, or where it lists none. Where it fails, the card is not
+    known, and has no limit: a plan for this machine's CPU would refuse, or allow, what concerns a card."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return None
@@ -92,7 +93,7 @@ def this_gpu() -> Device | None:
         name, memory = names[0][0].strip(), int(float(names[0][2]) * 2**20)
         card = card_like(name, memory / GIB)
         return Device("gpu", name, memory, count) if card is None else _of_card(card, memory=memory, count=count)
-    return None
+    return Device("gpu", "an unknown card: nvidia-smi fails", None)
 
 
 @cache
