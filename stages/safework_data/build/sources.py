@@ -160,7 +160,7 @@ def _of_drawing(size: int, item: tuple[str, dict[str, Any]]) -> Candidate:
 
 def _read_set(source: SetSource) -> Arrived:
     files, known = source_files(source), training_set(source.set)
-    rows: Iterator[Row] = islice(known.read(known, files[0]), source.limit)
+    rows: Iterator[Row] = islice(known.read(known, files[0]), source.skip, source.end)
     name = source_name(source)
     if source.name:  # the same row of a set may be in two subsets
         rows = (replace(row, id=f"{name}/{row.id.partition('/')[2]}", source=name) for row in rows)
@@ -238,7 +238,7 @@ def _read_files(source: FileSource) -> Arrived:
     items: Iterator[tuple[str, dict[str, Any]]]
     if read.own:
         maker = OwnRows(source, name, files[0].parent)
-        items, images = islice(records, source.limit), ["images"]
+        items, images = islice(records, source.skip, source.end), ["images"]
     else:
         maker = RowMaker(read.source, name, files[0].parent)
         items, images = _numbered(maker, records, where), maker.of("images")
@@ -258,15 +258,16 @@ def file_labels(files: Sequence[Path]) -> list[str]:
 
 
 def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], where: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records with their place in the source, up to its limit. Raises InputError at the end where a column was in none of them."""
+    """Records with their place in the source, those that it asks for. Raises InputError at the end where a column was in none of them."""
     missing, have = set(maker.columns), dict[str, None]()
     for number, (place, record) in enumerate(records, start=1):
         if missing:  # a line of JSON may leave out a key that others have: a column is unknown when no record has it
             missing = {column for column in missing if not has_column(record, column)}
             have.update(dict.fromkeys(map(str, record)))
             have.update(dict.fromkeys(f"{key}.{inner}" for key, value in record.items() if isinstance(value, dict) for inner in value))
-        yield place, record
-        if number == maker.source.limit:
+        if number > maker.source.skip:
+            yield place, record
+        if number == maker.source.end:
             break
     if have:
         refuse_missing([column for column in maker.columns if column in missing], list(have), where)

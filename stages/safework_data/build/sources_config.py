@@ -81,9 +81,13 @@ SLOTS = ("prompt", "answer", "category")
 """What a reply template may name."""
 
 
-class WithReply(Settings):
-    """What sources share whose prompts have no reply of their own, or a reply that states a decision."""
+class OfRows(Settings):
+    """What sources share that are read row by row: which rows, and replies where they have none or one that states a decision."""
 
+    skip: int = Field(default=0, ge=0, le=10**9)
+    """How many rows to leave out at the beginning, such as those that another source of the recipe takes."""
+    limit: int | None = Field(default=None, ge=1, le=10**9)
+    """How many rows are read after those; default all."""
     reply_template: str | None = None
     """A reply for every row, where the source has prompts only: `<think>Is this harmful: {prompt} Yes.</think>I can't help with
     that.` {prompt} is what is asked (meta.target, else the question as its authors wrote it); {answer} and {category} are the row's. A row
@@ -100,8 +104,13 @@ class WithReply(Settings):
                 raise ValueError(f"'{{{name}}}' is not filled{nearest(name, SLOTS)} (filled: {', '.join(SLOTS)})")
         return value
 
+    @property
+    def end(self) -> int | None:
+        """The number of the last row that is read; None for the end of the source."""
+        return None if self.limit is None else self.skip + self.limit
 
-class TableSource(WithReply):
+
+class TableSource(OfRows):
     """What file and hub sources share: which columns become which fields of a row."""
 
     finds_columns: ClassVar[bool] = False
@@ -125,8 +134,6 @@ class TableSource(WithReply):
     A row without a match is dropped and counted."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
-    limit: int | None = Field(default=None, ge=1, le=10**9)
-    """How many rows are read, from the first; default all."""
 
     @field_validator("name", "subset")
     @classmethod
@@ -244,7 +251,7 @@ class XSTestSource(Settings):
         return self
 
 
-class SetSource(WithReply):
+class SetSource(OfRows):
     """A public set that may be trained on, read as its authors publish it; `safework data sets` lists them."""
 
     kind: Literal["set"]
@@ -257,8 +264,6 @@ class SetSource(WithReply):
     """The subset that the rows go to: cot, rl, verifier, heldout, or a name of yours."""
     folder: str = "${SAFEWORK_DATA}"
     """The folder of public sets, one folder a set; environment variables are filled in."""
-    limit: int | None = Field(default=None, ge=1, le=10**9)
-    """How many rows are read, from the first; default all."""
 
     @field_validator("name", "subset")
     @classmethod

@@ -59,19 +59,23 @@ COUNTS: dict[str, dict[str, Counts]] = {
 }
 """Units of each task, subset, language and form; a unit of safety is a pair, one of choice in training as well. Subsets are cut from a pool
 in this order."""
-SHARES = {"en": {"heldout": 0.22, "dev": 0.12}, "zh": {"heldout": 0.22}}
+HELD = {"en": {"heldout": 0.22, "dev": 0.12}, "zh": {"heldout": 0.22}}
 """Shares of the groups, in each task and language, that only these subsets see."""
+ASKED = {"en": 0.15, "zh": 0.2}
+"""Share of the training groups for ``rl``, without worked replies: prompts of groups that SFT has learned from are mostly solved when RL
+starts, so that the replies to one hardly differ in reward. The rewards' verifier learns from these groups too. Of general rows the
+wordings are shared: numbers and topics make every prompt a new one, and SFT needs the variety."""
 REWARDED = 0.6
-"""Share of the training groups of safety that ``verifier`` takes; the others are for ``judge``."""
+"""Share of the other training groups of safety that ``verifier`` takes; the rest are for ``judge``."""
 
 
 def build(seed: int = 0) -> dict[str, list[Row]]:
     """The rows of the subsets.
 
     ``cot`` has worked replies; ``verifier`` and ``judge`` judged ones, about different groups; ``rl``, ``dev`` and ``heldout`` are prompts
-    only. ``dev`` and ``heldout`` share neither groups nor templates with one another and with the others (of search, groups only); in each
-    of their kinds (a task; for safety, harmful or not) every prefix is a fair sample, and the n-th harmful prompt is the partner of the
-    n-th benign one.
+    only. ``rl`` shares groups with neither ``cot`` (but for general) nor ``judge``. ``dev`` and ``heldout`` share neither groups nor
+    templates with one another and with the others (of search, groups only); in each of their kinds (a task; for safety, harmful or not)
+    every prefix is a fair sample, and the n-th harmful prompt is the partner of the n-th benign one.
 
     Args:
         seed: decides which groups are held out, every draw, and the order.
@@ -132,7 +136,9 @@ def _taken(
     pools: dict[tuple[str, str, str], list[Unit]], task: str, subset: str, language: str, form: str, wanted: int, seed: int
 ) -> list[Unit]:
     """Takes units of a form from the pools that a subset may draw from; from several in proportion to what they hold."""
-    own = [subset] if subset in ("verifier", "judge", "dev", "heldout") else ["verifier", "judge", "train"]
+    own = {"cot": ["verifier", "judge", "train"], "verifier": ["verifier", "rl"]}.get(subset, [subset])
+    if task == "general" and subset == "rl":
+        own = ["train"]
     held = [pools.get((language, form, side), []) for side in own]
     total = sum(map(len, held))
     if total < wanted:
@@ -151,8 +157,8 @@ def _of_training(side: str) -> str:
 
 
 def _sides(seed: int) -> dict[str, str]:
-    """Which subsets a group is for: "dev", "heldout", or the training ones; of these, safety's groups are "verifier" or "judge" (which
-    ``cot`` and ``rl`` share). A group that two tasks share is decided once."""
+    """Which subsets a group is for: "dev", "heldout", "rl", or the other training ones; of these, safety's groups are "verifier" or "judge"
+    (``cot`` draws from both), those of the other tasks "train". A group that two tasks share is decided once."""
     sides: dict[str, str] = {}
     for task in ("search", *(name for name in MODULES if name != "search")):  # knowledge asks about passages of the search world
         units = MODULES[task].units(seed)
@@ -166,14 +172,17 @@ def _sides(seed: int) -> dict[str, str]:
             if of_form.keys() <= sides.keys():  # its groups ask in another form too
                 continue
             order = spread(list(of_form), of_form.__getitem__, dice(seed, "held out", task, language, form))
-            held = {side: round(len(order) * share) for side, share in SHARES[language].items()}
-            for side, count in held.items():
+            for side, count in [(side, round(len(order) * share)) for side, share in HELD[language].items()]:
                 sides |= dict.fromkeys(order[:count], side)
                 del order[:count]
-            more = always.get((language, form), {})
-            order += spread(list(more), more.__getitem__, dice(seed, "trained on", task, language, form))
-            rewarded = round(len(order) * REWARDED) if task == "safety" else 0
-            sides |= {group: ("verifier" if place < rewarded else "judge") if rewarded else "train" for place, group in enumerate(order)}
+            strata = of_form | always.get((language, form), {})
+            order = spread(
+                order + list(always.get((language, form), {})), strata.__getitem__, dice(seed, "trained on", task, language, form)
+            )
+            asked = max(1, round(len(order) * ASKED[language])) if task != "general" else 0
+            rewarded = asked + (round((len(order) - asked) * REWARDED) if task == "safety" else 0)
+            rest = "judge" if task == "safety" else "train"
+            sides |= {group: "rl" if place < asked else "verifier" if place < rewarded else rest for place, group in enumerate(order)}
     return sides
 
 

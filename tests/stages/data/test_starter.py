@@ -119,6 +119,14 @@ def test_the_two_judges_learn_from_different_topics():
     assert not {row.group for row in SUBSETS["verifier"]} & {row.group for row in SUBSETS["judge"]}
 
 
+def test_rl_asks_about_groups_that_have_no_worked_reply_and_that_the_verifier_of_its_rewards_knows():
+    """On prompts that SFT had worked replies for the policy refused 92 % of the harmful ones and RL had nothing to learn from; the
+    independent judge, which chooses checkpoints, is apart from it."""
+    groups = {name: {row.group for row in SUBSETS[name] if row.task != "general"} for name in ("cot", "rl", "verifier", "judge")}
+    assert groups["rl"] and not groups["rl"] & (groups["cot"] | groups["judge"])
+    assert {row.group for row in SUBSETS["rl"] if row.task == "safety"} & groups["verifier"]
+
+
 def test_held_out_passages_are_in_no_worked_episode():
     held = {passage for row in of("heldout", "search") for passage in row.meta["passages"]}
     texts = [PASSAGES[passage]["text"] for passage in held]
