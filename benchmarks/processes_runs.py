@@ -81,7 +81,7 @@ RUNS = {
         ),
         8,
     ),
-    "m3": Run(("rl", "m3", *_REWARDED, "filter_groups=false", "phases=[{tasks: [safety], share: 1}]"), 8),
+    "m3": Run(("rl", "m3", *_REWARDED, "filter_groups=false", "phases=[{tasks: [safety], share: 1}]", "beta=0.05"), 8),
     "efficient": Run(("rl", "efficient", *_REWARDED, "tasks=[safety]"), 8),
     "search": Run(
         (

@@ -37,7 +37,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
     plan.disk_bytes = disk_of(plan.work, config.save_dtype, adapters_only=config.lora is not None and config.lora.keep == "adapter")
     reference = inputs.maybe("reference") or (None if config.lora else model)  # with adapters, the policy without them
     if config.beta and reference is not None:
-        hold_others(plan, weights=parameter_count(reference.path))
+        hold_others(plan, weights=ModelShape.of(reference.path).parameters)
     judges = [judge for judge in inputs.many("verifiers").values() if (judge.path / "config.json").exists()]
     hold_others(plan, half=sum(parameter_count(judge.path) for judge in judges))
     parameters = plan.work.shape.parameters
@@ -96,7 +96,7 @@ def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
         rows=rows, length=round(longest) + reply, pass_tokens=rows * reply + prompts * longest, head="tiles", head_tokens=rows * reply,
         step_tokens=passes * (rows * reply + prompts * mean), step_head_tokens=passes * rows * reply, passes=passes,
         extra_forwards=forwards, steps=config.max_steps, bf16=config.bf16, checkpointing=config.gradient_checkpointing,
-        sampling=_sampling(config, round(longest)),
+        sampling=_sampling(config, round(longest)), loads_parts=not config.preflight_groups, others_divided=True,
     )  # fmt: skip
 
 

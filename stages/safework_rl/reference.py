@@ -7,7 +7,7 @@ With ``reference`` given, samples of the policy and their log-probabilities unde
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
@@ -95,10 +95,10 @@ def plan_reference(
         plan.lines.append(f"no reward for {', '.join(sorted(unrewarded))}: only the KL trains on these replies")
 
 
-def load_reference(
-    reference: Artifact, policy: Artifact, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, dtype: Any, trust_remote_code: bool
-) -> PreTrainedModel:
-    """The reference model.
+def refuse_other_model(
+    reference: Artifact, policy: Artifact, tokenizer: PreTrainedTokenizerBase, rows: Iterable[Row], *, trust_remote_code: bool
+) -> None:
+    """Refuses a reference that cannot be compared with the policy.
 
     Args:
         tokenizer: of the policy, whose token ids the reference reads.
@@ -108,8 +108,7 @@ def load_reference(
         InputError: the two models have other tokens, or the reference cannot read the rows' images.
     """
     from safework_cli.models.folder import has_vision, read_config
-    from safework_cli.models.layers import disable_dropout
-    from safework_cli.models.load import load_model, load_tokenizer
+    from safework_cli.models.load import load_tokenizer
 
     own, other = tokenizer.get_vocab(), load_tokenizer(reference.path, trust_remote_code=trust_remote_code).get_vocab()
     if own != other:
@@ -127,6 +126,11 @@ def load_reference(
             "its log-probabilities would be those of another prompt",
             "take a reference with a vision tower, or rows without images",
         )
-    model = load_model(reference.path, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def as_reference(model: PreTrainedModel) -> PreTrainedModel:
+    """A model that is only compared with."""
+    from safework_cli.models.layers import disable_dropout
+
     disable_dropout(model)
     return model.requires_grad_(False)

@@ -27,13 +27,13 @@ from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
-from safework_cli.models.load import load_model, load_tokenizer, save_model, saved_dtype, template_hash
+from safework_cli.models.load import Place, load_model, load_tokenizer, save_model, saved_dtype, template_hash
 from safework_cli.models.processors import load_processor
 from safework_cli.models.rendering import TemplateError, dated
 from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
-from safework_cli.training.strategy import trained_model
+from safework_cli.training.strategy import load_to_train, trained_model
 from safework_cli.training.tracking import identity
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
@@ -49,7 +49,7 @@ from safework_rl.monitor import Monitor
 from safework_rl.objectives import Objective, RegisteredReward, Routes, TaskRewards
 from safework_rl.preflight import preflight
 from safework_rl.prompts import Prompts
-from safework_rl.reference import kl_counts, load_reference
+from safework_rl.reference import as_reference, kl_counts, refuse_other_model
 from safework_rl.registry import REWARDS
 from safework_rl.signal import TaskSignal, signal_by_task
 from safework_rl.step import StepContext
@@ -136,17 +136,21 @@ def train(
         trained = inputs.many("verifiers").keys()
         preflight(objective, rows, tasks - set(unrewarded), trained, config.preflight, entries(REWARDS).keys() - trained)
 
-    reference = None
-    if other is not None:
-        reference = load_reference(other, model_artifact, tokenizer, rows, dtype="float32", trust_remote_code=config.trust_remote_code)
-
-    def load() -> PreTrainedModel:
+    def load(place: Place) -> PreTrainedModel:
         return load_model(
             model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
-            attn_implementation=config.attn_implementation,
+            attn_implementation=config.attn_implementation, place=place,
         )  # fmt: skip
 
-    model = load()
+    checkpoint = latest_checkpoint(work)
+    try_groups = config.preflight_groups > 0 and checkpoint is None
+    model, place = load_to_train(load, config.launch, work, whole=try_groups)
+    reference = None
+    if other is not None:
+        refuse_other_model(other, model_artifact, tokenizer, rows, trust_remote_code=config.trust_remote_code)
+        reference = as_reference(load_model(other.path, dtype="float32", trust_remote_code=config.trust_remote_code, place=place))
+    elif config.beta and not config.lora and place != "device":
+        reference = as_reference(load(place))  # TRL would load it whole on every GPU
     disable_dropout(model)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
@@ -156,7 +160,7 @@ def train(
         folder=model_artifact.path,
         reference=reference,
         model=model,
-        args=grpo_arguments(config, work),
+        args=grpo_arguments(config, work, place),
         train_dataset=Dataset.from_dict({"prompt": [rows[i].prompt for i in order], "row": order}),
         processing_class=tokenizer,
         peft_config=lora_config(config.lora, model),
@@ -164,9 +168,8 @@ def train(
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it
     trainer.add_callback(KeepRollout(trainer))
-    checkpoint = latest_checkpoint(work)
     signals: dict[str, TaskSignal] = {}
-    if config.preflight_groups and checkpoint is None:
+    if try_groups:
         with work.progress.phase("preflight of groups"), trainer.engine() as engine:
             signals = signal_by_task(engine, trainer.run, config.preflight_groups)
         for task, signal in signals.items():
@@ -186,7 +189,8 @@ def train(
         cycle=config.rollout_steps,
     )
     with work.progress.phase("save"):
-        whole, adapter = trained_model(trainer, work.world, load, config.lora, model_artifact)
+        again: Place = "device" if place == "device" else "host"
+        whole, adapter = trained_model(trainer, work.world, partial(load, again), config.lora, model_artifact)
         if whole is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
@@ -301,8 +305,12 @@ def _refuse_dropped(kept: int, dropped: Mapping[str, Sequence[str]], config: RlC
         )
 
 
-def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
-    """TRL's settings of a run."""
+def grpo_arguments(config: RlConfig, work: WorkDir, place: Place = "device") -> GRPOConfig:
+    """TRL's settings of a run.
+
+    Args:
+        place: where the model was read to.
+    """
     shared = config.model_dump(
         include={
             "learning_rate", "lr_scheduler_type", "weight_decay", "max_grad_norm", "max_steps", "num_generations",
@@ -320,6 +328,7 @@ def grpo_arguments(config: RlConfig, work: WorkDir) -> GRPOConfig:
         save_steps=config.save_steps,
         tracking=config.tracking,
         launch=config.launch,
+        place=place,
         warmup_steps=warmup_share(config.warmup_ratio),
         steps_per_generation=config.passes_per_rollout,
         bf16=multiplies_in_bf16(config),

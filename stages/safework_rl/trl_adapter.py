@@ -28,7 +28,7 @@ from safework_cli.engines.protocol import TokenEngine
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
-from safework_cli.training.strategy import whole_policy
+from safework_cli.training.strategy import prepared_to_read, whole_policy
 from safework_rl.engine_gap import engine_ratio, gap_limit
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
@@ -83,7 +83,7 @@ class LadderTrainer(GRPOTrainer):
         if reference is not None:
             self.beta = self.config.beta
             add_fused_lm_head(reference, temperature=self.temperature)
-            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+            self.ref_model = prepared_to_read(self.accelerator, reference)
         self._share_prompts = run.config.share_prompts
         self._on_cpu_in_bf16 = bool(self.args.bf16) and self.accelerator.device.type == "cpu"
         if self._on_cpu_in_bf16:
@@ -114,13 +114,13 @@ class LadderTrainer(GRPOTrainer):
         tokenizer = self.processing_class
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         size, share = self.config.generation_batch_size, self.config.share_prompts
-        with whole_policy(self) as model:
-            if self.config.engine.kind == "hf":
+        if self.config.engine.kind == "hf":
+            with whole_policy(self) as model:
                 yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
-                return
-            if self._vllm is None:
-                self._vllm = VllmPolicy(self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16))
-            yield self._vllm.at(model, self.state.global_step)
+            return
+        if self._vllm is None:
+            self._vllm = VllmPolicy(self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16))
+        yield self._vllm.at(self, self.state.global_step)
 
     # ------------------------------------------------------------ rollouts
 

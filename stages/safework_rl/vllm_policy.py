@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from safework_cli.core.stage import WorkDir
 from safework_cli.engines.openai import key_of
@@ -17,6 +18,7 @@ from safework_cli.engines.vllm.server import VllmServer
 from safework_cli.models.live import live_weights
 from safework_cli.models.load import Dtype
 from safework_cli.training.group import barrier, gathered
+from safework_cli.training.strategy import policy_by_weights
 from safework_rl.config import PolicyEngineSettings
 
 
@@ -43,17 +45,25 @@ class VllmPolicy:
             self._engine = ServedVllm(server, folder, tokenizer, dtype=dtype, scratch=scratch, sends=sends)
             work.progress.note(f"replies are sampled by {self._engine.name}")
 
-    def at(self, model: Any, step: int) -> TokenEngine:
+    def at(self, trainer: Trainer, step: int) -> TokenEngine:
         """The engine with the weights of this step. All processes of the run call it.
 
         Args:
-            model: the policy, with whole weights.
+            trainer: of the policy.
         """
         if self._step != step:
-            if isinstance(self._engine, ServedVllm):
-                self._engine.load_weights(lambda: live_weights(model), f"{self._run}:{step}")
-                barrier(self._work.world)
-            else:
-                self._engine.load_weights(live_weights(model))
+            with policy_by_weights(trainer) as model:
+                if isinstance(self._engine, VllmEngine):
+                    self._engine.load_weights(live_weights(model))
+                else:
+                    self._send(self._engine, model, f"{self._run}:{step}")
             self._step = step
         return self._engine
+
+    def _send(self, engine: ServedVllm, model: Any, version: str) -> None:
+        """Sends the weights from one process; where they are divided, each is gathered from all of them as its turn comes."""
+        engine.load_weights(partial(live_weights, model), version)
+        if not engine.sends:
+            for _ in live_weights(model):
+                pass
+        barrier(self._work.world)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -23,6 +23,9 @@ from safework_cli.core.errors import EXIT_AGAIN, EXIT_DONE, EXIT_GATE, EXIT_INTE
 from safework_cli.core.ladder import LadderFile, Step, in_order, read_ladder
 from safework_cli.core.launch.slurm import RESTARTED, job_of, program
 from safework_cli.core.launch.start import end_with_parent
+from safework_cli.core.plan.estimate import estimate_lines
+from safework_cli.core.plan.work import Estimate
+from safework_cli.core.stage import Plan
 from safework_cli.core.terminal import say, visible
 
 POLL_SECONDS = 0.1
@@ -153,30 +156,52 @@ class Runner:
     # ------------------------------------------------------------ a dry run
 
     def plan(self) -> int:
-        """Says what each step would do. Returns the exit code of the first that is refused."""
+        """Says what each step would do. In the place of a model that is still to be made, the plan has the one that it starts from, which
+        is of the same size, or the ladder's own shape of it. Returns the exit code of the first step that is refused."""
         references: dict[str, str] = {}
+        alike: dict[str, str] = {}
         code = EXIT_DONE
-        for step in self._steps:
-            missing = sorted(step.named - self._ladder.variables.keys() - references.keys())
-            words = self._words(step, self._ladder.values() | {name: f"{{{name}}}" for name in missing} | references)
-            one = Done(step.name, ["safework", *words])
-            self.done.append(one)
-            if missing:
-                self._tell(f"{step.name}: after {', '.join(missing)}; its settings are valid", one.command)
-                continue
-            if not _prints_json(words):
-                self._tell(f"{step.name}: would run", one.command)
-                continue
-            one.code, printed = self._call([*words, "--dry-run", "--json"], {})
-            one.plan = _json(printed)
-            one.ref = one.plan.get("already")
-            if one.ref:
-                references[step.name] = one.ref
-            refusals = [refusal["what"] for refusal in one.plan.get("refusals", [])]
-            state = f"done already: {one.ref}" if one.ref else "refused" if one.code else "would run"
-            self._tell(f"{step.name}: {state}", one.command, [*one.plan.get("plan", []), *(f"refused: {text}" for text in refusals)])
-            code = code or one.code
+        with tempfile.TemporaryDirectory(prefix="safework-") as folder:
+            for step in self._steps:
+                known = self._ladder.values() | alike | references
+                missing = sorted(step.named - known.keys())
+                shown = {name: f"{{{name}}}" for name in [*missing, *alike]}
+                one = Done(step.name, ["safework", *self._words(step, known | shown)])
+                self.done.append(one)
+                words = self._words(step, known | {name: shown[name] for name in missing})
+                if missing:
+                    self._tell(f"{step.name}: after {', '.join(missing)}; its settings are valid", one.command)
+                elif not _prints_json(words):
+                    self._tell(f"{step.name}: would run", one.command)
+                else:
+                    code = self._plan_step(step, one, words, alike) or code
+                if one.ref:
+                    references[step.name] = one.ref
+                else:
+                    alike |= self._alike(step, words, {*references.values(), *alike.values()}, Path(folder))
         return code
+
+    def _plan_step(self, step: Step, one: Done, words: Sequence[str], alike: Mapping[str, str]) -> int:
+        """Asks the command itself. Returns its exit code."""
+        one.code, printed = self._call([*words, "--dry-run", "--json"], {})
+        one.plan = _json(printed)
+        one.ref = one.plan.get("already")
+        refusals = [refusal["what"] for refusal in one.plan.get("refusals", [])]
+        state = f"done already: {one.ref}" if one.ref else "refused" if one.code else "would run"
+        lines = [*one.plan.get("plan", []), *_estimate_lines(one.plan), *(f"refused: {text}" for text in refusals)]
+        for name in sorted(step.named & alike.keys()):
+            lines = [line.replace(alike[name], f"{{{name}}}") for line in lines]
+        self._tell(f"{step.name}: {state}", one.command, lines)
+        return one.code
+
+    def _alike(self, step: Step, words: Sequence[str], known: Collection[str], folder: Path) -> dict[str, str]:
+        """What later steps plan with in the place of a model that this step is to make: by name, a reference or a folder."""
+        if step.name in self._ladder.shapes:
+            self._ladder.write_shape(step.name, folder / step.name)
+            return {step.name: str(folder / step.name)}
+        stage = _stage(command_of(words)[0])
+        start = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "")
+        return {step.name: start} if stage is not None and stage.output == "model" and start in known else {}
 
     def _tell(self, state: str, command: Sequence[str], lines: Sequence[str] = ()) -> None:
         if not self._quiet:
@@ -279,6 +304,14 @@ def command_of(words: Sequence[str]) -> tuple[str, Any, list[str], Any]:
         if isinstance(found, TyperGroup):
             context = click.Context(found, info_name=name, parent=context)
     return " ".join(names), found, rest, context
+
+
+def _estimate_lines(printed: Mapping[str, Any]) -> list[str]:
+    """What a command's plan needs, for people, from what it printed as JSON."""
+    found = dict(printed.get("estimates") or {})
+    plan = Plan(**{name: found.pop(name, None) for name in ("optimizer_steps", "tokens", "disk_bytes")})
+    plan.estimate = Estimate.from_json(found) if found else None
+    return list(estimate_lines(plan))
 
 
 def _stage(name: str) -> Any:

@@ -68,8 +68,7 @@ def run_as_job(
         if not options.get("--fresh") and (done := existing(prepared, store)):
             say_result(done, as_json=as_json, quiet=quiet)
             return done.exit_code
-        if prepared.plan.too_large is not None:
-            raise prepared.plan.too_large
+        prepared.plan.check_start()
     if batch.shards > 1:
         array = submit(batch, store, os.environ)
         shares = [f"shards.{number}={PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)]

@@ -77,6 +77,9 @@ class LadderFile(Settings):
     """Values that commands name as {NAME}; NAME=VALUE on the command line replaces one."""
     steps: dict[Name, str]
     """Name → the words after `safework`. {NAME} is the reference that the step of that name printed."""
+    shapes: dict[Name, str] = Field(default_factory=dict)
+    """Step → a file with the config.json of the model that it will bring (JSON or YAML): --dry-run plans with it while the model is not
+    there, so that memory and time are known before anything is fetched."""
     slurm: SlurmSettings | None = None
     """Submit each stage as a Slurm job, which starts when the jobs before it have ended well."""
     launch: LaunchSettings | None = None
@@ -98,20 +101,29 @@ class LadderFile(Settings):
     def _names_once(self) -> LadderFile:
         if both := sorted(self.steps.keys() & self.variables.keys()):
             raise ValueError(f"{both[0]} is a step and a variable")
+        if unknown := sorted(self.shapes.keys() - self.steps.keys()):
+            raise ValueError(f"shapes.{unknown[0]} is of no step{nearest(unknown[0], list(self.steps))}")
         return self
 
     def values(self) -> dict[str, str]:
         """The variables as text."""
         return {name: value if isinstance(value, str) else json.dumps(value) for name, value in self.variables.items()}
 
+    def write_shape(self, step: str, folder: Path) -> None:
+        """Writes the config.json of a step's model into a folder. Raises InputError or ConfigError where its file cannot be read."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(read_recipe(Path(self.shapes[step])).values), encoding="utf-8")
+
     def overlay(self, *, several: bool) -> list[str]:
         """Settings that a stage gets before its own words, which win.
 
         Args:
-            several: the stage can be run by several processes.
+            several: the stage can be run by several processes; one that cannot gets the card only, which its plan is made for.
         """
-        blocks = {"slurm": self.slurm, "launch": self.launch if several else None}
+        blocks = {"slurm": self.slurm, "launch": self.launch}
         given = {name: block.model_dump(mode="json", exclude_unset=True) or {} for name, block in blocks.items() if block is not None}
+        if not several and "launch" in given:
+            given["launch"] = {name: value for name, value in given["launch"].items() if name == "device"}
         return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in flatten(given)] if given else []
 
 
@@ -138,7 +150,7 @@ def read_ladder(files: Sequence[Path], assignments: Sequence[str] = ()) -> Ladde
         where = ".".join(map(str, first["loc"]))
         near = nearest(str(first["loc"][-1]), list(LadderFile.model_fields)) if first["type"] == "extra_forbidden" else ""
         what = f"{', '.join(map(str, files))}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}{near}"
-        raise ConfigError(what, "a ladder has variables, steps, slurm and launch", "see quickstart/ladder.yaml") from None
+        raise ConfigError(what, "a ladder has variables, steps, shapes, slurm and launch", "see quickstart/ladder.yaml") from None
     for text in assignments:
         match = _ASSIGNMENT.fullmatch(text)
         if match is None or match[1] not in ladder.variables:

@@ -17,8 +17,10 @@ from filelock import Timeout
 
 from safework_cli.core import data_files, resume, runs
 from safework_cli.core.artifacts import Artifact, Manifest, Store
+from safework_cli.core.artifacts.adapters import read_base
 from safework_cli.core.artifacts.external import changed_files, file_states
 from safework_cli.core.artifacts.manifest import MANIFEST, write_durably
+from safework_cli.core.artifacts.payload import has_weights
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import GC_LOCK
@@ -104,11 +106,24 @@ def prepare(
     if measure and measured is None:
         plan.lines.append("--measure: nothing is trained, so there is nothing to measure")
     estimate(stage, resolved.config, plan, measured)
+    _note_configurations(plan, inputs)
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
     return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name, external, states)
+
+
+def _note_configurations(plan: Plan, inputs: Inputs) -> None:
+    """Says of which inputs only a configuration is there: enough to plan with, and not to run."""
+    for key, artifact in inputs.flat().items():
+        if artifact.kind == "model" and artifact.external and not has_weights(artifact.path) and read_base(artifact.path) is None:
+            plan.lines.append(f"note: {key}={artifact.ref} has no weights: the plan is made of its config.json")
+            plan.lacking = InputError(
+                f"{key}={artifact.ref} has no weights",
+                "its config.json is enough for --dry-run, and no more",
+                "give the whole model: safework models pull hf:ORG/NAME",
+            )
 
 
 def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
@@ -276,8 +291,7 @@ def _refuse_if_changed(prepared: Prepared) -> None:
 
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
     """Runs the stage in its locked folder and commits what it made."""
-    if prepared.plan.too_large is not None:
-        raise prepared.plan.too_large
+    prepared.plan.check_start()
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()

@@ -100,6 +100,7 @@ class Plan:
         work: what each process computes; None where that is not known.
         estimate: what that needs, which the tool adds (``core.plan.estimate``).
         too_large: why it cannot run on its device, likewise: it is raised where something would be run, and not where that is done already.
+        lacking: what a run needs and a plan does not: weights, where a model is given as its configuration alone.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -111,6 +112,12 @@ class Plan:
     work: Work | None = None
     estimate: Estimate | None = None
     too_large: SafeworkError | None = None
+    lacking: SafeworkError | None = None
+
+    def check_start(self) -> None:
+        """Raises why nothing can be run, although a plan can be made. What is done already is not affected."""
+        if reason := self.lacking or self.too_large:
+            raise reason
 
     def refuse(self, what: str, why: str = "", do: str = "", *, kind: type[SafeworkError] = ConfigError) -> None:
         self.refusals.append(kind(what, why, do))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType
-from peft import get_peft_model, set_peft_model_state_dict
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, fsdp2_prepare_model
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
 from trl.models.utils import unwrap_model_for_generation
@@ -156,6 +157,25 @@ def whole_policy(trainer: Trainer) -> Iterator[Any]:
             yield model
     else:
         yield accelerator.unwrap_model(trainer.model)
+
+
+@contextmanager
+def policy_by_weights(trainer: Trainer) -> Iterator[Any]:
+    """The model in training, to read one weight after the other (``models.live``). Divided weights stay divided; a model with adapters is
+    gathered, since its weights are sums."""
+    if isinstance(trainer.accelerator.unwrap_model(trainer.model), PeftModel):
+        with whole_policy(trainer) as model:
+            yield model
+    else:
+        yield trainer.accelerator.unwrap_model(trainer.model_wrapped)
+
+
+def prepared_to_read(accelerator: Accelerator, model: Any) -> Any:
+    """A model that is only read, prepared as the trained one is. FSDP divides it, from the first process's weights where the others have
+    none; ``Accelerator.prepare`` does that only for a model that comes with an optimiser."""
+    if accelerator.distributed_type == DistributedType.FSDP:
+        return fsdp2_prepare_model(accelerator, model)
+    return accelerator.prepare_model(model, evaluation_mode=True)
 
 
 @contextmanager

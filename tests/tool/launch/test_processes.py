@@ -17,6 +17,7 @@ from processes_runs import DEEPSPEED, MODEL, RUNS, difference, movement, prepare
 
 from safework_cli.core.artifacts import Store
 from safework_cli.core.progress import read_metrics
+from vllm_served import fake_vllm
 
 STRATEGIES_OF = {
     "sft": ("ddp", "fsdp", "zero3"), "verifier": ("ddp", "fsdp"), "values": ("ddp", "fsdp", "zero2", "zero3"), "efficient": ("ddp",),
@@ -62,7 +63,7 @@ def test_two_processes_train_the_weights_of_one(run, prepared, name):
         made = prepared.resolve(ref.strip())
         assert made.manifest.peak_memory_bytes > 2e8, "that of a process with torch"
         in_parts = "the first process reads the model" in (made.path / "safework" / "events.jsonl").read_text()
-        assert in_parts == (strategy == "fsdp" and name in ("sft", "verifier"))
+        assert in_parts == (strategy == "fsdp" and name != "values")
         if name == "sft":
             assert made.manifest.metrics["padding_free"] is True
     dropped = weights(prepared, run(name, "ddp", "--fresh", PROCESSES_DROPPED="1"))
@@ -148,3 +149,15 @@ def test_the_plan_says_where_prompts_are_not_shared(cli, prepared):
     assert not planned["refusals"] and any("not in training: FSDP" in line for line in planned["plan"])
     planned = json.loads(cli(*RUNS["m3"].on("ddp"), "--dry-run", "--json").stdout)
     assert not any("not in training" in line for line in planned["plan"])
+
+
+@pytest.mark.enable_socket
+def test_divided_weights_reach_a_server_one_by_one(run, prepared, tiny_model):
+    """FSDP on two processes, whose replies a server samples: the weights of one process that samples for itself."""
+    one = weights(prepared, run("m3", "single"))
+    with fake_vllm(tiny_model) as fake:
+        over = run("m3", "fsdp", "engine.kind=vllm", f"engine.server.url={fake.url}", "engine.server.timeout_s=60")
+        sent = [body for path, body in fake.seen if path == "/update_weights"]
+    assert len(sent) == 4 and {body["update_info"]["weights"] for body in sent} == {len(one)}
+    moved = movement(weights(prepared, MODEL), one)
+    assert difference(one, weights(prepared, over)) < 0.01 * moved

@@ -48,6 +48,11 @@ def _check_safetensors(folder: Path) -> None:
                 raise InputError(f"{file} holds an empty tensor", f"{name} has shape {entry['shape']}")
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds weights, or says that it should: without them it is a configuration to plan with."""
+    return any(folder.glob("*.safetensors")) or (folder / "model.safetensors.index.json").exists()
+
+
 def weight_headers(folder: Path) -> dict[Path, dict[str, Any]]:
     """The tensors of each of a folder's safetensors files: name → dtype and shape. No tensor is read.
 

@@ -1,8 +1,8 @@
 """Memory and speed of accelerators, by name. Speeds are peaks without sparsity; what training reaches of them is ``duration.REACHED``.
 
-Sources are the makers' data sheets: NVIDIA's for T4, V100, A10, A100, A40, L4, L40S, RTX A6000, H100, H200 and B200; NVIDIA's Ampere
-(GA102) and Ada architecture papers for RTX 3090 and 4090 (half precision with float32 sums); AMD's for MI250X (one of its two dies) and
-MI300X. "float32" is without TF32, which torch leaves off.
+Sources of the speeds are the makers' data sheets: NVIDIA's for T4, V100 (SXM2), A10, A100 (SXM), A40, L4, L40S, RTX A6000, H100, H200 and
+B200 (HGX); NVIDIA's Ampere (GA102) and Ada architecture papers for RTX 3090 and 4090 (half precision with float32 sums); AMD's for MI250X
+(one of its two dies, products) and MI300X. "float32" is without TF32, which torch leaves off.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Card:
     """One accelerator.
 
     Attributes:
-        gib: memory.
+        gib: memory, as the driver shows it: less than the name says where error correction takes a part.
         half, single: peak products in bfloat16 (float16 where it has none) and float32, in 10¹² operations a second.
         bandwidth: of the memory, in 10⁹ bytes a second.
         bf16: whether it multiplies in bfloat16.
     """
 
     name: str
-    gib: int
+    gib: float
     half: float
     single: float
     bandwidth: float
@@ -35,23 +35,23 @@ class Card:
 
 
 CARDS = {
-    "t4": Card("NVIDIA T4", 16, 65, 8.1, 300, bf16=False),
-    "v100-16gb": Card("NVIDIA V100 16 GB", 16, 125, 15.7, 900, bf16=False),
-    "v100": Card("NVIDIA V100 32 GB", 32, 125, 15.7, 900, bf16=False),
+    "t4": Card("NVIDIA T4", 15, 65, 8.1, 300, bf16=False),
+    "v100-16gb": Card("NVIDIA V100 16 GB", 15.8, 125, 15.7, 900, bf16=False),
+    "v100": Card("NVIDIA V100 32 GB", 31.7, 125, 15.7, 900, bf16=False),
     "rtx3090": Card("NVIDIA RTX 3090", 24, 71, 35.6, 936),
     "rtx4090": Card("NVIDIA RTX 4090", 24, 165, 82.6, 1008),
-    "a10": Card("NVIDIA A10", 24, 125, 31.2, 600),
-    "a40": Card("NVIDIA A40", 48, 150, 37.4, 696),
+    "a10": Card("NVIDIA A10", 22.5, 125, 31.2, 600),
+    "a40": Card("NVIDIA A40", 45, 150, 37.4, 696),
     "a6000": Card("NVIDIA RTX A6000", 48, 155, 38.7, 768),
-    "l4": Card("NVIDIA L4", 24, 121, 30.3, 300),
-    "l40s": Card("NVIDIA L40S", 48, 362, 91.6, 864),
+    "l4": Card("NVIDIA L4", 22.5, 121, 30.3, 300),
+    "l40s": Card("NVIDIA L40S", 45, 362, 91.6, 864),
     "a100-40gb": Card("NVIDIA A100 40 GB", 40, 312, 19.5, 1555),
     "a100": Card("NVIDIA A100 80 GB", 80, 312, 19.5, 2039),
-    "h100-pcie": Card("NVIDIA H100 PCIe", 80, 756, 51, 2000),
-    "h100": Card("NVIDIA H100 SXM", 80, 989, 67, 3350),
-    "h200": Card("NVIDIA H200 SXM", 141, 989, 67, 4800),
-    "b200": Card("NVIDIA B200", 180, 2250, 75, 7700),
-    "mi250x": Card("AMD Instinct MI250X (one die)", 64, 191, 47.9, 1638),
+    "h100-pcie": Card("NVIDIA H100 PCIe", 79.6, 756, 51, 2000),
+    "h100": Card("NVIDIA H100 SXM", 79.6, 989, 67, 3350),
+    "h200": Card("NVIDIA H200 SXM", 140.4, 989, 67, 4800),
+    "b200": Card("NVIDIA B200", 179, 2250, 75, 7700),
+    "mi250x": Card("AMD Instinct MI250X (one die)", 64, 191.5, 47.9, 1638),
     "mi300x": Card("AMD Instinct MI300X", 192, 1307, 163, 5300),
 }
 """By the name that ``launch.device`` takes."""

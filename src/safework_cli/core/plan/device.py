@@ -71,7 +71,7 @@ def device_of(launch: LaunchSettings, slurm: SlurmSettings | None) -> Device:
 
 
 def _of_card(card: Card, *, memory: int | None = None, count: int | None = None) -> Device:
-    size = card.gib * GIB if memory is None else memory
+    size = round(card.gib * GIB) if memory is None else memory
     return Device("gpu", card.name, size, count, card.half * 1e12, card.single * 1e12, card.bandwidth * 1e9, card.bf16)
 
 

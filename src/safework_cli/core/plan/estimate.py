@@ -60,7 +60,10 @@ def _host(work: Work, memory: Memory, launch: LaunchSettings, device: Device) ->
     and in the model that they are put into."""
     if device.kind == "cpu":
         return launch.processes * (memory.peak + WORK_SPACE)
-    return launch.processes * WORK_SPACE + (8 * work.held if launch.strategy in ("zero3", "fsdp") else 0)
+    if launch.strategy not in ("zero3", "fsdp"):
+        return launch.processes * WORK_SPACE
+    read = 4 * (work.held + (work.other_weights if work.others_divided else 0))  # by the first process, before they are divided
+    return launch.processes * WORK_SPACE + max(8 * work.held, read)
 
 
 def _refusal(stage: Stage, config: Any, work: Work, memory: Memory, room: int, device: Device) -> ConfigError:
@@ -107,4 +110,5 @@ def _time(made: Estimate) -> str | None:
     if made.seconds is None:
         return None
     hours = f", {made.seconds * made.world / 3600:.1f} GPU hours" if made.card_hours else ""
-    return f"about {duration(made.seconds)} ({duration(made.step_seconds)} a step, before any is measured){hours}"
+    step = f"{duration(made.step_seconds)} a step, " if made.measured is not None else ""
+    return f"about {duration(made.seconds)} ({step}before any is measured){hours}"

@@ -60,7 +60,8 @@ def memory_of(work: Work, launch: LaunchSettings, device: Device, activations: A
         kept += 2 * shape.layer * work.layers + (0 if device.kind == "cpu" else 2 * shape.head)  # autocast's copies of the weights
     logits = _logits(work, work.head_on_card if device.kind == "gpu" and work.head_on_card else work.head)
     cache, sampling = _sampling(work, launch, device, bf16=bf16)
-    other = 4 * work.other_weights + (2 if device.bf16 else 4) * work.other_half
+    parts_of_others = n if launch.strategy == "fsdp" and work.others_divided else 1
+    other = 4 * work.other_weights // parts_of_others + (2 if device.bf16 else 4) * work.other_half
     early = gradient_bytes * shape.head if work.trained >= work.held and not divided else 0  # the head's gradient comes first
     backward = kept + logits + max(standing, early) if work.trained else kept + logits
     fixed = weights + other

@@ -54,6 +54,7 @@ class Work:
         checkpointing: activations are recomputed in the backward pass; None: the stage has no such setting.
         lora: adapters are trained; None: the stage has no such setting.
         other_weights: of models that are held besides, judges and references, in float32 (``other_half``: in ``weight_bytes`` of None).
+        others_divided: FSDP divides the ``other_weights`` too, which come into its processes in parts.
     """
 
     folder: Path
@@ -81,6 +82,7 @@ class Work:
     lora: bool | None = None
     other_weights: int = 0
     other_half: int = 0
+    others_divided: bool = False
     sampling: Sampling | None = None
 
 

@@ -58,7 +58,7 @@ class ServedVllm(OverVllm):
         batch_size: int = 256,
     ):
         super().__init__(tokenizer, read_generation_config(folder), batch_size)
-        self._server, self._dtype, self._sends = server, dtype, sends
+        self._server, self._dtype, self.sends = server, dtype, sends
         self._folder = Path(server.settings.folder) if server.settings.folder else scratch
         self._sent: str | None = None
         server.wait()
@@ -79,14 +79,14 @@ class ServedVllm(OverVllm):
 
     # ------------------------------------------------------------ weights
 
-    def load_weights(self, named: Callable[[], Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
+    def load_weights(self, named: Callable[..., Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
         """Sends weights, and makes the server forget what it computed with the old ones.
 
         Args:
-            named: gives (name, weight) of all of them each time that it is called.
+            named: gives (name, weight) of all of them each time that it is called; with ``described=True`` weights that hold no values.
             version: what they are called from here on; the same in all processes of the run, and in no other run.
         """
-        if self._sends:
+        if self.sends:
             self._sender(named, version)
             if self._server.ask("POST", "/reset_prefix_cache").get("success") is False:
                 raise SafeworkError(
@@ -119,14 +119,14 @@ class ServedVllm(OverVllm):
         client.session.request = partial(client.session.request, timeout=self._server.settings.timeout_s)
         client.init_communicator(torch.device("cuda", torch.cuda.current_device()))
 
-        def send(named: Callable[[], Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
-            described = [(name, str(weight.dtype).removeprefix("torch."), list(weight.shape)) for name, weight in named()]
+        def send(named: Callable[..., Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
+            described = [(name, str(weight.dtype).removeprefix("torch."), list(weight.shape)) for name, weight in named(described=True)]
             client.update_named_params(described, iter(named()))
             self._server.ask("POST", "/update_weight_version", {"new_version": version})
 
         self._sender = send
 
-    def _send_by_folder(self, named: Callable[[], Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
+    def _send_by_folder(self, named: Callable[..., Iterable[tuple[str, torch.Tensor]]], version: str) -> None:
         place = self._folder / f"weights-{secrets.token_hex(8)}"
         place.mkdir(parents=True)
         try:
