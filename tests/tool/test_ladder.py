@@ -191,3 +191,35 @@ def test_a_signal_is_passed_on_and_the_step_ends_in_order(number, tmp_path, monk
     code, printed = runner(written(tmp_path, "steps: {base: models pull tiny}\n"))._call([str(ready)], {"SLURM_RESTART_COUNT": None})
     sender.join()
     assert (code, printed) == (75, f"got {int(number)} None\n")
+
+
+SHAPED = """
+shapes: {base: shape.yaml}
+launch: {strategy: fsdp, processes: 2, device: h100}
+steps:
+  base: models pull hf:nobody/nothing
+  first: sft model={base} data=dataset/toy:cot per_device_train_batch_size=4
+  second: sft model={first} data=dataset/toy:cot per_device_train_batch_size=2 --name second
+  asked: >-
+    eval model={second} data=dataset/toy:rl 'suites=[{name: all, rows: {task: general}}]'
+  told: report --out {first}.html
+"""
+
+
+def test_a_dry_run_plans_with_the_shapes_of_models_that_are_not_there(cli, toy_data, tmp_path):
+    file = written(tmp_path, SHAPED.replace("shape.yaml", str(tmp_path / "shape.yaml")))
+    sizes = "hidden_size: 64\nintermediate_size: 128\nnum_hidden_layers: 3\nnum_attention_heads: 4\nvocab_size: 500\nmodel_type: llama\n"
+    written(tmp_path, sizes, "shape.yaml")
+    planned = cli("ladder", "-c", str(file), "--dry-run", "--json")
+    assert planned.returncode == 0, planned.stderr
+    steps = {step["name"]: step for step in json.loads(planned.stdout)["steps"]}
+    for name, start in (("first", "base"), ("second", "first")):
+        assert f"model={{{start}}}" in steps[name]["command"] and steps[name]["plan"]["estimates"]["memory"]["weights"] > 0
+        assert f"train {{{start}}} (0 M weights)" in planned.stderr
+    assert steps["second"]["plan"]["estimates"]["world"] == 2 and steps["asked"]["plan"]["estimates"]["device"] == "NVIDIA H100 SXM"
+    assert steps["asked"]["plan"]["estimates"]["world"] == 1 and "told: would run" in planned.stderr
+    assert str(tmp_path / "base") not in planned.stderr and "/safework-" not in planned.stderr.replace("/safework-r1", "")
+    with pytest.raises(ConfigError, match=r"shapes\.bass is of no step; did you mean 'base'"):
+        read_ladder([written(tmp_path, SHAPED.replace("{base: shape", "{bass: shape"), "wrong.yaml")])
+    written(tmp_path, "hidden_size: 64\n", "shape.yaml")
+    assert cli("ladder", "-c", str(file), "--dry-run").returncode == 3

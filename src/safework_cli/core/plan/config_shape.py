@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _GATED = ("silu", "swiglu")
-"""Activations of towers whose MLP has a gate: Qwen2.5-VL's and Pixtral's; the others use GELU without one."""
+"""Activations of towers whose MLP has a gate, such as Qwen2.5-VL's; Pixtral's has one too, whatever its activation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ def vision_numbers(written: Mapping[str, Any], hidden: int) -> int:
     width = first(tower, 0, "embed_dim", "hidden_size")
     ratio = tower.get("mlp_ratio")
     inner = first(tower, round(width * (ratio if isinstance(ratio, int | float) else 4)), "intermediate_size")
-    layer = 4 * width * width + (3 if tower.get("hidden_act") in _GATED else 2) * width * inner
+    gated = tower.get("hidden_act") in _GATED or tower.get("model_type") == "pixtral"
+    layer = 4 * width * width + (3 if gated else 2) * width * inner
     patch = first(tower, 14, "patch_size", "spatial_patch_size")
     pixels = first(tower, 3, "num_channels", "in_channels", "in_chans") * first(tower, 1, "temporal_patch_size") * patch * patch
     places = (first(tower, 0, "image_size") // patch) ** 2
