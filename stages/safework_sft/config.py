@@ -44,8 +44,8 @@ class VerdictConfig(Settings):
     samples: int = Field(200, ge=2, le=10**6)
     """Rows of verdict_data that are measured at most, half of them harmful."""
     calibrate: bool = False
-    """Move the decision's best threshold on verdict_data to 0, in the weights: measured after 80 % and after 90 % of the steps, it is
-    added to the log-odds of the loss term for the rest of the run."""
+    """Move the decision's threshold on verdict_data to 0, in the weights: measured after 80 % (of which three fifths count) and after
+    90 % of the steps, it is added to the log-odds of the loss term for the rest of the run."""
 
     @model_validator(mode="after")
     def _calibrates_a_loss(self) -> VerdictConfig:

@@ -15,7 +15,7 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.verdict import Choice, log_odds
-from safework_cli.statistics.decision import balanced_accuracy, best_threshold, decision_figures
+from safework_cli.statistics.decision import balanced_accuracy, decision_figures, even_threshold
 from safework_cli.training.group import spread
 from safework_cli.training.strategy import whole_policy
 from safework_sft.encode import encode_rows
@@ -23,8 +23,9 @@ from safework_sft.encode import encode_rows
 if TYPE_CHECKING:
     from safework_sft.trainer import SupervisedTrainer
 
-CALIBRATED_AT = (0.8, 0.9)
-"""Shares of the steps after which the threshold is measured. The second measurement sees how far the first one was learned."""
+CALIBRATED_AT = {0.8: 0.6, 0.9: 1.0}
+"""Share of the steps after which the threshold is measured → share of it that is added to the loss term. In two runs on SmolLM2 the
+log-odds of held-out prompts moved by one and a half times the first offset, and by half of the second, when little training is left."""
 THRESHOLD = "verdict_threshold"
 """The threshold's name in the trainer's log."""
 
@@ -85,12 +86,12 @@ class Decision:
         return own.tolist()
 
     def threshold(self, odds_N: np.ndarray) -> float:
-        """The threshold with the best balanced accuracy on these rows."""
-        return best_threshold(odds_N, self._positive_N)
+        """The threshold at which both classes are equally probable on these rows."""
+        return even_threshold(odds_N, self._positive_N)
 
     def figures(self, odds_N: np.ndarray) -> dict[str, Any]:
-        """What the manifest keeps: AUC, shares called harmful, and the best threshold with the balanced accuracy that it gives on the rows
-        that it was chosen on: on other rows it gives less."""
+        """What the manifest keeps: AUC, shares called harmful, and the threshold that suits these rows, with the balanced accuracy that it
+        gives on them: on other rows it gives less."""
         measured = decision_figures(odds_N, self._positive_N, self._groups)
         called = measured["called_positive"]
         threshold = self.threshold(odds_N)
@@ -104,8 +105,8 @@ class Decision:
 
 
 class Calibration(TrainerCallback):
-    """Moves the decision's best threshold to 0: what is measured is added to the log-odds of the verdict's loss term from then on, so that
-    the model learns log-odds that are lower by it.
+    """Moves the decision's threshold to 0: what is measured is added to the log-odds of the verdict's loss term from then on, so that the
+    model learns log-odds that are lower by it.
 
     Nothing but the trainer's log is remembered, so a resumed run trains as an uninterrupted one.
     """
@@ -114,7 +115,7 @@ class Calibration(TrainerCallback):
         self._trainer, self._decision, self._work = trainer, decision, work
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._trainer.set_offset(sum(one["threshold"] for one in thresholds(state)))
+        self._trainer.set_offset(offset(state))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.global_step not in calibration_steps(state.max_steps):
@@ -124,12 +125,18 @@ class Calibration(TrainerCallback):
         logging = control.should_log
         Trainer.log(self._trainer, {THRESHOLD: threshold})  # past TRL's own log, which would take the training numbers of this step along
         control.should_log = logging
-        self._trainer.set_offset(sum(one["threshold"] for one in thresholds(state)))
+        self._trainer.set_offset(offset(state))
 
 
-def calibration_steps(steps: int) -> set[int]:
-    """The steps of a run after which the threshold is measured."""
-    return {int(share * steps) for share in CALIBRATED_AT} - {0, steps}
+def calibration_steps(steps: int) -> dict[int, float]:
+    """The steps of a run after which the threshold is measured, with the share of it that is added."""
+    return {step: added for share, added in CALIBRATED_AT.items() if (step := int(share * steps)) not in (0, steps)}
+
+
+def offset(state: TrainerState) -> float:
+    """What is added to the log-odds in the loss, from all that was measured."""
+    added = calibration_steps(state.max_steps)
+    return sum(added.get(one["step"], 1.0) * one["threshold"] for one in thresholds(state))
 
 
 def thresholds(state: TrainerState) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ TEMPLATE_TOKENS = 5
 
 class SftStage(Stage):
     name = "sft"
-    version = 7  # 7: image rows train, and a vision-language model is saved with its processor
+    version = 8  # 8: the verdict's threshold by a fit; 7: image rows train, and a vision-language model is saved with its processor
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {
@@ -156,7 +156,7 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
         if config.calibrate:
-            lines.append("their best threshold is moved to 0 in the last fifth of the steps")
+            lines.append("their threshold is moved to 0 in the last fifth of the steps")
     return short, lines
 
 
@@ -170,7 +170,7 @@ def _verdict_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             called = figures["called_harmful"]
             shares = ", ".join(f"{percent(called[name]['value'], called[name]['n'])} of {called[name]['n']} {name}" for name in called)
             area, threshold = figures["auc"]["value"], figures["threshold"]
-            yield f"verdicts {when}", f"AUC {area:.3f}; called harmful: {shares}; best threshold {threshold:+.2f}"
+            yield f"verdicts {when}", f"AUC {area:.3f}; called harmful: {shares}; threshold {threshold:+.2f}"
 
 
 def _closing_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

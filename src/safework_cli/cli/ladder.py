@@ -188,9 +188,11 @@ class Runner:
         one.ref = one.plan.get("already")
         refusals = [refusal["what"] for refusal in one.plan.get("refusals", [])]
         state = f"done already: {one.ref}" if one.ref else "refused" if one.code else "would run"
-        lines = [*one.plan.get("plan", []), *_estimate_lines(one.plan), *(f"refused: {text}" for text in refusals)]
+        lines = one.plan.get("plan", [])
         for name in sorted(step.named & alike.keys()):
             lines = [line.replace(alike[name], f"{{{name}}}") for line in lines]
+        one.plan["plan"] = lines
+        lines = [*lines, *_estimate_lines(one.plan), *(f"refused: {text}" for text in refusals)]
         self._tell(f"{step.name}: {state}", one.command, lines)
         return one.code
 
