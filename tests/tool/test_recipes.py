@@ -22,17 +22,26 @@ LADDERS = {
     "quickstart/with-xstest.yaml": ["quickstart/ladder.yaml", "quickstart/with-xstest.yaml"],
     "tiny/ladder.yaml": ["quickstart/ladder.yaml", "tiny/ladder.yaml"],
     "smollm2/ladder.yaml": ["smollm2/ladder.yaml"],
-}
+    "safework-r1/tiny/ladder.yaml": ["safework-r1/qwen2.5-vl-7b/ladder.yaml", "safework-r1/tiny/ladder.yaml"],
+} | {
+    f"safework-r1/{base}/{part}.yaml": [f"safework-r1/{base}/{name}.yaml" for name in dict.fromkeys(("ladder", part))]
+    for base in ("qwen2.5-vl-7b", "qwen2.5-vl-72b", "internvl3-78b", "deepseek-r1-70b")
+    for part in ("ladder", "slurm")
+}  # fmt: skip
 """Shipped ladder → the files that it is used with."""
-NAMES = [name for name in recipes.recipe_names() if name.endswith(".yaml") and name not in LADDERS]
+SHAPE = "shape.yaml"
+"""A ladder's shape of its base, which is no recipe of a stage."""
+NAMES = [name for name in recipes.recipe_names() if name.endswith(".yaml") and name not in LADDERS and not name.endswith(SHAPE)]
 
 
 def stage_of(name: str) -> str:
-    """The stage of a shipped recipe: the command in its comment, or that of the quickstart's recipe of the same name."""
+    """The stage of a shipped recipe: the command in its comment, or that of the recipe of the same name that its folder's belong to."""
     text = recipes.find_recipe(Path(name)).read_text()
     if match := re.search(rf"safework ((?:[a-z0-9-]+ )+)-c [^\n]*{re.escape(name)}", text):
         return match[1].strip()
-    return stage_of(f"quickstart/{Path(name).name}")
+    return stage_of(
+        next(f"{folder}/{Path(name).name}" for folder in ("quickstart", "safework-r1") if f"{folder}/{Path(name).name}" in NAMES)
+    )
 
 
 def test_there_are_recipes():
@@ -56,7 +65,7 @@ def test_every_shipped_ladder_is_valid(name, monkeypatch, tmp_path):
     ladder = read_ladder([Path(file) for file in LADDERS[name]])
     steps = in_order({step: Step(step, text) for step, text in ladder.steps.items()}, ladder.steps, ladder.variables)
     assert [step.name for step in steps] == list(ladder.steps), "each comes after what it needs as it is written"
-    Runner(ladder, steps, None).check()
+    Runner(ladder, steps, None, wait=ladder.slurm is not None).check()
     assert recipes.summary_of(recipes.find_recipe(Path(name))) and f"-c {name}" in recipes.find_recipe(Path(name)).read_text()
 
 
