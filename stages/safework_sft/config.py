@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from safework_cli.core.settings import OneGroup, Settings
 from safework_cli.data.tasks import TaskWeights
@@ -44,14 +44,8 @@ class VerdictConfig(Settings):
     samples: int = Field(200, ge=2, le=10**6)
     """Rows of verdict_data that are measured at most, half of them harmful."""
     calibrate: bool = False
-    """Move the decision's threshold on verdict_data to 0, in the weights: measured after 80 % (of which three fifths count) and after
-    90 % of the steps, it is added to the log-odds of the loss term for the rest of the run."""
-
-    @model_validator(mode="after")
-    def _calibrates_a_loss(self) -> VerdictConfig:
-        if self.calibrate and not self.weight:
-            raise ValueError("calibrate is given with weight=0: the threshold is learned by the loss term that weight 0 leaves out")
-        return self
+    """Move the decision's threshold on verdict_data to 0 after training, in the weights: by the scale of the last normalisation, at the
+    least cost to the replies' tokens."""
 
 
 class KlConfig(Settings):

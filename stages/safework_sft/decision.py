@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import WorkDir
 from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.verdict import Choice, log_odds
+from safework_cli.models.vision import base_of
 from safework_cli.statistics.decision import balanced_accuracy, decision_figures, even_threshold
 from safework_cli.training.group import spread
-from safework_cli.training.strategy import whole_policy
 from safework_sft.encode import encode_rows
-
-if TYPE_CHECKING:
-    from safework_sft.trainer import SupervisedTrainer
-
-CALIBRATED_AT = {0.8: 0.6, 0.9: 1.0}
-"""Share of the steps after which the threshold is measured → share of it that is added to the loss term. In two runs on SmolLM2 the
-log-odds of held-out prompts moved by one and a half times the first offset, and by half of the second, when little training is left."""
-THRESHOLD = "verdict_threshold"
-"""The threshold's name in the trainer's log."""
 
 
 class Decision:
@@ -85,6 +77,22 @@ class Decision:
         own: np.ndarray = log_odds(model, [self._prefixes[i] for i in places], [self._choices[i] for i in places], self._pad_id)
         return own.tolist()
 
+    def effect(self, model: Any, inputs_of: Callable[[Any], AbstractContextManager[list[torch.Tensor]]]) -> torch.Tensor:
+        """(D,) mean over the rows of u ⊙ ∂(log-odds)/∂u, u being what the output embedding is given before the deciding token.
+
+        Args:
+            inputs_of: opens a context that collects u of each forward pass.
+        """
+        weight_VD = base_of(model).get_output_embeddings().weight.float()
+        total_D = torch.zeros(weight_VD.shape[1], device=weight_VD.device)
+        for ids, choice in zip(self._prefixes, self._choices, strict=True):
+            with inputs_of(model) as seen:
+                logits_V = model(input_ids=torch.tensor([ids], device=base_of(model).device), use_cache=False).logits[0, -1].float()
+            positive, negative = [*choice.positive], [*choice.negative]
+            gradient_D = logits_V[positive].softmax(0) @ weight_VD[positive] - logits_V[negative].softmax(0) @ weight_VD[negative]
+            total_D += seen[0][0, -1].float() * gradient_D
+        return (total_D / len(self._prefixes)).cpu()
+
     def threshold(self, odds_N: np.ndarray) -> float:
         """The threshold at which both classes are equally probable on these rows."""
         return even_threshold(odds_N, self._positive_N)
@@ -102,43 +110,3 @@ class Decision:
             "balanced_accuracy": round(balanced_accuracy(odds_N, self._positive_N), 4),
             "balanced_accuracy_at_own_threshold": round(balanced_accuracy(odds_N, self._positive_N, threshold), 4),
         }
-
-
-class Calibration(TrainerCallback):
-    """Moves the decision's threshold to 0: what is measured is added to the log-odds of the verdict's loss term from then on, so that the
-    model learns log-odds that are lower by it.
-
-    Nothing but the trainer's log is remembered, so a resumed run trains as an uninterrupted one.
-    """
-
-    def __init__(self, trainer: SupervisedTrainer, decision: Decision, work: WorkDir):
-        self._trainer, self._decision, self._work = trainer, decision, work
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._trainer.set_offset(offset(state))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.global_step not in calibration_steps(state.max_steps):
-            return
-        with whole_policy(self._trainer) as model:
-            threshold = self._decision.threshold(self._decision.log_odds(model, self._work))
-        logging = control.should_log
-        Trainer.log(self._trainer, {THRESHOLD: threshold})  # past TRL's own log, which would take the training numbers of this step along
-        control.should_log = logging
-        self._trainer.set_offset(offset(state))
-
-
-def calibration_steps(steps: int) -> dict[int, float]:
-    """The steps of a run after which the threshold is measured, with the share of it that is added."""
-    return {step: added for share, added in CALIBRATED_AT.items() if (step := int(share * steps)) not in (0, steps)}
-
-
-def offset(state: TrainerState) -> float:
-    """What is added to the log-odds in the loss, from all that was measured."""
-    added = calibration_steps(state.max_steps)
-    return sum(added.get(one["step"], 1.0) * one["threshold"] for one in thresholds(state))
-
-
-def thresholds(state: TrainerState) -> list[dict[str, Any]]:
-    """Every measured threshold of a run, with its step."""
-    return [{"step": entry["step"], "threshold": entry[THRESHOLD]} for entry in state.log_history if THRESHOLD in entry]

@@ -47,7 +47,7 @@ from safework_cli.training.loop import multiplies_in_bf16, run_training, supervi
 from safework_cli.training.sampler import rows_per_step
 from safework_cli.training.strategy import load_to_train, trained_model, whole_policy
 from safework_sft.config import SftConfig
-from safework_sft.decision import Calibration, Decision, thresholds
+from safework_sft.decision import Decision
 from safework_sft.encode import (
     IGNORE,
     EncodedRows,
@@ -63,6 +63,7 @@ from safework_sft.encode import (
 )
 from safework_sft.marks import MarkedRows, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
+from safework_sft.threshold import move_threshold
 from safework_sft.trainer import SupervisedTrainer, VerdictTerm
 
 
@@ -127,14 +128,13 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         vision_of=vision_of,
     )
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
-    calibration = [Calibration(trainer, decision, work)] if decision and config.verdict and config.verdict.calibrate else []
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)
     with ExitStack() as inside:
         for one in (trainer.model, reference):
             if padding_free and one is not None:
                 inside.enter_context(attention_by_row(one))
-        state = run_training(trainer, work, launch=config.launch, callbacks=calibration, evaluation=evaluation)
+        state = run_training(trainer, work, launch=config.launch, evaluation=evaluation)
     if trainer.aux_loss_enabled:  # TRL asks for them in every pass from here on
         base_of(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config().output_router_logits = False
     with work.progress.phase("save"):
@@ -143,6 +143,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         if trained is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
+        moved = None
+        if decision and config.verdict and config.verdict.calibrate:
+            moved = move_threshold(trained, decision, encoded.input_ids, encoded.labels, work.as_single())
         save_model(trained, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     work = work.as_single()
     sampled, why = (
@@ -161,7 +164,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             "short_tokens": sum(map(len, training.input_ids[len(encoded.input_ids) :])),
             **({"short_dropped": {reason: len(ids) for reason, ids in encoded_cut.dropped.items()}} if encoded_cut.dropped else {}),
             **({"data": decision.ref, "before": before, "after": after} if decision else {}),
-            **({"calibration": thresholds(state)} if calibration else {}),
+            **({"threshold": moved} if moved else {}),
         }
     outcome.metrics["padding_free"] = padding_free
     outcome.metrics["dtype"] = str(dtype).removeprefix("torch.")

@@ -94,6 +94,9 @@ class SftStage(Stage):
         if config.kl:
             plan.lines.append(f"plus {config.kl.weight:g} × KL to the starting model on the reply's tokens")
             hold_others(plan, weights=0 if config.lora else parameters)
+        if config.verdict and config.verdict.calibrate and config.lora and config.lora.keep == "adapter":
+            why = "the threshold is moved by a weight that is not in the adapter"
+            plan.refuse("verdict.calibrate is given with lora.keep=adapter", why, "lora.keep=merged")
         if config.lora and config.train_layers:
             plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:
@@ -156,15 +159,14 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
         if config.calibrate:
-            lines.append("their threshold is moved to 0 in the last fifth of the steps")
+            lines.append("their threshold is moved to 0 after training, by the scale of the last normalisation")
     return short, lines
 
 
 def _verdict_lines(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     verdict = metrics.get("verdict") or {}
-    if calibrated := verdict.get("calibration"):
-        measured = ", ".join(f"{one['threshold']:+.2f} at step {one['step']}" for one in calibrated)
-        yield "verdict threshold", f"{measured}: moved towards 0"
+    if moved := verdict.get("threshold"):
+        yield "verdict threshold", f"{moved['before']:+.2f} → {moved['after']:+.2f}, at {moved['cost']:.2g} nats a token of the replies"
     for when in ("before", "after"):
         if figures := verdict.get(when):
             called = figures["called_harmful"]

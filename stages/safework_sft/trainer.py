@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,15 +32,12 @@ class VerdictTerm:
     Attributes:
         reply_tokens, verdicts: supervised tokens and deciding tokens of an optimiser step, on average over the data.
         choices: the words of language 1, 2, … (the numbers in the rows' ``verdicts``).
-        offset: added to the logits of the words that mean harmful, in this term only (logit adjustment, A. K. Menon et al. 2021): the
-            log-odds that the model learns are lower by it.
     """
 
     weight: float
     reply_tokens: float
     verdicts: float
     choices: Sequence[Choice]
-    offset: float = 0.0
 
     def losses(self, logits_NV: torch.Tensor, target_N: torch.Tensor, number_N: torch.Tensor) -> torch.Tensor:
         """(N,) cross-entropy of N deciding tokens.
@@ -48,11 +45,6 @@ class VerdictTerm:
         Args:
             number_N: of each one's language, from 1.
         """
-        if self.offset:
-            shift_KV = logits_NV.new_zeros(len(self.choices), logits_NV.shape[1])
-            for number, choice in enumerate(self.choices):
-                shift_KV[number, [*choice.positive]] = self.offset
-            logits_NV = logits_NV + shift_KV[number_N - 1]
         return cross_entropy(logits_NV, target_N, reduction="none")
 
 
@@ -97,11 +89,6 @@ class SupervisedTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         """(transformers' own length sampler goes from the longest rows to the shortest: a short run ends on one kind of reply.)"""
         return step_sampler(self, self._lengths)
-
-    def set_offset(self, offset: float) -> None:
-        """Changes the offset of the verdict's term from the next step on."""
-        assert self.verdict_term is not None
-        self.verdict_term = replace(self.verdict_term, offset=offset)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """See ``VerdictTerm``; without a verdict, the mean over the supervised tokens of the step."""

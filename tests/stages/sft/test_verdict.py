@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from families import FAMILIES, family_tokenizer
 from safework_cli.core.errors import InputError
@@ -482,43 +483,75 @@ def test_frozen_embeddings_stay(tiny_artifact, toy_data, work):
 # ---------------------------------------------------------------- the threshold
 
 
-def test_an_offset_in_the_loss_lowers_the_learned_log_odds_by_it():
-    from safework_sft.trainer import VerdictTerm
+def test_the_cheapest_change_that_moves_the_log_odds():
+    """By hand for independent scores: ε is larger where a change costs less; and no other ε with the same effect costs less."""
+    from safework_sft.threshold import least_change
 
-    term = VerdictTerm(1.0, 1.0, 1.0, [Choice(0, (2,), (1,)), Choice(0, (0,), (1,))], offset=1.5)
-    logits = torch.zeros(4, requires_grad=True)
-    optimizer = torch.optim.LBFGS([logits], max_iter=100)
-    target = torch.tensor([2, 1, 2, 1])  # half of the rows are harmful
-
-    def step():
-        optimizer.zero_grad()
-        loss = term.losses(logits.expand(4, 4), target, torch.ones(4, dtype=torch.long)).mean()
-        loss.backward()
-        return loss
-
-    optimizer.step(step)
-    assert float((logits[2] - logits[1]).detach()) == pytest.approx(-1.5, abs=1e-2)
-    one = term.losses(torch.zeros(2, 4), torch.tensor([2, 0]), torch.tensor([1, 2]))
-    assert one.tolist() == pytest.approx([float(np.log(3 + np.exp(1.5)) - 1.5)] * 2)
+    score = torch.diag(torch.tensor([1.0, 2.0])).repeat(50, 1)
+    change, cost = least_change(torch.tensor([1.0, 1.0]), score, 5.0)
+    assert change.tolist() == pytest.approx([4.0, 1.0], rel=5e-3) and cost == pytest.approx(0.5 * (16 * 0.5 + 1 * 2.0), rel=5e-3)
+    drawn = torch.Generator().manual_seed(0)
+    score, effect = torch.randn(200, 6, generator=drawn) @ torch.randn(6, 6, generator=drawn), torch.randn(6, generator=drawn)
+    change, cost = least_change(effect, score, -1.5)
+    assert float(change @ effect) == pytest.approx(-1.5, rel=1e-4)
+    for _ in range(20):
+        other = torch.randn(6, generator=drawn)
+        other = change + 0.3 * (other - effect * (other @ effect) / (effect @ effect))
+        assert 0.5 * float((score @ other).square().mean()) >= 0.999 * cost
 
 
-def test_calibration_is_measured_twice_and_kept_for_the_rest(tiny_artifact, data, work):
-    from safework_sft.decision import calibration_steps
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt_neox"])
+def test_the_scale_of_the_last_normalisation_is_that_of_its_output(architecture):
+    """With a weight, with 1 + weight, with a bias; the logits are those of the scaled output, and the scores their derivative."""
+    from safework_sft.threshold import head_input, last_norm, scale, scores
 
-    assert calibration_steps(100) == {80: 0.6, 90: 1.0} and calibration_steps(1) == {} and calibration_steps(5) == {4: 1.0}
+    model = _tiny(architecture)
+    ids, labels = [5, 6, 7, 8], [-100, -100, 7, 8]
+    change = torch.linspace(-0.1, 0.2, model.config.hidden_size)
+
+    def seen():
+        with head_input(model) as given, torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+        return given[0][0], logits.log_softmax(-1)
+
+    with torch.no_grad():
+        score = scores(model, ids, labels)
+    before, logp = seen()
+    with torch.no_grad():
+        scale(last_norm(model), 1e-3 * change)
+    after, changed = seen()
+    assert torch.allclose(after, before * (1 + 1e-3 * change), atol=1e-5)
+    if architecture != "gemma2":  # which caps its logits
+        moved = [float(changed[place, ids[place + 1]] - logp[place, ids[place + 1]]) for place in (1, 2)]
+        assert moved == pytest.approx((score @ (1e-3 * change)).tolist(), rel=0.02, abs=2e-6)
+
+
+def _tiny(architecture):
+    sizes = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "head_dim": 8} if architecture != "gpt_neox" else {}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **sizes, **more)).eval()
+    for name, weight in model.named_parameters():
+        if "norm" in name:
+            weight.data += 0.3 * torch.rand_like(weight)
+    return model
+
+
+def test_the_threshold_is_moved_to_0_in_the_saved_weights(tiny_artifact, data, work):
     inputs = Inputs({"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": data.with_subset("dev")})
-    settings = {"learning_rate": 1e-3, "max_steps": 10, "sample_prompts": 0, "bf16": False}
+    settings = {"learning_rate": 1e-3, "max_steps": 10, "sample_prompts": 0, "bf16": False, "save_dtype": "float32"}
     outcome = train(SftConfig(verdict={"calibrate": True}, **settings), inputs, work)
-    measured = outcome.metrics["verdict"]["calibration"]
-    assert [one["step"] for one in measured] == [8, 9] and all(one["threshold"] != 0 for one in measured)
-    assert [step["verdict_threshold"] for step in read_metrics(work.progress.metrics_path) if "verdict_threshold" in step] == [
-        one["threshold"] for one in measured
-    ]
+    verdict = outcome.metrics["verdict"]
+    moved = verdict["threshold"]
+    assert abs(moved["before"]) > 0.1 > abs(moved["after"]) and 0 < moved["cost"] < 0.05
+    assert verdict["after"]["threshold"] == pytest.approx(moved["after"], abs=1e-3), "what is measured afterwards is what is saved"
+    assert dict(_closing_lines(outcome.metrics))["verdict threshold"].startswith(f"{moved['before']:+.2f} → ")
+    adapter = SftConfig(verdict={"calibrate": True}, lora={"keep": "adapter"}, learning_rate=1e-4)
+    assert "verdict.calibrate is given with lora.keep=adapter" in str(stage.plan(adapter, inputs).refusals[0])
     del inputs._values["verdict_data"]
     (refusal,) = stage.plan(SftConfig(verdict={"calibrate": True}), inputs).refusals
     assert "verdict.calibrate is given without rows to measure on" in str(refusal)
-    with pytest.raises(ValueError, match="calibrate is given with weight=0"):
-        SftConfig(verdict={"calibrate": True, "weight": 0})
+    assert SftConfig(verdict={"calibrate": True, "weight": 0}).verdict.calibrate
 
 
 def test_a_calibrated_run_that_is_killed_continues_to_the_same_bits(tiny_artifact, data, cli, kill_after, store):
