@@ -145,7 +145,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
         moved = None
         if decision and config.verdict and config.verdict.calibrate:
-            moved = move_threshold(trained, decision, encoded.input_ids, encoded.labels, work.as_single())
+            text = [number for number, row in enumerate(encoded.rows) if not row.images]
+            ids, labels = ([column[number] for number in text] for column in (encoded.input_ids, encoded.labels))
+            moved = move_threshold(trained, decision, ids, labels, work.as_single())
         save_model(trained, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     work = work.as_single()
     sampled, why = (

@@ -29,7 +29,7 @@ from safework_sft.encode import IGNORE
 
 NORMS = ("norm", "final_layernorm", "ln_f", "final_layer_norm")
 """Names of a decoder's last normalisation."""
-ROWS = 96
+ROWS = 64
 """Rows whose replies the cost is estimated on."""
 ROUNDS, CLOSE = 3, 0.1
 """Corrections at most, since the change is linear to first order only; nats from 0 at which no further one is made."""
@@ -56,7 +56,7 @@ def move_threshold(
     """Moves the threshold to 0, in the model's weights.
 
     Args:
-        input_ids, labels: of training rows; every n-th of them counts.
+        input_ids, labels: of training rows without images; every n-th of them counts.
 
     Returns:
         the threshold before and after, and the cost in nats a token of the replies.
