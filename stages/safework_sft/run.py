@@ -146,8 +146,8 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         moved = None
         if decision and config.verdict and config.verdict.calibrate:
             text = [number for number, row in enumerate(encoded.rows) if not row.images]
-            ids, labels = ([column[number] for number in text] for column in (encoded.input_ids, encoded.labels))
-            moved = move_threshold(trained, decision, ids, labels, work.as_single())
+            tokens, labels = ([column[number] for number in text] for column in (encoded.input_ids, encoded.labels))
+            moved = move_threshold(trained, decision, tokens, labels, work.as_single())
         save_model(trained, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     work = work.as_single()
     sampled, why = (
