@@ -75,7 +75,7 @@ def test_the_ladders_differ_in_the_base_and_its_sizes_only(base):
 @pytest.mark.parametrize(
     ("base", "architecture"),
     [
-        ("qwen2.5-vl-7b", "qwen2_5_vl"),
+        pytest.param("qwen2.5-vl-7b", "qwen2_5_vl", marks=pytest.mark.slow),
         pytest.param("internvl3-78b", "internvl", marks=pytest.mark.slow),
         pytest.param("deepseek-r1-70b", "deepseek-r1-distill", marks=pytest.mark.slow),
     ],

@@ -35,7 +35,7 @@ def test_engines_are_made_in_one_file(name):
 
 def test_a_model_is_loaded_for_generation_in_one_file():
     """The other callers train the model, compare it with another one, merge an adapter into it, or read a verdict from its logits."""
-    trained = {f"stages/{name}" for name in ("safework_rl/run.py", "safework_rl/reference.py", "safework_sft/run.py")}
+    trained = {f"stages/{name}" for name in ("safework_rl/run.py", "safework_sft/run.py")}
     trained |= {f"stages/safework_verifier/{name}/run.py" for name in ("train", "values", "wrap")}
     merged = "src/safework_cli/models/merge.py"
     assert calls("load_model") == {"src/safework_cli/engines/load.py", "src/safework_cli/verifiers/load.py", merged, *trained}
