@@ -65,6 +65,10 @@ def move_threshold(
     chosen = range(0, len(input_ids), max(1, len(input_ids) // ROWS))
     with work.progress.phase("move the verdict's threshold"), torch.no_grad():
         before = threshold = decision.threshold(decision.log_odds(model, work))
+        if norm is None or not chosen:  # a finished training is not lost for it
+            why = "no row is without images" if norm is not None else f"{type(base_of(model)).__name__} has none of {', '.join(NORMS)}"
+            work.progress.warn(f"the verdict's threshold stays at {before:+.2f}: {why}")
+            return {"before": round(before, 4), "after": round(before, 4), "cost": 0.0}
         kept, cost = [weight.detach().clone() for weight in norm.parameters()], 0.0
         for _ in range(ROUNDS):
             if abs(threshold) <= CLOSE:
@@ -106,9 +110,9 @@ def head_input(model: Any) -> Iterator[list[torch.Tensor]]:
 
 
 def last_norm(model: Any) -> Any:
-    """The normalisation whose output the output embedding is given."""
+    """The normalisation whose output the output embedding is given; None where it has another name."""
     decoder = base_of(model).get_decoder()
-    return next(getattr(decoder, name) for name in NORMS if hasattr(decoder, name))
+    return next((getattr(decoder, name) for name in NORMS if hasattr(decoder, name)), None)
 
 
 def scale(norm: Any, change_D: torch.Tensor) -> None:

@@ -30,7 +30,7 @@ LADDERS = {
 }  # fmt: skip
 """Shipped ladder → the files that it is used with."""
 SHAPE = "shape.yaml"
-"""A ladder's shape of its base, which is no recipe of a stage."""
+"""A ladder's shape of its base, which is not a recipe of a stage."""
 NAMES = [name for name in recipes.recipe_names() if name.endswith(".yaml") and name not in LADDERS and not name.endswith(SHAPE)]
 
 
