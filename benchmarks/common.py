@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, Any]] = {
+    # sizes of the published config.json files
+    "qwen2.5-0.5b": {
+        "hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+        "vocab_size": 151_936, "max_position_embeddings": 32_768, "rope_theta": 1_000_000.0, "tie_word_embeddings": True,
+    },
+    "qwen2.5-7b": {
+        "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "vocab_size": 152_064, "max_position_embeddings": 32_768, "rope_theta": 1_000_000.0, "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+"""Qwen2 models that ``--model`` makes with random weights, for machines that have no real ones."""
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The options of a group: model, lengths, size, number type."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", default="smollm2", help="a reference in the store, or a folder")
+    made.add_argument("--model", default="smollm2", help=f"a reference in the store, a folder, or, with random weights, {' or '.join(SHAPES)}")
     made.add_argument("--prompt", type=int, default=384, help="prompt tokens")
     made.add_argument("--completion", type=int, default=64, help="completion tokens")
     made.add_argument("--group", type=int, default=8, help="completions of the group")
@@ -23,6 +37,29 @@ def model_folder(name: str) -> Path:
     from safework_cli.core.artifacts import default_store
 
     return Path(name) if Path(name).is_dir() else default_store(None).resolve(name, ("model",)).path
+
+
+def model_and_tokenizer(name: str, dtype: str) -> tuple[Any, Any]:
+    """A model on the device that training uses, and its tokenizer; of a shape: random weights, and the tokenizer of the tiny models."""
+    from safework_cli.models.load import load_model, load_tokenizer
+
+    if name not in SHAPES:
+        folder = model_folder(name)
+        return load_model(folder, dtype=dtype), load_tokenizer(folder)
+    import tempfile
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from safework_cli.models.tiny import create_tiny_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        create_tiny_model(Path(folder))
+        tokenizer = load_tokenizer(Path(folder))
+    config = AutoConfig.for_model("qwen2", **SHAPES[name], eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)), tokenizer
 
 
 def device() -> str:

@@ -1,9 +1,9 @@
 """The plan of a run against the run: peak memory, and the time of an update before any is measured and after the first one.
 
     python benchmarks/plan.py [--architectures llama qwen3 gemma3_text] [--strategies single ddp fsdp] [--hidden 512] [--layers 8]
-                              [--rows 8] [--length 256] [--steps 4] [--measure] [--json]
+                              [--rows 8] [--length 256] [--steps 4] [--bf16] [--measure] [--json]
 
-Random models of three architectures are fine-tuned in float32 on rows of one length, by one process and by two. "memory": the plan's peak
+Random models of three architectures are fine-tuned on rows of one length, in float32 or with products in bfloat16, by one process and by two. "memory": the plan's peak
 of a process against what the process held at its peak, beyond what it held without the model (resident set on a CPU,
 ``max_memory_allocated`` on a GPU). "time": the plan's seconds of an update, with the speed of a product that the run measures before its
 first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's seconds
@@ -84,6 +84,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     options.add_argument("--rows", type=int, default=8, help="of an update, over all processes")
     options.add_argument("--length", type=int, default=256, help="tokens of a row")
     options.add_argument("--steps", type=int, default=4)
+    options.add_argument("--bf16", action="store_true", help="products in bfloat16")
     options.add_argument("--measure", action="store_true")
     options.add_argument("--json", action="store_true")
     return options.parse_args(words)
@@ -125,7 +126,7 @@ def random_model(folder: Path, architecture: str, options: argparse.Namespace) -
 
 def words_of(model: Path, strategy: str, options: argparse.Namespace) -> list[str]:
     """The settings of a run: the same rows in each update, whatever the processes."""
-    words = [f"model={model}", "data=dataset/rows", f"max_steps={options.steps}", "bf16=false", "sample_prompts=0"]
+    words = [f"model={model}", "data=dataset/rows", f"max_steps={options.steps}", f"bf16={options.bf16}", "sample_prompts=0"]
     if strategy == "single":
         return [*words, f"per_device_train_batch_size={options.rows}"]
     each = options.rows // PROCESSES
@@ -143,7 +144,8 @@ def compared(store: Store, model: Path, architecture: str, strategy: str, option
     first, every = events["first_updates"], events["all_updates"]
     rest = (every["seconds"] * every["updates"] - first["seconds"]) / (every["updates"] - 1)
     launch = resolved.config.launch
-    device = replace(device_of(launch, None), single=first["product_speed"] * launch.processes)
+    speed = {"half" if options.bf16 else "single": first["product_speed"] * launch.processes}
+    device = replace(device_of(launch, None), **speed)
     name = f"{architecture}, {strategy}"
     yield bar(f"{name}: memory", planned.memory.peak, every["peak_bytes"], BARS["memory"])
     yield bar(f"{name}: time", step_seconds(work, launch, device), rest, BARS["time"])

@@ -1,12 +1,14 @@
 """One whole RL step (sampling, log-probabilities, backward, optimiser): ours in float32 and in bfloat16, and TRL's GRPOTrainer.
 
-    python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5] [--json]
+    python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5]
+                                [--bf16] [--lora RANK] [--json]
 
 All sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
 within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
 is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state. "bf16" is ours with bf16=true:
 weights stay float32, products are made in bfloat16. Its log-probabilities: how far those of sampling are from those of training (mean
-over the tokens), and the largest log-ratio before the first update.
+over the tokens), and the largest log-ratio before the first update. ``--bf16``: both sides so, and float32 is not measured. ``--lora``: both
+sides train adapters of that rank on every linear layer. Sampled tokens a second are those of the whole step.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from common import device, model_folder, parser
+from common import device, model_and_tokenizer, parser
 
 PARTS = ("step", "generation", "update")
 
@@ -35,7 +37,8 @@ def main() -> None:
     if options.side:
         print(json.dumps(measure(options)))
         return
-    sides = {side: run_side(options, side) for side in ("trl", "ours", *(["bf16"] if options.dtype == "float32" else []))}
+    third = ["bf16"] if options.dtype == "float32" and not options.bf16 else []
+    sides = {side: run_side(options, side) for side in ("trl", "ours", *third)}
     rows = []
     for what, unit in (("step_s", "s"), ("generation_s", "s"), ("update_s", "s"), ("beyond_gb", "GB"), ("peak_gb", "GB")):
         ours, theirs = sides["ours"][what], sides["trl"][what]
@@ -43,8 +46,13 @@ def main() -> None:
         if "bf16" in sides:
             row |= {"bf16": round(sides["bf16"][what], 3), "bf16_ratio": round(sides["bf16"][what] / ours, 3)}
         rows.append(row)
+    sampled = options.group * options.completion
+    speeds = {side: round(sampled / made["step_s"], 1) for side, made in sides.items()}
+    rows.append({"what": "sampled_tokens", "unit": "1/s", **speeds, "ratio": round(speeds["ours"] / speeds["trl"], 3)})
+    if third:
+        rows[-1]["bf16_ratio"] = round(speeds["bf16"] / speeds["ours"], 3)
     measured = {side: made["log_probabilities"] for side, made in sides.items() if side != "trl"}
-    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps")} | {"device": device()}
+    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps", "bf16", "lora")} | {"device": device()}
     if options.json:
         steps = {side: made["steps"] for side, made in sides.items()}
         print(json.dumps({"setting": setting, "rows": rows, "log_probabilities": measured, "steps": steps}))
@@ -61,6 +69,8 @@ def main() -> None:
 def parse(words: list[str]) -> argparse.Namespace:
     options = parser(__doc__)
     options.add_argument("--steps", type=int, default=5, help="steps measured on each side")
+    options.add_argument("--bf16", action="store_true", help="products in bfloat16 on both sides, weights as --dtype")
+    options.add_argument("--lora", type=int, default=0, metavar="RANK", help="adapters on both sides")
     options.add_argument("--side", choices=["trl", "ours", "bf16"], help=argparse.SUPPRESS)
     return options.parse_args(words)
 
@@ -78,11 +88,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    from safework_cli.models.load import load_model, load_tokenizer
-
-    folder = model_folder(options.model)
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder, dtype=options.dtype)
+    model, tokenizer = model_and_tokenizer(options.model, options.dtype)
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
     prompts = prompts_of(tokenizer, options.prompt, options.steps + 1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -194,7 +200,7 @@ def trl(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[A
 
     args = GRPOConfig(
         output_dir=str(scratch), report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1, shuffle_dataset=False,
-        use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False, log_level="error",
+        use_cpu=not torch.cuda.is_available(), bf16=options.bf16, gradient_checkpointing=False, log_level="error",
         generation_kwargs={"min_new_tokens": options.completion}, **shared_settings(options),
     )  # fmt: skip
 
@@ -202,7 +208,17 @@ def trl(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[A
         return [float(i % 2) for i in range(len(completions))]
 
     data = Dataset.from_dict({"prompt": prompts})
-    return GRPOTrainer(model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer)
+    return GRPOTrainer(
+        model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapters(options, model)
+    )
+
+
+def adapters(options: argparse.Namespace, model: Any) -> Any:
+    """The same adapters on both sides; ``None`` where all weights are trained."""
+    from safework_cli.models.layers import lora_config
+    from safework_cli.training.config import Lora
+
+    return lora_config(Lora(r=options.lora, alpha=2 * options.lora) if options.lora else None, model)
 
 
 def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Any], scratch: Path) -> Any:
@@ -234,14 +250,17 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     work = WorkDir(scratch, "0" * 64, Progress(scratch, make_display(quiet=True)), StopRequest())
     shared = shared_settings(options)
     # TRL's default: a rollout for each step
-    config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"], bf16=options.side == "bf16")
+    config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"], bf16=options.bf16 or options.side == "bf16")
     args = grpo_arguments(config, work)
     args.save_strategy = "no"
     rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
     data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
     curriculum = Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0)
     run = StepContext(config, Alternating(), rows, curriculum, lambda row: encode_prompt(tokenizer, row.prompt))
-    return LadderTrainer(run=run, work=work, model=model, args=args, train_dataset=data, processing_class=tokenizer)
+    return LadderTrainer(
+        run=run, work=work, folder=scratch, model=model, args=args, train_dataset=data, processing_class=tokenizer,
+        peft_config=adapters(options, model),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
