@@ -23,7 +23,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """The options of a group: model, lengths, size, number type."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--model", default="smollm2", help=f"a reference in the store, a folder, or, with random weights, {' or '.join(SHAPES)}")
+    shapes = " or ".join(SHAPES)
+    made.add_argument("--model", default="smollm2", help=f"a reference in the store, a folder, or, with random weights, {shapes}")
     made.add_argument("--prompt", type=int, default=384, help="prompt tokens")
     made.add_argument("--completion", type=int, default=64, help="completion tokens")
     made.add_argument("--group", type=int, default=8, help="completions of the group")

@@ -3,12 +3,12 @@
     python benchmarks/plan.py [--architectures llama qwen3 gemma3_text] [--strategies single ddp fsdp] [--hidden 512] [--layers 8]
                               [--rows 8] [--length 256] [--steps 4] [--bf16] [--measure] [--json]
 
-Random models of three architectures are fine-tuned on rows of one length, in float32 or with products in bfloat16, by one process and by two. "memory": the plan's peak
-of a process against what the process held at its peak, beyond what it held without the model (resident set on a CPU,
-``max_memory_allocated`` on a GPU). "time": the plan's seconds of an update, with the speed of a product that the run measures before its
-first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's seconds
-against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is made possible
-by ``processes_site``: accelerate offers it on GPUs only. Sizes far below the default measure the libraries and not the model.
+Random models of three architectures are fine-tuned on rows of one length, in float32 or with products in bfloat16, by one process and by
+two. "memory": the plan's peak of a process against what the process held at its peak, beyond what it held without the model (resident set
+on a CPU, ``max_memory_allocated`` on a GPU). "time": the plan's seconds of an update, with the speed of a product that the run measures
+before its first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's
+seconds against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is made
+possible by ``processes_site``: accelerate offers it on GPUs only. Sizes far below the default measure the libraries and not the model.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ All sides: the same model, prompts, group, completion length (the stop token is 
 within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
 is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state. "bf16" is ours with bf16=true:
 weights stay float32, products are made in bfloat16. Its log-probabilities: how far those of sampling are from those of training (mean
-over the tokens), and the largest log-ratio before the first update. ``--bf16``: both sides so, and float32 is not measured. ``--lora``: both
-sides train adapters of that rank on every linear layer. Sampled tokens a second are those of the whole step.
+over the tokens), and the largest log-ratio before the first update. ``--bf16``: both sides so, and float32 is not measured. ``--lora``:
+both sides train adapters of that rank on every linear layer. Sampled tokens a second are those of the whole step.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main() -> None:
     if third:
         rows[-1]["bf16_ratio"] = round(speeds["bf16"] / speeds["ours"], 3)
     measured = {side: made["log_probabilities"] for side, made in sides.items() if side != "trl"}
-    setting = {name: getattr(options, name) for name in ("model", "prompt", "completion", "group", "dtype", "steps", "bf16", "lora")} | {"device": device()}
+    named = ("model", "prompt", "completion", "group", "dtype", "steps", "bf16", "lora")
+    setting = {name: getattr(options, name) for name in named} | {"device": device()}
     if options.json:
         steps = {side: made["steps"] for side, made in sides.items()}
         print(json.dumps({"setting": setting, "rows": rows, "log_probabilities": measured, "steps": steps}))

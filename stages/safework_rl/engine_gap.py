@@ -38,7 +38,8 @@ def engine_ratio(old_logp_BT: torch.Tensor, sampled_logp_BT: torch.Tensor, mask_
 def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> float:
     """The gap between sampled and trained log-probabilities from which a run stops, in nats a token.
 
-    A healthy gap is about 1e-7 in float32 and 2e-3 in bfloat16.
+    A healthy gap is about 1e-7 in float32. In bfloat16 it grows with the model: 2e-3 at SmolLM2-135M, 3e-3 at Qwen2.5-0.5B's shape, 3e-2
+    at Qwen2.5-7B's with its weights in bfloat16 too (benchmarks/rl_step.py, random weights).
 
     Args:
         asked: what the user set; it is used as it is.
@@ -46,5 +47,5 @@ def gap_limit(asked: float | None, first: float | None, *, in_bf16: bool) -> flo
     """
     if asked is not None:
         return asked
-    absolute = 0.02 if in_bf16 else 1e-3
+    absolute = 0.1 if in_bf16 else 1e-3
     return absolute if first is None else min(absolute, max(absolute / 10, 10 * first))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -376,6 +377,24 @@ def test_a_run_that_cannot_fit_does_not_start_and_one_that_runs_compares_itself_
     assert events["first_updates"]["updates"] == 1 and events["all_updates"]["updates"] == 2
     assert events["first_updates"]["product_speed"] > 0 and events["all_updates"]["planned_bytes"] > 0
     assert execute(refused, store).already  # what is there already is printed on any machine
+
+
+def test_checkpoints_are_no_part_of_an_updates_time(store: Store, toy_data, tiny_model, monkeypatch):
+    from safework_cli.training.callbacks import Seal
+
+    words = [f"model={tiny_model}", f"data={toy_data.ref}:cot", "max_steps=3", "per_device_train_batch_size=4", "sample_prompts=0"]
+    sealed = Seal.on_save
+    waited = []
+
+    def slowly(*args, **more) -> None:
+        waited.append(time.sleep(3))
+        sealed(*args, **more)
+
+    monkeypatch.setattr(Seal, "on_save", slowly)
+    made = execute(prepare(load_stage("sft"), resolve(load_stage("sft"), [], [*words, "save_steps=1"]), store), store)
+    events = map(json.loads, (made.artifact.path / RECORD / "events.jsonl").read_text().splitlines())
+    seconds = {event["event"]: event["seconds"] for event in events if event["event"] in ("first_updates", "all_updates")}
+    assert len(waited) == 3 and seconds["all_updates"] < 2, seconds
 
 
 def test_measuring_belongs_to_the_dry_run(cli, toy_data, tiny_model):

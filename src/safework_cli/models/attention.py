@@ -3,7 +3,9 @@
 On a CPU the backward pass of torch 2.13's fused attention takes more than twice as long in bfloat16 as in float32.
 
 A batch without padding is one sequence of all its rows, (1, ΣT). A mask of blocks would keep the rows apart at the cost of (ΣT)²; here the
-attention of each row is computed by itself, at the cost of ΣT². Everything else in a transformer works token by token.
+attention of each row is computed by itself, at the cost of ΣT². Everything else in a transformer works token by token. On a GPU the rows
+are padded for the attention alone, and computed in one call: for small models, a call for each row of each layer takes longer to start than
+to compute.
 
 What all rows begin with, such as the template's system message, may come once, before them: the attention of each row then reads its keys
 and values from there, and everything else is computed once. For rows of a hundred tokens that is a quarter of all tokens.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -58,6 +61,11 @@ def _sdpa_by_row(
     if row_lengths is None:
         return attend(module, query, key, value, attention_mask, **settings)[0], None
     settings.pop("position_ids", None)
+    if _in_one_call(query.device):
+        place_RL, back_T = _padded_places(tuple(row_lengths), shared, query.device)
+        padded = (tensor[0][:, place_RL].transpose(0, 1) for tensor in (query, key, value))
+        # causal, so no token attends to the padding after it
+        return attend(module, *padded, None, **settings)[0].flatten(0, 1)[back_T][None], None
     # one split of each tensor: its backward pass is one concatenation, where that of a slice would fill a tensor of the whole with zeros
     parts = [*zip(*(tensor.split(list(row_lengths), dim=2) for tensor in (query, key, value)), strict=True)]
     outputs = [attend(module, *part, None, **settings)[0] for part in (parts[:1] if shared else parts)]
@@ -66,6 +74,27 @@ def _sdpa_by_row(
         whole = (torch.cat(pair, dim=2) for pair in zip(parts[0], part, strict=True))
         outputs.append(attend(module, *whole, None, **settings)[0][:, shared:])
     return torch.cat(outputs, dim=1), None
+
+
+def _in_one_call(device: torch.device) -> bool:
+    return device.type != "cpu"
+
+
+@lru_cache(maxsize=8)
+def _padded_places(row_lengths: tuple[int, ...], shared: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where the tokens of padded rows come from, (R, L) in the sequence of all rows (padding: its first token), each row with the shared
+    beginning; and where each token of the sequence is in them, (ΣT,) in R·L."""
+    ends = row_lengths[1:] if shared else row_lengths
+    width = shared + max(ends)
+    place_RL = torch.zeros(len(ends), width, dtype=torch.long)
+    place_RL[:, :shared] = torch.arange(shared)
+    back_T = torch.arange(sum(row_lengths))  # the shared beginning: that of the first row
+    start = shared
+    for row, length in enumerate(ends):
+        place_RL[row, shared : shared + length] = torch.arange(start, start + length)
+        back_T[start : start + length] = row * width + shared + torch.arange(length)
+        start += length
+    return place_RL.to(device), back_T.to(device)
 
 
 def _mask_by_row(*places: Any, attention_mask: torch.Tensor | None = None, **settings: Any) -> torch.Tensor | None:

@@ -23,7 +23,7 @@ from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _Fi
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.memory import out_of_memory
-from safework_cli.training.planned import CompareWithPlan
+from safework_cli.training.planned import BetweenUpdates, CompareWithPlan
 from safework_cli.training.strategy import StrategyGuard, leave_weights_at, strategy_arguments
 from safework_cli.training.tracking import tracked, tracking_arguments
 
@@ -196,7 +196,8 @@ def _train(
 ) -> None:
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     evaluating = [] if evaluation is None else [evaluation]
-    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, *evaluating, Seal(work, evaluation)]:
+    last = [Seal(work, evaluation), *(BetweenUpdates(callback) for callback in ours if isinstance(callback, CompareWithPlan))]
+    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, *evaluating, *last]:
         trainer.add_callback(callback)
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"

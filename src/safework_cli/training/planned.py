@@ -42,6 +42,8 @@ class CompareWithPlan(TrainerCallback):
     def __init__(self, trainer: Trainer, work: WorkDir, estimate: Estimate, cycle: int = 1):
         self._trainer, self._work, self._estimate, self._cycle = trainer, work, estimate, cycle
         self._on_card = torch.cuda.is_available()
+        self._spent = 0.0
+        self._since: float | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._product = product_speed(args.device, torch.bfloat16 if args.bf16 else torch.float32)
@@ -50,9 +52,16 @@ class CompareWithPlan(TrainerCallback):
             _return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
             resident = resident_bytes()
             self._without_model = None if resident is None else resident - held_bytes(self._trainer)
-        self._first_step, self._started = state.global_step, time.monotonic()
+        self._first_step = state.global_step
+        self.go_on()
+
+    def go_on(self) -> None:
+        """An update begins: what was done since the last one ended is not its time."""
+        self._since = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        assert self._since is not None
+        self._spent += time.monotonic() - self._since
         done = state.global_step - self._first_step
         if done != min(self._cycle, state.max_steps - self._first_step):
             return
@@ -70,7 +79,7 @@ class CompareWithPlan(TrainerCallback):
             peak: int | None = torch.cuda.max_memory_allocated()
         else:
             peak = None if self._without_model is None else peak_memory().host - self._without_model
-        return Measured(updates, (time.monotonic() - self._started) / updates, peak)
+        return Measured(updates, self._spent / updates, peak)
 
     def _record(self, what: str, measured: Measured) -> None:
         planned = self._estimate.memory.first_peak if what == "first_updates" and measured.updates == 1 else self._estimate.memory.peak
@@ -80,11 +89,30 @@ class CompareWithPlan(TrainerCallback):
         )  # fmt: skip
 
 
+class BetweenUpdates(TrainerCallback):
+    """The last of the callbacks: evaluations and checkpoints belong to no update."""
+
+    def __init__(self, compared: CompareWithPlan):
+        self._compared = compared
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._compared.go_on()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._compared.go_on()
+
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self._compared.go_on()
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._compared.go_on()
+
+
 def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
     """The sentence for people.
 
     Args:
-        left: seconds of the updates that are left, by the measured ones.
+        left: seconds of the updates that are left, by the measured ones; evaluations and checkpoints come on top.
     """
     many = f"the first {measured.updates} updates took {duration(measured.seconds)} each" if measured.updates > 1 else (
         f"the first update took {duration(measured.seconds)}"
@@ -94,7 +122,7 @@ def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
     if measured.peak is not None:
         at_first = estimate.memory.first_peak if measured.updates == 1 else estimate.memory.peak
         memory = f"; memory {size(measured.peak)} (planned: {size(at_first)})"
-    return f"{many}{planned}{memory}" + (f"; the rest takes about {duration(left)}" if left else "")
+    return f"{many}{planned}{memory}" + (f"; the others take about {duration(left)}" if left else "")
 
 
 PRODUCT = {"cpu": 512, "cuda": 4096}

@@ -29,8 +29,10 @@ def rows_and_labels() -> tuple[list[list[int]], list[list[int]]]:
     return rows, [[-100] * (len(row) // 2) + row[len(row) // 2 :] for row in rows]
 
 
+@pytest.mark.parametrize("one_call", [False, True], ids=["as on a CPU", "as on a GPU"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_loss_and_its_gradients_are_those_of_padded_rows(name, tiny_model, work):
+def test_the_loss_and_its_gradients_are_those_of_padded_rows(name, one_call, tiny_model, work, monkeypatch):
+    monkeypatch.setattr("safework_cli.models.attention._in_one_call", lambda device: one_call)
     tokenizer = load_tokenizer(tiny_model)
     model = tiny_of(name, tokenizer, **({"sliding_window": 64} if "sliding_window" in FAMILIES[name] else {}))
     assert keeps_rows_apart(model, 30) is (name not in PADDED)
