@@ -141,8 +141,7 @@ class TrainingRows:
     """What the trainer gets: columns of equal length.
 
     Attributes:
-        verdicts: one list of (T,) per row: 0, or on a deciding token the number of its language, from 1. Empty where verdicts are not
-            learned as such.
+        verdicts: one list of (T,) per row, 1 on a deciding token and 0 elsewhere. Empty where verdicts are not learned as such.
         images: the number of each one's row among those that are trained on, or -1 where it has no images.
     """
 
@@ -181,18 +180,16 @@ def rows_to_train(
     if verdicts is None:
         return made
     made.verdicts.extend([0] * len(ids) for ids in encoded.input_ids)
-    numbers = {language: number for number, language in enumerate(verdicts.choices, 1)}
     for row, place in enumerate(verdicts.places):
-        marked = both.marked[row]
-        if place is None or marked is None:
+        if place is None:
             continue
-        number, whole = numbers[marked[0].language], row < len(encoded.input_ids)
+        whole = row < len(encoded.input_ids)
         if whole:
-            made.verdicts[row][place] = number
+            made.verdicts[row][place] = 1
         if short_rows or not whole:
             made.input_ids.extend([both.input_ids[row][: place + 1]] * passes)
             made.labels.extend([[IGNORE] * place + both.input_ids[row][place : place + 1]] * passes)
-            made.verdicts.extend([[0] * place + [number]] * passes)
+            made.verdicts.extend([[0] * place + [1]] * passes)
             made.images.extend([number_of[row]] * passes)
     return made
 

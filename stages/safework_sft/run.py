@@ -187,10 +187,10 @@ def verdict_term(config: SftConfig, training: TrainingRows, verdicts: Verdicts |
     """
     if config.verdict is None or verdicts is None:
         return None
-    deciding = sum(number > 0 for row in training.verdicts for number in row)
+    deciding = sum(map(sum, training.verdicts))
     supervised = sum(label != IGNORE for row in training.labels for label in row)
     share = per_step / len(training.input_ids)
-    return VerdictTerm(config.verdict.weight, (supervised - deciding) * share, deciding * share, [*verdicts.choices.values()])
+    return VerdictTerm(config.verdict.weight, (supervised - deciding) * share, deciding * share)
 
 
 def _decision(

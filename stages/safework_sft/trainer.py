@@ -11,7 +11,6 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from trl import SFTTrainer
 
-from safework_cli.models.verdict import Choice
 from safework_cli.models.vision import Vision, base_of
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_sft.batches import TARGETS, Batches
@@ -31,21 +30,11 @@ class VerdictTerm:
 
     Attributes:
         reply_tokens, verdicts: supervised tokens and deciding tokens of an optimiser step, on average over the data.
-        choices: the words of language 1, 2, … (the numbers in the rows' ``verdicts``).
     """
 
     weight: float
     reply_tokens: float
     verdicts: float
-    choices: Sequence[Choice]
-
-    def losses(self, logits_NV: torch.Tensor, target_N: torch.Tensor, number_N: torch.Tensor) -> torch.Tensor:
-        """(N,) cross-entropy of N deciding tokens.
-
-        Args:
-            number_N: of each one's language, from 1.
-        """
-        return cross_entropy(logits_NV, target_N, reduction="none")
 
 
 class SupervisedTrainer(SFTTrainer):
@@ -92,7 +81,7 @@ class SupervisedTrainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """See ``VerdictTerm``; without a verdict, the mean over the supervised tokens of the step."""
-        number_BT = inputs.pop("verdicts", None)
+        verdict_BT = inputs.pop("verdicts", None)  # 1 at deciding tokens
         on_one_cpu = inputs["input_ids"].device.type == "cpu" and self.accelerator.num_processes == 1
         if return_outputs or not (on_one_cpu or self.verdict_term or self._kl_weight):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -105,15 +94,14 @@ class SupervisedTrainer(SFTTrainer):
         self._metrics["train"]["mean_token_accuracy"].append(float((logits_NV.detach().argmax(-1) == target_N).float().mean()))
         # a step's tokens are those of all processes, and DDP averages gradients over them
         counted = keep_BT.sum() if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
-        if term is None or number_BT is None:
+        if term is None or verdict_BT is None:
             reply_N = torch.ones_like(target_N, dtype=torch.bool)
             loss = cross_entropy(logits_NV, target_N, reduction="sum") / max(counted, 1)
         else:
             counted = term.reply_tokens / self.accelerator.num_processes
-            number_N = number_BT[:, 1:][keep_BT]
-            reply_N = number_N == 0
-            reply_losses = cross_entropy(logits_NV[reply_N], target_N[reply_N], reduction="none")
-            verdict_losses = term.losses(logits_NV[~reply_N], target_N[~reply_N], number_N[~reply_N])
+            reply_N = verdict_BT[:, 1:][keep_BT] == 0
+            losses_N = cross_entropy(logits_NV, target_N, reduction="none")
+            reply_losses, verdict_losses = losses_N[reply_N], losses_N[~reply_N]
             weight = term.weight * self.accelerator.num_processes / term.verdicts
             loss = reply_losses.sum() / counted + weight * verdict_losses.sum()
             self._note(reply_loss=reply_losses, verdict_loss=verdict_losses)
