@@ -6,6 +6,9 @@
 
 The second argument is the marked training data: it says which words mean harmful, and what a reply says before its verdict. Each prompt
 gets that text, and the score is the log-odds of the word that means harmful. ``value`` is the area under the ROC curve.
+
+``--resample 200`` adds how far the threshold varies, in nats, when so many samples of the same size are drawn with replacement: its
+standard deviation by the fit that calibration uses, and by the best balanced accuracy.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+
+import numpy as np
 
 LONGEST = 1024
 """Tokens of a row at most; longer prompts are left out, and ``n`` counts the others."""
@@ -29,6 +34,7 @@ def main() -> int:
     asked_of.add_argument("--rows", help="a dataset whose rows say whether they are harmful")
     asked_of.add_argument("--suites", nargs="+", help="public suites of harmful and of harmless prompts")
     parser.add_argument("--half", choices=("dev", "test"), help="only this half of the suites' rows (by a hash of the row's key)")
+    parser.add_argument("--resample", type=int, default=0, metavar="N", help="how far the threshold varies over N resamples")
     given = parser.parse_args()
     if given.half and not given.suites:
         parser.error("--half is for --suites")
@@ -66,10 +72,27 @@ def main() -> int:
     decision = Decision(asked, words, choices, tokenizer, stop_ids, LONGEST, given.rows or " ".join(given.suites), bf16=False)
     with tempfile.TemporaryDirectory() as temporary:
         progress = Progress(Path(temporary), QuietDisplay())
-        figures = decision.figures(decision.log_odds(load_model(folder), WorkDir(Path(temporary), "0" * 64, progress, StopRequest())))
+        odds_N = decision.log_odds(load_model(folder), WorkDir(Path(temporary), "0" * 64, progress, StopRequest()))
         progress.close()
-    print(json.dumps({**figures.pop("auc"), **figures}))
+    figures = decision.figures(odds_N)
+    more = {"threshold_sd": spread_of_thresholds(odds_N, decision.positive_N, given.resample)} if given.resample else {}
+    print(json.dumps({**figures.pop("auc"), **figures, **more}))
     return 0
+
+
+def spread_of_thresholds(odds_N: np.ndarray, positive_N: np.ndarray, samples: int) -> dict[str, float]:
+    """Standard deviations of two thresholds over resamples, in nats."""
+    from safework_cli.statistics.decision import balanced_accuracy, even_threshold
+
+    drawn = np.random.default_rng(0)
+    made: dict[str, list[float]] = {"even": [], "best_balanced_accuracy": []}
+    for _ in range(samples):
+        rows = drawn.integers(0, len(odds_N), len(odds_N))
+        odds, positive = odds_N[rows], positive_N[rows]
+        between = (np.sort(odds)[1:] + np.sort(odds)[:-1]) / 2
+        made["even"].append(even_threshold(odds, positive))
+        made["best_balanced_accuracy"].append(max(between, key=lambda threshold: balanced_accuracy(odds, positive, threshold)))
+    return {name: round(float(np.std(thresholds)), 3) for name, thresholds in made.items()}
 
 
 if __name__ == "__main__":

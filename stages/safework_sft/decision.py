@@ -32,6 +32,9 @@ class Decision:
         ref: of the data.
         bf16: multiply in bfloat16, as the training does.
 
+    Attributes:
+        positive_N: whether each row is harmful.
+
     Raises:
         InputError: no row of a class is left.
     """
@@ -62,8 +65,8 @@ class Decision:
                 self._choices.append(choice)
                 self._groups.append(row.group)
                 positive.append(words[marked[0].language][marked[0].word])
-        self._positive_N = np.array(positive, dtype=bool)
-        if self._positive_N.all() or not self._positive_N.any():
+        self.positive_N = np.array(positive, dtype=bool)
+        if self.positive_N.all() or not self.positive_N.any():
             left = f"{len(positive)} of {len(pairs)} rows can be encoded, all of one class"
             raise InputError(f"{ref} cannot show how well harmful prompts are recognised", left, "give other verdict_data")
 
@@ -95,18 +98,18 @@ class Decision:
 
     def threshold(self, odds_N: np.ndarray) -> float:
         """The threshold at which both classes are equally probable on these rows."""
-        return even_threshold(odds_N, self._positive_N)
+        return even_threshold(odds_N, self.positive_N)
 
     def figures(self, odds_N: np.ndarray) -> dict[str, Any]:
         """What the manifest keeps: AUC, shares called harmful, and the threshold that suits these rows, with the balanced accuracy that it
         gives on them: on other rows it gives less."""
-        measured = decision_figures(odds_N, self._positive_N, self._groups)
+        measured = decision_figures(odds_N, self.positive_N, self._groups)
         called = measured["called_positive"]
         threshold = self.threshold(odds_N)
         return {
             "auc": measured["auc"],
             "called_harmful": {"harmful": called["positive"], "harmless": called["negative"]},
             "threshold": round(threshold, 4),
-            "balanced_accuracy": round(balanced_accuracy(odds_N, self._positive_N), 4),
-            "balanced_accuracy_at_own_threshold": round(balanced_accuracy(odds_N, self._positive_N, threshold), 4),
+            "balanced_accuracy": round(balanced_accuracy(odds_N, self.positive_N), 4),
+            "balanced_accuracy_at_own_threshold": round(balanced_accuracy(odds_N, self.positive_N, threshold), 4),
         }
