@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
+
+import pytest
 
 
 def test_stdout_is_the_reference_alone_and_the_second_run_is_done_already(cli):
@@ -85,6 +88,19 @@ def test_doctor_finds_a_folder_that_hides_a_package(cli, tmp_path, monkeypatch):
     assert done.returncode == 3 and not found["healthy"]
     assert not any("safework[" in f["do"] for f in found["findings"]), "nothing is offered that no stage uses"
     assert any("hides the package vllm" in f["text"] and f["do"] == "mv vllm vllm-files" for f in found["findings"])
+
+
+@pytest.mark.skipif(find_spec("rapidocr") is not None, reason="rapidocr is installed")
+def test_doctor_names_what_is_missing_of_the_reader_of_text_in_images(tmp_path, monkeypatch):
+    from safework_cli.cli.doctor import _extras
+
+    assert not any(f.what == "text in images" for f in _extras()), "nobody asked for it"
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("class InferenceSession: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (found,) = [f for f in _extras() if f.what == "text in images"]
+    sys.modules.pop("onnxruntime", None)
+    assert found.level == "note" and "No module named 'rapidocr'" in found.text and found.do == "pip install 'safework[ocr]'"
 
 
 def test_a_file_behind_the_settings_is_part_of_the_run(cli, tmp_path):

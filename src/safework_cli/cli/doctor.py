@@ -35,6 +35,8 @@ REQUIRED = {
 EXTRAS = {"vllm": "vllm:LLM", "deepspeed": "deepspeed:initialize"}
 """Packages of the extras, for engine.kind=vllm and for launch.strategy=zero2 and zero3. They are looked at where they are installed:
 transformers and TRL then import them, so a broken one breaks every stage."""
+OCR = {"rapidocr": "rapidocr:RapidOCR", "onnxruntime": "onnxruntime:InferenceSession"}
+"""Packages of the extra ``ocr``, for judges that read the text in images; nothing else imports them."""
 LOW_DISK_BYTES = 5 * 2**30
 
 
@@ -128,6 +130,10 @@ def _extras() -> Iterator[Finding]:
             continue
         error = _import_error(attribute)
         yield Finding(package, "broken" if error else "ok", error or installed, f"pip uninstall {package}" if error else "")
+    unusable = {package: error for package, attribute in OCR.items() if (error := _import_error(attribute))}
+    if len(unusable) < len(OCR):  # one of them is installed: the extra was meant
+        text = "; ".join(f"{package}: {error}" for package, error in unusable.items()) or version("rapidocr")
+        yield Finding("text in images", "note" if unusable else "ok", text, "pip install 'safework[ocr]'" if unusable else "")
 
 
 def _images() -> Iterator[Finding]:
