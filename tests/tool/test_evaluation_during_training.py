@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from safework_cli.core.config import resolve
-from safework_cli.core.errors import ConfigError, InputError, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, RunAgain, SafeworkError
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.stage import Inputs, Outcome
@@ -204,6 +205,54 @@ def test_killed_and_resumed_it_gives_the_same_best(tiny_artifact, toy_data, held
     assert "resumed at step" in (made.path / "safework" / "events.jsonl").read_text()
     assert made.manifest.metrics["evaluation"] == expected.manifest.metrics["evaluation"]
     assert made.digest == expected.digest and made.manifest.notes == expected.manifest.notes
+
+
+@pytest.mark.parametrize(("evaluation", "step"), [(0, None), (2, 4), (4, 8)], ids=["of the start", "of the best step", "of a later step"])
+def test_a_signal_does_not_wait_for_an_evaluation(tiny_artifact, toy_data, heldout, store, work, scripted, evaluation, step):
+    """The step's checkpoint is written without it, and the run that resumes evaluates that step first."""
+    scores = [0.5, 0.6, 0.9, 0.8, 0.3, 0.2, 0.1]
+    scripted(*scores)
+    expected = run(store, work, heldout, toy_data)
+    weights = load_file(work.output / "model.safetensors")
+    shutil.rmtree(work.checkpoints)
+    shutil.rmtree(work.output)
+    work.progress.metrics_path.write_text("")
+    judge = scripted(*scores)
+    score = judge.judge
+
+    def signalled(exchanges):
+        if len(judge.scores) == len(scores) - evaluation:
+            signal.raise_signal(signal.SIGUSR1)
+            raise AssertionError("the evaluation went on")
+        return score(exchanges)
+
+    judge.judge = signalled
+    with pytest.raises(RunAgain), work.stop.installed():
+        run(store, work, heldout, toy_data)
+    assert {path.name for path in work.checkpoints.iterdir()} >= ({f"checkpoint-{step}"} if step else set())
+    assert step or not list(work.checkpoints.iterdir())
+    judge.judge, work.stop.requested = score, None
+    assert run(store, work, heldout, toy_data).metrics["evaluation"] == expected.metrics["evaluation"] and not judge.scores
+    again = load_file(work.output / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    curve = [record["step"] for record in read_metrics(work.progress.metrics_path) if "eval/safety" in record]
+    assert curve == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_signal_waits_for_an_evaluation_that_may_end_the_run(tiny_artifact, toy_data, heldout, store, work, scripted):
+    judge = scripted(0.5, 0.6, 0.4)
+    score = judge.judge
+
+    def signalled(exchanges):
+        if len(judge.scores) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+        return score(exchanges)
+
+    judge.judge = signalled
+    with pytest.raises(RunAgain), work.stop.installed():
+        run(store, work, heldout, toy_data, early_stopping_patience=1)
+    work.stop.requested = None
+    assert run(store, work, heldout, toy_data, early_stopping_patience=1).metrics["evaluation"]["stopped_early"] and not judge.scores
 
 
 def test_a_judge_judges_the_replies_of_its_tasks_only(tiny_artifact, toy_data, store, commit, work, monkeypatch):

@@ -45,6 +45,16 @@ class StopRequest:
             self._deferred = False
         self.check()
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """While the body runs, a signal raises, also within ``deferred``; one that came before raises as the body begins."""
+        before, self._deferred = self._deferred, False
+        try:
+            self.check()
+            yield
+        finally:
+            self._deferred = before
+
     def check(self) -> None:
         """Raises Interrupted (SIGINT) or RunAgain (the others) where a signal came."""
         if self.requested is None:

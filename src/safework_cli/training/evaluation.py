@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safework_cli.core.checkpoints import PREFIX, damage, is_complete
-from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.errors import InputError, Interrupted, RunAgain, SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Completion
@@ -43,6 +43,10 @@ class Evaluation(TrainerCallback):
 
     Numbers are logged as ``eval/NAME``. A step that is the best so far is saved as a checkpoint, which is kept until a better one is.
     Nothing but the trainer's log is remembered, so a run that is killed and resumed decides as one that is not.
+
+    A signal to stop does not wait for an evaluation, which can take longer than a scheduler does: the step's checkpoint is written without
+    it, and the resumed run evaluates that step first. Two evaluations are finished: the last step's, after which there is no training to
+    resume, and any that may end the run (``early_stopping_patience``). With several processes, one that has begun is finished too.
 
     Args:
         rows: whose prompts are used.
@@ -77,19 +81,46 @@ class Evaluation(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self._forked:
             state.log_history[:] = [entry for entry in state.log_history if not curve_of([entry])]
-        if not curve_of(state.log_history):
-            self._evaluate(control)
+        curve = curve_of(state.log_history)
+        left_out = state.global_step and self._due(state) and state.global_step not in dict(curve)
+        if not curve or (left_out and not self._forked):
+            with self._interruptible(state):
+                self._evaluate(control)
+            self._remember_best(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if not is_due(state.global_step, self._config.eval_steps or 1, state.max_steps):
+        if not self._due(state):
             return
-        self._evaluate(control)
-        best = self.best(state)
-        if best is not None and best[0] == state.global_step:
+        if control.should_training_stop and self._may_wait(state):  # a signal came: all processes have agreed on it
+            return
+        try:
+            with self._interruptible(state):
+                self._evaluate(control)
+        except (Interrupted, RunAgain):  # raised again when the checkpoint is written
+            control.should_save = control.should_training_stop = True
+            return
+        if self._remember_best(state):
             control.should_save = True
-            state.best_global_step, state.best_metric = best
         if self.stopped(state):
             control.should_save = control.should_training_stop = True
+
+    def _due(self, state: TrainerState) -> bool:
+        return is_due(state.global_step, self._config.eval_steps or 1, state.max_steps)
+
+    def _may_wait(self, state: TrainerState) -> bool:
+        return state.global_step < state.max_steps and self._config.early_stopping_patience is None
+
+    def _interruptible(self, state: TrainerState) -> AbstractContextManager[None]:
+        """Inside, a signal raises Interrupted or RunAgain where the evaluation may wait for the resumed run."""
+        return self._work.stop.at_once() if self._may_wait(state) and self._work.world.size == 1 else nullcontext()
+
+    def _remember_best(self, state: TrainerState) -> bool:
+        """Notes the best step in the trainer's state; whether it is the current one."""
+        best = self.best(state)
+        if best is None or best[0] != state.global_step:
+            return False
+        state.best_global_step, state.best_metric = best
+        return True
 
     def _evaluate(self, control: TrainerControl) -> None:
         assert self._trainer is not None
