@@ -12,11 +12,11 @@ from safework_cli.core.stage import Outcome, WorkDir
 from safework_cli.data.dataset import training_rows
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import train_top_layers
-from safework_cli.models.load import cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
+from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
 from safework_cli.models.processors import load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import run_training, supervised_arguments
-from safework_cli.training.strategy import trained_model
+from safework_cli.training.strategy import load_to_train, trained_model
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, save_heads
 from safework_verifier.values.card import card
 from safework_verifier.values.config import ValuesConfig
@@ -45,16 +45,16 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
     tokenizer = load_tokenizer(model_artifact.path, trust_remote_code=config.trust_remote_code)
     processor = load_processor(model_artifact.path, trust_remote_code=config.trust_remote_code, pixels=config.pixels)
 
-    def load() -> PreTrainedModel:
+    def load(place: Place) -> PreTrainedModel:
         return load_model(
             model_artifact.path, dtype="float32", trust_remote_code=config.trust_remote_code,
-            attn_implementation=config.attn_implementation,
+            attn_implementation=config.attn_implementation, place=place,
         )  # fmt: skip
 
     def untrained() -> ValueHeads:
         return ValueHeads(backbone.config.get_text_config().hidden_size, len(principles))
 
-    backbone = load()
+    backbone, place = load_to_train(load, config.launch, work, whole=False)
     if config.train_layers == 0:
         backbone.requires_grad_(False)
     elif config.train_layers:
@@ -65,14 +65,14 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         examples = Examples(parts.train, principles, writer)
     trainer = ValueTrainer(
         model=WithHeads(backbone, untrained().to(backbone.device)),
-        args=supervised_arguments(TrainingArguments, config, work, remove_unused_columns=False),
+        args=supervised_arguments(TrainingArguments, config, work, place=place, remove_unused_columns=False),
         train_dataset=examples,
         routing_weight=config.routing_weight,
         head_learning_rate=config.head_learning_rate,
         pad_id=tokenizer.pad_token_id,
     )
     state = run_training(trainer, work, launch=config.launch)
-    whole, _ = trained_model(trainer, work.world, lambda: _Loaded(load(), untrained()))
+    whole, _ = trained_model(trainer, work.world, lambda: _Loaded(load("device" if place == "device" else "host"), untrained()))
     if whole is None:
         return Outcome()
     work = work.as_single()

@@ -58,7 +58,7 @@ class ValuesStage(Stage):
         texts = ["".join(message["content"] for message in row.messages) for row in parts.train]
         ratio = characters_per_token(model.path, texts)
         lengths = [min(len(text) / ratio, config.max_length) for text in texts]
-        plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "none")
+        plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "none", loads_parts=True)
         plan.tokens = round(plan.work.step_tokens * config.launch.world * plan.optimizer_steps)
         plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)
         return plan

@@ -63,7 +63,7 @@ def test_two_processes_train_the_weights_of_one(run, prepared, name):
         made = prepared.resolve(ref.strip())
         assert made.manifest.peak_memory_bytes > 2e8, "that of a process with torch"
         in_parts = "the first process reads the model" in (made.path / "safework" / "events.jsonl").read_text()
-        assert in_parts == (strategy == "fsdp" and name != "values")
+        assert in_parts == (strategy == "fsdp")
         if name == "sft":
             assert made.manifest.metrics["padding_free"] is True
     dropped = weights(prepared, run(name, "ddp", "--fresh", PROCESSES_DROPPED="1"))
