@@ -19,6 +19,7 @@ from conftest import SAFEWORK, cli_environment
 from safework_cli.core.artifacts import Store
 from safework_cli.core.artifacts.transfer import import_folder
 from safework_cli.models.tiny import create_tiny_model
+from safework_cli.models.tiny_sizes import TinySizes
 
 START_SECONDS = 280.0
 
@@ -34,7 +35,7 @@ def vllm() -> None:
 def wide_model(tmp_path_factory: pytest.TempPathFactory, vllm: None) -> Path:
     """A tiny random model whose attention heads are wide enough for vLLM's kernels: 64."""
     folder = tmp_path_factory.mktemp("wide")
-    create_tiny_model(folder, hidden_size=256, seed=0)
+    create_tiny_model(folder, sizes=TinySizes(hidden_size=256), seed=0)
     return folder
 
 

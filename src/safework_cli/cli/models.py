@@ -25,13 +25,20 @@ def command() -> Any:
     app.callback()(lambda: None)
 
     @app.command(
-        help="Bring a model into the store and print its reference. SOURCE is smollm2 (the embedded default), "
-        "tiny (random weights, for trying things), or hf:org/name[@revision]."
+        help="Bring a model into the store and print its reference. SOURCE is smollm2 (the embedded default), smollm2-vision (with a "
+        "vision tower; what connects the two is random and has to be trained), tiny (random weights, for trying things), or "
+        "hf:org/name[@revision]. Sizes of the tiny model are settings, such as tiny.hidden_size=192."
     )
     def pull(
-        source: str = typer.Argument(..., help="smollm2, tiny or hf:org/name[@revision]."),
+        source: str = typer.Argument(..., help="smollm2, smollm2-vision, tiny or hf:org/name[@revision]."),
+        settings: Optional[list[str]] = typer.Argument(
+            None,
+            metavar="[SETTING=VALUE]...",
+            help="Such as seed=1 or tiny.layers=4.",
+            show_default=False,
+        ),
         name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
-        architecture: str = typer.Option("llama", help="Of the tiny model: llama or qwen2."),
+        architecture: str = typer.Option("llama", help="Of the tiny model: llama, qwen2 or qwen2.5-vl."),
         store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
         fresh: bool = typer.Option(False, "--fresh", help="Pull again although it is here already."),
         dry_run: bool = typer.Option(False, "--dry-run", help="Say what would be done; do nothing."),
@@ -42,6 +49,7 @@ def command() -> Any:
         from safework_cli.models.pull import PullModel
 
         words = [f"source={source}", f"architecture={architecture}", f"trust_remote_code={str(trust_remote_code).lower()}"]
+        words += settings or []
         return _run(PullModel(), words, name, store, fresh=fresh, dry_run=dry_run, quiet=quiet, as_json=as_json)
 
     @app.command(

