@@ -87,6 +87,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         "digest": suite.digest,
         "row_digests": suite.row_digests,
         "rows": len(suite.rows),
+        "majority": majority(suite.rows) if metric.needs_gold else None,
         **of_metric.to_json(),
         "failed": len(samples) - len(scored),
         "errors": _count([s.reply.error or s.errors.get(s.judge) for s in samples]),
@@ -118,6 +119,16 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record[NONSENSE] = record["also"][NONSENSE]["value"]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def majority(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The most frequent gold answer of a suite and the share of its rows that have it: what a model that always says it would get. None where
+    rows have no answer."""
+    counts = _count([row.answer for row in rows])
+    if not counts or sum(counts.values()) < len(rows):
+        return None
+    answer = next(iter(counts))
+    return {"answer": answer, "share": counts[answer] / len(rows)}
 
 
 def _metric_value(

@@ -15,6 +15,8 @@ from safework_eval.searching import FEWER_IS_BETTER, OF_EPISODES
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+OFTEN = 0.1
+"""The share of a suite's rows from which the most frequent answer is shown."""
 COLUMNS = ("suite", "measures", "value", "95% interval", "change", "n", "groups", "failed", "refused", "truncated")
 
 
@@ -133,6 +135,7 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     if _refusals(summary):
         shares = [f"{percent(value) if value is not None else 'not measured'} of {side}" for side, value in summary["refusal"].items()]
         lines.append(f"refused: {' prompts, '.join(shares)} prompts")
+    lines += _majorities(summary)
     lines += [line for suite, record in summary["suites"].items() for line in _agreements(suite, record)]
     lines += independence_lines(summary.get("independence"))
     length = summary["length"]
@@ -147,6 +150,13 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     errors = {error: count for record in summary["suites"].values() for error, count in record["errors"].items()}
     lines += [f"failed: {error} ({count})" for error, count in sorted(errors.items(), key=lambda item: -item[1])[:3]]
     return lines
+
+
+def _majorities(summary: Mapping[str, Any]) -> list[str]:
+    """What the most frequent answer of each suite would get, in one line; suites whose answers hardly repeat are left out."""
+    most = {suite: record.get("majority") for suite, record in summary["suites"].items()}
+    shown = [f"{suite} {percent(of['share'])} ({of['answer']})" for suite, of in most.items() if of and of["share"] >= OFTEN]
+    return [f"always the most frequent answer: {', '.join(shown)}"] if shown else []
 
 
 def _agreements(suite: str, record: Mapping[str, Any]) -> list[str]:

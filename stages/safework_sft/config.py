@@ -9,7 +9,7 @@ from pydantic import Field
 from safework_cli.core.settings import OneGroup, Settings
 from safework_cli.data.tasks import TaskWeights
 from safework_cli.models.templates import TemplateName
-from safework_cli.training.config import EvaluationConfig, Lora, SaveDtype, SupervisedConfig
+from safework_cli.training.config import EvaluationConfig, LoraAndParts, SaveDtype, SupervisedConfig
 
 
 class VerdictConfig(Settings):
@@ -73,12 +73,14 @@ class SftConfig(SupervisedConfig, EvaluationConfig):
     chat_template: TemplateName = "model"
     """Template to train with and to save with the model: `model` (its own), `training` (TRL's variant of it, which keeps thoughts of
     earlier turns) or a name that TRL ships, such as `qwen3_training`."""
-    lora: Lora | None = None
+    lora: LoraAndParts | None = None
     """Train adapters in place of all weights."""
     train_layers: int | None = Field(None, ge=1, le=10_000)
     """Train only this many of the top layers (and the final norm): on a CPU nearly twice as fast. All weights where null."""
     freeze_embeddings: bool = False
     """Keep the embedding as it is, and the output matrix with it where both are one. (With lora or train_layers it is kept anyway.)"""
+    train_vision: bool = True
+    """Train the vision tower of a model that has one, too, or keep it as it is."""
     verdict: VerdictConfig | None = None
     """Learn the decision that a reply states. Where null, a marked word is a token like any other."""
     kl: KlConfig | None = None

@@ -24,7 +24,7 @@ from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.card import write_model_card
 from safework_cli.models.chat_template import prompt_tokens
 from safework_cli.models.folder import positions_of
-from safework_cli.models.layers import lora_config, train_top_layers
+from safework_cli.models.layers import freeze_vision, lora_config, train_top_layers
 from safework_cli.models.load import (
     Place,
     cast_weights,
@@ -127,6 +127,8 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         reference=reference,
         vision_of=vision_of,
     )
+    if processor is not None and not config.train_vision:
+        freeze_vision(trainer.model)  # with the adapters in it
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)

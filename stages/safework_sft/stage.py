@@ -97,6 +97,9 @@ class SftStage(Stage):
         if config.verdict and config.verdict.calibrate and config.lora and config.lora.keep == "adapter":
             why = "the threshold is moved by a weight that is not in the adapter"
             plan.refuse("verdict.calibrate is given with lora.keep=adapter", why, "lora.keep=merged")
+        if config.lora and config.lora.full and config.lora.keep == "adapter":
+            why = "the file of an adapter holds adapters only"
+            plan.refuse("lora.full is given with lora.keep=adapter", why, "lora.keep=merged")
         if config.lora and config.train_layers:
             plan.refuse("lora and train_layers are both given", "adapters sit in every layer", "choose one")
         if config.lora and config.learning_rate < 2e-5:

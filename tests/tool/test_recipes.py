@@ -22,6 +22,8 @@ LADDERS = {
     "quickstart/with-xstest.yaml": ["quickstart/ladder.yaml", "quickstart/with-xstest.yaml"],
     "tiny/ladder.yaml": ["quickstart/ladder.yaml", "tiny/ladder.yaml"],
     "smollm2/ladder.yaml": ["smollm2/ladder.yaml"],
+    "images/scratch/ladder.yaml": ["images/scratch/ladder.yaml"],
+    "images/smollm2/ladder.yaml": ["images/smollm2/ladder.yaml"],
     "safework-r1/tiny/ladder.yaml": ["safework-r1/qwen2.5-vl-7b/ladder.yaml", "safework-r1/tiny/ladder.yaml"],
 } | {
     f"safework-r1/{base}/{part}.yaml": [f"safework-r1/{base}/{name}.yaml" for name in dict.fromkeys(("ladder", part))]

@@ -7,8 +7,8 @@ from typing import Any
 from peft import LoraConfig
 from torch import nn
 
-from safework_cli.core.errors import ConfigError
-from safework_cli.training.config import Lora
+from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.training.config import Lora, LoraAndParts
 
 
 def keep_first_layers(model: Any, count: int) -> None:
@@ -45,9 +45,18 @@ def freeze_vision(model: Any) -> None:
 
 
 def lora_config(lora: Lora | None, model: nn.Module) -> LoraConfig | None:
-    """peft's configuration of adapters on every linear layer of a model."""
+    """peft's configuration of adapters on every linear layer of a model.
+
+    Raises:
+        ConfigError: no module has the name of a part that is to be trained in full.
+    """
     if lora is None:
         return None
+    full = lora.full if isinstance(lora, LoraAndParts) else []
+    names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if name and not name.rsplit(".", 1)[-1].isdecimal()})
+    for part in full:
+        if part not in names:
+            raise ConfigError(f"lora.full names '{part}', and {type(model).__name__} has no such module{nearest(part, names)}", "", "")
     # some routers are linear layers that return more than a product (Phi-MoE, Llama 4)
     routers = [name for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)]
     return LoraConfig(
@@ -56,6 +65,7 @@ def lora_config(lora: Lora | None, model: nn.Module) -> LoraConfig | None:
         lora_dropout=lora.dropout,
         target_modules="all-linear",
         exclude_modules=routers or None,
+        modules_to_save=full or None,
         task_type="CAUSAL_LM",
     )
 

@@ -126,3 +126,11 @@ class Lora(Settings):
     keep: Literal["merged", "adapter"] = "merged"
     """What the artifact holds: the whole model with the adapters merged into its weights, or the adapters only. Those need the model that
     training started from: every stage loads both, and `safework models merge` makes a whole model of them."""
+
+
+class LoraAndParts(Lora):
+    """Adapters, and parts of the model that are trained in full next to them."""
+
+    full: list[str] = Field(default_factory=list)
+    """Modules that are trained in full and get no adapters, by the last part of their name: `[multi_modal_projector]` is what leads from the
+    vision tower of InternVL, LLaVA and others to the language model, which has nothing to adapt while its weights are random."""

@@ -123,7 +123,7 @@ def read_source(source: Source, seed: int) -> Arrived:
         InputError: a file is missing or broken, a column is not there, the hub cannot be reached.
     """
     if isinstance(source, StarterSource):
-        return _read_starter(seed)
+        return _read_starter(source, seed)
     if isinstance(source, DrawnSource):
         return _read_drawn(source, seed)
     if isinstance(source, SetSource):
@@ -133,17 +133,22 @@ def read_source(source: Source, seed: int) -> Arrived:
     return _read_hub(source) if isinstance(source, HubSource) else _read_files(source)
 
 
-def _read_starter(seed: int) -> Arrived:
+def _read_starter(source: StarterSource, seed: int) -> Arrived:
     from safework_data import starter
 
-    rows = [Candidate(row, subset, "starter", split_already=True) for subset, of_subset in starter.build(seed).items() for row in of_subset]
+    rows = [
+        Candidate(row, subset, "starter", split_already=True)
+        for subset, of_subset in starter.build(seed).items()
+        for row in of_subset
+        if row.task in source.tasks or not source.tasks
+    ]
     return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework", as_it_is)
 
 
 def _read_drawn(source: DrawnSource, seed: int) -> Arrived:
     from safework_data import drawn
 
-    rows = drawn.build(seed, source.questions, source.size, with_typeset=source.typeset)
+    rows = drawn.build(seed, source.questions, source.size, with_typeset=source.typeset, kinds=source.kinds, held_out=source.heldout)
     items = ((each.row.id, {"drawn": each}) for each in rows)  # images are drawn where rows are made, in several processes
     notes = (
         [] if source.typeset is False or source.size >= drawn.NARROWEST else [f"source drawn: no text is typeset at {source.size} pixels"]

@@ -30,11 +30,20 @@ _Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Number = Annotated[float, Field(ge=-1e300, le=1e300)]
 
 
+DRAWN_KINDS = (
+    "count", "count-colour", "colour", "shape", "exists", "left", "above", "more",
+    "chart-value", "chart-highest", "chart-lowest", "chart-difference",
+)  # fmt: skip
+"""Kinds of questions about drawings; ``safework_data.drawn`` has what makes them, and loads Pillow."""
+
+
 class StarterSource(Settings):
     """The starter set that ships with the toolkit: small, written for it, split already."""
 
     kind: Literal["starter"]
     """The word `starter`."""
+    tasks: list[Task] = Field(default_factory=list)
+    """Only rows of these tasks; all where empty."""
 
 
 class DrawnSource(Settings):
@@ -45,10 +54,25 @@ class DrawnSource(Settings):
     size: int = Field(default=224, ge=64, le=1024)
     """Width and height of an image in pixels. Below 160 no text is typeset: it would not be legible."""
     questions: int = Field(default=2400, ge=12, le=10**6)
-    """Worked questions about drawings in `cot`, of twelve kinds in equal parts. `rl` has a quarter as many, `dev` 240, `heldout` 480."""
+    """Worked questions about drawings in `cot`, of all kinds in equal parts. `rl` has a quarter as many, `dev` 20 of each kind."""
+    kinds: list[str] = Field(default_factory=list)
+    """Kinds of questions: count, count-colour, colour, shape, exists, left, above, more, chart-value, chart-highest, chart-lowest,
+    chart-difference; all twelve where empty."""
+    heldout: int = Field(default=40, ge=1, le=1000)
+    """Questions of each kind in `heldout`."""
     typeset: bool = True
     """Requests as text in an image too: harmful ones and their harmless look-alikes, with the held-out ones blurred in the subset
     `blurred` as a control."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, value: list[str]) -> list[str]:
+        for kind in value:
+            if kind not in DRAWN_KINDS:
+                raise ValueError(f"there is no kind '{kind}'{nearest(kind, DRAWN_KINDS)} (kinds: {', '.join(DRAWN_KINDS)})")
+        if len(set(value)) < len(value):
+            raise ValueError("a kind is named twice")
+        return value
 
 
 def mapping_line(columns: Mapping[str, Any]) -> str:

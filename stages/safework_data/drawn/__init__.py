@@ -28,8 +28,10 @@ KINDS = scenes.KINDS | charts.KINDS
 SUBSETS = ("cot", "rl", "dev", "heldout")
 BLURRED = "blurred"
 """The subset of the control: the held-out typeset requests, out of focus."""
-EVALUATED = {"dev": 20, "heldout": 40}
-"""Questions of each kind that are held out; twelve kinds."""
+EVALUATED = ("dev", "heldout")
+"""Subsets of contents that are never trained on."""
+DEV, HELD_OUT = 20, 40
+"""Questions of each kind in them."""
 RL_SHARE = 0.25
 """Questions for RL, as a share of the worked ones."""
 PAIRS = {"cot": 240, "rl": 60, "dev": 30, "heldout": 60}
@@ -50,7 +52,9 @@ class Drawn(NamedTuple):
     blurred: bool = False
 
 
-def build(seed: int, worked: int, size: int, *, with_typeset: bool = True) -> Iterator[Drawn]:
+def build(
+    seed: int, worked: int, size: int, *, with_typeset: bool = True, kinds: Sequence[str] = (), held_out: int = HELD_OUT
+) -> Iterator[Drawn]:
     """The rows of all subsets, one after the other; images are drawn by ``drawn_row``.
 
     ``cot`` has worked replies; ``rl``, ``dev`` and ``heldout`` are prompts, and so is ``blurred``.
@@ -60,12 +64,14 @@ def build(seed: int, worked: int, size: int, *, with_typeset: bool = True) -> It
         worked: questions about drawings in ``cot``, over all kinds; ``rl`` has a quarter as many.
         size: pixels of an image, which decide how a text is broken into lines.
         with_typeset: requests as text too; below ``typeset.NARROWEST`` pixels there are none.
+        kinds: of questions; all where empty.
+        held_out: questions of each kind in ``heldout``.
     """
+    asked = [kind for kind in KINDS if kind in kinds or not kinds]
     pairs = _pairs(seed, size) if with_typeset and size >= NARROWEST else {}
     for subset in SUBSETS:
-        counts = {"cot": worked, "rl": round(worked * RL_SHARE)}
-        number = EVALUATED[subset] * len(KINDS) if subset in EVALUATED else counts[subset]
-        yield from _asked(subset, number, seed)
+        counts = {"cot": worked, "rl": round(worked * RL_SHARE), "dev": DEV * len(asked), "heldout": held_out * len(asked)}
+        yield from _asked(subset, counts[subset], seed, asked)
         yield from _typeset(pairs.get(subset, []), subset)
     yield from _typeset(pairs.get("heldout", []), BLURRED)
 
@@ -95,14 +101,14 @@ def drawn_row(drawn: Drawn, size: int) -> Row:
     return drawn.row
 
 
-def _asked(subset: str, count: int, seed: int) -> Iterator[Drawn]:
-    """Questions of all kinds in turn."""
-    rngs = {kind: dice(seed, "drawn", subset, kind) for kind in KINDS}
-    answers: dict[str, list[str]] = {kind: [] for kind in KINDS}
+def _asked(subset: str, count: int, seed: int, kinds: Sequence[str]) -> Iterator[Drawn]:
+    """Questions of the kinds in turn."""
+    rngs = {kind: dice(seed, "drawn", subset, kind) for kind in kinds}
+    answers: dict[str, list[str]] = {kind: [] for kind in kinds}
     known: set[tuple[str, str]] = set()
     side = subset if subset in EVALUATED else "train"
     for number in range(count):
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = kinds[number % len(kinds)]
         possible, form, make = KINDS[kind]
         if not answers[kind]:
             answers[kind] = _shuffled(possible, rngs[kind])
@@ -124,7 +130,7 @@ def _asked(subset: str, count: int, seed: int) -> Iterator[Drawn]:
             "shows": drawing.shows, "shows_not": drawing.shows_not,
         }  # fmt: skip
         row = Row(
-            f"{subset}-drawn-{kind}-{number // len(KINDS):05d}", "general", messages, answer=answer, category=f"drawn-{kind}",
+            f"{subset}-drawn-{kind}-{number // len(kinds):05d}", "general", messages, answer=answer, category=f"drawn-{kind}",
             source="drawn", licence="Apache-2.0", split="test" if subset in EVALUATED else "train", meta=meta,
         )  # fmt: skip
         yield Drawn(row, subset, drawing)
