@@ -23,7 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from evidence_bars import BARS, judged
+from evidence_bar import judged
+from evidence_bars import BARS
 from evidence_records import EvidenceError, Record, Step, curve_of, evaluations_of, read_records, write_record
 from evidence_runs import ROOT, Definition, Done, commands, definitions, estimates, execute
 from evidence_tables import filled

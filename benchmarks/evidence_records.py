@@ -50,13 +50,18 @@ class Figure(Strict):
 
 
 class Suite(Strict):
-    """The rows of a suite: how many, a digest of them, and the group of each (empty: every row is its own group)."""
+    """The rows of a suite: how many, a digest of them, and the group of each (empty: every row is its own group).
+
+    Attributes:
+        majority: the share of rows with the most frequent gold answer; None where rows have no answer.
+    """
 
     metric: str
     better: Literal["higher", "lower"]
     n: int = Field(ge=1)
     digest: str
     groups: list[int]
+    majority: float | None = None
 
 
 class Evaluation(Strict):
@@ -219,6 +224,7 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
                     n=len(digests),
                     digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
                     groups=_group_numbers([sample["group"] for sample in own]),
+                    majority=(record.get("majority") or {}).get("share"),
                 )
     made = {}
     for key, summary in summaries.items():

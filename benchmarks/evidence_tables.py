@@ -7,7 +7,8 @@ import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from evidence_bars import BARS, Runs, judged
+from evidence_bar import Runs, judged
+from evidence_bars import BARS
 from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
 from evidence_runs import Definition
 

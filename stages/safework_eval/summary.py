@@ -122,8 +122,8 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
 
 
 def majority(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """The most frequent gold answer of a suite and the share of its rows that have it: what a model that always says it would get. None where
-    rows have no answer."""
+    """The most frequent gold answer of a suite and the share of its rows that have it: what a model that always says it would get. None
+    where rows have no answer."""
     counts = _count([row.answer for row in rows])
     if not counts or sum(counts.values()) < len(rows):
         return None

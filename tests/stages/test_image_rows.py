@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import tiny_vision
 from exactness import image, row
+from safework_cli.core.errors import ConfigError
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.data.row import write_rows
-from safework_cli.models.load import load_tokenizer
+from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.models.processors import load_processor
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.values import PrefixWriter
@@ -69,6 +71,46 @@ def test_sft_trains_and_saves_a_model_that_reads_images(images, folder, data, st
     assert outcome.metrics["rows"] == 6 and not outcome.metrics["dropped"] and outcome.metrics["samples"]["n"] == 1
     assert load_processor(made.output) is not None
     assert load_tokenizer(made.output).chat_template == load_tokenizer(folder).chat_template
+
+
+@pytest.fixture(scope="module")
+def internvl(tmp_path_factory, tiny_model):
+    return tiny_vision.create("internvl", tiny_model, tmp_path_factory.mktemp("internvl"))
+
+
+def changed_parts(before, after):
+    """The parts of a tiny InternVL whose weights differ."""
+    old, new = (dict(load_model(each, dtype="float32").named_parameters()) for each in (before, after))
+    differing = {name for name in old if not torch.equal(old[name], new[name])}
+    parts = ("vision_tower", "multi_modal_projector", "language_model")
+    return {part for part in parts if any(part in name for name in differing)}, differing
+
+
+def test_a_projector_is_trained_in_full_next_to_adapters_and_the_tower_stays(internvl, data, store, work):
+    made = work("sft")
+    settings = {"train_vision": False, "lora": {"r": 2, "full": ["multi_modal_projector"]}, "learning_rate": 1e-2}
+    inputs = Inputs({"model": store.resolve(str(internvl), ("model",)), "data": data(True)})
+    sft_stage.run(SftConfig(**SFT, **settings), inputs, made)
+    parts, differing = changed_parts(internvl, made.output)
+    assert parts == {"multi_modal_projector", "language_model"}
+    assert any("multi_modal_projector.layer_norm" in name for name in differing), "its normalisation has no adapter"
+    assert not any("embed_tokens" in name for name in differing)
+
+
+def test_a_part_that_the_model_lacks_is_refused(internvl, data, store, work):
+    inputs = Inputs({"model": store.resolve(str(internvl), ("model",)), "data": data(True)})
+    with pytest.raises(ConfigError, match="lora.full names 'projector', and InternVLForConditionalGeneration has no such module"):
+        sft_stage.run(SftConfig(**SFT, lora={"full": ["projector"]}), inputs, work("sft"))
+    plan = sft_stage.plan(SftConfig(**SFT, lora={"full": ["multi_modal_projector"], "keep": "adapter"}), inputs)
+    assert "lora.full is given with lora.keep=adapter" in [refusal.what for refusal in plan.refusals]
+
+
+@pytest.mark.parametrize(("train_vision", "trained"), [(False, set()), (True, {"vision_tower"})])
+def test_the_tower_is_trained_where_it_is_asked_for(train_vision, trained, internvl, data, store, work):
+    made = work("sft")
+    inputs = Inputs({"model": store.resolve(str(internvl), ("model",)), "data": data(True)})
+    sft_stage.run(SftConfig(**SFT, train_vision=train_vision, learning_rate=1e-2), inputs, made)
+    assert changed_parts(internvl, made.output)[0] == {"multi_modal_projector", "language_model"} | trained
 
 
 def test_search_sees_the_images(folder, data, store, work):

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import evidence
 import pytest
-from evidence_bars import BARS, judged
+from evidence_bar import judged
+from evidence_bars import BARS
 from evidence_records import (
     Evaluation,
     EvidenceError,
     Figure,
     Record,
+    Step,
     Suite,
     curve_of,
     lowest_change,
@@ -492,3 +494,50 @@ def test_a_table_names_uncommitted_changes_and_what_was_measured():
     assert times_line([]).startswith("Not measured yet") and "0 min 00 s in all" in times_line([changed])
     assert "with uncommitted changes" in text and "verdict-auc-xstest" in text
     assert Planned("a", "x {b} {seed}").named == {"b", "seed"}
+
+
+# ---------------------------------------------------------------- images
+
+
+def seeing(seed=0, run="images-scratch", minutes=9.0, majority=0.2, **outcomes) -> Record:
+    """A run with images: 100 drawings of each kind, 95 right, by SFT and by RL."""
+    kinds = ("count", "count-colour", "colour", "exists", "left", "shape")
+    given = {kind: {"general": "1" * 95 + "0" * 5} for kind in kinds} | {name: value for name, value in outcomes.items() if value}
+    evaluations = {"sft": made(given), "m3": made(given)}
+    found = record(evaluations, run=run, seed=seed, final="sft")
+    steps = [Step(name="sft", command=[], ref="model/m@v1", digest="d", seconds=60 * minutes, commit=None, metrics={})]
+    suites = {name: rows.model_copy(update={"majority": majority}) for name, rows in found.suites.items()}
+    return found.model_copy(update={"steps": steps, "suites": suites})
+
+
+def test_the_bars_of_images_have_the_majority_and_the_minutes():
+    name = "images from scratch: how many"
+    line = bar(name, {"images-scratch": [seeing(seed) for seed in range(3)]})
+    assert (line["value"], line["holds"], line["n"]) == (95.0, True, 300)
+    assert line["note"] == "the most frequent answer: 20 %; 500 drawings; 9.0 minutes to the end of SFT"
+    slow = bar(name, {"images-scratch": [seeing(seed, minutes=11.0) for seed in range(3)]})
+    assert (slow["value"], slow["holds"]) == (95.0, False)
+    fewer = {kind: {"general": "1" * 10} for kind in ("colour", "exists", "left")}
+    assert not bar(name, {"images-scratch": [seeing(seed, **fewer) for seed in range(3)]})["holds"]
+
+
+def test_a_colour_is_known_only_above_the_majority_beyond_the_interval():
+    name = "SmolLM2 with a tower: which colour"
+    for right, holds in ((40, True), (22, False)):
+        colour = {"general": "1" * right + "0" * (100 - right)}
+        line = bar(name, {"images-smollm2": [seeing(run="images-smollm2", colour=colour)]})
+        assert (line["value"], line["holds"]) == (float(right), holds)
+
+
+def test_rl_is_paired_with_sft_over_kinds_and_seeds():
+    line = bar("images from scratch: rl m3 against SFT, all kinds", {"images-scratch": [seeing(seed) for seed in range(3)]})
+    assert (line["value"], line["holds"]) == (0.0, True) and "colour +0.0" in line["note"]
+
+
+def test_the_control_must_show_no_difference():
+    sides = {"blurred-harmful": {"safety": "1" * 30 + "0" * 30}, "blurred-harmless": {"over_refusal": "1" * 28 + "0" * 32}}
+    name = "SmolLM2 with a tower: the same, blurred"
+    for harmless, holds in (("1" * 28 + "0" * 32, True), ("1" * 2 + "0" * 58, False)):
+        sides["blurred-harmless"]["over_refusal"] = harmless
+        line = bar(name, {"images-smollm2": [record({"blurred-sft": made(sides)}, run="images-smollm2", final="sft")]})
+        assert line["holds"] is holds and line["value"] == pytest.approx(100 * (30 - harmless.count("1")) / 60, abs=1e-3)

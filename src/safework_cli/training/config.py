@@ -132,5 +132,5 @@ class LoraAndParts(Lora):
     """Adapters, and parts of the model that are trained in full next to them."""
 
     full: list[str] = Field(default_factory=list)
-    """Modules that are trained in full and get no adapters, by the last part of their name: `[multi_modal_projector]` is what leads from the
-    vision tower of InternVL, LLaVA and others to the language model, which has nothing to adapt while its weights are random."""
+    """Modules that are trained in full and get no adapters, by the last part of their name: `[multi_modal_projector]` is what leads from
+    the vision tower of InternVL, LLaVA and others to the language model. Random weights have nothing to adapt."""

@@ -7,6 +7,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from safework_cli.core.stage import Inputs
 from safework_cli.data.image_content import image_key
@@ -14,6 +15,7 @@ from safework_cli.data.images import open_image
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Row, read_rows
 from safework_data import drawn
+from safework_data.build.sources_config import DRAWN_KINDS, DrawnSource
 from safework_data.build.stage import stage
 from safework_data.drawn.charts import Chart
 from safework_data.drawn.scenes import COLOURS, SIDE, Scene
@@ -181,3 +183,22 @@ def test_it_is_a_source_of_data_build(work):
 
 def test_text_is_not_typeset_where_it_would_not_be_legible():
     assert {each.row.task for each in drawn.build(0, 24, 96)} == {"general"}
+
+
+def test_only_the_kinds_that_are_asked_for_as_many_as_are_asked_for():
+    made = list(drawn.build(0, 30, 96, with_typeset=False, kinds=["colour", "count"], held_out=15))
+    of = {subset: Counter(str(each.row.category) for each in made if each.subset == subset) for subset in drawn.SUBSETS}
+    assert of["cot"] == {"drawn-count": 15, "drawn-colour": 15} and of["heldout"] == of["cot"]
+    assert of["dev"] == {"drawn-count": 20, "drawn-colour": 20} and sum(of["rl"].values()) == 8
+    answers = Counter(each.row.answer for each in made if each.subset == "cot" and each.row.category == "drawn-count")
+    assert max(answers.values()) - min(answers.values()) <= 1, "the most frequent answer earns little"
+    contents = {subset: {each.shown.content for each in made if each.subset == subset} for subset in drawn.SUBSETS}
+    assert not contents["heldout"] & (contents["cot"] | contents["rl"] | contents["dev"])
+
+
+def test_the_kinds_of_the_settings_are_those_that_can_be_drawn():
+    assert tuple(drawn.KINDS) == DRAWN_KINDS
+    with pytest.raises(ValidationError, match="there is no kind 'color': did you mean 'colour'|there is no kind 'color'"):
+        DrawnSource(kind="drawn", kinds=["color"])
+    with pytest.raises(ValidationError, match="named twice"):
+        DrawnSource(kind="drawn", kinds=["count", "count"])
