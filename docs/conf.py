@@ -26,7 +26,7 @@ highlight_language = "text"
 
 
 # No page is called "search": the site has a search.html of its own.
-PAGES = ["your-model", "ladder", "data", "safety-data", "reinforcement", "verifiers", "evaluation", "guided-search", "cluster"]
+PAGES = ["your-model", "ladder", "data", "safety-data", "reinforcement", "verifiers", "evaluation", "images", "guided-search", "cluster"]
 BACKGROUND = ["results", "models", "templates", "store", "safeladder", "glossary"]
 
 

@@ -30,9 +30,8 @@ def test_the_vision_model_has_its_sizes_and_reads_images(tmp_path):
     create_tiny_model(tmp_path, architecture="qwen2.5-vl", seed=1, sizes=SIZES, texts=TEXTS)
     model, processor, tokenizer = load_model(tmp_path, dtype="float32"), load_processor(tmp_path), load_tokenizer(tmp_path)
     text, tower = model.config.text_config, model.config.vision_config
-    assert (text.hidden_size, text.num_hidden_layers, text.num_attention_heads) == (96, 3, 2) and sum(
-        text.rope_parameters["mrope_section"]
-    ) == 24
+    assert (text.hidden_size, text.num_hidden_layers, text.num_attention_heads) == (96, 3, 2)
+    assert sum(text.rope_parameters["mrope_section"]) == 24
     assert (tower.hidden_size, tower.depth, tower.patch_size, tower.fullatt_block_indexes) == (32, 3, 8, [1])
     assert tokenizer.chat_template == named_template("qwen2_5_vl") and form_of(tokenizer).images
     asked = render(processor.tokenizer, [Message(role="user", content="<image>\nHow many?")], generation_prompt=True, images=True)
