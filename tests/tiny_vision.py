@@ -168,8 +168,23 @@ _CONFIGS = {
 FAMILIES = tuple(_CONFIGS)
 
 
-def create(family: str, text_model: Path, folder: Path) -> Path:
-    """Writes the folder of a family: random weights, and its processor's files and template."""
+def _wide(settings: dict) -> dict:
+    """The settings with attention heads that are wide enough for vLLM's kernels: 64."""
+    text = settings["text_config"] | {"hidden_size": 128, "intermediate_size": 128, "num_attention_heads": 2, "num_key_value_heads": 2}
+    vision = dict(settings["vision_config"])
+    if "rope_parameters" in text:
+        text["rope_parameters"] = text["rope_parameters"] | {"mrope_section": [8, 12, 12]}
+    if "out_hidden_size" in vision:
+        vision["out_hidden_size"] = 128
+    return settings | {"text_config": text, "vision_config": vision}
+
+
+def create(family: str, text_model: Path, folder: Path, *, wide: bool = False) -> Path:
+    """Writes the folder of a family: random weights, and its processor's files and template.
+
+    Args:
+        wide: heads that vLLM can compute with; for Qwen2.5-VL and InternVL.
+    """
     from safework_cli.models.load import save_model
 
     tiny_processors.create(family, text_model, folder)
@@ -178,7 +193,7 @@ def create(family: str, text_model: Path, folder: Path) -> Path:
     image = {"internvl": "<IMG_CONTEXT>", "gemma3": "<image_soft_token>", "mistral3": "[IMG]"}.get(
         family, "<|image_pad|>" if family.startswith("qwen") else "<image>"
     )
-    settings = dict(_CONFIGS[family])
+    settings = _wide(_CONFIGS[family]) if wide else dict(_CONFIGS[family])
     settings["text_config"] = settings["text_config"] | {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     settings |= {"image_token_id": ids[image], "image_token_index": ids[image], "tie_word_embeddings": False}
     settings |= {

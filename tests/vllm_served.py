@@ -5,6 +5,7 @@ It takes weights from the folder that a request names, as safework's plugin in v
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -17,9 +18,11 @@ from typing import Any
 import torch
 
 from safework_cli.engines.load import engine_over
-from safework_cli.engines.protocol import Sampling
+from safework_cli.engines.protocol import Completion, Sampling
 from safework_cli.engines.vllm.plugin import read_folder
+from safework_cli.engines.vllm.server import TOKENS
 from safework_cli.models.load import load_model, load_tokenizer
+from safework_cli.models.processors import encode_images, load_processor
 
 
 class FakeVllm:
@@ -30,6 +33,7 @@ class FakeVllm:
         seen: (path, body) of each request.
         version: of vLLM; config: what /server_info states; weights: the version of the weights.
         hang: paths that are answered after 30 s; fail: path → status and body; drop: paths whose next connection is closed.
+        images: that were sent, by their names.
     """
 
     def __init__(self, folder: Path, dtype: str = "float32"):
@@ -47,7 +51,8 @@ class FakeVllm:
         self.hang: set[str] = set()
         self.fail: dict[str, tuple[int, Any]] = {}
         self.drop: list[str] = []
-        self.tokenizer, self.model = load_tokenizer(folder), load_model(folder, dtype="float32")
+        self.images: dict[str, Any] = {}
+        self.tokenizer, self.model, self.processor = load_tokenizer(folder), load_model(folder, dtype="float32"), load_processor(folder)
         torch.manual_seed(7)
         with torch.no_grad():  # its own weights are others than the trainer's: only what was sent makes it right
             for weight in self.model.parameters():
@@ -71,12 +76,30 @@ class FakeVllm:
         if path == "/reset_prefix_cache":
             return {"success": True}
         if path == "/v1/completions":
-            sampling = Sampling(body["max_tokens"], body["temperature"], body.get("top_p", 1.0), logprobs_at=body["temperature"] or 1.0)
-            with self.lock:
-                ((made,),) = engine_over(self.model, self.tokenizer).generate_ids([body["prompt"]], sampling, seeds=[[body["seed"] or 0]])
+            made = self.reply(body["prompt"], None, body)
             choice = {"index": 0, "finish_reason": made.finish_reason, "token_ids": made.token_ids}
             return {"choices": [choice | {"logprobs": {"token_logprobs": made.logprobs}}]}
+        if path == TOKENS and body:
+            for part in body["content_parts"]:
+                if part["url"]:
+                    self.images[part["uuid"]] = {"bytes": base64.b64decode(part["url"].partition(",")[2]), "path": None}
+                elif part["uuid"] not in self.images:
+                    raise KeyError("Cache miss for image at index 0 but data is not provided.")
+            images = [self.images[part["uuid"]] for part in body["content_parts"]]
+            ids, vision = encode_images(self.processor, self.tokenizer.decode(body["token_ids"]), images)
+            made = self.reply(ids, vision, body["sampling_params"])
+            choice = {"index": 0, "finish_reason": made.finish_reason, "token_ids": made.token_ids}
+            logprobs = {"content": [{"logprob": value} for value in made.logprobs]}
+            return {"choices": [choice | {"logprobs": logprobs}], "prompt_token_ids": ids}
         return {}
+
+    def reply(self, ids: list[int], vision: Any, given: dict[str, Any]) -> Completion:
+        """The reply to a prompt by vLLM's sampling parameters."""
+        sampling = Sampling(given["max_tokens"], given["temperature"], given.get("top_p", 1.0), logprobs_at=given["temperature"] or 1.0)
+        with self.lock:
+            engine = engine_over(self.model, self.tokenizer, processor=self.processor)
+            ((made,),) = engine.generate_ids([ids], sampling, visions=[vision], seeds=[[given["seed"] or 0]])
+        return made
 
 
 @contextmanager
@@ -107,6 +130,8 @@ def fake_vllm(folder: Path, dtype: str = "float32") -> Iterator[FakeVllm]:
                     given = fake.answer(path, body)
                 except FileNotFoundError as error:
                     status, given = 500, {"error": {"message": str(error)}}
+                except KeyError as error:
+                    status, given = 400, {"error": {"message": str(error)}}
             try:
                 sent = json.dumps(given).encode()
                 self.send_response(status)

@@ -60,7 +60,7 @@ def unread_images(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]
     for model in filter(None, (inputs.maybe("model"), inputs.maybe("against"))):
         for suite in suites:
             try:
-                refuse_unread_images(suite.rows, f"suite '{suite.name}'", model, engine=config.engine.kind)
+                refuse_unread_images(suite.rows, f"suite '{suite.name}'", model)
             except SafeworkError as error:
                 some = not all(row.images for row in suite.rows)
                 do = "add `images: false` to the suite's `rows`" if some else "take a vision-language model, or leave the suite out"

@@ -101,7 +101,8 @@ def _ask(
     from safework_cli.engines.load import load_engine
     from safework_cli.engines.settings import EngineSettings
 
-    settings = EngineSettings() if artifact else config.engine
+    served = artifact is not None and config.engine.endpoint  # the model on a server is compared with one of the store
+    settings = EngineSettings() if served else config.engine
     started, folder = now(), artifact.path if artifact else None
     images = any(row.images for suite in suites for row in suite.rows)
     with work.progress.phase(f"load {artifact.ref if artifact else config.engine.model}"):

@@ -60,7 +60,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
             f"set max_completion_length below {positions}",
         )
     data = inputs.one("data")
-    plan_images(plan, partial(_rows_of, data, tasks), data.ref, model, config.max_dropped, config.engine.kind)
+    plan_images(plan, partial(_rows_of, data, tasks), data.ref, model, config.max_dropped)
     plan_tracking(plan, config.tracking)
     given = inputs.many("verifiers")
     independent_of = {given[name].digest if name in given else name for name in rewards}

@@ -158,6 +158,7 @@ def train(
         run=StepContext(config, objective, rows, curriculum, prompts, search, refill, unrewarded, kl_on, work.world, prompts.ahead),
         work=work,
         folder=model_artifact.path,
+        processor=processor if any(row.images for row in rows) else None,
         reference=reference,
         model=model,
         args=grpo_arguments(config, work, place),

@@ -60,6 +60,7 @@ class LadderTrainer(GRPOTrainer):
         work: WorkDir,
         args: GRPOConfig,
         folder: Path,
+        processor: Any = None,
         reference: PreTrainedModel | None = None,
         **kwargs: Any,
     ):
@@ -75,7 +76,7 @@ class LadderTrainer(GRPOTrainer):
         """The completions of the current pass: all that were kept while old log-probabilities are computed, then those of each pass."""
         self._unreported: tuple[int, Batch] | None = None
         self._order = run.curriculum.order()
-        self._folder = folder
+        self._folder, self._processor = folder, processor
         self._vllm: VllmPolicy | None = None
         if reference is not None:
             args.beta = 0.0  # so that TRL does not load the starting model as the reference
@@ -119,7 +120,9 @@ class LadderTrainer(GRPOTrainer):
                 yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
             return
         if self._vllm is None:
-            self._vllm = VllmPolicy(self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16))
+            self._vllm = VllmPolicy(
+                self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16), processor=self._processor
+            )
         yield self._vllm.at(self, self.state.global_step)
 
     # ------------------------------------------------------------ rollouts

@@ -28,9 +28,19 @@ class VllmPolicy:
     Args:
         folder: of the model that training began with.
         in_bf16: whether the trainer multiplies in bfloat16, as the engine then does.
+        processor: of a policy whose prompts have images.
     """
 
-    def __init__(self, settings: PolicyEngineSettings, folder: Path, tokenizer: PreTrainedTokenizerBase, work: WorkDir, *, in_bf16: bool):
+    def __init__(
+        self,
+        settings: PolicyEngineSettings,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        work: WorkDir,
+        *,
+        in_bf16: bool,
+        processor: Any = None,
+    ):
         dtype: Dtype = "bfloat16" if in_bf16 else "float32"
         self._work = work
         self._run = gathered(work.world, [secrets.token_hex(8)])[0]
@@ -38,11 +48,11 @@ class VllmPolicy:
         self._engine: VllmEngine | ServedVllm
         if settings.server is None:
             log = work.path / f"vllm-{work.world.rank}.log"
-            self._engine = VllmEngine(folder, tokenizer, settings.vllm, dtype=dtype, sampled=True, live=True, log=log)
+            self._engine = VllmEngine(folder, tokenizer, settings.vllm, dtype=dtype, sampled=True, live=True, log=log, processor=processor)
         else:
             server = VllmServer(settings.server, key_of(settings.server))
             scratch, sends = work.path / "served", work.world.first
-            self._engine = ServedVllm(server, folder, tokenizer, dtype=dtype, scratch=scratch, sends=sends)
+            self._engine = ServedVllm(server, folder, tokenizer, dtype=dtype, scratch=scratch, sends=sends, processor=processor)
             work.progress.note(f"replies are sampled by {self._engine.name}")
 
     def at(self, trainer: Trainer, step: int) -> TokenEngine:

@@ -52,7 +52,7 @@ class SearchStage(Stage):
             "guided by " + ", ".join(f"{name} = {a.ref} (weight {config.guide_weights.get(name, 1.0):g})" for name, a in guides.items()),
         ]
         prompts = inputs.one("prompts")
-        plan_images(plan, lambda: prompts_of(config, prompts), prompts.ref, inputs.one("model"), engine=config.engine.kind)
+        plan_images(plan, lambda: prompts_of(config, prompts), prompts.ref, inputs.one("model"))
         for name in config.guide_weights:
             if name not in guides:
                 plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,8 +43,21 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, vllm: None) -> Path:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, wide_model: Path) -> Iterator[tuple[str, Path]]:
     """(URL, log) of a server that ``safework serve`` started. Started once: it takes half a minute."""
-    store = Store(tmp_path_factory.mktemp("served") / "store")
-    artifact = import_folder(store, wide_model, "wide")
+    with _serving(wide_model, tmp_path_factory.mktemp("served")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[[Path, Path], AbstractContextManager[tuple[str, Path]]]:
+    """Starts a server of a model, with a folder for its store: gives (URL, log) while the body runs."""
+    return _serving
+
+
+@contextmanager
+def _serving(model: Path, folder: Path) -> Iterator[tuple[str, Path]]:
+    """See ``serving``."""
+    store = Store(folder / "store")
+    artifact = import_folder(store, model, "wide")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     more = ["--gpu-memory-utilization", "0.05", "--max-model-len", "512"]

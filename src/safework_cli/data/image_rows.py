@@ -23,22 +23,18 @@ def reads_images(folder: Path) -> bool:
         return True
 
 
-def refuse_unread_images(rows: Sequence[Row], data: str, model: Artifact | None, max_dropped: float = 0.0, engine: str = "hf") -> None:
+def refuse_unread_images(rows: Sequence[Row], data: str, model: Artifact | None, max_dropped: float = 0.0) -> None:
     """Refuses rows with images where the model reads text only.
 
     Args:
         data: reference of the rows.
         model: None for one that is served.
         max_dropped: the share of the rows that the stage may leave out.
-        engine: ``engine.kind`` of the settings.
 
     Raises:
-        InputError: more rows than that have images, and the model has no vision tower; or the engine reads none.
+        InputError: more rows than that have images, and the model has no vision tower.
     """
     with_images = [row for row in rows if row.images]
-    if with_images and engine == "vllm":
-        what = f"{len(with_images):,} of {len(rows):,} rows of {data} have images, and engine.kind=vllm reads none here"
-        raise InputError(what, "images are encoded for transformers", "engine.kind=hf")
     if model is None or len(with_images) <= max_dropped * len(rows) or reads_images(model.path):
         return
     tolerated = f"; max_dropped accepts {max_dropped:.0%} of the rows" if max_dropped else ""
@@ -49,15 +45,13 @@ def refuse_unread_images(rows: Sequence[Row], data: str, model: Artifact | None,
     )
 
 
-def plan_images(
-    plan: Plan, read: Callable[[], Sequence[Row]], data: str, model: Artifact | None, max_dropped: float = 0.0, engine: str = "hf"
-) -> None:
+def plan_images(plan: Plan, read: Callable[[], Sequence[Row]], data: str, model: Artifact | None, max_dropped: float = 0.0) -> None:
     """Adds to a plan what ``refuse_unread_images`` refuses. Rows that cannot be read are refused by the run, which says why."""
     try:
         rows = read()
     except SafeworkError:
         return
     try:
-        refuse_unread_images(rows, data, model, max_dropped, engine)
+        refuse_unread_images(rows, data, model, max_dropped)
     except SafeworkError as refusal:
         plan.refusals.append(refusal)

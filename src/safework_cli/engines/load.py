@@ -64,7 +64,7 @@ def load_token_engine(
     if settings.kind == "vllm":
         from safework_cli.engines.vllm.engine import load_vllm
 
-        return load_vllm(folder, settings.vllm, dtype=dtype, trust_remote_code=trust_remote_code)
+        return load_vllm(folder, settings.vllm, dtype=dtype, trust_remote_code=trust_remote_code, images=images)
     from safework_cli.models.load import load_model, load_tokenizer
     from safework_cli.models.processors import load_processor
 

@@ -2,12 +2,13 @@
 
 A prompt with images is its token ids, with one placeholder token for each feature of an image, and the tensors that the vision tower
 takes. The names of those tensors are the processor's (``pixel_values``, ``image_grid_thw``, …) and differ between architectures; two
-kinds are distinguished here: one entry for each image, and one number for each token.
+kinds are distinguished here: one entry for each image, and one number for each token. An engine that encodes images itself (vLLM) takes
+the images in place of the tensors, and the prompt as it was before the processor expanded each image's placeholder.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any, NamedTuple
@@ -21,6 +22,26 @@ from safework_cli.models.processors import encode_images
 
 Vision = dict[str, torch.Tensor]
 """The input of the vision tower for one prompt. Treated as immutable and compared by identity: the replies of a group share it."""
+
+
+class EncodedImages(Vision):
+    """A prompt's ``Vision``, and what it was encoded from, which costs no memory: the rows hold the images' bytes.
+
+    Attributes:
+        images: as rows hold them, in the prompt's order.
+        short: the prompt's ids as the chat template wrote it, with the family's own mark for each image.
+        length: ids of the prompt with all placeholders.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], images: Sequence[Image], short: Sequence[int], length: int):
+        super().__init__(tensors)
+        self.images, self.short, self.length = tuple(images), list(short), length
+
+    def short_of(self, ids: Sequence[int]) -> list[int]:
+        """The short form of this prompt's ids with more text after them, such as the part of a reply that there is."""
+        return self.short + list(ids[self.length :])
+
+
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Tensors that hold one number for each token, (1, P). Tokens after the last of them are text."""
 
@@ -29,7 +50,7 @@ class Prompt(NamedTuple):
     """Token ids, and what the vision tower takes for the images among them; None where there are none."""
 
     ids: list[int]
-    vision: Vision | None = None
+    vision: EncodedImages | None = None
 
 
 def has_vision_tower(model: PreTrainedModel) -> bool:
@@ -66,7 +87,7 @@ def prompt_with_images(processor: Any, text: str, images: Sequence[Image]) -> Pr
         InputError: see ``encode_images``.
     """
     ids, made = encode_images(processor, text, images)
-    return Prompt(ids, {name: value for name, value in made.items() if isinstance(value, torch.Tensor)})
+    return Prompt(ids, EncodedImages(made, images, processor.tokenizer(text, add_special_tokens=False)["input_ids"], len(ids)))
 
 
 def joined(pieces: Sequence[Prompt]) -> Prompt:
@@ -75,7 +96,9 @@ def joined(pieces: Sequence[Prompt]) -> Prompt:
     with_images = [piece.vision for piece in pieces if piece.vision]
     if not with_images:
         return Prompt(ids)
-    vision: Vision = {}
+    images = [image for vision in with_images for image in vision.images]
+    short = [token for piece in pieces for token in (piece.vision.short if piece.vision else piece.ids)]
+    vision = EncodedImages({}, images, short, len(ids))
     for name, first in with_images[0].items():
         if name in BY_TOKEN:
             parts = [piece.vision[name] if piece.vision else first.new_zeros(1, len(piece.ids)) for piece in pieces]
@@ -87,8 +110,10 @@ def joined(pieces: Sequence[Prompt]) -> Prompt:
 
 def after(piece: Prompt, count: int) -> Prompt:
     """A piece without its first ``count`` tokens, which hold no image."""
-    vision = piece.vision and {name: value[:, count:] if name in BY_TOKEN else value for name, value in piece.vision.items()}
-    return Prompt(piece.ids[count:], vision)
+    if not (vision := piece.vision):
+        return Prompt(piece.ids[count:])
+    tensors = {name: value[:, count:] if name in BY_TOKEN else value for name, value in vision.items()}
+    return Prompt(piece.ids[count:], EncodedImages(tensors, vision.images, vision.short[count:], vision.length - count))
 
 
 def collate(visions: Sequence[Vision | None], lengths: Sequence[int], width: int, extra: int = 0) -> Vision:

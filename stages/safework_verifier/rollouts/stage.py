@@ -40,7 +40,7 @@ class RolloutsStage(Stage):
         if not judges and not config.rules:
             plan.refuse("no principle is given", "no judge for the continuations", "rules.safety=refusal, or verifiers.safety=REF")
         data = inputs.one("data")
-        plan_images(plan, lambda: prompts_of(config, data), data.ref, inputs.one("model"), engine=config.engine.kind)
+        plan_images(plan, lambda: prompts_of(config, data), data.ref, inputs.one("model"))
         for name in sorted(set(judges) & set(config.rules)):
             plan.refuse(f"principle '{name}' has both a rule and a verifier", "one principle has one judge", f"remove rules.{name}")
         plan.lines = [

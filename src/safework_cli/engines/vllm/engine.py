@@ -26,10 +26,12 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.engines.protocol import Completion, Conversation, Sampling
 from safework_cli.engines.settings import VllmSettings
 from safework_cli.engines.vllm.adapter import lora_request, model_options
+from safework_cli.engines.vllm.images import in_process
 from safework_cli.engines.vllm.over_vllm import MODEL_LOGPROBS, SAMPLED_LOGPROBS, OverVllm
 from safework_cli.engines.vllm.plugin import keep_weights_loadable
 from safework_cli.models.chat_template import encode_prompt
-from safework_cli.models.load import Dtype, load_tokenizer, pick_dtype, read_generation_config
+from safework_cli.models.load import Dtype, load_tokenizer, pick_dtype
+from safework_cli.models.processors import load_processor
 
 IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CONFIGURE_LOGGING": "0", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 """Environment that vLLM reads when it is imported: no second process for the engine core, no log on the terminal, and no report to its
@@ -44,6 +46,7 @@ class VllmEngine(OverVllm):
         sampled: log-probabilities are those of the distribution that is sampled from; otherwise those of the model.
         live: the weights will be replaced (``load_weights``).
         log: file for what vLLM prints; a temporary one where None, which is kept if vLLM does not start.
+        processor: of a model whose prompts have images.
 
     Raises:
         ConfigError: vLLM is not installed.
@@ -61,11 +64,13 @@ class VllmEngine(OverVllm):
         sampled: bool = False,
         live: bool = False,
         log: Path | None = None,
+        processor: Any = None,
     ):
         self.sampled, self._dtype = sampled, str(pick_dtype(dtype)).removeprefix("torch.")
-        self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log)
+        super().__init__(folder, tokenizer, batch_size, processor)
+        bounds = {"mm_processor_kwargs": self._bounds} if self._bounds else {}
+        self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log, more=bounds)
         self._adapter = lora_request(folder, live=live)
-        super().__init__(tokenizer, read_generation_config(folder), batch_size)
 
     @property
     def positions(self) -> int | None:
@@ -85,20 +90,43 @@ class VllmEngine(OverVllm):
         visions: Sequence[Any] | None = None,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """See ``TokenEngine.generate_ids``. Raises ConfigError for images, and for log-probabilities that this engine does not return."""
+        """See ``TokenEngine.generate_ids``.
+
+        Raises:
+            ConfigError: log-probabilities that this engine does not return.
+            InputError: vLLM refuses an image, or computed on other tokens than those of a prompt.
+        """
         from vllm import SamplingParams
 
-        jobs = self._jobs(prompts, sampling, n, visions, seeds)
-        asked = [{"prompt_token_ids": list(prompts[place])} for place, _ in jobs]
+        jobs = self._jobs(prompts, sampling, n, seeds)
+        with_images = visions is not None and any(visions)
+        given = self._given(prompts, visions or [None] * len(prompts))
         options = [self._options(sampling, seed) | {"detokenize": bool(sampling.stop)} for _, seed in jobs]
-        outputs = self._llm.generate(asked, [SamplingParams(**own) for own in options], use_tqdm=False, lora_request=self._adapter)
+        try:
+            outputs = self._llm.generate(
+                [given[place] for place, _ in jobs], [SamplingParams(**own) for own in options], use_tqdm=False, lora_request=self._adapter
+            )
+        except (ValueError, RuntimeError) as error:
+            if not with_images:
+                raise
+            raise InputError("vLLM refuses a prompt with images", (str(error).splitlines() or [""])[0][:500], "engine.kind=hf") from error
         results: list[list[Completion]] = [[] for _ in prompts]
         for (place, _), answer in zip(jobs, outputs, strict=True):
+            self._check_tokens(prompts[place], answer.prompt_token_ids)
             output = answer.outputs[0]
             ids = list(output.token_ids)
             logprobs = [entry[token].logprob for entry, token in zip(output.logprobs, ids, strict=True)]
             results[place].append(self._completion(list(prompts[place]), ids, logprobs, output.finish_reason))
         return results
+
+    @staticmethod
+    def _given(prompts: Sequence[list[int]], visions: Sequence[Any]) -> list[dict[str, Any]]:
+        """Each prompt as vLLM takes it; prompts that share their images share what was opened."""
+        opened = {id(vision): in_process(vision) for vision in visions if vision}
+        return [
+            {"prompt_token_ids": vision.short_of(prompt), **opened[id(vision)]} if vision else {"prompt_token_ids": list(prompt)}
+            for prompt, vision in zip(prompts, visions, strict=True)
+        ]
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``TokenEngine.score``."""
@@ -119,14 +147,19 @@ class VllmEngine(OverVllm):
         for name, tensor in named:
             model.load_weights([(name, tensor)])
         self._llm.reset_prefix_cache()
+        self._llm.llm_engine.reset_encoder_cache()
 
 
-def load_vllm(folder: Path, settings: VllmSettings, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> VllmEngine:
-    """The engine around the model in a folder; errors as ``VllmEngine``."""
-    return VllmEngine(folder, load_tokenizer(folder, trust_remote_code=trust_remote_code), settings, dtype=dtype)
+def load_vllm(
+    folder: Path, settings: VllmSettings, *, dtype: Dtype = "auto", trust_remote_code: bool = False, images: bool = False
+) -> VllmEngine:
+    """The engine around the model in a folder, which reads images where prompts have some; errors as ``VllmEngine``."""
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    processor = load_processor(folder, trust_remote_code=trust_remote_code) if images else None
+    return VllmEngine(folder, tokenizer, settings, dtype=dtype, processor=processor)
 
 
-def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool, live: bool, log: Path | None) -> Any:
+def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool, live: bool, log: Path | None, more: dict[str, Any]) -> Any:
     for name, value in IN_THIS_PROCESS.items():
         os.environ.setdefault(name, value)
     own = log is None
@@ -156,6 +189,7 @@ def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool,
                     seed=0,
                     disable_log_stats=True,
                     **options,
+                    **more,
                 )
         except (ValueError, NotImplementedError) as error:  # what it says of a model or of settings that it does not take
             raise InputError(

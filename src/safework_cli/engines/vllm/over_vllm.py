@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from safework_cli.core.artifacts.bases import base_folder
 from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.data.image_rows import reads_images
 from safework_cli.engines.over_tokens import OverTokens
 from safework_cli.engines.protocol import Completion, Sampling, completion_seeds
+from safework_cli.engines.vllm.images import processor_options, refuse_other_tokens
+from safework_cli.models.folder import read_config
+from safework_cli.models.load import read_generation_config
+from safework_cli.models.vision import placeholders_of
 
 SAMPLED_LOGPROBS, MODEL_LOGPROBS = "processed_logprobs", "raw_logprobs"
 """vLLM's names of the log-probabilities of the distribution that is sampled from, and of the model's own."""
@@ -17,19 +26,27 @@ SAMPLED_LOGPROBS, MODEL_LOGPROBS = "processed_logprobs", "raw_logprobs"
 class OverVllm(OverTokens):
     """A ``TokenEngine`` over vLLM, wherever it runs.
 
+    Args:
+        folder: of the model; the others as in ``OverTokens``.
+        bounds: see ``vllm.images.processor_options``.
+
     Attributes:
         sampled: log-probabilities are those of the distribution that is sampled from; otherwise those of the model.
     """
 
     sampled: bool
 
+    def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, batch_size: int, processor: Any = None):
+        super().__init__(tokenizer, read_generation_config(folder), batch_size, processor)
+        base = base_folder(folder) or folder
+        self._placeholders = placeholders_of(read_config(base)) if reads_images(base) else []
+        self._bounds = processor_options(processor)
+
     def _jobs(
-        self, prompts: Sequence[list[int]], sampling: Sampling, n: int, visions: Sequence[Any] | None, seeds: Sequence[Sequence[int]] | None
+        self, prompts: Sequence[list[int]], sampling: Sampling, n: int, seeds: Sequence[Sequence[int]] | None
     ) -> list[tuple[int, int]]:
         """(position of the prompt, seed) of each completion, n for each prompt. Raises ConfigError for what this engine cannot do, and
         InputError for a prompt that is too long."""
-        if visions is not None and any(vision is not None for vision in visions):
-            raise ConfigError("engine.kind=vllm reads no images here", "they are encoded for transformers", "engine.kind=hf")
         self._check_lengths(prompts, sampling)
         if self.sampled and sampling.temperature and (sampling.logprobs_at != sampling.temperature or sampling.top_p != 1):
             raise ConfigError(
@@ -43,7 +60,9 @@ class OverVllm(OverTokens):
     def _options(self, sampling: Sampling, seed: int) -> dict[str, Any]:
         """vLLM's sampling parameters of one completion. All that a model's own generation settings could change are given."""
         greedy = sampling.temperature == 0
-        return {
+        # a reply with a placeholder would refer to an image that does not exist
+        barred = {"logit_bias": {token: -100.0 for token in self._placeholders}} if self._placeholders else {}
+        return barred | {
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": 1.0 if greedy else sampling.top_p,
@@ -57,6 +76,10 @@ class OverVllm(OverTokens):
             "stop_token_ids": self.stop_ids,
             "skip_special_tokens": False,
         }
+
+    def _check_tokens(self, prompt: Sequence[int], computed: Sequence[int]) -> None:
+        """Refuses a reply to other tokens than the prompt's: see ``refuse_other_tokens``."""
+        refuse_other_tokens(prompt, computed, self._placeholders, self.name, self._bounds)
 
     def _completion(self, prompt: list[int], ids: list[int], logprobs: list[float], finish_reason: str | None) -> Completion:
         if len(logprobs) != len(ids) or not all(map(math.isfinite, logprobs)):

@@ -18,6 +18,7 @@ from typing import Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.core.terminal import visible
+from safework_cli.data.image_rows import reads_images
 from safework_cli.engines.vllm.over_vllm import SAMPLED_LOGPROBS
 from safework_cli.engines.vllm.plugin import BACKEND, LIVE
 
@@ -57,6 +58,8 @@ def server_command(
     command += ["--host", host, "--port", str(port), "--dtype", str(pick_dtype(dtype)).removeprefix("torch."), "--seed", "0"]
     command += ["--logprobs-mode", SAMPLED_LOGPROBS, "--generation-config", "vllm"]
     command += ["--weight-transfer-config", json.dumps({"backend": BACKEND if transfer == "folder" else "nccl"})]
+    if reads_images(folder):  # prompts with images are sent as token ids over an interface of its own
+        command.append("--enable-scale-out")
     if not torch.cuda.is_available():  # a seeded request that is partly prefilled in a step fails on a CPU
         command += ["--enforce-eager", "--no-enable-chunked-prefill"]
     return [*command, *more]

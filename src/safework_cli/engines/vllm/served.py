@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from transformers import PreTrainedTokenizerBase
 from safework_cli.core.errors import RunAgain, SafeworkError
 from safework_cli.core.terminal import visible
 from safework_cli.engines.protocol import Completion, Conversation, Sampling
+from safework_cli.engines.vllm.images import over_http
 from safework_cli.engines.vllm.over_vllm import OverVllm
-from safework_cli.engines.vllm.server import HEALTH_SECONDS, VllmServer, checked
+from safework_cli.engines.vllm.server import COMPLETIONS, HEALTH_SECONDS, TOKENS, Asked, VllmServer, checked
 from safework_cli.models.chat_template import encode_prompt
-from safework_cli.models.load import read_generation_config
+from safework_cli.models.vision import EncodedImages
 
 SHARD_BYTES = 4 * 2**30
 """Of weights in one file."""
@@ -37,11 +39,13 @@ class ServedVllm(OverVllm):
         folder: of the model that is trained, which the server must have been started with, or with one of the same shape.
         dtype: what the server has to compute in.
         sends: whether this process sends weights: one of a run's processes does.
+        processor: of a model whose prompts have images.
         scratch: where weights are put for the server, if the settings name no folder.
 
     Raises:
         RunAgain: the server does not answer.
-        InputError: it is another version of vLLM, serves another model, or was started otherwise than ``safework serve`` does.
+        InputError: it is another version of vLLM, serves another model, takes no images where there is a processor, or was started
+            otherwise than ``safework serve`` does.
     """
 
     sampled = True
@@ -56,13 +60,14 @@ class ServedVllm(OverVllm):
         scratch: Path,
         sends: bool = True,
         batch_size: int = 256,
+        processor: Any = None,
     ):
-        super().__init__(tokenizer, read_generation_config(folder), batch_size)
+        super().__init__(folder, tokenizer, batch_size, processor)
         self._server, self._dtype, self.sends = server, dtype, sends
         self._folder = Path(server.settings.folder) if server.settings.folder else scratch
         self._sent: str | None = None
         server.wait()
-        self._vllm, self._model, self._positions = checked(server, folder, dtype)
+        self._vllm, self._model, self._positions = checked(server, folder, dtype, images=processor is not None)
         self._sender: Any = None
         if sends:
             self._begin()
@@ -88,6 +93,8 @@ class ServedVllm(OverVllm):
         """
         if self.sends:
             self._sender(named, version)
+            if self._placeholders:
+                self._server.ask("POST", "/reset_encoder_cache")
             if self._server.ask("POST", "/reset_prefix_cache").get("success") is False:
                 raise SafeworkError(
                     f"the vLLM server at {self._server.where} could not forget what it computed with the old weights",
@@ -151,33 +158,71 @@ class ServedVllm(OverVllm):
         visions: Sequence[Any] | None = None,
         seeds: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Completion]]:
-        """See ``TokenEngine.generate_ids``. The server's weights are checked before and after."""
-        jobs = self._jobs(prompts, sampling, n, visions, seeds)
+        """See ``TokenEngine.generate_ids``. The server's weights are checked before and after; an image is sent once for all replies to it.
+
+        Raises:
+            InputError: the server refuses an image, or computed on other tokens than those of a prompt.
+        """
+        jobs = self._jobs(prompts, sampling, n, seeds)
+        own: Sequence[EncodedImages | None] = visions or [None] * len(prompts)
         self.check_weights()
-        asked = [
-            self._options(sampling, seed) | {"model": self._model, "prompt": list(prompts[place]), "return_token_ids": True}
-            for place, seed in jobs
-        ]
-        choices = self._server.complete(asked)
+        sent = self._send_images(prompts, [(place, vision) for place, _ in jobs if (vision := own[place])])
+        asked = []
+        for place, seed in jobs:
+            options, vision = self._options(sampling, seed), own[place]
+            if vision:
+                asked.append(self._with_images(prompts[place], vision, options, sent=id(vision) in sent))
+            else:
+                body = options | {"model": self._model, "prompt": list(prompts[place]), "return_token_ids": True}
+                asked.append(Asked(COMPLETIONS, partial(dict, body)))
+        answers = self._server.complete(asked)
         self.check_weights()
         results: list[list[Completion]] = [[] for _ in prompts]
-        for (place, _), choice in zip(jobs, choices, strict=True):
-            ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
+        for (place, _), answer in zip(jobs, answers, strict=True):
+            choice, prompt = answer["choices"][0], list(prompts[place])
+            ids, given = choice.get("token_ids"), choice.get("logprobs") or {}
+            logprobs = [entry["logprob"] for entry in given.get("content") or []] if own[place] else given.get("token_logprobs")
             if not isinstance(ids, list) or not isinstance(logprobs, list) or not all(isinstance(x, (int, float)) for x in ids + logprobs):
                 raise self._server.gone("sent a completion without its token ids and log-probabilities")
-            results[place].append(self._completion(list(prompts[place]), ids, logprobs, choice.get("finish_reason")))
+            if own[place]:
+                self._check_tokens(prompt, answer.get("prompt_token_ids") or [])
+            results[place].append(self._completion(prompt, ids, logprobs, choice.get("finish_reason")))
         return results
+
+    def _send_images(self, prompts: Sequence[list[int]], of_jobs: Sequence[tuple[int, EncodedImages]]) -> set[int]:
+        """Sends the images that several replies share, by one request for a token; returns the ``id`` of each such ``vision``.
+
+        Args:
+            of_jobs: (position of the prompt, its images) of each reply to a prompt with images.
+        """
+        counts = Counter(id(vision) for _, vision in of_jobs)
+        shared = {id(vision): (place, vision) for place, vision in of_jobs if counts[id(vision)] > 1}
+        one_token = self._options(Sampling(1), 0)
+        self._server.complete([self._with_images(prompts[place], vision, one_token, sent=False) for place, vision in shared.values()])
+        return set(shared)
+
+    def _with_images(self, prompt: list[int], vision: EncodedImages, options: dict[str, Any], *, sent: bool) -> Asked:
+        """A request for one reply to a prompt with images, made when its turn comes: an image that was sent before is only named, and sent
+        again where the server no longer has it."""
+
+        def body(sent: bool) -> dict[str, Any]:
+            return {
+                "model": self._model,
+                "token_ids": vision.short_of(prompt),
+                "content_parts": over_http(vision, sent=sent),
+                "sampling_params": options,
+                "return_token_ids": True,
+            }
+
+        return Asked(TOKENS, partial(body, sent), partial(body, False) if sent else None)
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """See ``TokenEngine.score``."""
         prompts = [encode_prompt(self.tokenizer, conversation).ids for conversation in conversations]
         self.check_weights()
-        choices = self._server.complete(
-            [
-                {"model": self._model, "prompt": prompt + list(ids), "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
-                for prompt, ids in zip(prompts, completions, strict=True)
-            ]
-        )
+        one_token = {"model": self._model, "max_tokens": 1, "temperature": 0.0, "prompt_logprobs": 0}
+        bodies = [one_token | {"prompt": prompt + list(ids)} for prompt, ids in zip(prompts, completions, strict=True)]
+        choices = [answer["choices"][0] for answer in self._server.complete([Asked(COMPLETIONS, partial(dict, body)) for body in bodies])]
         return [
             [float(entry[str(token)]["logprob"]) for entry, token in zip(choice["prompt_logprobs"][len(prompt) :], ids, strict=True)]
             for choice, prompt, ids in zip(choices, prompts, completions, strict=True)

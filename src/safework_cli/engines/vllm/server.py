@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from safework_cli.core.errors import InputError, RunAgain
@@ -29,6 +29,26 @@ ARCHITECTURE = (
     "tie_word_embeddings",
 )  # fmt: skip
 """Keys of config.json by which two models differ in their weights."""
+
+
+COMPLETIONS, TOKENS = "/v1/completions", "/inference/v1/generate"
+"""Where replies are asked for: to token ids, and to token ids with images."""
+NOT_THERE = 404
+FORGOTTEN = "Cache miss"
+"""In vLLM's refusal of an image that is named only, and that it no longer has."""
+
+
+class Asked(NamedTuple):
+    """A request for one reply.
+
+    Attributes:
+        body: makes what is sent, when it is sent.
+        again: the same with all images, for a server that no longer has them.
+    """
+
+    path: str
+    body: Callable[[], dict[str, Any]]
+    again: Callable[[], dict[str, Any]] | None = None
 
 
 class VllmServer:
@@ -57,19 +77,39 @@ class VllmServer:
         limit = self.settings.timeout_s if timeout_s is None else timeout_s
         return self._each([lambda client: self._send(client, method, path, body, limit)], limit)[0]
 
-    def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The only choice of each request for a completion, in order. Errors as ``ask``."""
+    def complete(self, asked: Sequence[Asked]) -> list[dict[str, Any]]:
+        """The answer to each request for a completion, in order, with the one choice that it has. Errors as ``ask``."""
 
-        def job(body: dict[str, Any]) -> Callable[[Any], Coroutine[Any, Any, dict[str, Any]]]:
-            return lambda client: self._send(client, "POST", "/v1/completions", body, self.settings.timeout_s, ATTEMPTS)
+        def job(one: Asked) -> Callable[[Any], Coroutine[Any, Any, dict[str, Any]]]:
+            return lambda client: self._completed(client, one)
 
-        choices = []
-        for answer in self._each([job(body) for body in bodies], self.settings.timeout_s):
+        answers = self._each([job(one) for one in asked], self.settings.timeout_s)
+        for answer in answers:
             given = answer.get("choices")
             if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], dict):
                 raise self.gone("sent an answer without the one completion that was asked for")
-            choices.append(given[0])
-        return choices
+        return answers
+
+    def has(self, path: str) -> bool:
+        """Whether the server answers requests at a path at all."""
+
+        import httpx2
+
+        async def asked(client: Any) -> dict[str, Any]:
+            try:
+                return {"status": (await client.get(self.root + path, headers=self.headers)).status_code}
+            except (httpx2.HTTPError, TimeoutError) as error:
+                raise self.gone(f"cannot be reached: {self._without_key(str(error) or type(error).__name__)}") from None
+
+        return bool(self._each([asked], HEALTH_SECONDS)[0]["status"] != NOT_THERE)
+
+    async def _completed(self, client: Any, one: Asked) -> dict[str, Any]:
+        try:
+            return await self._send(client, "POST", one.path, one.body(), self.settings.timeout_s, ATTEMPTS)
+        except InputError as error:
+            if one.again is None or FORGOTTEN not in error.why:
+                raise
+        return await self._send(client, "POST", one.path, one.again(), self.settings.timeout_s, ATTEMPTS)
 
     def wait(self) -> None:
         """Returns when the server is up. Raises RunAgain if it is not within ``start_timeout_s``."""
@@ -166,8 +206,12 @@ def _reason(text: str) -> str:
     return visible(" ".join(text.split()))[:300] or "no reason was given"
 
 
-def checked(server: VllmServer, folder: Path, dtype: str) -> tuple[str, str, int]:
-    """(version of vLLM, the served model's name, its positions) of a server that can sample for this trainer."""
+def checked(server: VllmServer, folder: Path, dtype: str, *, images: bool = False) -> tuple[str, str, int]:
+    """(version of vLLM, the served model's name, its positions) of a server that can sample for this trainer.
+
+    Args:
+        images: prompts have images.
+    """
 
     def refuse(what: str, why: str, do: str) -> InputError:
         return InputError(f"the vLLM server at {server.where} {what}", why, do)
@@ -199,6 +243,8 @@ def checked(server: VllmServer, folder: Path, dtype: str) -> tuple[str, str, int
         raise refuse(
             "serves another model", f"it has {differing}, which the model in training has", f"{start} with the model that is trained"
         )
+    if images and not server.has(TOKENS):
+        raise refuse("takes no images with token ids", f"it has no {TOKENS}", f"{start} (it gives vLLM --enable-scale-out)")
     names = [entry.get("id") for entry in server.ask("GET", "/v1/models", timeout_s=HEALTH_SECONDS).get("data", [])]
     if not names or not isinstance(names[0], str):
         raise refuse("serves no model", "", start)
