@@ -38,7 +38,7 @@ class EvalStage(Stage):
     """``safework eval``: model (+ rows) → evaluation."""
 
     name = "eval"
-    version = 5
+    version = 6  # 6: engine.kind=vllm writes the replies of a model of the store: transformers did
     """5: further metrics on the same replies (lenient scores, nonsense, the independent judge); AUROC and certain right answers of search
     suites, and their changes. 4: suites that share a row draw the same reply for it; each metric's direction is recorded. 3: intervals by
     group, a seed for each sample. 2: the overlap of words too."""

@@ -119,12 +119,12 @@ def test_bounds_of_pixels_are_given_to_vllm_and_other_tokens_are_an_error(vllm, 
     engine, llm = vllm(load_processor(folder, pixels=PixelBounds(max_pixels=28 * 28 * 2)))
     assert llm.options["more"] == {"mm_processor_kwargs": {"size": {"shortest_edge": 784, "longest_edge": 1568}}}
     expected = (
-        r"vllm/float32 computed on other tokens than those of the prompt: 75 tokens with 4 image tokens, the first at \d+ "
-        r"in place of 73 tokens with 2 image tokens, the first at \d+"
+        r"vllm/float32 computed on other tokens than those of the prompt: 82 tokens with 8 image tokens, the first at 45 "
+        r"in place of 77 tokens with 3 image tokens, the first at 45"
     )
     with pytest.raises(InputError, match=expected) as refused:  # the stand-in does not take them
         engine.generate(CONVERSATIONS, GREEDY, images=IMAGES)
-    assert """--mm-processor-kwargs '{"size": {"shortest_edge": 784""" in refused.value.do
+    assert """--mm-processor-kwargs '{"size": {"longest_edge": 1568, "shortest_edge": 784}}'""" in refused.value.do
 
 
 # ---------------------------------------------------------------------------------------------------------------- on a server
