@@ -147,7 +147,8 @@ class VllmEngine(OverVllm):
         for name, tensor in named:
             model.load_weights([(name, tensor)])
         self._llm.reset_prefix_cache()
-        self._llm.llm_engine.reset_encoder_cache()
+        if self._placeholders:
+            self._llm.llm_engine.reset_encoder_cache()
 
 
 def load_vllm(
