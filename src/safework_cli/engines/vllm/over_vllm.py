@@ -28,7 +28,6 @@ class OverVllm(OverTokens):
 
     Args:
         folder: of the model; the others as in ``OverTokens``.
-        bounds: see ``vllm.images.processor_options``.
 
     Attributes:
         sampled: log-probabilities are those of the distribution that is sampled from; otherwise those of the model.
@@ -38,8 +37,9 @@ class OverVllm(OverTokens):
 
     def __init__(self, folder: Path, tokenizer: PreTrainedTokenizerBase, batch_size: int, processor: Any = None):
         super().__init__(tokenizer, read_generation_config(folder), batch_size, processor)
-        base = base_folder(folder) or folder
-        self._placeholders = placeholders_of(read_config(base)) if reads_images(base) else []
+        while (base := base_folder(folder)) is not None:  # of an adapter, the model under it says what it reads
+            folder = base
+        self._placeholders = placeholders_of(read_config(folder)) if reads_images(folder) else []
         self._bounds = processor_options(processor)
 
     def _jobs(
