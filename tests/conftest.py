@@ -16,6 +16,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 import pytest
 
+from forked import Forks
 from safework_cli.core.artifacts import Store
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
@@ -117,12 +118,21 @@ def tiny_artifact(store: Store, tiny_model: Path):
     return import_folder(store, tiny_model, "tiny")
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory):
+    """Starts commands as forks of a process that has imported the libraries."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def cli(store: Store):
-    """Runs ``safework`` in a process of its own on the test's store; returns the finished process."""
+def cli(store: Store, forks: Forks):
+    """Runs ``safework`` in a process of its own, a fork, on the test's store; returns the finished process. Processes that it starts itself
+    are no forks."""
 
     def run(*words: str, **options) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*SAFEWORK, *words], env=cli_environment(store), capture_output=True, text=True, timeout=280, **options)
+        return subprocess.run([*forks.command, *words], env=cli_environment(store), capture_output=True, text=True, timeout=280, **options)
 
     return run
 
@@ -153,7 +163,7 @@ def kill_after(store: Store, start_cli):
 
 @pytest.fixture
 def start_cli(store: Store):
-    """Starts ``safework`` and returns the running process."""
+    """Starts ``safework`` and returns the running process: a new Python, to be killed or sent signals."""
 
     def start(*words: str) -> subprocess.Popen[str]:
         return subprocess.Popen([*SAFEWORK, *words], env=cli_environment(store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

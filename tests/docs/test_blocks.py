@@ -68,13 +68,13 @@ def desk(tmp_path: Path, tiny_model: Path) -> Path:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
-def test_the_blocks_of_a_page_run(page: Path, desk: Path):
+def test_the_blocks_of_a_page_run(page: Path, desk: Path, forks):
     for name, text in files(page).items():
         (desk / name).write_text(text, encoding="utf-8")
     blocks = [block for block in shell_blocks(page) if block.kind == "run"]
     script = "\n".join(["set -euo pipefail", *(f"# {name_of(page)}, line {block.line}\n{block.text}" for block in blocks)])
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")} | SMALL
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = os.pathsep.join([str(forks.folder), str(Path(sys.executable).parent), environment["PATH"]])
     done = subprocess.run(["bash", "-xc", script], cwd=desk, env=environment, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr

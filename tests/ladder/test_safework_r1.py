@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import cli_environment
 from families import FAMILIES, family_model
 from safework_cli.core.artifacts import Store
 from safework_cli.core.ladder import read_ladder
@@ -18,7 +17,6 @@ from tiny_vision import create
 BASES = {"qwen2.5-vl-7b": 8292, "qwen2.5-vl-72b": 73409, "internvl3-78b": 78406, "deepseek-r1-70b": 70554}
 """With their millions of weights."""
 TRAINED = ("sft", "kg", "m3", "efficient", "search")
-PROGRAM = [sys.executable, "-c", "from safework_cli.cli.main import main; main()", "ladder"]
 TINY_ROWS = "data=safework-r1/tiny/data.yaml"
 
 
@@ -26,14 +24,19 @@ def file_of(base: str, name: str = "ladder") -> str:
     return f"safework-r1/{base}/{name}.yaml"
 
 
-def ladder(store: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")}
-    env |= {"SAFEWORK_STORE": str(store), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*PROGRAM, *words], env=env, capture_output=True, text=True, timeout=600)
+@pytest.fixture(scope="module")
+def ladder(forks):
+    """Runs a ladder on the store of a folder, with its steps as forks."""
+
+    def run(store: Path, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(forks.folder / "safework"), "ladder", *words]
+        return subprocess.run(command, env=cli_environment(Store(store)), capture_output=True, text=True, timeout=600)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory) -> Path:
+def rows(tmp_path_factory, ladder) -> Path:
     """A store with what needs no weights."""
     store = tmp_path_factory.mktemp("rows")
     only = [word for step in ("rows", "wiki", "saf") for word in ("--only", step)]
@@ -46,7 +49,7 @@ def rows(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_every_stage_is_planned_without_the_base(base, rows):
+def test_every_stage_is_planned_without_the_base(base, rows, ladder):
     planned = ladder(rows, "-c", file_of(base), *([] if base.startswith("deepseek") else [TINY_ROWS]), "--dry-run", "--json")
     assert planned.returncode == 0, planned.stderr[-2000:]
     steps = {step["name"]: step for step in json.loads(planned.stdout)["steps"]}
@@ -82,7 +85,7 @@ def test_the_ladders_differ_in_the_base_and_its_sizes_only(base):
         pytest.param("deepseek-r1-70b", "deepseek-r1-distill", marks=pytest.mark.slow),
     ],
 )
-def test_every_stage_runs_on_a_tiny_model(base, architecture, rows, tiny_model, tmp_path):
+def test_every_stage_runs_on_a_tiny_model(base, architecture, rows, ladder, tiny_model, tmp_path):
     """With the rows that were built before; Qwen2.5-VL-72B has 7B's architecture and steps."""
     folder = tmp_path / "base"
     if architecture in FAMILIES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.timeout(900)
-def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path):
-    binary = tmp_path / "bin" / "safework"
-    binary.parent.mkdir()
-    binary.write_text(f'#!/bin/sh\nexec {sys.executable} -c "from safework_cli.cli.main import main; main()" "$@"\n')
-    binary.chmod(0o755)
+def test_every_stage_runs_and_the_second_run_is_already_done(tmp_path, forks):
+    binary = forks.folder / "safework"
     env = {key: value for key, value in os.environ.items() if not key.startswith("SAFEWORK_")}
     env |= {
         "PATH": f"{binary.parent}:{os.environ['PATH']}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import time
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from processes_runs import DEEPSPEED, MODEL, RUNS, difference, movement, prepare, running, weights
 
+from conftest import cli_environment
 from safework_cli.core.artifacts import Store
 from safework_cli.core.progress import read_metrics
 from vllm_served import fake_vllm
@@ -34,13 +36,13 @@ def prepared(store: Store, tiny_model: Path) -> Store:
 
 
 @pytest.fixture
-def run(cli, monkeypatch):
-    """Runs a command of ``processes_runs`` by a strategy."""
+def run(store, forks):
+    """Runs a command of ``processes_runs`` by a strategy, with torchrun and its processes as forks."""
 
     def start(name: str, strategy: str, *more: str, **environment: str):
-        for key, value in (RUNS[name].env() | environment).items():
-            monkeypatch.setenv(key, value)
-        done = cli(*RUNS[name].on(strategy), "--name", strategy, *more)
+        command = [str(forks.folder / "safework"), *RUNS[name].on(strategy), "--name", strategy, *more]
+        environment = cli_environment(store) | RUNS[name].env() | environment
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
