@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 # vLLM's build for CPUs pins torch and other packages otherwise: it has an environment of its own.
 VLLM   := .venv-vllm
-# Test processes at once, each on one core.
+# Test processes at once, each on one core; each gets one test at a time, the longest first.
 JOBS   ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --maxschedchunk 1
 # Public data sets for tests, benchmarks and the verifier of the demo, where they are next to the checkout.
 export SAFEWORK_DATA ?= $(wildcard $(abspath ../shared/data))
 
@@ -39,10 +40,10 @@ tiny: install          ## the same chain on tiny random models
 	PATH="$(abspath $(BIN)):$$PATH" bash recipes/tiny.sh
 
 test: install
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST)
 
 test-all: install      ## with what takes longer: the whole ladder with every family's chat template
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(JOBS) -m ""
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PYTEST) -m ""
 
 test-vllm: install-vllm   ## vLLM itself: equal tokens and log-probabilities, also after each update of the weights, in the process and on a server
 	PYTHONPATH=$(abspath tests/with_vllm/torchvision_on_cpu):$(abspath $(VLLM)/torchvision) OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \

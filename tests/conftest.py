@@ -26,6 +26,22 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SAFEWORK_DATA") or ROOT.parent / "shared" / "data")  # make exports it empty where there is none
 
 
+SLOWEST_FIRST = (
+    lambda test: test.get_closest_marker("timeout") is not None,
+    lambda test: "slurm" in test.fixturenames,
+    lambda test: "forks" in test.fixturenames and {"start_cli", "prepared", "rows"} & set(test.fixturenames),
+    lambda test: "start_cli" in test.fixturenames,
+    lambda test: "forks" in test.fixturenames,
+)
+"""What a test needs shows how long it takes: whole ladders, jobs, several processes, a new Python, a command."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests that take longest first, so that several test processes end at about the same time."""
+    items.sort(key=lambda test: next((n for n, needs in enumerate(SLOWEST_FIRST) if needs(test)), len(SLOWEST_FIRST)))
+
+
 @pytest.fixture(autouse=True)
 def same_environment():
     """What a test sets in the environment (trackers do) ends with it."""
