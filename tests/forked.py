@@ -1,10 +1,10 @@
 """Commands as forks of one process that has imported the libraries: a process of its own for each, without five to ten seconds of imports.
 
-``python forked.py serve SOCKET`` imports them and waits; ``client.py`` passes it a command's words, environment, folder and open files, and
+``python forked.py SOCKET`` imports them and waits; ``forked_client.py`` passes it a command's words, environment, folder and files, and
 ends as the fork ends: with its exit code, or by its signal. Signals that the client receives reach the fork; when the client is killed, the
 fork is killed. Folders that a command has in ``PYTHONPATH`` and the server has not are put first, with their ``sitecustomize``. What else
 Python and the libraries read as they start (locales, numbers of threads) is the server's: a command whose environment differs from the
-server's in more than ``OWN`` is refused, and the client starts Python in its place.
+server's in more than ``OWN``, or that has fewer folders, is refused, and the client starts Python in its place.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ class Server:
 
         differing -= {key for key in ENVIRONMENT if key not in theirs}  # which the command sets
         module = Path(asked["words"][0]).name != "python" or _module(asked["words"][1:]) is not None
-        return module and all(key.startswith(OWN) for key in differing)
+        ours, their = (set(given.get("PYTHONPATH", "").split(os.pathsep)) for given in (self._environment, theirs))
+        return module and ours <= their | {""} and all(key.startswith(OWN) for key in differing)
 
 
 def _module(words: list[str]) -> int | None:
