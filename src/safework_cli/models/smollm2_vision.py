@@ -83,7 +83,8 @@ def _tower_weights(onnx: Onnx, config: InternVLVisionConfig) -> dict[str, torch.
         return next(tensors[name] for name in onnx.used_by[node][number:] if name in tensors)
 
     patches = folded("/backbone/embeddings/Reshape_1", 0)  # (1, 37 · 37, C)
-    side, wanted = round(patches.shape[1] ** 0.5), [size // patch for size, patch in zip(config.image_size, config.patch_size, strict=True)]
+    sizes: Any = zip(config.image_size, config.patch_size, strict=True)  # type: ignore[arg-type] # the class makes pairs of numbers
+    side, wanted = round(patches.shape[1] ** 0.5), [size // patch for size, patch in sizes]
     grid = patches.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, size=wanted, mode="bicubic", align_corners=False)
     positions = grid.permute(0, 2, 3, 1).reshape(1, -1, patches.shape[2])
@@ -157,7 +158,7 @@ def with_vision(language: Any, tokenizer: Any, onnx: Onnx, *, seed: int) -> Inte
     model.model.language_model.load_state_dict(
         language.base_model.state_dict() | {"embed_tokens.weight": torch.cat([embedding, embedding.mean(0).expand(new, -1)])}
     )
-    model.model.vision_tower.load_state_dict(tower_weights(onnx, config.vision_config))
+    model.model.vision_tower.load_state_dict(tower_weights(onnx, vision_config()))
     model.tie_weights()
     model.generation_config.eos_token_id = language.generation_config.eos_token_id
     model.generation_config.pad_token_id = language.generation_config.pad_token_id

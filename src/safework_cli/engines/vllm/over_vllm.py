@@ -42,6 +42,11 @@ class OverVllm(OverTokens):
         self._placeholders = placeholders_of(read_config(folder)) if reads_images(folder) else []
         self._bounds = processor_options(processor)
 
+    @property
+    def name(self) -> str:
+        """See ``Engine.name``."""
+        raise NotImplementedError
+
     def _jobs(
         self, prompts: Sequence[list[int]], sampling: Sampling, n: int, seeds: Sequence[Sequence[int]] | None
     ) -> list[tuple[int, int]]:
