@@ -54,6 +54,12 @@ def test_tokens_are_learned_and_any_text_can_be_written(tmp_path):
     assert len(learned(TEXTS[1], add_special_tokens=False)["input_ids"]) < len(TEXTS[1]) / 2
 
 
+def test_the_system_message_of_the_template_takes_few_tokens(tmp_path):
+    create_tiny_model(tmp_path, architecture="qwen2.5-vl", sizes=SIZES.model_copy(update={"vocabulary": 400}), texts=TEXTS)
+    tokenizer = load_tokenizer(tmp_path)
+    assert len(tokenizer("system\nYou are a helpful assistant.\n", add_special_tokens=False)["input_ids"]) < 12
+
+
 def test_tokens_do_not_depend_on_how_often_they_are_learned():
     one, other = (tiny_tokenizer(TEXTS, 290).get_vocab() for _ in range(2))
     assert one == other

@@ -7,10 +7,12 @@ from its data it is large enough to learn something from scratch (``recipes/imag
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from safework_cli.models.templates import named_template
 from safework_cli.models.tiny_sizes import TinySizes
 
 Architecture = Literal["llama", "qwen2", "qwen2.5-vl"]
@@ -44,13 +46,13 @@ def create_tiny_model(
     from safework_cli.models.load import save_model
 
     with_images = architecture == "qwen2.5-vl"
+    if texts is not None and with_images:
+        texts = [*texts, *_around(named_template("qwen2_5_vl")) * len(texts)]  # each prompt has its system message
     tokenizer = tiny_tokenizer(texts, sizes.vocabulary, OF_IMAGES if with_images else ())
     config = _vision_config(tokenizer, sizes) if with_images else _text_config(architecture, tokenizer, sizes)
     model = _random(config, seed)
     folder.mkdir(parents=True, exist_ok=True)
     if with_images:
-        from safework_cli.models.templates import named_template
-
         tokenizer.chat_template = named_template("qwen2_5_vl")
         model.generation_config.eos_token_id, model.generation_config.pad_token_id = tokenizer.eos_token_id, tokenizer.pad_token_id
     save_model(model, tokenizer, folder)
@@ -62,6 +64,13 @@ def create_tiny_model(
             "resample": 3, "do_normalize": True, **_CLIP,
         }  # fmt: skip
         (folder / "preprocessor_config.json").write_text(json.dumps(images, indent=2) + "\n", encoding="utf-8")
+
+
+def _around(template: str) -> list[str]:
+    """What a chat template writes around a question, without special tokens."""
+    asked = [{"role": "user", "content": ""}]
+    text = tiny_tokenizer(None, None).apply_chat_template(asked, chat_template=template, tokenize=False, add_generation_prompt=True)
+    return [piece for piece in re.split(r"<\|\w+\|>", str(text)) if piece.strip()]
 
 
 def tiny_tokenizer(texts: Sequence[str] | None, vocabulary: int | None, more: Sequence[str] = ()) -> Any:
