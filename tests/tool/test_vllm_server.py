@@ -254,3 +254,14 @@ def test_serve_without_vllm_says_how_to_install_it(cli, tiny_artifact):
     assert result.returncode == 2 and "safework serve needs vllm" in result.stderr and "safework[vllm]" in result.stderr
     wrong = cli("serve", tiny_artifact.ref, "--dtype", "float")
     assert wrong.returncode == 2 and "auto, float32" in wrong.stderr
+
+
+def test_the_settings_for_a_run_are_what_serve_prints_on_stdout(tiny_artifact, store, monkeypatch, capfd):
+    """A script takes them over: they are the result of the command."""
+    from safework_cli.cli.serve import command
+
+    monkeypatch.setattr(serving, "server_command", lambda *_, **__: ["vllm"])
+    monkeypatch.setattr(serving, "serve", lambda words, url, log, ready: ready() or 0)
+    command().main([tiny_artifact.ref, "--port", "8123", "--store", str(store.root)], standalone_mode=False)
+    settings = f"engine.kind=vllm engine.server.url=http://127.0.0.1:8123 engine.server.transfer=folder engine.server.log={store.root}"
+    assert capfd.readouterr().out == f"{settings}/.servers/8123.log\n"

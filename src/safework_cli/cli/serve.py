@@ -8,7 +8,7 @@ from typing import Any, Optional, cast, get_args
 
 import typer
 
-from safework_cli.core.terminal import say
+from safework_cli.core.terminal import visible
 
 
 def command() -> Any:
@@ -50,8 +50,8 @@ def command() -> Any:
         print(f"starting vLLM at {url}, log: {file}", file=sys.stderr)
 
         def ready() -> None:
-            say(f"engine.kind=vllm engine.server.url={url} engine.server.transfer={transfer} engine.server.log={file}")
-            sys.stdout.flush()
+            settings = f"engine.kind=vllm engine.server.url={url} engine.server.transfer={transfer} engine.server.log={file}"
+            print(visible(settings), flush=True)  # on stdout: a script takes it over
 
         return run(words, url, file, ready)
 
