@@ -88,12 +88,14 @@ def _folder_engine() -> type:
                 raise RuntimeError(f"start the server by `safework serve`, or with {LIVE}=1: else it computes with packed, old weights")
 
         def start_weight_update(self) -> None:
+            # by their names before the reload, which gives an output embedding that is tied to the input's a name of its own: none comes for
+            # it, and it keeps sharing the storage that the input's is written to
+            self._wanted = {name for name, _ in self.model.named_parameters()}
             initialize_layerwise_reload(self.model)
 
         def receive_weights(self, update_info: Update) -> None:
-            wanted = {name for name, _ in self.model.named_parameters()}
             loaded = self.model.load_weights(read_folder(Path(update_info.folder), update_info.weights))
-            if loaded is not None and (missing := sorted(wanted - set(loaded))):
+            if loaded is not None and (missing := sorted(self._wanted - set(loaded))):
                 raise ValueError(f"{len(missing)} of the model's weights are not among those that came, such as {missing[0]}")
 
         def finish_weight_update(self) -> None:
