@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from safework_cli.models.tiny import create_tiny_model
 from safework_cli.models.tiny_sizes import TinySizes
 
 START_SECONDS = 280.0
+ENGINES = count(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,6 +40,12 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory, vllm: None) -> Path:
     folder = tmp_path_factory.mktemp("wide")
     create_tiny_model(folder, sizes=TinySizes(hidden_size=256), seed=0)
     return folder
+
+
+@pytest.fixture
+def share() -> float:
+    """Of the memory, for one more engine in this process: on a CPU, vLLM counts what those before it hold as used."""
+    return 0.1 * next(ENGINES)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from safework_cli.training.config import Lora
 pytest.importorskip("vllm", reason="vLLM is not installed here: make install-vllm test-vllm")
 
 ASKED = [[{"role": "user", "content": f"What is {number}+1?"}] for number in range(4)]
-VLLM = EngineSettings(kind="vllm", vllm={"gpu_memory_utilization": 0.05, "max_model_len": 256})
 
 
 @pytest.fixture
@@ -46,10 +45,11 @@ def kept(store, commit, tiny_model, tmp_path):
     return made[1:]
 
 
-def test_tokens_and_log_probabilities_are_those_of_transformers(kept):
+def test_tokens_and_log_probabilities_are_those_of_transformers(kept, share):
     first, second = kept
+    vllm = EngineSettings(kind="vllm", vllm={"gpu_memory_utilization": share, "max_model_len": 256})
     ours = load_token_engine(EngineSettings(), first.path, dtype="float32")
-    theirs = load_token_engine(VLLM, first.path, dtype="float32")
+    theirs = load_token_engine(vllm, first.path, dtype="float32")
     greedy = Sampling(max_tokens=16, temperature=0.0)
     wanted, given = ([group[0] for group in engine.generate(ASKED, greedy)] for engine in (ours, theirs))
     assert [one.token_ids for one in given] == [one.token_ids for one in wanted]
@@ -58,4 +58,4 @@ def test_tokens_and_log_probabilities_are_those_of_transformers(kept):
     gaps += [abs(a - b) for row, one in zip(scored, wanted, strict=True) for a, b in zip(row, one.logprobs, strict=True)]
     assert max(gaps) <= 2e-4 and sum(gaps) / len(gaps) <= 2e-5
     with pytest.raises(InputError, match=r"is an adapter of an adapter(.|\n)*safework models merge"):
-        load_token_engine(VLLM, second.path, dtype="float32")
+        load_token_engine(vllm, second.path, dtype="float32")

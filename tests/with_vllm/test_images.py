@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
-from typing import Any
-
 import pytest
 import torch
 
@@ -27,15 +24,9 @@ from safework_cli.models.tiny import create_tiny_model
 pytest.importorskip("vllm", reason="vLLM is not installed here: make install-vllm test-vllm")
 pytest.importorskip("torchvision", reason="vLLM's code for images needs torchvision: make test-vllm")
 pytestmark = [pytest.mark.enable_socket, pytest.mark.timeout(900), pytest.mark.skipif(bool(hidden_because()), reason="torchvision differs")]
-ENGINES = count(1)
 CONVERSATIONS, IMAGES = [row.prompt for row in ROWS], [row.images for row in ROWS]
 GREEDY, SAMPLED = Sampling(16), Sampling(16, 1.0, seed=3)
 MEAN_GAP, LARGEST_GAP = 2e-5, 2e-4
-
-
-def settings() -> dict[str, Any]:
-    """Of one more engine in this process: on a CPU, vLLM counts what those before it hold as used."""
-    return {"gpu_memory_utilization": 0.1 * next(ENGINES), "max_model_len": 512}
 
 
 @pytest.fixture(scope="session")
@@ -72,9 +63,11 @@ def compare(engine, own, barred=()) -> None:
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "internvl"])
-def test_tokens_and_log_probabilities_are_those_of_transformers(family, create):
+def test_tokens_and_log_probabilities_are_those_of_transformers(family, create, share):
     folder = create(family)
-    engine = load_token_engine(EngineSettings(kind="vllm", vllm=settings()), folder, dtype="float32", images=True)
+    engine = load_token_engine(
+        EngineSettings(kind="vllm", vllm={"gpu_memory_utilization": share, "max_model_len": 512}), folder, dtype="float32", images=True
+    )
     own = load_token_engine(EngineSettings(), folder, dtype="float32", images=True)
     compare(engine, own)
     prompt = Model(own.model, own.tokenizer, own.processor).prompts()[2]
@@ -87,11 +80,20 @@ def test_tokens_and_log_probabilities_are_those_of_transformers(family, create):
         engine.generate_ids([prompt.ids], GREEDY, visions=[vision])
 
 
-def test_bounds_and_weights_of_the_trainer_are_taken_over(qwen, tmp_path):
+def test_bounds_and_weights_of_the_trainer_are_taken_over(qwen, tmp_path, share):
     """The tower's weights change, too: what vLLM kept of an image is forgotten."""
     processor, tokenizer = load_processor(qwen, pixels=PixelBounds(max_pixels=28 * 28 * 2)), load_tokenizer(qwen)
     log = tmp_path / "vllm.log"
-    engine = VllmEngine(qwen, tokenizer, VllmSettings(**settings()), dtype="float32", sampled=True, live=True, log=log, processor=processor)
+    engine = VllmEngine(
+        qwen,
+        tokenizer,
+        VllmSettings(gpu_memory_utilization=share, max_model_len=512),
+        dtype="float32",
+        sampled=True,
+        live=True,
+        log=log,
+        processor=processor,
+    )
     model = load_model(qwen, dtype="float32")
     own = engine_over(model, tokenizer, processor=processor)
     torch.manual_seed(1)

@@ -85,9 +85,9 @@ def over_steps(engine: TokenEngine, load: Callable[[Any, int], None], folder: Pa
         moved(model)
 
 
-def test_in_the_process(wide_model, capfd, tmp_path):
+def test_in_the_process(wide_model, share, capfd, tmp_path):
     log = tmp_path / "vllm.log"
-    tokenizer, settings = load_tokenizer(wide_model), VllmSettings(gpu_memory_utilization=0.05, max_model_len=512)
+    tokenizer, settings = load_tokenizer(wide_model), VllmSettings(gpu_memory_utilization=share, max_model_len=512)
     state = torch.random.get_rng_state()
     engine = VllmEngine(wide_model, tokenizer, settings, dtype="float32", sampled=True, live=True, log=log)
     assert torch.equal(torch.random.get_rng_state(), state), "the run's random numbers are its own"
