@@ -14,7 +14,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +221,7 @@ def _printing_to(log: Path) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     kept = {number: os.dup(number) for number in (1, 2)}
-    with log.open("a") as file:
+    with log.open("a") as file, redirect_stdout(file), redirect_stderr(file):  # Python's streams may be others than the files 1 and 2
         for number in kept:
             os.dup2(file.fileno(), number)
         try:

@@ -88,8 +88,8 @@ def _folder_engine() -> type:
                 raise RuntimeError(f"start the server by `safework serve`, or with {LIVE}=1: else it computes with packed, old weights")
 
         def start_weight_update(self) -> None:
-            # by their names before the reload, which gives an output embedding that is tied to the input's a name of its own: none comes for
-            # it, and it keeps sharing the storage that the input's is written to
+            # by their names before the reload, which gives an output embedding that is tied to the input's a name of its own: none comes
+            # for it, and it keeps sharing the storage that the input's is written to
             self._wanted = {name for name, _ in self.model.named_parameters()}
             initialize_layerwise_reload(self.model)
 
