@@ -84,7 +84,7 @@ def refused_apart(model: str, kind: str, *, equal: bool = False) -> Measure:
 
     Args:
         kind: the suites are KIND-harmful and KIND-harmless.
-        equal: the interval must reach 0: where nothing can be read, nothing may be told apart.
+        equal: the interval must reach 0: where nothing can be read, both sides look the same.
     """
 
     def measure(records: Sequence[Record]) -> Measured:

@@ -230,7 +230,7 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     from safework_cli.core.signals import StopRequest
     from safework_cli.core.stage import WorkDir
     from safework_cli.data.row import Row
-    from safework_cli.engines.hf import engine as hf
+    from safework_cli.engines import over_tokens
     from safework_cli.models.chat_template import encode_prompt
     from safework_rl.config import RlConfig
     from safework_rl.curriculum import Curriculum
@@ -239,7 +239,7 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     from safework_rl.step import StepContext
     from safework_rl.trl_adapter import LadderTrainer
 
-    hf.stop_token_ids = lambda *_: []  # every reply takes all its tokens
+    over_tokens.stop_token_ids = lambda *_: []  # every reply takes all its tokens
 
     class Alternating(M3Objective):
         def __init__(self) -> None:

@@ -86,15 +86,16 @@ def _padded_places(row_lengths: tuple[int, ...], shared: int, device: torch.devi
     beginning; and where each token of the sequence is in them, (ΣT,) in R·L."""
     ends = row_lengths[1:] if shared else row_lengths
     width = shared + max(ends)
-    place_RL = torch.zeros(len(ends), width, dtype=torch.long)
-    place_RL[:, :shared] = torch.arange(shared)
-    back_T = torch.arange(sum(row_lengths))  # the shared beginning: that of the first row
-    start = shared
-    for row, length in enumerate(ends):
-        place_RL[row, shared : shared + length] = torch.arange(start, start + length)
-        back_T[start : start + length] = row * width + shared + torch.arange(length)
-        start += length
-    return place_RL.to(device), back_T.to(device)
+    with torch.inference_mode(False):  # they are kept, and a backward pass does not take tensors that were made in it
+        place_RL = torch.zeros(len(ends), width, dtype=torch.long)
+        place_RL[:, :shared] = torch.arange(shared)
+        back_T = torch.arange(sum(row_lengths))  # the shared beginning: that of the first row
+        start = shared
+        for row, length in enumerate(ends):
+            place_RL[row, shared : shared + length] = torch.arange(start, start + length)
+            back_T[start : start + length] = row * width + shared + torch.arange(length)
+            start += length
+        return place_RL.to(device), back_T.to(device)
 
 
 def _mask_by_row(*places: Any, attention_mask: torch.Tensor | None = None, **settings: Any) -> torch.Tensor | None:

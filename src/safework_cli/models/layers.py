@@ -56,7 +56,11 @@ def lora_config(lora: Lora | None, model: nn.Module) -> LoraConfig | None:
     names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if name and not name.rsplit(".", 1)[-1].isdecimal()})
     for part in full:
         if part not in names:
-            raise ConfigError(f"lora.full names '{part}', and {type(model).__name__} has no such module{nearest(part, names)}", "", "")
+            raise ConfigError(
+                f"lora.full names '{part}', and {type(model).__name__} has no such module{nearest(part, names)}",
+                "a part is named by the last word of a module's name",
+                "name one, such as multi_modal_projector, or leave lora.full out",
+            )
     # some routers are linear layers that return more than a product (Phi-MoE, Llama 4)
     routers = [name for name, module in model.named_modules() if name.endswith(".router") and isinstance(module, nn.Linear)]
     return LoraConfig(

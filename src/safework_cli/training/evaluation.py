@@ -45,8 +45,8 @@ class Evaluation(TrainerCallback):
     Nothing but the trainer's log is remembered, so a run that is killed and resumed decides as one that is not.
 
     A signal to stop does not wait for an evaluation, which can take longer than a scheduler does: the step's checkpoint is written without
-    it, and the resumed run evaluates that step first. Two evaluations are finished: the last step's, after which there is no training to
-    resume, and any that may end the run (``early_stopping_patience``). With several processes, one that has begun is finished too.
+    it, and the resumed run evaluates that step first. Two evaluations are finished: the last step's, since nothing is trained after it, and
+    any that may end the run (``early_stopping_patience``). With several processes, one that has begun is finished too.
 
     Args:
         rows: whose prompts are used.

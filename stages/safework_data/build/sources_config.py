@@ -69,7 +69,7 @@ class DrawnSource(Settings):
     def _known(cls, value: list[str]) -> list[str]:
         for kind in value:
             if kind not in DRAWN_KINDS:
-                raise ValueError(f"there is no kind '{kind}'{nearest(kind, DRAWN_KINDS)} (kinds: {', '.join(DRAWN_KINDS)})")
+                raise ValueError(f"'{kind}' is not a kind of question{nearest(kind, DRAWN_KINDS)} (kinds: {', '.join(DRAWN_KINDS)})")
         if len(set(value)) < len(value):
             raise ValueError("a kind is named twice")
         return value

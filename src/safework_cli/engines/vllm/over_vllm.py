@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ SAMPLED_LOGPROBS, MODEL_LOGPROBS = "processed_logprobs", "raw_logprobs"
 """vLLM's names of the log-probabilities of the distribution that is sampled from, and of the model's own."""
 
 
-class OverVllm(OverTokens):
+class OverVllm(OverTokens, ABC):
     """A ``TokenEngine`` over vLLM, wherever it runs.
 
     Args:
@@ -43,9 +44,9 @@ class OverVllm(OverTokens):
         self._bounds = processor_options(processor)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """See ``Engine.name``."""
-        raise NotImplementedError
 
     def _jobs(
         self, prompts: Sequence[list[int]], sampling: Sampling, n: int, seeds: Sequence[Sequence[int]] | None

@@ -175,11 +175,6 @@ class VllmServer:
             raise self.gone(f"answered {path} with what is not JSON") from None
         return answer if isinstance(answer, dict) else {}
 
-    async def _or_health(self, path: str) -> str:
-        if path == "/health":
-            return ""
-        return ", although it answers /health" if await self._healthy() else ", nor does it answer /health"
-
     async def _healthy(self) -> bool:
         import httpx2
 
