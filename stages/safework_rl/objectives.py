@@ -149,11 +149,12 @@ class Objective(Protocol):
         """Judges given answers as if the policy had given them, in perfect form."""
         ...
 
-    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+    def wanted(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
         """Which groups are worth training on, (N,); the others may be sampled again with other prompts, and have no advantage.
 
         Args:
             correct_NG: 1, 0, or NaN where a reply could not be scored.
+            length_NG: in tokens.
         """
         ...
 
@@ -187,7 +188,7 @@ class _TaskObjective:
     def try_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> Scored:
         return self.rewards.score(rows, [make_reply("…", answer) for answer in answers])  # a thought without words has no language
 
-    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+    def wanted(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
         return torch.ones(len(correct_NG), dtype=torch.bool, device=correct_NG.device)
 
     def finish_step(self) -> dict[str, float]:
@@ -206,11 +207,11 @@ class M3Objective(_TaskObjective):
         super().__init__(rewards)
         self._weighting, self._filter = weighting, filter_groups
 
-    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
-        return mixed_groups(correct_NG) if self._filter else super().wanted(correct_NG)
+    def wanted(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
+        return mixed_groups(correct_NG) if self._filter else super().wanted(correct_NG, length_NG)
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        unwanted_N1 = ~self.wanted(correct_NG)[:, None]  # out of "clip_filter"'s count of groups that vary, too
+        unwanted_N1 = ~self.wanted(correct_NG, length_NG)[:, None]  # out of "clip_filter"'s count of groups that vary, too
         return group_mean(reward_NG.masked_fill(unwanted_N1, math.nan), self._weighting)
 
 
@@ -220,21 +221,45 @@ def m3(config: M3Config, rewards: TaskRewards) -> M3Objective:
 
 
 class EfficientObjective(_TaskObjective):
-    """Safe and efficient: the conditional length advantage (in place of CALE, whose formula is not published)."""
+    """Safe and efficient: the conditional length advantage (in place of CALE, whose formula is not published).
 
-    def __init__(self, rewards: TaskRewards, form: str, *, mu: float, alpha: float, beta: float):
+    Both forms were published for rewards of 0 and 1. Here a verifier's score has decimals, and replies that are all right differ in them by
+    chance; DDCA divides such differences by their deviation, so that they would count as much as right and wrong. With ``filter_groups``
+    rewards are therefore compared only in groups with a right and a wrong reply, as in ``rl m3``; length counts in the others.
+    """
+
+    def __init__(self, rewards: TaskRewards, config: EfficientConfig):
         super().__init__(rewards)
-        self._form, self._mu, self._alpha, self._beta = form, mu, alpha, beta
+        self._config = config
+
+    def wanted(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
+        if not self._config.filter_groups:
+            return super().wanted(correct_NG, length_NG)
+        several_N = (correct_NG == 1).sum(dim=1) >= 2
+        return mixed_groups(correct_NG) | (several_N & self._length_counts(correct_NG, length_NG).squeeze(1))
 
     def advantages(self, reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor) -> torch.Tensor:
-        if self._form == "canon":
-            return canon(reward_NG, length_NG, correct_NG == 1, mu=self._mu, alpha=self._alpha)
-        return ddca(reward_NG, length_NG, correct_NG == 1, beta=self._beta)
+        if self._config.filter_groups:
+            compared_N1 = mixed_groups(correct_NG)[:, None]
+            level_NG = torch.where(reward_NG.isnan(), reward_NG, reward_NG.nanmean(dim=1, keepdim=True))
+            reward_NG = torch.where(compared_N1, reward_NG, level_NG)
+        counts_N1 = self._length_counts(correct_NG, length_NG)
+        right_NG = correct_NG == 1
+        if self._config.length_advantage == "canon":
+            advantage_NG = canon(reward_NG, length_NG, right_NG, mu=self._config.mu, alpha=self._config.alpha, discounted_N1=counts_N1)
+        else:
+            advantage_NG = ddca(reward_NG, length_NG, right_NG, beta=self._config.ddca_beta, active_N1=counts_N1)
+        return advantage_NG.masked_fill(~self.wanted(correct_NG, length_NG)[:, None], 0.0)
+
+    def _length_counts(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
+        """Whether a group's lengths differ enough to be compared, (N, 1)."""
+        compared_NG = torch.ones_like(correct_NG, dtype=torch.bool) if self._config.length_advantage == "canon" else correct_NG == 1
+        return relative_spread(length_NG, compared_NG) > max(self._config.min_length_spread, EPSILON)
 
 
 def efficient(config: EfficientConfig, rewards: TaskRewards) -> EfficientObjective:
     """The objective of ``rl efficient``."""
-    return EfficientObjective(rewards, config.length_advantage, mu=config.mu, alpha=config.alpha, beta=config.ddca_beta)
+    return EfficientObjective(rewards, config)
 
 
 # ---------------------------------------------------------------------------------------------------------- advantages: pure functions
@@ -268,7 +293,15 @@ def group_mean(reward_NG: torch.Tensor, weighting: Weighting, cap: float = 3.0, 
     return torch.where(informative_N1, weight_N1 * centred_NG, torch.zeros_like(centred_NG))
 
 
-def canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor, *, mu: float, alpha: float) -> torch.Tensor:
+def canon(
+    reward_NG: torch.Tensor,
+    length_NG: torch.Tensor,
+    correct_NG: torch.Tensor,
+    *,
+    mu: float,
+    alpha: float,
+    discounted_N1: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The conditional length advantage in CANON's form (arXiv 2509.23962), in place of CALE, whose formula is not published.
 
     Completions are sorted by length; the short half S is the first ⌊G/2⌋, the long half L the rest (ties in their given order).
@@ -283,9 +316,12 @@ def canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Te
         correct_NG: bool; safe and right, the format kept.
         mu: weight of the comparison between the halves, in [0, 1].
         alpha: discount of long completions, in (0, 1]; 1 has no preference for length.
+        discounted_N1: groups in which long completions are discounted; all where None, those of equal lengths included.
     """
     plain_NG = _canon(reward_NG, length_NG, mu, 1.0)
     discounted_NG = _canon(reward_NG, length_NG, mu, alpha)
+    if discounted_N1 is not None:
+        discounted_NG = torch.where(discounted_N1, discounted_NG, plain_NG)
     return torch.where(correct_NG, discounted_NG, torch.minimum(plain_NG, discounted_NG))
 
 
@@ -302,13 +338,23 @@ def _canon(reward_NG: torch.Tensor, length_NG: torch.Tensor, mu: float, alpha: f
     return torch.nan_to_num(torch.where(is_short_NG, short_NG, long_NG))  # NaN: unscored, or a half in which nothing was scored
 
 
-def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Tensor, *, beta: float) -> torch.Tensor:
+def ddca(
+    reward_NG: torch.Tensor,
+    length_NG: torch.Tensor,
+    correct_NG: torch.Tensor,
+    *,
+    beta: float,
+    active_N1: torch.Tensor | None = None,
+) -> torch.Tensor:
     """The length advantage conditioned on correct completions (DDCA, arXiv 2602.02099), the other replacement of CALE.
 
         A = (R − mean R)/(std R + ε) + β·A_len
         A_len = −(s − mean_C s)·(n/G) on the n correct completions C, 0 elsewhere;  s = sigmoid((len − mean_C len)/(std_C len + ε))
 
-    Deviations are the sample's, in both. Switched off in a group with fewer than two correct completions or with equal lengths.
+    Deviations are the sample's, in both. A_len is 0 in a group with fewer than two correct completions or with equal lengths.
+
+    Args:
+        active_N1: groups in which A_len counts; all where None.
     """
     accuracy_NG = group_mean(reward_NG, "std")
     nan = torch.full_like(reward_NG, torch.nan)
@@ -318,7 +364,16 @@ def ddca(reward_NG: torch.Tensor, length_NG: torch.Tensor, correct_NG: torch.Ten
     count_N1 = correct_NG.sum(dim=1, keepdim=True)
     length_advantage_NG = -(s_NG - s_NG.nanmean(dim=1, keepdim=True)) * count_N1 / reward_NG.shape[1]
     active_NG = correct_NG & (count_N1 >= 2) & (std_N1 > EPSILON)
+    if active_N1 is not None:
+        active_NG = active_NG & active_N1
     return accuracy_NG + beta * torch.where(active_NG, length_advantage_NG, torch.zeros_like(length_advantage_NG))
+
+
+def relative_spread(length_NG: torch.Tensor, compared_NG: torch.Tensor) -> torch.Tensor:
+    """Sample deviation of the lengths of the compared completions relative to their mean, (N, 1); 0 where fewer than two are compared."""
+    compared_length_NG = torch.where(compared_NG, length_NG.float(), torch.nan)
+    mean_N1 = torch.nan_to_num(compared_length_NG.nanmean(dim=1, keepdim=True))
+    return _std(compared_length_NG) / mean_N1.clamp(min=1)
 
 
 def mixed_groups(correct_NG: torch.Tensor) -> torch.Tensor:

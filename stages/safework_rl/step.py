@@ -173,7 +173,7 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
     kept, attempts = refill(engine, drawn, prompts, number, run)
 
     reward_NG = torch.tensor([[t.reward for t in group] for group in kept])
-    length_NG = torch.tensor([[t.length for t in group] for group in kept])
+    length_NG = lengths(kept)
     advantage_NG, numbers = torch.zeros_like(reward_NG), {}
     if places := [place for place, group in enumerate(kept) if run.rewarded(group)]:
         correct_NG = correctness([kept[place] for place in places])
@@ -315,13 +315,19 @@ def without_signal(groups: list[Group], run: StepContext) -> list[int]:
     places = [place for place, group in enumerate(groups) if run.rewarded(group)]
     if not places:
         return []
-    wanted_N = run.objective.wanted(correctness([groups[place] for place in places]))
+    rewarded = [groups[place] for place in places]
+    wanted_N = run.objective.wanted(correctness(rewarded), lengths(rewarded))
     return [place for place, wanted in zip(places, wanted_N.tolist(), strict=True) if not wanted]
 
 
 def correctness(groups: list[Group]) -> torch.Tensor:
     """1, 0, or NaN for a reply that could not be scored, (N, G)."""
     return torch.tensor([[math.nan if r.correct is None else float(r.correct) for r in group] for group in groups])
+
+
+def lengths(groups: list[Group]) -> torch.Tensor:
+    """Sampled tokens of each reply, (N, G)."""
+    return torch.tensor([[t.length for t in group] for group in groups])
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from safework_cli.data.tasks import TaskName
-from safework_rl.config import RlConfig
-from safework_rl.routing import Routes, unread_routes
+from safework_rl.task_config import TaskRlConfig
 
 
-class EfficientConfig(RlConfig):
+class EfficientConfig(TaskRlConfig):
     """Settings of ``safework rl efficient``."""
 
     length_advantage: Literal["canon", "ddca"] = "canon"
@@ -22,16 +22,21 @@ class EfficientConfig(RlConfig):
     """CANON: discount of long replies; 1 has no preference for length."""
     ddca_beta: float = Field(0.2, ge=0, le=1000)
     """DDCA: weight of the length advantage."""
+    min_length_spread: float = Field(0.05, ge=0, le=10)
+    """Sample deviation of the lengths in a group, relative to their mean, from which length counts there: DDCA divides by the deviation and
+    CANON sorts by length, so that without a limit one token more or less counts as much as half the reply. 0: any difference, as in both
+    papers. DDCA looks at right replies only, CANON at all."""
     tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
-    """Tasks whose prompts are drawn, equally often."""
-    rewards: Routes = Field(default_factory=dict, validate_default=True)
-    """As in rl m3."""
+    """Tasks whose prompts are drawn, by task_weights."""
+
+    @property
+    def curriculum(self) -> list[tuple[Sequence[str], float]]:
+        return [(self.tasks, 1.0)]
 
     def unused(self) -> list[str]:
         unused = super().unused()
         if "weighting" in self.loss.model_fields_set:
             unused.append("loss.weighting is not read: length_advantage weights the groups")
-        unused += unread_routes(self.rewards, set(self.tasks))
         of_the_other = ("mu", "alpha") if self.length_advantage == "ddca" else ("ddca_beta",)
         given = [name for name in of_the_other if name in self.model_fields_set]
         return unused + [f"{name} is not read with length_advantage={self.length_advantage}" for name in given]

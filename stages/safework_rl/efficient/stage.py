@@ -20,7 +20,9 @@ from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 
 class EfficientStage(PolicyStage):
     name = "rl efficient"
-    version = 5  # 5: bf16; 4: several updates a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
+    version = 6
+    # 6: groups are filtered and refilled, lengths that hardly differ do not count; 5: bf16; 4: several updates a rollout, sample deviation,
+    # draws by completion; 3: language term; 2: other draws
     summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."
     Config = EfficientConfig
     inputs = {
@@ -33,11 +35,13 @@ class EfficientStage(PolicyStage):
     output = "model"
 
     def plan(self, config: EfficientConfig, inputs: Inputs) -> Plan:
-        rewards = rewarded_by(config.rewards, set(config.tasks))
-        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards, set(config.tasks))
-        plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), alpha {config.alpha}")
-        check_routes(plan, config.rewards, set(config.tasks), inputs)
-        plan_reference(plan, config, inputs, set(config.tasks), config.rewards)
+        tasks = config.drawn
+        rewards = rewarded_by(config.rewards, tasks)
+        plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-m3')}-efficient", rewards, tasks)
+        strength = f"alpha {config.alpha:g}" if config.length_advantage == "canon" else f"beta {config.ddca_beta:g}"
+        plan.lines.append(f"length advantage: {config.length_advantage} (in place of CALE), {strength}")
+        check_routes(plan, config.rewards, tasks, inputs)
+        plan_reference(plan, config, inputs, tasks, config.rewards)
         return plan
 
     def external_digests(self, config: EfficientConfig) -> dict[str, str]:
@@ -48,8 +52,11 @@ class EfficientStage(PolicyStage):
         from safework_rl.run import task_rewards, train
 
         objective = load_registered(OBJECTIVES, "efficient", "objective")(config, task_rewards(config, config.rewards, inputs, work.world))
-        unrewarded = without_reward(config.rewards, config.tasks)
-        return train(config, objective, inputs, work, phases=[(config.tasks, 1.0)], task_weights={}, unrewarded=unrewarded)
+        unrewarded = without_reward(config.rewards, config.drawn)
+        return train(
+            config, objective, inputs, work,
+            phases=config.curriculum, task_weights=config.task_weights, refill=config.refills, unrewarded=unrewarded,
+        )  # fmt: skip
 
 
 stage = EfficientStage()

@@ -30,7 +30,7 @@ class M3Stage(PolicyStage):
     output = "model"
 
     def plan(self, config: M3Config, inputs: Inputs) -> Plan:
-        tasks = {task for phase in config.phases for task in phase.tasks}
+        tasks = config.drawn
         rewards = rewarded_by(config.rewards, tasks)
         plan = plan_rl(config, inputs, f"{inputs.one('model').name.removesuffix('-sft')}-m3", rewards, tasks)
         plan.lines += [f"phase {i}: {', '.join(phase.tasks)} ({phase.share:g} parts)" for i, phase in enumerate(config.phases, 1)]
@@ -48,10 +48,11 @@ class M3Stage(PolicyStage):
 
         rewards = task_rewards(config, config.rewards, inputs, work.world)
         objective = load_registered(OBJECTIVES, config.objective, "objective")(config, rewards)
-        phases = [(phase.tasks, phase.share) for phase in config.phases]
-        refill = config.refill_attempts if config.filter_groups else 0
-        unrewarded = without_reward(config.rewards, (task for tasks, _ in phases for task in tasks))
-        return train(config, objective, inputs, work, phases=phases, task_weights=config.task_weights, refill=refill, unrewarded=unrewarded)
+        unrewarded = without_reward(config.rewards, config.drawn)
+        return train(
+            config, objective, inputs, work,
+            phases=config.curriculum, task_weights=config.task_weights, refill=config.refills, unrewarded=unrewarded,
+        )  # fmt: skip
 
 
 stage = M3Stage()

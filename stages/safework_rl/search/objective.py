@@ -77,7 +77,7 @@ class SearchObjective:
         transcripts = [Transcript([], row.prompt, answer=answer, confidence=10, ending="answered") for row, answer in pairs]
         return self.score(rows, list(answers), transcripts)
 
-    def wanted(self, correct_NG: torch.Tensor) -> torch.Tensor:
+    def wanted(self, correct_NG: torch.Tensor, length_NG: torch.Tensor) -> torch.Tensor:
         """All: where every answer is right, their confidence still is or is not."""
         return torch.ones(len(correct_NG), dtype=torch.bool, device=correct_NG.device)
 

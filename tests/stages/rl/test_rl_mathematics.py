@@ -10,7 +10,9 @@ import torch
 from safework_rl.lagrange import Multiplier
 from safework_rl.losses.contract import reference_kl
 from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule
-from safework_rl.objectives import canon, ddca, group_mean, mixed_groups, overlong_penalty
+from safework_rl.config import FormatSettings, LanguageSettings
+from safework_rl.efficient.config import EfficientConfig
+from safework_rl.objectives import EfficientObjective, TaskRewards, canon, ddca, group_mean, mixed_groups, overlong_penalty, relative_spread
 
 NAN = math.nan
 
@@ -209,6 +211,57 @@ def test_ddca_vanishes_with_one_right_reply_or_equal_lengths(reward, length):
 def test_groups_are_filtered_on_correctness_not_on_reward():
     groups = [[1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, NAN], [NAN, 0.0]]
     assert mixed_groups(torch.tensor(groups)).tolist() == [False, True, False, False, False]
+
+
+def efficient(form="ddca", **settings):
+    config = EfficientConfig(length_advantage=form, **settings)
+    return EfficientObjective(TaskRewards({}, {}, FormatSettings(), LanguageSettings(), 0.5), config)
+
+
+BOTH_FORMS = pytest.mark.parametrize("form", [{"form": "canon", "alpha": 0.5}, {"form": "ddca", "ddca_beta": 1.0}])
+RIGHT = torch.ones(1, 4)
+DECIMALS = torch.tensor([[0.991, 0.992, 0.993, 0.994]])
+
+
+def test_the_spread_of_lengths_is_relative_to_their_mean_and_of_those_that_are_compared():
+    length = torch.tensor([[90, 110, 5, 1000], [7, 7, 7, 7], [3, 9, 9, 9]])
+    compared = torch.tensor([[True, True, False, False], [True] * 4, [True, False, False, False]])
+    assert relative_spread(length, compared).squeeze(1).tolist() == pytest.approx([math.sqrt(200) / 100, 0.0, 0.0])
+
+
+@BOTH_FORMS
+def test_a_token_more_and_the_decimals_of_a_verifier_do_not_move_replies_that_are_all_right(form):
+    objective = efficient(**form)
+    for length in ([60, 60, 60, 60], [60, 61, 60, 62]):
+        length = torch.tensor([length])
+        assert not objective.wanted(RIGHT, length).any() and (objective.advantages(DECIMALS, length, RIGHT) == 0).all()
+    papers = efficient(**form, filter_groups=False, min_length_spread=0)
+    assert papers.wanted(RIGHT, length).all() and papers.advantages(DECIMALS, length, RIGHT).abs().max() > 0.4
+
+
+@BOTH_FORMS
+def test_among_right_replies_only_length_decides(form):
+    length = torch.tensor([[90, 30, 80, 40]])
+    found = efficient(**form).advantages(DECIMALS, length, RIGHT)
+    assert efficient(**form).wanted(RIGHT, length).all()
+    assert (found[0, [1, 3]] > 0.1).all() and (found[0, [0, 2]] < -0.1).all()
+    assert torch.allclose(found, efficient(**form).advantages(DECIMALS.flip(1), length, RIGHT), atol=1e-2), "not the verifier's decimals"
+
+
+@BOTH_FORMS
+def test_where_right_and_wrong_meet_rewards_are_compared_and_where_all_is_wrong_nothing_is(form):
+    length, mixed = torch.tensor([[60, 61, 60, 62]]), torch.tensor([[1.0, 0.0, 1.0, 0.0]])
+    found = efficient(**form).advantages(mixed, length, mixed)
+    assert efficient(**form).wanted(mixed, length).all() and (found[0, [0, 2]] > 0).all() and (found[0, [1, 3]] < 0).all()
+    wrong, apart = torch.zeros(1, 4), torch.tensor([[10, 20, 90, 90]])
+    assert not efficient(**form).wanted(wrong, apart).any() and (efficient(**form).advantages(DECIMALS / 9, apart, wrong) == 0).all()
+
+
+@BOTH_FORMS
+def test_a_reply_without_a_score_stays_out_of_both_comparisons(form):
+    scores, right = torch.tensor([[0.9, NAN, 0.95, 1.0]]), torch.tensor([[1.0, NAN, 1.0, 1.0]])
+    found = efficient(**form).advantages(scores, torch.tensor([[90, 30, 80, 20]]), right)
+    assert torch.isfinite(found).all() and found[0, 3] > 0 and found[0, 1] == 0
 
 
 def test_the_multiplier_rises_while_the_constraint_is_violated():

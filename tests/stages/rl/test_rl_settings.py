@@ -68,7 +68,7 @@ def test_a_multiplier_outside_its_bounds_is_refused():
         (M3Config(language={"mode": "off", "weight": 2.0}), ["language.weight is read"]),
         (M3Config(overlong={"factor": 2.0}), ["overlong.factor has no effect"]),
         (M3Config(filter_groups=False, refill_attempts=1), ["refill_attempts is read with filter_groups=true"]),
-        (M3Config(task_weights={"search": 1.0}), ["task_weights.search weighs a task that no phase draws"]),
+        (M3Config(task_weights={"search": 1.0}), ["task_weights.search weighs a task that is not drawn"]),
         (M3Config(rewards={"search": {"correctness": 1.0}}), ["rewards.search routes a task that is not drawn"]),
         (M3Config(lr_scheduler_type="constant", warmup_ratio=0.1), ["warmup_ratio is not read"]),
         (M3Config(max_steps=2, num_generations=32, phases=[{"tasks": ["general"], "share": s} for s in (1.0, 1e3)]), ["phase 1 gets none"]),

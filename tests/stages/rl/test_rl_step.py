@@ -12,7 +12,8 @@ from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
 from safework_rl.measures import step_measures
-from safework_rl.objectives import M3Objective, TaskRewards
+from safework_rl.efficient.config import EfficientConfig
+from safework_rl.objectives import EfficientObjective, M3Objective, TaskRewards
 from safework_rl.step import StepContext, flat, step
 
 CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
@@ -43,7 +44,7 @@ class Counting:
 def steps(tiny_model):
     from safework_cli.models.load import load_tokenizer
 
-    def make(words, refill=2, judge=None, **settings):
+    def make(words, refill=2, judge=None, shorter=None, **settings):
         rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
         one = Counting(load_tokenizer(tiny_model))
         verifiers = {"counting": judge or one, "format": rule_verifier("format")}
@@ -54,7 +55,8 @@ def steps(tiny_model):
         def encode(row):
             return [1, 2], None
 
-        return StepContext(config, M3Objective(rewards, "std", True), rows, plan, encode, refill=refill), one, rows
+        objective = M3Objective(rewards, "std", True) if shorter is None else EfficientObjective(rewards, shorter)
+        return StepContext(config, objective, rows, plan, encode, refill=refill), one, rows
 
     return make
 
@@ -71,6 +73,15 @@ def test_a_group_without_a_signal_is_replaced_by_one_with_a_signal(steps):
     assert measures["groups/zero_variance"] == 0.5 and measures["groups/replaced"] == 1
     assert measures["verifier/general/counting/std"] == pytest.approx(0.4330127)
     assert measures["completions/mean_length"] == 3.5
+
+
+@pytest.mark.parametrize(("spread", "replaced", "learned"), [(0.3, 2, False), (0.1, 1, True)])
+def test_efficient_replaces_right_replies_only_where_their_lengths_are_alike(steps, spread, replaced, learned):
+    """Replies have 3 and 4 tokens: a spread of 0.2."""
+    run, engine, _ = steps(["always", "never", "mixed", "mixed", "mixed"], shorter=EfficientConfig(min_length_spread=spread))
+    batch = step(engine, [0, 1], 0, run)
+    assert batch.replaced == replaced and (batch.kept[0] is batch.drawn[0]) is learned
+    assert bool(batch.advantage_NG[0, 0] > 0) is learned, "the shorter one; in the group of a mixed row the first reply is wrong"
 
 
 def test_it_looks_no_longer_than_it_may_and_no_further_than_there_are_rows(steps):
