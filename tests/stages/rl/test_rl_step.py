@@ -11,8 +11,8 @@ from safework_cli.verifiers.contract import Exchange, Verdict, judged
 from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.config import FormatSettings, LanguageSettings, RlConfig
 from safework_rl.curriculum import Curriculum
-from safework_rl.measures import step_measures
 from safework_rl.efficient.config import EfficientConfig
+from safework_rl.measures import step_measures
 from safework_rl.objectives import EfficientObjective, M3Objective, TaskRewards
 from safework_rl.step import StepContext, flat, step
 
