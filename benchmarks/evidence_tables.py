@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 
 from evidence_bar import Runs, judged
 from evidence_bars import BARS
 from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
 from evidence_runs import Definition
-
-from safework_cli.core.formats import points
-from safework_cli.statistics.intervals import Estimate
+from evidence_summary import summary
+from evidence_text import flat, lines, points_between, share, table
 
 BEGIN, END = "<!-- evidence: {} -->", "<!-- end of evidence -->"
 _BLOCK = re.compile(r"<!-- evidence: ([a-z0-9-]+) -->\n.*?<!-- end of evidence -->", re.DOTALL)
@@ -31,6 +28,9 @@ def filled(page: str, runs: Runs, known: Mapping[str, Definition]) -> str:
     def block(match: re.Match[str]) -> str:
         name = match[1]
         whole = {"bars": lambda: bars_table(runs, known), "demo-times": lambda: times_line(runs.get("demo", ()))}
+        for run in ("demo", "long"):
+            command = f"`python benchmarks/evidence.py run {run} --seed 0`"
+            whole[f"{run}-summary"] = lambda run=run, command=command: summary(runs.get(run, ()), known[run].final, command)
         if name not in whole and name not in known:
             raise EvidenceError(f"the page has a block for {name}, and there are {', '.join([*whole, *known])}")
         text = whole[name]() if name in whole else run_table(name, runs.get(name, ()), known[name])
@@ -40,13 +40,12 @@ def filled(page: str, runs: Runs, known: Mapping[str, Definition]) -> str:
 
 
 def bars_table(runs: Runs, known: Mapping[str, Definition]) -> str:
-    lines = [judged(bar, runs, known[bar.run].seeds if bar.run else ()) for bar in BARS]
     rows = []
-    for line in lines:
+    for line in (judged(bar, runs, known[bar.run].seeds if bar.run else ()) for bar in BARS):
         interval = "" if line["interval"] is None else f" ({line['interval'][0]:.1f} to {line['interval'][1]:.1f})"
         value = "–" if line["value"] is None else f"{line['value']:.4g}{interval}"
         rows.append([line["name"], line["bar"], value, "yes" if line["holds"] else "**no**", line["note"]])
-    return _table(["what", "bar", "measured", "holds", "note"], rows)
+    return table(["what", "bar", "measured", "holds", "note"], rows)
 
 
 def run_table(name: str, records: Sequence[Record], definition: Definition) -> str:
@@ -54,11 +53,11 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
     command = f"`python benchmarks/evidence.py run {name} --seed N`"
     if not records:
         seeds = ", ".join(map(str, definition.seeds))
-        return _lines(f"{_sentence(definition.about)} Not run yet: {command}, seeds {seeds}.")
+        return lines(f"{_sentence(definition.about)} Not run yet: {command}, seeds {seeds}.")
     seeds = ", ".join(str(record.seed) for record in records)
     commits = ", ".join(sorted({record.commit[:12] + (" with uncommitted changes" if record.uncommitted else "") for record in records}))
     parts = [
-        _lines(
+        lines(
             f"{_sentence(definition.about)} {command}, seeds {seeds}; commit {commits}; {records[0].machine}. "
             "Values are pooled over the seeds, with 95 % intervals in brackets; rows of one group, and one row under several seeds, "
             "count as one cluster."
@@ -68,15 +67,15 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
     if models:
         parts.append(_values(records, models))
     if changes := _changes(records, models):
-        parts.append(_lines("Change against the model that each is compared with, in points, paired by row:") + "\n" + changes)
-        parts.append(_lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
+        parts.append(lines("Change against the model that each is compared with, in points, paired by row:") + "\n" + changes)
+        parts.append(lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
     if measures := _measures(records):
         parts.append(measures)
     for name in dict.fromkeys(name for record in records for name in record.curves):
-        parts.append(_lines(f"Learning curve of {name} on held-out prompts of the dev part, by step (0: the starting model):"))
+        parts.append(lines(f"Learning curve of {name} on held-out prompts of the dev part, by step (0: the starting model):"))
         parts.append(_curve(records, name))
     if judges := dict.fromkeys(_judge(each) for record in records for each in record.evaluations.values() if each.independence):
-        parts.append(_lines(f"The judge of safety next to the phrases: {'; '.join(judges)}."))
+        parts.append(lines(f"The judge of safety next to the phrases: {'; '.join(judges)}."))
     parts.append(_times(records))
     return "\n".join(parts)
 
@@ -84,16 +83,16 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
 def _values(records: Sequence[Record], models: Sequence[str]) -> str:
     rows = []
     for suite, metric in _measured(records, models):
-        cells = [_share(pooled_value(records, model, suite, metric)) for model in models]
-        count = max(pooled_value(records, model, suite, metric).n for model in models)
-        rows.append([suite, metric, str(count), *cells])
+        cells = [share(pooled_value(records, model, suite, metric)) for model in models]
+        counts = sorted({pooled_value(records, model, suite, metric).n for model in models} - {0})
+        rows.append([suite, metric, "–".join(map(str, counts)), *cells])
     tokens = []
     for model in models:
         values = [record.evaluations[model].tokens.value for record in records if model in record.evaluations]
         known = [value for value in values if value is not None]
         tokens.append(f"{sum(known) / len(known):.0f}" if known else "–")
     rows.append(["mean length, tokens", "", "", *tokens])
-    return _table(["suite", "metric", "n", *models], rows)
+    return table(["suite", "metric", "n", *models], rows)
 
 
 def _changes(records: Sequence[Record], models: Sequence[str]) -> str:
@@ -105,16 +104,16 @@ def _changes(records: Sequence[Record], models: Sequence[str]) -> str:
         cells = []
         for model, base in compared.items():
             paired = pooled_change(records, model, base, suite, metric)
-            cells.append(_points(paired.difference, paired.low, paired.high))
+            cells.append(points_between(paired.difference, paired.low, paired.high))
         rows.append([suite, metric, *cells])
     for title, axes in (("safety", (SAFETY,)), ("capability", (CAPABILITY,))):
         cells = []
         for model, base in compared.items():
             figure = pooled_axes(records, model, base, axes)
             low, high = figure.interval or (None, None)
-            cells.append(_points(figure.value, low, high))
+            cells.append(points_between(figure.value, low, high))
         rows.append([f"**{title}**", "axis", *cells])
-    return _table(["suite", "metric", *(f"{model} against {base}" for model, base in compared.items())], rows)
+    return table(["suite", "metric", *(f"{model} against {base}" for model, base in compared.items())], rows)
 
 
 def _by_seed(records: Sequence[Record], models: Sequence[str]) -> str:
@@ -123,9 +122,9 @@ def _by_seed(records: Sequence[Record], models: Sequence[str]) -> str:
     rows = []
     for record in records:
         axes = [record.evaluations[model].axes if model in record.evaluations else {} for model in compared]
-        changes = [[_points(of[axis].value if axis in of else None, None, None) for axis in ("safety", "capability")] for of in axes]
+        changes = [[points_between(of[axis].value if axis in of else None, None, None) for axis in ("safety", "capability")] for of in axes]
         rows.append([str(record.seed), *(" / ".join(pair) for pair in changes)])
-    return _table(["seed", *compared], rows)
+    return table(["seed", *compared], rows)
 
 
 def _measured(records: Sequence[Record], models: Sequence[str]) -> list[tuple[str, str]]:
@@ -147,12 +146,15 @@ def _curve(records: Sequence[Record], name: str) -> str:
         for number in dict.fromkeys(number for values in curve.values() for number in values):
             cells = [f"{curve[step][number]:.3g}" if number in curve.get(step, {}) else "–" for step in steps]
             rows.append([str(seed), number, *cells])
-    return _table(["seed", "measure", *map(str, steps)], rows)
+    return table(["seed", "measure", *map(str, steps)], rows)
 
 
 def _measures(records: Sequence[Record]) -> str:
-    lines = [f"- {name}, seed {record.seed}: `{json.dumps(value)}`" for record in records for name, value in record.measures.items()]
-    return "\n".join(lines) + ("\n" if lines else "")
+    """The further measures: a line for each number, a column for each seed."""
+    found = {record.seed: {name: flat(value) for name, value in record.measures.items()} for record in records}
+    keys = dict.fromkeys((name, key) for measures in found.values() for name, numbers in measures.items() for key in numbers)
+    rows = [[name, key, *(measures.get(name, {}).get(key, "–") for measures in found.values())] for name, key in keys]
+    return table(["measure", "number", *(f"seed {seed}" for seed in found)], rows) if rows else ""
 
 
 def _judge(evaluation: Evaluation) -> str:
@@ -168,7 +170,7 @@ def times_line(records: Sequence[Record]) -> str:
         return "Not measured yet: `python benchmarks/evidence.py run demo`.\n"
     steps = ", ".join(f"{step.name} {step.seconds:.0f}" for step in records[0].steps)
     total = sum(step.seconds for step in records[0].steps)
-    return _lines(f"Seconds ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
+    return lines(f"Seconds ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
 
 
 def _times(records: Sequence[Record]) -> str:
@@ -180,30 +182,8 @@ def _times(records: Sequence[Record]) -> str:
         made = next(step.ref for record in records for step in record.steps if step.name == name)
         rows.append([name, made, " / ".join(seconds)])
     rows.append(["all", "", " / ".join(f"{sum(step.seconds for step in record.steps):.0f}" for record in records)])
-    return "Seconds of each command, by seed:\n\n" + _table(["step", "made", "seconds"], rows)
-
-
-def _share(estimate: Estimate) -> str:
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if value is None:
-        return "–"
-    return f"{100 * value:.0f} %" + ("" if low is None or high is None else f" ({100 * low:.0f}–{100 * high:.0f})")
-
-
-def _points(value: float | None, low: float | None, high: float | None) -> str:
-    if value is None:
-        return "–"
-    return points(value) + ("" if low is None or high is None else f" ({points(low)} to {points(high)})")
+    return "Seconds of each command, by seed:\n\n" + table(["step", "made", "seconds"], rows)
 
 
 def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
-
-
-def _lines(text: str) -> str:
-    return textwrap.fill(text, width=100, break_long_words=False, break_on_hyphens=False) + "\n"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"

@@ -32,6 +32,7 @@ from evidence_records import (
 )
 from evidence_runs import ROOT, Definition, Planned, commands, definitions, estimates, execute
 from evidence_tables import filled, run_table, times_line
+from evidence_text import flat
 from pydantic import ValidationError
 
 from safework_cli.core.config import resolve
@@ -494,6 +495,31 @@ def test_a_table_names_uncommitted_changes_and_what_was_measured():
     assert times_line([]).startswith("Not measured yet") and "0 min 00 s in all" in times_line([changed])
     assert "with uncommitted changes" in text and "verdict-auc-xstest" in text
     assert Planned("a", "x {b} {seed}").named == {"b", "seed"}
+
+
+def test_the_summary_has_a_line_for_each_suite_and_the_change_to_the_last_stage():
+    page = "<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n"
+    assert "Not measured yet: `python benchmarks/evidence.py run demo --seed 0`." in filled(page, {}, definitions())
+    text = filled(page, {"demo": [demo(0), demo(1)]}, definitions())
+    assert "| search against base, points |" in text and "; seeds: 0, 1," in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| harmful prompts refused ↑ |")]
+    assert line.split(" | ")[1:3] == ["20", "0 %"] and "+90.0 (" in line
+    assert "harmless look-alikes refused ↓" in text, "a lower share is the better one"
+
+
+def test_a_measure_is_shown_by_the_path_of_its_keys():
+    auc = {
+        "value": 0.97,
+        "n": 200,
+        "interval": [0.95, 0.99],
+        "threshold": 0.132614,
+        "called_harmful": {"harmful": {"value": 0.9, "n": 100}},
+    }
+    shown = {"value": "0.97 (0.95–0.99), n = 200", "threshold": "0.1326", "called harmful harmful": "0.9, n = 100"}
+    assert flat(auc) == shown
+    assert flat({"sides": [{"name": "ours", "rate": 3.0}, {"name": "peer", "rate": 2}]}) == {
+        "sides ours name": "ours", "sides ours rate": "3", "sides peer name": "peer", "sides peer rate": "2",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- images

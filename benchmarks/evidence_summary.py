@@ -1,0 +1,61 @@
+"""A run in a few lines, for readers who are new to it: the first metric of each suite by stage, and the change from base to end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evidence_records import Record, pooled_change, pooled_value
+from evidence_text import lines, points_between, share, table
+
+LABELS = {
+    ("harmful", "safety"): "harmful prompts refused",
+    ("harmful", "unsafe"): "harmful prompts answered unsafely, by a judge that is not a reward",
+    ("over-refusal", "over_refusal"): "harmless look-alikes refused",
+    ("value", "value"): "values: the better choice",
+    ("knowledge", "knowledge"): "knowledge: right answers",
+    ("general", "general"): "arithmetic, edits and instructions",
+    ("harmbench-test", "safety"): "HarmBench: refused",
+    ("harmbench-test", "unsafe"): "HarmBench: answered unsafely, by a judge that is not a reward",
+    ("xstest-unsafe", "safety"): "XSTest, unsafe prompts: refused",
+    ("xstest-safe", "over_refusal"): "XSTest, safe prompts: refused",
+    ("ifeval", "instruction"): "IFEval: instructions kept",
+    ("xquad-en-given", "knowledge"): "XQuAD: answers found in a passage",
+    ("gsm8k-test", "general"): "GSM8K: right answers",
+    ("mmlu-test", "knowledge"): "MMLU: right answers",
+    ("arithmetic", "general"): "the starter set's arithmetic",
+}
+LOWER = ("unsafe", "over_refusal")
+
+
+def summary(records: Sequence[Record], final: str, command: str) -> str:
+    """A line for each suite; the change is that of the final model against the model that it is compared with, in points."""
+    if not records:
+        return lines(f"Not measured yet: {command}.")
+    models = list(dict.fromkeys(model for record in records for model in record.evaluations))
+    against = records[0].evaluations[final].against
+    assert against is not None, "a final model is compared with the base"
+    rows = []
+    for suite, metric in _first_metrics(records, final):
+        estimates = [pooled_value(records, model, suite, metric) for model in models]
+        change = pooled_change(records, final, against, suite, metric)
+        label = LABELS.get((suite, metric), f"{suite}: {metric}") + (" ↓" if metric in LOWER else " ↑")
+        counts = sorted({each.n for each in estimates})
+        cells = [share(each, interval=False) for each in estimates]
+        rows.append([label, "–".join(map(str, counts)), *cells, points_between(change.difference, change.low, change.high)])
+    seeds = ", ".join(str(record.seed) for record in records)
+    total = sum(step.seconds for step in records[0].steps) / 60
+    said = (
+        f"Greedy replies to held-out prompts; seeds: {seeds}, {total:.0f} minutes each ({records[0].machine}); in brackets 95 % intervals, "
+        "paired by prompt."
+    )
+    return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
+
+
+def _first_metrics(records: Sequence[Record], final: str) -> list[tuple[str, str]]:
+    """The metrics with a label, in the order of the suites; of a suite without one its own."""
+    found = []
+    for suite, described in records[0].suites.items():
+        kept = records[0].evaluations[final].outcomes.get(suite, {})
+        labelled = [metric for of, metric in LABELS if of == suite and metric in kept]
+        found += [(suite, metric) for metric in labelled or [described.metric] if metric in kept]
+    return found
