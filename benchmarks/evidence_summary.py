@@ -19,7 +19,7 @@ LABELS = {
     ("xstest-unsafe", "safety"): "XSTest, unsafe prompts: refused",
     ("xstest-safe", "over_refusal"): "XSTest, safe prompts: refused",
     ("ifeval", "instruction"): "IFEval: instructions kept",
-    ("xquad-en-given", "knowledge"): "XQuAD: answers found in a passage",
+    ("xquad-en-given", "general"): "XQuAD: answers found in a passage",
     ("gsm8k-test", "general"): "GSM8K: right answers",
     ("mmlu-test", "knowledge"): "MMLU: right answers",
     ("arithmetic", "general"): "the starter set's arithmetic",

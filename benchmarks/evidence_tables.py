@@ -55,7 +55,9 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
         seeds = ", ".join(map(str, definition.seeds))
         return lines(f"{_sentence(definition.about)} Not run yet: {command}, seeds {seeds}.")
     seeds = ", ".join(str(record.seed) for record in records)
-    commits = ", ".join(sorted({record.commit[:12] + (" with uncommitted changes" if record.uncommitted else "") for record in records}))
+    made_at = {commit[:12] for record in records for commit in (record.commit, *(step.commit for step in record.steps)) if commit}
+    unclean = " (with uncommitted changes)" if any(record.uncommitted for record in records) else ""
+    commits = ", ".join(sorted(made_at)) + unclean
     parts = [
         lines(
             f"{_sentence(definition.about)} {command}, seeds {seeds}; commit {commits}; {records[0].machine}. "
