@@ -39,7 +39,7 @@ TEMPLATE_TOKENS = 5
 
 class SftStage(Stage):
     name = "sft"
-    version = 8  # 8: the verdict's threshold by a fit; 7: image rows train, and a vision-language model is saved with its processor
+    version = 9  # 9: held-out prompts by task; 8: the verdict's threshold by a fit; 7: image rows train, and the processor is saved
     summary = "Fine-tune a model on reasoned replies (chain-of-thought SFT)."
     Config = SftConfig
     inputs = {

@@ -18,7 +18,7 @@ from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.stage import Inputs, Outcome
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
-from safework_cli.training.heldout import best_step, deciding_metric, evaluations_without_gain, is_due, refuse_overlap
+from safework_cli.training.heldout import best_step, deciding_metric, evaluations_without_gain, is_due, refuse_overlap, spread_over_tasks
 from safework_cli.verifiers.contract import Verdict
 from safework_sft.config import SftConfig
 from safework_sft.stage import stage
@@ -278,7 +278,19 @@ def test_a_judge_judges_the_replies_of_its_tasks_only(tiny_artifact, toy_data, s
         in plan_of(store, "eval_steps=1", "eval_verifiers.j=rule:refusal", "eval_judge_tasks={k: [safety]}")[1][0]
     )
     with pytest.raises(InputError, match="would judge nothing"):
-        run(store, work, heldout, toy_data, eval_samples=1, max_steps=2, eval_judge_tasks={"safety": ["general"]})
+        run(store, work, heldout, toy_data, eval_samples=1, max_steps=2, eval_judge_tasks={"safety": ["safety"]})
+
+
+def test_the_prompts_of_an_evaluation_are_spread_over_the_tasks_and_over_the_rows_of_each():
+    tasks = ["safety"] * 60 + ["value"] * 6 + ["general"] * 30
+    rows = [Row(f"{task}-{i}", task, [{"role": "user", "content": f"Prompt {i}?"}]) for i, task in enumerate(tasks)]
+    chosen = spread_over_tasks(rows, 30)
+    counts = {task: sum(row.task == task for row in chosen) for task in ("safety", "value", "general")}
+    assert counts == {"safety": 12, "value": 6, "general": 12}, "not 19, 2 and 9, as in the rows"
+    assert [row.id for row in chosen if row.task == "safety"] == [f"safety-{i * 5}" for i in range(12)]
+    assert chosen == sorted(chosen, key=rows.index) and len(set(map(id, chosen))) == 30
+    assert spread_over_tasks(rows, 1000) == rows and len(spread_over_tasks(rows, 2)) == 2
+    assert spread_over_tasks(rows[:60], 12) == [row for row in chosen if row.task == "safety"], "of one task: over its rows"
 
 
 def plan_of(store, *words):

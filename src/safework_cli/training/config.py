@@ -36,7 +36,7 @@ class EvaluationConfig(Settings):
     """Optimiser steps between evaluations: replies to held-out prompts (eval_data) are sampled greedily and judged by eval_verifiers.
     The first evaluation is that of the starting model. No evaluation where null."""
     eval_samples: int = Field(64, ge=1, le=10**6)
-    """Held-out prompts of an evaluation, the same ones each time, spread evenly over the rows."""
+    """Held-out prompts of an evaluation, the same ones each time: as many of each task, or all where a task has fewer."""
     eval_tasks: list[TaskName] = Field(default_factory=list)
     """Tasks whose held-out prompts are used; all of them where empty."""
     eval_judge_tasks: dict[str, list[TaskName]] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ from safework_cli.training.heldout import (
     held_out_rows,
     is_due,
     refuse_idle_judges,
+    spread_over_tasks,
 )
 from safework_cli.training.strategy import leave_weights_at
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
@@ -274,8 +275,7 @@ def evaluation_during(
         )
     if len(fitting) < len(rows):
         work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or cannot be asked, and are left out")
-    count = min(config.eval_samples, len(fitting))
-    chosen = [fitting[i * len(fitting) // count] for i in range(count)]
+    chosen = spread_over_tasks(fitting, config.eval_samples)
     refuse_idle_judges(config, chosen)
     artifacts = inputs.many("eval_verifiers")
     judges = {name: load_verifier(artifact, trust_remote_code=trust_remote_code) for name, artifact in artifacts.items()}

@@ -132,6 +132,22 @@ def held_out_rows(config: EvaluationConfig, inputs: Inputs) -> list[Row]:
     return chosen
 
 
+def spread_over_tasks(rows: Sequence[Row], count: int) -> list[Row]:
+    """``count`` rows at most, in their order: as many of each task as of the others, or all where a task has fewer, spread over its rows.
+
+    Drawn from all rows alike, a task with many held-out rows would leave so few of the others that their measure is mostly chance.
+    """
+    by_task: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        by_task.setdefault(row.task, []).append(place)
+    left, chosen = min(count, len(rows)), []
+    for number, places in enumerate(sorted(by_task.values(), key=len)):
+        own = min(len(places), left // (len(by_task) - number))
+        chosen += [places[i * len(places) // own] for i in range(own)]
+        left -= own
+    return [rows[place] for place in sorted(chosen)]
+
+
 def refuse_idle_judges(config: EvaluationConfig, rows: Sequence[Row]) -> None:
     """Raises InputError where a judge's tasks have none of the prompts."""
     found = {row.task for row in rows}

@@ -23,7 +23,7 @@ PROMPTS_SLOT = Slot(("dataset",), "prompts of the tasks, such as starter:rl")
 
 class M3Stage(PolicyStage):
     name = "rl m3"
-    version = 5  # 5: bf16; 4: several updates a rollout, sample deviation, draws by completion; 3: refill, language term; 2: other draws
+    version = 6  # 6: held-out prompts by task; 5: bf16; 4: several updates a rollout, sample deviation; 3: refill, language term; 2: draws
     summary = "M3-RL: multimodal, multitask, multiobjective reinforcement learning with CPGD."
     Config = M3Config
     inputs = {"model": MODEL_SLOT, "data": PROMPTS_SLOT, "verifiers": VERIFIERS_SLOT, "reference": REFERENCE_SLOT, **EVAL_SLOTS}

@@ -19,7 +19,7 @@ from safework_rl.search.config import SearchConfig
 
 class SearchRlStage(PolicyStage):
     name = "rl search"
-    version = 7  # 7: a seed an episode; 6: bf16; 5: the search instruction where it lacks; 4: several updates a rollout; 3, 2: draws
+    version = 8  # 8: held-out prompts by task; 7: a seed an episode; 6: bf16; 5: the search instruction where it lacks; 4, 3, 2: draws
     summary = "Deliberative-search RL: think, search, read, state confidence, answer; reliability is a constraint."
     Config = SearchConfig
     inputs = {
