@@ -21,8 +21,8 @@ from safework_rl.routing import check_routes, digests_of_rules, rewarded_by
 class EfficientStage(PolicyStage):
     name = "rl efficient"
     version = 7
-    # 7: held-out prompts by task; 6: groups are filtered and refilled, lengths that hardly differ do not count; 5: bf16; 4: several updates a rollout, sample deviation,
-    # draws by completion; 3: language term; 2: other draws
+    # 7: held-out prompts by task; 6: groups are filtered and refilled, lengths that hardly differ do not count; 5: bf16; 4: several updates
+    # a rollout, sample deviation, draws by completion; 3: language term; 2: other draws
     summary = "Safe-and-efficient RL: shorter reasoning, rewarded only where the reply is safe and right."
     Config = EfficientConfig
     inputs = {
