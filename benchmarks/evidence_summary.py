@@ -43,9 +43,10 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
         cells = [share(each, interval=False) for each in estimates]
         rows.append([label, "–".join(map(str, counts)), *cells, points_between(change.difference, change.low, change.high)])
     seeds = ", ".join(str(record.seed) for record in records)
-    total = sum(step.seconds for step in records[0].steps) / 60
+    minutes = sorted({round(sum(step.seconds for step in record.steps) / 60) for record in records})
+    took = str(minutes[0]) if len(minutes) == 1 else f"{minutes[0]} to {minutes[-1]}"
     said = (
-        f"Greedy replies to held-out prompts; seeds: {seeds}, {total:.0f} minutes each ({records[0].machine}); in brackets 95 % intervals, "
+        f"Greedy replies to held-out prompts; seeds: {seeds}, {took} minutes each ({records[0].machine}); in brackets 95 % intervals, "
         "paired by prompt."
     )
     return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
