@@ -82,7 +82,7 @@ RUNS = {
         8,
     ),
     "m3": Run(("rl", "m3", *_REWARDED, "filter_groups=false", "phases=[{tasks: [safety], share: 1}]", "beta=0.05"), 8),
-    "efficient": Run(("rl", "efficient", *_REWARDED, "tasks=[safety]"), 8),
+    "efficient": Run(("rl", "efficient", *_REWARDED, "filter_groups=false", "tasks=[safety]"), 8),
     "search": Run(
         (
             "rl", "search", *_ROLLOUTS, "data=dataset/questions:rl", "index=index/passages", "max_completion_length=160",

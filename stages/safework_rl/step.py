@@ -26,10 +26,9 @@ from safework_cli.environments.search.runner import EpisodeLimits, Transcript, r
 from safework_cli.models.vision import Vision
 from safework_cli.training.group import spread
 from safework_cli.verifiers.contract import Verdict
-from safework_rl.advantages import overlong_penalty
 from safework_rl.config import RlConfig
 from safework_rl.curriculum import Curriculum
-from safework_rl.objectives import Objective
+from safework_rl.objectives import Objective, overlong_penalty
 
 
 @dataclass(slots=True)

@@ -140,7 +140,7 @@ def test_seeds_are_what_numpy_takes():
         ("rl m3", ["rewards={safety: {safety: -1}}"], "rewards.safety.safety must be at least 0"),
         ("rl m3", ["rewards={safety: {safety: 0}}"], "every verifier of the task 'safety' has the weight 0"),
         ("rl m3", ["rewards={saftey: {safety: 1}}"], "did you mean 'safety'"),
-        ("rl m3", ["phases=[{tasks: [safety], share: 1}]", "task_weights={safety: 0}"], "task_weights is 0 for every task of phase 1"),
+        ("rl m3", ["phases=[{tasks: [safety], share: 1}]", "task_weights={safety: 0}"], "task_weights is 0 for every task"),
         ("rl search", ["reliability={low: 2, high: 1}"], "is not between low=2"),
         ("search", ["guide_weights={safety: -1}"], "guide_weights.safety must be at least 0"),
         ("search", ["candidates=1000000"], "candidates must be at most 4,096"),

@@ -12,10 +12,9 @@ from safework_cli.data.row import Row
 from safework_cli.environments.search.runner import Transcript
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.rules import rule_verifier
-from safework_rl.advantages import group_mean
 from safework_rl.lagrange import Multiplier
 from safework_rl.losses.contract import Weighting
-from safework_rl.objectives import Scored, TaskRewards
+from safework_rl.objectives import Scored, TaskRewards, group_mean
 from safework_rl.search.config import SearchConfig
 
 

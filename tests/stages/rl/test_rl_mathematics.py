@@ -7,13 +7,21 @@ import math
 import pytest
 import torch
 
-from safework_rl.advantages import canon, ddca, group_mean, mixed_groups, overlong_penalty, relative_spread
 from safework_rl.config import FormatSettings, LanguageSettings
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.lagrange import Multiplier
 from safework_rl.losses.contract import reference_kl
 from safework_rl.losses.cpgd import cpgd_loss, epsilon_schedule
-from safework_rl.objectives import EfficientObjective, TaskRewards
+from safework_rl.objectives import (
+    EfficientObjective,
+    TaskRewards,
+    canon,
+    ddca,
+    group_mean,
+    mixed_groups,
+    overlong_penalty,
+    relative_spread,
+)
 
 NAN = math.nan
 
