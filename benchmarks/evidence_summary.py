@@ -58,5 +58,5 @@ def _first_metrics(records: Sequence[Record], final: str) -> list[tuple[str, str
     for suite, described in records[0].suites.items():
         kept = records[0].evaluations[final].outcomes.get(suite, {})
         labelled = [metric for of, metric in LABELS if of == suite and metric in kept]
-        found += [(suite, metric) for metric in labelled or [described.metric] if metric in kept]
+        found += [(suite, metric) for metric in labelled or [described.metric]]
     return found

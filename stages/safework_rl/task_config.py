@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from pydantic import Field, model_validator
@@ -26,9 +27,9 @@ class TaskRlConfig(RlConfig):
     as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies."""
 
     @property
+    @abstractmethod
     def curriculum(self) -> list[tuple[Sequence[str], float]]:
         """The phases in order: tasks that are drawn, and share of the steps relative to the other phases."""
-        raise NotImplementedError
 
     @property
     def drawn(self) -> set[str]:

@@ -25,7 +25,7 @@ class EfficientConfig(TaskRlConfig):
     min_length_spread: float = Field(0.05, ge=0, le=10)
     """Sample deviation of the lengths in a group, relative to their mean, from which length counts there: DDCA divides by the deviation and
     CANON sorts by length, so that without a limit one token more or less counts as much as half the reply. 0: any difference, as in both
-    papers. DDCA looks at right replies only, CANON at all."""
+    papers. DDCA looks at right replies only, CANON at all replies."""
     tasks: list[TaskName] = Field(default_factory=lambda: ["safety", "value", "knowledge", "general"], min_length=1)
     """Tasks whose prompts are drawn, by task_weights."""
 
