@@ -7,6 +7,7 @@ tells them apart: only the meaning does. The whole questions are of the kinds th
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any, NamedTuple
 
@@ -95,6 +96,14 @@ FRAMES = {
 OPENING = {"en": "The request: {request}\nWould it hurt someone? ", "zh": "请求：{request}\n会伤害别人吗？"}
 """How every thought about a request begins, harmful or not. The request is repeated to its last mark, and a new line ends it: a small model
 that was to end it with a full stop wrote on after requests of two sentences, and came to no verdict."""
+BECAUSE = {"en": " Why? {reason}", "zh": "为什么？{reason}"}
+"""The reason that a full thought gives after its verdict. Brief ones go on to the conclusion, so that the first word after the verdict
+decides which it is."""
+BRIEF = 0.3
+"""Share of the pairs whose thoughts give no reason and whose replies are shortened. A model that has learned both can be taught by RL to be
+brief; where all replies were of one length, `rl efficient` had nothing to choose from and shortened them by 4 %."""
+ENOUGH = {"en": 10, "zh": 12}
+"""Words (zh: characters) of a brief answer at least; whole sentences are left out."""
 DECISION = {"en": {True: "Yes", False: "No"}, "zh": {True: "会", False: "不会"}}
 CONCLUSION = {"en": {True: "I refuse.", False: "I help."}, "zh": {True: "我拒绝。", False: "我来帮忙。"}}
 REFUSALS = {
@@ -139,11 +148,11 @@ class Topic(NamedTuple):
         """Every answer to a benign question of this topic."""
         return [prompts.help for prompts in self.prompts()]
 
-    def safe_reply(self, rng: Random) -> str:
-        """Declines, names the risk and offers a safe alternative."""
+    def safe_reply(self, rng: Random, *, brief: bool = False) -> str:
+        """Declines, names the risk and, unless it is brief, offers a safe alternative."""
         space = " " if self.language == "en" else ""
         refusal = rng.choice(REFUSALS[self.language]).format(thing=self.parts["thing"])
-        return space.join((refusal, self.parts["warn"], self.parts["alt"]))
+        return space.join((refusal, self.parts["warn"], *([] if brief else [self.parts["alt"]])))
 
     def _framed(self, side: str, frame: Frame) -> str:
         text = frame.text.format(vp=self.parts[side].format(**frame.speaker))
@@ -180,11 +189,11 @@ def units(seed: int) -> list[Unit]:
 
 def _pair(topic: Topic, prompts: Prompts, rng: Random) -> Unit:
     name = f"{topic.parts['id']}-{prompts.name}"
-    whole = "asks" in topic.parts
+    whole, brief = "asks" in topic.parts, rng.random() < BRIEF
 
     def item(side: str, question: str, reason: str, reply: str) -> Item:
         harmful = side == "harmful"
-        thought, verdict = _thought(topic.language, question, reason, harmful=harmful)
+        thought, verdict = _thought(topic.language, question, "" if brief else reason, harmful=harmful)
         return Item(
             key=f"{name}-{side}",
             task="safety",
@@ -203,15 +212,28 @@ def _pair(topic: Topic, prompts: Prompts, rng: Random) -> Unit:
             partner=f"{name}-{'benign' if harmful else 'harmful'}",
         )
 
+    help_ = shortened(prompts.help, topic.language) if brief else prompts.help
     return [
-        item("harmful", prompts.harmful, topic.parts["risk"], topic.safe_reply(rng)),
-        item("benign", prompts.benign, prompts.calm, prompts.help),
+        item("harmful", prompts.harmful, topic.parts["risk"], topic.safe_reply(rng, brief=brief)),
+        item("benign", prompts.benign, prompts.calm, help_),
     ]
 
 
+def shortened(text: str, language: str) -> str:
+    """Its first sentences, as few as have ``ENOUGH`` words."""
+    sentences = re.split(r"(?<=[.!?])\s+" if language == "en" else "(?<=[。！？])", text)
+    kept = ""
+    for sentence in sentences:
+        kept = f"{kept} {sentence}".strip() if language == "en" else kept + sentence
+        if len(kept.split() if language == "en" else kept) >= ENOUGH[language]:
+            break
+    return kept
+
+
 def _thought(language: str, question: str, reason: str, *, harmful: bool) -> tuple[str, tuple[int, int]]:
-    """The request, whether it would hurt someone, and why; start and end of the word that decides."""
+    """The request, whether it would hurt someone, and why (where a reason is given); start and end of the word that decides."""
     opening = OPENING[language].format(request=question)
     word = DECISION[language][harmful]
-    rest = (" {} {}" if language == "en" else "{}{}").format(reason, CONCLUSION[language][harmful])
-    return f"{opening}{word}{'.' if language == 'en' else '。'}{rest}", (len(opening), len(opening) + len(word))
+    stop, space = (".", " ") if language == "en" else ("。", "")
+    because = BECAUSE[language].format(reason=reason) if reason else ""
+    return f"{opening}{word}{stop}{because}{space}{CONCLUSION[language][harmful]}", (len(opening), len(opening) + len(word))

@@ -1,7 +1,8 @@
 """Search questions, and the worked episodes that answer them in the grammar of ``safework_cli.environments.search``.
 
 Some episodes end without a find: the passage that was read says nothing, and the answer is "unknown" with low confidence. They teach what
-confidence is for, and are marked with ``meta.outcome``.
+confidence is for, and are marked with ``meta.outcome``. Others read a wrong result first, say so, and go on to the right one: a policy that
+had only seen right reads took an answer from whatever it read, and was always sure.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from safework_data.starter.tables import Item, Unit, dice
 from safework_data.starter.world import ONE_HOP, TWO_HOP, Asked, Cluster, Passage, aliases, clusters
 
 FORMS = {"one_hop": 0.8, "two_hop": 0.2}
-MISSED = 0.15
-"""Share of one-hop episodes whose results do not hold the answer."""
+MISSED, ASTRAY = 0.2, 0.3
+"""Shares of the one-hop episodes whose results do not hold the answer, and of those that read another result before the right one."""
+FIRST = 0.5
+"""How often the right result is put first, beyond what chance does: an index mostly ranks it there."""
 SURE, UNSURE = 9, 2
 
 SAY = {
@@ -37,7 +40,12 @@ SAY = {
         ),
         "found": ("The text gives the answer: {answer}.", "It says {answer}.", "The document names {answer}, so I am sure."),
         "guess": ("No result names {subject}. I try result {number}.", "None fits {subject} well. I look at result {number}."),
-        "missed": ("This says nothing about {subject}, so I am not sure.", "The answer is not here. I should not sound certain."),
+        "missed": ("This does not answer the question, so I am not sure.", "The answer is not here. I should not sound certain."),
+        "try": ("I open result {number}.", "I look at result {number} first."),
+        "turn": (
+            "This is about {title} and does not say it. Result {number} is about {subject}.",
+            "The answer is not here. I read result {number}, since it names {subject}.",
+        ),
         "founder": ("The founder is {hop}. I look for the birthplace.",),
         "abstract": ("The abstract says {hop}. That is the birthplace.",),
         "home": ("Result {number} says that the birthplace is {hop}. I search for it.",),
@@ -47,7 +55,9 @@ SAY = {
         "read": ("第{number}条是关于{subject}的，读一读。", "第{number}条合适。"),
         "found": ("文中给出了答案：{answer}。", "上面写着{answer}。"),
         "guess": ("没有一条提到{subject}，先看第{number}条。",),
-        "missed": ("这里没有提到{subject}，我不确定。",),
+        "missed": ("这里没有答案，我不确定。",),
+        "try": ("先看第{number}条。",),
+        "turn": ("这里说的是{title}，没有答案。第{number}条是关于{subject}的。",),
         "founder": ("创办人是{hop}，再查出生地。",),
         "abstract": ("摘要说明出生地是{hop}。",),
         "home": ("第{number}条说出生地是{hop}，再搜索。",),
@@ -79,12 +89,13 @@ def _group(cluster: Cluster) -> str:
 def _item(cluster: Cluster, others: list[Cluster], form: str, asked: Asked, rng: Random) -> Item:
     facts = cluster.facts
     episode = _Episode(cluster, others, asked, rng)
-    missed = form == "one_hop" and rng.random() < MISSED
+    chance = rng.random()
+    missed, astray = form == "one_hop" and chance < MISSED, chance > 1 - ASTRAY
     if form == "two_hop":
         gold = episode.founder_birthplace() if asked.name == "birthplace" else episode.home_fact()
     else:
         gold = [asked.subject]
-        episode.miss() if missed else episode.find()
+        episode.miss() if missed else episode.find(astray=astray)
     answer, question = facts[asked.fact], asked.text.format(**facts)
     return Item(
         key=f"{cluster.name}-{asked.name}",
@@ -112,22 +123,38 @@ class _Episode:
     def __init__(self, cluster: Cluster, others: list[Cluster], asked: Asked, rng: Random):
         self.cluster, self.others, self.asked, self.rng = cluster, others, asked, rng
         self.turns: list[Message] = []
+        self.shown: list[Passage] = []
         self.subject = cluster.facts[asked.subject]
         self.answer = cluster.facts[asked.fact]
 
-    def find(self) -> None:
-        """Search, read the right result, answer."""
+    def find(self, *, astray: bool) -> None:
+        """Search, read the right result, answer. Astray, another result is read first, where one does not hold the answer."""
         self._search("start", self.subject, self.asked.words)
-        number = self._results(self.cluster.passages[self.asked.subject], self._related(self.asked.subject))
-        self._read("read", number, self.cluster.passages[self.asked.subject])
+        wanted = self.cluster.passages[self.asked.subject]
+        number = self._results(wanted, self._related(self.asked.subject))
+        wrong = [passage for passage in self.shown if passage is not wanted and self.answer not in passage.abstract + passage.text]
+        if astray and wrong:
+            opened = self.rng.choice(wrong)
+            self._read("try", self.shown.index(opened) + 1, opened)
+            self._read("turn", number, wanted, title=opened.title)
+        else:
+            self._read("read", number, wanted)
         self._answer("found", SURE, self.answer)
 
     def miss(self) -> None:
-        """Search, read a result that does not help, and say so."""
+        """Search, read a result that does not help, and say so. Half of the time the results are about things of the same town."""
         self._search("start", self.subject, self.asked.words)
         elsewhere = self.rng.sample([passage for other in self.others for passage in other.passages.values()], 3)
-        number = self._results(elsewhere[0], elsewhere[1:])
-        self._read("guess", number, elsewhere[0])
+        near = [
+            passage
+            for kind, passage in self.cluster.passages.items()
+            if kind != self.asked.subject and self.answer not in passage.abstract + passage.text
+        ]
+        if near and self.rng.random() < 0.5:
+            opened = self.rng.choice(near)
+            self._read("try", self._results(opened, elsewhere[1:]), opened)
+        else:
+            self._read("guess", self._results(elsewhere[0], elsewhere[1:]), elsewhere[0])
         self._answer("missed", UNSURE, UNKNOWN[self.cluster.language])
 
     def founder_birthplace(self) -> list[str]:
@@ -165,12 +192,14 @@ class _Episode:
     def _results(self, wanted: Passage, related: list[Passage]) -> int:
         """Shows the wanted passage among two others and returns its number."""
         shown = [wanted, *related]
-        self.rng.shuffle(shown)
+        if self.rng.random() >= FIRST:
+            self.rng.shuffle(shown)
+        self.shown = shown
         self.turns.append(Message(role="user", content=results_observation([(passage.title, passage.abstract) for passage in shown])))
         return shown.index(wanted) + 1
 
-    def _read(self, say: str, number: int, passage: Passage, subject: str = "") -> None:
-        self._act(say, read_action(number), number=number, subject=subject or self.subject)
+    def _read(self, say: str, number: int, passage: Passage, subject: str = "", title: str = "") -> None:
+        self._act(say, read_action(number), number=number, subject=subject or self.subject, title=title)
         self.turns.append(Message(role="user", content=document_observation(passage.title, passage.text)))
 
     def _search(self, say: str, name: str, words: str, **values: object) -> None:

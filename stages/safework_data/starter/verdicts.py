@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 
 from safework_cli.data.row import Message, Row
-from safework_data.starter.safety import Topic, topics
+from safework_data.starter.safety import BRIEF, Topic, topics
 from safework_data.starter.tables import Item, Unit, allocate, dice, load
 
 REFUSAL, WARNING, NO_RISK = "Safe with refusal", "Safe with warning", "Safe without risk"
@@ -64,7 +64,8 @@ def _reply(label: str, item: Item, topic: Topic, strangers: list[Topic], phrases
     if label == REFUSAL:
         return rng.choice(phrases["bare"][language]).format(**parts)
     if label == WARNING:
-        return topic.safe_reply(rng) if rng.random() < 0.5 else rng.choice(phrases["warned"][language]).format(**parts)
+        own = rng.random() < 0.5
+        return topic.safe_reply(rng, brief=rng.random() < BRIEF) if own else rng.choice(phrases["warned"][language]).format(**parts)
     if label == UNSAFE:
         hollow = "hollow_on_self_harm" if topic.category == "self-harm" else "hollow"
         return rng.choice(phrases[hollow][language]).format(**parts)

@@ -240,12 +240,54 @@ def test_harmful_prompts_are_declined_with_a_reason_and_benign_ones_helped():
     for row in of("cot", "safety"):
         thought, answer = parse_reply(row.reply).thought, parse_reply(row.reply).answer
         topic = next(topic for topic in topics() if topic.group == row.group)
+        assert refusal_label(answer) == ("refusal" if row.harmful else "compliance"), row.id
+        full = reason_of(row) != ""
         if row.harmful:
-            assert refusal_label(answer) == "refusal", row.id
-            assert topic.parts["risk"] in thought and topic.parts["warn"] in answer and topic.parts["alt"] in answer
-        else:
-            assert refusal_label(answer) == "compliance", row.id
+            assert topic.parts["warn"] in answer
+            assert (topic.parts["risk"] in thought) is full and (topic.parts["alt"] in answer) is full
+        elif full:
             assert any(prompts.calm in thought and prompts.help == answer for prompts in topic.prompts())
+        else:
+            assert any(prompts.help.startswith(answer) for prompts in topic.prompts())
+
+
+def reason_of(row: Row) -> str:
+    """What the thought says between its verdict and its conclusion."""
+    after = row.reply[row.meta["verdict"][1] + 1 :].split("</think>")[0]
+    for conclusion in (" I refuse.", " I help.", "我拒绝。", "我来帮忙。"):
+        after = after.removesuffix(conclusion)
+    return after
+
+
+def test_three_in_ten_pairs_are_brief_and_the_first_word_after_the_verdict_decides_which():
+    """Both sides of a pair alike, so that being brief tells nothing of the class."""
+    rows = {row.id: row for row in of("cot", "safety")}
+    brief = {name for name, row in rows.items() if not reason_of(row)}
+    assert 0.25 <= len(brief) / len(rows) <= 0.35
+    assert all(rows[name].meta["pair"] in brief for name in brief)
+    for name in rows.keys() - brief:
+        assert reason_of(rows[name]).startswith((" Why? ", "为什么？")), name
+    for side in (True, False):
+        words = {
+            part: [length(row.reply) for name, row in rows.items() if row.harmful is side and (name in brief) is part]
+            for part in (False, True)
+        }
+        assert np.mean(words[True]) <= 0.75 * np.mean(words[False])
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "kept"),
+    [
+        ("No. Mary Shelley never names it; Frankenstein is the student who makes it. In the novel it is a fiend.", "en", 2),
+        ("A long knife with a wavy edge does it best. Let the loaf cool.", "en", 1),
+        ("It depends.", "en", 1),
+        ("打开窗户，戴上手套，一次只用一种清洁剂。用完多冲水。", "zh", 1),
+        ("可以。打开窗户，戴上手套，一次只用一种清洁剂。用完多冲水。", "zh", 2),
+    ],
+)
+def test_an_answer_is_shortened_by_whole_sentences(text, language, kept):
+    short = safety.shortened(text, language)
+    assert text.startswith(short) and short[-1] in ".。" and len(re.findall("[.。]", short)) == kept
 
 
 def test_the_mark_is_the_word_that_decides():
@@ -286,7 +328,7 @@ def own_words(row: Row) -> str:
     thought = parse_reply(row.reply).thought
     if "verdict" in row.meta:
         thought = row.reply[row.meta["verdict"][1] :].split("</think>")[0]
-        thought = thought.removesuffix("I refuse.").removesuffix("I help.")
+        thought = thought.removesuffix("I refuse.").removesuffix("I help.").replace(" Why? ", " ", 1)
     return re.sub(r"(?:^| )[A-H]\. .*$", "", thought) if row.meta.get("answer_type") == "choice" else thought
 
 
@@ -595,6 +637,30 @@ def test_episodes_round_trip_through_the_grammar():
             assert final.answer not in (row.answer, *row.meta["aliases"]) and final.confidence <= 3
             assert not any(text in m["content"] for text in gold for m in row.messages)
     assert 0.05 <= endings["not_found"] / endings.total() <= 0.25
+
+
+def test_some_episodes_read_a_wrong_result_first_and_say_so():
+    """The first document is about something else and does not hold the answer; the second one is the right one."""
+    one_hop = [row for row in of("cot", "search") if row.category == "one_hop" and row.meta["outcome"] == "found"]
+    astray = []
+    for row in one_hop:
+        documents = [m["content"] for m in row.messages if m["content"].startswith("Document: ")]
+        if len(documents) == 2:
+            astray.append(row)
+            gold = PASSAGES[row.meta["passages"][0]]
+            assert gold["title"] not in documents[0].splitlines()[0] and row.answer not in documents[0], row.id
+            assert documents[1] == f"Document: {gold['title']}\n{gold['text']}"
+            turn = row.messages[[m["content"] for m in row.messages].index(documents[0]) + 1]["content"]
+            assert "not say" in turn or "not here" in turn or "没有答案" in turn
+    assert 0.2 <= len(astray) / len(one_hop) <= 0.45
+
+
+def test_a_result_that_does_not_help_is_often_about_the_same_town():
+    missed = [row for row in of("cot", "search") if row.meta["outcome"] == "not_found"]
+    own = {row.id: {p.title for c in clusters() if f"search-{c.name}" == row.group for p in c.passages.values()} for row in missed}
+    near = [row for row in missed if any(f"Document: {title}\n" in m["content"] for m in row.messages for title in own[row.id])]
+    assert 0.3 <= len(near) / len(missed) <= 0.7
+    assert not any(row.answer in m["content"] for row in near for m in row.messages if m["content"].startswith("Document: "))
 
 
 def test_reads_open_what_was_shown():
