@@ -27,8 +27,8 @@ COUNTS: dict[str, dict[str, Counts]] = {
     "safety": {
         "verifier": {"en": {"pair": 270, "question": 40}, "zh": {"pair": 40}},
         "judge": {"en": {"pair": 200, "question": 38}, "zh": {"pair": 24}},
-        "cot": {"en": {"pair": 330, "question": 330}, "zh": {"pair": 60}},
-        "rl": {"en": {"pair": 112, "question": 24}, "zh": {"pair": 20}},
+        "cot": {"en": {"pair": 330, "question": 540}, "zh": {"pair": 60}},
+        "rl": {"en": {"pair": 112, "question": 96}, "zh": {"pair": 20}},
         "dev": {"en": {"pair": 50, "question": 14}},
         "heldout": {"en": {"pair": 72, "question": 28}, "zh": {"pair": 12}},
     },
