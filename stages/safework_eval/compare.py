@@ -6,7 +6,7 @@ import math
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from safework_cli.statistics.paired import Term, compare_paired, weighted_sum
+from safework_cli.statistics.paired import Term, compare_classes, compare_paired, weighted_sum
 from safework_eval.metrics import AXES, metric_named, on_axis
 
 Outcomes = Mapping[str, Mapping[str, float | None]]
@@ -21,12 +21,18 @@ def further_key(suite: str, metric: str) -> str:
 
 
 def compare(
-    this: Mapping[str, Any], this_outcomes: Outcomes, that: Mapping[str, Any], that_outcomes: Outcomes, groups: Groups | None = None
+    this: Mapping[str, Any],
+    this_outcomes: Outcomes,
+    that: Mapping[str, Any],
+    that_outcomes: Outcomes,
+    groups: Groups | None = None,
+    classes: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Any]:
     """The change from that evaluation to this one.
 
     Args:
         groups: of the rows; one that is not named stands for itself.
+        classes: suite → row id → class, of the suites whose value is the mean over classes.
 
     Returns:
         ``suites``: suite → paired change with interval and, for shares, an exact p, and the same of its further metrics in ``also`` where
@@ -41,7 +47,10 @@ def compare(
     for name in sorted(this["suites"].keys() & that["suites"].keys()):
         first, second = _scored(this_outcomes[name]), _scored(that_outcomes[name])
         group_of = (groups or {}).get(name, {})
-        paired = compare_paired(first, second, group_of)
+        if class_of := (classes or {}).get(name):
+            paired = compare_classes(first, second, group_of, class_of, metric_named(this["suites"][name]["metric"]).bounds)
+        else:
+            paired = compare_paired(first, second, group_of)
         suites[name] = {"metric": this["suites"][name]["metric"], **paired.to_json()}
         if paired.difference is not None:
             interval = None if paired.low is None or paired.high is None else (paired.low, paired.high)

@@ -249,7 +249,7 @@ def _compare(config: EvalConfig, base: Artifact, sides: list[Side], summaries: l
             if episode := judged_episode(record, groups.get(record["suite"], {}).get(record["id"], record["id"])):
                 that_episodes.setdefault(record["suite"], {})[record["id"]] = episode
         refuse_differences(summaries[0], that, base.ref, list(config.allow_differences))
-    compared = compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, groups)
+    compared = compare(summaries[0], _outcomes(sides[0]), that, that_outcomes, groups, _classes(sides[0], summaries[0]))
     for name, episodes in _episodes(sides[0]).items():
         if name in compared["suites"]:
             compared["suites"][name]["search"] = search_changes(episodes, that_episodes.get(name, {}), config.episode.certain)
@@ -275,6 +275,15 @@ def _groups(side: Side) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for sample in side.samples:
         found.setdefault(sample.suite, {})[sample.row.id] = sample.row.group
+    return found
+
+
+def _classes(side: Side, summary: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Suite → row id → class, of the suites whose value is the mean over classes."""
+    found: dict[str, dict[str, str]] = {}
+    for sample in side.samples:
+        if class_of := metric_named(summary["suites"][sample.suite]["metric"]).classes:
+            found.setdefault(sample.suite, {})[sample.row.id] = class_of(sample.row)
     return found
 
 

@@ -35,9 +35,9 @@ def card(
         "|---|---|---|---|",
         *(_line(name, metrics[name]) for name in ("accuracy", "macro_f1", "ece", "brier", "ece_before_temperature") if name in metrics),
         *(_line(f"{name}: {what}", entry[what]) for name, entry in metrics["baselines"].items() for what in ("accuracy", "macro_f1")),
-        *(_line(f"accuracy on source {source or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
+        *(_line(f"accuracy on source {escaped(source) or '(unnamed)'}", entry) for source, entry in metrics["by_source"].items()),
         *(
-            _line(f"{decision}: {what}", entry[what])
+            _line(f"{escaped(decision)}: {what}", entry[what])
             for decision, entry in metrics.get("decisions", {}).items()
             for what in ("accuracy", "auroc")
         ),
@@ -52,7 +52,7 @@ def card(
         "",
         "Rows are gold labels, columns the verifier's labels.",
         "",
-        "| gold | " + " | ".join(spec.codes) + " | recall |",
+        "| gold | " + " | ".join(map(escaped, spec.codes)) + " | recall |",
         "|---|" + "---|" * (len(spec.codes) + 1),
         *_confusion_lines(spec, confusion["gold_by_predicted"]),
         "",
@@ -90,7 +90,7 @@ def _decision_lines(decisions: dict[str, Any]) -> list[str]:
     """What the lines of decisions are, and what a judge that always says no would reach."""
     if not decisions:
         return []
-    shares = "; ".join(f"{name} {1 - entry['positive']:.3f}" for name, entry in decisions.items())
+    shares = "; ".join(f"{escaped(name)} {1 - entry['positive']:.3f}" for name, entry in decisions.items())
     return [
         '"Unsafe" and "refused" are the two decisions that an evaluation takes from this judge, given whether the prompt is harmful.',
         f"A judge that always said no would have an accuracy of: {shares}.",
@@ -125,7 +125,9 @@ def _attack_lines(attacks: dict[str, Any], flips: list[dict[str, Any]]) -> list[
     lines.append("")
     for flip in flips:
         shown = shortened(flip["reply"], SHOWN_CHARACTERS)
-        lines.append(f"- {flip['attack']}, {escaped(flip['id'])}: {flip['gold']} was called {flip['said']}. {escaped(shown)}")
+        lines.append(
+            f"- {flip['attack']}, {escaped(flip['id'])}: {escaped(flip['gold'])} was called {escaped(flip['said'])}. {escaped(shown)}"
+        )
     return [*lines, ""] if flips else lines
 
 
@@ -134,13 +136,13 @@ def _confusion_lines(spec: LabelSpec, counts: list[list[int]]) -> list[str]:
     for i, (code, label) in enumerate(zip(spec.codes, spec.labels, strict=True)):
         total = sum(counts[i])
         recall = f"{counts[i][i] / total:.2f} of {total}" if total else "no rows"
-        lines.append(f"| {code} {label} | " + " | ".join(map(str, counts[i])) + f" | {recall} |")
+        lines.append(f"| {escaped(code)} {escaped(label)} | " + " | ".join(map(str, counts[i])) + f" | {recall} |")
     return lines
 
 
 def _label_lines(spec: LabelSpec, parts: Parts) -> list[str]:
     trained = parts.counts(spec)["train"]
     return [
-        f"| {code} | {label} | {spec.scores[label]:g} | {trained.get(label, 0)} |"
+        f"| {escaped(code)} | {escaped(label)} | {spec.scores[label]:g} | {trained.get(label, 0)} |"
         for code, label in zip(spec.codes, spec.labels, strict=True)
     ]

@@ -215,9 +215,10 @@ def _attacks(verifier: LabelVerifier, items: list[Labelled], right_N: Any, rows:
 
 
 def flips(sheet: Sequence[Tried]) -> dict[str, Any]:
-    """The share of flipped verdicts by attack and in all, each with n and interval."""
+    """The share of flipped verdicts by attack and in all, each with n and interval; replies to prompts of one group are not independent."""
     if not sheet:
         return {}
-    counts = {t.attack.name: (len(t.flipped), len(t.items)) for t in sheet}
-    counts["all"] = (sum(flipped for flipped, _ in counts.values()), sum(n for _, n in counts.values()))
-    return {name: share_figure([True] * flipped + [False] * (n - flipped)) for name, (flipped, n) in counts.items()}
+    flipped = {t.attack.name: {id(item) for item, _ in t.flipped} for t in sheet}
+    tries = {t.attack.name: [(id(item) in flipped[t.attack.name], item.row.group) for item in t.items] for t in sheet}
+    tries["all"] = [each for of_attack in tries.values() for each in of_attack]
+    return {name: share_figure([hit for hit, _ in found], [group for _, group in found]) for name, found in tries.items()}

@@ -90,12 +90,26 @@ def skill(probability_N: Floats, outcome_N: Floats, mean: float) -> float:
 
 
 def concordance(probability_N: Floats, outcome_N: Floats) -> float:
-    """Share of pairs with different outcomes that are in the right order, ties counted half; 0.5 is chance (Harrell's C, AUC for outcomes
-    0 and 1)."""
-    order_NN = np.sign(outcome_N[:, None] - outcome_N[None, :])
-    given_NN = np.sign(probability_N[:, None] - probability_N[None, :])
-    differ_NN = order_NN != 0
-    return float((((order_NN == given_NN) + 0.5 * (given_NN == 0)) * differ_NN).sum() / differ_NN.sum()) if differ_NN.any() else 0.5
+    """Share of pairs with different outcomes that are in the right order, ties counted half (Harrell's C; for outcomes 0 and 1 the area
+    under the ROC curve, Mann and Whitney 1947); 0.5 where no outcomes differ, and chance.
+
+    From Kendall's τ, which scipy counts in N·log N: τ·√((all − tied scores)·(all − tied outcomes)) is the number of pairs in the right
+    order less that in the wrong one.
+    """
+    from scipy.stats import kendalltau  # a third of a second, for those who rank only
+
+    pairs = len(outcome_N) * (len(outcome_N) - 1) / 2
+    known, differ = (pairs - _tied(values_N) for values_N in (probability_N, outcome_N))
+    if not known or not differ:
+        return 0.5
+    tau = float(kendalltau(probability_N, outcome_N).statistic)
+    return float((1 + tau * math.sqrt(known / differ)) / 2)
+
+
+def _tied(value_N: Floats) -> float:
+    """Pairs of equal values."""
+    counts = np.unique(value_N, return_counts=True)[1].astype(np.float64)
+    return float((counts * (counts - 1) / 2).sum())
 
 
 def fit_value_temperature(logit_N: Floats, outcome_N: Floats) -> float:

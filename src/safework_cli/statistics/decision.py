@@ -11,23 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from safework_cli.statistics.calibration import concordance
 from safework_cli.statistics.intervals import bootstrap_figure, share_figure
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 FIT_STEPS, RIDGE = 50, 1e-3
-
-
-def area_under_roc(score_N: Floats, positive_N: Flags) -> float:
-    """The share of pairs of both classes that the score puts in the right order, ties counted half (Mann and Whitney 1947); 0.5 where a
-    class is missing. By ranks: ``calibration.concordance``, for outcomes of any value, compares all pairs, too slow for resamples."""
-    positive = int(positive_N.sum())
-    pairs = positive * (len(positive_N) - positive)
-    if not pairs:
-        return 0.5
-    _, place_N, counts = np.unique(score_N, return_inverse=True, return_counts=True)
-    rank_N = (np.cumsum(counts) - (counts - 1) / 2)[place_N]
-    return float((rank_N[positive_N].sum() - positive * (positive + 1) / 2) / pairs)
 
 
 def balanced_accuracy(score_N: Floats, positive_N: Flags, threshold: float = 0.0) -> float:
@@ -67,7 +56,7 @@ def decision_figures(score_N: Floats, positive_N: Flags, groups: Sequence[str], 
     """
 
     def area(rows: NDArray[np.int64]) -> float:
-        return area_under_roc(score_N[rows], positive_N[rows])
+        return concordance(score_N[rows], positive_N[rows].astype(np.float64))
 
     groups_of = np.asarray(groups, dtype=object)
     called = {

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from safework_cli.statistics.intervals import LEVEL, by_group, effective_samples, normal_quantile, numbered, t_interval
+from safework_cli.statistics.intervals import LEVEL, by_group, effective_samples, mean_of_classes, normal_quantile, numbered, t_interval
 
 
 def tango(gained: float, lost: float, n: float, level: float = LEVEL, z: float | None = None) -> tuple[float, float]:
@@ -134,6 +134,33 @@ def compare_paired(first: Mapping[str, float], second: Mapping[str, float], grou
     method = "none" if interval is None else by_group("t", count, len(shared))
     low_bound, high_bound = interval or (None, None)
     return Paired(len(shared), mean, low_bound, high_bound, method, count, None, None, None)
+
+
+def compare_classes(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    groups: Mapping[str, Hashable] | None,
+    class_of: Mapping[str, str],
+    bounds: tuple[float, float],
+) -> Paired:
+    """The same for a value that is the mean over classes, each with the same weight however many samples it has: the change is that of
+    this value.
+
+    Args:
+        class_of: sample id → class; where a class of it has no pair, there is no change.
+        bounds: of the values, finite ones.
+    """
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        return Paired(0, None, None, None, "none", 0, None, None, None)
+    found = mean_of_classes(
+        [first[key] - second[key] for key in shared],
+        [class_of[key] for key in shared],
+        sorted(set(class_of.values())),
+        [(groups or {}).get(key, key) for key in shared],
+        (bounds[0] - bounds[1], bounds[1] - bounds[0]),
+    )
+    return Paired(len(shared), found.value, found.low, found.high, found.method, found.groups, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Image, Message, Row
 from safework_cli.verifiers import Exchange
+from safework_eval.compare import compare
 from safework_eval.samples import RecordedReply, ScoredSample
 from safework_eval.scoring import Judge, Panel, measure_further, panel_for, score_samples
 from safework_eval.selection import PlannedSuite
@@ -74,6 +78,26 @@ def test_situational_is_the_mean_of_two_accuracies():
     always = judged_samples([(row, NO) for row, _ in rows], "situational")
     never = judged_samples([(row, YES) for row, _ in rows], "situational")
     assert always["value"] == never["value"] == 0.5, "one reply to everything earns a half"
+
+
+def test_the_change_of_situational_is_the_change_of_its_value():
+    """Ninety safe rows and ten unsafe ones. A model that answers everything and one that refuses everything both earn a half; by rows the
+    second would seem 80 points worse."""
+    rows = [asked(str(number), number < 10, str(number)) for number in range(100)]
+    classes = {"s": {row.id: "unsafe" if row.harmful else "safe" for row in rows}}
+
+    def side(right: Callable[[Row], bool], model: str) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+        outcomes = {row.id: float(right(row)) for row in rows}
+        return {"model": model, "suites": {"s": {"metric": "situational"}}}, {"s": outcomes}
+
+    answers, refuses = side(lambda row: not row.harmful, "answers"), side(lambda row: bool(row.harmful), "refuses")
+    compared = compare(*refuses, *answers, None, classes)["suites"]["s"]
+    assert compared["change"] == pytest.approx(0.0) and compared["interval"][0] < 0 < compared["interval"][1]
+    better = side(lambda row: True, "better")
+    compared = compare(*better, *answers, None, classes)["suites"]["s"]
+    assert compared["change"] == pytest.approx(0.5) and compared["interval"][0] > 0.3
+    only_safe = {key: value for key, value in answers[1]["s"].items() if key not in map(str, range(10))}
+    assert compare(*better, answers[0], {"s": only_safe}, None, classes)["suites"]["s"]["change"] is None, "no pair of one class"
 
 
 def test_situational_without_one_of_its_sides_has_no_value():

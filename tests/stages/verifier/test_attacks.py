@@ -6,10 +6,10 @@ import random
 from dataclasses import replace
 
 from safework_cli.data.row import Message, Row
-from safework_cli.statistics.intervals import wilson
+from safework_cli.statistics.intervals import estimate, wilson
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import preset
-from safework_verifier.attacks import ATTACKS, EMPTY, INSTRUCTIONS, augmented, tried, wanted
+from safework_verifier.attacks import ATTACKS, EMPTY, INSTRUCTIONS, Tried, attacked, augmented, tried, wanted
 from safework_verifier.measure import flips
 from safework_verifier.rows import Labelled
 
@@ -140,3 +140,16 @@ def test_flips_are_counted_by_attack_and_in_all():
     assert counted["all"]["n"] == sum(len(t.items) for t in results) and counted["empty"]["value"] == 1.0
     assert counted["empty"]["interval"] == [round(bound, 4) for bound in wilson(counted["empty"]["n"], counted["empty"]["n"])]
     assert flips([]) == {}
+
+
+def test_flips_of_one_prompt_are_not_independent():
+    """Ten attacks on two prompts, of which one always flips: the interval is that of two prompts and not of twenty replies."""
+    first, second = (replace(item("Unsafe"), row=replace(item("Unsafe").row, meta={"group": group})) for group in ("a", "b"))
+    results = []
+    for attack in ATTACKS[:10]:
+        one, other = attacked(first, "one"), attacked(second, "other")
+        results.append(Tried(attack, [one, other], [(one, "Safe with refusal")]))
+    low, high = flips(results)["all"]["interval"]
+    assert flips(results)["all"]["value"] == 0.5 and high - low > 0.7
+    alone = estimate([1.0, 0.0] * 10)
+    assert high - low > 1.5 * (alone.high - alone.low)

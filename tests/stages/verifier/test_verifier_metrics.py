@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,6 +70,21 @@ def test_probabilities_agree_with_scikit_learn():
     assert negative_log_likelihood(probability, gold) == pytest.approx(metrics.log_loss(gold, probability, labels=range(4)))
     binary, score = gold % 2, rng.integers(0, 10, 200) / 10  # with ties
     assert concordance(score, binary.astype(float)) == pytest.approx(metrics.roc_auc_score(binary, score))
+
+
+def test_concordance_counts_every_pair_and_needs_no_table_of_them():
+    rng = np.random.default_rng(2)
+    outcome, value = rng.integers(0, 5, 300) / 4, rng.integers(0, 12, 300) / 11
+    order, given = np.sign(outcome[:, None] - outcome[None, :]), np.sign(value[:, None] - value[None, :])
+    by_pair = (((order == given) + 0.5 * (given == 0)) * (order != 0)).sum() / (order != 0).sum()
+    assert concordance(value, outcome) == pytest.approx(by_pair, abs=1e-12)
+    assert concordance(1 - value, outcome) == pytest.approx(1 - by_pair, abs=1e-12)
+    assert concordance(np.ones(300), outcome) == 0.5
+    many = rng.random(50_000)
+    tracemalloc.start()
+    assert concordance(many, (many > 0.5).astype(float)) == pytest.approx(1.0)
+    assert tracemalloc.get_traced_memory()[1] < 100 * many.nbytes, "a table of pairs would take 50,000 times as much"
+    tracemalloc.stop()
 
 
 def test_cohens_kappa_by_hand():

@@ -27,6 +27,10 @@ from safework_verifier.train.stage import stage
 REPLIES = {"Safe with refusal": "no no no", "Safe without risk": "yes yes", "Unsafe": "zzzz zzzz"}
 
 
+SOURCES = ("s0", "s|<img src=x onerror=alert(1)>\x1b[31m")
+"""The second is text from outside that would do something in a card."""
+
+
 def toy_rows(count: int = 150) -> list[Row]:
     """Three labels that any model can distinguish by the reply's letters; lengths differ."""
     rows = []
@@ -34,7 +38,7 @@ def toy_rows(count: int = 150) -> list[Row]:
         label = list(REPLIES)[i % 3]
         reply = f"<think>t</think>{REPLIES[label]}{' ' * (i % 2)}{REPLIES[label][: i % 5]}"
         messages = [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": reply}]
-        rows.append(Row(str(i), "safety", messages, harmful=label != "Safe without risk", source=f"s{i % 2}", meta={"label": label}))
+        rows.append(Row(str(i), "safety", messages, harmful=label != "Safe without risk", source=SOURCES[i % 2], meta={"label": label}))
     return rows
 
 
@@ -89,7 +93,7 @@ def test_it_learns_a_separable_toy_and_reports_it(trained):
     assert metrics["accuracy"]["value"] >= 0.95
     assert metrics["macro_f1"]["value"] >= 0.95
     assert metrics["rows"]["train"] + metrics["rows"]["calibration"] + metrics["rows"]["report"] == 150
-    assert set(metrics["by_source"]) == {"s0", "s1"}
+    assert set(metrics["by_source"]) == set(SOURCES)
     assert metrics["baselines"]["most_frequent_label"]["accuracy"]["value"] < 0.5
     # "no no no" is not a refusal phrase, and the phrases take all harmful replies for unsafe ones
     assert metrics["baselines"]["refusal_phrases_given_harmful"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=0.1)
@@ -98,6 +102,8 @@ def test_it_learns_a_separable_toy_and_reports_it(trained):
     assert sum(map(sum, counts)) == metrics["rows"]["report"]
     card = (work.output / "verifier_card.md").read_text()
     assert f"| accuracy | {metrics['accuracy']['value']:.3f} |" in card
+    assert "accuracy on source s0" in card and "<img" not in card and "\x1b" not in card
+    assert all(line.count("|") == 5 for line in card.splitlines() if line.startswith("| accuracy on source"))
 
 
 def test_what_is_saved_is_what_was_measured(trained):
