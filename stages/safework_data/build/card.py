@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def front_matter(parts: list[Part], folder: Path) -> str:
     return f"---\n{CardData(**values).to_yaml()}\n---\n"
 
 
-def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read: int, folder: Path) -> str:
+def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read: int, folder: Path, notes: Sequence[str] = ()) -> str:
     """The whole README.
 
     Args:
@@ -53,6 +54,7 @@ def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read
         drops: what went, and why.
         read: rows read, before any check.
         folder: where the Parquet files lie.
+        notes: how sources were read and what was changed, a sentence each.
     """
     blocks = [
         front_matter(parts, folder),
@@ -72,6 +74,8 @@ def render_card(parts: list[Part], sources: list[SourceLine], drops: Drops, read
     ]
     for what in ("task", "language", "category"):
         blocks += [f"### Rows by {what}\n", _crossed(what, parts)]
+    if notes:
+        blocks += ["## Notes\n", *(f"- {escaped(note)}" for note in notes), ""]
     blocks += ["## Dropped\n", *_dropped(drops)]
     return "\n".join(blocks)
 

@@ -46,7 +46,8 @@ from safework_data.build.checks import Problem
 from safework_data.build.config import BuildConfig, DecontaminateSettings
 from safework_data.build.contamination import Known, LeakIndex, known_by
 from safework_data.build.drops import DROPS, Drops
-from safework_data.build.duplicates import NearCopies, exact_copies, repeated_ids
+from safework_data.build.duplicates import exact_copies, repeated_ids
+from safework_data.build.near_duplicates import MOST_LOOKED_AT, NearCopies
 from safework_data.build.sources import Arrived, read_dataset, read_source, source_name, unmarked
 from safework_data.build.sources_config import XSTestSource
 from safework_data.build.splits import HoldOut, held_out
@@ -106,10 +107,11 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
     refuse_nothing(read, output, kept_of, drops)
     refuse_unmarked(config, read)
     lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
-    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output), encoding="utf-8")
-    for line in [*(note for source in read.arrived for note in source.notes), *summary(output.parts, drops), *remarks(read)]:
+    notes = [*(note for source in read.arrived for note in source.notes), *remarks(read)]
+    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output, notes), encoding="utf-8")
+    for line in [*summary(output.parts, drops), *notes]:
         work.progress.note(line)
-    return outcome(config, read, output.parts, drops)
+    return outcome(config, read, output.parts, drops, notes)
 
 
 def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[tuple[str, Callable[[], Arrived]]]:
@@ -200,10 +202,12 @@ def copies(read: Read, config: BuildConfig) -> dict[int, Problem]:
         out[place] = copy.reason, f"of {named}" if copy.reason == "exact duplicate" else f"judged in different ways: {named}"
     if config.near_duplicate_threshold is not None:
         near = NearCopies(read.traits, config.near_duplicate_threshold)
-        copy_of = {}
         for place, row in read.at(near.places - out.keys()):
-            if (other := near.find(place, row)) is not None:
-                copy_of[place] = other
+            near.add(place, row)
+        copy_of = near.found()
+        if near.capped:
+            which = f"like very many rows and compared with the likeliest {MOST_LOOKED_AT:,} only, so that near duplicates may be left"
+            read.remarks[which] += near.capped
         ids = read.staging.ids(copy_of.values())
         out |= {place: ("near duplicate", f"of {ids[other]}") for place, other in copy_of.items()}
     return out
@@ -328,7 +332,7 @@ def remarks(read: Read) -> list[str]:
     return [f"{remark}: {count:,} rows" for remark, count in read.remarks.most_common()]
 
 
-def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) -> Outcome:
+def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops, notes: list[str]) -> Outcome:
     """The numbers for the manifest."""
     subsets: dict[str, Any] = {
         subset: {
@@ -353,7 +357,7 @@ def outcome(config: BuildConfig, read: Read, parts: list[Part], drops: Drops) ->
             "sources": sources,
         },
         seeds={"starter set": "seed", "held-out groups": "seed", "near duplicates": "fixed"},
-        notes=[*(note for source in read.arrived for note in source.notes), *remarks(read)],
+        notes=notes,
         failed_items=len(drops),
         tolerated_items=int(config.max_dropped * read.rows),
     )

@@ -9,11 +9,12 @@ import pytest
 from safework_cli.data.row import Message, Row
 from safework_data.build.contamination import Known, LeakIndex
 from safework_data.build.drops import Candidate
-from safework_data.build.duplicates import NearCopies, exact_copies, jaccard, repeated_ids
+from safework_data.build.duplicates import exact_copies, repeated_ids
+from safework_data.build.near_duplicates import NearCopies
 from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
 from safework_data.build.staging import Staging, as_batch
 from safework_data.build.text import shingles, words
-from safework_data.build.traits import Traits
+from safework_data.build.traits import Traits, shingles_of
 
 
 def candidate(
@@ -48,9 +49,33 @@ def copies(candidates: list[Candidate]) -> dict[str, tuple[str, list[str]]]:
 
 def near_copies(candidates: list[Candidate], threshold: float) -> dict[str, str]:
     """id → id of the row that it nearly repeats."""
+    return {candidates[place].row.id: candidates[other].row.id for place, other in searched(candidates, threshold)[0].items()}
+
+
+def searched(candidates: list[Candidate], threshold: float) -> tuple[dict[int, int], NearCopies]:
+    """Place → place of the row that it nearly repeats, and what found it."""
     near = NearCopies(traits_of(candidates), threshold)
-    found = [(one.row.id, near.find(place, one.row)) for place, one in enumerate(candidates)]
-    return {name: candidates[other].row.id for name, other in found if other is not None}
+    for place, one in enumerate(candidates):
+        near.add(place, one.row)
+    return near.found(), near
+
+
+def jaccard(a: set[str], b: set[str]) -> float:
+    return len(a & b) / len(a | b)
+
+
+def compared_with_all(candidates: list[Candidate], threshold: float) -> dict[int, int]:
+    """What ``searched`` finds, by comparing every row with every earlier one that stays."""
+    kept: list[tuple[int, set[str], set[str]]] = []
+    found = {}
+    for place, one in enumerate(candidates):
+        asked, replied = shingles_of(one.row, "user"), shingles_of(one.row, "assistant")
+        alike = (n for n, a, r in kept if jaccard(asked, a) >= threshold and jaccard(replied, r) >= threshold)
+        if (other := next(alike, None)) is None:
+            kept.append((place, asked, replied))
+        else:
+            found[place] = other
+    return found
 
 
 def stay(candidates: list[Candidate], gone) -> list[str]:
@@ -61,11 +86,6 @@ def test_words_fold_case_width_and_punctuation_and_cut_chinese_by_character() ->
     assert words("Don't ＳＴＯＰ—the Résumé_2!") == ("don", "t", "stop", "the", "résumé", "2")
     assert words("怎么 make 炸药？") == ("怎", "么", "make", "炸", "药")
     assert shingles(["a", "b", "c", "d"], 3) == {"a b c", "b c d"} and shingles(["a"], 3) == {"a"}
-
-
-def test_jaccard_by_hand() -> None:
-    assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
-    assert jaccard(set(), set()) == 1.0
 
 
 LONG = "The committee met on Monday to discuss the new library budget and the plan for the coming winter season in the old town hall"
@@ -143,6 +163,59 @@ def test_near_duplicates_are_found_among_many() -> None:
     kept = stay(rows, near_copies(rows, 0.85))
     assert all(f"{number}a" in kept for number in range(200))
     assert planted - 2 <= len(rows) - len(kept) <= planted
+
+
+def under_one_instruction(rng: random.Random, count: int) -> list[Candidate]:
+    """Rows whose prompts begin with the same hundred words, every tenth a row before it with a word more; some replies are alike."""
+    vocabulary = [f"w{i}" for i in range(2000)]
+    instruction, stock = rng.choices(vocabulary, k=100), rng.choices(vocabulary, k=30)
+    rows: list[Candidate] = []
+    for number in range(count):
+        prompt = " ".join(instruction + rng.choices(vocabulary, k=rng.choice([3, 10, 20])))
+        reply = " ".join(rng.choice([stock[:1], stock, rng.choices(vocabulary, k=25)]))
+        if number % 10 == 9:
+            earlier = rng.choice(rows).row
+            prompt, reply = earlier.question + " indeed", earlier.reply or ""
+        rows.append(candidate(str(number), prompt, reply))
+    return rows
+
+
+def test_near_duplicates_under_a_shared_instruction_are_those_that_comparing_all_rows_finds() -> None:
+    for seed, threshold in enumerate((0.6, 0.75, 0.8, 0.9, 1.0)):
+        rows = under_one_instruction(random.Random(seed), 300)
+        found, near = searched(rows, threshold)
+        assert found == compared_with_all(rows, threshold) and not near.capped
+        assert len(near.places) == len(rows) and (len(found) > 20 or threshold == 1.0), "all share a band, some are copies"
+
+
+def test_a_row_under_a_shared_instruction_is_compared_with_few_others() -> None:
+    """An instruction that all rows begin with makes no row a candidate for all others: 1,200 rows are 719,400 pairs."""
+    rng = random.Random(0)
+    vocabulary = [f"w{i}" for i in range(3000)]
+    instruction = " ".join(rng.choices(vocabulary, k=100))
+    # prompts that are nearly equal, prompts whose similarity is just under the threshold, and prompts with one of two labels as reply
+    for own_words, replies in ((7, 25), (16, 0), (60, 0), (0, 40)):
+        rows = []
+        for number in range(1200):
+            reply = " ".join(rng.choices(vocabulary, k=replies)) if replies else rng.choice(["good", "bad"])
+            rows.append(candidate(str(number), f"{instruction} {' '.join(rng.choices(vocabulary, k=own_words))}", reply))
+        rows.append(candidate("copy", rows[7].row.question + " now", rows[7].row.reply))
+        found, near = searched(rows, 0.8)
+        assert found == {1200: 7} and near.compared < len(rows)
+
+
+def test_rows_that_are_like_very_many_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safework_data.build import near_duplicates
+
+    rng = random.Random(0)
+    phrases = [" ".join(rng.choices([f"w{i}" for i in range(3000)], k=5)) for _ in range(12)]
+    rows = [candidate(str(number), LONG, " ".join(rng.sample(phrases, 8))) for number in range(300)]
+    found, near = searched(rows, 0.8)
+    assert found == compared_with_all(rows, 0.8) and not near.capped
+    monkeypatch.setattr(near_duplicates, "MOST_LOOKED_AT", 20)
+    fewer, near = searched(rows, 0.8)
+    assert near.capped > 100 and near.compared <= 20 * len(rows)
+    assert all(jaccard(shingles_of(rows[a].row, "assistant"), shingles_of(rows[b].row, "assistant")) >= 0.8 for a, b in fewer.items())
 
 
 def hold_out(rows: list[Candidate], share: float, labelled: set[str], seed: int) -> None:
