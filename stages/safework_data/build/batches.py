@@ -21,7 +21,7 @@ from safework_data.build.sources import Arrived
 from safework_data.build.splits import HoldOut, held_out, is_held_out, with_side
 from safework_data.build.staging import as_batch, from_batch, opened, without_own
 from safework_data.build.tally import Part, written
-from safework_data.build.traits import Traits, digest64
+from safework_data.build.traits import Traits, copy_key, digest64
 
 PIECE_ROWS = 512
 PIECE_WEIGHT, IMAGE_WEIGHT = 16 * 2**20, 2**20
@@ -99,6 +99,7 @@ class Checked:
 
     Attributes:
         of_subset: rows read.
+        declared: (subset, side of the split) → rows read whose source says itself on which side they are.
         dropped: rows with their problem, without their images.
         batch: the sound rows, each with its side of the split as far as it is known: rows that are held out by lot are so later.
         ranks: of the sound rows; None for those for which no lot is drawn.
@@ -107,6 +108,7 @@ class Checked:
     """
 
     of_subset: Counter[str]
+    declared: Counter[tuple[str, str]]
     dropped: list[tuple[Candidate, Problem]]
     batch: pa.RecordBatch
     ranks: list[int | None]
@@ -120,6 +122,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
     candidates = [with_whole_characters(piece.candidate(item)) for item in piece.items]
     examined_rows = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
+    declared = Counter((candidate.subset, candidate.side) for candidate in candidates if candidate.split_already)
     hold_out = HoldOut.of(config)
     remarks: Counter[str] = Counter()
     sound: list[Candidate] = []
@@ -133,7 +136,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
         remarks.update(candidate.remarks)
         ranks.append(hold_out.rank(candidate))
         sound.append(with_side(candidate))
-    return Checked(of_subset, dropped, as_batch(sound), ranks, fingerprint(sound, config), remarks)
+    return Checked(of_subset, declared, dropped, as_batch(sound), ranks, fingerprint(sound, config), remarks)
 
 
 def fingerprint(candidates: Iterable[Candidate], config: BuildConfig) -> Fingerprints:
@@ -175,6 +178,7 @@ class FilterContext(NamedTuple):
         exempt: sources that are not compared with ``public``.
         shared: sources that are not compared with ``own``: their held-out replies are to prompts that they train on as well.
         held_groups: digests of the groups that are held out.
+        held_keys: the first 64 bits of the keys of the held-out rows, by which their copies are known.
     """
 
     staged: Path
@@ -184,6 +188,7 @@ class FilterContext(NamedTuple):
     exempt: frozenset[str]
     shared: frozenset[str]
     held_groups: frozenset[int]
+    held_keys: frozenset[int]
 
 
 class ToFilter(NamedTuple):
@@ -215,13 +220,13 @@ class Filtered:
 
     Attributes:
         kept: the rows of each part, as they are written, and counted.
-        kept_of: source → rows kept.
+        kept_of: (source, side of the split) → rows kept.
     """
 
     rows: int
     dropped: list[Drop]
     kept: list[tuple[pa.RecordBatch, Part]]
-    kept_of: Counter[str]
+    kept_of: Counter[tuple[str, str]]
 
 
 def filter_batch(context: FilterContext, piece: ToFilter) -> Filtered:
@@ -235,7 +240,7 @@ def filter_batch(context: FilterContext, piece: ToFilter) -> Filtered:
             filtered.dropped.append(drop)
         else:
             kept.setdefault((candidate.subset, candidate.row.split), []).append((place, candidate))
-            filtered.kept_of[candidate.source] += 1
+            filtered.kept_of[candidate.source, candidate.side] += 1
     for (subset, split), rows in kept.items():
         part = Part.of(subset, split, (candidate.row for _, candidate in rows))
         filtered.kept.append((_as_written(batch, rows, piece.moved), part))
@@ -254,6 +259,9 @@ def _drop(context: FilterContext, candidate: Candidate, out: Problem | None) -> 
     leak = own or (None if candidate.source in context.exempt else context.public.find(row))
     if leak:
         return Drop(_without_images(candidate), "evaluation prompt", f"{leak.share:.0%} of {leak.prompt_id}", leak.suite)
+    # also where prompts may stand on both sides, or hold no words by which they could be found
+    if context.held_keys and int.from_bytes(copy_key(candidate.subset, row, held=True)[:8], "big") in context.held_keys:
+        return Drop(_without_images(candidate), "exact duplicate", "of a held-out row")
     return None
 
 

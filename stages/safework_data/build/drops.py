@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.data.row import Row
 
 SHOWN_EXAMPLES = 3
@@ -35,6 +36,11 @@ class Candidate:
     problem: str | None = None
     remarks: tuple[str, ...] = ()
 
+    @property
+    def side(self) -> str:
+        """The side of the split that the row is on: "train" or "test"."""
+        return "test" if self.subset == HELDOUT or self.row.split == "test" else "train"
+
 
 class Example(NamedTuple):
     """What the data card shows of a drop. The text is untrusted: it may be harmful, and it may be Markdown."""
@@ -56,7 +62,7 @@ class Drops:
         self.by_reason: Counter[str] = Counter()
         self.by_suite: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {}
-        self._by_subset: Counter[tuple[str, str, str]] = Counter()
+        self._by_subset: Counter[tuple[str, str, str, str]] = Counter()
 
     def __len__(self) -> int:
         return self.by_reason.total()
@@ -68,7 +74,7 @@ class Drops:
         # ASCII: an id may hold a lone surrogate, which no UTF-8 file can
         self._handle.write(json.dumps({key: value for key, value in record.items() if value}) + "\n")
         self.by_reason[reason] += 1
-        self._by_subset[candidate.subset, candidate.source, reason] += 1
+        self._by_subset[candidate.subset, candidate.source, candidate.side, reason] += 1
         if suite:
             self.by_suite[suite] += 1
         shown = self.examples.setdefault(reason, [])
@@ -78,28 +84,28 @@ class Drops:
 
     def counts(self, subset: str | None = None) -> dict[str, int]:
         """Reason → rows (of one subset), the most frequent first."""
-        return dict((self.by_reason if subset is None else self._counted(subset, None)).most_common())
+        return dict((self.by_reason if subset is None else self._counted(subset)).most_common())
 
     @property
     def subsets(self) -> list[str]:
         """Subsets that lost rows."""
-        return list(dict.fromkeys(subset for subset, _, _ in self._by_subset))
+        return list(dict.fromkeys(subset for subset, _, _, _ in self._by_subset))
 
     def of_subset(self, subset: str) -> int:
-        return sum(count for (name, _, _), count in self._by_subset.items() if name == subset)
+        return sum(count for (name, _, _, _), count in self._by_subset.items() if name == subset)
 
-    def biggest(self, subset: str | None = None, source: str | None = None, show: int = 3) -> str:
-        """The most frequent reasons (of one subset, of one source) in words: "near duplicate 12, no reply 3"."""
-        return ", ".join(f"{reason} {count:,}" for reason, count in self._counted(subset, source).most_common(show))
+    def biggest(self, subset: str | None = None, source: str | None = None, side: str | None = None, show: int = 3) -> str:
+        """The most frequent reasons (of one subset, source, side of the split) in words: "near duplicate 12, no reply 3"."""
+        return ", ".join(f"{reason} {count:,}" for reason, count in self._counted(subset, source, side).most_common(show))
 
-    def most_frequent(self, subset: str | None = None, source: str | None = None) -> str:
+    def most_frequent(self, subset: str | None = None, source: str | None = None, side: str | None = None) -> str:
         """The most frequent reason; empty where nothing was dropped."""
-        return next((reason for reason, _ in self._counted(subset, source).most_common(1)), "")
+        return next((reason for reason, _ in self._counted(subset, source, side).most_common(1)), "")
 
-    def _counted(self, subset: str | None, source: str | None) -> Counter[str]:
+    def _counted(self, subset: str | None, source: str | None = None, side: str | None = None) -> Counter[str]:
         counted: Counter[str] = Counter()
-        for (of_subset, of_source, reason), count in self._by_subset.items():
-            if subset in (None, of_subset) and source in (None, of_source):
+        for (of_subset, of_source, of_side, reason), count in self._by_subset.items():
+            if subset in (None, of_subset) and source in (None, of_source) and side in (None, of_side):
                 counted[reason] += count
         return counted
 

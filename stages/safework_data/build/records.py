@@ -92,14 +92,14 @@ class RowMaker:
         """Fills a row, and returns the keys of messages that it has no place for."""
         if values.get("id") not in (None, ""):
             row.id = "/".join(filter(None, (self.name, file, _gold(values["id"]))))
+        if values.get("split") not in (None, ""):  # before what may be unfit: which side loses a row is counted
+            row.split = _side(values["split"])
         row.meta = {target[5:]: value for target, value in values.items() if target.startswith("meta.") and value not in (None, "")}
         for key in row.meta.keys() & _FLAGS:
             row.meta[key] = _truth(row.meta[key], f"meta.{key}")
         conversation = read_conversation(values["messages"]) if "messages" in values else _turns(values)
         row.messages = conversation.messages
         self._add_images(row, conversation.images, values.get("images"))
-        if values.get("split") not in (None, ""):
-            row.split = _side(values["split"])
         for target in ("task", "category", "licence"):
             if values.get(target) not in (None, ""):
                 setattr(row, target, _text(values[target], target))

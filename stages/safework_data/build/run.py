@@ -4,10 +4,12 @@
     2. where rows are held out by lot: the rows that the lot draws, and what is compared of them on their new side
     3. staged rows → copies, held-out groups and evaluation prompts out → Parquet, card, list of drops
 
-What is done with a batch of rows is in ``batches.py``, and is done in several processes; files are read and written by this one.
+The first two are in ``reading.py``. What is done with a batch of rows is in ``batches.py``, and is done in several processes; files are
+read and written by this one.
 
 The split comes before the search for duplicates, so that a prompt which several subsets share is held out once; and before the search
-for evaluation prompts, which compares what is left for training with what is held out.
+for evaluation prompts, which compares what is left for training with what is held out. Copies are looked for on each side by itself: of a
+training row and a held-out row that are alike, the training row goes, as one that holds an evaluation prompt.
 """
 
 from __future__ import annotations
@@ -15,45 +17,28 @@ from __future__ import annotations
 import shutil
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from safework_cli.core.artifacts import Artifact
-from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import ConfigError, InputError, nearest
 from safework_cli.core.stage import Outcome, WorkDir
-from safework_cli.data.row import Row
 from safework_cli.data.suites import load_suite
-from safework_data.build.batches import (
-    Checked,
-    Checking,
-    FilterContext,
-    Filtered,
-    Moving,
-    ToFilter,
-    check,
-    filter_batch,
-    fingerprint_moved,
-    pieces,
-)
+from safework_data.build.batches import Checking, FilterContext, Filtered, ToFilter, filter_batch
 from safework_data.build.card import SourceLine, render_card
 from safework_data.build.checks import Problem
 from safework_data.build.config import BuildConfig, DecontaminateSettings
-from safework_data.build.contamination import Known, LeakIndex, known_by
+from safework_data.build.contamination import LeakIndex, known_by
 from safework_data.build.drops import DROPS, Drops
 from safework_data.build.duplicates import exact_copies, repeated_ids
 from safework_data.build.near_duplicates import MOST_LOOKED_AT, NearCopies
+from safework_data.build.reading import Read
 from safework_data.build.sources import Arrived, read_dataset, read_source, source_name, unmarked
 from safework_data.build.sources_config import XSTestSource
-from safework_data.build.splits import HoldOut, held_out
 from safework_data.build.staging import Staging
 from safework_data.build.tally import Output, Part, by_subset, total
-from safework_data.build.traits import Traits
 from safework_data.build.workers import MOST_PROCESSES, WorkerPool
 from safework_data.files import expand
 
@@ -72,7 +57,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         template: the folder of a model whose chat template is to keep every reply.
 
     Raises:
-        InputError: a source is missing or broken, or a subset that had rows ends with none.
+        InputError: a source is missing or broken, or a subset that had rows (rows for training, where the source says so) ends with none.
     """
     drops = Drops(work.output / DROPS)
     folder = work.path / STAGED
@@ -91,7 +76,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
             with work.progress.phase("comparing", read.staging.count):
                 read.draw(config, pool)
                 out = copies(read, config)
-            kept_of: Counter[str] = Counter()
+            kept_of: Counter[tuple[str, str]] = Counter()
             with work.progress.phase("writing", read.staging.count) as phase, Output(work.output) as output:
                 for filtered in left(read, out, config, pool):
                     for drop in filtered.dropped:
@@ -106,12 +91,15 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
         drops.close()
     refuse_nothing(read, output, kept_of, drops)
     refuse_unmarked(config, read)
-    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_of[a.name]) for a in read.arrived]
+    lost = lost_sides(config, read, output, kept_of, drops)
+    lines = [SourceLine(a.name, a.origin, a.licence, read.of_source[a.name], kept_in_all(kept_of, a.name)) for a in read.arrived]
     notes = [*(note for source in read.arrived for note in source.notes), *remarks(read)]
-    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output, notes), encoding="utf-8")
+    (work.output / CARD).write_text(render_card(output.parts, lines, drops, read.rows, work.output, [*lost, *notes]), encoding="utf-8")
     for line in [*summary(output.parts, drops), *notes]:
         work.progress.note(line)
-    return outcome(config, read, output.parts, drops, notes)
+    for line in lost:
+        work.progress.warn(line)
+    return outcome(config, read, output.parts, drops, [*lost, *notes])
 
 
 def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[tuple[str, Callable[[], Arrived]]]:
@@ -120,75 +108,6 @@ def arrivals(config: BuildConfig, datasets: Mapping[str, Artifact]) -> Iterator[
         yield source.kind, partial(read_source, source, config.seed)
     for name, dataset in sorted(datasets.items()):  # as the fingerprint has them
         yield dataset.ref, partial(read_dataset, name, dataset)
-
-
-class Read:
-    """What the first two passes leave: rows that pass every check, on disk, what was counted on the way, and what is compared of them.
-
-    Attributes:
-        traits: of all rows.
-        own: the held-out prompts.
-        moved: places of the rows that are held out by lot, in order.
-        remarks: what of the rows was changed or left out → rows.
-    """
-
-    def __init__(self, staging: Staging, config: BuildConfig):
-        settings = config.decontaminate
-        self.staging = staging
-        self.hold_out = HoldOut.of(config)
-        self.labelled = frozenset(config.require_label)
-        self.moved: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        self.traits = Traits(near=config.near_duplicate_threshold is not None)
-        self.own = LeakIndex(settings.ngram, settings.overlap)
-        self._held: list[tuple[int, str, Known]] = []
-        self.arrived: list[Arrived] = []
-        self.of_source: Counter[str] = Counter()
-        self.of_subset: Counter[str] = Counter()
-        self.remarks: Counter[str] = Counter()
-
-    @property
-    def rows(self) -> int:
-        return self.of_source.total()
-
-    def through(self, source: Arrived, checking: Checking, drops: Drops, pool: WorkerPool) -> Iterator[int]:
-        """Checks and stages a source's rows, and yields how many were read since."""
-        self.arrived.append(source)
-        for checked in pool.in_order(check, checking, pieces(source)):
-            yield self._take(source.name, checked, drops)
-
-    def _take(self, name: str, checked: Checked, drops: Drops) -> int:
-        rows = checked.of_subset.total()
-        self.of_source[name] += rows
-        self.of_subset += checked.of_subset
-        self.remarks += checked.remarks
-        for candidate, problem in checked.dropped:
-            drops.add(candidate, *problem)
-        first = self.staging.count
-        self.staging.add(checked.batch)
-        self.hold_out.note(name, checked.ranks)
-        self.traits.extend(checked.fingerprints.traits)
-        self._held += [(first + place, row_id, known) for place, row_id, known in checked.fingerprints.held]
-        return rows
-
-    def draw(self, config: BuildConfig, pool: WorkerPool) -> None:
-        """The second pass: which rows are held out by lot is known only when all have been read. Then all held-out prompts are known."""
-        self.moved = self.hold_out.moved()
-        pieces_of_moved = [(number, places.tolist()) for number, places in self.staging.by_batch(self.moved)]
-        moved = Traits(near=config.near_duplicate_threshold is not None)
-        work = pool.in_order(fingerprint_moved, Moving(self.staging.path, config), pieces_of_moved)
-        for (number, places), made in zip(pieces_of_moved, work, strict=True):
-            moved.extend(made.traits)
-            self._held += [(self.staging.starts[number] + places[place], row_id, known) for place, row_id, known in made.held]
-        self.traits.replace(self.moved, moved)
-        for _, row_id, known in sorted(self._held, key=lambda held: held[0]):  # stable: what a row is known by keeps its order
-            self.own.add(HELDOUT, row_id, known)
-        self._held.clear()
-
-    def at(self, places: Iterable[int]) -> Iterator[tuple[int, Row]]:
-        """Rows at some places, on their side of the split, in order."""
-        moved = frozenset(self.moved.tolist())
-        for place, candidate in self.staging.at(places):
-            yield place, (held_out(candidate, self.labelled) if place in moved else candidate).row
 
 
 def copies(read: Read, config: BuildConfig) -> dict[int, Problem]:
@@ -221,10 +140,10 @@ def left(read: Read, out: dict[int, Problem], config: BuildConfig, pool: WorkerP
     """
     settings = config.decontaminate
     traits = read.traits
-    held_groups = frozenset(traits.column("group")[traits.held].tolist())
+    held_groups, held_keys = (frozenset(traits.column(name)[traits.held].tolist()) for name in ("group", "exact"))
     public, exempt = public_prompts(settings), frozenset(settings.exempt)
     shared = frozenset(source.name for source in config.sources if isinstance(source, XSTestSource) and source.test_model)
-    context = FilterContext(read.staging.path, read.labelled, read.own, public, exempt, shared, held_groups)
+    context = FilterContext(read.staging.path, read.labelled, read.own, public, exempt, shared, held_groups, held_keys)
     starts = read.staging.starts
     out_of: list[dict[int, Problem]] = [{} for _ in starts]
     for place, problem in out.items():
@@ -270,7 +189,7 @@ REMEDIES = {
     "exact duplicate": "the rows are in the sources twice",
     "repeated id": "map a column of distinct ids, or none",
     "evaluation prompt": "the rows hold prompts of the held-out rows or of decontaminate.suites",
-    "group is held out": "their prompts are held out by another source",
+    "group is held out": "their prompts are held out, in this source or another",
     "refused by the chat template": "take another chat template, or leave out model=",
 }
 """Reason → which rule drops a row, and how it is met or relaxed."""
@@ -281,7 +200,12 @@ def remedy(reason: str, subset: str) -> str:
     return REMEDIES.get(reason, "correct the source: drops go by the reason above").format(subset=subset)
 
 
-def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: Drops) -> None:
+def kept_in_all(kept_of: Counter[tuple[str, str]], source: str) -> int:
+    """Rows of a source that stay, on both sides of the split."""
+    return kept_of[source, "train"] + kept_of[source, "test"]
+
+
+def refuse_nothing(through: Read, output: Output, kept_of: Counter[tuple[str, str]], drops: Drops) -> None:
     """Raises InputError where no row is left: in all, of a training subset that had some, or of a source."""
     read = through.of_subset
     if not read:
@@ -303,10 +227,37 @@ def refuse_nothing(through: Read, output: Output, kept_of: Counter[str], drops: 
             most = drops.most_frequent(subset=subset if output.parts else None)
             raise InputError(what, f"most often: {reasons}", remedy(most, subset))
     for source in through.arrived:
-        if not kept_of[source.name]:
+        if not kept_in_all(kept_of, source.name):
             what = f"no row of source '{source.name}' is left: all {through.of_source[source.name]:,} were dropped"
             most = drops.most_frequent(source=source.name)
             raise InputError(what, f"most often: {drops.biggest(source=source.name)}", remedy(most, "it") + ", or leave the source out")
+
+
+def lost_sides(config: BuildConfig, read: Read, output: Output, kept_of: Counter[tuple[str, str]], drops: Drops) -> list[str]:
+    """A warning for each source that says itself what is for training and what is held out, and of which one side is lost.
+
+    Raises:
+        InputError: the training rows of a whole subset are lost, or a side that a source's settings ask for.
+    """
+    asked_for = {s.name for s in config.sources if isinstance(s, XSTestSource) and (s.test_model is not None or s.halves == "split")}
+    left = {(part.subset, part.split) for part in output.parts}
+    warnings = []
+    for source, declared in read.declared.items():
+        for side in ("train", "test"):
+            rows = sum(count for (_, of_side), count in declared.items() if of_side == side)
+            if not rows or kept_of[source, side]:
+                continue
+            what = f"no row of source '{source}' with split '{side}' is left: all {rows:,} were dropped"
+            why = f"most often: {drops.biggest(source=source, side=side)}"
+            if source in asked_for:
+                raise InputError(what, why, remedy(drops.most_frequent(source=source, side=side), "it"))
+            warnings.append(f"{what} ({why})")
+    for subset in dict.fromkeys(name for declared in read.declared.values() for name, side in declared if side == "train"):
+        if (subset, "train") not in left and (subset, "test") in left:
+            what = f"no row of subset '{subset}' is left for training: only those of split 'test' are"
+            most = drops.most_frequent(subset, side="train")
+            raise InputError(what, f"most often: {drops.biggest(subset, side='train')}", remedy(most, subset))
+    return warnings
 
 
 def refuse_unmarked(config: BuildConfig, read: Read) -> None:

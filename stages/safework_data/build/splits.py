@@ -42,7 +42,7 @@ def held_out(candidate: Candidate, labelled: Set[str]) -> Candidate:
 
 def is_held_out(candidate: Candidate) -> bool:
     """Whether a row is for evaluation: of the subset ``heldout``, or of a subset's test split."""
-    return candidate.subset == HELDOUT or candidate.row.split == "test"
+    return candidate.side == "test"
 
 
 class HoldOut:

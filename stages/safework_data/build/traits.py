@@ -43,6 +43,15 @@ def conversation_key(row: Row) -> bytes:
     return digest.digest()
 
 
+def copy_key(subset: str, row: Row, *, held: bool) -> bytes:
+    """Digest that is equal for equal conversations of one subset and one side of the split.
+
+    Args:
+        held: whether the key is for the held-out side.
+    """
+    return hashlib.blake2b(subset.encode() + (b"\0held\0" if held else b"\0") + conversation_key(row), digest_size=16).digest()
+
+
 def images_key(row: Row) -> bytes:
     """The row's images by their content, in order; empty where it has none."""
     return "\0".join(image_keys(row.images)).encode()
@@ -77,15 +86,16 @@ class Traits:
     def add(self, candidate: Candidate) -> None:
         row, put = candidate.row, self._columns
         judged_by = gold(row)
-        key = hashlib.blake2b(candidate.subset.encode() + b"\0" + conversation_key(row), digest_size=16).digest()
+        held = is_held_out(candidate)  # the sides are kept apart: of a held-out row and its copy in training, only the latter may go
+        key = copy_key(candidate.subset, row, held=held)
         put["exact"].append(int.from_bytes(key[:8], "big"))
         put["exact2"].append(int.from_bytes(key[8:], "big"))
-        put["bucket"].append(digest64(candidate.subset, row.task, judged_by, images_key(row)))
+        put["bucket"].append(digest64(candidate.subset, held, row.task, judged_by, images_key(row)))
         put["group"].append(digest64(row.group))
         put["id"].append(digest64(row.id))
         for number, value in enumerate(judged_by):
             put[f"gold{number}"].append(0 if value is None else digest64(type(value).__name__, value))
-        self._held.append(is_held_out(candidate))
+        self._held.append(held)
         if self._near:
             self._tokens.append(list(shingles_of(row, "user")))
 
