@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from safework_data.build.answer_places import AnswerPlaces
 from safework_data.build.checks import Problem, examined, fill, template_check, with_whole_characters
 from safework_data.build.config import BuildConfig
 from safework_data.build.contamination import Known, LeakIndex, known_by
@@ -105,6 +106,7 @@ class Checked:
         ranks: of the sound rows; None for those for which no lot is drawn.
         fingerprints: of the sound rows, on the side that they are on now.
         remarks: what of the sound rows was changed or left out → rows.
+        places: answers that are numbers, of all rows: a sign that they are miscounted may be that rows are unfit.
     """
 
     of_subset: Counter[str]
@@ -114,6 +116,7 @@ class Checked:
     ranks: list[int | None]
     fingerprints: Fingerprints
     remarks: Counter[str]
+    places: AnswerPlaces
 
 
 def check(checking: Checking, piece: Piece) -> Checked:
@@ -123,6 +126,10 @@ def check(checking: Checking, piece: Piece) -> Checked:
     examined_rows = examined(candidates, config, template_check(checking.template, config.trust_remote_code) if checking.template else None)
     of_subset = Counter(candidate.subset for candidate in candidates)
     declared = Counter((candidate.subset, candidate.side) for candidate in candidates if candidate.split_already)
+    places = AnswerPlaces()
+    for candidate in candidates:
+        if candidate.chosen is not None:
+            places.add(*candidate.chosen)
     hold_out = HoldOut.of(config)
     remarks: Counter[str] = Counter()
     sound: list[Candidate] = []
@@ -136,7 +143,7 @@ def check(checking: Checking, piece: Piece) -> Checked:
         remarks.update(candidate.remarks)
         ranks.append(hold_out.rank(candidate))
         sound.append(with_side(candidate))
-    return Checked(of_subset, declared, dropped, as_batch(sound), ranks, fingerprint(sound, config), remarks)
+    return Checked(of_subset, declared, dropped, as_batch(sound), ranks, fingerprint(sound, config), remarks, places)
 
 
 def fingerprint(candidates: Iterable[Candidate], config: BuildConfig) -> Fingerprints:

@@ -27,6 +27,7 @@ class Candidate:
         split_already: the source says itself what is held out.
         problem: why the source could not make a sound row of its record; such a row is dropped by the first check.
         remarks: what of the record was changed or left out, in words that rows share: they are counted.
+        chosen: an answer that names one of the choices by its place: the number as it came, and how many choices there are.
     """
 
     row: Row
@@ -35,6 +36,7 @@ class Candidate:
     split_already: bool = False
     problem: str | None = None
     remarks: tuple[str, ...] = ()
+    chosen: tuple[int, int] | None = None
 
     @property
     def side(self) -> str:

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.data.row import Row
+from safework_data.build.answer_places import AnswerPlaces, how_read, refuse_miscounted
 from safework_data.build.batches import Checked, Checking, Moving, check, fingerprint_moved, pieces
 from safework_data.build.config import BuildConfig
 from safework_data.build.contamination import Known, LeakIndex
 from safework_data.build.drops import Drops
-from safework_data.build.sources import Arrived
+from safework_data.build.sources import Arrived, source_name
 from safework_data.build.splits import HoldOut, held_out
 from safework_data.build.staging import Staging
 from safework_data.build.traits import Traits
@@ -29,6 +30,7 @@ class Read:
         own: the held-out prompts.
         moved: places of the rows that are held out by lot, in order.
         declared: source → (subset, side of the split) → rows of which the source says itself on which side they are.
+        places: source → its answers that are numbers.
         remarks: what of the rows was changed or left out → rows.
     """
 
@@ -45,6 +47,7 @@ class Read:
         self.of_source: Counter[str] = Counter()
         self.of_subset: Counter[str] = Counter()
         self.declared: dict[str, Counter[tuple[str, str]]] = {}
+        self.places: dict[str, AnswerPlaces] = {}
         self.remarks: Counter[str] = Counter()
 
     @property
@@ -52,16 +55,25 @@ class Read:
         return self.of_source.total()
 
     def through(self, source: Arrived, checking: Checking, drops: Drops, pool: WorkerPool) -> Iterator[int]:
-        """Checks and stages a source's rows, and yields how many were read since."""
+        """Checks and stages a source's rows, and yields how many were read since.
+
+        Raises:
+            ConfigError: the answers that are numbers do not count the choices as the source's settings say.
+        """
         self.arrived.append(source)
         for checked in pool.in_order(check, checking, pieces(source)):
             yield self._take(source.name, checked, drops)
+        if (places := self.places.get(source.name)) and places.rows:
+            answers_from = next((getattr(s, "answers_from", None) for s in checking.config.sources if source_name(s) == source.name), None)
+            refuse_miscounted(source.name, places, answers_from)
+            source.notes.append(how_read(source.name, places, answers_from))
 
     def _take(self, name: str, checked: Checked, drops: Drops) -> int:
         rows = checked.of_subset.total()
         self.of_source[name] += rows
         self.of_subset += checked.of_subset
         self.declared.setdefault(name, Counter()).update(checked.declared)
+        self.places.setdefault(name, AnswerPlaces()).extend(checked.places)
         self.remarks += checked.remarks
         for candidate, problem in checked.dropped:
             drops.add(candidate, *problem)

@@ -33,11 +33,12 @@ _FLAGS = {key for key, kind in META.items() if kind.get("type") == "boolean"}
 
 
 class Made(NamedTuple):
-    """A row, why it is unfit (or None), and what of its record was left out."""
+    """A row, why it is unfit (or None), what of its record was left out, and ``Candidate.chosen``."""
 
     row: Row
     problem: str | None
     remarks: tuple[str, ...] = ()
+    chosen: tuple[int, int] | None = None
 
 
 class RowMaker:
@@ -72,10 +73,10 @@ class RowMaker:
         """
         row = Row(id=f"{self.name}/{place}", task=self.source.task or "", messages=[], source=self.name, licence=self.source.licence)
         try:
-            unread = self._fill(row, self._values(record), place.rpartition("/")[0])
+            unread, chosen = self._fill(row, self._values(record), place.rpartition("/")[0])
         except Unfit as unfit:
             return Made(row, str(unfit))
-        return Made(row, None, tuple(f"of messages, '{key}' is not read" for key in sorted(unread)))
+        return Made(row, None, tuple(f"of messages, '{key}' is not read" for key in sorted(unread)), chosen)
 
     def _values(self, record: dict[str, Any]) -> dict[str, Any]:
         values: dict[str, Any] = dict(self.source.constants)
@@ -88,8 +89,8 @@ class RowMaker:
             values[target] = found[-1].group(1).strip()
         return values
 
-    def _fill(self, row: Row, values: dict[str, Any], file: str) -> set[str]:
-        """Fills a row, and returns the keys of messages that it has no place for."""
+    def _fill(self, row: Row, values: dict[str, Any], file: str) -> tuple[set[str], tuple[int, int] | None]:
+        """Fills a row, and returns the keys of messages that it has no place for, and ``Candidate.chosen``."""
         if values.get("id") not in (None, ""):
             row.id = "/".join(filter(None, (self.name, file, _gold(values["id"]))))
         if values.get("split") not in (None, ""):  # before what may be unfit: which side loses a row is counted
@@ -105,7 +106,7 @@ class RowMaker:
                 setattr(row, target, _text(values[target], target))
         if values.get("harmful") not in (None, ""):
             row.harmful = _truth(values["harmful"], "harmful")
-        self._answer(row, values.get("answer"))
+        chosen = self._answer(row, values.get("answer"))
         if isinstance(row.meta.get("choices"), list):
             _ask_with_choices(row)
         # Rows that ask the same, or about the same images, are one group unless the source says otherwise: they must not straddle a split.
@@ -115,7 +116,7 @@ class RowMaker:
                 json.dumps(row.meta, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Unfit(f"meta is not plain JSON: {error}") from None
-        return conversation.unread
+        return conversation.unread, chosen
 
     def _add_images(self, row: Row, inside: list[Any], value: Any) -> None:
         """Images of the messages' own parts, or of a column."""
@@ -143,18 +144,25 @@ class RowMaker:
             raise Unfit(f"unreadable image: {error.what}; {error.why}") from None
         raise Unfit(f"unreadable image: a {type(item).__name__} is neither a path nor bytes")
 
-    @staticmethod
-    def _answer(row: Row, value: Any) -> None:
+    def _answer(self, row: Row, value: Any) -> tuple[int, int] | None:
+        """Sets a row's answer; a place among its choices becomes the letter, and is returned with their number."""
         if value in (None, "", []):
-            return
+            return None
         if isinstance(value, list):  # several accepted answers, as open-domain sets print them
             value, *others = value
             row.meta.setdefault("aliases", [_gold(other) for other in others])
         if isinstance(value, float):
             value = whole(value)
-        if isinstance(value, int) and not isinstance(value, bool) and isinstance(row.meta.get("choices"), list):
-            value = LETTERS[value] if 0 <= value < len(row.meta["choices"]) else str(value)
+        chosen, choices, start = None, row.meta.get("choices"), self.source.answers_from
+        if start is not None and isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and isinstance(choices, list):
+            chosen = value, len(choices)
+            letters = LETTERS[: len(choices)]
+            place = value - (start or 0)
+            value = letters[place] if 0 <= place < len(letters) else str(value)  # the latter is dropped: it is none of the choices
         row.answer = _gold(value).strip()
+        return chosen
 
 
 class OwnRows:
@@ -328,6 +336,8 @@ def _turns(values: dict[str, Any]) -> Conversation:
 def _ask_with_choices(row: Row) -> None:
     """Writes the options under the last question, as evaluation suites do, and keeps the bare question in ``meta.stem``."""
     choices = [_gold(choice) for choice in row.meta["choices"]]
+    if len(choices) > len(LETTERS):
+        raise Unfit(f"more choices than letters: {len(choices):,}")
     question = row.question
     asked = render_choices(question, choices, language_of(question))
     row.meta |= {"choices": choices, "answer_type": "choice", "stem": question}

@@ -58,6 +58,7 @@ def build(config: BuildConfig, datasets: Mapping[str, Artifact], work: WorkDir, 
 
     Raises:
         InputError: a source is missing or broken, or a subset that had rows (rows for training, where the source says so) ends with none.
+        ConfigError: a setting is for nothing that the sources hold, or answers that are numbers do not count the choices as it says.
     """
     drops = Drops(work.output / DROPS)
     folder = work.path / STAGED
@@ -185,6 +186,7 @@ REMEDIES = {
     "benign prompt refused": "correct the replies, or relax check_replies",
     "over-long": "raise max_characters",
     "other language": "relax languages",
+    "answer is not one of the choices": "answers must be letters, or numbers that count the choices: from 0, or as answers_from says",
     "near duplicate": "near_duplicate_threshold=null keeps rows that are alike",
     "exact duplicate": "the rows are in the sources twice",
     "repeated id": "map a column of distinct ids, or none",

@@ -278,8 +278,8 @@ def _numbered(maker: RowMaker, records: Iterable[tuple[str, dict[str, Any]]], wh
 
 
 def _made(maker: RowMaker | OwnRows, item: tuple[str, dict[str, Any]], split_already: bool = False) -> Candidate:
-    row, problem, remarks = maker.made(*item)
-    return _with_reply(maker.source, Candidate(row, maker.source.subset, maker.name, split_already, problem, remarks))
+    row, problem, remarks, chosen = maker.made(*item)
+    return _with_reply(maker.source, Candidate(row, maker.source.subset, maker.name, split_already, problem, remarks, chosen))
 
 
 def unmarked(name: str) -> str:

@@ -156,6 +156,9 @@ class TableSource(OfRows):
     extract: dict[str, OneGroup] = Field(default_factory=dict)
     """Row field → regular expression with one group: the field becomes the group's last match, such as `#### (.+)` for GSM8K's answer.
     A row without a match is dropped and counted."""
+    answers_from: int | None = Field(default=None, ge=0, le=1)
+    """From which number answers count the choices (`meta.choices`) where they are numbers: 0 or 1. Without it integers are counted from 0,
+    and a source whose answers do not look so is refused; with it numbers that are text ("2", as CSV has them) are places as well."""
     licence: str = "unknown"
     """Terms of the source, as an SPDX identifier where there is one; goes into every row and into the data card."""
 
@@ -191,6 +194,8 @@ class TableSource(OfRows):
             raise ValueError("reply_template is given, and a column or constant fills `reply` already")
         if self.task is None and "task" not in given:
             raise ValueError("task must be given, here or as a column")
+        if self.answers_from is not None and not {"answer", "meta.choices"} <= given:
+            raise ValueError("answers_from is given, and no columns fill both `answer` and `meta.choices`")
         lists = sorted(t for t, column in self.columns.items() if isinstance(column, list) and t != "images" and not t.startswith("meta."))
         if lists:
             raise ValueError(f"columns.{lists[0]}: a list of columns makes a list, which only images and meta.… can hold")

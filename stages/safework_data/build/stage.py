@@ -27,7 +27,7 @@ class BuildStage(Stage):
     """Sources in, one dataset of subsets out."""
 
     name: ClassVar[str] = "data build"
-    version: ClassVar[int] = 12  # 12: some safety pairs are brief; 11: the starter set's rl has groups of its own; 10: rows with images
+    version: ClassVar[int] = 12  # 12: brief safety pairs, copies by side; 11: the starter set's rl has its own groups; 10: rows with images
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
     inputs: ClassVar[dict[str, Slot]] = {
