@@ -147,7 +147,7 @@ ANOTHER = re.compile(
 )
 """A second letter that is stated with the first."""
 LISTED_BAD = re.compile(
-    r"^(?:\s*(?:,\s*and|,\s*or|and|or|&|、|和|与|及|,)?\s*\(?[a-z]\)?(?![a-z0-9']))*[\s,]*(?:项|选项)?(?:are|is|were|was|都|均|全"
+    r"^(?:\s*(?:(?:,\s*and|,\s*or|and|or|&|、|和|与|及|,)\s*)?\(?[a-z]\)?(?![a-z0-9']))*[\s,]*(?:项|选项)?(?:are|is|were|was|都|均|全"
     r"|也)?\s*(?:both |all )?"
     r"(?:wrong|incorrect|false|not\b|out\b|错|不|有误)"
 )
@@ -191,5 +191,17 @@ TEXT_STATED = re.compile(
     r"|(?:答案|结果|正确(?:的)?选项)[^。!?\n;，,:是为a-z【】]{0,10}(?:应该是|应是|应为|就是|是|为|选|:|\n):?)\s*(?P<object>[^\n]{1,300})"
 )
 """The answer is (the text of an option)."""
-NEXT_QUESTION = re.compile(r"\n\s*(?:question|q|问题|题目|例题|problem)\s*\d*\s*[:.、]|\n\s*(?:human|user|assistant)\s*:")
-"""The reply runs on into a question of its own."""
+NEXT_QUESTION = re.compile(
+    r"\n[^\S\n]*(?:(?:question|q|问题|题目|例题|problem)\s*\d*\s*[:.、]|(?P<turn>human|user|assistant)\s*:)", re.IGNORECASE
+)
+"""The reply runs on into a question of its own, or into another turn."""
+
+
+def before_next_question(text: str) -> str:
+    """A reply up to the question of its own that it runs on into; where it begins by one, up to the next."""
+    start = 0
+    for match in NEXT_QUESTION.finditer(text):
+        if text[start : match.start()].strip():
+            return text[: match.start()]
+        start = match.start()
+    return text

@@ -33,7 +33,7 @@ _BOXED_LETTER = re.compile(
     r"|答案是?)?[\s:\"'(\[]*([A-Za-z])[\s\"')\].,:;]*(?:$|(?<=[\s)\].,:;])(?P<rest>.*)$)",
     re.IGNORECASE | re.DOTALL,
 )
-_SEVERAL = re.compile(r"^\W*[A-Z](?:\W*(?:,|and|or|&|/|、|和|或|;|与|及)?\W*[A-Z])+\W*$")
+_SEVERAL = re.compile(r"^\W*[A-Z](?:\W*(?:(?:and|or|和|或|与|及)\W*)?[A-Z])+\W*$")  # one way to read a gap: with two it is exponential
 _HEDGES = re.compile(
     r"^[\s:]*(?:(?:therefore|thus|then|clearly|probably|likely|just|simply|option|i think|i believe)[\s,:]+){0,4}", re.IGNORECASE
 )
