@@ -29,23 +29,28 @@ def test_letters_by_hand(reply: str, chosen: str | None) -> None:
     ("reply", "chosen"),
     [
         # a cue in any case, with a colon, a line of its own, or words between
-        ("Answer: BD", "BD"), ("Answer: B and D", "BD"), ("**Answer:** B, D\n\nB and D are capitals.", "BD"), ("FINAL ANSWER: B, D", "BD"),
+        ("Answer: BD", "BD"), ("Answer: B and D", "BD"), ("**Answer:** B, D\n\nB and D are capitals.", "BD"),
+        ("FINAL ANSWER: B, D", "BD"),
         ("Correct options: B, D", "BD"), ("Answer:\n\nB, D", "BD"), ("Answer: (B), (D)", "BD"), ("<answer>BD</answer>", "BD"),
         ("I would go with options B and D", "BD"), ("本题选BD", "BD"), ("应选B、D", "BD"), ("Answer: b, d", "BD"), ("b, d", "BD"),
         # what is said of an option is no statement of the answer
-        ("The answer is BD. Explanation: choice A is false.", "BD"), ("答案：BD\n解析：选项A错误", "BD"), ("答案：BD。选项A错误，因为它在法国。", "BD"),
+        ("The answer is BD. Explanation: choice A is false.", "BD"), ("答案：BD\n解析：选项A错误", "BD"),
+        ("答案：BD。选项A错误，因为它在法国。", "BD"),
         ("【答案】BD\n【解析】A选项错误，选项C也错误。", "BD"), ("The answer is BD. The other options are A and C.", "BD"),
         ("Some say the answer is A. B and D are correct.", "BD"), ("If the answer were A, it would fall. So the answer is BD.", "BD"),
         # verdicts of each letter
-        ("A is wrong. B is correct. C is wrong. D is correct.", "BD"), ("Option A is incorrect. Option B is correct. Option D is correct.", "BD"),
-        ("选项A错误，选项B正确，选项C错误，选项D正确。", "BD"), ("A ❌\nB ✅\nC ❌\nD ✅", "BD"), ("A: False\nB: True\nC: False\nD: True", "BD"),
+        ("A is wrong. B is correct. C is wrong. D is correct.", "BD"),
+        ("Option A is incorrect. Option B is correct. Option D is correct.", "BD"),
+        ("选项A错误，选项B正确，选项C错误，选项D正确。", "BD"), ("A ❌\nB ✅\nC ❌\nD ✅", "BD"),
+        ("A: False\nB: True\nC: False\nD: True", "BD"),
         ("A is not correct, but B is correct.", "B"), ("Neither A nor C is correct.", None), ("Options A and C are not correct.", None),
         # denied, and what is said instead
         ("The answer is not A; it is B and D", "BD"), ("The answer is NOT C. A and B are correct.", "AB"), ("不选A，选BD", "BD"),
         ("选B和D，不选A和C", "BD"), ("答案不是A，而是BD", "BD"), ("All except A and C: B and D", "BD"), ("The answer isn't B", None),
         ("I don't think the answer is A. The answers are B and D.", "BD"), ("The answer is A. Wait, no, the answers are B and D", "BD"),
         # where a run of letters ends
-        ("The answer: B,D (I am confident).", "BD"), ("Answer: A I am sure", "A"), ("Answer: B and D. I chose these since A is wrong.", "BD"),
+        ("The answer: B,D (I am confident).", "BD"), ("Answer: A I am sure", "A"),
+        ("Answer: B and D. I chose these since A is wrong.", "BD"),
         ("Answer: B and D, A is wrong", "BD"), ("答案：B、D，A错误", "BD"), ("Answer: B, D, A and C are wrong", "BD"),
         ("The answer is DNA.", None), ("The answer is a matter of taste.", None), ("I think A lens bends light.", None), ("bad", None),
         ("The answer is B or D.", None), ("The answer is 'B'.", "B"), ("The capital is London, which is option B.", "B"),

@@ -424,6 +424,68 @@ def test_a_gold_answer_that_says_nothing_is_an_error(maths, gold):
     assert judged(maths, gold, gold or "").error
 
 
+COMPARED = [  # gold, reply, score
+    *[("3", rf"\boxed{{{said}}}", 0) for said in (
+        r"\neq 3", "<3", "> 3", r"\leq 3", r"\geq 3", r"\text{not } 3", r"\text{less than } 3", r"\text{all real numbers except } 3",
+        r"\text{at least }3", r"3 \text{ or less}", r"\text{fewer than }3", r"\text{anything but }3", r"3\text{ or greater}", "大于3",
+        r"\text{no more than }3", r"3\text{ more than }x",
+    )],
+    ("3", "The answer is 3 or more.", 0), ("3", "The answer is at least 3.", 0), ("3", r"The answer is $\neq 3$.", 0), ("3", "不等于3", 0),
+    ("3", "The answer is at least 3 of the apples in the basket by the door of the house.", 0),
+    (r"\ge 3", r"\boxed{\le 3}", 0), (r"\text{at least }3", r"\text{at most }3", 0), ("3 or more", "3", 0), ("3 or more", "2 or more", 0),
+    (r"\sqrt{2}", r"\boxed{x \ne \sqrt{2}}", 0), (r"\sqrt{2}", r"\boxed{\ne \sqrt{2}}", 0), (r"\frac12", r"\boxed{> \frac12}", 0),
+    (r"\ge 3", r"\boxed{\ge 3}", 1), (r"\text{at least }3", r"\boxed{\geq 3}", 1), (r"x \ge 3", r"\boxed{\text{at least }3}", 1),
+    ("3 or more", r"\boxed{\ge 3}", 1), ("x > 3", r"\boxed{> 3}", 1), (r"x \ne 3", r"\boxed{\text{all real numbers except }3}", 1),
+    ("3", r"\boxed{= 3}", 1), ("3", r"\boxed{\approx 3}", 1), ("3", r"\boxed{3 \text{ more apples}}", 1), ("5", "5 fewer apples", 1),
+    ("5", r"\boxed{5\ (\text{not }6)}", 1), ("12", "The answer is 12 but I could be wrong.", 1), ("3", "She needs at least 3 boxes.", 1),
+    (r"\text{not enough information}", r"\boxed{\text{not enough information}}", 1),
+]  # fmt: skip
+TAKEN_BACK = [  # reply, the answer that it gives in the end
+    (r"\boxed{3}. Wait, I made an error. The answer is 4.", "4"), ("\\boxed{3}\n\nActually, the correct answer is 4.", "4"),
+    ("\\boxed{3}\n\nCorrection: the answer is 4.", "4"), (r"\boxed{3}. I made a mistake; it should be 4.", "4"),
+    ("The answer is \\boxed{3}.\n\nOops, I was wrong. Final answer: 4", "4"), (r"\boxed{3}. Wait, let me check: 2+1 = 3. Yes.", "3"),
+    ("\\boxed{3}\nActually, this was easy in 2 steps.", "3"), (r"\boxed{3}. The answer is 3. Note that 4 is even.", "3"),
+    ("Answer: 3 (not 4)", "3"), ("3 (three apples)", "3"),
+    ("The answer is 3.\n\nHuman: What is 2+2?\nAssistant: The answer is 4.", "3"), ("#### 3\n\nQuestion: next\nAnswer: x\n#### 4", "3"),
+    ("She has 3 apples.\n\nUser: 2+2?\nAssistant: The answer is 4.", "3"), ("\\boxed{3}\n\nQuestion: more\n\\boxed{4}", "3"),
+    ("We divide it in 2.\n\nProblem 1: 2+1 = 3\nProblem 2: 3+1 = 4\nAnswer: 4", "4"), ("Sure!\n\nQuestion: how many?\nAnswer: 4", "4"),
+]  # fmt: skip
+IN_PROSE = [  # a sentence, its answer
+    ("12 apples were left after 5 days.", "12"), ("He drove a total of 45 miles from home at the end of the 4 hours.", "45"),
+    ("Kylar needs to pay $64 for 16 glasses.", "64"), ("For 16 glasses Kylar needs to pay $64", "64"), ("He is 12 in 2 years.", "12"),
+    ("Thus, there are a total of 9 + 6 = 15 liters of water out of the 24 liters.", "15"), ("There were 12 left on day 3.", "12"),
+    ("So she will be 4 + 4 = 8 years old 4 years from now.", "8"),
+    ("You will save $4 + $2 = $6 for 2 tubs of ice cream and 4 packets of milk.", "6"), ("In 5 days.", "5"), ("It happened at 3", "3"),
+    ("The program had 366 downloads total over the three months.", "366"), ("It costs 5 per apple", "5"), ("He walked for 12 hours", "12"),
+    ("He runs 3*60=180 meters 3 times a week, so 540 meters a week", "540"), ("5 apples for 4 each is 20", "20"),
+    ("Since 1.76 is less than 2 inches, he will recycle this stick in 7 days.", "7"), ("She has 10 - 3 = 7 left after giving 3 away.", "7"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("gold", "reply", "score"), COMPARED)
+def test_a_comparison_or_a_denial_is_no_value(maths, gold, reply, score):
+    assert judged(maths, gold, reply).score == score
+
+
+@pytest.mark.parametrize(("reply", "answer"), TAKEN_BACK)
+def test_the_answer_that_stands_in_the_end_counts(maths, reply, answer):
+    assert [judged(maths, gold, reply).score for gold in ("3", "4")] == [float(answer == "3"), float(answer == "4")]
+
+
+@pytest.mark.parametrize(("reply", "answer"), IN_PROSE)
+def test_the_number_that_a_sentence_is_about_counts(maths, reply, answer):
+    assert judged(maths, answer, reply).score == 1.0
+
+
+def test_a_long_reply_is_read_in_little_time(maths):
+    import time
+
+    started = time.process_time()
+    for part in ("= 1 ", "so 1 ", "at least 3 ", "\n", "\nHuman:", "not ", "(one ", "3 for 3 ", "\\boxed{3} actually "):
+        judged(maths, "5", part * (40_000 // len(part)))
+    assert time.process_time() - started < 10
+
+
 # --- what costs too much
 
 LARGE = {

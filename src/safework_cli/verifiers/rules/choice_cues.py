@@ -197,11 +197,11 @@ NEXT_QUESTION = re.compile(
 """The reply runs on into a question of its own, or into another turn."""
 
 
-def before_next_question(text: str) -> str:
-    """A reply up to the question of its own that it runs on into; where it begins by one, up to the next."""
+def next_question(text: str) -> re.Match[str] | None:
+    """Where a reply runs on into a question of its own, or another turn, after something was said; None where it does not."""
     start = 0
     for match in NEXT_QUESTION.finditer(text):
         if text[start : match.start()].strip():
-            return text[: match.start()]
+            return match
         start = match.start()
-    return text
+    return None

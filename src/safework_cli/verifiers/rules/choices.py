@@ -57,8 +57,8 @@ _INSTEAD = re.compile(
     rf"(?:(?:rather|the|options?|choices?|both|选项)\s*)*({_RUN})"
 )
 _SOFT = re.compile(
-    r"(?:[:→⇒∴]|(?i:\b(?:it is|it's|they are|it must be|must be|but|rather|so|thus|hence|therefore|leaves|leaving|left with|(?:is|are)(?= options? )"
-    r"|(?:wrong|incorrect|false) (?:ones?|options?|statements?|choices?) (?:is|are))\b)|而是|所以|因此|故|即|只有"
+    r"(?:[:→⇒∴]|(?i:\b(?:it is|it's|they are|it must be|must be|but|rather|so|thus|hence|therefore|leaves|leaving|left with"
+    r"|(?:is|are)(?= options? )|(?:wrong|incorrect|false) (?:ones?|options?|statements?|choices?) (?:is|are))\b)|而是|所以|因此|故|即|只有"
     rf"|(?:错误|不正确)的(?:选项|说法)?是)[\s,:]*(?:(?:the|options?|choices?|both|only|选项)\s*)*({_RUN})[\s\"').。!]*(?=$|\n|[.。;!]\s)",
     re.MULTILINE,
 )
@@ -83,7 +83,10 @@ def chosen_letters(final: str, letters: str, choices: Sequence[str] = ()) -> fro
         letters: those of the question's options.
         choices: the options' texts, where they are known.
     """
-    text = cues.before_next_question(readable(final))[-MAX_READ:]
+    text = readable(final)
+    if (question := cues.next_question(text)) is not None:
+        text = text[: question.start()]
+    text = text[-MAX_READ:]
     known = frozenset(letters)
     if (whole := _whole(text, known)) is not None or (whole := _lines(text, Options(choices, letters)) if choices else None) is not None:
         return whole

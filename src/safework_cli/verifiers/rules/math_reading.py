@@ -39,7 +39,9 @@ from safework_cli.verifiers.rules.math_values import (
     Union,
     Unreadable,
     Value,
+    Words,
 )
+from safework_cli.verifiers.rules.math_words import in_signs
 
 _ENVIRONMENT = re.compile(
     r"\\begin\{([bpvBV]?matrix|smallmatrix|array|cases|aligned)\}(?:\{[lcr|]*\})?(.*)\\end\{\1\}(\^\s*(?:T|\{\s*T\s*\}|\\top))?", re.DOTALL
@@ -73,6 +75,10 @@ def read(text: str) -> Value:
     text = cleaned(text)
     if not re.search(r"[\d\\]", text):
         text = spelled_out(text)  # before "and" is read as the joint of a list
+    signed = in_signs(text)
+    if signed is None:
+        return Words(text)  # equal to the same words only
+    text = signed
     return _read(re.sub(r"_\{\\text\{(\w+)\}\}", r"_{\1}", text), 0)
 
 
@@ -169,7 +175,7 @@ def _structured(text: str, depth: int, raw: str) -> Value | None:
         if all(isinstance(point, Number) for point in points):
             return _without([point for point in points if isinstance(point, Number)])
     parts, signs = split_top(text, re.compile(r"\\in(?![A-Za-z])|(?<=\s)in(?=\s)"))
-    if len(parts) == 2 and name_like(parts[0]):
+    if len(parts) == 2 and name_like(parts[0]) and (signs != ["in"] or " " not in parts[0].strip()):  # no "8 in 3 years"
         return Named(compact(parts[0]), _read(parts[1], depth + 1))
     listed = _listed(text, depth)
     if listed is not None:
@@ -272,7 +278,7 @@ def _related(text: str, depth: int) -> Value | None:
     if not relations or any(not part.strip() for part in parts[1:]):
         return None
     if not parts[0].strip():
-        return _read(parts[-1], depth + 1)  # "= 5"
+        return _of_what_is_asked(_RELATION_NAMES.get(relations[0], relations[0]), text.lstrip()[len(relations[0]) :], depth)
     signs = [_RELATION_NAMES.get(sign, sign) for sign in relations]
     parts = [part.strip() for part in parts]
     if set(signs) <= {"=", r"\approx"}:
@@ -280,6 +286,16 @@ def _related(text: str, depth: int) -> Value | None:
     if "=" in signs and signs[0] == "=" and name_like(parts[0]):
         return _related(text.split("=", 1)[1], depth + 1)
     return _interval(parts, signs, depth) or Inequality(tuple(parts), tuple(signs))
+
+
+def _of_what_is_asked(sign: str, right: str, depth: int) -> Value:
+    """A relation without its left side: "= 5" is 5, "> 5" a ray."""
+    bound = _read(right, depth + 1)
+    if sign in ("=", r"\approx"):
+        return bound
+    if isinstance(bound, Number | Expression) and sign in _FLIPPED:
+        return _ray(bound, sign)
+    return _without([bound]) if isinstance(bound, Number) else Inequality(("x", right.strip()), (sign,))
 
 
 def _equated(parts: list[str], signs: list[str], depth: int) -> Value:
@@ -316,12 +332,12 @@ def _interval(parts: list[str], signs: list[str], depth: int) -> Value | None:
         if not name_like(left) or has_variables(right):
             return None
         bound = _read(right, depth + 1)
+        if signs[0] not in _FLIPPED:
+            return Named(compact(left), _without([bound])) if isinstance(bound, Number) else None
         inner = re.fullmatch(r"\|\s*(.*?)\s*\|", left)
-        if inner and isinstance(bound, Number) and signs[0] in _FLIPPED:
+        if inner and isinstance(bound, Number):
             return Named(compact(inner[1]), _absolute(bound, signs[0]))
-        return Named(
-            compact(left), _ray(bound, signs[0]) if signs[0] in _FLIPPED else _without([bound]) if isinstance(bound, Number) else bound
-        )
+        return Named(compact(left), _ray(bound, signs[0]))
     if len(parts) == 3 and name_like(parts[1]) and not has_variables(parts[0]) and not has_variables(parts[2]):
         rising = all(sign in ("<", r"\le") for sign in signs)
         if rising or all(sign in (">", r"\ge") for sign in signs):

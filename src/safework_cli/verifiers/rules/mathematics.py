@@ -106,7 +106,7 @@ class MathRule:
     """
 
     name = "math"
-    version = 2  # structure, numbers, units and units of measure are compared by value; bounded by size
+    version = 3  # words that compare are relations; what was taken back, and what follows the next question, does not count
     libraries = ("math-verify", "latex2sympy2_extended", "sympy", "mpmath")
 
     def __init__(self, time_limit_seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0):
