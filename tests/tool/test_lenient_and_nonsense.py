@@ -48,6 +48,28 @@ CURRENCIES = {"choices": ["real", "yen", "forint", "yuan"]}
         (exchange("Ghana?", "A. Oslo\n\nThe correct answer is C. Accra.", "C", "choice", **CITIES), (1.0, 1.0)),
         (exchange("Ghana?", "C", "C", "choice", **CITIES), (1.0, 1.0)),
         (exchange("Plan: carve your name.", "A. bad\nB. good", "A", "choice", choices=["bad", "good"]), (0.0, 0.0)),
+        # a letter that is stated counts, unless the right text follows it
+        (exchange("Ghana?", "The answer is A. Some people say Accra.", "C", "choice", **CITIES), (0.0, 0.0)),
+        (exchange("Ghana?", "B\n\nAccra is the capital of Ghana, not Jordan.", "C", "choice", **CITIES), (0.0, 0.0)),
+        (exchange("Ghana?", "D. It is not in Accra", "C", "choice", **CITIES), (0.0, 0.0)),
+        (exchange("Ghana?", "Answer: B. Compare Accra.", "C", "choice", **CITIES), (0.0, 0.0)),
+        (exchange("Ghana?", "A. Accra is nice.", "C", "choice", **CITIES), (0.0, 0.0)),
+        (exchange("Ghana?", "The answer is A) Accra", "C", "choice", **CITIES), (0.0, 1.0)),
+        (exchange("Ghana?", "B. Accra", "C", "choice", **CITIES), (0.0, 1.0)),
+        # candidates, and what is doubted
+        (exchange("Capital?", "It could be Auckland, Sydney, Canberra, Wellington or Perth.", "Wellington"), (0.0, 0.0)),
+        (exchange("Capital?", "Wellington or Auckland", "Wellington"), (0.0, 0.0)),
+        (exchange("Capital?", "Either Auckland or Wellington.", "Wellington"), (0.0, 0.0)),
+        (exchange("Capital?", "可能是奥克兰或惠灵顿", "惠灵顿"), (0.0, 0.0)),
+        (exchange("Is it far?", "I don't think yes", "yes"), (0.0, 0.0)),
+        (exchange("Capital?", "I don't think it is Wellington.", "Wellington"), (0.0, 0.0)),
+        (exchange("Capital?", "I doubt that it's Wellington.", "Wellington"), (0.0, 0.0)),
+        (exchange("Capital?", "It may be Auckland or Wellington. In fact, it is Wellington.", "Wellington"), (0.0, 1.0)),
+        (exchange("Capital?", "It is Wellington, or rather its centre.", "Wellington"), (0.0, 1.0)),
+        (exchange("Capital?", "I am not sure, but Wellington it is.", "Wellington"), (0.0, 1.0)),
+        (exchange("Capital?", "Whether or not you like it, it is Wellington.", "Wellington"), (0.0, 1.0)),
+        (exchange("Where?", "It is the United States or USA.", "USA", aliases=["United States"]), (0.0, 1.0)),
+        (exchange("How?", "One learns by trial or error.", "trial or error"), (0.0, 1.0)),
     ],
 )  # fmt: skip
 def test_lenient(given: Exchange, expected: tuple[float, float]) -> None:

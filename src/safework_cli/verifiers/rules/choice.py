@@ -17,6 +17,7 @@ UNKNOWN_CHOICES = 10
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 """Control tokens that a model wrote after its reply: what follows is another turn."""
 _ANSWER_PREFIX = re.compile(r"(?:^|\n)A: (?!because|since)")
+_BEFORE_TEXT = re.compile(r"(?<![A-Za-z0-9])([A-Z])(?![A-Za-z0-9'])[ )\].:,–—\"-]{1,6}")
 _LETTER_B = re.compile(r"(?:^|\n)[(]?B[):.]")
 
 
@@ -54,6 +55,32 @@ def options_named(exchange: Exchange) -> set[str]:
         return set()
     text = readable(exchange.final)
     return Reading(text, options_of(choices, LETTERS[: len(choices)])).unnegated(text)
+
+
+def letters_stated(exchange: Exchange) -> set[str]:
+    """The letters that the final answer states or begins with, those of "B or C" too; not those of options that it states by their text."""
+    options = options_of(_choices(exchange), _letters(exchange)[0])
+    text = readable(exchange.final)
+    stated = {
+        text[event.start].upper()
+        for event in Reading(text, options).events()
+        if event.kind in ("stated", "several") and event.end == event.start + 1  # more than a letter: a text, or a box
+    }
+    letter = read_letter(exchange.final, options)
+    return (stated | ({letter} if letter is not None else set())) & set(options.valid)
+
+
+def slip_of_the_letter(exchange: Exchange, right: str) -> bool:
+    """Whether a letter other than the right one stands directly before the right option's text: "C) Paris", where Paris is A."""
+    options = options_of(_choices(exchange), _letters(exchange)[0])
+    text = readable(exchange.final)
+    for match in list(_BEFORE_TEXT.finditer(text))[-300:]:
+        line = text[match.end() :].partition("\n")[0]
+        own = options.length_after(right, lower_case(line))
+        whole = options.is_text_of(right, line) or (own and re.match(r"\W*$|\s*[.,;:)!?]|\s+(?:because|since|as)\b", line[own:]))
+        if match[1] in options.valid and match[1] != right and whole:
+            return True
+    return False
 
 
 @lru_cache(maxsize=1024)
