@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,13 @@ def test_each_instruction_reads_hostile_text_in_a_moment(name):
         "    kept(piece * (200_000 // len(piece)), constraint)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=200)
+
+
+@pytest.mark.parametrize("part", ["*", "[", "a.", "!", ".*", "* ", "'", "...", "Mr. "])
+def test_sentences_are_counted_in_little_time(part):
+    """The first call loads NLTK; what is measured is the reading."""
+    constraint = {"id": "length_constraints:number_sentences", "relation": "at least", "num_sentences": 100}
+    kept("One. Two.", constraint)
+    started = time.process_time()
+    kept(part * (20_000 // len(part)), constraint)
+    assert time.process_time() - started < 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from safework_cli.verifiers import Exchange, Verdict
+from safework_cli.verifiers.rules import rule_verifier
 from safework_cli.verifiers.rules.text import ContainsRule, ExactRule, F1Rule
 from safework_cli.verifiers.rules.text_tokens import tokens_of
 
@@ -253,3 +254,25 @@ def test_every_gold_answer_that_is_not_empty_equals_itself(gold):
 def test_a_long_reply_has_a_verdict(text):
     for rule in (ExactRule(), ContainsRule(), F1Rule()):
         assert judged(rule, "London", text).score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("rule", "gold", "reply", "score"),
+    [
+        ("contains", "Newton", "It was Newton's law of gravity.", 1), ("contains", "Beyoncé", "Beyoncé’s show", 1),
+        ("contains", "Broncos", "the Broncos' defense", 1), ("contains", "Broncos", "the Broncos’s defense", 1),
+        ("contains", "Rowling", "J.K. Rowling's book", 1), ("contains", "Newton's", "It was Newton's law", 1),
+        ("contains", "O'Brien", "O'Brien's", 1), ("contains", "Newton", "ten newtons of force", 0), ("contains", "dog", "dogs", 0),
+        ("exact", "Python 3.10", "Python 3.1", 0), ("exact", "Python 3.1", "Python 3.10", 0), ("exact", "Python 3.10", "python 3.10.", 1),
+        ("exact", "v1.10", "v1.1", 0), ("exact", "v1.10", "V1.10", 1), ("exact", "version 2.0", "version 2", 0),
+        ("exact", "version 2.0", "Version 2.0", 1), ("contains", "Python 3.10", "It is Python 3.1.", 0),
+        ("contains", "Python 3.10", "It is Python 3.10, of course.", 1), ("contains", "3.10", "It is Python 3.10", 1),
+        ("f1", "Python 3.10", "Python 3.1", 0.5), ("lenient", "Python 3.10", "It was Python 3.1", 0),
+        # quantities keep their value
+        ("exact", "1.10", "1.1", 1), ("exact", "2.50 km", "2.5 km", 1), ("exact", "About 2.50 km", "about 2.5 km", 1),
+        ("exact", "USD 2.50", "USD 2.5", 1), ("exact", "$2.50", "$2.5", 1), ("contains", "1.5", "the value is 1.50", 1),
+    ],
+)  # fmt: skip
+def test_possessives_end_words_and_names_keep_their_numbers_as_written(rule, gold, reply, score):
+    given = Exchange([], reply, gold, meta={"answer_type": "exact" if rule == "lenient" else rule})
+    assert rule_verifier(rule).judge([given])[0].score == score

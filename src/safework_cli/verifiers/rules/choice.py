@@ -17,7 +17,7 @@ UNKNOWN_CHOICES = 10
 _CONTROL = re.compile(r"<\|\w{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]")
 """Control tokens that a model wrote after its reply: what follows is another turn."""
 _ANSWER_PREFIX = re.compile(r"(?:^|\n)A: (?!because|since)")
-_BEFORE_TEXT = re.compile(r"(?<![A-Za-z0-9])([A-Z])(?![A-Za-z0-9'])[ )\].:,–—\"-]{1,6}")
+_BEFORE_TEXT = re.compile(r"(?<![A-Za-z0-9])([A-Z])(?![A-Za-z0-9'])(?:[ )\].:,–—\"]|-(?!\d)){1,6}")
 _LETTER_B = re.compile(r"(?:^|\n)[(]?B[):.]")
 
 
@@ -75,9 +75,11 @@ def slip_of_the_letter(exchange: Exchange, right: str) -> bool:
     options = options_of(_choices(exchange), _letters(exchange)[0])
     text = readable(exchange.final)
     for match in list(_BEFORE_TEXT.finditer(text))[-300:]:
-        line = text[match.end() :].partition("\n")[0]
-        own = options.length_after(right, lower_case(line))
-        whole = options.is_text_of(right, line) or (own and re.match(r"\W*$|\s*[.,;:)!?]|\s+(?:because|since|as)\b", line[own:]))
+        rest = text[match.end() :]
+        own = options.length_after(right, lower_case(rest))
+        whole = any(options.is_text_of(right, part) for part in (rest, rest.partition("\n")[0])) or (
+            own and re.match(r"\W*$|\s*[.,;:)!?\n]|\s+(?:because|since|as)\b", rest[own:])
+        )
         if match[1] in options.valid and match[1] != right and whole:
             return True
     return False

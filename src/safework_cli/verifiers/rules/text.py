@@ -13,6 +13,13 @@ _ANSWER_LINE = re.compile(
     r"(?:^|\n|[.!?。！？])[\s*_#]*(?:the )?(?:final answer|answer|最终答案|答案)[*_ ]{0,8}(?:[:：]|\bis\b|是|为)[*_ ]{0,8}([^\n]+)",
     re.IGNORECASE,
 )
+_VERSION = re.compile(r"(?<![^\W_])([^\W\d_][^\W_]*\+*#?\s|v\.?\s?)(\d+\.\d+)(?![^\W_]|\.\d|\s*%)", re.IGNORECASE)
+_NAMED = re.compile(
+    r"(?<![^\W_])(?:(?!(?i:about|approximately|around|roughly|only|exactly|over|under|nearly|almost|some|the|at|is|was|to|of|in|by|than|us|usd|eur"
+    r"|gbp|inr|rs|cny|rmb|cad|aud|gpa|ph)\s)[A-Z][^\W_]*\+*#?\s|(?i:version|release|v)\.?\s?)\d+\.\d+(?=\s*(?:$|[,;:.)(]|[A-Z]))"
+)
+"""A number with a decimal point that is part of a name in a gold answer: "Python 3.10", "v1.10", "version 2.0"; no quantity."""
+_POSSESSIVE = re.compile(r"(?<=[^\W_])['\u2019]s(?![^\W_])", re.IGNORECASE)
 _TRANSLATED = re.compile(r"^([^()（）]*[\u3400-\u9fff][^()（）]*)[（(]([^()（）]*[A-Za-z][^()（）]*)[)）]$")
 
 
@@ -44,8 +51,13 @@ def _golds(exchange: Exchange) -> list[tuple[str, list[str]]]:
     for text in list(texts):
         if match := _TRANSLATED.match(text.strip()):
             texts += [match[1], match[2]]
-    golds = [(text.strip(), tokens_of(text)) for text in texts if text.strip()]
+    golds = [(text.strip(), tokens_of(_as_written(text) if _NAMED.search(text) else text)) for text in texts if text.strip()]
     return golds + [(text, ["one"]) for text, tokens in golds if tokens == ["1"] and text.lower() == "one"]
+
+
+def _as_written(text: str) -> str:
+    """A text whose decimals after a word are names and no numbers: "Python 3.10" is not "Python 3.1"."""
+    return _VERSION.sub(lambda match: match[1] + match[2].replace(".", "point"), text)
 
 
 def f1_of(predicted: Sequence[str], gold: Sequence[str]) -> float:
@@ -58,7 +70,7 @@ class _TextRule:
     """Common course of the three: no usable gold is an error, the best of gold and aliases counts."""
 
     name = ""
-    version = 2  # numbers, dates, operators and characters are compared by value
+    version = 3  # a possessive ends a word, and the number of a name ("Python 3.10") is compared as written
     libraries = ("babel", "opencc")
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
@@ -73,7 +85,13 @@ class _TextRule:
         longest = max(len(text) for text, _ in golds)
         replies = self._replies(final, 400 + 40 * longest)
         # a gold answer of only signs ("---") has no tokens: it is compared literally
-        score = max(max(self._score(reply, gold) for reply in replies) if gold else float(self._signs(final, text)) for text, gold in golds)
+        named = self._replies(_as_written(final), 400 + 40 * longest) if any(_NAMED.search(text) for text, _ in golds) else []
+        score = max(
+            max(self._score(reply, gold) for reply in (named if _NAMED.search(text) else replies))
+            if gold
+            else float(self._signs(final, text))
+            for text, gold in golds
+        )
         return Verdict(score, "correct" if score == 1.0 else "partial" if score > 0 else "wrong")
 
     def _replies(self, final: str, longest: int) -> list[list[str]]:
@@ -118,7 +136,7 @@ class ContainsRule(_TextRule):
     name = "contains"
 
     def _replies(self, final: str, longest: int) -> list[list[str]]:
-        return [tokens_of(final)]
+        return [tokens_of(text) for text in dict.fromkeys((final, _POSSESSIVE.sub("", final)))]  # "Newton's law" names Newton
 
     def _signs(self, final: str, gold: str) -> bool:
         return gold in final
