@@ -1,4 +1,6 @@
-r"""Where a reply states its answer: the last ``\boxed{…}``, a line such as "Answer: 42", the last formula, or the last number in prose.
+r"""Where a reply states its answer: the last ``\boxed{…}``, a line such as "Answer: 42", or what its prose ends in (``math_prose``).
+
+A box that is taken back gives the answer that is stated after it; what follows a next question or turn does not count.
 
 Numbers that are denied ("it isn't 42", "42 is wrong") are no answer; "41 or 42" is both, and so not 42. Every pattern is linear; prose is
 read from its end only.
