@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 import io
 import json
+import os
 import re
 import struct
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -577,6 +579,23 @@ def test_a_folder_is_no_place_for_the_page(cli, tmp_path: Path) -> None:
     done = cli("report", "--out", str(tmp_path))
     assert done.returncode == 2 and f"do:  safework report --out {tmp_path / 'report.html'}" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_page_is_written_into_what_is_there_and_replaces_nothing_but_a_file(cli, tmp_path: Path, monkeypatch) -> None:
+    """A link, a pipe and (here a pipe stands for it) a device stay what they are."""
+    assert cli("models", "pull", "tiny", "-q").returncode == 0
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    assert cli("report", "--out", str(tmp_path / "link.html"), "-q").returncode == 0
+    assert (tmp_path / "link.html").is_symlink() and (tmp_path / "real.html").read_text().startswith("<!doctype html>")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True) as reader:
+        assert cli("report", "--out", str(pipe), "-q").returncode == 0
+        assert reader.communicate()[0].startswith("<!doctype html>") and pipe.is_fifo()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli("report", "--out", "~/mine.html", "-q", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "mine.html").exists() and not (tmp_path / "~").exists()
 
 
 def test_a_file_where_the_pages_folder_should_be_is_named(cli, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import typer
 
 from safework_cli.cli.hints import HintGroup
 from safework_cli.cli.json_output import print_json
+from safework_cli.cli.options import STORE
 from safework_cli.core.formats import size
 from safework_cli.core.terminal import console, say, visible
 
-STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print one JSON object on stdout.")
 
 
@@ -243,8 +243,9 @@ def command() -> Any:
         store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.core.artifacts.transfer import import_folder
+        from safework_cli.core.paths import user_path
 
-        print(import_folder(_store(store), path, name, reuse=reuse).ref)
+        print(import_folder(_store(store), user_path(path), name, reuse=reuse).ref)
 
     @app.command(help="Copy an artifact out of the store, manifest and all. With --check, a model is loaded and made to say one token.")
     def export(
@@ -257,8 +258,9 @@ def command() -> Any:
         from safework_cli.core.artifacts.adapters import base_of
         from safework_cli.core.artifacts.transfer import export_folder
         from safework_cli.core.errors import InputError
+        from safework_cli.core.paths import user_path
 
-        where = _store(store)
+        where, folder = _store(store), user_path(folder)
         artifact = where.resolve(reference)
         base = base_of(where, artifact)
         if check and base is not None:

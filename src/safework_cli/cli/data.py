@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.cli.options import STORE
 from safework_cli.data.dataset import read_dataset
 
 ROLE_STYLES = {"system": "dim", "user": "cyan", "assistant": "green"}
@@ -28,7 +29,7 @@ def preview_command() -> Any:
         start: int = typer.Option(0, "--start", min=0, help="The first row, counted from 0."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="Run Python code that the model's folder brings along."),
         row_id: Optional[str] = typer.Option(None, "--id", help="Show the row of this id.", show_default=False),
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        store: Optional[Path] = STORE,
     ) -> None:
         from safework_cli.core.artifacts import Artifact, default_store
         from safework_cli.core.errors import InputError, nearest

@@ -15,6 +15,7 @@ from typing import Any, Literal, Optional
 
 import typer
 
+from safework_cli.cli.options import STORE
 from safework_cli.core.terminal import console
 
 Level = Literal["ok", "note", "broken"]
@@ -59,7 +60,7 @@ def command() -> Any:
         "Exit 3 where something needed is broken.",
     )
     def doctor(
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        store: Optional[Path] = STORE,
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
     ) -> int:
         from safework_cli.core.artifacts import default_store

@@ -11,6 +11,7 @@ import typer
 
 from safework_cli.cli.hints import HintGroup
 from safework_cli.core.errors import InputError, nearest
+from safework_cli.core.paths import user_path
 from safework_cli.core.recipes import find_recipe, recipe_names, recipes_folder, summary_of
 from safework_cli.core.terminal import console
 
@@ -53,6 +54,7 @@ def command() -> Any:
         if not names:
             _recipe(name or "")
         base = Path() if name and len(names) == 1 else Path("recipes")
+        to = user_path(to)
         targets = {item: to / base / (Path(item).name if base == Path() else item) for item in names}
         not_folders = (folder for target in targets.values() for folder in target.parents if folder.exists() and not folder.is_dir())
         if blocking := next(not_folders, None):

@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 import typer
 
+from safework_cli.cli.options import STORE
 from safework_cli.core.terminal import console, say
 
 
@@ -21,13 +22,15 @@ def command() -> Any:
     )
     def report(
         out: Path = typer.Option(Path("report.html"), "--out", "-o", help="The file to write."),
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        store: Optional[Path] = STORE,
         quiet: bool = typer.Option(False, "--quiet", "-q", help="No table."),
     ) -> int:
         from safework_cli.core.artifacts import default_store
         from safework_cli.core.errors import EXIT_INPUT, ConfigError, InputError
+        from safework_cli.core.paths import user_path
         from safework_cli.report import print_ladder, write_report
 
+        out = user_path(out)
         if out.is_dir():
             raise ConfigError(f"{out} is a folder", "--out names the file", f"safework report --out {out / 'report.html'}")
         if blocking := next((folder for folder in out.absolute().parents if folder.exists() and not folder.is_dir()), None):

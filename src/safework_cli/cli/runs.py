@@ -12,9 +12,9 @@ import typer
 
 from safework_cli.cli.hints import HintGroup
 from safework_cli.cli.json_output import print_json
+from safework_cli.cli.options import STORE
 from safework_cli.core.terminal import console, visible
 
-STORE = typer.Option(None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False)
 JSON = typer.Option(False, "--json", help="Print JSON on stdout.")
 RUN = typer.Argument(
     None,

@@ -8,6 +8,7 @@ from typing import Any, Optional, cast, get_args
 
 import typer
 
+from safework_cli.cli.options import STORE
 from safework_cli.core.terminal import visible
 
 
@@ -29,10 +30,11 @@ def command() -> Any:
         log: Optional[Path] = typer.Option(
             None, "--log", help="File for vLLM's output.  [default: STORE/.servers/PORT.log]", show_default=False
         ),
-        store: Optional[Path] = typer.Option(None, "--store", help="The store's folder.", show_default=False),
+        store: Optional[Path] = STORE,
     ) -> int:
         from safework_cli.core.artifacts import default_store
         from safework_cli.core.errors import ConfigError
+        from safework_cli.core.paths import user_path
         from safework_cli.engines.vllm.serve import Dtype, Transfer, server_command
         from safework_cli.engines.vllm.serve import serve as run
 
@@ -45,7 +47,7 @@ def command() -> Any:
         words = server_command(
             artifact.path, artifact.ref, host=host, port=port, dtype=cast(Dtype, dtype), transfer=cast(Transfer, transfer), more=more or ()
         )
-        file = (log or where.root / ".servers" / f"{port}.log").resolve()
+        file = (user_path(log) if log else where.root / ".servers" / f"{port}.log").resolve()
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104 - compared, not listened at
         print(f"starting vLLM at {url}, log: {file}", file=sys.stderr)
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from safework_cli.core.artifacts import Artifact, Store
-from safework_cli.core.artifacts.manifest import write_durably
+from safework_cli.core.artifacts.manifest import write_where_asked
 from safework_cli.core.errors import InputError
 from safework_cli.core.formats import counts, duration, plain, points, size
 from safework_cli.core.terminal import visible
@@ -78,7 +78,7 @@ def build_report(artifacts: Sequence[Artifact], out: Path) -> LadderTable:
     }
     html = _environment().get_template("report.html.j2").render(values)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(out, html.encode("utf-8"))
+    write_where_asked(out, html.encode("utf-8"))
     return table
 
 

@@ -313,6 +313,18 @@ def write_durably(path: Path, data: bytes) -> None:
     fsync_folder(path.parent)
 
 
+def write_where_asked(path: Path, data: bytes) -> None:
+    """Writes a file that a person named: into what a link leads to, and into a device or a pipe as it is; a file is replaced whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+    else:
+        write_durably(Path(os.path.realpath(path)), data)
+
+
 def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
