@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from importlib.util import find_spec
 
 import pytest
+
+from conftest import SAFEWORK, cli_environment
 
 
 def test_stdout_is_the_reference_alone_and_the_second_run_is_done_already(cli):
@@ -110,3 +114,71 @@ def test_a_file_behind_the_settings_is_part_of_the_run(cli, tmp_path):
         rows.write_text(json.dumps({"q": f"Is this {text}?"}) + "\n")
         done = cli("data", "build", source, "--name", "mine")
         assert done.stdout == f"dataset/mine@{version}\n" and ("already done" in done.stderr) is already, done.stderr
+
+
+@pytest.mark.parametrize("words", [("models", "pull", "tiny"), ("artifacts", "ls"), ("runs", "ls"), ("report",), ("sft", "model=tiny")])
+def test_an_empty_store_is_not_the_working_folder(cli, words, tmp_path):
+    done = cli(*words, "--store", "", cwd=tmp_path)
+    assert done.returncode == 3 and "--store is empty" in done.stderr and list(tmp_path.iterdir()) == []
+
+
+def test_what_is_set_for_a_command_of_models_counts(cli):
+    assert cli("models", "pull", "tiny", "name=foo").stdout == "model/foo@v1\n"
+    assert cli("models", "pull", "tiny", "name=foo", "--name", "bar").stdout == "model/bar@v1\n"
+    refused = cli("models", "pull", "tiny", "slurm.time=10")
+    assert refused.returncode == 2 and "models pull is not submitted as a Slurm job, and slurm is given (command line)" in refused.stderr
+
+
+@pytest.fixture
+def of_models(store):
+    """Runs ``models`` with variables of the environment, which ``cli`` leaves out."""
+
+    def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        environment = cli_environment(store) | variables
+        return subprocess.run([*SAFEWORK, *words], env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+def test_a_variable_is_not_overwritten_by_an_option_that_was_not_given(of_models):
+    done = of_models("models", "pull", "tiny", SAFEWORK_MODELS_PULL__NAME="foo", SAFEWORK_MODELS_PULL__ARCHITECTURE="qwen2")
+    assert done.stdout == "model/foo@v1\n", done.stderr
+    manifest = json.loads(of_models("artifacts", "show", "foo", "--json").stdout)
+    assert manifest["config"]["architecture"] == "qwen2"
+    refused = of_models("models", "pull", "tiny", SAFEWORK_MODELS_PULL__SLURM__TIME="10")
+    assert refused.returncode == 2 and "slurm is given ($SAFEWORK_MODELS_PULL__SLURM__TIME)" in refused.stderr
+
+
+def test_a_dry_run_of_models_builds_nothing(cli, store, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"prompt": f"What is {n}?", "reply": "It is so."}) + "\n" for n in range(4)))
+    done = cli("models", "pull", "tiny", f"data={rows}", "tiny.vocabulary=300", "--dry-run")
+    assert done.returncode == 0 and not store.list(), done.stderr
+
+
+def test_the_same_line_on_a_newer_version_names_the_run_it_leaves(cli, kill_after, store, tiny_model, tiny_artifact, toy_data):
+    from safework_cli.core.artifacts.transfer import import_folder
+
+    line = ("sft", "model=tiny", "data=toy:cot", "bf16=false", "sample_prompts=0", "per_device_train_batch_size=4", "save_steps=1")
+    kill_after(2, *line, "max_steps=60")
+    changed = shutil.copytree(tiny_model, store.root / "changed")
+    (changed / "config.json").write_text((changed / "config.json").read_text() + "\n")
+    import_folder(store, changed, "tiny")
+    again = cli(*line, "max_steps=60")
+    assert again.returncode == 0 and "with model model/tiny@v1 → model/tiny@v2; this one starts from scratch" in again.stderr, again.stderr
+    assert "(the same command with model=model/tiny@v1 continues that one)" in again.stderr
+    other = cli(*line, "max_steps=60", "seed=1")
+    assert "continues that one" not in other.stderr
+    continued = cli(*line, "max_steps=60", "model=model/tiny@v1")
+    assert continued.returncode == 0 and "resumed at step" in continued.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_while_the_inputs_are_read_ends_with_75(store, tiny_artifact, toy_data, number):
+    slow = "import time, safework_cli.core.artifacts.store as s\ns.verify = lambda *_: (print('reading', flush=True), time.sleep(60))\n"
+    command = [sys.executable, "-c", f"{slow}from safework_cli.cli.main import main; main()", "sft", "model=tiny", "data=toy:cot"]
+    process = subprocess.Popen(command, env=cli_environment(store), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "reading\n"
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and f"stopped by {number.name} before anything was done" in said

@@ -193,6 +193,44 @@ def test_a_signal_is_passed_on_and_the_step_ends_in_order(number, tmp_path, monk
     assert (code, printed) == (75, f"got {int(number)} None\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_between_two_steps_ends_the_ladder_in_order(number, tmp_path, monkeypatch, capsys):
+    """Where a step was done before the signal reached it, and before the first one."""
+    code = {signal.SIGUSR1: 75, signal.SIGINT: 130}[number]
+    file = written(tmp_path, "steps: {first: artifacts verify, second: artifacts verify}\n")
+    between = runner(file)
+    monkeypatch.setattr(between, "_call", lambda *_: os.kill(os.getpid(), number) or (0, ""))
+    assert between.run() == code and [one.name for one in between.done] == ["first"]
+    assert "stopped after step first; the same command continues" in capsys.readouterr().err
+    at_once = runner(file)
+    monkeypatch.setattr(type(at_once._ladder), "values", lambda _: os.kill(os.getpid(), number) or {})
+    assert at_once.run() == code and at_once.done == [] and "stopped before anything was done" in capsys.readouterr().err
+
+
+def test_a_step_that_a_signal_ends_before_it_listens_can_be_resumed(tmp_path, monkeypatch):
+    dies = "import os, signal, sys; open(sys.argv[1], 'w').close(); signal.signal(signal.SIGUSR1, signal.SIG_DFL); signal.pause()"
+    monkeypatch.setattr("safework_cli.cli.ladder.program", lambda: [sys.executable, "-c", dies])
+    ready = tmp_path / "ready"
+
+    def send() -> None:
+        while not ready.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = Thread(target=send)
+    sender.start()
+    code, _ = runner(written(tmp_path, "steps: {base: models pull tiny}\n"))._call([str(ready)], {})
+    sender.join()
+    assert code == 75
+
+
+def test_the_store_of_a_ladder_may_be_in_a_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = written(tmp_path, "steps: {base: models pull tiny}\n")
+    ladder = read_ladder([file], [])
+    assert Runner(ladder, [], Path("~/st"))._environment["SAFEWORK_STORE"] == str(tmp_path / "st")
+
+
 SHAPED = """
 shapes: {base: shape.yaml}
 launch: {strategy: fsdp, processes: 2, device: h100}

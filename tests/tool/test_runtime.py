@@ -8,16 +8,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from filelock import FileLock
 
 from safework_cli.core import record, runs
+from safework_cli.core.artifacts import store as store_module
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
-from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain
+from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
 from safework_cli.core.runtime import execute, prepare
 from safework_cli.core.settings import StageConfig, verdict
+from safework_cli.core.signals import ENDING, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 
 
@@ -197,6 +200,99 @@ def test_fresh_begins_from_nothing(stage, store):
         run(stage, store)
     type(stage).during = staticmethod(lambda work: None)
     assert (run(stage, store, fresh=True).artifact.path / "journal").read_text() == "x"
+
+
+def test_a_job_that_is_started_again_goes_on_with_what_it_began_afresh(stage, store, monkeypatch):
+    first = run(stage, store)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    type(stage).during = staticmethod(lambda work: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(RunAgain):
+        run(stage, store, fresh=True)
+    type(stage).during = staticmethod(lambda work: None)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = run(stage, store, fresh=True)
+    assert (again.artifact.path / "journal").read_text() == "xx" and again.artifact.ref != first.artifact.ref
+    type(stage).during = staticmethod(lambda work: os.kill(os.getpid(), signal.SIGUSR1))
+    with pytest.raises(SafeworkError):
+        run(stage, store, fresh=True)
+    type(stage).during = staticmethod(lambda work: None)
+    monkeypatch.setenv("SLURM_JOB_ID", "8")  # whose first start ended before it had emptied anything
+    assert (run(stage, store, fresh=True).artifact.path / "journal").read_text() == "x"
+
+
+def test_a_job_that_gains_nothing_is_not_started_for_ever(stage, store, monkeypatch):
+    def stopped(kept: str):
+        def during(work):
+            with (work.path / "parts.jsonl").open("a") as handle:
+                handle.write(kept)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        type(stage).during = staticmethod(during)
+        return run(stage, store)
+
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(RunAgain):
+        stopped("")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(RunAgain):
+        stopped("{}\n")
+    with pytest.raises(SafeworkError, match="Slurm job 7 was started again and stopped without having gained anything") as caught:
+        stopped("")
+    assert caught.value.exit_code == 1
+    monkeypatch.setattr(NoteStage, "starts_over", True)
+    with pytest.raises(SafeworkError, match="note keeps nothing of a run that is stopped: each start begins from nothing"):
+        stopped("")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    with pytest.raises(RunAgain, match="note keeps nothing of a run that is stopped(.|\n)*it starts over"):
+        stopped("")
+
+
+def test_a_full_disk_does_not_start_a_job_for_ever(stage, store, monkeypatch):
+    def full(work):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    type(stage).during = staticmethod(full)
+    with pytest.raises(SafeworkError, match="was started again") as caught:
+        run(stage, store)
+    assert caught.value.exit_code == 1 and isinstance(caught.value.__cause__, RunAgain)
+
+
+@pytest.mark.parametrize("place", ["hash_payload", "fsync_folder"])
+def test_a_stop_during_the_commit_leaves_a_run_that_the_same_command_ends(stage, store, monkeypatch, place):
+    """Before the artifact is there and after: in both cases one artifact is made."""
+    original = getattr(store_module, place)
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return original(*arguments)
+
+    with monkeypatch.context() as patched, of_a_command().installed(ENDING):
+        patched.setattr(store_module, place, interrupted)
+        with pytest.raises(RunAgain, match="stopped by SIGUSR1"):
+            run(stage, store)
+    again = run(stage, store)
+    assert again.artifact.ref == "generations/note@v1" and again.already == (place == "fsync_folder")
+    assert not list(store.runs.iterdir()) and len(store.list()) == 1
+
+
+def test_a_stop_before_anything_was_done_says_so(stage, store, monkeypatch):
+    monkeypatch.setattr(NoteStage, "plan", lambda self, config, inputs: os.kill(os.getpid(), signal.SIGTERM))
+    with of_a_command().installed(ENDING), pytest.raises(RunAgain, match="stopped by SIGTERM before anything was done"):
+        run(stage, store)
+    assert not store.runs.exists()
+
+
+def test_a_signal_that_a_library_swallows_stops_the_run_all_the_same(stage, store, monkeypatch):
+    def plan(self, config, inputs):
+        with suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return Plan(name="note")
+
+    monkeypatch.setattr(NoteStage, "plan", plan)
+    with of_a_command().installed(ENDING), pytest.raises(RunAgain):
+        run(stage, store)
+    assert store.list() == []
 
 
 def test_a_damaged_result_is_not_passed_on(stage, store):

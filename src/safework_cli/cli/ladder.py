@@ -9,7 +9,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -19,10 +20,13 @@ from typer import _click as click  # typer carries its own click; the range of t
 from typer.core import TyperGroup
 
 from safework_cli.cli.json_output import print_json
+from safework_cli.cli.options import STORE
 from safework_cli.core.errors import EXIT_AGAIN, EXIT_DONE, EXIT_GATE, EXIT_INTERRUPTED, EXIT_TOO_MANY_FAILED, ConfigError, SafeworkError
 from safework_cli.core.ladder import LadderFile, Step, in_order, read_ladder
-from safework_cli.core.launch.slurm import RESTARTED, job_of, program
+from safework_cli.core.launch.jobs import job_of
+from safework_cli.core.launch.slurm import RESTARTED, program
 from safework_cli.core.launch.start import end_with_parent
+from safework_cli.core.paths import user_path
 from safework_cli.core.plan.estimate import estimate_lines
 from safework_cli.core.plan.work import Estimate
 from safework_cli.core.stage import Plan
@@ -55,9 +59,7 @@ def command() -> Any:
             ..., "-c", "--config", metavar="FILE", help="A ladder's file; may be given several times, later ones win name by name."
         ),
         only: list[str] = typer.Option([], "--only", metavar="STEP", help="This step and those that it needs; may be given several times."),
-        store: Optional[Path] = typer.Option(
-            None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False
-        ),
+        store: Optional[Path] = STORE,
         dry_run: bool = typer.Option(False, "--dry-run", help="Check every step, and say what each would do; do nothing."),
         wait: bool = typer.Option(False, "--wait", help="With slurm: wait for each job before the next step."),
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout."),
@@ -112,9 +114,11 @@ class Runner:
     def __init__(self, ladder: LadderFile, steps: Sequence[Step], store: Path | None, *, wait: bool = False, quiet: bool = False):
         self.done: list[Done] = []
         self._ladder, self._steps, self._wait, self._quiet = ladder, steps, wait, quiet
-        self._environment = dict(os.environ) if store is None else {**os.environ, "SAFEWORK_STORE": str(store.absolute())}
+        self._environment = dict(os.environ) if store is None else {**os.environ, "SAFEWORK_STORE": str(user_path(store).absolute())}
         self._jobs: set[str] = set()
-        self._stopped = EXIT_DONE
+        self._received: list[int] = []
+        self._passed = 0
+        """How many of the signals that were received a step has been sent."""
 
     # ------------------------------------------------------------ before anything runs
 
@@ -214,10 +218,16 @@ class Runner:
     # ------------------------------------------------------------ a run
 
     def run(self) -> int:
-        """Runs the steps until one fails. Returns its exit code, or 0."""
+        """Runs the steps until one fails or a signal comes. Returns the exit code."""
+        with self._listening():
+            return self._run()
+
+    def _run(self) -> int:
         references = self._ladder.values()
         restarted: dict[str, str | None] = {}
         for step in self._steps:
+            if code := self._stopped():
+                return code
             words = self._words(step, references)
             one = Done(step.name, ["safework", *words])
             self.done.append(one)
@@ -230,11 +240,8 @@ class Runner:
             one.seconds = round(time.monotonic() - started, 1)
             result: dict[str, Any] = _json(printed) if asks_json else {"ref": printed.strip() or None}
             one.ref, one.already = result.get("ref"), result.get("already")
-            if one.code or self._stopped:
+            if one.code:
                 self._summary()
-                if not one.code:
-                    say(f"stopped after step {step.name}; the same command continues")
-                    return self._stopped
                 why = REASONS.get(one.code, "its error is above")
                 left = len(self._steps) - len(self.done)
                 say(f"step {step.name} ended with exit code {one.code}: {why}")
@@ -248,8 +255,18 @@ class Runner:
                 raise ConfigError(f"step {missing[0]} needs what {step.name} made, which is not one line", printed[:200], step.text)
             if one.already is False:
                 restarted = {RESTARTED: None}  # Slurm's count of restarts is about the step that was under way then
+        if code := self._stopped():
+            return code
         self._summary()
         return EXIT_DONE
+
+    def _stopped(self) -> int:
+        """The exit code where a signal came that no step has ended by: it came between two steps, or when one was done. 0 without one."""
+        if not self._received:
+            return EXIT_DONE
+        self._summary()
+        say(f"stopped {f'after step {self.done[-1].name}' if self.done else 'before anything was done'}; the same command continues")
+        return EXIT_INTERRUPTED if signal.SIGINT in self._received else EXIT_AGAIN
 
     def _summary(self) -> None:
         if self._quiet:
@@ -261,30 +278,33 @@ class Runner:
     def _call(self, words: Sequence[str], changes: Mapping[str, str | None]) -> tuple[int, str]:
         """Runs safework, passes signals on to it, and returns its exit code and what it printed."""
         environment = {key: value for key, value in {**self._environment, **changes}.items() if value is not None}
-        received: list[int] = []
-        before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in PASSED_ON}
+        with self._listening(), tempfile.TemporaryFile() as out:
+            # in a session of its own: Ctrl-C in a terminal reaches this command only, which passes it on once
+            process = subprocess.Popen(
+                [*program(), *words], stdin=subprocess.DEVNULL, stdout=out, env=environment, start_new_session=True,
+                preexec_fn=end_with_parent,
+            )  # fmt: skip
+            while process.poll() is None:
+                for number in self._received[self._passed :]:
+                    process.send_signal(number)
+                    self._passed += 1
+                time.sleep(POLL_SECONDS)
+            out.seek(0)
+            printed = out.read().decode(errors="replace")
+        code = process.returncode
+        if -code in self._received:  # it had not begun to listen: nothing of it was done
+            code = EXIT_INTERRUPTED if -code == signal.SIGINT else EXIT_AGAIN
+        return code if code >= 0 else 128 - code, printed
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """While the body runs, signals are noted, to be passed on to the step that runs."""
+        before = {number: signal.signal(number, lambda number, _: self._received.append(number)) for number in PASSED_ON}
         try:
-            with tempfile.TemporaryFile() as out:
-                # in a session of its own: Ctrl-C in a terminal reaches this command only, which passes it on once
-                process = subprocess.Popen(
-                    [*program(), *words], stdin=subprocess.DEVNULL, stdout=out, env=environment, start_new_session=True,
-                    preexec_fn=end_with_parent,
-                )  # fmt: skip
-                passed = 0
-                while process.poll() is None:
-                    for number in received[passed:]:
-                        process.send_signal(number)
-                        passed += 1
-                    time.sleep(POLL_SECONDS)
-                out.seek(0)
-                printed = out.read().decode(errors="replace")
+            yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-        code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-        if code == EXIT_DONE and received:  # it was done before the signal reached it: the ladder stops after it
-            self._stopped = EXIT_INTERRUPTED if signal.SIGINT in received else EXIT_AGAIN
-        return code, printed
 
 
 def command_of(words: Sequence[str]) -> tuple[str, Any, list[str], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,6 +17,7 @@ from typer._click.shell_completion import CompletionItem
 from safework_cli.cli.hints import HintGroup
 from safework_cli.core.errors import EXIT_ERROR, EXIT_INTERRUPTED, SafeworkError
 from safework_cli.core.registry import stage_entries, stage_summary
+from safework_cli.core.signals import ENDING, of_a_command
 from safework_cli.core.terminal import guard, say
 
 GROUPS = {
@@ -142,10 +144,12 @@ def main() -> None:
     _no_space_after_keys()
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
-    command = typer.main.get_command(build_app())
     try:
-        code = command.main(prog_name="safework", standalone_mode=False)
-        sys.stdout.flush()
+        with of_a_command().installed(ENDING):
+            command = typer.main.get_command(build_app())
+            code = command.main(prog_name="safework", standalone_mode=False)
+            sys.stdout.flush()
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is done: a notice of the time limit must not change the exit code
     except SafeworkError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)

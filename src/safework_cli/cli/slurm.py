@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from safework_cli.cli.json_output import print_json
 from safework_cli.cli.results import say_result, show_plan
+from safework_cli.core import resume
 from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.config import Resolved
 from safework_cli.core.errors import EXIT_DONE, ConfigError
-from safework_cli.core.launch.slurm import FOLDER, PREFIX, Batch, has_made, job_of, outcome_of, script, submit
+from safework_cli.core.launch.jobs import FOLDER, PREFIX, has_made, job_of, outcome_of
+from safework_cli.core.launch.slurm import Batch, script, submit
 from safework_cli.core.plan.work import Activations, Work
-from safework_cli.core.runtime import existing, prepare
+from safework_cli.core.runtime import existing, find_inputs, prepare
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import say
 
@@ -24,7 +26,6 @@ def run_as_job(
     stage: Stage,
     resolved: Resolved,
     store: Store,
-    recipes: Sequence[Path],
     settings: Sequence[str],
     options: Mapping[str, str | bool | None],
     *,
@@ -36,24 +37,39 @@ def run_as_job(
 ) -> int:
     """Submits a command, after the checks that it would make itself; or, where its artifact is there already, names that.
 
-    Where an input is still to be made by another job (``job:ID``), only the settings can be checked now: Slurm starts the job when the
-    others have ended well, and it checks the rest then.
+    Where an input is still to be made by another job (``job:ID``), only the settings, the name and the other inputs can be checked now:
+    Slurm starts the job when the others have ended well, and it checks the rest then.
 
     Args:
+        settings: the words that were typed.
         options: of the command, by name; those that are None were not given.
         measure: as for ``core.runtime.prepare``.
+
+    Raises:
+        ConfigError, InputError: as the command itself refuses; sbatch is missing, or a value cannot be given to it.
+        GateFailed, TooManyFailed: an input was made by a job that did not end well.
     """
-    after = [job for reference in resolved.references.values() if (job := job_of(reference)) and not has_made(store, job)]
-    prepared = None if after else prepare(stage, resolved, store, build=not dry_run, quiet=quiet, measure=measure)
-    assert resolved.config.slurm is not None
-    words = [*stage.name.split(), *(word for recipe in recipes for word in ("-c", str(recipe))), *settings]
-    for name, value in options.items():
-        words += [] if value is None else [name] if value is True else [name, str(value)]
-    name = (prepared.name if prepared else resolved.name) or stage.name.replace(" ", "-")
+    fork = options.get("--fork")
+    fork = fork if isinstance(fork, str) else None
+    after = list(dict.fromkeys(job for given in resolved.references.values() if (job := job_of(given)) and not has_made(store, job)))
+    prepared = None if after else prepare(stage, resolved, store, build=not dry_run, quiet=quiet, measure=measure, fork=fork)
+    if prepared is not None:
+        found = prepared.inputs
+    else:
+        there = {key: given for key, given in resolved.references.items() if job_of(given) not in after}
+        found, _ = find_inputs(stage, there, store, build=not dry_run, quiet=quiet)
+        if fork:
+            resume.refuse_unknown(store.runs, fork, stage.name)
+    inputs = resolved.references | {key: artifact.ref for key, artifact in found.flat().items()}
+    name = check_name((prepared.name if prepared else resolved.name) or stage.name.replace(" ", "-"))
     slurm = resolved.config.slurm
+    assert slurm is not None
+    words = list(settings)
+    for option, value in options.items():
+        words += [] if value is None else [option] if value is True else [option, str(value)]
     if slurm.shards > 1 and not hasattr(resolved.config, "shard"):
         raise ConfigError(f"slurm.shards={slurm.shards}: safework {stage.name} has no shares", "only safework eval has", "leave it out")
-    batch = Batch(words, [path for path in recipes if path.is_file()], name, resolved.config.launch, slurm, after, slurm.shards)
+    batch = Batch(stage.name, resolved.recipes, words, name, resolved.config.launch, slurm, inputs, after, slurm.shards, fork)
     if dry_run:
         code = EXIT_DONE if prepared is None else show_plan(prepared, store, as_json=as_json)
         text = script(batch, store, store.root / FOLDER / f"{name}-DATE", os.environ)
@@ -69,10 +85,11 @@ def run_as_job(
             say_result(done, as_json=as_json, quiet=quiet)
             return done.exit_code
         prepared.plan.check_start()
+        batch = batch if batch.shards > 1 else replace(batch, words=[*words, "--submitted", prepared.fingerprint])
     if batch.shards > 1:
         array = submit(batch, store, os.environ)
-        shares = [f"shards.{number}={PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)]
-        batch = replace(batch, words=[*words, *shares], after=[array], shards=1)
+        shares = {f"shards.{number}": f"{PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)}
+        batch = replace(batch, inputs={**inputs, **shares}, after=[array], shards=1)
         after = [array]
     job = submit(batch, store, os.environ)
     if not quiet:

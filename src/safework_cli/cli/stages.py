@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from typer import _click as click  # typer carries its own click; the range of typer is pinned for it
 
 from safework_cli.cli.hints import StageCommand
+from safework_cli.cli.options import STORE
 from safework_cli.cli.results import say_result, show_plan, show_result
 from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.registry import load_stage, stage_entries
@@ -39,9 +40,7 @@ def stage_command(name: str) -> click.Command:
             [], "-c", "--config", metavar="RECIPE", help="A recipe file; may be given several times, later ones win.", show_default=False
         ),
         artifact_name: Optional[str] = typer.Option(None, "--name", help="The artifact's name.", show_default=False),
-        store: Optional[Path] = typer.Option(
-            None, "--store", help="The store's folder.  [default: $SAFEWORK_STORE or ./artifacts]", show_default=False
-        ),
+        store: Optional[Path] = STORE,
         dry_run: bool = typer.Option(False, "--dry-run", help="Print every setting with its source and what would be done; do nothing."),
         measure: bool = typer.Option(
             False, "--measure", help="With --dry-run: measure the activations on two shallow copies of the model, without its weights."
@@ -57,14 +56,19 @@ def stage_command(name: str) -> click.Command:
         as_json: bool = typer.Option(False, "--json", help="Print one JSON object on stdout in place of the reference."),
         wait: bool = typer.Option(False, "--wait", help="With slurm: wait for the job, and print what it made."),
         quiet: bool = typer.Option(False, "--quiet", "-q", help="Only warnings and errors on stderr."),
+        submitted: Optional[str] = typer.Option(None, "--submitted", hidden=True),
     ) -> int:
         from safework_cli.core.artifacts import default_store
         from safework_cli.core.config import resolve
-        from safework_cli.core.errors import ConfigError
+        from safework_cli.core.errors import ConfigError, InputError
         from safework_cli.core.runtime import execute, prepare
 
         if measure and not dry_run:
             raise ConfigError("--measure is given without --dry-run", "it is a part of the plan", "add --dry-run, or leave --measure out")
+        if fork and fresh:
+            raise ConfigError(
+                "--fork and --fresh are both given", "one resumes from a checkpoint, the other starts from scratch", "choose one"
+            )
         resolved = resolve(stage, recipe, settings or [], known_stages=list(stage_entries()))
         if artifact_name is not None:
             resolved.name, resolved.sources["name"] = artifact_name, "command line"
@@ -77,7 +81,6 @@ def stage_command(name: str) -> click.Command:
                 stage,
                 resolved,
                 where,
-                recipe,
                 settings or [],
                 options,
                 dry_run=dry_run,
@@ -88,14 +91,16 @@ def stage_command(name: str) -> click.Command:
             )
         if wait:
             raise ConfigError("--wait is given without slurm", "this command runs here, and ends when it is done", "leave --wait out")
-        prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet, measure=_measure if measure else None)
+        prepared = prepare(stage, resolved, where, build=not dry_run, quiet=quiet, measure=_measure if measure else None, fork=fork)
         if dry_run:
             return show_plan(prepared, where, as_json=as_json)
-        if fork and fresh:
-            raise ConfigError(
-                "--fork and --fresh are both given", "one resumes from a checkpoint, the other starts from scratch", "choose one"
+        if submitted and prepared.fingerprint != submitted:
+            raise InputError(
+                "what this job reads is not what it was submitted with",
+                "a file that a setting or an input names was changed while the job waited, or safework is another version now",
+                "submit the command again; the versions in the store are those of the submission",
             )
-        result = execute(prepared, where, fresh=fresh, quiet=quiet, fork=fork)
+        result = execute(prepared, where, fresh=fresh, quiet=quiet)
         say_result(result, as_json=as_json, quiet=quiet)
         if not quiet:
             show_result(stage, result.artifact)

@@ -30,10 +30,15 @@ MAX_RECIPE_BYTES = 1_000_000
 
 @dataclass(slots=True)
 class Layer:
-    """Values from one place."""
+    """Values from one place.
+
+    Attributes:
+        text: of a recipe, as it was read: a pipe can be read once.
+    """
 
     source: str
     values: dict[str, Any]
+    text: str = ""
 
 
 @dataclass(slots=True)
@@ -45,12 +50,14 @@ class Resolved:
         references: slot key (``model``, ``verifiers.safety``) → reference as given.
         name: of the artifact, where the user chose one.
         sources: dotted key → where its value came from ("default", a file, a variable, "command line").
+        recipes: what was read of each recipe, in order.
     """
 
     config: StageConfig
     references: dict[str, str]
     name: str | None
     sources: dict[str, str]
+    recipes: Sequence[Layer] = ()
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """(key, value, source) of every setting, for people."""
@@ -93,7 +100,7 @@ def read_recipe(path: Path) -> Layer:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} is not a mapping", f"it holds a {type(values).__name__}", "write `key: value` lines")
-    return Layer(str(path), values)
+    return Layer(str(path), values, text)
 
 
 def read_assignments(stage: Stage, assignments: Sequence[str]) -> list[Layer]:
@@ -144,8 +151,8 @@ def resolve(
         ConfigError: unknown keys, wrong types, combinations that a stage's model refuses; every one of them is named, with its source.
         InputError: a recipe is missing, or a required input was not given.
     """
-    layers = [read_recipe(path) for path in recipes]
-    layers += read_environment(stage, os.environ if environ is None else environ, known_stages or [stage.name])
+    read = [read_recipe(path) for path in recipes]
+    layers = [*read, *read_environment(stage, os.environ if environ is None else environ, known_stages or [stage.name])]
     layers += read_assignments(stage, assignments)
     merged: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -160,7 +167,7 @@ def resolve(
     except ValidationError as error:
         raise explain_validation(stage, error, sources) from None
     _require_slots(stage, references)
-    return Resolved(config, references, name, sources)
+    return Resolved(config, references, name, sources, read)
 
 
 def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, str]) -> str:

@@ -59,6 +59,12 @@ class InputError(SafeworkError):
     exit_code = EXIT_INPUT
 
 
+class GateFailed(SafeworkError):
+    """A gate of what is to be used did not hold."""
+
+    exit_code = EXIT_GATE
+
+
 class TooManyFailed(SafeworkError):
     """More items failed than the configuration tolerates."""
 
@@ -69,6 +75,10 @@ class RunAgain(SafeworkError):
     """Nothing is lost and the same command continues: after SIGTERM, a full disk, or a run held by another process."""
 
     exit_code = EXIT_AGAIN
+
+
+class Held(RunAgain):
+    """Another process holds what is needed: it will let go of it."""
 
 
 class Interrupted(SafeworkError):

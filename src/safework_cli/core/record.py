@@ -34,6 +34,8 @@ class Prepared:
     """Digests of the files outside the store that the settings name, as they were when the fingerprint was made."""
     states: dict[str, FileStates] = field(default_factory=dict)
     """Of the files of each input outside the store, at that time."""
+    fork: str | None = None
+    """The run whose checkpoint this one starts from; it is part of the fingerprint."""
 
     @property
     def kind(self) -> str:
@@ -54,6 +56,7 @@ def request_of(prepared: Prepared) -> dict[str, Any]:
         "digests": {key: artifact.digest for key, artifact in inputs.items()},
         "pid": os.getpid(),
         "host": this_host(),
+        "job": os.environ.get("SLURM_JOB_ID"),
     }
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, is_c
 from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.progress import METRICS
-from safework_cli.core.runs import is_running, read_request, run_folders
+from safework_cli.core.runs import is_running, journal_bytes, read_request, run_folders
 
 FORK = "fork.json"
 """What a forked run's folder says of its origin."""
@@ -25,6 +26,7 @@ WHICH_WEIGHTS = ("lora", "train_layers", "train_vision", "keep_layers", "head")
 """Settings that say which weights there are to train: an optimiser's state fits only one choice of them."""
 WHOLE_STATE = frozenset({"single", "ddp"})
 """Strategies whose checkpoints hold the whole optimiser: any number of processes can resume from them."""
+_VERSION = re.compile(r"@v\d+")
 JOURNALS = (METRICS, "samples.jsonl")
 """Records by step that go along, up to the checkpoint's."""
 
@@ -35,20 +37,38 @@ def checkpoint_of(folder: Path) -> Path | None:
 
 
 def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
-    """A sentence for each run of the same stage that has a checkpoint from which this one could resume, and does not.
+    """A sentence for each run of the same stage that has a checkpoint from which this one could resume, and does not; and for each with the
+    same settings on other versions of the same inputs: the command that was typed may have meant that one.
 
     Args:
         made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
     """
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
+        versions = _other_versions(theirs, request)
         checkpoint = checkpoint_of(runs / other)
-        if checkpoint and not _misfit(other, theirs, request) and not is_running(runs / other) and not made(str(theirs.get("fingerprint"))):
-            lines.append(
-                f"an unfinished run of {request['stage']} stopped at step {step_of(checkpoint)} with {_difference(theirs, request)}; "
-                f"this one starts from scratch (--fork {other} resumes from that checkpoint)"
-            )
+        kept = "" if checkpoint is None else f"at step {step_of(checkpoint)} "
+        if checkpoint is None and not (versions and journal_bytes(runs / other)):
+            continue
+        if is_running(runs / other) or made(str(theirs.get("fingerprint"))):
+            continue
+        start = f"an unfinished run of {request['stage']} stopped {kept}with {_difference(theirs, request)}; this one starts from scratch"
+        if versions and (checkpoint is None or _misfit(other, theirs, request)):
+            lines.append(f"{start} (the same command with {' '.join(versions)} continues that one)")
+        elif checkpoint is not None and not _misfit(other, theirs, request):
+            lines.append(f"{start} (--fork {other} resumes from that checkpoint)")
     return lines
+
+
+def _other_versions(theirs: Mapping[str, Any], request: Mapping[str, Any]) -> list[str]:
+    """The inputs of a run, as they are typed, where it differs from a request in nothing but versions of the same artifacts; else empty."""
+    then, now = theirs["inputs"], request["inputs"]
+    if {**theirs["config"], "slurm": None} != {**request["config"], "slurm": None} or then.keys() != now.keys():
+        return []
+    changed = [key for key in then if then[key] != now[key]]
+    if any(_VERSION.sub("", then[key]) != _VERSION.sub("", now[key]) for key in changed):
+        return []
+    return [f"{key}={then[key]}" for key in changed]
 
 
 def identity(fingerprint: str, name: str) -> str:
@@ -67,27 +87,16 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
     """
     if (folder / FORK).exists():
         return str(json.loads((folder / FORK).read_text())["note"])
-    others = _runs_of(runs, request["stage"], folder)
-    if name not in others:
+    if why := refusal(runs, name, folder, request):
+        raise why
+    source, theirs = checkpoint_of(runs / name), _runs_of(runs, request["stage"], folder)[name]
+    assert source is not None
+    if damaged := damage(source):
         raise InputError(
-            f"no unfinished run '{name}' of {request['stage']}{nearest(name, others)}",
-            f"there {'are ' + ', '.join(sorted(others)) if others else 'is none'}; what a finished run made is an artifact (model=…)",
-            "leave --fork out to start from scratch",
-        )
-    complete = [path for path in checkpoints_in(runs / name) if is_complete(path)]
-    if not complete:
-        raise InputError(
-            f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to start from scratch"
-        )
-    source = complete[0]
-    if why := damage(source):
-        raise InputError(
-            f"{source} is damaged: {why}",
+            f"{source} is damaged: {damaged}",
             "a fork starts from the last checkpoint, byte for byte",
             "run that run's own command again: it resumes from an earlier whole checkpoint",
         )
-    if misfit := _misfit(name, others[name], request):
-        raise misfit
     (folder / "checkpoints").mkdir(exist_ok=True)
     target = folder / "checkpoints" / source.name
     shutil.rmtree(target, ignore_errors=True)
@@ -98,9 +107,39 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
             for record in records:
                 write_line(handle, record)
     seal(target, request["fingerprint"], forked=True)
-    note = f"forked from {name} at step {step_of(source)}, with {_difference(others[name], request)}"
+    note = f"forked from {name} at step {step_of(source)}, with {_difference(theirs, request)}"
     (folder / FORK).write_text(json.dumps({"run": name, "step": step_of(source), "note": note}))
     return note
+
+
+def refusal(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> InputError | None:
+    """Why the run ``name`` cannot be forked into ``folder``; None where it can, and where it was already. Compares no bytes."""
+    if (folder / FORK).exists():
+        return None
+    others = _runs_of(runs, request["stage"], folder)
+    if name not in others:
+        return no_run(name, request["stage"], others)
+    if checkpoint_of(runs / name) is None:
+        return InputError(
+            f"the run '{name}' has no whole checkpoint", "it ended before its first one", "leave --fork out to start from scratch"
+        )
+    return _misfit(name, others[name], request)
+
+
+def refuse_unknown(runs: Path, name: str, stage: str) -> None:
+    """Raises InputError where a stage has no run of a name: all that can be said of a fork before its inputs are there."""
+    others = _runs_of(runs, stage, runs)
+    if name not in others:
+        raise no_run(name, stage, others)
+
+
+def no_run(name: str, stage: str, others: Collection[str]) -> InputError:
+    """The error of a fork from a run that is not there."""
+    return InputError(
+        f"no unfinished run '{name}' of {stage}{nearest(name, others)}",
+        f"there {'are ' + ', '.join(sorted(others)) if others else 'is none'}; what a finished run made is an artifact (model=…)",
+        "leave --fork out to start from scratch",
+    )
 
 
 def _misfit(name: str, theirs: Mapping[str, Any], request: Mapping[str, Any]) -> InputError | None:

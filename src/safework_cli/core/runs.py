@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from safework_cli.core.artifacts.staging import is_locked, is_recent, this_host
+from safework_cli.core.progress import EVENTS, METRICS
 
 REQUEST = "request.json"
 """What was asked of a run: stage, settings, inputs, and who works on it."""
@@ -57,6 +58,15 @@ def read_request(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return request if isinstance(request, dict) and isinstance(request.get("inputs"), dict) else None
+
+
+def journal_bytes(run: Path) -> int:
+    """How much the journals of a run hold: of a stage that takes no steps, what is kept when it stops."""
+    found = 0
+    for path in run.rglob("*.jsonl") if run.is_dir() else ():
+        if path.name not in (EVENTS, METRICS) and path.relative_to(run).parts[0] not in ("output", "ranks"):
+            found += path.stat().st_size
+    return found
 
 
 def run_folders(runs: Path) -> list[Path]:

@@ -18,18 +18,31 @@ from filelock import Timeout
 from safework_cli.core import data_files, resume, runs
 from safework_cli.core.artifacts import Artifact, Manifest, Store
 from safework_cli.core.artifacts.adapters import read_base
-from safework_cli.core.artifacts.external import changed_files, file_states
-from safework_cli.core.artifacts.manifest import MANIFEST, write_durably
+from safework_cli.core.artifacts.external import file_states
+from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.artifacts.payload import has_weights
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import GC_LOCK
 from safework_cli.core.capture import stdout_to_stderr, warnings_recorded
+from safework_cli.core.changes import changed_inputs, refuse_if_changed, refuse_if_deleted
 from safework_cli.core.checkpoints import step_of
 from safework_cli.core.config import Resolved, fingerprint
-from safework_cli.core.errors import EXIT_DONE, EXIT_GATE, EXIT_TOO_MANY_FAILED, ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.errors import (
+    EXIT_DONE,
+    EXIT_GATE,
+    EXIT_TOO_MANY_FAILED,
+    ConfigError,
+    GateFailed,
+    Held,
+    InputError,
+    RunAgain,
+    SafeworkError,
+    TooManyFailed,
+)
 from safework_cli.core.launch import ranks
-from safework_cli.core.launch.slurm import job_of, made_by_job, standstill
+from safework_cli.core.launch.jobs import job_of, made_by_job
+from safework_cli.core.launch.slurm import RESTARTED, standstill
 from safework_cli.core.launch.start import run_on_ranks
 from safework_cli.core.memory import run_in_memory
 from safework_cli.core.plan.estimate import estimate
@@ -56,29 +69,22 @@ class Result:
     """What people should know of how it was made."""
 
 
-def prepare(
-    stage: Stage,
-    resolved: Resolved,
-    store: Store,
-    *,
-    build: bool = True,
-    quiet: bool = True,
-    measure: Callable[[Work, Any], Activations] | None = None,
-) -> Prepared:
-    """Resolves the inputs and plans.
+def find_inputs(
+    stage: Stage, references: Mapping[str, str], store: Store, *, build: bool = True, quiet: bool = True
+) -> tuple[Inputs, list[Prepared]]:
+    """What references mean, and, where they are not to be built, the datasets that files are to be made into.
 
     Args:
-        build: make a dataset of a file that is given where a dataset is wanted. Without it the plan says what would be built, and nothing
-            more where that is not done already.
-        quiet: as for ``execute``, for such a build.
-        measure: measures the activations of a plan's work, given the settings; without it they are estimated by formula.
+        references: by slot key.
+        build, quiet: as for ``prepare``.
 
     Raises:
-        InputError: an input is missing or damaged; refusals stay in the plan.
+        InputError: an input is missing or damaged.
+        GateFailed, TooManyFailed: the job that made one did not end well.
     """
     values: dict[str, Any] = {}
     unbuilt: list[Prepared] = []
-    for key, given in resolved.references.items():
+    for key, given in references.items():
         reference = made_by_job(store, given) if job_of(given) else given
         slot, _, part = key.partition(".")
         takes = stage.inputs[slot]
@@ -89,13 +95,55 @@ def prepare(
                 unbuilt.append(of_file)
                 continue
             artifact = of_file or store.resolve(reference, takes.kinds, slot=key)
+        if job_of(given):
+            _refuse_if_ended_badly(artifact, given, key)
         if artifact.kind == "dataset" and not takes.whole:
             artifact.row_files()  # refuses a dataset of several subsets where one is wanted
         if part:
             values.setdefault(slot, {})[part] = artifact
         else:
             values[slot] = artifact
-    inputs = Inputs(values)
+    return Inputs(values), unbuilt
+
+
+def _refuse_if_ended_badly(artifact: Artifact, given: str, key: str) -> None:
+    """Raises where the job that a reference names made an artifact that did not pass: what was submitted in time waits for a job that ends
+    well, and what is submitted later must not be judged otherwise."""
+    kinds: dict[int, type[SafeworkError]] = {EXIT_GATE: GateFailed, EXIT_TOO_MANY_FAILED: TooManyFailed}
+    if (code := exit_code(artifact.manifest)) == EXIT_DONE:
+        return
+    gates = "; ".join(artifact.manifest.failed_gates)
+    raise kinds[code](
+        f"{key}={given}: the job made {artifact.ref} and ended with exit code {code}",
+        f"gate failed: {gates}" if gates else f"{artifact.manifest.failed_items} items failed",
+        f"{key}={artifact.ref} uses it all the same",
+    )
+
+
+def prepare(
+    stage: Stage,
+    resolved: Resolved,
+    store: Store,
+    *,
+    build: bool = True,
+    quiet: bool = True,
+    measure: Callable[[Work, Any], Activations] | None = None,
+    fork: str | None = None,
+) -> Prepared:
+    """Resolves the inputs and plans.
+
+    Args:
+        build: make a dataset of a file that is given where a dataset is wanted. Without it the plan says what would be built, and nothing
+            more where that is not done already.
+        quiet: as for ``execute``, for such a build.
+        measure: measures the activations of a plan's work, given the settings; without it they are estimated by formula.
+        fork: the folder of an unfinished run of the same stage with other settings or inputs: resume from its last checkpoint.
+
+    Raises:
+        InputError: an input is missing or damaged; refusals stay in the plan.
+        GateFailed, TooManyFailed: the job that made one did not end well.
+    """
+    inputs, unbuilt = find_inputs(stage, resolved.references, store, build=build, quiet=quiet)
     states = {key: file_states(artifact) for key, artifact in inputs.flat().items()}
     if unbuilt:
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
@@ -111,7 +159,17 @@ def prepare(
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
-    return Prepared(stage, resolved, inputs, plan, fingerprint(stage, resolved.config, digests), name, external, states)
+    identity = fingerprint(stage, resolved.config, digests)
+    identity = resume.identity(identity, fork) if fork else identity
+    prepared = Prepared(stage, resolved, inputs, plan, identity, name, external, states, fork)
+    if fork and (why := resume.refusal(store.runs, fork, _folder(prepared, store), request_of(prepared))):
+        plan.lines.append(f"--fork {fork}: {why.what}")
+        plan.lacking = plan.lacking or why
+    return prepared
+
+
+def _folder(prepared: Prepared, store: Store) -> Path:
+    return store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
 
 
 def _note_configurations(plan: Plan, inputs: Inputs) -> None:
@@ -169,29 +227,46 @@ def _plan_of_builds(stage: Stage, resolved: Resolved, inputs: Inputs, unbuilt: l
     return Prepared(stage, resolved, inputs, plan, "", check_name(plan.name))
 
 
-def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False, fork: str | None = None) -> Result:
+def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False) -> Result:
     """Runs a prepared request, or returns what an earlier run of the same request made.
 
     Args:
-        fork: the folder of an unfinished run of the same stage with other settings or inputs: resume from its last checkpoint.
+        fresh: run it from the beginning whatever is there. (A Slurm job that was begun so and is started again goes on with what it has.)
 
     Raises:
         SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
     """
     if prepared.plan.refusals:
         raise prepared.plan.refusals[0]
-    if fork:
-        prepared.fingerprint = resume.identity(prepared.fingerprint, fork)
-    folder = store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
-    with _failures_explained(prepared, store, folder):
+    folder = _folder(prepared, store)
+    with _requeues_end(prepared.stage, folder), _failures_explained(prepared, store, folder):
         if not fresh and (done := existing(prepared, store)):
             runs.clear(folder)  # left by a kill after the commit
             return done
         with runs.locked(folder):
             finished = None if fresh else existing(prepared, store)  # another process may have finished while this one waited
-            result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet, fork=fork)
+            result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet)
             runs.empty(folder)
         return result
+
+
+@contextmanager
+def _requeues_end(stage: Stage, folder: Path) -> Iterator[None]:
+    """Turns a stop into an error of which no job is started again, where this is a job that was and gained nothing since."""
+
+    def kept() -> int:
+        return _step_of(folder) if stage.many_processes else runs.journal_bytes(folder)
+
+    before = kept()
+    try:
+        yield
+    except Held:
+        raise  # it waits for another process
+    except RunAgain as stopped:
+        useless = standstill(stage.name, before, kept(), os.environ, trains=stage.many_processes, starts_over=stage.starts_over)
+        if useless is not None:
+            raise useless from stopped
+        raise
 
 
 @contextmanager
@@ -200,7 +275,7 @@ def _failures_explained(prepared: Prepared, store: Store, folder: Path) -> Itera
     try:
         yield
     except Timeout:
-        raise RunAgain(
+        raise Held(
             f"another process is running this stage on these inputs ({_holder(folder)})",
             "two processes never write the same run",
             "wait for it; the same command then prints what it made",
@@ -214,7 +289,7 @@ def _failures_explained(prepared: Prepared, store: Store, folder: Path) -> Itera
     except Exception as error:
         if known := explain(error, store.root, prepared.resolved.config):
             raise known from error
-        _refuse_if_deleted(prepared)
+        refuse_if_deleted(prepared)
         if isinstance(error, BrokenPipeError):  # click takes it for a closed stdout, and exits without a message
             raise RuntimeError("the other end of a pipe is gone: a child process died") from error
         raise
@@ -259,43 +334,14 @@ def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Map
     return Result(made, True, exit_code(made.manifest), note)
 
 
-def _refuse_if_deleted(prepared: Prepared) -> None:
-    """Raises InputError where an input was deleted."""
-    for artifact in prepared.inputs.flat().values():
-        if not (artifact.path if artifact.external else artifact.path / MANIFEST).exists():
-            raise InputError(
-                f"{artifact.ref} was deleted in the meantime",
-                "a gc that started before this run did not know that the run needs it",
-                "run the stage that made it again",
-            )
-
-
-def _changed_inputs(prepared: Prepared) -> list[str]:
-    """The files of inputs outside the store that are not what they were when the fingerprint was made."""
-    inputs = prepared.inputs.flat()
-    return [f"{key}={one.ref} ({name})" for key, one in inputs.items() for name in changed_files(one, prepared.states.get(key, {}))]
-
-
-def _refuse_if_changed(prepared: Prepared) -> None:
-    """Raises InputError where a file that the settings name, or one of an input outside the store, changed after the fingerprint was made:
-    what was made of the new content would be found later by requests for the old."""
-    now = prepared.stage.external_digests(prepared.resolved.config)
-    changed = sorted(key for key in prepared.external.keys() | now.keys() if prepared.external.get(key) != now.get(key))
-    if changed := changed + _changed_inputs(prepared):
-        raise InputError(
-            f"what was read changed during the run: {', '.join(changed)}",
-            "the result may be made of the old content, the new one or a part of each, and is not kept",
-            "run the same command again once nothing writes to it",
-        )
-
-
-def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool, fork: str | None) -> Result:
+def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool) -> Result:
     """Runs the stage in its locked folder and commits what it made."""
     prepared.plan.check_start()
+    fresh = fresh and not _begun_by_this_job(folder)
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
-    if changed := _changed_inputs(prepared):
+    if changed := changed_inputs(prepared):
         raise InputError(
             f"an input changed after the plan was made: {', '.join(changed)}",
             "the run would be recorded as one from the old content",
@@ -303,24 +349,24 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         )
     request = request_of(prepared)
     with store.lock(GC_LOCK):
-        _refuse_if_deleted(prepared)
+        refuse_if_deleted(prepared)
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
-    forked = resume.begin(store.runs, fork, folder, request) if fork else None
+    forked = resume.begin(store.runs, prepared.fork, folder, request) if prepared.fork else None
     started = time.monotonic()
-    started_at = _step_of(folder)
-    try:
-        outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
-    except RunAgain as stopped:
-        if prepared.stage.many_processes and (useless := standstill(started_at, _step_of(folder), os.environ)):
-            raise useless from stopped
-        raise
-    _refuse_if_changed(prepared)
+    outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    refuse_if_changed(prepared)
     outcome.notes += [forked] if forked else []
     output = folder / "output"
     keep_record(folder, output)
     peak = ranks.peak_of_all(folder / ranks.FOLDER)
     manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started, peak=peak)
     return Result(store.commit(output, manifest), False, exit_code(manifest))
+
+
+def _begun_by_this_job(folder: Path) -> bool:
+    """Whether this is a Slurm job that was started again, and the run in this folder is the one that it began."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return bool(job) and os.environ.get(RESTARTED, "0") != "0" and (runs.read_request(folder) or {}).get("job") == job
 
 
 def _step_of(folder: Path) -> int:
@@ -338,12 +384,13 @@ def _others(store: Store, folder: Path, request: Mapping[str, Any], stage: Stage
 
 def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet: bool) -> Outcome:
     """Calls the stage, with its progress shown and recorded and signals turned into errors."""
-    progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest()
+    progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest.current()
     for line in notes:
         progress.note(line)
     progress.event("started", pid=os.getpid(), host=this_host())
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
+            stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over)
             work = WorkDir(folder, prepared.fingerprint, progress, stop, estimate=prepared.plan.estimate)
             run = prepared.stage.run if prepared.resolved.config.launch.world == 1 else partial(run_on_ranks, prepared.stage)
             return run_in_memory(run, prepared.resolved.config, prepared.inputs, work)

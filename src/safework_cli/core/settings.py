@@ -139,6 +139,22 @@ Word = Annotated[str, BeforeValidator(_as_text), AfterValidator(_one_word)]
 """An option of sbatch; a number as well, which YAML makes of 8."""
 
 
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError(f"{text!r} is not one line, as an option of sbatch is")
+    return text
+
+
+def _or_none(value: Any) -> Any:
+    return "" if value is None or value is True else _as_text(value)
+
+
+Line = Annotated[str, Field(min_length=1), BeforeValidator(_as_text), AfterValidator(_one_line)]
+"""An option of sbatch that may hold blanks and signs, such as a100|h100."""
+LineOrNone = Annotated[str, BeforeValidator(_or_none), AfterValidator(_one_line)]
+"""The same; empty (null, true) for an option that is given without a value, such as exclusive."""
+
+
 class SlurmSettings(Settings):
     """Where and for how long a job runs. Nodes and processes are those of ``launch``."""
 
@@ -156,16 +172,16 @@ class SlurmSettings(Settings):
     """Cores of each node."""
     mem: Word | None = None
     """Memory of each node, such as 500G; 0 for all of it."""
-    constraint: Word | None = None
-    """Features that nodes must have."""
+    constraint: Line | None = None
+    """Features that nodes must have, as sbatch takes them: h100, a100|h100."""
     signal_seconds: int = Field(300, ge=1, le=65_535)
     """How long before the time limit the run is asked to write a checkpoint and stop: more than a step and a checkpoint take."""
     shards: int = Field(1, ge=1, le=1000)
     """eval: an array of so many jobs, each of which asks for a share of the replies, and one that judges them and sums them up."""
     setup: list[str] = Field(default_factory=list)
     """Lines of shell that come before the command: module load, source …/activate."""
-    extra: dict[str, Word] = Field(default_factory=dict)
-    """Further options of sbatch, such as {exclude: node7}."""
+    extra: dict[str, LineOrNone] = Field(default_factory=dict)
+    """Further options of sbatch, such as {exclude: node7}; null for one without a value, such as {exclusive: null}."""
 
     @field_validator("time")
     @classmethod
@@ -178,9 +194,9 @@ class SlurmSettings(Settings):
     @classmethod
     def _not_ours(cls, options: dict[str, str]) -> dict[str, str]:
         for name in options:
-            if name in OURS:
-                raise ValueError(f"--{name} is set by the script itself")
             _one_word(name)
+            if ours := next((one for one in OURS if one.startswith(name)), None):  # sbatch takes the beginning of a name for the whole
+                raise ValueError(f"--{ours} is set by the script itself")
         return options
 
     @model_validator(mode="after")

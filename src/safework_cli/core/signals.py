@@ -9,6 +9,10 @@ from typing import Any
 
 from safework_cli.core.errors import Interrupted, RunAgain
 
+ENDING = (signal.SIGTERM, signal.SIGUSR1)
+"""What ends a command from outside: by ``kill``, by a scheduler."""
+KEPT, RESUMES = "what was done so far is kept", "run the same command again: it resumes"
+
 
 class StopRequest:
     """Ctrl-C, SIGTERM and SIGUSR1, turned into errors at a moment when nothing is lost.
@@ -18,22 +22,53 @@ class StopRequest:
 
     Args:
         handled: the signals; the others keep their effect.
+
+    Attributes:
+        before: what a stop came before, where nothing was done yet: " before anything was done".
+        kept, again: what the error says of what was done, and of what the same command does next.
     """
 
-    def __init__(self, handled: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)) -> None:
+    installed_now: StopRequest | None = None
+    """The one whose handlers are installed: a command has one from its beginning to its end."""
+
+    def __init__(self, handled: Sequence[signal.Signals] = (signal.SIGINT, *ENDING)) -> None:
         self.requested: signal.Signals | None = None
+        self.before, self.kept, self.again = "", KEPT, RESUMES
         self._handled = handled
         self._deferred = False
 
+    @classmethod
+    def current(cls) -> StopRequest:
+        """The request of this command, or a new one where a function is called outside a command."""
+        return cls.installed_now or cls()
+
     @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Handles the signals while the body runs."""
-        previous = {sig: signal.signal(sig, self._on_signal) for sig in self._handled}
+    def installed(self, only: Sequence[signal.Signals] | None = None) -> Iterator[None]:
+        """Handles the signals while the body runs.
+
+        Args:
+            only: these of them.
+        """
+        outer, StopRequest.installed_now = StopRequest.installed_now, self
+        previous = {sig: signal.signal(sig, self._on_signal) for sig in (self._handled if only is None else only)}
         try:
             yield
         finally:
             for sig, handler in previous.items():
                 signal.signal(sig, handler)
+            StopRequest.installed_now = outer
+
+    def begin(self, stage: str, *, starts_over: bool) -> None:
+        """Notes that something is done from here on, and raises where a signal came that a library swallowed.
+
+        Args:
+            stage: what runs.
+            starts_over: nothing of it is kept when it stops.
+        """
+        self.before, self.kept, self.again = "", KEPT, RESUMES
+        if starts_over:
+            self.kept, self.again = f"{stage} keeps nothing of a run that is stopped", "run the same command again: it starts over"
+        self.check()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -61,10 +96,17 @@ class StopRequest:
             return
         if self.requested == signal.SIGINT:
             raise Interrupted("interrupted by Ctrl-C", "", "run the same command again: it resumes from what was kept")
-        raise RunAgain(f"stopped by {self.requested.name}", "what was done so far is kept", "run the same command again: it resumes")
+        raise RunAgain(f"stopped by {self.requested.name}{self.before}", self.kept, self.again)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
         second = self.requested is not None
         self.requested = signal.Signals(number)
         if not self._deferred or (second and number == signal.SIGINT):
             self.check()
+
+
+def of_a_command() -> StopRequest:
+    """The request of a command that has done nothing yet."""
+    stop = StopRequest()
+    stop.before, stop.kept, stop.again = " before anything was done", "", "run the same command again"
+    return stop

@@ -212,6 +212,8 @@ class Stage(ABC):
     """What the stage needs of the engine in its setting ``engine``; the plan refuses one that offers less."""
     many_processes: ClassVar[bool] = False
     """Whether ``run`` may be called by several processes at the same time, each with its own ``WorkDir.world``."""
+    starts_over: ClassVar[bool] = False
+    """Whether nothing of a run is kept that is stopped: neither checkpoints nor a journal."""
 
     def kind_of(self, config: Any) -> str:
         """The kind of artifact that these settings make: ``output``, but for a part of it that is of another kind."""

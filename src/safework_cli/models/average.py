@@ -59,6 +59,7 @@ class AverageModels(Stage):
     name = "models average"
     summary = "Average the weights of models of one architecture and tokenizer."
     Config = AverageConfig
+    starts_over = True
     inputs: ClassVar[dict[str, Slot]] = {"models": Slot(("model",), "the models, by their number: models.1, models.2, …", many=True)}
     output = "model"
 

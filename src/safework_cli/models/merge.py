@@ -24,6 +24,7 @@ class MergeAdapter(Stage):
     name = "models merge"
     summary = "Add a kept adapter to the weights of its base."
     Config = MergeConfig
+    starts_over = True
     inputs: ClassVar[dict[str, Slot]] = {"model": Slot(("model",), "the adapter")}
     output = "model"
 

@@ -61,6 +61,7 @@ class PullModel(Stage):
     name = "models pull"
     summary = "Bring a model into the store: smollm2, smollm2-vision, tiny, or hf:org/name."
     Config = PullConfig
+    starts_over = True
     inputs: ClassVar[dict[str, Slot]] = {
         "data": Slot(("dataset",), "texts from which the tiny model's tokens are learned (tiny.vocabulary)", optional=True)
     }

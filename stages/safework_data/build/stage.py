@@ -30,6 +30,7 @@ class BuildStage(Stage):
     version: ClassVar[int] = 12  # 12: brief safety pairs, copies by side; 11: the starter set's rl has its own groups; 10: rows with images
     summary: ClassVar[str] = "Build a dataset: sources, checks, duplicates and evaluation prompts out, splits, data card."
     Config = BuildConfig
+    starts_over: ClassVar[bool] = True
     inputs: ClassVar[dict[str, Slot]] = {
         "data": Slot(
             ("dataset",), "datasets whose rows come in after the sources: data.worked=NAME:cot", optional=True, many=True, whole=True

@@ -25,6 +25,7 @@ class IndexStage(Stage):
     name: ClassVar[str] = "data index"
     summary: ClassVar[str] = "Build a search index: BM25 over passages, in English and Chinese."
     Config = IndexConfig
+    starts_over: ClassVar[bool] = True
     inputs: ClassVar[dict[str, Slot]] = {}
     output: ClassVar[str] = "index"
 

@@ -30,6 +30,7 @@ class WrapStage(Stage):
     version = 4  # 3: accuracy's interval by prompt; 4: baselines "…_given_harmful" (was "…_told_harmful")
     summary = "Make a verifier of a model that is a judge already: a released reward model, or one that is served."
     Config = WrapConfig
+    starts_over = True
     inputs = {
         "model": Slot(("model",), "the judge, an instruct model", optional=True),
         "data": Slot(("dataset",), "rows with meta.label to calibrate and measure it on", optional=True),

@@ -15,12 +15,14 @@ from pydantic import ValidationError
 
 from safework_cli.core import resume
 from safework_cli.core import stage as stage_module
-from safework_cli.core.config import fingerprint
+from safework_cli.core.artifacts import Store
+from safework_cli.core.config import Layer, fingerprint
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, SafeworkError
 from safework_cli.core.launch import start
+from safework_cli.core.launch.jobs import job_of, keep_number, made_by_job, new_submission
 from safework_cli.core.launch.ranks import RankRecord, failed, first_cause, write_record
 from safework_cli.core.launch.relay import Relay, RelayDisplay
-from safework_cli.core.launch.slurm import Batch, job_of, made_by_job, script, standstill
+from safework_cli.core.launch.slurm import Batch, script, standstill, submit
 from safework_cli.core.launch.start import launch_command, rendezvous_port
 from safework_cli.core.launch.world import World
 from safework_cli.core.registry import load_stage
@@ -153,6 +155,10 @@ def test_the_command_that_starts_processes(tmp_path):
     words = launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1"})
     assert words[:2] == ["srun", "--nodes=2"] and f"{platform.node()}:{rendezvous_port('12')}" in words
     assert words[words.index("--rdzv-conf") + 1] == "join_timeout=1800"  # launch.timeout_minutes
+    assert not [word for word in words if word.startswith("--cpus-per-task")]
+    given = {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2", "SLURMD_NODENAME": "node1", "SLURM_CPUS_PER_TASK": "64"}
+    words = launch_command(two, tmp_path, "f" * 64, given)
+    assert "--cpus-per-task=64" in words[: words.index("-m")], "srun takes it from no variable of sbatch's"
     with pytest.raises(ConfigError, match="is not a node of the Slurm allocation 12"):
         launch_command(two, tmp_path, "f" * 64, {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "2"})
 
@@ -215,8 +221,14 @@ def test_a_checkpoint_of_divided_state_is_not_given_to_another_number_of_process
 
 def batch(**more) -> Batch:
     slurm = SlurmSettings(partition="gpu", gpus_per_node="8", time="2:00:00", setup=["module load cuda"], extra={"exclude": "node7"})
-    usual = {"words": ["sft", "-c", "my recipe.yaml", "model=a b"], "recipes": [Path("my recipe.yaml")], "name": "sft"}
+    usual = {"stage": "sft", "recipes": [Layer("my recipe.yaml", {}, "{}")], "words": ["model=a b"], "name": "sft"}
     return Batch(**(usual | {"launch": LaunchSettings(strategy="ddp", processes=8, nodes=2), "slurm": slurm} | more))
+
+
+def submission(store: Store, job: str) -> Path:
+    folder = new_submission(store, "name", {"inputs": {}})
+    keep_number(store, job, folder)
+    return folder
 
 
 def test_a_batch_script_is_bash_and_says_all_that_was_asked(store, tmp_path):
@@ -232,19 +244,89 @@ def test_a_batch_script_is_bash_and_says_all_that_was_asked(store, tmp_path):
 
 
 def test_the_jobs_of_an_array_have_a_share_each(store, tmp_path):
-    text = script(batch(words=["eval", "model=a"], recipes=[], shards=8), store, tmp_path, {})
+    text = script(batch(stage="eval", words=["model=a"], recipes=[], shards=8), store, tmp_path, {})
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=True).returncode == 0
     assert "#SBATCH --array=1-8" in text and "/%A_%a.log" in text
     (command,) = [line for line in text.splitlines() if "slurm=null" in line]
     assert "slurm=null shard=$SLURM_ARRAY_TASK_ID/8 > " in command
-    assert command.endswith("/${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.ref &")
+    assert command.endswith("/printed-$SLURM_ARRAY_TASK_ID &")
     assert job_of("job:12_3") == "12_3"
-    (store.root / ".slurm").mkdir(parents=True)
-    (store.root / ".slurm" / "12_3.ref").write_text("generations/a-3-of-8@v1\n")
+    (submission(store, "12") / "printed-3").write_text("generations/a-3-of-8@v1\n")
     assert made_by_job(store, "job:12_3") == "generations/a-3-of-8@v1"
 
 
-@pytest.mark.parametrize("given", [{"time": "2 hours"}, {"partition": "gpu;rm"}, {"extra": {"output": "x"}}, {"extra": {"a b": "x"}}])
+def read_by_sbatch(line: str) -> str:
+    """What sbatch takes from a line of a script: src/sbatch/opt.c, get_argument."""
+    found, quoted, rest = "", "", iter(line.removeprefix("#SBATCH "))
+    for sign in rest:
+        if sign == "\\":
+            found += next(rest)
+        elif quoted or sign in "\"'":
+            closes = sign == quoted
+            found += "" if closes or not quoted else sign
+            quoted = "" if closes else quoted or sign
+        elif sign == "#" or sign.isspace():
+            break
+        else:
+            found += sign
+    assert not quoted, "sbatch ends with `Unmatched`"
+    return found
+
+
+@pytest.mark.parametrize("name", ["my store #1", "50% of it", 'it\'s "here"', "ünï"])
+def test_a_store_of_any_name_has_its_log_there(name, tmp_path):
+    store = Store(tmp_path / name)
+    text = script(batch(), store, store.root / ".slurm" / "sft", {})
+    (line,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output")]
+    pattern = read_by_sbatch(line).removeprefix("--output=")
+    assert pattern.replace("%j", "12").replace("%%", "%") == str(store.root / ".slurm" / "12.log")
+    assert subprocess.run(["bash", "-n"], input=text, text=True, check=True).returncode == 0
+    assert "|| exit 1" in next(line for line in text.splitlines() if line.startswith("cd "))
+
+
+@pytest.mark.parametrize(("name", "why"), [("a\nb", "a batch script has an option on one line"), ("a\\b", "backslash")])
+def test_a_store_whose_log_cannot_be_named_is_refused_before_anything_is_written(name, why, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    with pytest.raises(ConfigError, match=why):
+        submit(batch(), Store(tmp_path / name), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_variable_whose_name_is_code_is_refused(store, tmp_path):
+    with pytest.raises(ConfigError, match=r"SAFEWORK_EVAL__A;touch x' cannot be given to the job"):
+        script(batch(), store, tmp_path, {"SAFEWORK_EVAL__A;touch x": "1"})
+
+
+def test_options_with_signs_and_without_values_reach_sbatch(store, tmp_path):
+    slurm = SlurmSettings(constraint="a100|h100", extra={"exclusive": None, "comment": 'for "me" #1', "hold": True, "nice": 100})
+    options = [read_by_sbatch(line) for line in script(batch(slurm=slurm), store, tmp_path, {}).splitlines() if "#SBATCH" in line]
+    assert {"--constraint=a100|h100", "--exclusive", '--comment=for "me" #1', "--hold", "--nice=100"} <= set(options)
+
+
+def test_recipes_and_versions_are_in_the_command_once(store, tmp_path):
+    """What was typed for an input gives way to its version; a setting that looks like the recipe's name is left alone."""
+    given = batch(words=["model=a", "note=my recipe.yaml", "--name", "x"], inputs={"model": "model/a@v3"})
+    (command,) = [line for line in script(given, store, tmp_path, {}).splitlines() if "slurm=null" in line]
+    words = shlex.split(command)
+    copy = str(tmp_path / "0-my recipe.yaml")
+    assert words[words.index("sft") : words.index("slurm=null")] == [
+        "sft", "-c", copy, "note=my recipe.yaml", "--name", "x", "model=model/a@v3",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"time": "2 hours"},
+        {"partition": "gpu;rm"},
+        {"extra": {"output": "x"}},
+        {"extra": {"outp": "x"}},
+        {"extra": {"a b": "x"}},
+        {"extra": {"comment": "a\n#SBATCH --hold"}},
+        {"constraint": "a\nb"},
+        {"constraint": ""},
+    ],
+)
 def test_slurm_settings_that_sbatch_would_misread_are_refused(given):
     with pytest.raises(ValidationError):
         SlurmSettings(**given)
@@ -266,17 +348,23 @@ def test_a_time_limit_that_leaves_no_time_is_refused():
 
 def test_a_job_is_a_reference_once_it_has_made_something(store):
     assert job_of("job:12") == "12" and job_of("job:12:cot") == "12" and job_of("jobs") is None and job_of("model/job") is None
+    with pytest.raises(InputError, match="no Slurm job 12 was submitted with the store"):
+        made_by_job(store, "job:12")
+    folder = submission(store, "12")
     with pytest.raises(InputError, match="Slurm job 12 has made nothing yet"):
         made_by_job(store, "job:12")
-    (store.root / ".slurm").mkdir(parents=True)
-    (store.root / ".slurm" / "12.ref").write_text("dataset/starter@v1\n")
+    (folder / "printed").write_text("dataset/starter@v1\n")
     assert made_by_job(store, "job:12:cot") == "dataset/starter@v1:cot"
 
 
 def test_a_job_that_gains_no_step_is_not_started_again():
     again = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": "1"}
-    assert standstill(4, 4, {"SLURM_JOB_ID": "12"}) is None and standstill(4, 5, again) is None and standstill(4, 4, {}) is None
-    error = standstill(4, 4, again)
+
+    def ended(before: int, after: int, environment: dict[str, str]) -> SafeworkError | None:
+        return standstill("sft", before, after, environment, trains=True, starts_over=False)
+
+    assert ended(4, 4, {"SLURM_JOB_ID": "12"}) is None and ended(4, 5, again) is None and ended(4, 4, {}) is None
+    error = ended(4, 4, again)
     assert error is not None and "started again at step 4" in error.what and error.exit_code == 1
 
 

@@ -14,6 +14,7 @@ from safework_cli.core.artifacts.manifest import MANIFEST, Artifact
 from safework_cli.core.artifacts.staging import is_locked, is_recent
 from safework_cli.core.artifacts.store import GC_LOCK, Store
 from safework_cli.core.errors import InputError
+from safework_cli.core.launch.jobs import needed_by_jobs
 
 
 @dataclass(slots=True)
@@ -29,9 +30,10 @@ class Garbage:
 def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, damaged: list[InputError] | None = None) -> list[Garbage]:
     """Lists what may go:
 
-    - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs need, and all that these descend from, stay; the
-      base of an adapter that stays does so in any case;
-    - run folders that no process holds and that were not touched for ``runs_days``, or whose artifact is in the store;
+    - old versions: the newest ``keep`` of each name, pinned ones, what unfinished runs and submitted jobs need, and all that these descend
+      from, stay; the base of an adapter that stays does so in any case;
+    - run folders that no process holds, that no submitted job starts from, and that were not touched for ``runs_days``, or whose artifact
+      is in the store;
     - leftovers of killed processes.
 
     Args:
@@ -40,7 +42,8 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
     damaged = [] if damaged is None else damaged
     everything = store.list(damaged=damaged)
     made = {a.manifest.fingerprint for a in everything if a.manifest.reuse}
-    old_runs = [run for run in runs.run_folders(store.runs) if _is_over(run, runs_days, made)]
+    of_jobs, forked = needed_by_jobs(store)
+    old_runs = [run for run in runs.run_folders(store.runs) if run.name not in forked and _is_over(run, runs_days, made)]
     by_name: dict[tuple[str, str], list[Artifact]] = {}
     for artifact in everything:
         by_name.setdefault((artifact.kind, artifact.name), []).append(artifact)
@@ -54,7 +57,7 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
     for artifact in everything:
         if artifact.path in kept:
             kept |= _bases(store, artifact)
-    kept |= needed_by_runs(store, without=old_runs)
+    kept |= needed_by_runs(store, without=old_runs) | _with_ancestors(store, of_jobs)
     real = {path.resolve() for path in kept}
     found = [Garbage(a.ref, sum(f.size for f in a.manifest.files), a.path, a) for a in everything if a.path.resolve() not in real]
     found += [Garbage(f"run {run.name}", _size(run), run) for run in old_runs]
@@ -86,10 +89,12 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
     deleted = []
     try:
         with store.lock(GC_LOCK):
-            needed = {path.resolve() for path in needed_by_runs(store, without=[i.path for i in items if i.path.parent == store.runs])}
+            of_jobs, forked = needed_by_jobs(store)
+            kept = needed_by_runs(store, without=[i.path for i in items if i.path.parent == store.runs]) | _with_ancestors(store, of_jobs)
+            needed = {path.resolve() for path in kept} | {(store.runs / name).resolve() for name in forked}
             for number, item in enumerate(items):
                 with suppress(FileNotFoundError):  # another gc was here first
-                    if item.artifact is not None and item.path.resolve() in needed:
+                    if item.path.resolve() in needed:
                         continue
                     if item.path.parent == store.runs:
                         if not runs.move_to_trash(item.path, bin_):

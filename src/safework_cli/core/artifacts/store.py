@@ -31,7 +31,7 @@ from safework_cli.core.artifacts.payload import check_payload
 from safework_cli.core.artifacts.references import HubReference, PathReference, check_name, parse_reference
 from safework_cli.core.artifacts.staging import Staging
 from safework_cli.core.artifacts.verify import verify
-from safework_cli.core.errors import InputError, RunAgain, nearest
+from safework_cli.core.errors import Held, InputError, nearest
 from safework_cli.core.paths import user_path
 from safework_cli.core.system_errors import explain
 
@@ -244,13 +244,13 @@ class Store:
 
     @contextmanager
     def lock(self, name: str, *, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """Holds a lock that a killed process releases by dying. Raises RunAgain where another holds it for longer than ``wait`` seconds."""
+        """Holds a lock that a killed process releases by dying. Raises Held where another holds it for longer than ``wait`` seconds."""
         folder = self.root / ".locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             held = FileLock(folder / f"{name}.lock", timeout=wait).acquire()
         except Timeout:
-            raise RunAgain(
+            raise Held(
                 f"another process holds {name}", "two processes never write the same thing", "wait for it, then run this command again"
             ) from None
         except OSError as error:

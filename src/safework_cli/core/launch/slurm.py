@@ -1,37 +1,34 @@
 """The Slurm form of a command: a readable batch script, submitted by sbatch, whose reference is ``job:ID`` until its job has made one.
 
-The script runs the command that was typed, from copies of its recipes, so that what is edited while the job waits does not change it.
-Slurm sends SIGUSR1 ahead of the time limit; the command then writes a checkpoint and exits with 75, and the script has the job requeued:
-it resumes where it stopped. A job that gained no step since its last start is not requeued again.
+The script runs the command that was typed, from copies of its recipes and with the versions of its inputs, so that what is edited or made
+while the job waits does not change it. Slurm sends SIGUSR1 ahead of the time limit; the command then writes a checkpoint and exits with 75,
+and the script has the job requeued: it resumes where it stopped. A job that gained nothing since its last start is not requeued again.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 import shlex
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safework_cli.core.artifacts import Store
-from safework_cli.core.errors import EXIT_AGAIN, EXIT_ERROR, ConfigError, InputError, SafeworkError
+from safework_cli.core.artifacts.references import StoreReference, parse_reference
+from safework_cli.core.artifacts.store import GC_LOCK
+from safework_cli.core.config import Layer
+from safework_cli.core.errors import EXIT_AGAIN, ConfigError, InputError, SafeworkError
+from safework_cli.core.launch.jobs import FOLDER, job_of, keep_number, new_submission, printed_file, slurm
 from safework_cli.core.settings import LaunchSettings, SlurmSettings
 
-FOLDER = ".slurm"
-PREFIX = "job:"
-"""Of a reference to what a Slurm job makes."""
-REFERENCE = re.compile(r"job:(?P<job>\d+(?:_\d+)?)(?::(?P<subset>[\w.-]+))?")
-NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED")
 RESTARTED = "SLURM_RESTART_COUNT"
-POLL_SECONDS = 5.0
-COMMAND_SECONDS = 60.0
-"""For a command of Slurm's to answer."""
+_BARE = re.compile(r"[A-Za-z0-9_.,:=@%+/-]+")
+"""A value that sbatch reads as it is written."""
+LONGEST_COPY = 80
+"""Characters of a recipe's name that its copy has."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,70 +36,28 @@ class Batch:
     """A command that is to run as a Slurm job.
 
     Attributes:
-        words: of the command, after ``safework``, with the recipes as they were typed.
-        recipes: files that the words name.
+        stage: the command's name: its first words after ``safework``.
+        recipes: what was read of each.
+        words: of the command, after its recipes.
+        inputs: reference of each input, with its version where it is there already.
         name: of the job.
         launch: how many processes it starts.
         slurm: partition, time and the rest.
         after: jobs that make its inputs.
         shards: jobs of an array, each of which runs the command with ``shard=`` of its own; 1 for a job by itself.
+        fork: the run whose checkpoint it starts from.
     """
 
+    stage: str
+    recipes: Sequence[Layer]
     words: Sequence[str]
-    recipes: Sequence[Path]
     name: str
     launch: LaunchSettings
     slurm: SlurmSettings
+    inputs: Mapping[str, str] = field(default_factory=dict)
     after: Sequence[str] = ()
     shards: int = 1
-
-
-def job_of(reference: str) -> str | None:
-    """The job whose result a reference means; None for another reference."""
-    match = REFERENCE.fullmatch(reference)
-    return match["job"] if match else None
-
-
-def made_by_job(store: Store, reference: str) -> str:
-    """The reference that a job has printed, with the subset that was asked for.
-
-    Raises:
-        InputError: the job has not ended, or made nothing.
-    """
-    match = REFERENCE.fullmatch(reference)
-    assert match is not None
-    made = _printed(store, match["job"])
-    if not made:
-        raise InputError(
-            f"Slurm job {match['job']} has made nothing yet",
-            f"it waits, runs or has failed: its log is {store.root / FOLDER / (match['job'] + '.log')}",
-            f"squeue --job={match['job']}; a stage that is submitted with this reference waits for the job",
-        )
-    return made + (f":{match['subset']}" if match["subset"] else "")
-
-
-def has_made(store: Store, job: str) -> bool:
-    """Whether a job has printed what it made: it has ended, though a gate of it may have failed."""
-    return bool(_printed(store, job))
-
-
-def _printed(store: Store, job: str) -> str:
-    file = store.root / FOLDER / f"{job}.ref"
-    return file.read_text().strip() if file.exists() else ""
-
-
-def outcome_of(store: Store, job: str) -> dict[str, Any]:
-    """Waits for a job, requeues included, and says how it ended: ``state``, ``code``, ``ref`` (None where it made nothing) and ``log``."""
-    while True:
-        line = _slurm(["scontrol", "--oneliner", "show", "job", job])
-        state, code = re.search(r"JobState=(\w+)", line), re.search(r" ExitCode=(\d+):(\d+)", line)
-        if state is None or code is None:
-            raise SafeworkError(f"Slurm knows no job {job}", line[:200], f"sacct --job={job}")
-        if state[1] not in NOT_ENDED:
-            made = made_by_job(store, f"{PREFIX}{job}") if has_made(store, job) else None
-            number = int(code[1]) or (0 if state[1] == "COMPLETED" else EXIT_ERROR)
-            return {"state": state[1], "code": number, "ref": made, "log": str(store.root / FOLDER / f"{job}.log")}
-        time.sleep(POLL_SECONDS)
+    fork: str | None = None
 
 
 def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, str]) -> str:
@@ -111,13 +66,15 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
     Args:
         folder: in which it and the copies of the recipes lie.
         environment: whose SAFEWORK_ variables the job gets.
+
+    Raises:
+        ConfigError: an option, a path or a variable's name cannot be written into a script.
     """
     of_array = batch.shards > 1
-    job = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" if of_array else "$SLURM_JOB_ID"
     options = {
         "job-name": f"safework-{batch.name}",
         **({"array": f"1-{batch.shards}"} if of_array else {}),
-        "output": str(store.root / FOLDER / ("%A_%a.log" if of_array else "%j.log")),
+        "output": _pattern(store.root / FOLDER) + ("/%A_%a.log" if of_array else "/%j.log"),
         "open-mode": "append",
         "nodes": str(batch.launch.nodes),
         "ntasks-per-node": "1",
@@ -127,27 +84,39 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
     }
     if batch.after:
         options |= {"dependency": "afterok:" + ":".join(batch.after), "kill-on-invalid-dep": "yes"}
-    lines = ["#!/bin/bash", *(f"#SBATCH --{name}{'=' if value else ''}{value}" for name, value in options.items()), ""]
-    lines += ["set -u", f"cd {shlex.quote(str(Path.cwd()))}", f"export SAFEWORK_STORE={shlex.quote(str(store.root))}"]
+    lines = ["#!/bin/bash", *(_option(name, value) for name, value in options.items()), ""]
+    lines += ["set -u", f"cd {shlex.quote(str(Path.cwd()))} || exit 1", f"export SAFEWORK_STORE={shlex.quote(str(store.root))}"]
     lines += [
-        f"export {name}={shlex.quote(value)}"
+        f"export {_variable(name)}={shlex.quote(value)}"
         for name, value in sorted(environment.items())
         if name.startswith("SAFEWORK_") and name != "SAFEWORK_STORE"
     ]
-    lines += [*batch.slurm.setup, ""]
-    command = shlex.join([*program(), *_with_copies(batch, folder), "slurm=null"])
+    copies = [word for number, recipe in enumerate(batch.recipes) for word in ("-c", str(folder / _copy_name(number, recipe)))]
+    pinned = [f"{key}={reference}" for key, reference in batch.inputs.items()]
+    typed = [word for word in batch.words if word.partition("=")[0] not in batch.inputs]
+    command = shlex.join([*program(), *batch.stage.split(), *copies, *typed, *pinned, "slurm=null"])
     command += f" shard=$SLURM_ARRAY_TASK_ID/{batch.shards}" if of_array else ""
+    printed = f"{shlex.quote(str(folder / printed_file()))}{'-$SLURM_ARRAY_TASK_ID' if of_array else ''}"
     lines += [
-        f"{command} > {shlex.quote(str(store.root / FOLDER))}/{job}.ref &",
-        "command=$!",
-        "trap 'kill -USR1 $command 2>/dev/null' USR1   # ahead of the time limit: a checkpoint, and exit code 75",
-        "trap 'kill -TERM $command 2>/dev/null' TERM",
-        "code=0",
-        "while true; do                                # a signal ends wait, not the command",
-        "    wait $command; code=$?",
-        "    kill -0 $command 2>/dev/null || break",
-        "done",
-        f"if [ $code -eq {EXIT_AGAIN} ]; then                   # resumes from the checkpoint",
+        "safework_child= safework_stopped=",
+        'stop_safework() { safework_stopped=1; [ -z "$safework_child" ] || kill -"$1" $safework_child 2>/dev/null; }',
+        "trap 'stop_safework USR1' USR1   # ahead of the time limit: a checkpoint, and exit code 75",
+        "trap 'stop_safework TERM' TERM",
+        *batch.slurm.setup,
+        "",
+        'if [ -z "$safework_stopped" ]; then                            # the signal may have come during the lines above',
+        f"    {command} > {printed} &",
+        "    safework_child=$!",
+        '    [ -z "$safework_stopped" ] || { sleep 1; kill -USR1 $safework_child; }',
+        "    while kill -0 $safework_child 2>/dev/null; do              # a signal ends wait, not the command",
+        "        wait $safework_child",
+        "    done",
+        "    wait $safework_child; code=$?",
+        "fi",
+        'if [ -n "$safework_stopped" ]; then                            # before the command was there, or could take a signal',
+        f"    case ${{code:-{EXIT_AGAIN}}} in $((128 + $(kill -l USR1))) | 143 | {EXIT_AGAIN}) code={EXIT_AGAIN} ;; esac",
+        "fi",
+        f"if [ $code -eq {EXIT_AGAIN} ]; then                                    # resumes from the checkpoint",
         "    scontrol requeue $SLURM_JOB_ID && sleep 60",
         "fi",
         "exit $code",
@@ -155,40 +124,107 @@ def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, s
     return "\n".join(lines) + "\n"
 
 
+def _option(name: str, value: str) -> str:
+    """A line of the script with an option of sbatch's. In double quotes sbatch takes blanks and # as they are, and a character after a
+    backslash; nothing makes a line break part of a value.
+
+    Raises:
+        ConfigError: the value has one.
+    """
+    if not value:
+        return f"#SBATCH --{name}"
+    if not value.isprintable():
+        raise ConfigError(
+            f"{value!r} cannot be given to sbatch as --{name}",
+            "a batch script has an option on one line, and this has line breaks or control characters",
+            "name another store (--store FOLDER)" if name == "output" else "change the slurm settings",
+        )
+    if not _BARE.fullmatch(value):
+        value = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"#SBATCH --{name}={value}"
+
+
+def _pattern(folder: Path) -> str:
+    """A folder as part of a file name in which sbatch replaces ``%j``. Raises ConfigError where it has a backslash, which ends that."""
+    if "\\" in str(folder):
+        raise ConfigError(
+            f"the store {folder} has a backslash in its path",
+            "sbatch replaces no job's number in the name of a log file with a backslash",
+            "name another store: --store FOLDER, or export SAFEWORK_STORE=FOLDER",
+        )
+    return str(folder).replace("%", "%%")
+
+
+def _variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise ConfigError(f"the environment variable {name!r} cannot be given to the job", "its name is not one of a shell's", "unset it")
+    return name
+
+
 def submit(batch: Batch, store: Store, environment: Mapping[str, str]) -> str:
     """Writes the script and its copies of the recipes, submits it, and returns the job's number.
 
     Raises:
-        SafeworkError: sbatch is missing or refuses.
+        InputError: an input was deleted in the meantime.
+        SafeworkError: sbatch is missing or refuses, or the script cannot be written.
     """
     if shutil.which("sbatch") is None:
         raise ConfigError(
             "slurm is set, and sbatch is not installed", "this machine cannot submit jobs", "log in to the cluster; or slurm=null"
         )
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder = store.root / FOLDER / f"{batch.name}-{stamp}-{secrets.token_hex(4)}"  # an array and the job that merges: one second
-    folder.mkdir(parents=True)
+    script(batch, store, store.root / FOLDER / batch.name, environment)  # what it refuses leaves no folder
+    with store.lock(GC_LOCK):
+        for reference in batch.inputs.values():
+            _refuse_if_deleted(store, reference)
+        request = {"stage": batch.stage, "inputs": dict(batch.inputs), "fork": batch.fork, "jobs": batch.shards}
+        folder = new_submission(store, batch.name, request)
     for number, recipe in enumerate(batch.recipes):
-        shutil.copyfile(recipe, folder / _copy_name(number, recipe))
+        (folder / _copy_name(number, recipe)).write_text(recipe.text, encoding="utf-8")
     file = folder / "job.sh"
     file.write_text(script(batch, store, folder, environment), encoding="utf-8")
-    done = _slurm(["sbatch", "--parsable", str(file)])
-    return done.split(";")[0].strip()
+    job = slurm(["sbatch", "--parsable", str(file)]).split(";")[0].strip()
+    if not re.fullmatch(r"\d+", job):
+        raise SafeworkError(f"sbatch did not print a job's number but '{job[:100]}'", f"it was given {file}", "change the slurm settings")
+    keep_number(store, job, folder)
+    return job
 
 
-def standstill(started_at: int, stopped_at: int, environment: Mapping[str, str]) -> SafeworkError | None:
-    """The error of a job that Slurm started again and that gained no step since, so that its next start would end like this one; None
-    where it gained some, or was started for the first time.
+def _refuse_if_deleted(store: Store, reference: str) -> None:
+    parsed = None if job_of(reference) else parse_reference(reference)
+    if isinstance(parsed, StoreReference) and parsed.version and store.ancestor(reference.split(":")[0]) is None:
+        raise InputError(f"{reference} was deleted in the meantime", "a gc ran at the same time", "make it again")
+
+
+def standstill(
+    stage: str, before: int, after: int, environment: Mapping[str, str], *, trains: bool, starts_over: bool
+) -> SafeworkError | None:
+    """The error of a job that Slurm started again and that gained nothing since, so that its next start would end like this one; None
+    where it gained something, or was started for the first time.
 
     Args:
-        started_at, stopped_at: steps of the last checkpoint, 0 without one.
+        before, after: what is kept of the run: the step of its last checkpoint, or the bytes of its journals.
+        trains: the former.
+        starts_over: the stage keeps nothing.
     """
-    if environment.get(RESTARTED, "0") == "0" or stopped_at > started_at:
+    if environment.get(RESTARTED, "0") == "0" or after > before:
         return None
+    job = environment.get("SLURM_JOB_ID")
+    if trains:
+        return SafeworkError(
+            f"Slurm job {job} was started again at step {before} and stopped without having gained one",
+            "its time limit is shorter than a step, with what comes before the first one and the checkpoint",
+            "more time (slurm.time=…), or smaller steps; the same command resumes from the last checkpoint",
+        )
+    if starts_over:
+        return SafeworkError(
+            f"Slurm job {job} was started again and stopped before it was done",
+            f"{stage} keeps nothing of a run that is stopped: each start begins from nothing",
+            "give it the time for all of it (slurm.time=…)",
+        )
     return SafeworkError(
-        f"Slurm job {environment.get('SLURM_JOB_ID')} was started again at step {started_at} and stopped without having gained one",
-        "its time limit is shorter than a step, with what comes before the first one and the checkpoint",
-        "more time (slurm.time=…), or smaller steps; the same command resumes from the last checkpoint",
+        f"Slurm job {job} was started again and stopped without having gained anything",
+        "its time limit is shorter than one of the parts that are kept (a batch of replies, a chunk of rows), with what comes before it",
+        "more time (slurm.time=…), or smaller parts; the same command continues with what is kept",
     )
 
 
@@ -197,28 +233,5 @@ def program() -> list[str]:
     return [str(Path(sys.argv[0]).absolute())] if Path(sys.argv[0]).name == "safework" else [sys.executable, "-m", "safework_cli"]
 
 
-def _copy_name(number: int, recipe: Path) -> str:
-    return f"{number}-{recipe.name}"
-
-
-def _with_copies(batch: Batch, folder: Path) -> list[str]:
-    """The words with the copies of the recipes in place of the files that were typed."""
-    copies = {str(recipe): str(folder / _copy_name(number, recipe)) for number, recipe in enumerate(batch.recipes)}
-    return [copies.get(word, word) for word in batch.words]
-
-
-def _slurm(command: Sequence[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SafeworkError(f"{command[0]} did not answer", str(error), "ask the cluster's support, or try again") from error
-    if done.returncode and "munge" in done.stderr.lower():
-        raise SafeworkError(
-            f"{command[0]} could not say who you are: munge, by which Slurm knows its users, does not work on this machine",
-            next(line for line in done.stderr.splitlines() if "munge" in line.lower())[:300],
-            "the cluster's support has to start munged here, with the key that the other nodes have (/etc/munge/munge.key)",
-        )
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise SafeworkError(f"{command[0]} refused", said[-1] if said else f"exit code {done.returncode}", "change the slurm settings")
-    return done.stdout
+def _copy_name(number: int, recipe: Layer) -> str:
+    return f"{number}-{Path(recipe.source).name[-LONGEST_COPY:]}"

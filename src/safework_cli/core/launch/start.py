@@ -101,6 +101,8 @@ def launch_command(launch: LaunchSettings, run: Path, fingerprint: str, environm
         what = f"launch.nodes={launch.nodes}, and this is not a node of the Slurm allocation {job}"
         raise ConfigError(what, "the command passes signals on to the first process, on its own node", "start it by sbatch: slurm.time=…")
     srun = ["srun", f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    if cores_of_each := environment.get("SLURM_CPUS_PER_TASK"):  # which srun does not take over from sbatch (since Slurm 22.05)
+        srun.append(f"--cpus-per-task={cores_of_each}")
     meeting = f"{platform.node()}:{rendezvous_port(job)}"
     rendezvous = ["--nnodes", str(launch.nodes), "--rdzv-backend", "c10d", "--rdzv-id", fingerprint[:16], "--rdzv-endpoint", meeting]
     deadline = ["--rdzv-conf", f"join_timeout={math.ceil(60 * launch.timeout_minutes)}"]
