@@ -13,6 +13,7 @@ import pytest
 from processes_runs import difference, weights
 
 from safework_cli.core.artifacts import Store
+from safework_cli.core.launch.jobs import has_made, made_by_job
 
 pytestmark = pytest.mark.usefixtures("slurm")
 
@@ -43,7 +44,7 @@ def test_a_chain_by_references_that_do_not_exist_yet(cli, store, tiny_artifact, 
     ended = json.loads(second.stdout)
     assert second.returncode == 0 and ended["state"] == "COMPLETED", (second.stderr, log_of(store, ended["job"]))
     made = store.resolve(ended["ref"], ("model",), slot="model")
-    assert made.manifest.inputs["model"].ref == (store.root / ".slurm" / f"{job[4:]}.ref").read_text().strip()
+    assert made.manifest.inputs["model"].ref == made_by_job(store, job)
     assert f"dependency=afterok:{job[4:]}" in "".join(f.read_text() for f in (store.root / ".slurm").glob("*/job.sh"))
     again = cli(*SFT, *JOB)
     assert again.stdout.strip() == made.manifest.inputs["model"].ref  # already there: nothing is submitted
@@ -54,7 +55,7 @@ def test_usr1_makes_a_checkpoint_and_a_requeue_that_resumes(cli, store, tiny_art
     wait_for(lambda: [f for f in store.runs.glob("*/metrics.jsonl") if f.stat().st_size])
     subprocess.run(["scancel", "--batch", "--signal=USR1", job], check=True)
     wait_for(lambda: "resumed at step" in log_of(store, f"job:{job}"))
-    wait_for((store.root / ".slurm" / f"{job}.ref").read_text)
+    wait_for(lambda: has_made(store, job))
     assert "stopped by SIGUSR1" in log_of(store, f"job:{job}")
 
 
@@ -111,7 +112,7 @@ def test_a_ladder_is_a_chain_of_jobs(cli, store, tmp_path):
     scripts = {file.parent.name.split("-")[0]: file.read_text() for file in (store.root / ".slurm").glob("*/job.sh")}
     assert f"--dependency=afterok:{jobs['first'][4:]}" in scripts["second"] and "--time=8\n" in scripts["second"]
     assert "--dependency" not in scripts["first"] and "--time=10\n" in scripts["first"]
-    wait_for(lambda: (store.root / ".slurm" / f"{jobs['second'][4:]}.ref").exists() and store.list("generations", "second"))
+    wait_for(lambda: has_made(store, jobs["second"][4:]))
     (second,) = store.list("generations", "second")
     assert second.manifest.inputs["data"].ref == "generations/first@v1"
     (tmp_path / "more.yaml").write_text(

@@ -231,7 +231,7 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     """Runs a prepared request, or returns what an earlier run of the same request made.
 
     Args:
-        fresh: run it from the beginning whatever is there. (A Slurm job that was begun so and is started again goes on with what it has.)
+        fresh: run it from the beginning whatever is there. (A Slurm job that was begun so and is started again continues with what it has.)
 
     Raises:
         SafeworkError: as the stage refuses or fails; the run folder is kept, and the same command continues.
