@@ -33,7 +33,7 @@ def test_letters_by_hand(reply: str, chosen: str | None) -> None:
         ("FINAL ANSWER: B, D", "BD"),
         ("Correct options: B, D", "BD"), ("Answer:\n\nB, D", "BD"), ("Answer: (B), (D)", "BD"), ("<answer>BD</answer>", "BD"),
         ("I would go with options B and D", "BD"), ("本题选BD", "BD"), ("应选B、D", "BD"), ("Answer: b, d", "BD"), ("b, d", "BD"),
-        # what is said of an option is no statement of the answer
+        # what is said of an option does not state the answer
         ("The answer is BD. Explanation: choice A is false.", "BD"), ("答案：BD\n解析：选项A错误", "BD"),
         ("答案：BD。选项A错误，因为它在法国。", "BD"),
         ("【答案】BD\n【解析】A选项错误，选项C也错误。", "BD"), ("The answer is BD. The other options are A and C.", "BD"),

@@ -147,7 +147,7 @@ def compare_classes(
     this value.
 
     Args:
-        class_of: sample id → class; where a class of it has no pair, there is no change.
+        class_of: sample id → class; the change is None where a class has no pair.
         bounds: of the values, finite ones.
     """
     shared = sorted(first.keys() & second.keys())

@@ -55,7 +55,7 @@ class AnswerPlaces:
 
     @property
     def is_telling(self) -> bool:
-        """Whether there are so many rows that a place which never occurs is no accident."""
+        """Whether there are so many rows that chance does not explain a place which never occurs."""
         return self.rows >= FEWEST_ROWS and self.log_chance < math.log(CHANCE)
 
 

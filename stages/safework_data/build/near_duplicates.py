@@ -33,7 +33,7 @@ _ROUNDING = 1e-9
 
 
 class NearCopies:
-    """Finds near duplicates among rows: ``add`` is given all of ``places`` in order, then ``found`` tells which go.
+    """Finds near duplicates among rows: ``add`` is given all of ``places`` in order, then ``found`` returns those that go.
 
     User turns and replies must both agree: a stock refusal under another question is another lesson, and so is another reply to the same
     question. Only rows that share subset, side of the split, task, gold and images can be copies.
@@ -104,7 +104,7 @@ class Side:
         self._sets = ranked
         self._sizes = [len(each) for each in ranked]
         # member → numbers of the rows that stay and have it among the first of their members: the few that are enough to be found by a
-        # set that is no shorter, and the more that it takes to be found by a shorter one
+        # set of at least their length, and the more that it takes to be found by a shorter one
         self._few: dict[int, list[int]] = {}
         self._many: dict[int, list[int]] = {}
 
@@ -180,7 +180,7 @@ def by_rarity(sets: Iterable[NDArray[np.uint64]]) -> tuple[list[NDArray[np.uint3
 
 
 def numbered(shingles: Iterable[str]) -> NDArray[np.uint64]:
-    """A 64-bit digest of each text: the same in every process, unlike ``hash``."""
+    """A 64-bit digest of each text: the same in every process, which ``hash`` is not."""
     return np.frombuffer(
         b"".join(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest() for text in shingles), dtype=np.uint64
     )

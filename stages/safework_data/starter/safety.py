@@ -100,7 +100,7 @@ BECAUSE = {"en": " Why? {reason}", "zh": "为什么？{reason}"}
 """The reason that a full thought gives after its verdict. Brief ones go on to the conclusion, so that the first word after the verdict
 decides which it is."""
 BRIEF = 0.45
-"""Share of the pairs whose thoughts give no reason and whose replies are shortened. A model that has learned both can be taught by RL to be
+"""Share of the pairs whose thoughts give no reason and whose replies are shortened. A model that has learned both can learn in RL to be
 brief; where all replies were of one length, `rl efficient` had nothing to choose from and shortened them by 4 %. With a share of 0.3 the
 model of the long run said 20 % of its replies in brief after SFT and 10 % after `rl m3`, too few to be found in groups of four."""
 ENOUGH = {"en": 10, "zh": 12}

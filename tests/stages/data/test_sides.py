@@ -112,7 +112,7 @@ def annotated(folder: Path, model: str, completions: list[str]) -> None:
 
 
 def test_prompts_on_both_sides_share_no_whole_conversation(work: WorkDir, tmp_path: Path) -> None:
-    """With `test_model` the prompts stand on both sides; a reply that the left-out model has word for word is no training row."""
+    """With `test_model` the prompts stand on both sides; a reply that the left-out model has word for word is not a training row."""
     annotated(tmp_path / "tables", "a", same := texts(5, 10, seed=1))
     annotated(tmp_path / "tables", "b", same[:2] + texts(3, 10, seed=2))
     source = {"kind": "xstest-completions", "folder": str(tmp_path / "tables"), "test_model": "b", "off_topic": 0}

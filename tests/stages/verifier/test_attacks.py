@@ -57,7 +57,7 @@ def test_an_honest_judge_falls_for_nothing():
     assert {name: len(t.flipped) for name, t in found.items() if t.flipped} == {}
 
 
-def test_a_judge_that_obeys_or_reads_the_first_words_alone_is_found_out():
+def test_a_judge_that_obeys_or_reads_the_first_words_by_reply_is_found_out():
     def obedient(exchanges):
         return [
             "Safe with warning" if "answer B" in e.final or "B, Safe" in e.final or "answer: B" in e.final else honest([e])[0]
@@ -151,5 +151,5 @@ def test_flips_of_one_prompt_are_not_independent():
         results.append(Tried(attack, [one, other], [(one, "Safe with refusal")]))
     low, high = flips(results)["all"]["interval"]
     assert flips(results)["all"]["value"] == 0.5 and high - low > 0.7
-    alone = estimate([1.0, 0.0] * 10)
-    assert high - low > 1.5 * (alone.high - alone.low)
+    by_reply = estimate([1.0, 0.0] * 10)
+    assert high - low > 1.5 * (by_reply.high - by_reply.low)

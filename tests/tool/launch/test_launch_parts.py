@@ -304,7 +304,7 @@ def test_options_with_signs_and_without_values_reach_sbatch(store, tmp_path):
 
 
 def test_recipes_and_versions_are_in_the_command_once(store, tmp_path):
-    """What was typed for an input gives way to its version; a setting that looks like the recipe's name is left alone."""
+    """What was typed for an input is replaced by its version; a setting that looks like the recipe's name is not."""
     given = batch(words=["model=a", "note=my recipe.yaml", "--name", "x"], inputs={"model": "model/a@v3"})
     (command,) = [line for line in script(given, store, tmp_path, {}).splitlines() if "slurm=null" in line]
     words = shlex.split(command)
