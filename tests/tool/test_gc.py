@@ -239,3 +239,13 @@ def test_a_cut_export_is_replaced_and_nothing_else_is(store, tmp_path):
     export_folder(made, tmp_path / "new")
     assert not list(tmp_path.glob(".new*"))
     assert import_folder(Store(tmp_path / "other"), tmp_path / "new", None).digest == made.digest
+
+
+def test_a_submission_that_cannot_be_read_stops_gc(tmp_path):
+    """What its job needs is unknown, and would be deleted in silence."""
+    store = Store(tmp_path / "store")
+    folder = store.root / ".slurm" / "sft-1"
+    folder.mkdir(parents=True)
+    (folder / "request.json").write_text("{")
+    with pytest.raises(InputError, match=r"request\.json cannot be read"):
+        garbage(store, keep=1, runs_days=0, with_ancestors=False)

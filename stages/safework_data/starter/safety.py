@@ -101,8 +101,8 @@ BECAUSE = {"en": " Why? {reason}", "zh": "为什么？{reason}"}
 decides which it is."""
 BRIEF = 0.45
 """Share of the pairs whose thoughts give no reason and whose replies are shortened. A model that has learned both can learn in RL to be
-brief; where all replies were of one length, `rl efficient` had nothing to choose from and shortened them by 4 %. With a share of 0.3 the
-model of the long run said 20 % of its replies in brief after SFT and 10 % after `rl m3`, too few to be found in groups of four."""
+brief; where all replies were of one length, `rl efficient` had nothing to choose from. Not below 0.4: SFT learns the brief form less often
+than it occurs, and `rl m3` makes it rarer, so that too few groups of four have both."""
 ENOUGH = {"en": 10, "zh": 12}
 """Words (zh: characters) of a brief answer at least; whole sentences are left out."""
 DECISION = {"en": {True: "Yes", False: "No"}, "zh": {True: "会", False: "不会"}}

@@ -136,6 +136,9 @@ def needed_by_jobs(store: Store) -> tuple[list[str], list[str]]:
 
     A job needs nothing more once it has printed what it made, or, as far as Slurm can be asked, has ended otherwise: what its run then
     needs is said by the run's own folder. Where Slurm cannot be asked, it counts as waiting.
+
+    Raises:
+        InputError: what a job needs cannot be read.
     """
     references: list[str] = []
     forked: list[str] = []
@@ -148,8 +151,14 @@ def needed_by_jobs(store: Store) -> tuple[list[str], list[str]]:
         try:
             request = json.loads(file.read_bytes())
             inputs = [str(reference) for reference in request["inputs"].values()]
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            continue
+        except FileNotFoundError:
+            continue  # the folder was deleted meanwhile
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"{file} cannot be read: {error}",
+                "it says what a submitted job will read, so that nothing of it is deleted",
+                f"once that job has ended, delete {file.parent}",
+            ) from error
         if not _may_run(file.parent, request, numbers.get(file.parent.name), queue):
             continue
         for reference in inputs:

@@ -129,7 +129,7 @@ def _lines(text: str, options: Options) -> frozenset[str] | None:
 
 def _stated(text: str, known: frozenset[str]) -> tuple[frozenset[str] | None, int]:
     """The letters of the last statement that is not denied, and where it ends; empty where it names a letter that there is not, or "B or
-    D"; None where there is no statement."""
+    D"; None where nothing is stated."""
     last: frozenset[str] | None = None
     end = 0
     for cue in _CUE.finditer(text):
