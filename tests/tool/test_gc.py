@@ -18,6 +18,7 @@ from filelock import FileLock
 from safework_cli.core import runs
 from safework_cli.core.artifacts import InputEntry, Manifest, Store
 from safework_cli.core.artifacts.gc import collect, garbage
+from safework_cli.core.artifacts.staging import is_locked, this_host
 from safework_cli.core.artifacts.store import now
 from safework_cli.core.artifacts.transfer import export_folder, import_folder
 from safework_cli.core.errors import InputError
@@ -163,6 +164,22 @@ def test_without_a_visible_lock_a_folder_of_another_host_stays_for_a_day(store):
     assert listed(store) == []
     age(folder)
     assert listed(store) == ["leftover .staging/elsewhere-12-abc"]
+
+
+def test_a_lock_that_is_about_to_be_taken_is_no_leftover(store):
+    (store.root / ".staging").mkdir(parents=True)
+    lock = store.root / ".staging" / f"{this_host()}-12-abc.lock"
+    lock.touch()  # its process made the file and takes the lock next
+    assert listed(store) == []
+    age(lock)
+    assert listed(store) == [f"leftover .staging/{lock.name}"]
+
+
+def test_looking_at_a_lock_that_goes_meanwhile_does_not_bring_it_back(tmp_path, monkeypatch):
+    gone = tmp_path / "gone.lock"
+    monkeypatch.setattr(Path, "exists", lambda _: True)  # deleted right after this answer
+    assert not is_locked(gone)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_that_kills_leave_are_collected_and_are_no_damage(store, cli):

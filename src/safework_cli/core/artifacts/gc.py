@@ -11,7 +11,7 @@ from pathlib import Path
 from safework_cli.core import runs
 from safework_cli.core.artifacts.adapters import base_in_store
 from safework_cli.core.artifacts.manifest import MANIFEST, Artifact
-from safework_cli.core.artifacts.staging import is_locked, is_recent
+from safework_cli.core.artifacts.staging import below, is_locked, is_recent
 from safework_cli.core.artifacts.store import GC_LOCK, Store
 from safework_cli.core.errors import InputError
 from safework_cli.core.launch.jobs import needed_by_jobs
@@ -148,7 +148,8 @@ def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[I
     for manifest in sorted(store.manifests()):
         kind, name = manifest.parts[-4:-2]
         if not is_locked(store.root / ".locks" / f"{kind}.{name}.lock"):
-            found += manifest.parent.glob(f".{MANIFEST}.*.tmp")
+            with suppress(FileNotFoundError):  # another gc was here first
+                found += list(manifest.parent.glob(f".{MANIFEST}.*.tmp"))
     records = store.root / ".verified"
     found += records.glob(".*.tmp")  # whoever writes one now loses no more than a cache
     if not damaged:
@@ -159,7 +160,7 @@ def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[I
 
 def _size(path: Path) -> int:
     total = 0
-    for p in [path, *path.rglob("*")]:
+    for p in [path, *below(path)]:
         with suppress(OSError):
             total += p.lstat().st_size if p.is_file() else 0
     return total

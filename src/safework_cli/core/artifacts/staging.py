@@ -13,9 +13,10 @@ import re
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, lock_descriptor
 
 DAY_SECONDS = 86400
 FOREIGN_DAYS = 1.0
@@ -53,11 +54,11 @@ class Staging:
             lock.release()
 
     def left_behind(self) -> list[Path]:
-        """Folders of processes that are gone, and locks without a folder."""
+        """Folders of processes that are gone, and locks that have had no folder for a day: one that is new is about to be locked."""
         entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
         folders = [path for path in entries if path.is_dir() and not path.is_symlink()]
         locks = [path for path in entries if path.suffix == ".lock" and not path.with_suffix("").is_dir()]
-        return [path for path in folders if not self._in_use(path)] + [path for path in locks if not is_locked(path)]
+        return [path for path in folders if not self._in_use(path)] + [path for path in locks if not (is_locked(path) or is_recent(path))]
 
     def _in_use(self, folder: Path) -> bool:
         lock = _lock_of(folder)
@@ -72,29 +73,36 @@ def is_recent(folder: Path, days: float = FOREIGN_DAYS) -> bool:
 
 
 def last_written(folder: Path) -> float:
-    """When anything in a folder was last written to, in seconds of the epoch."""
+    """When anything in a folder was last written to, in seconds of the epoch. Now, where something was deleted during this look."""
     newest = 0.0
-    try:
-        for path in [folder, *folder.rglob("*")]:
+    for path in [folder, *below(folder)]:
+        try:
             newest = max(newest, path.lstat().st_mtime)
-    except FileNotFoundError:
-        return time.time()  # something was deleted during this look: a process works there
+        except FileNotFoundError:
+            return time.time()  # a process works there
     return newest
 
 
+def below(folder: Path) -> Iterator[Path]:
+    """Everything below a folder that another process may be deleting: what goes meanwhile is left out, where ``rglob`` raises."""
+    for parent, folders, files in os.walk(folder):
+        yield from (Path(parent, name) for name in [*folders, *files])
+
+
 def is_locked(lock: Path) -> bool:
-    """Whether a process holds a lock file now. Nothing is written."""
-    if not lock.exists():
-        return False
+    """Whether a process holds a lock file now. No file is made: a lock that its process deletes meanwhile must not appear again."""
     try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
+        file = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
     except PermissionError:
         return True  # another user's: it cannot be tested and counts as held
     except OSError:
-        return False  # a file system that may only be read: no process can hold a lock on it
+        return False  # no such file, or a file system that may only be read: no process can hold a lock on it
+    try:
+        return not lock_descriptor(file, blocking=False)  # released as the file is closed
+    except OSError:
+        return True  # a file system without locks: it cannot be tested and counts as held
+    finally:
+        os.close(file)
 
 
 def _lock_of(folder: Path) -> Path:
