@@ -33,8 +33,8 @@ from safework_cli.core.formats import duration, size
 from safework_cli.core.plan.device import device_of
 from safework_cli.core.plan.duration import step_seconds
 from safework_cli.core.plan.work import Activations, Work
+from safework_cli.core.prepare import prepare
 from safework_cli.core.registry import load_stage
-from safework_cli.core.runtime import prepare
 
 ARCHITECTURES = ("llama", "qwen3", "gemma3_text")
 STRATEGIES = ("single", "ddp", "fsdp")

@@ -28,7 +28,7 @@ from typing import Any
 
 CLIENT = Path(__file__).with_name("forked_client.py")
 PRELOADED = (
-    "safework_cli.core.runtime", "safework_cli.training.group", "safework_cli.training.planned", "safework_sft.run", "safework_rl.step",
+    "safework_cli.core.prepare", "safework_cli.training.group", "safework_cli.training.planned", "safework_sft.run", "safework_rl.step",
     "safework_rl.trl_adapter", "safework_verifier.train.run", "safework_verifier.values.run", "safework_eval.run", "safework_search.run",
     "torch.distributed.run", "transformers.models.llama.modeling_llama",
 )  # fmt: skip

@@ -13,8 +13,9 @@ import pytest
 from families import FAMILIES, family_model
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
+from safework_cli.core.prepare import prepare
 from safework_cli.core.registry import load_stage
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.runtime import execute
 from safework_cli.data.reply import make_reply
 from safework_cli.data.row import Row, write_rows
 

@@ -13,8 +13,9 @@ from safetensors.torch import load_file
 
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.prepare import prepare
 from safework_cli.core.progress import read_metrics
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.runtime import execute
 from safework_cli.core.stage import Inputs, Outcome
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module

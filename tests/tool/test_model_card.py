@@ -15,7 +15,8 @@ from safework_cli.core.artifacts.external import external_manifest
 from safework_cli.core.artifacts.transfer import export_folder, import_folder
 from safework_cli.core.artifacts.verify import verify
 from safework_cli.core.config import resolve
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.prepare import prepare
+from safework_cli.core.runtime import execute
 from safework_cli.core.stage import Inputs
 from safework_cli.models import card
 from safework_cli.models.card import write_model_card

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from safework_cli.core.artifacts.transfer import import_folder
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.prepare import prepare
+from safework_cli.core.runtime import execute
 from safework_cli.models import average as module
 from safework_cli.models.average import AverageModels, weighted_references
 from safework_cli.models.tiny import create_tiny_model

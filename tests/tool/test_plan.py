@@ -31,8 +31,9 @@ from safework_cli.core.plan.memory import layer_bytes, memory_of
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import characters_per_token, passes_of
 from safework_cli.core.plan.work import Activations, Estimate, Sampling, Work
+from safework_cli.core.prepare import prepare
 from safework_cli.core.registry import load_stage
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.runtime import execute
 from safework_cli.core.settings import LaunchSettings, SlurmSettings
 from safework_cli.core.stage import Plan
 from safework_cli.training.work import disk_of

@@ -18,7 +18,8 @@ from safework_cli.core.artifacts import store as store_module
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.prepare import prepare
+from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
 from safework_cli.core.signals import ENDING, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir

@@ -173,10 +173,10 @@ def test_a_store_that_may_only_be_read(store, tiny_artifact, toy_data, tmp_path,
 
 END_OF_FILE = (
     """
-import safework_cli.core.runtime as runtime
+import safework_cli.core.prepare as module
 def broken(*_, **__):
     raise EOFError("Ran out of input")
-runtime.prepare = broken
+module.prepare = broken
 """
     + MAIN
 )

@@ -14,7 +14,8 @@ from conftest import ROOT
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError, RunAgain
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.prepare import prepare
+from safework_cli.core.runtime import execute
 from safework_cli.training import tracking
 from safework_sft.config import SftConfig
 from safework_sft.stage import stage

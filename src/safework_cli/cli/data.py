@@ -33,7 +33,7 @@ def preview_command() -> Any:
     ) -> None:
         from safework_cli.core.artifacts import Artifact, default_store
         from safework_cli.core.errors import InputError, nearest
-        from safework_cli.core.runtime import built_of
+        from safework_cli.core.prepare import built_of
         from safework_cli.core.terminal import console as make_console
 
         where = default_store(store)

@@ -116,8 +116,9 @@ def _run(
     from safework_cli.core.artifacts import default_store
     from safework_cli.core.config import resolve
     from safework_cli.core.errors import ConfigError
+    from safework_cli.core.prepare import prepare
     from safework_cli.core.registry import stage_entries
-    from safework_cli.core.runtime import execute, prepare
+    from safework_cli.core.runtime import execute
 
     resolved = resolve(stage, (), words, known_stages=["models pull", "models average", "models merge", *stage_entries()])
     if resolved.config.slurm is not None:

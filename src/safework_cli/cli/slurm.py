@@ -17,7 +17,8 @@ from safework_cli.core.errors import EXIT_DONE, ConfigError
 from safework_cli.core.launch.jobs import FOLDER, PREFIX, has_made, job_of, outcome_of
 from safework_cli.core.launch.slurm import Batch, script, submit
 from safework_cli.core.plan.work import Activations, Work
-from safework_cli.core.runtime import existing, find_inputs, prepare
+from safework_cli.core.prepare import find_inputs, prepare
+from safework_cli.core.runtime import existing
 from safework_cli.core.stage import Stage
 from safework_cli.core.terminal import say
 
@@ -43,7 +44,7 @@ def run_as_job(
     Args:
         settings: the words that were typed.
         options: of the command, by name; those that are None were not given.
-        measure: as for ``core.runtime.prepare``.
+        measure: as for ``core.prepare.prepare``.
 
     Raises:
         ConfigError, InputError: as the command itself refuses; sbatch is missing, or a value cannot be given to it.

@@ -61,7 +61,8 @@ def stage_command(name: str) -> click.Command:
         from safework_cli.core.artifacts import default_store
         from safework_cli.core.config import resolve
         from safework_cli.core.errors import ConfigError, InputError
-        from safework_cli.core.runtime import execute, prepare
+        from safework_cli.core.prepare import prepare
+        from safework_cli.core.runtime import execute
 
         if measure and not dry_run:
             raise ConfigError("--measure is given without --dry-run", "it is a part of the plan", "add --dry-run, or leave --measure out")

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safework_cli.core.artifacts import InputEntry, Manifest
+from safework_cli.core import runs
+from safework_cli.core.artifacts import InputEntry, Manifest, Store
 from safework_cli.core.artifacts.external import FileStates
 from safework_cli.core.artifacts.manifest import RECORD
 from safework_cli.core.artifacts.staging import this_host
@@ -41,6 +42,10 @@ class Prepared:
     def kind(self) -> str:
         """The kind of artifact that is made."""
         return self.stage.kind_of(self.resolved.config)
+
+    def run_folder(self, store: Store) -> Path:
+        """Where it runs."""
+        return store.runs / runs.run_folder_name(self.stage.name, self.fingerprint)
 
 
 def request_of(prepared: Prepared) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The life of a run: find its inputs, plan, reuse a finished result, run in its folder, commit."""
+"""The life of a run that was prepared: reuse a finished result, run in its folder, commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -15,45 +15,34 @@ from typing import Any
 
 from filelock import Timeout
 
-from safework_cli.core import data_files, resume, runs
+from safework_cli.core import resume, runs
 from safework_cli.core.artifacts import Artifact, Manifest, Store
-from safework_cli.core.artifacts.adapters import read_base
-from safework_cli.core.artifacts.external import file_states
 from safework_cli.core.artifacts.manifest import write_durably
-from safework_cli.core.artifacts.payload import has_weights
-from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import GC_LOCK
 from safework_cli.core.capture import stdout_to_stderr, warnings_recorded
 from safework_cli.core.changes import changed_inputs, refuse_if_changed, refuse_if_deleted
 from safework_cli.core.checkpoints import step_of
-from safework_cli.core.config import Resolved, fingerprint
 from safework_cli.core.errors import (
     EXIT_DONE,
     EXIT_GATE,
     EXIT_TOO_MANY_FAILED,
     ConfigError,
-    GateFailed,
     Held,
     InputError,
     RunAgain,
     SafeworkError,
-    TooManyFailed,
 )
 from safework_cli.core.launch import ranks
-from safework_cli.core.launch.jobs import job_of, made_by_job
 from safework_cli.core.launch.slurm import RESTARTED, standstill
 from safework_cli.core.launch.start import run_on_ranks
 from safework_cli.core.memory import run_in_memory
-from safework_cli.core.plan.estimate import estimate
-from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest
-from safework_cli.core.stage import Inputs, Outcome, Plan, Stage, WorkDir, refuse_engine, refuse_processes
+from safework_cli.core.stage import Outcome, Stage, WorkDir
 from safework_cli.core.system_errors import explain
-from safework_cli.core.terminal import say
 
 RECORDS = (runs.LOCK, runs.REQUEST, EVENTS, METRICS, ranks.FOLDER)
 
@@ -69,164 +58,6 @@ class Result:
     """What people should know of how it was made."""
 
 
-def find_inputs(
-    stage: Stage, references: Mapping[str, str], store: Store, *, build: bool = True, quiet: bool = True
-) -> tuple[Inputs, list[Prepared]]:
-    """What references mean, and, where they are not to be built, the datasets that files are to be made into.
-
-    Args:
-        references: by slot key.
-        build, quiet: as for ``prepare``.
-
-    Raises:
-        InputError: an input is missing or damaged.
-        GateFailed, TooManyFailed: the job that made one did not end well.
-    """
-    values: dict[str, Any] = {}
-    unbuilt: list[Prepared] = []
-    for key, given in references.items():
-        reference = made_by_job(store, given) if job_of(given) else given
-        slot, _, part = key.partition(".")
-        takes = stage.inputs[slot]
-        artifact = takes.external(reference) if takes.external else None
-        if artifact is None:
-            of_file = built_of(reference, takes.kinds, store, build=build, quiet=quiet)
-            if isinstance(of_file, Prepared):
-                unbuilt.append(of_file)
-                continue
-            artifact = of_file or store.resolve(reference, takes.kinds, slot=key)
-        if job_of(given):
-            _refuse_if_ended_badly(artifact, given, key)
-        if artifact.kind == "dataset" and not takes.whole:
-            artifact.row_files()  # refuses a dataset of several subsets where one is wanted
-        if part:
-            values.setdefault(slot, {})[part] = artifact
-        else:
-            values[slot] = artifact
-    return Inputs(values), unbuilt
-
-
-def _refuse_if_ended_badly(artifact: Artifact, given: str, key: str) -> None:
-    """Raises where the job that a reference names made an artifact that did not pass: what was submitted in time waits for a job that ends
-    well, and what is submitted later must not be judged otherwise."""
-    kinds: dict[int, type[SafeworkError]] = {EXIT_GATE: GateFailed, EXIT_TOO_MANY_FAILED: TooManyFailed}
-    if (code := exit_code(artifact.manifest)) == EXIT_DONE:
-        return
-    gates = "; ".join(artifact.manifest.failed_gates)
-    raise kinds[code](
-        f"{key}={given}: the job made {artifact.ref} and ended with exit code {code}",
-        f"gate failed: {gates}" if gates else f"{artifact.manifest.failed_items} items failed",
-        f"{key}={artifact.ref} uses it all the same",
-    )
-
-
-def prepare(
-    stage: Stage,
-    resolved: Resolved,
-    store: Store,
-    *,
-    build: bool = True,
-    quiet: bool = True,
-    measure: Callable[[Work, Any], Activations] | None = None,
-    fork: str | None = None,
-) -> Prepared:
-    """Resolves the inputs and plans.
-
-    Args:
-        build: make a dataset of a file that is given where a dataset is wanted. Without it the plan says what would be built, and nothing
-            more where that is not done already.
-        quiet: as for ``execute``, for such a build.
-        measure: measures the activations of a plan's work, given the settings; without it they are estimated by formula.
-        fork: the folder of an unfinished run of the same stage with other settings or inputs: resume from its last checkpoint.
-
-    Raises:
-        InputError: an input is missing or damaged; refusals stay in the plan.
-        GateFailed, TooManyFailed: the job that made one did not end well.
-    """
-    inputs, unbuilt = find_inputs(stage, resolved.references, store, build=build, quiet=quiet)
-    states = {key: file_states(artifact) for key, artifact in inputs.flat().items()}
-    if unbuilt:
-        return _plan_of_builds(stage, resolved, inputs, unbuilt)
-    plan = stage.plan(resolved.config, inputs)
-    refuse_engine(stage, resolved.config, plan)
-    refuse_processes(stage, resolved.config, plan)
-    measured = measure(plan.work, resolved.config) if measure and plan.work and plan.work.trained else None
-    if measure and measured is None:
-        plan.lines.append("--measure: nothing is trained, so there is nothing to measure")
-    estimate(stage, resolved.config, plan, measured)
-    _note_configurations(plan, inputs)
-    digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
-    external = {} if plan.refusals else stage.external_digests(resolved.config)
-    digests |= external
-    name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
-    identity = fingerprint(stage, resolved.config, digests)
-    identity = resume.identity(identity, fork) if fork else identity
-    prepared = Prepared(stage, resolved, inputs, plan, identity, name, external, states, fork)
-    if fork and (why := resume.refusal(store.runs, fork, _folder(prepared, store), request_of(prepared))):
-        plan.lines.append(f"--fork {fork}: {why.what}")
-        plan.lacking = plan.lacking or why
-    return prepared
-
-
-def _folder(prepared: Prepared, store: Store) -> Path:
-    return store.runs / runs.run_folder_name(prepared.stage.name, prepared.fingerprint)
-
-
-def _note_configurations(plan: Plan, inputs: Inputs) -> None:
-    """Says of which inputs only a configuration is there: enough to plan with, and not to run."""
-    for key, artifact in inputs.flat().items():
-        if artifact.kind == "model" and artifact.external and not has_weights(artifact.path) and read_base(artifact.path) is None:
-            plan.lines.append(f"note: {key}={artifact.ref} has no weights: the plan is made of its config.json")
-            plan.lacking = InputError(
-                f"{key}={artifact.ref} has no weights",
-                "its config.json is enough for --dry-run, and no more",
-                "give the whole model: safework models pull hf:ORG/NAME",
-            )
-
-
-def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
-    """The dataset that is made of a file where a dataset is wanted; None where the reference is not such a file.
-
-    Args:
-        build: make it where it is not there yet; without it, the request to make it is returned.
-
-    Raises:
-        SafeworkError: as ``data build`` refuses or fails, and where more rows were dropped than it tolerates.
-    """
-    file = data_files.file_reference(reference, kinds)
-    if file is None:
-        return None
-    try:
-        prepared = prepare(*data_files.build_request(file.path), store)
-        if not build and not store.find_run(prepared.fingerprint, prepared.kind):
-            return prepared
-        result = execute(prepared, store, quiet=quiet)
-    except SafeworkError as error:
-        error.what = f"{data_files.BUILDER} of {reference}: {error.what}"
-        raise
-    manifest = result.artifact.manifest
-    if result.exit_code != EXIT_DONE:
-        reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.metrics.get("dropped", {}).items())
-        raise InputError(
-            f"{data_files.BUILDER} of {reference}: {manifest.failed_items:,} rows were dropped, {manifest.tolerated_items:,} are tolerated",
-            reasons,
-            f"use the rest: data={result.artifact.ref}; or build it with other rules: safework {data_files.BUILDER} --help",
-        )
-    if not quiet and not result.already:
-        say(f"{data_files.BUILDER}: {reference} → {result.artifact.ref}")
-    return store.resolve(result.artifact.ref + (f":{file.subset}" if file.subset else ""), ("dataset",))
-
-
-def _plan_of_builds(stage: Stage, resolved: Resolved, inputs: Inputs, unbuilt: list[Prepared]) -> Prepared:
-    """What is known before the datasets are built that a stage needs: how they would be built."""
-    plan = Plan(name=resolved.name or stage.name.replace(" ", "-"))
-    for prepared in unbuilt:
-        plan.lines += [f"{prepared.stage.name} → {prepared.kind}/{prepared.name}", *(f"  {line}" for line in prepared.plan.lines)]
-        plan.refusals += [type(r)(f"{prepared.stage.name}: {r.what}", r.why, r.do) for r in prepared.plan.refusals]
-    plan.lines.append(f"then {stage.name}: what it would do is known once its data is built")
-    return Prepared(stage, resolved, inputs, plan, "", check_name(plan.name))
-
-
 def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: bool = False) -> Result:
     """Runs a prepared request, or returns what an earlier run of the same request made.
 
@@ -238,7 +69,7 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     """
     if prepared.plan.refusals:
         raise prepared.plan.refusals[0]
-    folder = _folder(prepared, store)
+    folder = prepared.run_folder(store)
     with _requeues_end(prepared.stage, folder), _failures_explained(prepared, store, folder):
         if not fresh and (done := existing(prepared, store)):
             runs.clear(folder)  # left by a kill after the commit

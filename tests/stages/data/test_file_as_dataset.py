@@ -19,8 +19,10 @@ from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.data_files import build_request
 from safework_cli.core.errors import InputError
+from safework_cli.core.prepare import prepare
+from safework_cli.core.record import Prepared
 from safework_cli.core.registry import load_stage
-from safework_cli.core.runtime import Prepared, execute, prepare
+from safework_cli.core.runtime import execute
 from safework_cli.data.dataset import read_dataset, training_rows
 from safework_cli.data.row import Row, read_rows, write_rows
 from safework_cli.data.schema import row_schema

@@ -11,7 +11,8 @@ import pytest
 from safework_cli.core.artifacts import Store
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError
-from safework_cli.core.runtime import execute, prepare
+from safework_cli.core.prepare import prepare
+from safework_cli.core.runtime import execute
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.engines.hf.engine import HFEngine
 from safework_eval.samples import read_samples

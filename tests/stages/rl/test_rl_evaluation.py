@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from safework_cli.core.config import resolve
+from safework_cli.core.prepare import prepare
 from safework_cli.core.progress import read_metrics
-from safework_cli.core.runtime import prepare
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module

@@ -324,7 +324,8 @@ def test_an_error_after_the_training_keeps_the_model_and_is_reported(tiny_artifa
     import safework_sft.run as module
     from safework_cli.core.config import resolve
     from safework_cli.core.errors import EXIT_TOO_MANY_FAILED, Interrupted
-    from safework_cli.core.runtime import execute, prepare
+    from safework_cli.core.prepare import prepare
+    from safework_cli.core.runtime import execute
 
     def broken(*_):
         raise RuntimeError("out of memory, say")
