@@ -70,6 +70,10 @@ class Scene(Drawing):
     def thought(self) -> str:
         return ", ".join(f"{number} {name}" for number, name in enumerate(self.shows, start=1)) + "."
 
+    def numbers(self, colour: str) -> list[str]:
+        """The places of a colour's shapes in the thought's list."""
+        return [str(number) for number, each in enumerate(self.placed, start=1) if each.colour == colour]
+
     def draw(self, size: int) -> PIL.Image:
         image = PIL.new("RGB", (size, size), BACKGROUND)
         canvas = ImageDraw.Draw(image)
@@ -106,6 +110,11 @@ def _without(names: Sequence[str], *out: str) -> list[str]:
     return [name for name in names if name not in out]
 
 
+def _listed(what: str, found: Sequence[str]) -> str:
+    """What a worked reply finds in its list of shapes before it answers."""
+    return f"{what.capitalize()}: {', '.join(found) or 'none'}."
+
+
 def _count(answer: str, rng: Random) -> Question:
     return Question(
         placed(_things(rng, int(answer)), rng), rng.choice(("How many shapes are there?", "How many shapes does the image show?"))
@@ -117,19 +126,20 @@ def _count_colour(answer: str, rng: Random) -> Question:
     things = [(colour, rng.choice(SHAPES)) for _ in range(count)]
     things += _things(rng, rng.randint(0 if count else 1, 6 - count), _without(list(COLOURS), colour))
     rng.shuffle(things)
-    return Question(placed(things, rng), f"How many {colour} shapes are there?")
+    scene = placed(things, rng)
+    return Question(scene, f"How many {colour} shapes are there?", _listed(colour, scene.numbers(colour)))
 
 
 def _colour(answer: str, rng: Random) -> Question:
     shape = rng.choice(SHAPES)
     others = _things(rng, rng.randint(1, 4), shapes=_without(SHAPES, shape))
-    return Question(placed([(answer, shape), *others], rng), f"Which colour is the {shape}?")
+    return Question(placed([(answer, shape), *others], rng), f"Which colour is the {shape}?", _listed(shape, [answer]))
 
 
 def _shape(answer: str, rng: Random) -> Question:
     colour = rng.choice(list(COLOURS))
     others = _things(rng, rng.randint(1, 4), _without(list(COLOURS), colour))
-    return Question(placed([(colour, answer), *others], rng), f"Which shape is {colour}?")
+    return Question(placed([(colour, answer), *others], rng), f"Which shape is {colour}?", _listed(colour, [answer]))
 
 
 def _exists(answer: str, rng: Random) -> Question:
@@ -140,19 +150,27 @@ def _exists(answer: str, rng: Random) -> Question:
         things.append((colour, shape))
     more = _things(rng, rng.randint(3, 5) - len(things))
     things += [thing for thing in more if thing != (colour, shape)]
-    return Question(placed(things, rng), f"Is there a {colour} {shape}?")
+    scene = placed(things, rng)
+    return Question(scene, f"Is there a {colour} {shape}?", _listed(shape, [each.colour for each in scene.placed if each.shape == shape]))
 
 
-def _relation(axis: Callable[[int], int], word: str) -> Callable[[str, Random], Question]:
-    """Two things, each the only one of its kind, in different rows or columns."""
+def _relation(axis: Callable[[int], int], word: str, names: Sequence[str]) -> Callable[[str, Random], Question]:
+    """Two things, each the only one of its kind, in different rows or columns.
+
+    Args:
+        axis: cell → its place from 0, left to right or top to bottom.
+        names: of the places.
+    """
 
     def ask(answer: str, rng: Random) -> Question:
         one, other = rng.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], 2)
         every = range(SIDE * SIDE)
         cells = [(a, b) for a in every for b in every if axis(a) != axis(b) and (axis(a) < axis(b)) == (answer == "yes")]
         others = [thing for thing in _things(rng, rng.randint(0, 3)) if thing not in (one, other)]
-        scene = placed([one, other, *others], rng, rng.choice(cells))
-        return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?")
+        where = rng.choice(cells)
+        scene = placed([one, other, *others], rng, where)
+        worked = ", ".join(f"{' '.join(thing)} {names[axis(cell)]}" for thing, cell in zip((one, other), where, strict=True)) + "."
+        return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?", worked)
 
     return ask
 
@@ -165,7 +183,9 @@ def _more(answer: str, rng: Random) -> Question:
     things += _things(rng, rng.randint(0, max(0, 7 - len(things))), _without(list(COLOURS), answer, other))
     pair = [answer, other]
     rng.shuffle(pair)
-    return Question(placed(things, rng), f"Are there more {pair[0]} shapes or more {pair[1]} shapes?")
+    scene = placed(things, rng)
+    worked = " ".join(_listed(colour, scene.numbers(colour)) for colour in pair)
+    return Question(scene, f"Are there more {pair[0]} shapes or more {pair[1]} shapes?", worked)
 
 
 WORD, NUMBER, YES_OR_NO = "Answer with one word.", "Answer with a number.", "Answer yes or no."
@@ -175,8 +195,8 @@ KINDS: dict[str, tuple[Sequence[str], str, Callable[[str, Random], Question]]] =
     "colour": (tuple(COLOURS), WORD, _colour),
     "shape": (SHAPES, WORD, _shape),
     "exists": (("yes", "no"), YES_OR_NO, _exists),
-    "left": (("yes", "no"), YES_OR_NO, _relation(lambda cell: cell % SIDE, "left of")),
-    "above": (("yes", "no"), YES_OR_NO, _relation(lambda cell: cell // SIDE, "above")),
+    "left": (("yes", "no"), YES_OR_NO, _relation(lambda cell: cell % SIDE, "left of", ("left", "middle", "right"))),
+    "above": (("yes", "no"), YES_OR_NO, _relation(lambda cell: cell // SIDE, "above", ("top", "middle", "bottom"))),
     "more": (tuple(COLOURS), WORD, _more),
 }
 """Kind of question → its answers, the line that asks for their form, and what makes a scene for an answer."""
