@@ -144,6 +144,9 @@ def create(name: str, text_model: Path, folder: Path) -> Path:
     tokenizer.add_special_tokens({"additional_special_tokens": family["tokens"]}, replace_extra_special_tokens=False)
     tokenizer.save_pretrained(str(folder))
     settings = json.loads((folder / "tokenizer_config.json").read_text())
+    own = folder / "chat_template.jinja"  # in the file of its own, a tokenizer's template would be the processor's, too
+    settings["chat_template"] = own.read_text()
+    own.unlink()
     if "named" in family:
         settings["extra_special_tokens"] = family["named"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

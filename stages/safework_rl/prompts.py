@@ -26,7 +26,7 @@ class Prompts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, processor: Any, *, episodes: bool = False):
         self._tokenizer, self._processor, self._episodes = tokenizer, processor, episodes
         self._texts: dict[str, Prompt] = {}
-        self._with_images: Encodings[Prompt] = Encodings(self._encode, tensor_bytes)
+        self._with_images: Encodings[Row, Prompt] = Encodings(self._encode, tensor_bytes, lambda row: row.id)
 
     def __call__(self, row: Row) -> Prompt:
         """Token ids, and the input of the vision tower. Raises TemplateError for a prompt that cannot be encoded."""

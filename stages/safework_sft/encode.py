@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,11 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.chat_template import encode_conversation
+from safework_cli.models.encodings import Encodings, tensor_bytes
+from safework_cli.models.processors import Headers
 from safework_cli.models.rendering import TemplateError
 from safework_cli.models.verdict import Choice, choices
-from safework_cli.models.vision import Vision
+from safework_cli.models.vision import Prompt, Vision
 
 IGNORE = -100
 """The label that torch's cross-entropy leaves out."""
@@ -62,9 +64,9 @@ def encode_rows(
         max_length: tokens of a row at most, as the settings say.
         positions: as the model says.
         marks: row id → the word that states its decision.
-        processor: of a model that reads images. What they are encoded to is not kept: see ``VisionOf``.
+        processor: of a model that reads images. No image is decoded here: see ``VisionOf``.
     """
-    encoded = EncodedRows()
+    encoded, headers = EncodedRows(), processor and Headers(processor)
     for row in rows:
         reason, mark = None, (marks or {}).get(row.id)
         if row.reply is None:
@@ -72,7 +74,7 @@ def encode_rows(
         else:
             try:
                 marked = None if mark is None else (mark.start, mark.end)
-                one = encode_conversation(tokenizer, row.messages, stop_ids, marked, row.images, processor)
+                one = encode_conversation(tokenizer, row.messages, stop_ids, marked, row.images, headers)
             except TemplateError as error:
                 reason = error.what
             else:
@@ -90,22 +92,27 @@ def encode_rows(
     return encoded
 
 
-@dataclass(frozen=True, slots=True)
 class VisionOf:
-    """What the images of training rows are encoded to, each time that a row is trained on: those of a data set do not fit into memory.
+    """What the images of training rows are encoded to, made when a row's step comes: those of a data set do not fit into memory.
 
     Args:
-        rows: the rows that are trained on, as ``TrainingRows.rows`` numbers them.
+        rows: the rows that are trained on, as ``TrainingRows.images`` numbers them.
     """
 
-    rows: Sequence[Row]
-    tokenizer: PreTrainedTokenizerBase
-    stop_ids: list[int]
-    processor: Any
+    def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], processor: Any):
+        self._rows, self._tokenizer, self._stop_ids, self._processor = rows, tokenizer, stop_ids, processor
+        self._encodings: Encodings[int, Prompt] = Encodings(self._encode, tensor_bytes, int)
 
     def __call__(self, number: int) -> Vision | None:
-        row = self.rows[number]
-        return encode_conversation(self.tokenizer, row.messages, self.stop_ids, None, row.images, self.processor).vision
+        return self._encodings(number).vision
+
+    def ahead(self, numbers: Iterable[int]) -> None:
+        """Begins to encode the images of rows that come next; returns at once."""
+        self._encodings.ahead(numbers)
+
+    def _encode(self, number: int) -> Prompt:
+        row = self._rows[number]
+        return Prompt([], encode_conversation(self._tokenizer, row.messages, self._stop_ids, None, row.images, self._processor).vision)
 
 
 @dataclass(frozen=True, slots=True)

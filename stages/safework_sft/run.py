@@ -126,6 +126,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         kl_weight=config.kl.weight if config.kl else 0.0,
         reference=reference,
         vision_of=vision_of,
+        ahead=None if vision_of is None else lambda some: vision_of.ahead(number for row in some if (number := training.images[row]) >= 0),
     )
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it

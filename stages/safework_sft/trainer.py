@@ -51,6 +51,7 @@ class SupervisedTrainer(SFTTrainer):
         reference: the starting model; None where the model in training has adapters, without which it is the starting model.
         padding_free: rows of a pass follow each other without padding; the models keep them apart (``models.attention``).
         vision_of: see ``Batches``.
+        ahead: see ``StepSampler``.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class SupervisedTrainer(SFTTrainer):
         reference: Any = None,
         padding_free: bool = False,
         vision_of: Callable[[int], Vision | None] | None = None,
+        ahead: Callable[[Sequence[int]], None] | None = None,
         **settings: Any,
     ):
         super().__init__(**settings)
-        self._lengths, self.verdict_term, self._kl_weight, self._reference = lengths, verdict_term, kl_weight, reference
+        self._lengths, self._ahead, self.verdict_term = lengths, ahead, verdict_term
+        self._kl_weight, self._reference = kl_weight, reference
         # routers of mixtures of experts are balanced over tokens: each counts once for every row that it is in
         share = not self.aux_loss_enabled
         self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free, share=share, vision_of=vision_of)
@@ -77,7 +80,7 @@ class SupervisedTrainer(SFTTrainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         """(transformers' own length sampler goes from the longest rows to the shortest: a short run ends on one kind of reply.)"""
-        return step_sampler(self, self._lengths)
+        return step_sampler(self, self._lengths, self._ahead)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """See ``VerdictTerm``; without a verdict, the mean over the supervised tokens of the step."""

@@ -14,16 +14,20 @@ from safework_cli.core.errors import ConfigError
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.data.images import open_image
 from safework_cli.data.row import write_rows
 from safework_cli.models.load import load_model, load_tokenizer
-from safework_cli.models.processors import load_processor
+from safework_cli.models.processors import Headers, load_processor
 from safework_cli.verifiers.contract import Exchange
+from safework_cli.verifiers.prompting import PromptWriter
+from safework_cli.verifiers.spec import preset
 from safework_cli.verifiers.values import PrefixWriter
 from safework_eval.config import EvalConfig
 from safework_eval.stage import stage as eval_stage
 from safework_search.config import GuidedConfig
 from safework_search.stage import stage as search_stage
 from safework_sft.config import SftConfig
+from safework_sft.encode import VisionOf
 from safework_sft.stage import stage as sft_stage
 
 SFT = {"max_steps": 1, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 1, "sample_prompts": 1, "sample_max_tokens": 3}
@@ -71,6 +75,35 @@ def test_sft_trains_and_saves_a_model_that_reads_images(images, folder, data, st
     assert outcome.metrics["rows"] == 6 and not outcome.metrics["dropped"] and outcome.metrics["samples"]["n"] == 1
     assert load_processor(made.output) is not None
     assert load_tokenizer(made.output).chat_template == load_tokenizer(folder).chat_template
+
+
+def test_images_are_encoded_when_their_step_comes(folder, data, store, work, monkeypatch):
+    """With 10,000 images, encoding each of them before the first step takes minutes."""
+    opened, coming = [], []
+
+    def opens(one):
+        opened.append(len(coming))
+        return open_image(one)
+
+    def ahead(self, numbers):
+        coming.append(sorted(numbers))
+
+    monkeypatch.setattr("safework_cli.models.processors.open_image", opens)
+    monkeypatch.setattr(VisionOf, "ahead", ahead)
+    config = SftConfig(**SFT | {"max_steps": 2, "per_device_train_batch_size": 2, "sample_prompts": 0})
+    sft_stage.run(config, Inputs({"model": store.resolve(str(folder), ("model",)), "data": data(True)}), work("sft"))
+    assert set(map(len, coming)) <= {2, 4} and set(opened) <= {1, 2, 3} and len(opened) <= 6
+
+    tokenizer, processor = load_tokenizer(folder), load_processor(folder)
+    spec = preset("value").model_copy(update={"max_length": 2000})
+    for kind, settings in ((PromptWriter, (spec,)), (PrefixWriter, (300, None))):
+        opened.clear()
+        exchanges = [Exchange.of(one) for one in rows(True)]
+        short = [kind(tokenizer, *settings, Headers(processor)).write(one) for one in exchanges]
+        assert opened == []
+        whole = [kind(tokenizer, *settings, processor).write(one) for one in exchanges]
+        ids = [[(one[0] if kind is PrefixWriter else one).ids for one in written] for written in (short, whole)]
+        assert ids[0] == ids[1] and len(opened) == 6
 
 
 @pytest.fixture(scope="module")

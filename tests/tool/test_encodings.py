@@ -30,7 +30,7 @@ class Counted:
 @pytest.fixture
 def made():
     encode = Counted()
-    encodings = Encodings(encode, len, limit_bytes=10, threads=2)
+    encodings = Encodings(encode, len, lambda row: row.id, limit_bytes=10, threads=2)
     yield encode, encodings
     encode.free.set()
     encodings.close()

@@ -22,7 +22,7 @@ from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.data.row import Image
 from safework_cli.models.folder import read_config
 from safework_cli.models.pixels import PixelBounds
-from safework_cli.models.processors import copy_processor_files, encode_images, load_processor, prompt_length, repeated_token
+from safework_cli.models.processors import copy_processor_files, encode_images, load_processor, prompt_ids, repeated_token
 
 SIZES = [[(64, 48)], [(1, 1)], [(200, 2)], [(30, 500)], [(333, 217)], [(64, 48), (100, 20)], [(57, 57), (28, 28), (300, 200)]]
 
@@ -49,21 +49,21 @@ def asked(processor, images: int, text: str = "\nWhat is it?") -> str:
 
 
 @pytest.mark.parametrize("name", tiny_processors.FAMILIES)
-def test_lengths_of_prompts_are_known_before_an_image_is_decoded(folder_of, name, monkeypatch):
+def test_the_ids_of_prompts_are_known_before_an_image_is_decoded(folder_of, name, monkeypatch):
     processor = load_processor(folder_of(name))
     encoded = {}
     for number, sizes in enumerate(SIZES):
         images = [stored(noise(size)) for size in sizes]
         ids, vision = encode_images(processor, asked(processor, len(sizes)), images)
         assert all(torch.isfinite(tensor.float()).all() for tensor in vision.values()) and "pixel_values" in vision
-        encoded[number] = images, len(ids)
+        encoded[number] = images, ids
         token = processor.tokenizer.convert_tokens_to_ids(repeated_token(processor))
         assert ids.count(token) >= len(sizes)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
-    for images, length in encoded.values():
-        assert prompt_length(processor, asked(processor, len(images)), images) == length
+    for images, ids in encoded.values():
+        assert prompt_ids(processor, asked(processor, len(images)), images) == ids
     with pytest.raises(InputError, match="2 places for 1 images"):
-        prompt_length(processor, asked(processor, 2), images[:1])
+        prompt_ids(processor, asked(processor, 2), images[:1])
 
 
 @pytest.mark.parametrize("name", tiny_processors.FAMILIES)
@@ -204,7 +204,7 @@ def test_what_a_processor_refuses_names_the_image(folder_of, monkeypatch):
         encode_images(processor, asked(processor, 1), [stored(noise((9, 7)), "cat.png")])
     pixtral = load_processor(folder_of("mistral3"))  # which would reduce the strip's height to nothing
     with pytest.raises(InputError, match=r"refuses strip.png \(200 × 1\)"):
-        prompt_length(pixtral, asked(pixtral, 1), [stored(noise((200, 1)), "strip.png")])
+        prompt_ids(pixtral, asked(pixtral, 1), [stored(noise((200, 1)), "strip.png")])
     with pytest.raises(InputError, match="'strip.png' is too narrow"):
         encode_images(processor, asked(processor, 1), [stored(noise((400, 1)), "strip.png")])
 
@@ -223,7 +223,7 @@ def test_bounds_change_the_number_of_tokens_and_are_saved(folder_of, name, bound
     before = len(encode_images(plain, asked(plain, 1), image)[0])
     ids, vision = encode_images(bounded, asked(bounded, 1), image)
     assert (len(ids) < before) is fewer and len(ids) != before
-    assert prompt_length(bounded, asked(bounded, 1), image) == len(ids)
+    assert prompt_ids(bounded, asked(bounded, 1), image) == ids
     if name == "qwen2_5_vl":
         assert vision["pixel_values"].shape[0] * 14 * 14 <= 50_000
     bounded.save_pretrained(str(tmp_path))

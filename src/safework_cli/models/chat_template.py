@@ -18,10 +18,10 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.images import TAG
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
 from safework_cli.data.row import Image, Message
-from safework_cli.models.processors import prompt_length
+from safework_cli.models.processors import Headers
 from safework_cli.models.rendering import ANCHOR, TemplateError, render
 from safework_cli.models.thoughts import reader_of
-from safework_cli.models.vision import Prompt, Vision, after, joined, prompt_with_images
+from safework_cli.models.vision import EncodedImages, Prompt, after, joined, prompt_with_images
 
 _MARKS = re.compile(rf"{THINK_OPEN}|{THINK_CLOSE}|\s+")
 _OPENED = re.compile(rf"{THINK_OPEN}\s*$")
@@ -41,7 +41,7 @@ class Encoded:
     input_ids: list[int]
     supervised: list[bool]
     marked: tuple[int, int] | None = None
-    vision: Vision | None = None
+    vision: EncodedImages | None = None
 
 
 class _Writer:
@@ -101,7 +101,7 @@ def encode_prompt(
 
     Args:
         images: one for each ``<image>`` tag, in order.
-        processor: of the model, where it reads images.
+        processor: of the model, where it reads images; as ``Headers``, no image is decoded, and the ids come alone.
 
     Raises:
         TemplateError: the template refuses the conversation, drops what the user says or has no place for images; the processor refuses an
@@ -118,16 +118,7 @@ def prompt_tokens(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], images: Sequence[Image] = (), processor: Any = None
 ) -> int:
     """The number of ids that ``encode_prompt`` would return, from the sizes of the images: none is decoded. Raises as it does."""
-    if not images:
-        return len(encode_prompt(tokenizer, messages).ids)
-    writer, begun = _Writer(tokenizer, messages, images, processor), 0
-    text = writer.prompt(messages if messages[-1]["role"] != "assistant" else messages[:-1])
-    if messages[-1]["role"] == "assistant":
-        begun = len(encode_text(tokenizer, after_opening(text, messages[-1]["content"])))
-    try:
-        return prompt_length(processor, text, images) + begun
-    except InputError as error:
-        raise TemplateError(error.what, error.why, error.do) from None
+    return len(encode_prompt(tokenizer, messages, images, processor and Headers(processor)).ids)
 
 
 def instructed(tokenizer: PreTrainedTokenizerBase, system: str, messages: Sequence[Message]) -> list[Message]:

@@ -242,8 +242,16 @@ def encode_images(processor: Any, text: str, images: Sequence[Image]) -> tuple[l
     return ids, {name: value for name, value in made.items() if isinstance(value, torch.Tensor)}
 
 
-def prompt_length(processor: Any, text: str, images: Sequence[Image]) -> int:
-    """The number of ids that ``encode_images`` would return, from the headers of the image files: nothing is decoded.
+class Headers:
+    """A model's processor, given where encoded images are not needed: prompts get the ids that they have with their images, by the headers
+    of the image files, and the vision tower gets nothing. See ``prompt_ids``."""
+
+    def __init__(self, processor: Any):
+        self.processor = processor
+
+
+def prompt_ids(processor: Any, text: str, images: Sequence[Image]) -> list[int]:
+    """The ids that ``encode_images`` would return, from the headers of the image files: nothing is decoded.
 
     For a family that is not known here, an empty image of each size is encoded; where it has no placeholder token, the images are.
 
@@ -252,16 +260,18 @@ def prompt_length(processor: Any, text: str, images: Sequence[Image]) -> int:
     """
     token, marker = repeated_token(processor), str(getattr(processor, "image_token", None) or "")
     if not (token and marker):
-        return len(encode_images(processor, text, images)[0])
+        return encode_images(processor, text, images)[0]
     if text.count(marker) != len(images):
         raise InputError(f"the prompt has {text.count(marker)} places for {len(images)} images", "each image has one", "correct the row")
     sizes = [image_size(image) for image in images]
     with _named(images, sizes):
         texts = iter(_image_texts(processor, sizes))
     whole = "".join(part if number == 0 else next(texts) + part for number, part in enumerate(text.split(marker)))
-    short = re.sub(f"(?:{re.escape(token)})+", token, whole)  # each is one id, whatever is around it
-    removed = (len(whole) - len(short)) // len(token)
-    return len(processor.tokenizer(short, add_special_tokens=False)["input_ids"]) + removed
+    run = re.compile(f"(?:{re.escape(token)})+")  # of a token that is one id, whatever is around it
+    counts = (len(found) // len(token) for found in run.findall(whole))
+    short, own = run.sub(lambda _: token, whole), processor.tokenizer.convert_tokens_to_ids(token)
+    ids = processor.tokenizer(short, add_special_tokens=False)["input_ids"]
+    return [each for one in ids for each in ([one] * next(counts) if one == own else [one])]
 
 
 @contextmanager

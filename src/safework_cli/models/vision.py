@@ -18,7 +18,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from safework_cli.data.row import Image
 from safework_cli.models.folder import has_vision
-from safework_cli.models.processors import encode_images
+from safework_cli.models.processors import Headers, encode_images, prompt_ids
 
 Vision = dict[str, torch.Tensor]
 """The input of the vision tower for one prompt. Treated as immutable and compared by identity: the replies of a group share it."""
@@ -83,9 +83,14 @@ def placeholders_of(config: PretrainedConfig) -> list[int]:
 def prompt_with_images(processor: Any, text: str, images: Sequence[Image]) -> Prompt:
     """Text that a chat template wrote, with the family's placeholder for each image, as token ids with the encoded images.
 
+    Args:
+        processor: of the model; as ``Headers``, the ids come without encoded images.
+
     Raises:
         InputError: see ``encode_images``.
     """
+    if isinstance(processor, Headers):
+        return Prompt(prompt_ids(processor.processor, text, images))
     ids, made = encode_images(processor, text, images)
     return Prompt(ids, EncodedImages(made, images, processor.tokenizer(text, add_special_tokens=False)["input_ids"], len(ids)))
 

@@ -24,10 +24,18 @@ class StepSampler(Sampler[int]):
         per_step: rows of an optimiser step, over all its forward passes and processes.
         seed: of the order.
         epoch: the number of the epoch that begins.
+        ahead: is told before each step which rows it and the next one see, so that what is costly of them can be prepared.
     """
 
-    def __init__(self, lengths: Sequence[int], per_step: int, seed: int, epoch: Callable[[], int]):
-        self.lengths, self.per_step, self.seed, self.epoch = lengths, per_step, seed, epoch
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        per_step: int,
+        seed: int,
+        epoch: Callable[[], int],
+        ahead: Callable[[Sequence[int]], None] | None = None,
+    ):
+        self.lengths, self.per_step, self.seed, self.epoch, self.ahead = lengths, per_step, seed, epoch, ahead
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -35,8 +43,12 @@ class StepSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch())
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        for start in range(0, len(order), self.per_step):
-            yield from sorted(order[start : start + self.per_step], key=lambda row: -self.lengths[row])
+        steps = [order[start : start + self.per_step] for start in range(0, len(order), self.per_step)]
+        steps = [sorted(step, key=lambda row: -self.lengths[row]) for step in steps]
+        for number, step in enumerate(steps):
+            if self.ahead is not None:
+                self.ahead([row for coming in steps[number : number + 2] for row in coming])
+            yield from step
 
 
 def rows_per_step(args: TrainingArguments) -> int:
@@ -44,8 +56,11 @@ def rows_per_step(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
+def step_sampler(trainer: Trainer, lengths: Sequence[int], ahead: Callable[[Sequence[int]], None] | None = None) -> StepSampler:
     """The sampler of a trainer whose rows have these lengths, in tokens.
+
+    Args:
+        ahead: see ``StepSampler``; it is told of this process's rows only.
 
     Raises:
         InputError: several processes would take more rows in a step than there are.
@@ -60,4 +75,11 @@ def step_sampler(trainer: Trainer, lengths: Sequence[int]) -> StepSampler:
             "lower per_device_train_batch_size or launch.processes",
         )
     steps_per_epoch = math.ceil(len(lengths) / per_step)
-    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch)
+
+    def own(rows: Sequence[int]) -> None:
+        assert ahead is not None
+        passes = range(args.process_index * args.train_batch_size, len(rows), args.world_size * args.train_batch_size)
+        ahead([row for start in passes for row in rows[start : start + args.train_batch_size]])  # forward passes are dealt in turns
+
+    told = None if ahead is None else own
+    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch, told)

@@ -141,7 +141,7 @@ class PromptWriter:
             WARNING: warning_of(exchange),
             RESPONSE: exchange.final,
         }
-        if vision:
+        if exchange.images:
             texts[QUERY] = texts[QUERY].replace(TAG, "").strip()
         contents = {place: self.content_ids(texts[place]) for place in form.places}
         whole = sum(map(len, contents.values()))

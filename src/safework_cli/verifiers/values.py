@@ -112,7 +112,7 @@ class PrefixWriter:
         reply = after_opening(text, exchange.reply)  # a template that opens the thought has written its tag already
         prefix = self.tokenizer(reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         prefix = prefix[-(self.max_length // 2) :] if len(ids) + len(prefix) > self.max_length else prefix
-        if vision and len(ids) + len(prefix) > self.max_length:
+        if exchange.images and len(ids) + len(prefix) > self.max_length:
             what = f"a prompt with images has {len(ids)} tokens, and max_length={self.max_length} leaves {self.max_length - len(prefix)}"
             raise InputError(what, "an image cannot be cut", "raise max_length, or scale the images down")
         return Prompt(cut_middle(ids, self.max_length - len(prefix), []) + prefix, vision), len(prefix)

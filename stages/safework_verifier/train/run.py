@@ -17,7 +17,7 @@ from safework_cli.data.dataset import read_dataset
 from safework_cli.models.adapters import Adapter
 from safework_cli.models.layers import keep_first_layers, lora_config, train_top_layers
 from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.models.processors import load_processor
+from safework_cli.models.processors import Headers, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.strategy import load_to_train, trained_model
@@ -101,7 +101,8 @@ def _tokenize(spec: LabelSpec, writer: PromptWriter, parts: Parts, work: WorkDir
             raise InputError(f"row '{item.row.id}' cannot be judged", why, "leave such rows out of the data, or use another backbone")
     items = [item for item in parts.train if item.exchange.final.strip()]
     with work.progress.phase("tokenize", len(items)):
-        examples = Examples([item.exchange for item in items], [item.gold for item in items], writer.write)
+        headers = PromptWriter(writer.tokenizer, spec, writer.processor and Headers(writer.processor))
+        examples = Examples([item.exchange for item in items], [item.gold for item in items], writer.write, headers.write)
     if cut := examples.truncated:
         work.progress.warn(f"{cut} of {len(examples)} training rows exceed max_length={spec.max_length} and lost their middle")
     return examples, cut

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer
 
+from safework_cli.models.encodings import Encodings, tensor_bytes
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.labels import judge_batch, label_logits
@@ -18,16 +18,25 @@ from safework_cli.verifiers.prompting import JudgePrompt
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Tokenized judge prompts with their gold labels. What images are encoded to is made again each time: that of a data set does not fit
-    into memory.
+    """Tokenized judge prompts with their gold labels. Images are encoded when their step comes: those of a data set do not fit into memory.
 
     Args:
         write: makes the prompt of an exchange.
+        write_ids: the same without its images.
     """
 
-    def __init__(self, exchanges: Sequence[Exchange], golds: Sequence[int], write: Callable[[Exchange], JudgePrompt]):
-        self._exchanges, self.golds, self._write = exchanges, golds, write
-        self._kept = [replace(write(exchange), vision=None) for exchange in exchanges]
+    def __init__(
+        self,
+        exchanges: Sequence[Exchange],
+        golds: Sequence[int],
+        write: Callable[[Exchange], JudgePrompt],
+        write_ids: Callable[[Exchange], JudgePrompt],
+    ):
+        self._exchanges, self.golds = exchanges, golds
+        self._kept = [write_ids(exchange) for exchange in exchanges]
+        self._with_images: Encodings[int, JudgePrompt] = Encodings(
+            lambda index: write(exchanges[index]), lambda prompt: tensor_bytes((prompt.ids, prompt.vision)), int
+        )
 
     @property
     def lengths(self) -> list[int]:
@@ -45,8 +54,11 @@ class Examples(Dataset[dict[str, Any]]):
 
     def prompt(self, index: int) -> JudgePrompt:
         """A prompt with its images."""
-        exchange = self._exchanges[index]
-        return self._write(exchange) if exchange.images else self._kept[index]
+        return self._with_images(index) if self._exchanges[index].images else self._kept[index]
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Begins to encode the images of prompts that come next; returns at once."""
+        self._with_images.ahead(index for index in indices if self._exchanges[index].images)
 
     def __len__(self) -> int:
         return len(self.golds)
@@ -85,4 +97,4 @@ class LabelTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return step_sampler(self, data.lengths)
+        return step_sampler(self, data.lengths, data.ahead)

@@ -13,7 +13,7 @@ from safework_cli.data.dataset import training_rows
 from safework_cli.models.folder import positions_of
 from safework_cli.models.layers import train_top_layers
 from safework_cli.models.load import Place, cast_weights, load_model, load_tokenizer, pick_dtype, save_model, template_hash
-from safework_cli.models.processors import load_processor
+from safework_cli.models.processors import Headers, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import run_training, supervised_arguments
 from safework_cli.training.strategy import load_to_train, trained_model
@@ -61,8 +61,10 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         train_top_layers(backbone, config.train_layers)
     spec = ValueSpec(principles=principles, temperatures=[1.0] * len(principles), max_length=config.max_length)
     with work.progress.phase("tokenize", len(parts.train)):
-        writer = PrefixWriter(tokenizer, config.max_length, positions_of(backbone.config), processor)
-        examples = Examples(parts.train, principles, writer)
+        most = positions_of(backbone.config)
+        writer = PrefixWriter(tokenizer, config.max_length, most, processor)
+        headers = PrefixWriter(tokenizer, config.max_length, most, processor and Headers(processor))
+        examples = Examples(parts.train, principles, writer.write, headers.write)
     trainer = ValueTrainer(
         model=WithHeads(backbone, untrained().to(backbone.device)),
         args=supervised_arguments(TrainingArguments, config, work, place=place, remove_unused_columns=False),

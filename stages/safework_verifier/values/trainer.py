@@ -5,7 +5,7 @@ Shapes: B sequences, D hidden size, P principles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from safework_cli.data.row import Row
-from safework_cli.models.vision import Prompt
+from safework_cli.models.encodings import Encodings, tensor_bytes
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_cli.verifiers.contract import Exchange
-from safework_cli.verifiers.values import PrefixWriter, ValueHeads, Written, hidden_ends
+from safework_cli.verifiers.values import ValueHeads, Written, hidden_ends
 from safework_verifier.values.prefixes import routing_targets
 
 
@@ -37,18 +37,32 @@ class WithHeads(nn.Module):
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """Tokenized prefixes with their values (NaN where a principle has none) and the routing target of their prompt. What images are
-    encoded to is made again each time: that of a data set does not fit into memory."""
+    """Tokenized prefixes with their values (NaN where a principle has none) and the routing target of their prompt. Images are encoded when
+    their step comes: those of a data set do not fit into memory.
 
-    def __init__(self, rows: Sequence[Row], principles: Sequence[str], writer: PrefixWriter):
+    Args:
+        write: makes the prompt and the prefix of an exchange.
+        write_ids: the same without its images.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], principles: Sequence[str], write: Callable[[Exchange], Written], write_ids: Callable[[Exchange], Written]
+    ):
         routing = routing_targets(rows, principles)
-        self._rows, self._writer = rows, writer
-        self._kept = [(Prompt(prompt.ids), length) for prompt, length in (writer.write(Exchange.of(row)) for row in rows)]
+        self._rows = rows
+        self._kept = [write_ids(Exchange.of(row)) for row in rows]
+        self._with_images: Encodings[int, Written] = Encodings(
+            lambda index: write(Exchange.of(rows[index])), lambda written: tensor_bytes(written[0]), int
+        )
         self.values = [[row.meta["values"].get(name, float("nan")) for name in principles] for row in rows]
         self.routing = [routing[row.group] for row in rows]
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def ahead(self, indices: Sequence[int]) -> None:
+        """Begins to encode the images of rows that come next; returns at once."""
+        self._with_images.ahead(index for index in indices if self._rows[index].images)
 
     @property
     def lengths(self) -> list[int]:
@@ -56,8 +70,7 @@ class Examples(Dataset[dict[str, Any]]):
         return [len(prompt.ids) for prompt, _ in self._kept]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self._rows[index]
-        written = self._writer.write(Exchange.of(row)) if row.images else self._kept[index]
+        written = self._with_images(index) if self._rows[index].images else self._kept[index]
         return {"written": written, "values": self.values[index], "routing": self.routing[index]}
 
 
@@ -98,7 +111,7 @@ class ValueTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> StepSampler:
         data = self.train_dataset
         assert isinstance(data, Examples)
-        return step_sampler(self, data.lengths)
+        return step_sampler(self, data.lengths, data.ahead)
 
 
 def _not_collated(examples: Any) -> Any:

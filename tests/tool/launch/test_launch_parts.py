@@ -192,6 +192,17 @@ def test_processes_that_take_more_rows_than_there_are_are_refused():
     assert len(step_sampler(trainer, [5] * 3)) == 3  # a smaller step
 
 
+@pytest.mark.parametrize(("world", "rank", "own"), [(1, 0, [0, 1, 2, 3, 4, 5, 6, 7]), (2, 0, [0, 1, 4, 5]), (2, 1, [2, 3, 6, 7])])
+def test_each_process_prepares_its_own_rows_of_this_step_and_the_next(world, rank, own):
+    """Forward passes of two rows are dealt in turns; lengths fall, so a step's rows come in the order of their numbers."""
+    coming: list[list[int]] = []
+    accumulation = 2 // world
+    args = SimpleNamespace(world_size=world, process_index=rank, train_batch_size=2, gradient_accumulation_steps=accumulation, seed=0)
+    trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=0))
+    order = list(step_sampler(trainer, list(range(8, 0, -1)), coming.append))
+    assert [[order.index(row) for row in told] for told in coming] == [own, [place for place in own if place >= 4]]
+
+
 def test_a_group_of_completions_is_not_cut_between_processes():
     def settings(**launch):
         return load_stage("rl m3").Config(num_generations=4, per_device_train_batch_size=2, gradient_accumulation_steps=1, launch=launch)
