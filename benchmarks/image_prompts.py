@@ -1,4 +1,4 @@
-"""What images cost before and during training: start-up with many image rows, and the waiting of `safework rl m3`'s steps for encoded images.
+"""What images cost: start-up with many image rows, and the waiting of `safework rl m3`'s steps for encoded images.
 
     python benchmarks/image_prompts.py [--rows 10000] [--size 640 480] [--steps 6] [--prompts 2] [--completion 64] [--json]
 
