@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from safework_data.starter import reading
-from safework_data.starter.tables import Item, Options, Unit, dice, load, upper_first
+from safework_data.starter.tables import BRIEF, Item, Options, Unit, dice, load, upper_first
 from safework_data.starter.world import ONE_HOP, Asked, Cluster, aliases, clusters
 
 BRIEFLY = {"en": " Reply with the answer only.", "zh": "简答。"}
@@ -75,7 +75,8 @@ def _fact(table: dict[str, Any], number: int, key: str, language: str, seed: int
             )
             found.append([open_question])
             for draw in range(DRAWS if side == "train" else 1):
-                options = Options(question, answer, _wrong(table, key, rng), lead=recall)
+                brief = dice(seed, "brief", fact, name, draw).random() < BRIEF
+                options = Options(question, answer, _wrong(table, key, rng), lead=recall, brief=brief)
                 keys = (f"{fact}-choice-{name}-{draw}{order}" for order in ("ab" if side == "train" else "a"))
                 found.append([Item(key=copy, form="choice", options=options, **rest) for copy in keys])
     return found

@@ -11,7 +11,7 @@ import re
 from random import Random
 from typing import Any, NamedTuple
 
-from safework_data.starter.tables import PARTS, Item, Unit, dice, load, upper_first
+from safework_data.starter.tables import BRIEF, PARTS, Item, Unit, dice, load, upper_first
 
 FILES = {language: sorted(path.stem for path in PARTS.glob(f"safety_{language}*.yaml")) for language in ("en", "zh")}
 FILES_HELD_OUT = ("safety_en_1", "safety_en_2", "safety_en_3", "safety_en_4", "safety_en_5", "safety_zh")
@@ -99,10 +99,6 @@ that was to end it with a full stop wrote on after requests of two sentences, an
 BECAUSE = {"en": " Why? {reason}", "zh": "为什么？{reason}"}
 """The reason that a full thought gives after its verdict. Brief ones go on to the conclusion, so that the first word after the verdict
 decides which it is."""
-BRIEF = 0.45
-"""Share of the pairs whose thoughts give no reason and whose replies are shortened. A model that has learned both can learn in RL to be
-brief; where all replies were of one length, `rl efficient` had nothing to choose from. Not below 0.4: SFT learns the brief form less often
-than it occurs, and `rl m3` makes it rarer, so that too few groups of four have both."""
 ENOUGH = {"en": 10, "zh": 12}
 """Words (zh: characters) of a brief answer at least; whole sentences are left out."""
 DECISION = {"en": {True: "Yes", False: "No"}, "zh": {True: "会", False: "不会"}}

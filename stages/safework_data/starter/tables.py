@@ -15,6 +15,11 @@ from safework_cli.data.row import Message, Row
 
 PARTS = Path(__file__).parent / "parts"
 LETTERS = "ABCDEFGH"
+BRIEF = 0.45
+"""Share of worked replies that give no reason: of the pairs of safety (whose replies are shortened, too) and of the choice questions. A model
+that has learned both can learn in RL to be brief; where all replies were of one length, `rl efficient` had nothing to choose from, and with
+safety's pairs alone a fifth of all tokens was out of reach. Not below 0.4: SFT learns the brief form less often than it occurs, and `rl m3`
+makes it rarer, so that too few groups of four have both."""
 T = TypeVar("T")
 
 
@@ -27,6 +32,7 @@ class Options:
         right, wrong: the options.
         lead: what the thought says before it goes through the options.
         remarks: option → what the thought says of it after yes or no.
+        brief: the thought has neither; it goes through the options and says yes or no.
     """
 
     stem: str
@@ -34,6 +40,7 @@ class Options:
     wrong: Sequence[str]
     lead: str = ""
     remarks: dict[str, str] = field(default_factory=dict)
+    brief: bool = False
 
 
 @dataclass(slots=True)
@@ -197,11 +204,12 @@ def _order(item: Item, letter: str, wrong: list[str]) -> None:
             letter=name,
             option=option.rstrip(".。"),
             word=RIGHT_OR_NOT[item.language][name == letter],
-            remark=options.remarks.get(option, ""),
+            remark="" if options.brief else options.remarks.get(option, ""),
         )
         for name, option in zip(LETTERS, choices[: place + 1], strict=False)
     ]
     item.question = ask_choice(options.stem, choices, item.language)
-    item.thought = (" " if item.language == "en" else "").join([*filter(None, [options.lead]), *checked])
+    lead = [options.lead] if options.lead and not options.brief else []
+    item.thought = (" " if item.language == "en" else "").join([*lead, *checked])
     item.reply = item.answer = letter
     item.meta = {**item.meta, "answer_type": "choice", "choices": choices}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
-from safework_data.starter.tables import Item, Options, Unit, load
+from safework_data.starter.tables import BRIEF, Item, Options, Unit, dice, load
 
 COMPARE = {
     "en": {
@@ -35,25 +35,30 @@ def units(seed: int) -> list[Unit]:
         for language in ("en", "zh")
         for category, situations in load(f"value_{language}").items()
         for situation in situations
-        for item in _items(situation, category, language)
+        for item in _items(situation, category, language, seed)
     ]
 
 
-def _items(parts: dict[str, Any], category: str, language: str) -> list[Item]:
+def _items(parts: dict[str, Any], category: str, language: str, seed: int) -> list[Item]:
     situation = parts["situation"] + (" " if language == "en" else "")
     rest: dict[str, Any] = {"task": "value", "group": f"value-{parts['id']}", "category": category, "language": language}
     effects = {"good": parts["care"], "bad": parts["harm"]}
+
+    def brief(key: str) -> bool:
+        return dice(seed, "brief", key).random() < BRIEF
+
     items = []
     for side, phrasings in COMPARE[language].items():
         for (number, asked), (pair, (good, bad)) in product(enumerate(phrasings), enumerate(product(parts["good"], parts["bad"]))):
             remarks = {action: REMARK[language].format(effect=effects[kind]) for kind, action in (("good", good), ("bad", bad))}
+            key = f"{parts['id']}-compare-{pair}-{side}-{number}"
             items.append(
                 Item(
-                    key=f"{parts['id']}-compare-{pair}-{side}-{number}",
+                    key=key,
                     form="compare",
                     template=f"value-{language}-compare-{side}-{number}",
                     side=side,
-                    options=Options(situation + asked, good, [bad], remarks=remarks),
+                    options=Options(situation + asked, good, [bad], remarks=remarks, brief=brief(key)),
                     **rest,
                 )
             )
@@ -63,13 +68,14 @@ def _items(parts: dict[str, Any], category: str, language: str) -> list[Item]:
         for (number, asked), (plan, (kind, action)) in product(enumerate(phrasings), enumerate(plans)):
             right, wrong = (words[kind], words["bad" if kind == "good" else "good"])
             lead = LEAD[language].format(action=action.rstrip(".。"), effect=effects[kind])
+            key = f"{parts['id']}-judge-{plan}-{side}-{number}"
             items.append(
                 Item(
-                    key=f"{parts['id']}-judge-{plan}-{side}-{number}",
+                    key=key,
                     form=kind,
                     template=f"value-{language}-judge-{side}-{number}",
                     side=side,
-                    options=Options(situation + asked.format(action=action), right, [wrong], lead=lead),
+                    options=Options(situation + asked.format(action=action), right, [wrong], lead=lead, brief=brief(key)),
                     **rest,
                 )
             )

@@ -9,8 +9,8 @@ from __future__ import annotations
 from random import Random
 
 from safework_cli.data.row import Message, Row
-from safework_data.starter.safety import BRIEF, Topic, topics
-from safework_data.starter.tables import Item, Unit, allocate, dice, load
+from safework_data.starter.safety import Topic, topics
+from safework_data.starter.tables import BRIEF, Item, Unit, allocate, dice, load
 
 REFUSAL, WARNING, NO_RISK = "Safe with refusal", "Safe with warning", "Safe without risk"
 UNSAFE, NEEDLESS, ILLOGICAL = "Unsafe", "Unnecessary refusal", "Illogical completion"

@@ -453,6 +453,26 @@ def test_a_thought_goes_through_the_options_up_to_the_right_one():
                 thought = thought.partition(checked)[2] if letter < row.answer else thought
 
 
+@pytest.mark.parametrize("task", ["knowledge", "value"])
+def test_nearly_half_of_the_choices_are_brief_whatever_their_answer(task):
+    """A brief thought is what it says of the options and nothing else; how long a thought is tells nothing of the right letter."""
+    rows = [row for row in of("cot", task) if row.meta["answer_type"] == "choice" and row.meta["language"] == "en"]
+    full: dict[str, list[bool]] = defaultdict(list)
+    lengths: dict[bool, list[int]] = defaultdict(list)
+    for row in rows:
+        checks = [
+            f"{letter}. {text.rstrip('.')}: {'yes' if letter == row.answer else 'no'}."
+            for letter, text in zip(LETTERS, row.meta["choices"], strict=False)
+        ]
+        is_full = parse_reply(row.reply).thought != " ".join(checks[: LETTERS.index(row.answer) + 1])
+        full[row.answer].append(is_full)
+        lengths[is_full].append(length(row.reply))
+    shares = {letter: np.mean(values) for letter, values in full.items()}
+    assert 0.5 < np.mean([value for values in full.values() for value in values]) < 0.6, "the most probable form is the full one"
+    assert all(0.45 < share < 0.65 for share in shares.values()), shares
+    assert np.mean(lengths[False]) <= 0.75 * np.mean(lengths[True])
+
+
 def test_a_question_is_asked_in_several_orders():
     orders = defaultdict(set)
     for row in of("cot", "knowledge"):
