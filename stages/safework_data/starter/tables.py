@@ -16,7 +16,7 @@ from safework_cli.data.row import Message, Row
 PARTS = Path(__file__).parent / "parts"
 LETTERS = "ABCDEFGH"
 BRIEF = 0.45
-"""Share of worked replies that give no reason: of the pairs of safety (whose replies are shortened, too) and of the choice questions. A model
+"""Share of worked replies that give no reason: of safety's pairs, whose replies are shortened, too, and of the choice questions. A model
 that has learned both can learn in RL to be brief; where all replies were of one length, `rl efficient` had nothing to choose from, and with
 safety's pairs alone a fifth of all tokens was out of reach. Not below 0.4: SFT learns the brief form less often than it occurs, and `rl m3`
 makes it rarer, so that too few groups of four have both."""

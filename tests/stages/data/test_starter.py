@@ -460,10 +460,8 @@ def test_nearly_half_of_the_choices_are_brief_whatever_their_answer(task):
     full: dict[str, list[bool]] = defaultdict(list)
     lengths: dict[bool, list[int]] = defaultdict(list)
     for row in rows:
-        checks = [
-            f"{letter}. {text.rstrip('.')}: {'yes' if letter == row.answer else 'no'}."
-            for letter, text in zip(LETTERS, row.meta["choices"], strict=False)
-        ]
+        words = [("no", "yes")[letter == row.answer] for letter in LETTERS]
+        checks = [f"{letter}. {text.rstrip('.')}: {word}." for letter, text, word in zip(LETTERS, row.meta["choices"], words, strict=False)]
         is_full = parse_reply(row.reply).thought != " ".join(checks[: LETTERS.index(row.answer) + 1])
         full[row.answer].append(is_full)
         lengths[is_full].append(length(row.reply))
