@@ -181,7 +181,7 @@ def test_the_plan_adds_the_minutes_up(capsys):
     assert lines["sft-speed"].startswith("12 min a seed, and 3 of long, once") and lines["all"].endswith("with every seed")
     assert evidence.main(["plan", "m3-vs-sft"]) == 0
     shown = capsys.readouterr().out
-    assert "sft (40 min): safework sft -c smollm2/sft.yaml" in shown and "all: 90 min a seed" in shown
+    assert "sft (40 min): safework sft -c smollm2/sft.yaml" in shown and "all: 84 min a seed" in shown
     lost = {"a": Definition(about="", seeds=[0], steps={"m3": "rl m3"}, minutes={"m4": 1})}
     with pytest.raises(EvidenceError, match="minutes has no estimate of m3"):
         estimates(lost, "a")
