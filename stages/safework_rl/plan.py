@@ -19,7 +19,7 @@ from safework_cli.data.image_rows import plan_images
 from safework_cli.data.row import Row
 from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, hold_others, trained_weights
+from safework_cli.training.work import disk_of, hold_others, images_work, tokens_and_patches, trained_weights
 from safework_rl.config import RlConfig
 
 
@@ -85,7 +85,7 @@ def _written_positions(folder: Path) -> int | None:
 def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
     """The work of one process, if every reply is as long as allowed: how long replies will be is not known."""
     shape = ModelShape.of(model.path)
-    lengths = _prompt_lengths(config, model, data)
+    lengths, patches = _prompt_lengths(config, model, data)
     longest, mean = max(lengths, default=0.0), sum(lengths) / max(1, len(lengths))
     rows, passes, reply = config.per_device_train_batch_size, config.gradient_accumulation_steps, config.max_completion_length
     prompts = max(1, rows // config.num_generations) if _shares_prompts(config) else rows  # that a pass computes
@@ -97,17 +97,20 @@ def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
         step_tokens=passes * (rows * reply + prompts * mean), step_head_tokens=passes * rows * reply, passes=passes,
         extra_forwards=forwards, steps=config.max_steps, bf16=config.bf16, checkpointing=config.gradient_checkpointing,
         sampling=_sampling(config, round(longest)), loads_parts=not config.preflight_groups, others_divided=True,
+        images=images_work(model.path, patches, prompts, passes),
     )  # fmt: skip
 
 
-def _prompt_lengths(config: RlConfig, model: Artifact, data: Artifact) -> list[float]:
-    """Tokens of the prompts, about."""
+def _prompt_lengths(config: RlConfig, model: Artifact, data: Artifact) -> tuple[list[float], list[int]]:
+    """Tokens of the prompts, about, and patches of their images."""
     try:
-        texts = ["".join(message["content"] for message in row.prompt) for row in training_rows(data)]
+        rows = training_rows(data)
     except InputError:
-        return [float(config.max_prompt_length)]  # the run says what is wrong with the rows
-    ratio = characters_per_token(model.path, texts)
-    return [min(len(text) / ratio, config.max_prompt_length) for text in texts]
+        return [float(config.max_prompt_length)], []  # the run says what is wrong with the rows
+    texts = ["".join(message["content"] for message in row.prompt) for row in rows]
+    ratio, images = characters_per_token(model.path, texts), tokens_and_patches(model.path, rows, config.pixels)
+    lengths = [min(len(text) / ratio + tokens, config.max_prompt_length) for text, (tokens, _) in zip(texts, images, strict=True)]
+    return lengths, [patches for _, patches in images]
 
 
 def _sampling(config: RlConfig, longest: int) -> Sampling | None:

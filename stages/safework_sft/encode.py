@@ -13,7 +13,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.row import Row
 from safework_cli.data.verdict import Mark, Words
 from safework_cli.models.chat_template import encode_conversation
-from safework_cli.models.encodings import Encodings, tensor_bytes
+from safework_cli.models.encodings import ONCE_BYTES, Encodings, tensor_bytes
 from safework_cli.models.processors import Headers
 from safework_cli.models.rendering import TemplateError
 from safework_cli.models.verdict import Choice, choices
@@ -101,7 +101,7 @@ class VisionOf:
 
     def __init__(self, rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, stop_ids: list[int], processor: Any):
         self._rows, self._tokenizer, self._stop_ids, self._processor = rows, tokenizer, stop_ids, processor
-        self._encodings: Encodings[int, Prompt] = Encodings(self._encode, tensor_bytes, int)
+        self._encodings: Encodings[int, Prompt] = Encodings(self._encode, tensor_bytes, int, limit_bytes=ONCE_BYTES)
 
     def __call__(self, number: int) -> Vision | None:
         return self._encodings(number).vision

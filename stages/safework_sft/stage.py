@@ -21,7 +21,7 @@ from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.closing import closing_table, dropped, evaluation_lines
 from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, hold_others, training_work
+from safework_cli.training.work import disk_of, hold_others, tokens_and_patches, training_work
 from safework_sft.config import SftConfig, VerdictConfig
 from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
@@ -123,18 +123,24 @@ def _work(config: SftConfig, model: Artifact, rows: list[Row], steps: int) -> Wo
     texts = ["".join(message["content"] for message in row.messages) for row in rows]
     ratio, ours = characters_per_token(model.path, texts), config.verdict is not None or config.kl is not None
     replies = sum(len(message["content"]) for row in rows for message in row.messages if message["role"] == "assistant")
+    images = tokens_and_patches(model.path, rows, config.pixels)
+    lengths = [
+        min(len(text) / ratio + TEMPLATE_TOKENS * len(row.messages) + tokens, config.max_length)
+        for text, row, (tokens, _) in zip(texts, rows, images, strict=True)
+    ]
     return training_work(
         model.path,
         config,
-        [min(len(text) / ratio + TEMPLATE_TOKENS * len(row.messages), config.max_length) for text, row in zip(texts, rows, strict=True)],
+        lengths,
         steps,
         "supervised" if config.launch.world == 1 or ours else "tiles",
         head_on_card=None if ours else "tiles",
-        supervised=replies / max(1, sum(map(len, texts))),
-        padded=not config.padding_free,
+        supervised=min(1.0, replies / ratio / max(1, sum(lengths))),
+        padded=not config.padding_free or any(patches for _, patches in images),
         frozen_embedding=config.freeze_embeddings,
         extra_forwards=1.0 if config.kl else 0.0,
         loads_parts=not ours,
+        patches=[patches for _, patches in images],
     )
 
 

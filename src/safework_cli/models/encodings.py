@@ -14,6 +14,8 @@ from safework_cli.core.system import cores
 R = TypeVar("R")
 T = TypeVar("T")
 LIMIT_BYTES = 2**30
+ONCE_BYTES = 2**28
+"""The limit where a row comes once in an epoch: there is room for what was prepared, and little is kept for nothing."""
 MOST_THREADS = 8
 
 

@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from safework_cli.core.checkpoints import KEPT
+from safework_cli.core.errors import InputError
+from safework_cli.core.plan.images import ImageCost
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import Passes, passes_of
-from safework_cli.core.plan.work import Head, Work
+from safework_cli.core.plan.work import Head, Images, Work
 from safework_cli.core.stage import Plan
+from safework_cli.data.images import image_size
+from safework_cli.data.row import Row
+from safework_cli.models.pixels import PixelBounds
 from safework_cli.training.config import Lora, SaveDtype
 
 SAVED_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
@@ -30,6 +35,7 @@ def training_work(
     frozen_embedding: bool = False,
     extra_forwards: float = 0.0,
     loads_parts: bool = False,
+    patches: Sequence[float] = (),
 ) -> Work:
     """The work of a stage that learns from given rows.
 
@@ -39,6 +45,7 @@ def training_work(
         lengths: tokens of the training rows.
         supervised: share of the tokens whose logits are computed, where the head is "supervised".
         padded: as for ``passes_of``.
+        patches: of the rows' images, as ``tokens_and_patches`` counts them.
 
     Raises:
         InputError: the model's weights are damaged.
@@ -52,7 +59,36 @@ def training_work(
         rows=rows, length=passes.longest, pass_tokens=passes.largest, head=head, head_tokens=read[0], head_on_card=head_on_card,
         step_tokens=passes.per_step, step_head_tokens=read[1], passes=accumulated, extra_forwards=extra_forwards, steps=steps,
         bf16=config.bf16, loads_parts=loads_parts, checkpointing=getattr(config, "gradient_checkpointing", None),
+        images=images_work(folder, patches, rows, accumulated, trained=getattr(config, "train_vision", False)),
     )  # fmt: skip
+
+
+def tokens_and_patches(folder: Path, rows: Sequence[Row], pixels: PixelBounds) -> list[tuple[int, int]]:
+    """Of each row's images, about, by the headers of their files: the tokens that they add to the row, and the patches that the vision
+    tower reads. What cannot be read counts as nothing: the run says what is wrong with it."""
+    cost = ImageCost.of(folder, pixels.given) if any(row.images for row in rows) else None
+    if cost is None:
+        return [(0, 0)] * len(rows)
+    found = []
+    for row in rows:
+        try:
+            sizes = [image_size(image) for image in row.images]
+        except InputError:
+            sizes = []
+        found.append((sum(cost.tokens(*size) for size in sizes), sum(cost.patches(*size) for size in sizes)))
+    return found
+
+
+def images_work(folder: Path, patches: Sequence[float], rows: int, passes: int, *, trained: bool = False) -> Images | None:
+    """What images ask of the vision tower; None where there are none.
+
+    Args:
+        patches: of each training row; a pass takes ``rows`` of them, an update ``passes`` passes.
+    """
+    cost = ImageCost.of(folder) if any(patches) else None
+    if cost is None:
+        return None
+    return Images(cost.tower, rows * max(patches), passes * rows * sum(patches) / len(patches), trained)
 
 
 def judging_work(folder: Path, rows: int, length: int) -> Work:

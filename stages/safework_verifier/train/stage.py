@@ -17,7 +17,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, training_work
+from safework_cli.training.work import disk_of, tokens_and_patches, training_work
 from safework_cli.verifiers.image_text import require_reader
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import REFUSALS
@@ -93,8 +93,11 @@ def _estimate(plan: Plan, config: VerifierTrainConfig, spec: LabelSpec, parts: P
         plan.optimizer_steps = 0
     texts = [spec.template + one.exchange.question + one.exchange.final for one in parts.train]
     ratio = characters_per_token(model.path, texts)
-    lengths = [min(len(text) / ratio, config.max_length) for text in texts]
-    plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last", loads_parts=config.head != "probe")
+    images = tokens_and_patches(model.path, [one.row for one in parts.train], config.pixels)
+    lengths = [min(len(text) / ratio + tokens, config.max_length) for text, (tokens, _) in zip(texts, images, strict=True)]
+    patches = [patches for _, patches in images]
+    loads_parts = config.head != "probe"
+    plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "last", loads_parts=loads_parts, patches=patches)
     passes = plan.optimizer_steps + (epoch_steps if config.head == "probe" else 0)
     plan.tokens = round(sum(lengths) / len(lengths) * per_step * passes)
     plan.disk_bytes = disk_of(

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset
 from transformers import Trainer
 
-from safework_cli.models.encodings import Encodings, tensor_bytes
+from safework_cli.models.encodings import ONCE_BYTES, Encodings, tensor_bytes
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.labels import judge_batch, label_logits
@@ -35,7 +35,7 @@ class Examples(Dataset[dict[str, Any]]):
         self._exchanges, self.golds = exchanges, golds
         self._kept = [write_ids(exchange) for exchange in exchanges]
         self._with_images: Encodings[int, JudgePrompt] = Encodings(
-            lambda index: write(exchanges[index]), lambda prompt: tensor_bytes((prompt.ids, prompt.vision)), int
+            lambda index: write(exchanges[index]), lambda prompt: tensor_bytes((prompt.ids, prompt.vision)), int, limit_bytes=ONCE_BYTES
         )
 
     @property

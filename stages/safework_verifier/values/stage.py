@@ -15,7 +15,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.dataset import training_rows
 from safework_cli.data.image_rows import refuse_unread_images
 from safework_cli.training.tracking import plan_tracking
-from safework_cli.training.work import disk_of, training_work
+from safework_cli.training.work import disk_of, tokens_and_patches, training_work
 from safework_verifier.values.config import ValuesConfig
 from safework_verifier.values.prefixes import Prefixes, split_by_prompt, valued_rows
 
@@ -57,8 +57,10 @@ class ValuesStage(Stage):
         plan.optimizer_steps = steps_of(config, parts)
         texts = ["".join(message["content"] for message in row.messages) for row in parts.train]
         ratio = characters_per_token(model.path, texts)
-        lengths = [min(len(text) / ratio, config.max_length) for text in texts]
-        plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "none", loads_parts=True)
+        images = tokens_and_patches(model.path, parts.train, config.pixels)
+        lengths = [min(len(text) / ratio + tokens, config.max_length) for text, (tokens, _) in zip(texts, images, strict=True)]
+        patches = [patches for _, patches in images]
+        plan.work = training_work(model.path, config, lengths, plan.optimizer_steps, "none", loads_parts=True, patches=patches)
         plan.tokens = round(plan.work.step_tokens * config.launch.world * plan.optimizer_steps)
         plan.disk_bytes = disk_of(plan.work, None if config.dtype == "auto" else config.dtype)
         return plan

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer
 
 from safework_cli.data.row import Row
-from safework_cli.models.encodings import Encodings, tensor_bytes
+from safework_cli.models.encodings import ONCE_BYTES, Encodings, tensor_bytes
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.values import ValueHeads, Written, hidden_ends
@@ -52,7 +52,7 @@ class Examples(Dataset[dict[str, Any]]):
         self._rows = rows
         self._kept = [write_ids(Exchange.of(row)) for row in rows]
         self._with_images: Encodings[int, Written] = Encodings(
-            lambda index: write(Exchange.of(rows[index])), lambda written: tensor_bytes(written[0]), int
+            lambda index: write(Exchange.of(rows[index])), lambda written: tensor_bytes(written[0]), int, limit_bytes=ONCE_BYTES
         )
         self.values = [[row.meta["values"].get(name, float("nan")) for name in principles] for row in rows]
         self.routing = [routing[row.group] for row in rows]

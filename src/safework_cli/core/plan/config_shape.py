@@ -57,8 +57,13 @@ class Widths:
 
 def config_of(folder: Path) -> Mapping[str, Any]:
     """What config.json says; nothing where it cannot be read: the run says why."""
+    return json_of(folder / "config.json")
+
+
+def json_of(file: Path) -> dict[str, Any]:
+    """What a file of settings says; nothing where it cannot be read."""
     try:
-        written = json.loads((folder / "config.json").read_bytes())
+        written = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}
     return written if isinstance(written, dict) else {}
@@ -70,35 +75,63 @@ def language_of(written: Mapping[str, Any]) -> Mapping[str, Any]:
     return text if isinstance(text, dict) else {}
 
 
-def vision_numbers(written: Mapping[str, Any], hidden: int) -> int:
-    """Numbers of the vision tower and of what leads from it to the language model, about: 0 where the model has none.
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """A vision tower.
 
-    Args:
-        written: the whole config.json.
-        hidden: of the language model.
+    Attributes:
+        layers: of it; layer: numbers of one.
+        hidden, feed_forward: widths.
+        patch, image_size: pixels of a side; 0 where images have any size.
+        inputs: numbers of a patch.
+        side: patches in each direction that become one token.
+        numbers: all of them, and those of what leads from it to the language model, about.
     """
-    tower = written.get("vision_config")
-    if not isinstance(tower, dict):
-        return 0
-    width = first(tower, 0, "embed_dim", "hidden_size")
-    ratio = tower.get("mlp_ratio")
-    inner = first(tower, round(width * (ratio if isinstance(ratio, int | float) else 4)), "intermediate_size")
-    gated = tower.get("hidden_act") in _GATED or tower.get("model_type") == "pixtral"
-    layer = 4 * width * width + (3 if gated else 2) * width * inner
-    patch = first(tower, 14, "patch_size", "spatial_patch_size")
-    pixels = first(tower, 3, "num_channels", "in_channels", "in_chans") * first(tower, 1, "temporal_patch_size") * patch * patch
-    places = (first(tower, 0, "image_size") // patch) ** 2
-    return first(tower, 0, "num_hidden_layers", "depth") * layer + (pixels + places) * width + _joined(written, tower, width, hidden)
+
+    layers: int
+    layer: int
+    hidden: int
+    feed_forward: int
+    patch: int
+    image_size: int
+    inputs: int
+    side: int
+    numbers: int
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any], hidden: int) -> Tower | None:
+        """None where the model has none.
+
+        Args:
+            written: the whole config.json.
+            hidden: of the language model.
+        """
+        tower = written.get("vision_config")
+        if not isinstance(tower, dict):
+            return None
+        width = first(tower, 0, "embed_dim", "hidden_size")
+        ratio = tower.get("mlp_ratio")
+        inner = first(tower, round(width * (ratio if isinstance(ratio, int | float) else 4)), "intermediate_size")
+        gated = tower.get("hidden_act") in _GATED or tower.get("model_type") == "pixtral"
+        layer = 4 * width * width + (3 if gated else 2) * width * inner
+        patch, size = first(tower, 14, "patch_size", "spatial_patch_size"), first(tower, 0, "image_size")
+        inputs = first(tower, 3, "num_channels", "in_channels", "in_chans") * first(tower, 1, "temporal_patch_size") * patch * patch
+        layers, side = first(tower, 0, "num_hidden_layers", "depth"), _side(written, tower)
+        numbers = layers * layer + (inputs + (size // patch) ** 2) * width + _joined(written, tower, side * side * width, hidden)
+        return cls(layers, layer, width, inner, patch, size, inputs, side, numbers)
 
 
-def _joined(written: Mapping[str, Any], tower: Mapping[str, Any], width: int, hidden: int) -> int:
-    """Numbers of the two layers between the tower and the language model. The features of neighbouring patches come in as one: in Qwen's
-    models the first layer keeps their width, in the others it has the language model's."""
+def _side(written: Mapping[str, Any], tower: Mapping[str, Any]) -> int:
+    """Neighbouring patches in each direction whose features come into the language model as one."""
     share = written.get("downsample_ratio")
-    side = (
-        round(1 / share) if isinstance(share, float) and share > 0 else first({**tower, **written}, 1, "spatial_merge_size", "scale_factor")
-    )
-    wide = side * side * width
+    if isinstance(share, float) and share > 0:
+        return round(1 / share)
+    return first({**tower, **written}, 1, "spatial_merge_size", "scale_factor")
+
+
+def _joined(written: Mapping[str, Any], tower: Mapping[str, Any], wide: int, hidden: int) -> int:
+    """Numbers of the two layers between the tower and the language model: in Qwen's models the first layer keeps the width of the features
+    that come in, in the others it has the language model's."""
     if str(written.get("model_type", "")).startswith("qwen"):
         further = tower.get("deepstack_visual_indexes")
         return (wide * wide + wide * hidden) * (1 + (len(further) if isinstance(further, list) else 0))

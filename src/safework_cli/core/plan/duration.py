@@ -25,7 +25,15 @@ def step_flops(work: Work) -> float:
     head = 2 * work.shape.hidden * work.shape.vocabulary * (3 if work.trained else 1)
     forward = layer * work.layers * (1 + work.extra_forwards)
     backward = layer * work.backward * (1 + work.own_gradient + bool(work.checkpointing)) if work.trained else 0
-    return work.step_tokens * (forward + backward) + work.step_head_tokens * head
+    return work.step_tokens * (forward + backward) + work.step_head_tokens * head + _image_flops(work)
+
+
+def _image_flops(work: Work) -> float:
+    """Operations of the vision tower's products; attention between patches, which many towers restrict to windows, is left out."""
+    if work.images is None:
+        return 0.0
+    once = 2 * work.images.tower.layer * work.images.tower.layers
+    return work.images.step_patches * once * (1 + work.extra_forwards + (2 if work.images.trained else 0))
 
 
 def step_seconds(work: Work, launch: LaunchSettings, device: Device) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from safework_cli.core.plan.device import Device
 from safework_cli.core.plan.shape import ModelShape
-from safework_cli.core.plan.work import Activations, Head, Memory, Work
+from safework_cli.core.plan.work import Activations, Head, Images, Memory, Work
 from safework_cli.core.settings import LaunchSettings
 
 ZERO_BUCKET = 500_000_000
@@ -56,6 +56,7 @@ def memory_of(work: Work, launch: LaunchSettings, device: Device, activations: A
     optimizer = moments * work.trained // (1 if launch.strategy in ("single", "ddp") else n)
 
     kept = _activations(work, bf16=bf16, on_cpu=device.kind == "cpu", activations=activations)
+    kept += 0 if work.images is None else image_bytes(work.images, bf16=bf16, attention_in_float32=device.kind == "cpu")
     if bf16 and own_bytes == 4 and not half_training and not divided:
         kept += 2 * shape.layer * work.layers + (0 if device.kind == "cpu" else 2 * shape.head)  # autocast's copies of the weights
     logits = _logits(work, work.head_on_card if device.kind == "gpu" and work.head_on_card else work.head)
@@ -83,9 +84,29 @@ def layer_bytes(shape: ModelShape, *, bf16: bool, attention_in_float32: bool) ->
     """
     hidden, inner, query = shape.hidden, shape.feed_forward, shape.query
     normed = 2 * shape.norms * hidden + (2 * (query + shape.key) if shape.head_norms else 0)
+    return _kept(hidden, inner, query, normed, bf16=bf16, attention_in_float32=attention_in_float32)
+
+
+def _kept(hidden: int, inner: int, query: int, normed: int, *, bf16: bool, attention_in_float32: bool) -> float:
+    """See ``layer_bytes``.
+
+    Args:
+        normed: numbers that the norms keep.
+    """
     if not bf16:
         return 4 * (normed + 2 * hidden + 4 * query + 4 * inner)
     return 4 * normed + 10 * hidden + 8 * inner + (18 if attention_in_float32 else 8) * query
+
+
+def image_bytes(images: Images, *, bf16: bool, attention_in_float32: bool) -> float:
+    """Bytes of the images of the largest pass: as float32, and what the tower keeps of them for its backward pass, or works with in a
+    layer where it is not trained. Its layers are counted as a decoder's are."""
+    tower = images.tower
+    if images.trained:
+        width, inner = tower.hidden, tower.feed_forward
+        layer = _kept(width, inner, width, 4 * width, bf16=bf16, attention_in_float32=attention_in_float32)
+        return images.pass_patches * (4 * tower.inputs + tower.layers * layer)
+    return images.pass_patches * (4 * tower.inputs + (2 if bf16 else 4) * (6 * tower.hidden + 3 * tower.feed_forward))
 
 
 def _activations(work: Work, *, bf16: bool, on_cpu: bool, activations: Activations | None) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 from safework_cli.core.artifacts.adapters import read_base
 from safework_cli.core.artifacts.bases import base_folder
 from safework_cli.core.artifacts.payload import has_weights, weight_headers
-from safework_cli.core.plan.config_shape import Widths, config_of, first, language_of, vision_numbers
+from safework_cli.core.plan.config_shape import Tower, Widths, config_of, first, language_of
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
 _VISION = re.compile(r"(?:^|\.)(?:visual|vision_tower|vision_model)\.")
@@ -109,12 +109,13 @@ class ModelShape:
         written = language_of(whole)
         widths, layers = Widths.of(written, 1), first(written, 0, "num_hidden_layers", "n_layer", "num_layers")
         hidden, vocabulary = widths.hidden, first(written, 0, "vocab_size")
+        tower = Tower.of(whole, hidden)
         if not (layers and vocabulary):
             return None
         embedding, tied = vocabulary * hidden, bool(written.get("tie_word_embeddings", whole.get("tie_word_embeddings")))
         dtype = str(whole.get("torch_dtype") or whole.get("dtype") or written.get("torch_dtype") or written.get("dtype"))
         return cls(
-            parameters=layers * widths.layer + hidden + embedding * (1 if tied else 2) + vision_numbers(whole, hidden),
+            parameters=layers * widths.layer + hidden + embedding * (1 if tied else 2) + (tower.numbers if tower else 0),
             layers=layers,
             layer=widths.layer,
             active=widths.active,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from safework_cli.core.plan.config_shape import Tower
 from safework_cli.core.plan.shape import ModelShape
 
 Head = Literal["supervised", "tiles", "last", "none"]
@@ -33,6 +34,21 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class Images:
+    """What the images of a stage's rows ask of the vision tower.
+
+    Attributes:
+        pass_patches, step_patches: of the largest pass, and of an update, on average, in one process.
+        trained: the tower has gradients.
+    """
+
+    tower: Tower
+    pass_patches: float
+    step_patches: float
+    trained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What one process of a stage computes, as far as memory and time depend on it. Counts of weights are numbers, not bytes.
 
@@ -55,6 +71,7 @@ class Work:
         lora: adapters are trained; None: the stage has no such setting.
         other_weights: of models that are held besides, judges and references, in float32 (``other_half``: in ``weight_bytes`` of None).
         others_divided: FSDP divides the ``other_weights`` too, which come into its processes in parts.
+        images: None where no row has one.
     """
 
     folder: Path
@@ -84,6 +101,7 @@ class Work:
     other_half: int = 0
     others_divided: bool = False
     sampling: Sampling | None = None
+    images: Images | None = None
 
 
 @dataclass(frozen=True, slots=True)
