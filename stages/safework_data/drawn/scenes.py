@@ -111,8 +111,9 @@ def _without(names: Sequence[str], *out: str) -> list[str]:
 
 
 def _listed(what: str, found: Sequence[str]) -> str:
-    """What a worked reply finds in its list of shapes before it answers."""
-    return f"{what.capitalize()}: {', '.join(found) or 'none'}."
+    """What a worked reply finds in its list of shapes before it answers. It names what it looks for in the same letters as the list, so that
+    a small model can look the token up."""
+    return f"So {what}: {', '.join(found) or 'none'}."
 
 
 def _count(answer: str, rng: Random) -> Question:
@@ -169,7 +170,8 @@ def _relation(axis: Callable[[int], int], word: str, names: Sequence[str]) -> Ca
         others = [thing for thing in _things(rng, rng.randint(0, 3)) if thing not in (one, other)]
         where = rng.choice(cells)
         scene = placed([one, other, *others], rng, where)
-        worked = ", ".join(f"{' '.join(thing)} {names[axis(cell)]}" for thing, cell in zip((one, other), where, strict=True)) + "."
+        found = ", ".join(f"{' '.join(thing)} {names[axis(cell)]}" for thing, cell in zip((one, other), where, strict=True))
+        worked = f"So {found}."
         return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?", worked)
 
     return ask

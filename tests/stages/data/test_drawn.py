@@ -139,7 +139,8 @@ def test_the_answer_follows_from_the_line_before_it(made, kind):
             continue
         listed, found = str(parse_reply(str(each.row.reply)).thought).split(". ", 1)
         things = {number: name for number, name in (item.split(" ", 1) for item in listed.split(", "))}
-        lines = dict(line.lower().split(": ") for line in found.removesuffix(".").split(". ")) if ":" in found else {}
+        found = found.replace("So ", "")
+        lines = dict(line.split(": ") for line in found.removesuffix(".").split(". ")) if ":" in found else {}
         values = {name: [] if text == "none" else text.split(", ") for name, text in lines.items()}
         for name, numbers in values.items() if kind in ("count-colour", "more") else ():
             assert numbers == [number for number, thing in things.items() if thing.startswith(name)]
