@@ -111,7 +111,7 @@ def _without(names: Sequence[str], *out: str) -> list[str]:
 
 
 def _listed(what: str, found: Sequence[str]) -> str:
-    """What a worked reply finds in its list of shapes before it answers. It names what it looks for in the same letters as the list, so that
+    """What a worked reply finds in its list of shapes before it answers. It names what it looks for in the letters of the list, so that
     a small model can look the token up."""
     return f"So {what}: {', '.join(found) or 'none'}."
 
