@@ -123,7 +123,7 @@ def _asked(subset: str, count: int, seed: int, kinds: Sequence[str]) -> Iterator
         known.add((drawing.content, question.text))
         messages = [Message(role="user", content=f"{TAG}\n{question.text} {form}")]
         if subset == "cot":
-            thought = f"{drawing.thought} {question.worked}".strip()
+            thought = f"{drawing.thought(question.marks)} {question.worked}".strip()
             messages.append(Message(role="assistant", content=make_reply(thought, answer)))
         meta = {
             "group": drawing.group, "language": "en", "template": f"drawn-{kind}", "answer_type": "exact", "stem": question.text,

@@ -47,8 +47,7 @@ class Chart(Drawing):
             if value != own
         ]
 
-    @property
-    def thought(self) -> str:
+    def thought(self, marks: Sequence[str] = ()) -> str:
         return ", ".join(self.shows) + "."
 
     def draw(self, size: int) -> PIL.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from PIL import Image as PIL
@@ -33,10 +34,13 @@ class Drawing(ABC):
     def shows_not(self) -> list[str]:
         """Phrases that are not."""
 
-    @property
     @abstractmethod
-    def thought(self) -> str:
-        """What a worked reply says of it first."""
+    def thought(self, marks: Sequence[str] = ()) -> str:
+        """What a worked reply says of it first.
+
+        Args:
+            marks: a word after each thing that is listed, which may be empty.
+        """
 
     @abstractmethod
     def draw(self, size: int) -> PIL.Image:
@@ -62,11 +66,13 @@ class Question(NamedTuple):
 
     Attributes:
         worked: what a worked reply says after the drawing's own thought.
+        marks: what its list says of each thing.
     """
 
     drawing: Drawing
     text: str
     worked: str = ""
+    marks: Sequence[str] = ()
 
 
 def encoded(image: PIL.Image, name: str) -> Image:

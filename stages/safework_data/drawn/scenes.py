@@ -6,6 +6,7 @@ The answer is drawn first and the scene is made for it, so that within a kind al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from random import Random
 from typing import NamedTuple
 
@@ -66,9 +67,15 @@ class Scene(Drawing):
         """Every other colour and shape."""
         return [name for colour in COLOURS for shape in SHAPES if (name := f"{colour} {shape}") not in set(self.shows)]
 
-    @property
-    def thought(self) -> str:
-        return ", ".join(f"{number} {name}" for number, name in enumerate(self.shows, start=1)) + "."
+    def thought(self, marks: Sequence[str] = ()) -> str:
+        """The shapes, numbered."""
+        said = zip_longest(self.shows, marks, fillvalue="")
+        return ", ".join(f"{number} {name} {mark}".rstrip() for number, (name, mark) in enumerate(said, start=1)) + "."
+
+    def marked(self, asked: Callable[[Placed], bool]) -> list[str]:
+        """Yes or no of each shape. A small model finds its answer in a list by such marks, which follow from what it has just read; it did
+        not learn to look back in a list for the thing that a question names."""
+        return ["yes" if asked(each) else "no" for each in self.placed]
 
     def numbers(self, colour: str) -> list[str]:
         """The places of a colour's shapes in the thought's list."""
@@ -110,12 +117,6 @@ def _without(names: Sequence[str], *out: str) -> list[str]:
     return [name for name in names if name not in out]
 
 
-def _listed(what: str, found: Sequence[str]) -> str:
-    """What a worked reply finds in its list of shapes before it answers. It names what it looks for in the letters of the list, so that
-    a small model can look the token up."""
-    return f"So {what}: {', '.join(found) or 'none'}."
-
-
 def _count(answer: str, rng: Random) -> Question:
     return Question(
         placed(_things(rng, int(answer)), rng), rng.choice(("How many shapes are there?", "How many shapes does the image show?"))
@@ -128,19 +129,21 @@ def _count_colour(answer: str, rng: Random) -> Question:
     things += _things(rng, rng.randint(0 if count else 1, 6 - count), _without(list(COLOURS), colour))
     rng.shuffle(things)
     scene = placed(things, rng)
-    return Question(scene, f"How many {colour} shapes are there?", _listed(colour, scene.numbers(colour)))
+    return Question(scene, f"How many {colour} shapes are there?", marks=scene.marked(lambda each: each.colour == colour))
 
 
 def _colour(answer: str, rng: Random) -> Question:
     shape = rng.choice(SHAPES)
     others = _things(rng, rng.randint(1, 4), shapes=_without(SHAPES, shape))
-    return Question(placed([(answer, shape), *others], rng), f"Which colour is the {shape}?", _listed(shape, [answer]))
+    scene = placed([(answer, shape), *others], rng)
+    return Question(scene, f"Which colour is the {shape}?", marks=scene.marked(lambda each: each.shape == shape))
 
 
 def _shape(answer: str, rng: Random) -> Question:
     colour = rng.choice(list(COLOURS))
     others = _things(rng, rng.randint(1, 4), _without(list(COLOURS), colour))
-    return Question(placed([(colour, answer), *others], rng), f"Which shape is {colour}?", _listed(colour, [answer]))
+    scene = placed([(colour, answer), *others], rng)
+    return Question(scene, f"Which shape is {colour}?", marks=scene.marked(lambda each: each.colour == colour))
 
 
 def _exists(answer: str, rng: Random) -> Question:
@@ -152,7 +155,8 @@ def _exists(answer: str, rng: Random) -> Question:
     more = _things(rng, rng.randint(3, 5) - len(things))
     things += [thing for thing in more if thing != (colour, shape)]
     scene = placed(things, rng)
-    return Question(scene, f"Is there a {colour} {shape}?", _listed(shape, [each.colour for each in scene.placed if each.shape == shape]))
+    marks = scene.marked(lambda each: (each.colour, each.shape) == (colour, shape))
+    return Question(scene, f"Is there a {colour} {shape}?", marks=marks)
 
 
 def _relation(axis: Callable[[int], int], word: str, names: Sequence[str]) -> Callable[[str, Random], Question]:
@@ -170,9 +174,8 @@ def _relation(axis: Callable[[int], int], word: str, names: Sequence[str]) -> Ca
         others = [thing for thing in _things(rng, rng.randint(0, 3)) if thing not in (one, other)]
         where = rng.choice(cells)
         scene = placed([one, other, *others], rng, where)
-        found = ", ".join(f"{' '.join(thing)} {names[axis(cell)]}" for thing, cell in zip((one, other), where, strict=True))
-        worked = f"So {found}."
-        return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?", worked)
+        marks = [names[axis(each.cell)] if each.cell in where else "" for each in scene.placed]
+        return Question(scene, f"Is the {' '.join(one)} {word} the {' '.join(other)}?", marks=marks)
 
     return ask
 
@@ -186,7 +189,7 @@ def _more(answer: str, rng: Random) -> Question:
     pair = [answer, other]
     rng.shuffle(pair)
     scene = placed(things, rng)
-    worked = " ".join(_listed(colour, scene.numbers(colour)) for colour in pair)
+    worked = " ".join(f"{colour.capitalize()}: {', '.join(scene.numbers(colour)) or 'none'}." for colour in pair)
     return Question(scene, f"Are there more {pair[0]} shapes or more {pair[1]} shapes?", worked)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from statistics import fmean
 
@@ -132,32 +133,30 @@ def test_worked_replies_say_what_is_shown_and_give_the_answer(made):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "count"])
-def test_the_answer_follows_from_the_line_before_it(made, kind):
-    """A model of four layers that listed every shape in its colour named the right colour in 45 % of its answers, without such a line."""
+def test_the_answer_follows_from_the_marks_of_the_list(made, kind):
+    """A model of four layers that listed every shape in its colour gave the right colour in 30 to 45 % of its answers without them."""
     for each in questions(made, "cot"):
         if each.row.category != f"drawn-{kind}":
             continue
-        listed, found = str(parse_reply(str(each.row.reply)).thought).split(". ", 1)
-        things = {number: name for number, name in (item.split(" ", 1) for item in listed.split(", "))}
-        found = found.replace("So ", "")
-        lines = dict(line.split(": ") for line in found.removesuffix(".").split(". ")) if ":" in found else {}
-        values = {name: [] if text == "none" else text.split(", ") for name, text in lines.items()}
-        for name, numbers in values.items() if kind in ("count-colour", "more") else ():
-            assert numbers == [number for number, thing in things.items() if thing.startswith(name)]
-        if kind == "count-colour":
-            assert each.row.answer == str(len(*values.values()))
-        elif kind == "more":
-            assert each.row.answer == max(values, key=lambda name: len(values[name]))
+        listed, _, found = str(parse_reply(str(each.row.reply)).thought).partition(".")
+        items = [item.split(" ")[1:] for item in listed.split(", ")]
+        yes = [item[:2] for item in items if item[-1] == "yes"]
+        marked = [item for item in items if len(item) == 3]
+        if kind == "more":
+            counts = {line.split(":")[0].strip().lower(): len(re.findall(r"\d", line)) for line in found.split(".") if line}
+            assert each.row.answer == max(counts, key=lambda colour: counts[colour]) and not marked
+        elif kind == "count-colour":
+            assert each.row.answer == str(len(yes)) and len(marked) == len(items)
         elif kind in ("colour", "shape"):
-            assert [[each.row.answer]] == list(values.values())
+            assert [item[kind == "shape"] for item in yes] == [each.row.answer] and len(marked) == len(items)
         elif kind == "exists":
-            colour, shape = each.row.meta["stem"].removesuffix("?").split()[-2:]
-            assert (each.row.answer == "yes") == (colour in values[shape])
+            assert (each.row.answer == "yes") == bool(yes) and len(marked) == len(items)
         else:
             order = ("left", "middle", "right") if kind == "left" else ("top", "middle", "bottom")
-            one, other = (text.split() for text in found.removesuffix(".").split(", "))
-            assert f"Is the {' '.join(one[:2])} {kind}" in each.row.meta["stem"]
-            assert (each.row.answer == "yes") == (order.index(one[2]) < order.index(other[2]))
+            place = {" ".join(item[:2]): order.index(item[2]) for item in marked}
+            asked = each.row.meta["stem"].removeprefix("Is the ").removesuffix("?").replace(" of ", " ")
+            one, other = (text.strip() for text in asked.split(f" {kind} the "))
+            assert len(place) == 2 and (each.row.answer == "yes") == (place[one] < place[other])
 
 
 def pairs(made: list[drawn.Drawn], subset: str) -> tuple[list[Row], list[Row]]:
