@@ -97,7 +97,7 @@ def rl_work(config: RlConfig, model: Artifact, data: Artifact) -> Work:
         step_tokens=passes * (rows * reply + prompts * mean), step_head_tokens=passes * rows * reply, passes=passes,
         extra_forwards=forwards, steps=config.max_steps, bf16=config.bf16, checkpointing=config.gradient_checkpointing,
         sampling=_sampling(config, round(longest)), loads_parts=not config.preflight_groups, others_divided=True,
-        images=images_work(model.path, patches, prompts, passes),
+        images=images_work(model.path, patches, prompts, passes, trained=config.train_vision),
     )  # fmt: skip
 
 

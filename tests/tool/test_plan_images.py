@@ -123,4 +123,5 @@ def test_rl_plans_its_prompts_with_their_images(planned):
     )  # fmt: skip
     with_images, without = (plan(m3_stage, config, images=images).work for images in (True, False))
     assert with_images.sampling.prompt - without.sampling.prompt == pytest.approx(96, abs=8)  # the tag itself is a few tokens of text
-    assert without.images is None and with_images.images.pass_patches == 2 * 4 * 96
+    assert without.images is None and with_images.images.pass_patches == 2 * 4 * 96 and not with_images.images.trained
+    assert plan(m3_stage, config.model_copy(update={"train_vision": True})).work.images.trained
