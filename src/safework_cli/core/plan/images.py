@@ -1,14 +1,14 @@
 """How many patches and tokens an image of a size becomes, by a model's settings alone: no processor is loaded.
 
-The counts of Qwen-VL, Pixtral and of families whose images have one size are exact; those of families that cut images into tiles are
-about right: which grid of tiles a processor takes, and what it cuts off again, depends on more than the size (the tests say how far off).
+The counts of Qwen-VL, InternVL, Pixtral and of families whose images have one size are exact; those of LLaVA-Next, OneVision and Idefics3
+are about right: which tiles a processor takes, and what it cuts off again, depends on more than the size (the tests say how far off).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, isqrt, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,10 @@ class ImageCost:
             smallest, largest = asked.get("min_pixels", smallest), asked.get("max_pixels", largest)
         elif kind == "edge":
             largest = first(size, 1024, "longest_edge")
-            largest = min(largest, int(sqrt(asked.get("max_pixels", largest**2))))
+            largest = min(largest, isqrt(asked.get("max_pixels", largest**2)))
         elif kind == "squares":
             largest = first(size, 4 * tile, "longest_edge")
-            largest = min(largest, int(sqrt(asked.get("max_tiles", (largest // tile) ** 2))) * tile)
+            largest = min(largest, isqrt(asked.get("max_tiles", (largest // tile) ** 2)) * tile)
         elif kind == "grid":
             largest = asked.get("max_tiles", _tiles_at_most(settings, tile))
         return cls(tower, kind, tile, smallest, largest, tile_tokens)
