@@ -19,6 +19,12 @@ M3 = [*RL, "phases=[{tasks: [general], share: 1}]", "rewards={general: {correctn
 JUDGE = ["task=value", "instruction=short", "max_length=900", "eval_fraction=0.4", "attack_rows=0", *STEPS]
 EVAL = ["max_tokens=4", "dtype=float32", "max_failed=0", "suites=[{name: k, rows: {task: general}}]"]
 SEARCH = ["method=best_of_n", "candidates=2", "max_tokens=6", "batch_prompts=4", "guide.g=rule:correctness", "max_failed=1"]
+ROLLOUTS = [
+    "rules={general: correctness}", "replies=4", "prefixes=2", "continuations=2", "max_tokens=24",
+    "boundaries=[a, e, i, o, u, b, c, d, s, t, r, ' ']",
+    "max_failed=1",
+]  # fmt: skip
+COT = ["rules=[]", "samples=8", "max_tokens=6", "max_failed=1"]
 COLUMNS: dict[str, list[str]] = {
     "build model=, img": ["data", "build", "data.rows=DATA:img", "model=MODEL", "--name", "built-img"],
     "build model=, text": ["data", "build", "data.rows=DATA:text", "model=MODEL", "--name", "built-text"],
@@ -33,6 +39,9 @@ COLUMNS: dict[str, list[str]] = {
     "verifier train img": ["verifier", "train", "model=MODEL", "data=DATA/judged-img", *JUDGE, "--name", "judge-img"],
     "verifier train text": ["verifier", "train", "model=MODEL", "data=DATA/judged-text", *JUDGE, "--name", "judge-text"],
     "verifier score img": ["verifier", "score", "data=DATA/judged-img", "verifiers.j=judge-img", "limit=4"],
+    "rollouts img": ["verifier", "rollouts", "model=MODEL", "data=DATA/img", *ROLLOUTS, "--name", "rolled-img"],
+    "values img": ["verifier", "values", "model=MODEL", "data=rolled-img", "eval_fraction=0.4", "max_length=900", *STEPS],
+    "cot img": ["data", "cot", "model=STOPS", "data=DATA/img", *COT, "--name", "cot-img"],
     "eval img": ["eval", "model=MODEL", "data=DATA/img", *EVAL, "--name", "eval-img"],
     "eval text": ["eval", "model=MODEL", "data=DATA/text", *EVAL, "--name", "eval-text"],
     "search img": ["search", "model=MODEL", "prompts=DATA/img", *SEARCH, "--name", "search-img"],
@@ -80,11 +89,14 @@ def commands_of(family: str, text_model: Path, folder: Path, say: Any) -> dict[s
 
     if not (folder / "model" / "config.json").exists():
         tiny_vision.create(family, text_model, folder / "model")
+        tiny_vision.stops_soon(folder / "model", folder / "stops")
     write_data(folder / "data")
     found: dict[str, dict[str, str]] = {}
     for column, words in COLUMNS.items():
         start = time.monotonic()
-        typed = [word.replace("MODEL", str(folder / "model")).replace("DATA", str(folder / "data")) for word in words]
+        typed = words
+        for name in ("MODEL", "STOPS", "DATA"):
+            typed = [word.replace(name, str(folder / name.lower())) for word in typed]
         code, output = forked(typed, folder)
         found[column] = judged_cell(column, code, output, folder)
         note = "" if found[column]["kind"] == "✓" else f" {found[column]['why']}"
@@ -162,10 +174,22 @@ def _replies_differ(name: str, folder: Path) -> str:
     return "" if len(set(candidates)) == len(candidates) else "different prompts have the same candidates"
 
 
+def _rows_keep_images(name: str, folder: Path) -> str:
+    from safework_cli.core.artifacts import default_store
+    from safework_cli.data.row import read_rows
+
+    asked = {row.id: row.images for row in read_rows(folder / "data" / "img")}
+    made = read_rows(default_store(folder / "store").resolve(name, ("dataset",)).path)
+    kept = made and all(row.images == asked[row.id.partition("#")[0].partition("@")[0]] for row in made)
+    return "" if kept else "rows have other images than their prompts"
+
+
 CHECKS: dict[str, Callable[[str, Path], str]] = {
     "preview img": _preview,
     "preview text": _preview,
     "sft text": _processor,
+    "rollouts img": lambda _, folder: _rows_keep_images("rolled-img", folder),
+    "cot img": lambda _, folder: _rows_keep_images("cot-img", folder),
     "search img": lambda _, folder: _replies_differ("search-img", folder),
     "search text": lambda _, folder: _replies_differ("search-text", folder),
 }

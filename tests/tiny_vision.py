@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoModelForImageTextToText, AutoTokeni
 
 import tiny_processors
 import vision_templates
+from safework_cli.models.load import load_model, stop_token_ids
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -222,3 +224,13 @@ def create(family: str, text_model: Path, folder: Path, *, wide: bool = False) -
         written["extra_special_tokens"] = vision_templates.NAMED[family]
     (folder / "tokenizer_config.json").write_text(json.dumps(written))
     return folder
+
+
+def stops_soon(folder: Path, out: Path) -> Path:
+    """A copy that ends a turn at about every other position, which a random model almost never does."""
+    shutil.copytree(folder, out)
+    model, tokenizer = load_model(out, dtype="float32"), AutoTokenizer.from_pretrained(str(out))
+    with torch.no_grad():
+        model.get_output_embeddings().weight[stop_token_ids(tokenizer, model)] *= 100
+    model.save_pretrained(out)
+    return out

@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import require_rows
+from safework_cli.data.dataset import prompts_of
 from safework_cli.data.row import Row
 from safework_cli.engines.load import load_token_engine
 from safework_cli.engines.protocol import Sampling, TokenEngine
 from safework_cli.verifiers.load import load_verifier
 from safework_search.config import GuidedConfig
 from safework_search.methods import Answered, Guides, best_of_n, guided_steps
-from safework_search.prompts import prompts_of
 
 SCHEMA = pa.schema(
     [
@@ -43,8 +42,7 @@ SCHEMA = pa.schema(
 def run(config: GuidedConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Answers prompts batch by batch; batches that an earlier, killed run finished are not repeated."""
     prompts, model_artifact = inputs.one("prompts"), inputs.one("model")
-    rows = prompts_of(config, prompts)
-    require_rows(len(rows), prompts, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    rows = prompts_of(prompts, tasks=config.tasks, limit=config.limit, held_out=True)
     engine = load_token_engine(
         config.engine,
         model_artifact.path,

@@ -8,17 +8,18 @@ leaves no room for a reply is a failed item.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.formats import percent, plain
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.dataset import prompts_of
 from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.training.closing import closing_table
 from safework_cli.verifiers.rules.inputs import rule_artifact
 from safework_search.config import GuidedConfig, weights_problem
-from safework_search.prompts import prompts_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -52,7 +53,8 @@ class SearchStage(Stage):
             "guided by " + ", ".join(f"{name} = {a.ref} (weight {config.guide_weights.get(name, 1.0):g})" for name, a in guides.items()),
         ]
         prompts = inputs.one("prompts")
-        plan_images(plan, lambda: prompts_of(config, prompts), prompts.ref, inputs.one("model"))
+        rows = partial(prompts_of, prompts, tasks=config.tasks, limit=config.limit, held_out=True)
+        plan_images(plan, rows, prompts.ref, inputs.one("model"))
         for name in config.guide_weights:
             if name not in guides:
                 plan.refuse(f"guide_weights names '{name}'{nearest(name, guides)}", "no such guide was given", f"add guide.{name}=…")

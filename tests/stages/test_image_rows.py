@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -10,18 +11,21 @@ import torch
 
 import tiny_vision
 from exactness import image, row
-from safework_cli.core.errors import ConfigError
+from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.data.images import open_image
-from safework_cli.data.row import write_rows
+from safework_cli.data.row import read_rows, write_rows
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.models.processors import Headers, load_processor
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.prompting import PromptWriter
 from safework_cli.verifiers.spec import preset
 from safework_cli.verifiers.values import PrefixWriter
+from safework_data.cot.config import CotConfig
+from safework_data.cot.stage import stage as cot_stage
 from safework_eval.config import EvalConfig
 from safework_eval.stage import stage as eval_stage
 from safework_search.config import GuidedConfig
@@ -29,6 +33,11 @@ from safework_search.stage import stage as search_stage
 from safework_sft.config import SftConfig
 from safework_sft.encode import VisionOf
 from safework_sft.stage import stage as sft_stage
+from safework_verifier.rollouts.config import RolloutsConfig
+from safework_verifier.rollouts.stage import stage as rollouts_stage
+from safework_verifier.values.config import ValuesConfig
+from safework_verifier.values.stage import stage as values_stage
+from served import served
 
 SFT = {"max_steps": 1, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 1, "sample_prompts": 1, "sample_max_tokens": 3}
 SEARCH = {"method": "best_of_n", "candidates": 2, "max_tokens": 5, "batch_prompts": 4, "likelihood_weight": 1.0}
@@ -60,9 +69,9 @@ def rows(images: bool, count: int = 6):
 
 @pytest.fixture
 def data(tmp_path, store):
-    def make(images):
+    def make(images, count=6):
         (tmp_path / f"rows-{images}").mkdir()
-        write_rows(tmp_path / f"rows-{images}" / "rows.parquet", rows(images))
+        write_rows(tmp_path / f"rows-{images}" / "rows.parquet", rows(images, count))
         return store.resolve(str(tmp_path / f"rows-{images}"), ("dataset",))
 
     return make
@@ -165,12 +174,77 @@ def test_eval_asks_with_the_images(folder, data, store, work):
     assert tokens and min(tokens) > len(load_tokenizer(folder)("Which is it?")["input_ids"])
 
 
+ROLLOUTS = {"rules": {"general": "correctness"}, "replies": 3, "prefixes": 2, "continuations": 2, "max_tokens": 12}
+VALUES = {"max_steps": 1, "per_device_train_batch_size": 4, "eval_fraction": 0.4, "max_length": 256}
+
+
+def test_a_value_model_is_trained_on_rollouts_that_keep_the_images(folder, data, store, work):
+    """Their journal holds texts only, and a killed run goes on from it."""
+    model, made, prompts = store.resolve(str(folder), ("model",)), work("rollouts"), {one.id: one for one in rows(True, 12)}
+    config = RolloutsConfig(**ROLLOUTS, boundaries=list("aeioubcdfghklmnprst "), chunk_prompts=2)
+    inputs = Inputs({"model": model, "data": data(True, 12)})
+    rollouts_stage.run(config, inputs, made)
+    rolled = read_rows(made.output / "rollouts")
+    assert len({one.id.rpartition("@")[0] for one in rolled}) > 3
+    assert all(one.images == prompts[one.id.rpartition("@")[0]].images for one in rolled)
+
+    lines = (made.path / "prefixes.jsonl").read_text().splitlines(keepends=True)
+    again = work("again")
+    (again.path / "prefixes.jsonl").write_text(lines[0] + lines[1][:20])
+    rollouts_stage.run(config, inputs, again)
+    assert read_rows(again.output / "rollouts") == rolled
+
+    (made.path / "values").mkdir()
+    write_rows(made.path / "values" / "rows.parquet", [replace(one, split="train") for one in rolled])
+    valued = work("values")
+    inputs = Inputs({"model": model, "data": store.resolve(str(made.path / "values"), ("dataset",))})
+    assert values_stage.run(ValuesConfig(**VALUES), inputs, valued).metrics["rows"]["train"] > 0
+
+
+def test_a_teacher_sees_the_images_and_their_rows_keep_them(folder, data, store, work, tmp_path):
+    config = {"rules": [], "samples": 4, "max_tokens": 12, "max_failed": 1.0}
+    teacher = store.resolve(str(tiny_vision.stops_soon(folder, tmp_path / "teacher")), ("model",))
+    made, there = work("cot"), data(True)
+    cot_stage.run(CotConfig(**config), Inputs({"model": teacher, "data": there}), made)
+    prompts, kept = {one.id: one for one in rows(True)}, read_rows(made.output / "cot")
+    assert kept and all(one.images == prompts[one.id.partition("#")[0]].images for one in kept)
+    # greedy: the replies that `eval` gets to prompts that differ in their images only
+    greedy = work("greedy")
+    one_sample = CotConfig(**config | {"samples": 1, "temperature": 0, "system": ""})
+    inputs = Inputs({"model": store.resolve(str(folder), ("model",)), "data": there})
+    with suppress(InputError):  # this model never ends a turn
+        cot_stage.run(one_sample, inputs, greedy)
+    said = {rows(True)[record["place"]].id: record["samples"][0]["text"] for record in read_journal(greedy.path / "samples.jsonl")}
+    assert len(set(said.values())) > 1
+    evaluated = work("eval")
+    eval_stage.run(EvalConfig(**EVAL | {"max_tokens": 12, "max_failed": 1.0}), inputs, evaluated)
+    replies = pq.read_table(evaluated.output / "samples.parquet").to_pylist()
+    assert {one["id"]: one["reply"] for one in replies} == said
+
+
+@pytest.mark.enable_socket
+def test_a_served_teacher_is_sent_the_images(data, work):
+    def teacher(request):
+        (part,) = [part for part in request["messages"][-1]["content"] if part["type"] == "image_url"]
+        return f"<think>First I look.</think>{len(part['image_url']['url'])}"
+
+    made = work("cot")
+    with served(teacher) as (url, _):
+        engine = {"kind": "openai", "url": url, "model": "teacher", "max_retries": 0}
+        cot_stage.run(CotConfig(engine=engine, samples=1, rules=["format"]), Inputs({"data": data(True)}), made)
+    kept = read_rows(made.output / "cot")
+    assert [one.images for one in kept] == [one.images for one in rows(True)]
+    assert len({one.reply for one in kept}) == 6, "each with its own image"
+
+
 def test_a_text_model_is_refused_in_the_plan(tiny_artifact, data):
     there = data(True)
     plans = [
         sft_stage.plan(SftConfig(**SFT), Inputs({"model": tiny_artifact, "data": there})),
         eval_stage.plan(EvalConfig(**EVAL), Inputs({"model": tiny_artifact, "data": there})),
         search_stage.plan(GuidedConfig(**SEARCH), Inputs({"model": tiny_artifact, "prompts": there, "guide": {}})),
+        cot_stage.plan(CotConfig(), Inputs({"model": tiny_artifact, "data": there})),
+        rollouts_stage.plan(RolloutsConfig(**ROLLOUTS), Inputs({"model": tiny_artifact, "data": there})),
     ]
     for plan in plans:
         assert any("have images, and" in refusal.what and "reads text only" in refusal.what for refusal in plan.refusals)

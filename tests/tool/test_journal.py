@@ -40,3 +40,9 @@ def test_a_broken_line_in_the_middle_is_no_kill(tmp_path, line):
         read_journal(path)
     broken: list[InputError] = []
     assert read_journal(path, broken=broken) == [{"step": 1}, {"step": 3}] and "line 2" in str(broken[0])
+
+
+def test_bytes_are_not_written_as_the_text_of_a_literal(tmp_path):
+    with open_journal(tmp_path / "j.jsonl") as handle, pytest.raises(TypeError, match="bytes"):
+        write_line(handle, {"rows": [{"images": [{"bytes": b"\x89PNG"}]}]})
+    assert read_journal(tmp_path / "j.jsonl") == []

@@ -77,6 +77,16 @@ def _is_record(line: bytes) -> bool:
 
 
 def write_line(handle: TextIO, record: dict[str, Any]) -> None:
-    """Writes one record and flushes it to the operating system: a killed process loses at most the line it was writing."""
-    handle.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+    """Writes one record and flushes it to the operating system: a killed process loses at most the line it was writing.
+
+    Raises:
+        TypeError: the record holds bytes, which JSON has no form for: they would be read back as the text of a Python literal.
+    """
+    handle.write(json.dumps(record, ensure_ascii=False, default=_text) + "\n")
     handle.flush()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise TypeError("a journal holds text, and this record has bytes")
+    return str(value)

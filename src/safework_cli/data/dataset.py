@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.manifest import HELDOUT
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, nearest
 from safework_cli.data.row import Row, stream_rows
 
 if TYPE_CHECKING:
@@ -78,11 +78,34 @@ def training_rows(artifact: Artifact, say: Callable[[str], object] | None = None
     return kept
 
 
-def require_text(rows: Iterable[Row], artifact: Artifact, what: str) -> None:
-    """Refuses rows with images where only their text would be read."""
-    for row in rows:
-        if row.images:
-            raise InputError(f"row '{row.id}' of {artifact.ref} has images", f"{what} text only", "leave such rows out")
+def prompts_of(
+    artifact: Artifact,
+    *,
+    tasks: Sequence[str] = (),
+    sources: Sequence[str] = (),
+    limit: int | None = None,
+    held_out: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> list[Row]:
+    """The rows whose prompts a stage has answered, in their order.
+
+    Args:
+        tasks, sources: only rows of these; of all where empty.
+        limit: so many at most.
+        held_out: rows that are held out for evaluation, too.
+        say: as in ``training_rows``.
+
+    Raises:
+        InputError: no row has one of the sources, or no row is left.
+    """
+    rows = read_dataset(artifact) if held_out else training_rows(artifact, say)
+    have = sorted({row.source for row in rows if row.source})
+    for source in sources:
+        if source not in have:
+            raise InputError(f"{artifact.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
+    rows = [row for row in rows if (not tasks or row.task in tasks) and (not sources or row.source in sources)][:limit]
+    require_rows(len(rows), artifact, f"prompts of the tasks {', '.join(tasks)}" if tasks else "prompts")
+    return rows
 
 
 def require_rows(count: int, artifact: Artifact, what: str) -> None:

@@ -41,6 +41,11 @@ class EncodedImages(Vision):
         """The short form of this prompt's ids with more text after them, such as the part of a reply that there is."""
         return self.short + list(ids[self.length :])
 
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> EncodedImages:
+        """The same on a device, as ``torch.Tensor.to``; accelerate moves what a data loader gives, and cannot make this class by itself."""
+        tensors = {name: tensor.to(device, non_blocking=non_blocking) for name, tensor in self.items()}
+        return EncodedImages(tensors, self.images, self.short, self.length)
+
 
 BY_TOKEN = ("mm_token_type_ids", "token_type_ids")
 """Tensors that hold one number for each token, (1, P). Tokens after the last of them are text."""

@@ -10,10 +10,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from safework_cli.core.errors import InputError, nearest
+from safework_cli.core.errors import InputError
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import require_rows, require_text, training_rows
+from safework_cli.data.dataset import prompts_of
 from safework_cli.data.reply import parse_reply
 from safework_cli.data.row import Message, Row
 from safework_cli.engines.load import load_engine
@@ -24,7 +24,7 @@ from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import bare_name, rule_verifier
 from safework_cli.verifiers.rules.correctness import ANSWER_TYPES
 from safework_data.build.card import front_matter, table
-from safework_data.build.tally import ROW_GROUP_ROWS, Output, Part, written
+from safework_data.build.tally import Output, Part, written
 from safework_data.cot.config import DEFAULT_SCORE, CotConfig
 from safework_data.cot.operations import balanced, entropy, histogram, operations_of
 from safework_data.starter.tables import allocate
@@ -33,6 +33,8 @@ NO_REPLY = "no reply"
 TOO_LONG = "prompt too long for the teacher"
 FAILED = "failed.jsonl"
 SHOWN_FAILURES = 10
+PIECE = 500
+"""Rows written together: those with images are large, and are held twice while they are written."""
 
 
 @dataclass(slots=True)
@@ -53,15 +55,7 @@ class Tried:
 def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
     data = inputs.one("data")
-    rows = training_rows(data, work.progress.note)
-    have = sorted({row.source for row in rows if row.source})
-    for source in config.sources:
-        if source not in have:
-            raise InputError(f"{data.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
-    rows = [r for r in rows if (not config.tasks or r.task in config.tasks) and (not config.sources or r.source in config.sources)]
-    rows = rows[: config.limit]
-    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
-    require_text(rows, data, "a teacher is sent")
+    rows = prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit, say=work.progress.note)
     judges = {
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
@@ -71,6 +65,7 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         model.path if model else None,
         batch_size=config.generation_batch_size,
         trust_remote_code=config.trust_remote_code,
+        images=any(row.images for row in rows),
     )
     teacher = model.ref if model else engine.name
 
@@ -97,8 +92,8 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     with Output(work.output) as output:
         for split in dict.fromkeys(row.split for row in drawn):
             of_split = [row for row in drawn if row.split == split]
-            for start in range(0, len(of_split), ROW_GROUP_ROWS):
-                few = of_split[start : start + ROW_GROUP_ROWS]
+            for start in range(0, len(of_split), PIECE):
+                few = of_split[start : start + PIECE]
                 output.add(written(few), Part.of(config.subset, split, few))
     write_failures(failed, work)
     metrics = measured(tried, drawn, failed)
@@ -120,7 +115,9 @@ def ask(config: CotConfig, engine: Engine, rows: Sequence[Row], start: int) -> l
         start: the number of the first row's chunk.
     """
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed * 100_003 + start)
-    return engine.generate([engine.with_system(*_instruction(config, row)) for row in rows], sampling, config.samples)
+    images = [row.images for row in rows]
+    conversations = [engine.with_system(*_instruction(config, row)) for row in rows]
+    return engine.generate(conversations, sampling, config.samples, images=images if any(images) else None)
 
 
 def _instruction(config: CotConfig, row: Row) -> tuple[str, list[Message]]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.dataset import prompts_of
+from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import bare_name, rule_digests
 from safework_data.cot.config import DEFAULT_SCORE, CotConfig, refusal_score
@@ -60,6 +62,7 @@ class CotStage(Stage):
             )
         if config.keep > config.samples:
             plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
+        plan_images(plan, lambda: prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit), data.ref, model)
         teacher = model.ref if model else config.engine.model or "no teacher"
         accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
         plan.lines = [

@@ -14,7 +14,7 @@ from typing import Any
 from safework_cli.core.errors import InputError
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import require_rows
+from safework_cli.data.dataset import prompts_of
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.engines.load import load_token_engine
 from safework_cli.engines.prompts import continued, encode_for
@@ -24,7 +24,6 @@ from safework_cli.statistics.intervals import estimate, share_figure
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.rollouts.config import RolloutsConfig
-from safework_verifier.rollouts.prompts import prompts_of
 
 
 @dataclass(slots=True)
@@ -47,8 +46,7 @@ class Prefix:
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Processes chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
     data, model = inputs.one("data"), inputs.one("model")
-    rows = prompts_of(config, data, work.progress.note)
-    require_rows(len(rows), data, f"prompts of the tasks {', '.join(config.tasks)}" if config.tasks else "prompts")
+    rows = prompts_of(data, tasks=config.tasks, limit=config.limit, say=work.progress.note)
     judges = {
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
@@ -67,18 +65,21 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         for start in range(0, len(rows), config.chunk_prompts):
             chunk = rows[start : start + config.chunk_prompts]
             if start not in done:
-                done[start] = [row.to_record() for row in valued(config, engine, judges, chunk)]
+                done[start] = [replace(row, images=[]).to_record() for row in valued(config, engine, judges, chunk)]
                 write_line(handle, {"start": start, "rows": done[start]})
             phase.advance(len(chunk))
             work.stop.check()
+    images = {row.id: row.images for row in rows}  # the journal has texts only
     made = [Row.from_record(record) for start in sorted(done) for record in done[start]]
+    for row in made:
+        row.images = images[_prompt_id(row)]
     if not made:
         raise InputError(
             "no prefix could be valued", "no judge could score any continuation", "check that the prompts have what the judges need"
         )
     (work.output / "rollouts").mkdir()
     write_rows(work.output / "rollouts" / "train.parquet", made)
-    valued_ids = {row.id.rpartition("@")[0] for row in made}
+    valued_ids = set(map(_prompt_id, made))
     has_value = [row.id in valued_ids for row in rows]
     return Outcome(
         metrics=measured(made, has_value),
@@ -132,6 +133,10 @@ def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Ver
         if values:
             made.append(_row(rows[prefix.of], prefix, values, len(group)))
     return made
+
+
+def _prompt_id(made: Row) -> str:
+    return made.id.rpartition("@")[0]
 
 
 def _row(row: Row, prefix: Prefix, values: dict[str, float], count: int) -> Row:

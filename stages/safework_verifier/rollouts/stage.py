@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.dataset import prompts_of
 from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import rule_digests
 from safework_verifier.rollouts.config import RolloutsConfig
-from safework_verifier.rollouts.prompts import prompts_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
-    version = 2  # 2: a seed for each reply and continuation, text decoded as a whole, histories asked, held-out rows left out
+    version = 3  # 3: images kept as they are; 2: a seed for each reply and continuation, text decoded as a whole, histories asked, held-out rows left out
     summary = "Sample continuations from prefixes of a model's replies and judge them: Monte-Carlo values to train value models on."
     Config = RolloutsConfig
     inputs = {
@@ -40,7 +40,7 @@ class RolloutsStage(Stage):
         if not judges and not config.rules:
             plan.refuse("no principle is given", "no judge for the continuations", "rules.safety=refusal, or verifiers.safety=REF")
         data = inputs.one("data")
-        plan_images(plan, lambda: prompts_of(config, data), data.ref, inputs.one("model"))
+        plan_images(plan, lambda: prompts_of(data, tasks=config.tasks, limit=config.limit), data.ref, inputs.one("model"))
         for name in sorted(set(judges) & set(config.rules)):
             plan.refuse(f"principle '{name}' has both a rule and a verifier", "one principle has one judge", f"remove rules.{name}")
         plan.lines = [
