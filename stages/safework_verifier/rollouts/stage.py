@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 class RolloutsStage(Stage):
     name = "verifier rollouts"
-    version = 3  # 3: images kept as they are; 2: a seed for each reply and continuation, text decoded as a whole, histories asked, held-out rows left out
+    version = 3  # 3: images kept as they are; 2: a seed for each reply and continuation, histories asked, held-out rows left out
     summary = "Sample continuations from prefixes of a model's replies and judge them: Monte-Carlo values to train value models on."
     Config = RolloutsConfig
     inputs = {
