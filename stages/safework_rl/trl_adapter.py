@@ -114,14 +114,14 @@ class LadderTrainer(GRPOTrainer):
         """The policy as it is now. Where there are several processes, all of them call this."""
         tokenizer = self.processing_class
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
-        size, share = self.config.generation_batch_size, self.config.share_prompts
+        size, share, bf16 = self.config.generation_batch_size, self.config.share_prompts, bool(self.args.bf16)
         if self.config.engine.kind == "hf":
             with whole_policy(self) as model:
-                yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bool(self.args.bf16))
+                yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bf16)
             return
         if self._vllm is None:
             self._vllm = VllmPolicy(
-                self.config.engine, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16), processor=self._processor
+                self.config, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16), processor=self._processor
             )
         yield self._vllm.at(self, self.state.global_step)
 

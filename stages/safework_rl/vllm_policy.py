@@ -19,13 +19,14 @@ from safework_cli.models.live import live_weights
 from safework_cli.models.load import Dtype
 from safework_cli.training.group import barrier, gathered
 from safework_cli.training.strategy import policy_by_weights
-from safework_rl.config import PolicyEngineSettings
+from safework_rl.config import RlConfig
 
 
 class VllmPolicy:
     """An engine that takes the policy's weights over when they have changed.
 
     Args:
+        config: of the run: where replies are sampled, and whether code of the folder may run.
         folder: of the model that training began with.
         in_bf16: whether the trainer multiplies in bfloat16, as the engine then does.
         processor: of a policy whose prompts have images.
@@ -33,7 +34,7 @@ class VllmPolicy:
 
     def __init__(
         self,
-        settings: PolicyEngineSettings,
+        config: RlConfig,
         folder: Path,
         tokenizer: PreTrainedTokenizerBase,
         work: WorkDir,
@@ -41,6 +42,7 @@ class VllmPolicy:
         in_bf16: bool,
         processor: Any = None,
     ):
+        settings = config.engine
         dtype: Dtype = "bfloat16" if in_bf16 else "float32"
         self._work = work
         self._run = gathered(work.world, [secrets.token_hex(8)])[0]
@@ -48,7 +50,10 @@ class VllmPolicy:
         self._engine: VllmEngine | ServedVllm
         if settings.server is None:
             log = work.path / f"vllm-{work.world.rank}.log"
-            self._engine = VllmEngine(folder, tokenizer, settings.vllm, dtype=dtype, sampled=True, live=True, log=log, processor=processor)
+            self._engine = VllmEngine(
+                folder, tokenizer, settings.vllm, dtype=dtype, sampled=True, live=True, log=log, processor=processor,
+                trust_remote_code=config.trust_remote_code,
+            )  # fmt: skip
         else:
             server = VllmServer(settings.server, key_of(settings.server))
             scratch, sends = work.path / "served", work.world.first

@@ -116,6 +116,13 @@ def test_vllm_gets_the_short_prompts_and_their_images(vllm, own, folder):
     assert engine._options(GREEDY, 0)["logit_bias"][image] == -100.0
 
 
+def test_vllm_runs_code_of_the_folder_only_where_asked(vllm, folder):
+    _, llm = vllm(None)
+    assert llm.options["more"] == {}
+    in_process.load_vllm(folder, VllmSettings(), trust_remote_code=True)
+    assert llm.options["more"] == {"trust_remote_code": True}
+
+
 def test_bounds_of_pixels_are_given_to_vllm_and_other_tokens_are_an_error(vllm, folder):
     engine, llm = vllm(load_processor(folder, pixels=PixelBounds(max_pixels=28 * 28 * 2)))
     assert llm.options["more"] == {"mm_processor_kwargs": {"size": {"shortest_edge": 784, "longest_edge": 1568}}}

@@ -47,6 +47,7 @@ class VllmEngine(OverVllm):
         live: the weights will be replaced (``load_weights``).
         log: file for what vLLM prints; a temporary one where None, which is kept if vLLM does not start.
         processor: of a model whose prompts have images.
+        trust_remote_code: vLLM may run Python code from the model's folder.
 
     Raises:
         ConfigError: vLLM is not installed.
@@ -65,11 +66,14 @@ class VllmEngine(OverVllm):
         live: bool = False,
         log: Path | None = None,
         processor: Any = None,
+        trust_remote_code: bool = False,
     ):
         self.sampled, self._dtype = sampled, str(pick_dtype(dtype)).removeprefix("torch.")
         super().__init__(folder, tokenizer, batch_size, processor)
-        bounds = {"mm_processor_kwargs": self._bounds} if self._bounds else {}
-        self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log, more=bounds)
+        more: dict[str, Any] = {"mm_processor_kwargs": self._bounds} if self._bounds else {}
+        if trust_remote_code:
+            more["trust_remote_code"] = True
+        self._llm = _started(folder, settings, self._dtype, sampled=sampled, live=live, log=log, more=more)
         self._adapter = lora_request(folder, live=live)
 
     @property
@@ -157,7 +161,7 @@ def load_vllm(
     """The engine around the model in a folder, which reads images where prompts have some; errors as ``VllmEngine``."""
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     processor = load_processor(folder, trust_remote_code=trust_remote_code) if images else None
-    return VllmEngine(folder, tokenizer, settings, dtype=dtype, processor=processor)
+    return VllmEngine(folder, tokenizer, settings, dtype=dtype, processor=processor, trust_remote_code=trust_remote_code)
 
 
 def _started(folder: Path, settings: VllmSettings, dtype: str, *, sampled: bool, live: bool, log: Path | None, more: dict[str, Any]) -> Any:
