@@ -237,6 +237,31 @@ def test_gc_keeps_what_a_kept_artifact_descends_from(store):
     assert store.lineage(child) == {"model/base@v1": None}
 
 
+def of(**inputs):
+    return {"inputs": {slot: InputEntry(ref=one.ref, kind="model", digest=one.digest) for slot, one in inputs.items()}}
+
+
+def test_lineage_names_each_ancestor_however_deep_and_shows_what_is_shared_once(store, cli):
+    """Two inputs each, thirty levels: 2³⁰ lines if what is shared were shown again. rich leaves out what lies too deep to print."""
+    one = two = put_model(store, "base")
+    for number in range(30):
+        one, two = put_model(store, f"a{number}", **of(first=one, second=two)), put_model(store, f"b{number}", **of(first=two, second=one))
+    done = cli("artifacts", "lineage", one.ref)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) < 150, done.stderr
+    assert sum(line.startswith("model/") for line in lines) > 2, "what is deeper than a terminal is wide has a tree of its own"
+    for ref in [one.ref, *store.lineage(one)]:
+        assert any(ref in line for line in lines), ref
+
+
+def test_an_ancestor_costs_one_look_however_many_versions_there_are(store, monkeypatch):
+    for _ in range(3):
+        base = put_model(store, "base")
+    child = put_model(store, "child", **of(model=base))
+    monkeypatch.setattr("safework_cli.core.artifacts.store._versions_in", lambda home: pytest.fail("listed the versions"))
+    assert list(store.lineage(child)) == ["model/base@v3"]
+
+
 def test_export_and_import_keep_identity_and_lineage(store, tmp_path):
     artifact = put_model(store, fingerprint="abc", inputs={"data": InputEntry(ref="dataset/d@v1", kind="dataset", digest="x")})
     export_folder(artifact, tmp_path / "out")

@@ -95,20 +95,10 @@ def command() -> Any:
             }
             print_json({"artifact": artifact.ref, "inputs": edges})
             return
-        from rich.text import Text
-        from rich.tree import Tree
+        from safework_cli.cli.lineage import lineage_trees
 
-        def grow(tree: Tree, parent: Any) -> None:
-            for slot, entry in parent.manifest.inputs.items():
-                child = ancestors.get(entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref)
-                by = f"  {child.manifest.stage}" if child else "  (not in this store)"
-                branch = tree.add(Text.assemble((f"{slot} ", "dim"), entry.ref, (by, "dim")))
-                if child is not None:
-                    grow(branch, child)
-
-        tree = Tree(Text.assemble(artifact.ref, (f"  {artifact.manifest.stage}", "dim")))
-        grow(tree, artifact)
-        console().print(tree)
+        for tree in lineage_trees(artifact, ancestors):
+            console().print(tree)
 
     @app.command(help="Compare two artifacts: settings, inputs, metrics, packages.")
     def diff(

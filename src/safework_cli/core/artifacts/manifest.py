@@ -65,6 +65,11 @@ class InputEntry(_Strict):
     digest: str
     """The input's `digest`."""
 
+    @property
+    def whole(self) -> str:
+        """The reference without its subset."""
+        return self.ref if self.ref.startswith("hf:") else self.ref.partition(":")[0]
+
 
 class Manifest(_Strict):
     """Everything that is known of an artifact, as stored in ``manifest.json``."""

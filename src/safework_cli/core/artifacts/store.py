@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -147,6 +148,9 @@ class Store:
         return artifact.with_subset(parsed.subset)
 
     def _find(self, reference: str, kind: str | None, name: str, version: int | None, kinds: tuple[str, ...], slot: str = "") -> Artifact:
+        if kind and version is not None:  # as manifests name their inputs: an ancestor costs one look
+            with suppress(NotThere):
+                return self._read(self.root / kind / name / f"v{version}")
         wanted = (kind,) if kind else kinds
         found = [k for k in wanted if any((self.root / k / name).glob(f"v*/{MANIFEST}"))]
         if not found:
@@ -185,19 +189,18 @@ class Store:
         """Every ancestor by reference, nearest first, with the bases of adapters; None for one that was deleted (or lives outside the
         store)."""
         found: dict[str, Artifact | None] = {}
-        queue = [artifact]
+        queue = deque([artifact])
         while queue:
-            one = queue.pop(0)
+            one = queue.popleft()
             if (base := base_in_store(self, one)) is not None and base.ref not in found:
                 found[base.ref] = base
                 queue.append(base)
             for entry in one.manifest.inputs.values():
                 if entry.ref.startswith(RULE_PREFIX):
                     continue  # a part of the program: it is not an artifact
-                reference = entry.ref.split(":")[0] if not entry.ref.startswith("hf:") else entry.ref
-                if reference in found:
+                if entry.whole in found:
                     continue
-                parent = found[reference] = self.ancestor(reference)
+                parent = found[entry.whole] = self.ancestor(entry.whole)
                 if parent is not None:
                     queue.append(parent)
         return found

@@ -1,0 +1,135 @@
+"""What the store costs: committing a large model beside writing the same bytes, and the lineage of an artifact with many ancestors.
+
+    python benchmarks/store.py [--gigabytes 5] [--artifacts 10000] [--folder FOLDER] [--json]
+
+Commit: a model in files of a gigabyte, written and flushed to the disk; then hashed, checked, flushed and renamed by ``Store.commit``. Its
+speed is that of the whole commit. The disk's is that of writing and flushing the same bytes from memory, measured before and after, the
+mean of both. The files are dropped from the page cache before the commit where the system allows it, as those of a model larger than the
+memory would be.
+
+Lineage: ``safework artifacts lineage NAME --json``, the whole command, of the last artifact of a chain; each descends from the one before
+and from one that all share. Median of three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.manifest import InputEntry, Manifest
+from safework_cli.core.artifacts.store import now
+
+GIB = 2**30
+REPEATS = 3
+SPEED = 0.5
+SECONDS = 1.0
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--gigabytes", type=int, default=5)
+    options.add_argument("--artifacts", type=int, default=10_000)
+    options.add_argument("--folder", type=Path, default=None, help="on the disk to measure; a temporary one")
+    options.add_argument("--json", action="store_true")
+    given = options.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        bars = [*commit(Path(folder), given.gigabytes), lineage(Path(folder) / "many", given.artifacts)]
+    if given.json:
+        print(json.dumps({"bars": bars}))
+        return
+    print("| what | value | bar | holds |\n|---|---|---|---|")
+    for one in bars:
+        print(f"| {one['name']} | {one['value']} | {one['bar']} | {'yes' if one['holds'] else 'no'} |")
+
+
+def commit(folder: Path, gigabytes: int) -> Iterator[dict[str, object]]:
+    """Speeds in GB/s, and the ratio of commit and disk."""
+    store = Store(folder / "store")
+    payload = store.staging()
+    (payload / "config.json").write_text('{"model_type": "llama"}')
+    shard = np.random.default_rng(0).random(GIB // 8, dtype=np.float64)
+    before = written(folder / "before", shard.tobytes(), gigabytes)
+    for number in range(gigabytes):
+        save_file({f"w{number}": shard}, payload / f"model-{number:05}.safetensors")
+    for path in payload.iterdir():
+        dropped(path)
+    start = time.monotonic()
+    store.commit(payload, manifest("model", "large", {}))
+    took = time.monotonic() - start
+    after = written(folder / "after", shard.tobytes(), gigabytes)
+    disk = (before + after) / 2
+    speed = gigabytes * GIB / 1e9 / took
+    yield {"name": f"disk, {gigabytes} GiB written and flushed, GB/s", "value": round(disk, 2), "bar": "reported", "holds": True}
+    yield {"name": f"commit of {gigabytes} GiB, GB/s", "value": round(speed, 2), "bar": "reported", "holds": True}
+    ratio = round(speed / disk, 2)
+    yield {"name": "commit / disk", "value": ratio, "bar": f">= {SPEED}", "holds": ratio >= SPEED}
+
+
+def written(path: Path, shard: bytes, count: int) -> float:
+    """GB/s of writing and flushing; the file is deleted."""
+    start = time.monotonic()
+    with path.open("wb") as handle:
+        for _ in range(count):
+            handle.write(shard)
+        handle.flush()
+        os.fsync(handle.fileno())
+    took = time.monotonic() - start
+    path.unlink()
+    return count * len(shard) / 1e9 / took
+
+
+def dropped(path: Path) -> None:
+    """Flushes a file and asks the system to forget its pages."""
+    with path.open("rb") as handle:
+        os.fsync(handle.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def lineage(root: Path, count: int) -> dict[str, object]:
+    """Seconds of the whole command."""
+    store = Store(root)
+    shared = small(store, "shared", {})
+    last = shared
+    for number in range(count - 1):
+        last = small(store, f"a{number % 100}", {"data": shared, "model": last})
+    words = [sys.executable, "-m", "safework_cli", "artifacts", "lineage", last.ref, "--store", str(root), "--json"]
+    times = []
+    for _ in range(REPEATS):
+        start = time.monotonic()
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        times.append(time.monotonic() - start)
+    assert len(json.loads(said)["inputs"]) == count, "every ancestor is named"
+    value = round(statistics.median(times), 2)
+    return {"name": f"lineage of {count:,} artifacts, s", "value": value, "bar": f"<= {SECONDS:g}", "holds": value <= SECONDS}
+
+
+def small(store: Store, name: str, inputs: dict[str, object]):
+    """An artifact of a few bytes."""
+    payload = store.staging()
+    (payload / "text").write_text(f"{name} {len(inputs)}")
+    entries = {slot: InputEntry(ref=one.ref, kind=one.kind, digest=one.digest) for slot, one in inputs.items()}
+    return store.commit(payload, manifest("generations", name, entries))
+
+
+def manifest(kind: str, name: str, inputs: dict[str, InputEntry]) -> Manifest:
+    return Manifest(
+        kind=kind, name=name, version=1, created=now(), stage="eval", stage_version=1, fingerprint="0" * 64, inputs=inputs, files=[],
+        digest="",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
