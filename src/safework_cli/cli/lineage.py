@@ -25,13 +25,16 @@ def lineage_trees(artifact: Artifact, ancestors: Mapping[str, Artifact | None]) 
     from rich.text import Text
     from rich.tree import Tree
 
+    from safework_cli.core.artifacts.external import RULE_PREFIX
+
     waiting, shown = deque([artifact]), {artifact.ref: "above"}
 
     def grow(tree: Tree, parent: Artifact, depth: int) -> None:
         for slot, entry in parent.manifest.inputs.items():
             child = ancestors.get(entry.whole)
             if child is None:
-                tree.add(Text.assemble((f"{slot} ", "dim"), entry.ref, ("  (not in this store)", "dim")))
+                where = "part of safework" if entry.ref.startswith(RULE_PREFIX) else "not in this store"
+                tree.add(Text.assemble((f"{slot} ", "dim"), entry.ref, (f"  ({where})", "dim")))
                 continue
             place = shown.get(child.ref, "") if child.manifest.inputs else ""
             if not place and child.manifest.inputs and depth == DEEPEST:
