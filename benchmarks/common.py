@@ -63,6 +63,56 @@ def model_and_tokenizer(name: str, dtype: str) -> tuple[Any, Any]:
         return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)), tokenizer
 
 
+SMALL_VISION: dict[str, Any] = {
+    # the language model has SmolLM2-135M's sizes, the tower those of ViT-S
+    "text_config": {
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "vocab_size": 49_152, "max_position_embeddings": 8192, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [8, 12, 12], "rope_theta": 1e5},
+    },
+    "vision_config": {
+        "depth": 12, "hidden_size": 384, "out_hidden_size": 576, "intermediate_size": 1024, "num_heads": 6, "patch_size": 14,
+        "window_size": 112, "fullatt_block_indexes": [2, 5, 8, 11],
+    },
+}  # fmt: skip
+
+
+def vision_model_and_processor(pixels: int, dtype: str) -> tuple[Any, Any]:
+    """A Qwen2.5-VL with random weights on the device that training uses, and its processor.
+
+    Args:
+        pixels: of an image at most.
+    """
+    import sys
+    import tempfile
+
+    import torch
+    from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+    from safework_cli.models.pixels import PixelBounds
+    from safework_cli.models.processors import load_processor
+    from safework_cli.models.tiny import create_tiny_model
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    import tiny_processors
+    import vision_templates
+
+    with tempfile.TemporaryDirectory() as folder:
+        create_tiny_model(Path(folder) / "text")
+        tiny_processors.create("qwen2_5_vl", Path(folder) / "text", Path(folder) / "vision")
+        processor = load_processor(Path(folder) / "vision", pixels=PixelBounds(max_pixels=pixels))
+        processor.tokenizer = vision_templates.family_tokenizer(Path(folder) / "text", "qwen2_5_vl")
+        processor.chat_template = processor.tokenizer.chat_template
+    ids = processor.tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"])
+    names = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ends = {f"{end}_token_id": getattr(processor.tokenizer, f"{end}_token_id") for end in ("eos", "pad")}
+    sizes = SMALL_VISION | {"text_config": SMALL_VISION["text_config"] | ends | {"bos_token_id": None}}
+    config = Qwen2_5_VLConfig(**sizes, **dict(zip(names, ids, strict=True)), tie_word_embeddings=True)
+    torch.manual_seed(0)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        return AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype)), processor
+
+
 def device() -> str:
     """What the figures are of."""
     import torch

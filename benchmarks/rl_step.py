@@ -1,19 +1,22 @@
 """One whole RL step (sampling, log-probabilities, backward, optimiser): ours in float32 and in bfloat16, and TRL's GRPOTrainer.
 
     python benchmarks/rl_step.py --model REF [--prompt 384] [--completion 64] [--group 8] [--dtype float32] [--steps 5]
-                                [--bf16] [--lora RANK] [--json]
+                                [--bf16] [--lora RANK] [--image SIDE] [--json]
 
 All sides: the same model, prompts, group, completion length (the stop token is never drawn), temperature 1, AdamW, a reward that differs
 within every group, one group a step. Each side runs in a process of its own; the first step, which pays for imports and allocations,
 is left out; medians of the others. "beyond" is peak memory less weights, gradients and optimiser state. "bf16" is ours with bf16=true:
 weights stay float32, products are made in bfloat16. Its log-probabilities: how far those of sampling are from those of training (mean
 over the tokens), and the largest log-ratio before the first update. ``--bf16``: both sides so, and float32 is not measured. ``--lora``:
-both sides train adapters of that rank on every linear layer. Sampled tokens a second are those of the whole step.
+both sides train adapters of that rank on every linear layer. ``--image``: each prompt begins with an image of SIDE × SIDE pixels
+(448: 256 tokens), and the model is a random Qwen2.5-VL of SmolLM2's size in place of ``--model``; its tower is frozen on both sides.
+Sampled tokens a second are those of the whole step.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import resource
@@ -27,7 +30,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from common import device, model_and_tokenizer, parser
+from common import device, model_and_tokenizer, parser, vision_model_and_processor
+
+from safework_cli.data.row import Image, Row
 
 PARTS = ("step", "generation", "update")
 
@@ -52,7 +57,7 @@ def main() -> None:
     if third:
         rows[-1]["bf16_ratio"] = round(speeds["bf16"] / speeds["ours"], 3)
     measured = {side: made["log_probabilities"] for side, made in sides.items() if side != "trl"}
-    named = ("model", "prompt", "completion", "group", "dtype", "steps", "bf16", "lora")
+    named = ("model", "image", "prompt", "completion", "group", "dtype", "steps", "bf16", "lora")
     setting = {name: getattr(options, name) for name in named} | {"device": device()}
     if options.json:
         steps = {side: made["steps"] for side, made in sides.items()}
@@ -72,8 +77,12 @@ def parse(words: list[str]) -> argparse.Namespace:
     options.add_argument("--steps", type=int, default=5, help="steps measured on each side")
     options.add_argument("--bf16", action="store_true", help="products in bfloat16 on both sides, weights as --dtype")
     options.add_argument("--lora", type=int, default=0, metavar="RANK", help="adapters on both sides")
+    options.add_argument("--image", type=int, default=0, metavar="SIDE", help="of each prompt's image, in pixels")
     options.add_argument("--side", choices=["trl", "ours", "bf16"], help=argparse.SUPPRESS)
-    return options.parse_args(words)
+    given = options.parse_args(words)
+    if given.image:
+        given.model = "a random Qwen2.5-VL"
+    return given
 
 
 def run_side(options: argparse.Namespace, side: str) -> dict[str, Any]:
@@ -89,11 +98,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from transformers import TrainerCallback
 
-    model, tokenizer = model_and_tokenizer(options.model, options.dtype)
+    model, speaker = made_of(options)
     model.generation_config.eos_token_id = None  # every reply takes all its tokens, on both sides
-    prompts = prompts_of(tokenizer, options.prompt, options.steps + 1)
+    rows = rows_of(speaker, options)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = (trl if options.side == "trl" else ours)(options, model, tokenizer, prompts, Path(scratch))
+        trainer = (trl if options.side == "trl" else ours)(options, model, speaker, rows, Path(scratch))
         clock = Clock()
         owner, method = (trainer, "_generate_single_turn") if options.side == "trl" else (import_module("safework_rl.step"), "sample")
         clock.wrap(owner, method, "generation")
@@ -172,17 +181,45 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def prompts_of(tokenizer: Any, tokens: int, count: int) -> list[list[dict[str, str]]]:
-    """Conversations whose encoded prompts have so many tokens, different from their first word on."""
+def made_of(options: argparse.Namespace) -> tuple[Any, Any]:
+    """The model, and its tokenizer, or its processor where prompts have images."""
+    if not options.image:
+        return model_and_tokenizer(options.model, options.dtype)
+    from safework_cli.models.layers import freeze_vision
+
+    model, processor = vision_model_and_processor(options.image**2, options.dtype)
+    freeze_vision(model)
+    return model, processor
+
+
+def parts(speaker: Any) -> tuple[Any, Any]:
+    """The tokenizer, and the processor or None."""
+    return (speaker.tokenizer, speaker) if hasattr(speaker, "tokenizer") else (speaker, None)
+
+
+def rows_of(speaker: Any, options: argparse.Namespace) -> list[Row]:
+    """Rows whose encoded prompts have so many tokens, different from their first word on, and in their images."""
     from safework_cli.models.chat_template import encode_prompt
 
+    tokenizer, processor = parts(speaker)
     made = []
-    for number in range(count):
-        words = [f"{number}."]
-        while len(encode_prompt(tokenizer, [{"role": "user", "content": " ".join(words)}]).ids) < tokens:
+    for number in range(options.steps + 1):
+        images = [picture(options.image, number)] if options.image else []
+        words = [f"{'<image>' * len(images)}{number}."]
+        while len(encode_prompt(tokenizer, [{"role": "user", "content": " ".join(words)}], images, processor).ids) < options.prompt:
             words.append("one")
-        made.append([{"role": "user", "content": " ".join(words)}])
+        made.append(Row(str(number), "general", [{"role": "user", "content": " ".join(words)}], images))
     return made
+
+
+def picture(side: int, number: int) -> Image:
+    """A square of noise, as PNG."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    content = io.BytesIO()
+    Pillow.fromarray(np.random.default_rng(number).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(content, "PNG")
+    return {"bytes": content.getvalue(), "path": f"{number}.png"}
 
 
 def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -193,25 +230,34 @@ def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def trl(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Any], scratch: Path) -> Any:
+def trl(options: argparse.Namespace, model: Any, speaker: Any, rows: list[Row], scratch: Path) -> Any:
     """GRPOTrainer as it comes."""
     import torch
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
+    from safework_cli.data.images import TAG, open_image
+    from safework_cli.models.vision import placeholders
+
+    sampling: dict[str, Any] = {"min_new_tokens": options.completion}
+    columns: dict[str, list[Any]] = {"prompt": [row.prompt for row in rows]}
+    if options.image:  # TRL puts the image before the text by itself; a sampled placeholder would have no image
+        sampling["suppress_tokens"] = placeholders(model)
+        columns["prompt"] = [[{"role": "user", "content": row.prompt[0]["content"].removeprefix(TAG)}] for row in rows]
+        columns["image"] = [open_image(row.images[0]) for row in rows]
     args = GRPOConfig(
         output_dir=str(scratch), report_to="none", disable_tqdm=True, save_strategy="no", logging_steps=1, shuffle_dataset=False,
         use_cpu=not torch.cuda.is_available(), bf16=options.bf16, gradient_checkpointing=False, log_level="error",
-        generation_kwargs={"min_new_tokens": options.completion}, **shared_settings(options),
+        generation_kwargs=sampling, **shared_settings(options),
     )  # fmt: skip
 
     def reward(completions: list[Any], **_: Any) -> list[float | None]:
         return [float(i % 2) for i in range(len(completions))]
 
-    data = Dataset.from_dict({"prompt": prompts})
     return GRPOTrainer(
-        model=model, reward_funcs=reward, args=args, train_dataset=data, processing_class=tokenizer, peft_config=adapters(options, model)
-    )
+        model=model, reward_funcs=reward, args=args, train_dataset=Dataset.from_dict(columns), processing_class=speaker,
+        peft_config=adapters(options, model),
+    )  # fmt: skip
 
 
 def adapters(options: argparse.Namespace, model: Any) -> Any:
@@ -222,19 +268,18 @@ def adapters(options: argparse.Namespace, model: Any) -> Any:
     return lora_config(Lora(r=options.lora, alpha=2 * options.lora) if options.lora else None, model)
 
 
-def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[Any], scratch: Path) -> Any:
+def ours(options: argparse.Namespace, model: Any, speaker: Any, rows: list[Row], scratch: Path) -> Any:
     """The trainer of ``safework rl`` with CPGD, and an objective that asks no verifier."""
     from datasets import Dataset
 
     from safework_cli.core.progress import Progress, make_display
     from safework_cli.core.signals import StopRequest
     from safework_cli.core.stage import WorkDir
-    from safework_cli.data.row import Row
     from safework_cli.engines import over_tokens
-    from safework_cli.models.chat_template import encode_prompt
     from safework_rl.config import RlConfig
     from safework_rl.curriculum import Curriculum
     from safework_rl.objectives import M3Objective, Scored
+    from safework_rl.prompts import Prompts
     from safework_rl.run import grpo_arguments
     from safework_rl.step import StepContext
     from safework_rl.trl_adapter import LadderTrainer
@@ -254,12 +299,13 @@ def ours(options: argparse.Namespace, model: Any, tokenizer: Any, prompts: list[
     config = RlConfig(**shared, steps_per_generation=shared["gradient_accumulation_steps"], bf16=options.bf16 or options.side == "bf16")
     args = grpo_arguments(config, work)
     args.save_strategy = "no"
-    rows = [Row(str(i), "general", prompt) for i, prompt in enumerate(prompts)]
-    data = Dataset.from_dict({"prompt": prompts, "row": list(range(len(prompts)))})
+    tokenizer, processor = parts(speaker)
+    prompts = Prompts(tokenizer, processor)
+    data = Dataset.from_dict({"prompt": [row.prompt for row in rows], "row": list(range(len(rows)))})
     curriculum = Curriculum(rows, [(["general"], 1.0)], len(rows), 1, {}, 0)
-    run = StepContext(config, Alternating(), rows, curriculum, lambda row: encode_prompt(tokenizer, row.prompt))
+    run = StepContext(config, Alternating(), rows, curriculum, prompts, prepare=prompts.ahead)
     return LadderTrainer(
-        run=run, work=work, folder=scratch, model=model, args=args, train_dataset=data, processing_class=tokenizer,
+        run=run, work=work, folder=scratch, processor=processor, model=model, args=args, train_dataset=data, processing_class=tokenizer,
         peft_config=adapters(options, model),
     )  # fmt: skip
 
