@@ -6,6 +6,7 @@ import ctypes
 import sys
 import time
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -125,20 +126,21 @@ def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
     return f"{many}{planned}{memory}" + (f"; the others take about {duration(left)}" if left else "")
 
 
-PRODUCT = {"cpu": 512, "cuda": 4096}
+PRODUCT = {"cpu": 1024, "cuda": 4096}
 """Rows and columns of the product that a device's speed is measured by: hundredths of a second."""
+PRODUCTS = 5
 
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations of a product a second on a device, the best of three: what the plan's time can be compared with on another machine."""
+    """Operations of a product a second on a device, the median of several: what the plan's time can be compared with on another machine."""
     size = PRODUCT.get(device.type, PRODUCT["cpu"])
     left = torch.ones(size, size, device=device, dtype=dtype)
     seconds = []
-    for _ in range(3):
+    for _ in range(PRODUCTS):
         start = time.perf_counter()
         float((left @ left)[0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
+    return 2 * size**3 / median(seconds)
 
 
 def _return_freed_memory() -> None:
