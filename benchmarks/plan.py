@@ -7,9 +7,10 @@ Random models of three architectures are fine-tuned on rows of one length, in fl
 two. "memory": the plan's peak of a process against what the process held at its peak, beyond what it held without the model (resident set
 on a CPU, ``max_memory_allocated`` on a GPU). "time": the plan's seconds of an update, with the speed of a product that the run measures
 before its first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's
-seconds against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is made
-possible by ``processes_site``: accelerate offers it on GPUs only. Each process
-also takes 0.2 to 0.5 GiB in its first pass that no plan counts, whatever the model's size: much smaller models measure that.
+seconds against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is
+made possible by ``processes_site``: accelerate offers it on GPUs only. There, what a layer frees goes back to the system at once: the tool
+keeps it for the next step, and pieces of gathered weights would count as held. Each process also takes 0.2 to 0.5 GiB in its first pass
+that no plan counts, whatever the model's size: much smaller models measure that.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def compared(store: Store, model: Path, architecture: str, strategy: str, option
     prepared = prepare(stage, resolved, store, measure=tracked if options.measure else None)
     work, planned = prepared.plan.work, prepared.plan.estimate
     assert work is not None and planned is not None
-    events = run(store, words)
+    events = run(store, words, {"PROCESSES_RETURN_MEMORY": "1"} if strategy == "fsdp" else {})
     first, every = events["first_updates"], events["all_updates"]
     rest = (every["seconds"] * every["updates"] - first["seconds"]) / (every["updates"] - 1)
     launch = resolved.config.launch
@@ -159,10 +160,10 @@ def tracked(work: Work, config: Any) -> Activations:
     return measured(work)
 
 
-def run(store: Store, words: list[str]) -> dict[str, dict[str, Any]]:
+def run(store: Store, words: list[str], more: dict[str, str]) -> dict[str, dict[str, Any]]:
     """Runs ``safework sft``; its last event of each kind."""
     path = os.pathsep.join([str(SITE), *filter(None, sys.path)])
-    environment = os.environ | {"SAFEWORK_STORE": str(store.root), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    environment = os.environ | {"SAFEWORK_STORE": str(store.root), "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"} | more
     done = subprocess.run([*COMMAND, "sft", *words, "--fresh"], env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"safework sft {' '.join(words)} failed:\n{done.stderr[-3000:]}")

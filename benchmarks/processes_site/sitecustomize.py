@@ -23,6 +23,11 @@ if "LOCAL_RANK" in os.environ:  # accelerate does not divide a model by FSDP2 on
     if os.environ.get("PROCESSES_DROPPED") == os.environ["RANK"]:  # the control: this process's rows do not count
         accelerate.Accelerator.backward = of_nothing
 
+    if os.environ.get("PROCESSES_RETURN_MEMORY"):
+        from safework_cli.models import load
+
+        load._keep_freed_memory = lambda: None
+
 if os.environ.get("PROCESSES_ACTING"):  # a random model writes no action: what it writes is a search, or its answer
     from safework_cli.environments.search import grammar
 

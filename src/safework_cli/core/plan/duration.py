@@ -8,7 +8,7 @@ from safework_cli.core.plan.device import Device
 from safework_cli.core.plan.work import Work
 from safework_cli.core.settings import LaunchSettings
 
-REACHED = {"gpu": 0.4, "cpu": 0.6}
+REACHED = {"gpu": 0.4, "cpu": 0.8}
 """Share of a device's peak (of a CPU's measured product) that training reaches, without communication."""
 STREAMED = 0.6
 """Share of the memory's bandwidth that decoding reaches."""
