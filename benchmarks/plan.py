@@ -9,8 +9,7 @@ on a CPU, ``max_memory_allocated`` on a GPU). "time": the plan's seconds of an u
 before its first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's
 seconds against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is
 made possible by ``processes_site``: accelerate offers it on GPUs only. There, what a layer frees goes back to the system at once: the tool
-keeps it for the next step, and pieces of gathered weights would count as held. Each process also takes 0.2 to 0.5 GiB in its first pass
-that no plan counts, whatever the model's size: much smaller models measure that.
+keeps it for the next step, and pieces of gathered weights would count as held.
 """
 
 from __future__ import annotations

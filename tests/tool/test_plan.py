@@ -27,7 +27,7 @@ from safework_cli.core.plan.device import Device, device_of
 from safework_cli.core.plan.duration import step_flops, step_seconds
 from safework_cli.core.plan.estimate import estimate, estimate_lines
 from safework_cli.core.plan.fit import setting_that_fits
-from safework_cli.core.plan.memory import layer_bytes, memory_of
+from safework_cli.core.plan.memory import ON_CPU, layer_bytes, memory_of
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import characters_per_token, passes_of
 from safework_cli.core.plan.work import Activations, Estimate, Sampling, Work
@@ -66,8 +66,9 @@ def test_bytes_of_one_process_by_hand():
     layer = 4 * (2 * 2 * 10 + 2 * 10 + 4 * 10 + 4 * 30)  # norms, inputs of projections, attention, MLP
     assert memory.activations == 16 * (2 * layer + 8 * (10 + 30)) and memory.logits == 12 * 4 * 20
     early = 4 * 200  # the head's gradient is there before the activations are gone
-    assert memory.peak == 4_000 + 8_000 + max(memory.activations + memory.logits + early, 4_000)
-    assert memory.first_peak == 4_000 + max(memory.activations + memory.logits + early, 4_000 + 8_000)
+    assert memory.peak == ON_CPU + 4_000 + 8_000 + max(memory.activations + memory.logits + early, 4_000)
+    assert memory.first_peak == ON_CPU + 4_000 + max(memory.activations + memory.logits + early, 4_000 + 8_000)
+    assert memory_of(WORK, launch(), replace(CPU, kind="gpu")).peak == memory.peak - ON_CPU == memory.peak - memory.parts["libraries"]
 
 
 def test_gradients_are_there_during_the_passes_where_several_make_an_update():
@@ -91,7 +92,8 @@ def test_bytes_of_each_of_four_processes(strategy, weights, gradients, moments):
 
 def test_weights_that_are_divided_after_loading_have_to_fit_whole():
     little = replace(WORK, pass_tokens=0, head_tokens=0, trained=1, shape=replace(SHAPE, layer=1, embedding=1, head=1))
-    whole, parts = (memory_of(replace(little, loads_parts=given), launch("fsdp", 4), CPU).peak for given in (False, True))
+    card = replace(CPU, kind="gpu")
+    whole, parts = (memory_of(replace(little, loads_parts=given), launch("fsdp", 4), card).peak for given in (False, True))
     assert whole == 4_000 and parts < 1_100
 
 
@@ -191,7 +193,7 @@ def test_operations_and_seconds_of_an_update_by_hand():
     adapters = replace(WORK, own_gradient=0.0, trained=10)
     assert step_flops(adapters) == 16 * layer * 2 * 2 + 4 * 2 * 10 * 20 * 3
     assert step_flops(replace(WORK, extra_forwards=1.0)) - step_flops(WORK) == 16 * layer * 2
-    assert step_seconds(WORK, launch(), CPU) == pytest.approx(step_flops(WORK) / 0.6e9 + 28 * 1_000 / 1e9)
+    assert step_seconds(WORK, launch(), CPU) == pytest.approx(step_flops(WORK) / 0.8e9 + 28 * 1_000 / 1e9)
     assert step_seconds(WORK, launch("ddp", 2), CPU) == pytest.approx(2 * step_seconds(WORK, launch(), CPU))  # they share the cores
     assert step_seconds(WORK, launch(), replace(CPU, single=0.0)) == 0.0
 

@@ -128,7 +128,7 @@ def comparison(estimate: Estimate, measured: Measured, left: float) -> str:
 
 PRODUCT = {"cpu": 1024, "cuda": 4096}
 """Rows and columns of the product that a device's speed is measured by: hundredths of a second."""
-PRODUCTS = 5
+PRODUCTS = 9
 
 
 def product_speed(device: torch.device, dtype: torch.dtype) -> float:

@@ -16,6 +16,9 @@ ZERO_BUCKET = 500_000_000
 """Numbers in a bucket of gradients: DeepSpeed's default for reduce_bucket_size. Two are in use at the same time."""
 ZERO3_LIVE = 1_000_000_000
 """Numbers that ZeRO-3 keeps gathered at most: DeepSpeed's default for stage3_max_live_parameters."""
+ON_CPU = 300 * 2**20
+"""Bytes that a process takes on a CPU in its first pass whatever the model's size, beyond tensors: generated kernels and their buffers,
+threads, and pieces of freed memory. 0.2 to 0.5 GiB where it was measured (``benchmarks/plan.py``)."""
 TILE = 32_768
 """Entries of the vocabulary in a tile of TRL's output embedding."""
 
@@ -65,10 +68,11 @@ def memory_of(work: Work, launch: LaunchSettings, device: Device, activations: A
     other = 4 * work.other_weights // parts_of_others + (2 if device.bf16 else 4) * work.other_half
     early = gradient_bytes * shape.head if work.trained >= work.held and not divided else 0  # the head's gradient comes first
     backward = kept + logits + max(standing, early) if work.trained else kept + logits
-    fixed = weights + other
+    libraries = ON_CPU if device.kind == "cpu" else 0
+    fixed = weights + other + libraries
     loading = 0 if launch.strategy == "fsdp" and work.loads_parts else own_bytes * work.held + other
     return Memory(
-        weights, gradients, optimizer, round(kept), round(logits), cache, other,
+        weights, gradients, optimizer, round(kept), round(logits), cache, other, libraries,
         peak=round(max(loading, fixed + optimizer + max(backward, gradients, sampling + bucket))),
         first_peak=round(max(loading, fixed + max(backward, gradients + optimizer, sampling))),
     )  # fmt: skip

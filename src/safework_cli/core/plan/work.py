@@ -128,6 +128,7 @@ class Memory:
     logits: int
     cache: int
     other: int
+    libraries: int
     peak: int
     first_peak: int
 
