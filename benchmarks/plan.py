@@ -7,9 +7,9 @@ Random models of three architectures are fine-tuned on rows of one length, in fl
 two. "memory": the plan's peak of a process against what the process held at its peak, beyond what it held without the model (resident set
 on a CPU, ``max_memory_allocated`` on a GPU). "time": the plan's seconds of an update, with the speed of a product that the run measures
 before its first update in place of the device's, against the mean over the updates but the first. "after the first": the first update's
-seconds against the same. ``--measure`` takes the activations from torch's memory tracker, else they are by formula. FSDP2 on a CPU is
-made possible by ``processes_site``: accelerate offers it on GPUs only. There, what a layer frees goes back to the system at once: the tool
-keeps it for the next step, and pieces of gathered weights would count as held.
+seconds, less those in which the system gave the process its memory, against the same. ``--measure`` takes the activations from torch's
+memory tracker, else they are by formula. FSDP2 on a CPU is made possible by ``processes_site``: accelerate offers it on GPUs only. There,
+what a layer frees goes back to the system at once: the tool keeps it for the next step, and pieces of gathered weights would count as held.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def compared(store: Store, model: Path, architecture: str, strategy: str, option
     name = f"{architecture}, {strategy}"
     yield bar(f"{name}: memory", planned.memory.peak, every["peak_bytes"], BARS["memory"])
     yield bar(f"{name}: time", step_seconds(work, launch, device), rest, BARS["time"])
-    yield bar(f"{name}: time after the first", first["seconds"], rest, BARS["after the first"])
+    yield bar(f"{name}: time after the first", first["lasting_seconds"], rest, BARS["after the first"])
 
 
 def tracked(work: Work, config: Any) -> Activations:

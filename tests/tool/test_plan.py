@@ -378,8 +378,18 @@ def test_a_run_that_cannot_fit_does_not_start_and_one_that_runs_compares_itself_
     written = store.resolve(done.stdout.strip(), ("model",)).path / RECORD / "events.jsonl"
     events = {event["event"]: event for event in map(json.loads, written.read_text().splitlines())}
     assert events["first_updates"]["updates"] == 1 and events["all_updates"]["updates"] == 2
+    assert 0 < events["first_updates"]["lasting_seconds"] <= events["first_updates"]["seconds"]
     assert events["first_updates"]["product_speed"] > 0 and events["all_updates"]["planned_bytes"] > 0
     assert execute(refused, store).already  # what is there already is printed on any machine
+
+
+def test_what_the_first_update_takes_for_new_memory_does_not_come_again():
+    """A gibibyte of pages takes the system tenths of a second, and memory that is there already takes none."""
+    from safework_cli.training.planned import Measured, new_memory_seconds
+
+    assert Measured(updates=1, seconds=10.0, peak=None, once=1.5).lasting == 8.5
+    assert Measured(updates=2, seconds=10.0, peak=None, once=3.0).lasting == 8.5
+    assert 0 <= new_memory_seconds() < 20 / 2**30
 
 
 def test_checkpoints_are_no_part_of_an_updates_time(store: Store, toy_data, tiny_model, monkeypatch):

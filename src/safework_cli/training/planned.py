@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import time
 from dataclasses import dataclass
@@ -26,11 +27,18 @@ class Measured:
     Attributes:
         updates: measured; seconds: of one of them.
         peak: bytes at the peak, of the card or of this process beyond what it was without the model; None where that is not known.
+        once: seconds of all of them that do not come again: the system gave this process memory that it keeps.
     """
 
     updates: int
     seconds: float
     peak: int | None
+    once: float = 0.0
+
+    @property
+    def lasting(self) -> float:
+        """Seconds of an update that follows."""
+        return self.seconds - self.once / self.updates
 
 
 class CompareWithPlan(TrainerCallback):
@@ -49,9 +57,11 @@ class CompareWithPlan(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._product = product_speed(args.device, torch.bfloat16 if args.bf16 else torch.float32)
         self._without_model: int | None = None
+        self._resident: int | None = None
         if not self._on_card:
+            self._seconds_per_byte = new_memory_seconds()
             _return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
-            resident = resident_bytes()
+            self._resident = resident = resident_bytes()
             self._without_model = None if resident is None else resident - held_bytes(self._trainer)
         self._first_step = state.global_step
         self.go_on()
@@ -68,7 +78,7 @@ class CompareWithPlan(TrainerCallback):
             return
         measured = self._measure(done)
         self._record("first_updates", measured)
-        left = measured.seconds * (state.max_steps - state.global_step)
+        left = measured.lasting * (state.max_steps - state.global_step)
         self._work.progress.note(comparison(self._estimate, measured, left))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -80,13 +90,16 @@ class CompareWithPlan(TrainerCallback):
             peak: int | None = torch.cuda.max_memory_allocated()
         else:
             peak = None if self._without_model is None else peak_memory().host - self._without_model
-        return Measured(updates, self._spent / updates, peak)
+        now = resident_bytes()
+        grown = 0 if now is None or self._resident is None else max(0, now - self._resident)
+        once = min(grown * self._seconds_per_byte, self._spent / 2) if grown else 0.0
+        return Measured(updates, self._spent / updates, peak, once)
 
     def _record(self, what: str, measured: Measured) -> None:
         planned = self._estimate.memory.first_peak if what == "first_updates" and measured.updates == 1 else self._estimate.memory.peak
         self._work.progress.event(
-            what, updates=measured.updates, seconds=measured.seconds, peak_bytes=measured.peak, planned_bytes=planned,
-            planned_seconds=self._estimate.step_seconds, product_speed=self._product,
+            what, updates=measured.updates, seconds=measured.seconds, lasting_seconds=measured.lasting,
+            peak_bytes=measured.peak, planned_bytes=planned, planned_seconds=self._estimate.step_seconds, product_speed=self._product,
         )  # fmt: skip
 
 
@@ -141,6 +154,22 @@ def product_speed(device: torch.device, dtype: torch.dtype) -> float:
         float((left @ left)[0, 0])  # waits for the device
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / median(seconds)
+
+
+NEW_MEMORY = 64 * 2**20
+
+
+def new_memory_seconds() -> float:
+    """Seconds in which the system gives this process a byte of memory: it clears each page when it is first written to."""
+    seconds = []
+    with mmap.mmap(-1, NEW_MEMORY) as pages:
+        tensor = torch.frombuffer(pages, dtype=torch.uint8)
+        for value in (1, 2):  # the second time, they are there
+            start = time.perf_counter()
+            tensor.fill_(value)
+            seconds.append(time.perf_counter() - start)
+        del tensor
+    return max(0.0, seconds[0] - seconds[1]) / NEW_MEMORY
 
 
 def _return_freed_memory() -> None:
