@@ -133,9 +133,15 @@ class VllmEngine(OverVllm):
         ]
 
     def score(self, conversations: Sequence[Conversation], completions: Sequence[Sequence[int]]) -> list[list[float]]:
-        """See ``TokenEngine.score``."""
+        """See ``TokenEngine.score``. Raises ConfigError for an adapter on a CPU, which vLLM 0.30 samples with and cannot score with."""
         from vllm import SamplingParams
 
+        if self._adapter is not None and not torch.cuda.is_available():
+            raise ConfigError(
+                "vLLM on a CPU gives no log-probabilities of given tokens where the model is an adapter",
+                "its layers for adapters expect one token of each sequence there (vLLM 0.30)",
+                "safework models merge, or engine.kind=hf",
+            )
         prompts = [encode_prompt(self.tokenizer, conversation).ids for conversation in conversations]
         asked = [{"prompt_token_ids": prompt + list(ids)} for prompt, ids in zip(prompts, completions, strict=True)]
         parameters = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0, detokenize=False)
