@@ -231,15 +231,17 @@ def test_an_outage_is_asked_again(work, data):
     assert read_rows(work.output / "cot")
 
 
-def test_pictures_are_refused_and_a_safety_judge_that_no_refusal_can_please(work, tmp_path):
+def test_an_image_that_cannot_be_opened_is_named(work, tmp_path):
     rows = prompts()
     rows[0].messages[0]["content"] += " <image>"
     rows[0].images = [{"bytes": b"", "path": "x.png"}]
     (tmp_path / "seen").mkdir()
     write_rows(tmp_path / "seen" / "rows.parquet", rows)
-    data = path_artifact(tmp_path / "seen", "seen", ("dataset",))
-    with served(teacher) as (url, _), pytest.raises(InputError, match="has images"):
-        run(work, data, url)
+    with served(teacher) as (url, _), pytest.raises(InputError, match=r"x\.png"):
+        run(work, path_artifact(tmp_path / "seen", "seen", ("dataset",)), url)
+
+
+def test_a_safety_judge_that_no_refusal_can_please_is_refused(data, tmp_path):
     judge = tmp_path / "judge"
     judge.mkdir()
     preset("safety").write(judge)
