@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from functools import partial
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def main() -> None:
     rows = encoded_rows(folder, options)
     tokens = sum(len(ids) for ids, _ in rows)
     found: dict[str, list[float]] = {side: [] for side in SIDES}
-    for _ in range(options.repeats):
-        for side in SIDES:
-            found[side].append(tokens_per_second(side, folder, rows, options))
+    with redirect_stdout(sys.stderr):  # trainers print their logs
+        for _ in range(options.repeats):
+            for side in SIDES:
+                found[side].append(tokens_per_second(side, folder, rows, options))
     medians = {side: statistics.median(values) for side, values in found.items()}
     ratios = {side: medians["safework"] / medians[side] for side in SIDES if side != "safework"}
     least = min(ratios.values())  # over TRL's fastest side: packing is not always its best
