@@ -17,8 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from functools import partial
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
