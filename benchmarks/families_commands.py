@@ -89,7 +89,7 @@ def commands_of(family: str, text_model: Path, folder: Path, say: Any) -> dict[s
 
     if not (folder / "model" / "config.json").exists():
         tiny_vision.create(family, text_model, folder / "model")
-        tiny_vision.stops_soon(folder / "model", folder / "stops")
+    tiny_vision.stops_soon(folder / "model", folder / "stops")
     write_data(folder / "data")
     found: dict[str, dict[str, str]] = {}
     for column, words in COLUMNS.items():
