@@ -139,7 +139,8 @@ def judged_cell(column: str, code: int, output: str, folder: Path) -> dict[str, 
     if "Traceback" in output or code not in (0, 2, 3, 4, 5):
         return {"kind": "T", "why": last}
     if code:
-        return {"kind": "R", "why": next((line for line in lines if line.lower().startswith("error")), last)[:400]}
+        at = next((place for place, line in enumerate(lines) if line.lower().startswith("error")), None)
+        return {"kind": "R", "why": last if at is None else " ".join(lines[at : at + 2])[:400]}
     if why := CHECKS.get(column, lambda *_: "")(output, folder):
         return {"kind": "W", "why": why}
     return {"kind": "✓", "why": ""}
