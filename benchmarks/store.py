@@ -4,7 +4,7 @@
 
 Commit: a model in files of a gigabyte that are on the disk and not in memory, as those of a model larger than the memory are: hashed,
 checked, flushed and renamed by ``Store.commit``. The disk's speed is that of a plain loop which reads the same files, just before and under
-the same condition. Writing and flushing them is reported too, and the commit of files that are still in memory.
+the same condition. Writing and flushing them is reported too, and hashing them again after the commit.
 
 Lineage: ``safework artifacts lineage NAME --json``, the whole command, of the last artifact of a chain; each descends from the one before
 and from one that all share. Median of three.

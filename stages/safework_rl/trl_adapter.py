@@ -120,9 +120,7 @@ class LadderTrainer(GRPOTrainer):
                 yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bf16)
             return
         if self._vllm is None:
-            self._vllm = VllmPolicy(
-                self.config, self._folder, tokenizer, self.work, in_bf16=bool(self.args.bf16), processor=self._processor
-            )
+            self._vllm = VllmPolicy(self.config, self._folder, tokenizer, self.work, in_bf16=bf16, processor=self._processor)
         yield self._vllm.at(self, self.state.global_step)
 
     # ------------------------------------------------------------ rollouts

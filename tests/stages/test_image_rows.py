@@ -179,7 +179,7 @@ VALUES = {"max_steps": 1, "per_device_train_batch_size": 4, "eval_fraction": 0.4
 
 
 def test_a_value_model_is_trained_on_rollouts_that_keep_the_images(folder, data, store, work):
-    """Their journal holds texts only, and a killed run goes on from it."""
+    """Their journal holds texts only, and a killed run resumes from it."""
     model, made, prompts = store.resolve(str(folder), ("model",)), work("rollouts"), {one.id: one for one in rows(True, 12)}
     config = RolloutsConfig(**ROLLOUTS, boundaries=list("aeioubcdfghklmnprst "), chunk_prompts=2)
     inputs = Inputs({"model": model, "data": data(True, 12)})

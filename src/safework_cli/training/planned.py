@@ -92,6 +92,7 @@ class CompareWithPlan(TrainerCallback):
             peak = None if self._without_model is None else peak_memory().host - self._without_model
         now = resident_bytes()
         grown = 0 if now is None or self._resident is None else max(0, now - self._resident)
+        # pages are measured at one moment, on a machine that may be busy then: never more than half of the time
         once = min(grown * self._seconds_per_byte, self._spent / 2) if grown else 0.0
         return Measured(updates, self._spent / updates, peak, once)
 
