@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -351,10 +352,10 @@ class LadderTrainer(GRPOTrainer):
             self._note(DISTILLED, float((~rewarded_B1).float().mean()))
         if self.beta and counts_B1.any():
             reference_BT, kl_mask_BT = inputs["ref_per_token_logps"], mask_BT * counts_B1
-            loss = loss + self.beta * reference_kl(logp_BT, reference_BT, kl_mask_BT, denominator_B, self.config.kl.estimator)
-            with torch.no_grad():
-                tokens = kl_mask_BT.sum().clamp(min=1)
-                self._note("kl", float(reference_kl(logp_BT, reference_BT, kl_mask_BT, tokens.expand(len(mask_BT)))))
+            kl = partial(reference_kl, mask_BT=kl_mask_BT, estimator=self.config.kl.estimator)
+            loss = loss + self.beta * kl(logp_BT, reference_BT, denominator_B=denominator_B)
+            tokens = kl_mask_BT.sum().clamp(min=1)
+            self._note("kl", float(kl(logp_BT.detach(), reference_BT, denominator_B=tokens.expand(len(mask_BT)))))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))

@@ -122,19 +122,21 @@ def test_distillation_brings_the_policy_to_the_reference_on_held_out_prompts(run
 
 
 def test_without_a_reward_the_loss_is_the_weighted_kl_only(run, monkeypatch):
-    losses = []
+    losses, means = [], []
     original = LadderTrainer.compute_loss
 
     def noted(self, model, inputs, *more, **options):
         loss = original(self, model, inputs, *more, **options)
         denominator_B = inputs["group_tokens"] * self.config.prompts_per_step
-        own = reference_kl(self._last_logp_BT, inputs["ref_per_token_logps"], inputs["loss_mask"], denominator_B, "k2")
-        losses.append((float(loss.detach()), 2.5 * float(own)))
+        given = self._last_logp_BT, inputs["ref_per_token_logps"], inputs["loss_mask"]
+        losses.append((float(loss.detach()), 2.5 * float(reference_kl(*given, denominator_B, "k2"))))
+        means.append(float(reference_kl(*given, given[2].sum().expand(len(denominator_B)), "k2")))
         return loss
 
     monkeypatch.setattr(LadderTrainer, "compute_loss", noted)
     wild = {"loss": {"drift_coef": 100.0}, "learning_rate": 1e-2}
-    run(max_steps=2, beta=2.5, **wild)
+    _, steps, _ = run(max_steps=2, beta=2.5, **wild)
+    assert [step["kl"] for step in steps] == pytest.approx(means, rel=1e-4), "logged is the estimator that acts"
     assert len(losses) == 2 and all(loss == pytest.approx(own, rel=1e-5) and own > 0 for loss, own in losses)
 
 
