@@ -89,7 +89,7 @@ class SuiteBlock(Settings):
     """The suite's name in the record and in gates; the public set's name where it is left out."""
     suite: str | None = None
     """A public set, read from `suites_folder` ("harmbench-test", "xstest-safe", …); left out, the rows come from the `data` input. Sets
-    that ask by images (figstep, gaokao-mm-biology, gaokao-mm-mathematics) need a model that reads them."""
+    that ask by images (figstep, gaokao-mm-…, siuo, mssbench, mm-safetybench, mmmu, mathvista) need a model that reads them."""
     rows: RowFilter = RowFilter()
     """Which rows; all of them where nothing is said."""
     metric: MetricName | None = None

@@ -152,7 +152,8 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     """Share of a step's replies that verifiers may fail to score before the run stops."""
     max_logprob_gap: float | None = Field(None, gt=0, le=100)
     """Mean |log-probability in training − at sampling| (nats) at which the run stops: the engine is then not the policy. Unset: 1e-3
-    where both compute in float32, 0.02 in bfloat16, and from the second rollout on ten times the first one's gap, whichever is less."""
+    where both compute in float32, 0.1 in bfloat16; from the second rollout on ten times the first one's gap if that is less, but never
+    below a tenth of these."""
     max_skipped_updates: int = Field(3, ge=0, le=10**6)
     """Updates with a NaN or infinite gradient that are skipped and counted; one more stops the run, and its last checkpoint is valid."""
     max_idle_steps: int = Field(50, ge=1, le=10**7)

@@ -1,4 +1,4 @@
-"""Train a verifier that labels replies: safety, value, knowledge or helpfulness.
+"""Train a verifier that labels replies: safety, refusal, value, knowledge or helpfulness.
 
 Takes a model and a dataset whose rows carry ``meta.label`` and end in the reply; makes a verifier: the model's folder with
 ``verifier.json``. Refuses unknown labels, a single class, rows without labels beyond ``tolerated_missing_labels``, data that
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class VerifierTrainStage(Stage):
     name = "verifier train"
     version = 9  # 7: accuracy's interval by prompt, warm-up begins above 0; 8: baselines "…_given_harmful"; 9: the two decisions of safety
-    summary = "Train a verifier that labels replies: safety, value, knowledge or helpfulness."
+    summary = "Train a verifier that labels replies: safety, refusal, value, knowledge or helpfulness."
     Config = VerifierTrainConfig
     inputs = {
         "model": Slot(("model",), "the backbone, an instruct model"),

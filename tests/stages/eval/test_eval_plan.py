@@ -13,6 +13,7 @@ from safework_cli.core.artifacts import Artifact, Store
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, write_rows
+from safework_cli.data.suites import SUITES
 from safework_cli.verifiers import Exchange, Verdict
 from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
@@ -107,6 +108,11 @@ def test_a_suite_of_the_data_needs_the_data(model: Artifact) -> None:
 def test_bad_suite_blocks(block: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SuiteBlock.model_validate(block)
+
+
+def test_the_help_names_the_suites_that_ask_by_images() -> None:
+    named = str(SuiteBlock.model_fields["suite"].description).partition("by images (")[2].partition(")")[0].split(", ")
+    assert not [name for name, suite in SUITES.items() if suite.images and not name.startswith(tuple(word.rstrip("…") for word in named))]
 
 
 def test_a_gate_without_a_bound_is_refused() -> None:

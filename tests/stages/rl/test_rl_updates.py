@@ -216,6 +216,7 @@ def test_the_gap_that_stops_a_run_follows_what_it_computes_in():
     assert gap_limit(None, 1e-7, in_bf16=False) == 1e-4, "a thousand times the first step's, far below 0.5"
     assert gap_limit(None, 2e-3, in_bf16=True) == 0.02 and gap_limit(None, 0.031, in_bf16=True) == 0.1
     assert gap_limit(0.5, 1e-7, in_bf16=False) == 0.5, "what the user asks for stands"
+    assert f"{gap_limit(None, None, in_bf16=True):g} in bfloat16" in str(RlConfig.model_fields["max_logprob_gap"].description)
 
 
 @pytest.mark.parametrize("wished", [False, True])
