@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Three judges and a value model on public sets, each with its card. Needs SAFEWORK_DATA, a folder of public sets (docs/evaluation.md says which
-# file lies where). The value model's policy is a short SFT on the starter set.
+# Three judges and a value model on public sets, each with its card. Needs SAFEWORK_DATA, a folder of public sets (`safework data sets --json`
+# says which file lies where). The value model's policy is a short SFT on the starter set.
 set -euo pipefail
 : "${SAFEWORK_DATA:?a folder of public sets}"
 HERE=$(dirname "${BASH_SOURCE[0]}")
