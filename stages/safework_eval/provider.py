@@ -6,7 +6,7 @@ Each request draws by a seed of its own, from the sample and the epoch that it b
 came change no reply. A generation setting that the engine does not have is refused by name, never ignored.
 Nothing touches the network: tokens are counted by the model's own tokenizer, where Inspect's default would fetch one.
 
-Model arguments (``-M key=value``): ``batch_size``, ``dtype``, ``store``.
+Model arguments (``-M key=value``): ``batch_size``, ``dtype``, ``store``, ``trust_remote_code``.
 """
 
 from __future__ import annotations
