@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nearest
 from safework_cli.core.paths import user_path
@@ -28,6 +28,18 @@ ROW_DIGEST = 16
 JUDGES = ("auto", "rule", "verifier")
 
 
+def _written(value: Any) -> Any:
+    """A rule with parameters as YAML may have it, {math: {time_limit_seconds: 20}}, as text."""
+    if not isinstance(value, Mapping):
+        return value
+    from safework_cli.verifiers.rules.registry import parse_rule
+
+    try:
+        return f"rule:{parse_rule(value)}"
+    except ConfigError as error:
+        raise ValueError(f"{error.what} {error.why}".strip()) from None
+
+
 def _judge(value: str) -> str:
     if not value.startswith("rule:"):
         if value not in JUDGES:
@@ -41,7 +53,7 @@ def _judge(value: str) -> str:
         raise ValueError(f"{error.what} {error.why}".strip()) from None
 
 
-JudgeChoice = Annotated[str, AfterValidator(_judge)]
+JudgeChoice = Annotated[str, BeforeValidator(_written), AfterValidator(_judge)]
 """Who decides: "auto", "rule", "verifier", or one rule by name: "rule:math{time_limit_seconds: 20}"."""
 MetricName = Annotated[str, AfterValidator(checked_name)]
 """The name of a registered metric."""

@@ -1,7 +1,7 @@
 """Each command that a page or a recipe's comment prints is one that safework accepts: its options, inputs and settings, with its recipes.
 
 A shell reads the lines, with a function in safework's place that writes down its words. Nothing is run. Names of artifacts are not looked
-up: what a plan refuses for its settings alone (processes, verifiers that a reward names and nobody gives) is checked as well.
+up: what a plan refuses whatever they are (processes, verifiers that a reward names and that are not given) is checked as well.
 """
 
 from __future__ import annotations

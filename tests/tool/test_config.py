@@ -48,7 +48,18 @@ class Toy(Stage):
         return Outcome()
 
 
-TOY = Toy()
+class RuledConfig(StageConfig):
+    judge: str = ""
+    """A rule."""
+
+
+class Ruled(Toy):
+    name = "ruled"
+    Config = RuledConfig
+    inputs = {}
+
+
+TOY, RULED = Toy(), Ruled()
 
 
 def recipe(folder: Path, name: str, text: str) -> Path:
@@ -85,6 +96,15 @@ def test_mappings_merge_and_lists_are_replaced(tmp_path):
 def test_a_number_in_scientific_notation_is_a_number(text, tmp_path):
     assert given(f"learning_rate={text}").config.learning_rate == pytest.approx(1e-5)
     assert given(recipes=[recipe(tmp_path, "a.yaml", f"learning_rate: {text}\n")]).config.learning_rate == pytest.approx(1e-5)
+
+
+def test_a_rule_with_parameters_is_one_word():
+    for word in ("rule:math{time_limit_seconds: 20}", "math{time_limit_seconds: 20, b: {c: 1}}"):
+        assert resolve(RULED, (), [f"judge={word}"], {}).config.judge == word
+        assert resolve(RULED, (), [], {"SAFEWORK_RULED__JUDGE": word}).config.judge == word
+    with pytest.raises(ConfigError, match="lora: .*not 'r{a: 1}'"):
+        given("lora=r{a: 1}")
+    assert given("lora={r: 4}").config.lora.r == 4
 
 
 def test_words_like_no_and_on_stay_words(tmp_path):

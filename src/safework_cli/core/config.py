@@ -26,6 +26,8 @@ from safework_cli.core.yaml_text import parse_yaml
 
 RESERVED_VARIABLES = frozenset({"SAFEWORK_STORE", "SAFEWORK_DATA"})
 MAX_RECIPE_BYTES = 1_000_000
+_RULE = re.compile(r"(?:rule:)?[A-Za-z_][\w-]*\{.*\}")
+"""A rule with parameters, such as math{time_limit_seconds: 20}: to YAML it would be a mapping with the key "math{time_limit_seconds"."""
 
 
 @dataclass(slots=True)
@@ -204,12 +206,14 @@ def _variable(stage_name: str) -> str:
 
 
 def _scalar(stage: Stage, key: str, text: str, where: str) -> Any:
-    """A word of the command line as YAML; references and names stay text."""
+    """A word of the command line as YAML; references, names and rules with parameters stay text."""
     if key == "name" or key.split(".")[0] in stage.inputs:
         if not is_utf8(text):
             raise InputError(f"{where} is not UTF-8", "manifests are, and name the inputs", "rename the file or the folder: mv")
         return text
-    return parse_yaml(text, where) if text else ""
+    if not text or (_RULE.fullmatch(text) and is_utf8(text)):
+        return text
+    return parse_yaml(text, where)
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

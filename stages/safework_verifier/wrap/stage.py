@@ -47,6 +47,10 @@ class WrapStage(Stage):
                 "one of them is the judge",
                 "model=hf:org/judge, or engine.kind=openai engine.url=… engine.model=…",
             )
+        if config.engine.kind == "vllm" or config.engine.attn_implementation:
+            given = "engine.kind=vllm" if config.engine.kind == "vllm" else "engine.attn_implementation"
+            why = "a verifier reads label probabilities with transformers, by its own choice of attention, here and in every later stage"
+            plan.refuse(f"{given} does not act on a verifier", why, f"leave {given} out; engine.kind=openai asks a served judge")
         try:
             spec = config.spec()
             if spec.read_image_text:

@@ -115,6 +115,14 @@ def test_the_help_names_the_suites_that_ask_by_images() -> None:
     assert not [name for name, suite in SUITES.items() if suite.images and not name.startswith(tuple(word.rstrip("…") for word in named))]
 
 
+def test_a_rule_with_parameters_judges_in_any_spelling() -> None:
+    spellings = ["rule:math{time_limit_seconds: 20}", {"math": {"time_limit_seconds": 20}}, {"rule:math": {"time_limit_seconds": 20.0}}]
+    configs = [EvalConfig.model_validate({"judge": one, "suites": [{"name": "a", "judge": one}]}) for one in spellings]
+    assert {config.judge for config in configs} == {config.suites[0].judge for config in configs} == {"rule:math{time_limit_seconds: 20.0}"}
+    with pytest.raises(ValidationError, match="did you mean 'math'"):
+        EvalConfig.model_validate({"judge": {"maths": {}}})
+
+
 def test_a_gate_without_a_bound_is_refused() -> None:
     with pytest.raises(ValidationError, match="no bound"):
         Gate(metric="harmful.safety")

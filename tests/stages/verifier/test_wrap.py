@@ -64,6 +64,13 @@ def test_a_released_judge_runs_by_a_recipe_and_is_measured(work, tiny_model, dat
     assert verdict.label in verifier.spec.labels and 0 < verdict.probability < 1
 
 
+@pytest.mark.parametrize("engine", [{"kind": "vllm"}, {"attn_implementation": "eager"}])
+def test_an_engine_that_would_not_act_is_refused(tiny_model, engine):
+    inputs = Inputs({"model": path_artifact(tiny_model, str(tiny_model), ("model",))})
+    (refusal,) = stage.plan(WrapConfig(engine=engine), inputs).refusals
+    assert "does not act on a verifier" in refusal.what and next(iter(engine)) in refusal.what
+
+
 def test_without_data_it_says_that_nothing_was_measured(work, tiny_model):
     outcome = run(
         work,
