@@ -480,7 +480,16 @@ def test_a_question_is_asked_in_several_orders():
 
 
 def test_value_covers_many_situations():
-    assert len({row.group for row in ALL if row.task == "value"}) >= 60
+    assert len({row.group for row in ALL if row.task == "value"}) >= 130
+
+
+@pytest.mark.parametrize(
+    ("subset", "task", "wanted"),
+    [("rl", "value", 25), ("rl", "search", 45), ("rl", "knowledge", 50), ("heldout", "value", 25), ("heldout", "search", 50)],
+)
+def test_rl_and_held_out_rows_ask_about_many_groups(subset, task, wanted):
+    """With six situations and fifteen worlds RL learned these and nothing else."""
+    assert len({row.group for row in of(subset, task) if row.meta["language"] == "en"}) >= wanted
 
 
 def test_choices_of_knowledge_hold_the_right_answer_once():
