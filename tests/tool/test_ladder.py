@@ -56,6 +56,8 @@ def test_later_files_and_words_win_name_by_name(tmp_path):
     ladder = read_ladder([first, second], ["seed=7"])
     assert ladder.values() == {"seed": "7", "out": "s.html"} and ladder.slurm is None
     assert ladder.steps == {"a": "models pull smollm2", "b": "report --out {out}"}
+    kept = "steps: {a: 'eval suites_folder=${MY_DATA} suites=\"[{suite: x}]\"'}\n"  # neither a name nor a misspelt one
+    assert "${MY_DATA}" in read_ladder([written(tmp_path, kept)]).steps["a"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,8 @@ def test_later_files_and_words_win_name_by_name(tmp_path):
         ("variables: {a: 1}\nsteps: {a: report}\n", [], r"a is a step and a variable"),
         ("variables: {seed: 1}\nsteps: {a: report}\n", ["sede=2"], r"'sede=2' names no variable of this ladder; did you mean 'seed'"),
         ("steps: {a: report}\n", ["a"], r"'a' names no variable"),
+        ("variables: {my-out: 1}\nsteps: {a: 'report --out {my_out}'}\n", [], r"a holds \{my_out\}, which is no name: .*did you mean 'my-out'"),
+        ("steps: {base: report, b: 'report --out {Base}.html'}\n", [], r"b holds \{Base\}, .*did you mean 'base'"),
         ("- a\n", [], r"is not a mapping"),
     ],
 )

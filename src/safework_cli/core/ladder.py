@@ -18,6 +18,8 @@ from safework_cli.core.settings import LaunchSettings, Settings, SlurmSettings
 
 NAME = "[a-z0-9][a-z0-9-]*"
 _PLACEHOLDER = re.compile(rf"\{{({NAME})\}}")
+_ONE_WORD = re.compile(r"(?<!\$)\{([\w.-]+)\}")
+"""Braces around one word. ``${SAFEWORK_DATA}`` is a variable of the environment."""
 _ASSIGNMENT = re.compile(rf"({NAME})=(.*)", re.DOTALL)
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 
@@ -101,6 +103,11 @@ class LadderFile(Settings):
     def _names_once(self) -> LadderFile:
         if both := sorted(self.steps.keys() & self.variables.keys()):
             raise ValueError(f"{both[0]} is a step and a variable")
+        for name, text in self.steps.items():
+            for word in _ONE_WORD.findall(text):
+                if not re.fullmatch(NAME, word):  # it would reach the command as it is
+                    near = nearest(word.lower().replace("_", "-"), [*self.steps, *self.variables])
+                    raise ValueError(f"{name} holds {{{word}}}, which is no name: names are of a-z, 0-9 and -{near}")
         if unknown := sorted(self.shapes.keys() - self.steps.keys()):
             raise ValueError(f"shapes.{unknown[0]} is of no step{nearest(unknown[0], list(self.steps))}")
         return self
