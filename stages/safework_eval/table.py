@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -147,8 +148,10 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
         angle = "none" if against["angle"] is None else f"{against['angle']:.0f}°" + (" (noise)" if against["angle_is_noise"] else "")
         lines.append(f"compared with {against['ref']}; angle to the 45° line: {angle}")
         lines += [f"no change of {name}: {why}" for name, why in against.get("not_compared", {}).items()]
-    errors = {error: count for record in summary["suites"].values() for error, count in record["errors"].items()}
-    lines += [f"failed: {error} ({count})" for error, count in sorted(errors.items(), key=lambda item: -item[1])[:3]]
+    errors: Counter[str] = Counter()
+    for record in summary["suites"].values():
+        errors.update(record["errors"])  # several suites can fail for one reason
+    lines += [f"failed: {error} ({count})" for error, count in errors.most_common(3)]
     return lines
 
 

@@ -338,6 +338,27 @@ def test_the_table_shows_text_from_outside_and_does_nothing_by_it() -> None:
     assert values[-5:] == ["10", "2", "1", "25.0%", "0.0%"], "n, groups, failed, refused, truncated"
 
 
+def test_what_failed_is_counted_over_all_suites() -> None:
+    from rich.console import Console
+
+    from safework_eval.table import summary_table
+
+    suite = {
+        "metric": "value", "value": 0.5, "interval": [0.1, 0.9], "n": 4, "groups": 4, "failed": 5, "truncated": 0.0,
+        "judge": {"id": "rule:exact", "ref": ""},
+    }  # fmt: skip
+    errors = [{"no gold answer": 3, "out of time": 2}, {"no gold answer": 4}, {"out of time": 1}]
+    summary = {
+        "model": {"ref": "model/m@v1"}, "suites": {f"s{number}": suite | {"errors": each} for number, each in enumerate(errors)},
+        "refusal": {"harmful": None, "benign": None}, "axes": {}, "length": {"value": None, "interval": None, "n": 0},
+    }  # fmt: skip
+    console = Console(width=100)
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    failed = [line.strip() for line in captured.get().splitlines() if line.startswith("failed:")]
+    assert failed == ["failed: no gold answer (7)", "failed: out of time (3)"]
+
+
 def test_the_table_of_a_comparison_fits_a_terminal() -> None:
     from rich.console import Console
 
