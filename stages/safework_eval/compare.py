@@ -47,10 +47,11 @@ def compare(
     for name in sorted(this["suites"].keys() & that["suites"].keys()):
         first, second = _scored(this_outcomes[name]), _scored(that_outcomes[name])
         group_of = (groups or {}).get(name, {})
+        bounds = metric_named(this["suites"][name]["metric"]).bounds
         if class_of := (classes or {}).get(name):
-            paired = compare_classes(first, second, group_of, class_of, metric_named(this["suites"][name]["metric"]).bounds)
+            paired = compare_classes(first, second, group_of, class_of, bounds)
         else:
-            paired = compare_paired(first, second, group_of)
+            paired = compare_paired(first, second, group_of, bounds)
         suites[name] = {"metric": this["suites"][name]["metric"], **paired.to_json()}
         if paired.difference is not None:
             interval = None if paired.low is None or paired.high is None else (paired.low, paired.high)
@@ -62,7 +63,8 @@ def compare(
             if other is None or other["judge"]["digest"] != record["judge"]["digest"]:
                 not_compared[key] = "not measured there" if other is None else "another judge there"
                 continue
-            paired = compare_paired(_scored(this_outcomes.get(key, {})), _scored(that_outcomes.get(key, {})), group_of)
+            both = _scored(this_outcomes.get(key, {})), _scored(that_outcomes.get(key, {}))
+            paired = compare_paired(*both, group_of, metric_named(metric).bounds)
             suites[name]["also"][metric] = {"metric": metric, **paired.to_json()}
     axes = {axis: _axis_change(axis, suites, changed) for axis in AXES}
     safety, capability = axes["safety"]["change"], axes["capability"]["change"]

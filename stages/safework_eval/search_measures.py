@@ -13,6 +13,9 @@ from safework_cli.statistics.ranking import auroc_change, auroc_estimate
 from safework_eval.samples import ScoredSample
 from safework_eval.searching import AUROC, OF_EPISODES, RIGHT, SEARCHES
 
+NO_BOUND = (0.0, math.inf)
+"""Of a count."""
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedEpisode:
@@ -69,7 +72,7 @@ def search_measures(episodes: Sequence[JudgedEpisode], certain: int) -> dict[str
     values, groups = [episode.values(certain) for episode in episodes], [episode.group for episode in episodes]
     measures = {name: estimate([value[name] for value in values], groups).to_json() for name in OF_EPISODES}
     measures[AUROC] = _ranking(episodes).to_json()
-    measures[SEARCHES] = estimate([value[SEARCHES] for value in values], groups, (0.0, math.inf)).to_json()
+    measures[SEARCHES] = estimate([value[SEARCHES] for value in values], groups, NO_BOUND).to_json()
     return measures
 
 
@@ -81,7 +84,7 @@ def search_changes(this: Mapping[str, JudgedEpisode], that: Mapping[str, JudgedE
     changes: dict[str, dict[str, object]] = {}
     for name in (*OF_EPISODES, SEARCHES):
         one, other = ({key: side[key][name] for key in shared} for side in (first, second))
-        changes[name] = compare_paired(one, other, groups).to_json()
+        changes[name] = compare_paired(one, other, groups, NO_BOUND if name == SEARCHES else (0.0, 1.0)).to_json()
     rankings = [_ranking([side[key] for key in shared]) for side in (this, that)]
     changes[AUROC] = auroc_change(*rankings)
     return changes

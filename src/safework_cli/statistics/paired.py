@@ -111,11 +111,17 @@ class Paired:
         }
 
 
-def compare_paired(first: Mapping[str, float], second: Mapping[str, float], groups: Mapping[str, Hashable] | None = None) -> Paired:
+def compare_paired(
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    groups: Mapping[str, Hashable] | None = None,
+    bounds: tuple[float, float] = (0.0, 1.0),
+) -> Paired:
     """Compares two scorings of the same samples, by sample id.
 
     Args:
         groups: sample id → group; a sample that is not named is its own group.
+        bounds: of the values, as in ``estimate``: counts that happen to be 0 and 1 are no shares.
     """
     shared = sorted(first.keys() & second.keys())
     if not shared:
@@ -123,14 +129,13 @@ def compare_paired(first: Mapping[str, float], second: Mapping[str, float], grou
     difference_N = np.array([first[key] - second[key] for key in shared])
     group_N = numbered([(groups or {}).get(key, key) for key in shared], len(shared))
     count, mean = int(group_N.max()) + 1, float(difference_N.mean())
-    if all(side[key] in (0, 1) for key in shared for side in (first, second)):
+    if bounds == (0.0, 1.0) and all(side[key] in (0, 1) for key in shared for side in (first, second)):
         gained, lost = int((difference_N > 0).sum()), int((difference_N < 0).sum())
         size, z = effective_samples(difference_N, group_N, float(difference_N.var()) / len(shared))
         low, high = tango(gained / len(shared) * size, lost / len(shared) * size, size, z=z)
         p = sign_flip_exact(np.bincount(group_N, difference_N).round().astype(int).tolist())
         return Paired(len(shared), mean, low, high, by_group("tango", count, len(shared)), count, p, gained, lost)
-    within = all(0 <= side[key] <= 1 for key in shared for side in (first, second))
-    interval = t_interval(difference_N, group_N, (-1.0, 1.0) if within else (-math.inf, math.inf))
+    interval = t_interval(difference_N, group_N, (bounds[0] - bounds[1], bounds[1] - bounds[0]))
     method = "none" if interval is None else by_group("t", count, len(shared))
     low_bound, high_bound = interval or (None, None)
     return Paired(len(shared), mean, low_bound, high_bound, method, count, None, None, None)

@@ -259,6 +259,12 @@ def test_changes_are_paired_by_question() -> None:
     assert -1 <= low < 0.25 < high <= 1
 
 
+def test_the_change_of_searches_is_that_of_a_count_also_where_nobody_searched_twice() -> None:
+    before, after = {"a": JudgedEpisode(0.0, None, False, 0, "a")}, {"a": JudgedEpisode(0.0, None, False, 1, "a")}
+    change = search_changes(after, before, 5)["searches"]
+    assert (change["change"], change["interval"], change["method"], change["p"]) == (1.0, None, "none", None)
+
+
 def test_a_row_that_brings_the_instruction_keeps_its_own() -> None:
     bare = question("q", "Who?", "a")
     made = episode_prompt(bare.prompt)

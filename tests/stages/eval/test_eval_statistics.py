@@ -168,6 +168,15 @@ def test_many_changed_pairs_are_significant() -> None:
     assert one_passage.low < 0 and one_passage.p == 1.0 and one_passage.groups == 1 and one_passage.method == "tango by group"
 
 
+def test_counts_that_happen_to_be_0_and_1_are_no_shares() -> None:
+    one = compare_paired({"a": 1.0}, {"a": 0.0}, bounds=(0.0, math.inf))
+    assert (one.difference, one.low, one.method, one.p, one.only_first) == (1.0, None, "none", None, None)
+    two = compare_paired({"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}, bounds=(0.0, math.inf))
+    assert two.method == "t" and two.p is None and two.high > 1, "a count's change is not bounded by 1"
+    scored = compare_paired({"a": 5.0}, {"a": 4.0}, bounds=(0.0, 10.0))
+    assert scored.low is not None and scored.low < 0, "bounds give one score an interval, whatever they are"
+
+
 def test_groups_are_flipped_together() -> None:
     # group sums 3, 1, −1: of the 8 assignments those at least 3 from 0 are ±3±1∓1 and ±(3+1+1): 3 of each sign
     assert sign_flip_exact([3, 1, -1]) == pytest.approx(6 / 8)
