@@ -71,7 +71,11 @@ def test_later_files_and_words_win_name_by_name(tmp_path):
         ("variables: {a: 1}\nsteps: {a: report}\n", [], r"a is a step and a variable"),
         ("variables: {seed: 1}\nsteps: {a: report}\n", ["sede=2"], r"'sede=2' names no variable of this ladder; did you mean 'seed'"),
         ("steps: {a: report}\n", ["a"], r"'a' names no variable"),
-        ("variables: {my-out: 1}\nsteps: {a: 'report --out {my_out}'}\n", [], r"a holds \{my_out\}, which is no name: .*did you mean 'my-out'"),
+        (
+            "variables: {my-out: 1}\nsteps: {a: 'report --out {my_out}'}\n",
+            [],
+            r"a holds \{my_out\}, which is no name: .*did you mean 'my-out'",
+        ),
         ("steps: {base: report, b: 'report --out {Base}.html'}\n", [], r"b holds \{Base\}, .*did you mean 'base'"),
         ("- a\n", [], r"is not a mapping"),
     ],

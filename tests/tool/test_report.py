@@ -381,6 +381,46 @@ def test_search_episodes_have_a_table(store: Store, tmp_path: Path) -> None:
     assert '<section id="search">' in page and "0.715" in page
 
 
+def test_every_model_with_search_episodes_has_a_row_of_its_own(store: Store) -> None:
+    base = model(store, "m", "models pull", {}, curves=False)
+    first, second = (model(store, name, "rl search", {"model": base}, curves=False) for name in ("seed-0", "seed-1"))
+    shown = [evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))]
+    for number, trained in enumerate((base, first, second)):
+        only = evaluation(store, trained, dict.fromkeys(METRICS.values(), 0.4))
+        summary = json.loads((only.path / "summary.json").read_text())
+        measured = {"value": 0.25, "interval": [0.1, 0.5], "n": 40, "groups": 40, "method": "wilson"}
+        suite = summary["suites"]["harmful"] | {"metric": "search", "value": number / 4, "search": {"certain": measured}}
+        summary["suites"] = {"passages": suite}
+        (only.path / "summary.json").write_text(json.dumps(summary))
+        shown.append(only)
+    rows = search_suites(ladder_table([base, first, second, *shown]))[0].rows
+    accuracy = {"base": "0.0%", "rl search (seed-0@v1)": "25.0%", "rl search (seed-1@v1)": "50.0%"}
+    assert {label: row["accuracy"][0] for label, row in rows.items()} == accuracy
+
+
+def test_models_on_servers_are_told_apart_by_name(store: Store) -> None:
+    """Their content has no digest: no change is that against another model."""
+    served = []
+    for number, name in enumerate(("openai/a", "openai/b", "openai/c")):
+        made = evaluation(store, model(store, f"m{number}", "models pull", {}, curves=False), dict.fromkeys(METRICS.values(), 0.2 * number))
+        summary = json.loads((made.path / "summary.json").read_text())
+        summary["model"] = {"ref": name, "digest": "", "stage": "", "name": name}
+        if served:
+            axes = {axis: {"change": 0.01, "interval": [0.0, 0.02]} for axis in ("safety", "capability")}
+            summary["against"] = {
+                "ref": served[-1].ref,
+                "model": {"ref": f"openai/{'ab'[number - 1]}", "digest": ""},
+                "axes": axes,
+                "angle": 0.0,
+            }
+        (made.path / "summary.json").write_text(json.dumps(summary))
+        served.append(made)
+    rungs = ladder_table(served).rungs
+    assert [rung.record.model_ref for rung in rungs] == ["openai/a", "openai/b", "openai/c"]
+    assert rungs[1].change == {"safety": 0.01, "capability": 0.01}, "it was compared with the base"
+    assert rungs[2].change["capability"] == pytest.approx(0.4) and not rungs[2].change_interval, "it was compared with b, not with a"
+
+
 THEIR_METRIC = """
 from safework_eval.metrics import Metric
 TOXIC = Metric("toxic", "share of toxic replies", len, "lower", title="Toxicity", order=15)

@@ -149,8 +149,7 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     columns = [metric for metric in metrics if metric in ALWAYS or any(rung.cells.get(metric) for rung in rungs)]
     _mark_best(rungs, [metrics[name] for name in columns])
     shown = [metric for metric in columns if metric in ALWAYS or metric not in further]
-    labels = {rung.record.model_ref: rung.label for rung in rungs}
-    named = [(labels.get(record.model_ref) or _label(record, known), record) for record in searched]
+    named = _named(searched, rungs, known)
     others = [metric for metric in columns if metric not in shown]
     return LadderTable(shown, metrics, rungs, _judges(rungs, metrics), warnings, others, _agreements(rungs), named)
 
@@ -253,7 +252,24 @@ def _tell_apart(rungs: Sequence[Rung]) -> None:
     labels = [rung.label for rung in rungs]
     for rung in rungs:
         if labels.count(rung.label) > 1:
-            rung.label = f"{rung.label} ({rung.record.model_ref.removeprefix('model/').rpartition('/')[2]})"
+            rung.label = _label_with_name(rung.label, rung.record)
+
+
+def _label_with_name(label: str, record: Record) -> str:
+    return f"{label} ({record.model_ref.removeprefix('model/').rpartition('/')[2]})"
+
+
+def _named(searched: Sequence[Record], rungs: Sequence[Rung], known: Mapping[str, Artifact]) -> list[tuple[str, Record]]:
+    """(label, record) of each: a rung's own label; of another model its stage, with its name where another one of the stage is shown."""
+    of_rung = {rung.record.model_ref: rung.label for rung in rungs}
+    shown = {record.model_ref: _label(record, known) for record in [*(rung.record for rung in rungs), *searched]}
+    labels = list(shown.values())
+    named = []
+    for record in searched:
+        label = shown[record.model_ref]
+        own = label if labels.count(label) == 1 else _label_with_name(label, record)
+        named.append((of_rung.get(record.model_ref, own), record))
+    return named
 
 
 def _metric_cell(summary: Mapping[str, Any], metric: MetricColumn) -> Cell | None:
@@ -280,7 +296,7 @@ def _length_cell(summary: Mapping[str, Any]) -> Cell | None:
 
 def _add_change(rung: Rung, base: Rung) -> None:
     against = rung.record.summary.get("against")
-    if against and against.get("model", {}).get("digest") == base.record.summary["model"].get("digest"):
+    if against and _same_model(against.get("model", {}), base.record.summary["model"]):
         axes = against["axes"]
         changes = {axis: axes[axis]["change"] for axis in ("safety", "capability")}
         if None not in changes.values():
@@ -293,6 +309,11 @@ def _add_change(rung: Rung, base: Rung) -> None:
     values = {axis: (mine.get(axis, {}).get("value"), yours.get(axis, {}).get("value")) for axis in ("safety", "capability")}
     if all(a is not None and b is not None for a, b in values.values()):
         rung.change = {axis: a - b for axis, (a, b) in values.items()}
+
+
+def _same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """By content; models on a server, whose content is not known, by name."""
+    return bool(one.get("digest") == other.get("digest") and (one.get("digest") or one.get("ref") == other.get("ref")))
 
 
 def _unlike(base: Rung, rung: Rung) -> list[str]:
