@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
+from safework_cli.environments.search.grammar import ENVIRONMENT
 from safework_eval.config import SUMMARY, EvalConfig
 from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel
@@ -56,13 +57,25 @@ def refuse_differences(this: Mapping[str, Any], that: Mapping[str, Any], that_re
     found = {name: pair for name, pair in differences(this, that).items() if name not in allowed and name.rpartition(".")[2] not in allowed}
     if not found:
         return
-    lines = "; ".join(f"{name}: {_short(mine)} here, {_short(yours)} there" for name, (mine, yours) in found.items())
+    lines = "; ".join(f"{name}: {_short(mine)} here, {_short(yours)} there" for name, (mine, yours) in _apart(found).items())
     names = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in found))
     raise ConfigError(
         f"{that_ref} was made under other conditions: {lines}",
         "a difference between the two would mix the models with the conditions",
         f"give the model itself (against={that['model']['ref']}: it is evaluated in the same run), or allow_differences='[{names}]'",
     )
+
+
+def _apart(found: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
+    """The same with a block of settings on both sides (``episode``) taken apart: only what differs in it."""
+    apart: dict[str, tuple[Any, Any]] = {}
+    for name, (mine, yours) in found.items():
+        if isinstance(mine, Mapping) and isinstance(yours, Mapping):
+            keys = [key for key in {**mine, **yours} if mine.get(key) != yours.get(key)]
+            apart |= {f"{name}.{key}": (mine.get(key), yours.get(key)) for key in keys}
+        else:
+            apart[name] = (mine, yours)
+    return apart
 
 
 def _short(value: Any) -> str:
@@ -75,7 +88,7 @@ def search_conditions(config: EvalConfig, inputs: Inputs, suites: list[PlannedSu
     index = inputs.maybe("index")
     if index is None or not any(metric_named(suite.metric).episodes for suite in suites):
         return {"index": None, "episode": None}
-    return {"index": index.digest, "episode": config.episode.model_dump()}
+    return {"index": index.digest, "episode": config.episode.model_dump() | {"environment": ENVIRONMENT}}
 
 
 def planned_summary(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite], panels: dict[str, Panel]) -> dict[str, Any]:

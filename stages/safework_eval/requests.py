@@ -57,20 +57,26 @@ class ReplyRequest:
 
 
 def build_request(
-    engine: Engine, messages: Sequence[Message], sampling: Sampling, sample: SampleId | None, images: Sequence[Image] = ()
+    engine: Engine,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    sample: SampleId | None,
+    images: Sequence[Image] = (),
+    setting: str = "max_tokens",
 ) -> ReplyRequest:
     """What an engine is asked for one reply.
 
     Args:
         sampling: ``max_tokens`` limits the prompt's length, ``seed`` is the run's.
         sample: id and epoch; None for a request outside any task.
+        setting: what the user calls ``max_tokens``, for the message about a prompt that leaves no room for it.
     """
     if not has_token_ids(engine):
         text = [[message["role"], message["content"]] for message in messages]
         return ReplyRequest(list(messages), [], derived_seed(sampling.seed, sample, text), images=images)
     from safework_cli.engines.prompts import encode_for
 
-    prompt = encode_for(engine, messages, sampling, images)
+    prompt = encode_for(engine, messages, sampling, images, setting)
     seed = derived_seed(sampling.seed, sample, list(prompt.prompt_ids))
     return ReplyRequest(list(messages), list(prompt.prompt_ids), seed, prompt.problem, prompt.too_long, images)
 

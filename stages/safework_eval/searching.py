@@ -82,7 +82,9 @@ def play(
     limits = EpisodeLimits(settings.turns, settings.results, settings.turn_tokens, settings.total_tokens)
     whole = replace(sampling, max_tokens=settings.total_tokens)
     missing = [row for row in rows if (suite, row.id) not in archive.replies]
-    requests = {row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1), row.images) for row in missing}
+    requests = {
+        row.id: build_request(engine, episode_prompt(row.prompt), whole, (row.id, 1), row.images, "episode.total_tokens") for row in missing
+    }
     for key, request in requests.items():
         if request.problem:
             archive.add((suite, key), request.refusal())

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.data.suites import SUITES
 from safework_cli.engines.work import plan_replies
+from safework_cli.environments.search.grammar import ENVIRONMENT
 from safework_eval import shards
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
@@ -26,12 +28,19 @@ from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.independence import independence_lines, independence_of
 from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites, folder_of, served_name
-from safework_eval.selection import select_suites
+from safework_eval.selection import SuiteBlock, select_suites
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from safework_cli.core.artifacts import Artifact
+
+
+def _may_search(block: SuiteBlock) -> bool:
+    """Whether a suite can be one of search episodes, as far as its settings tell."""
+    public = SUITES.get(block.suite or "")
+    task = block.rows.task if public is None else public.task
+    return task in (None, "search") and (block.metric is None or metric_named(block.metric).episodes)
 
 
 class EvalStage(Stage):
@@ -158,6 +167,7 @@ class EvalStage(Stage):
             | rule_digests(["correctness", "f1", "lenient", "nonsense", "refusal", *sorted(named)])
             | {f"suites.{suite.name}": suite.digest for suite in suites}
             | ({"shard": config.shard} if config.shard else {})
+            | ({"search environment": str(ENVIRONMENT)} if any(map(_may_search, config.suites)) else {})
         )
 
     def judge_again(self, config: EvalConfig, artifact: Artifact) -> Outcome:

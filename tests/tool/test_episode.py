@@ -86,11 +86,12 @@ def test_what_was_retrieved_is_masked_and_what_was_sampled_stays_as_it_was(play)
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("I would search for it.", "Error: "),
+        ("I would search for it.", "Error: write <think>a thought</think> before the action"),
         ("<think>x</think><search></search>", "Error: "),
         ("<think>x</think><search>a</search><read>1</read>", "Error: "),
         (READ, "Error: there is no result 1; search first"),
         ("<think>x</think><confidence>11</confidence><answer>Ada</answer>", "Error: "),
+        ("<think>x</think><answer>Ada</answer>", "Error: the final action is <confidence>0-10</confidence><answer>short answer</answer>"),
     ],
 )
 def test_a_malformed_action_is_told_what_is_wrong_with_it(play, line, why):

@@ -60,8 +60,14 @@ def continued(
     return engine.generate_ids(asked, sampling, n, seeds=seeds, **with_images)
 
 
-def encode_for(engine: HasTokenizer, messages: Sequence[Message], sampling: Sampling, images: Sequence[Image] = ()) -> EncodedPrompt:
-    """Encodes a prompt; one that the template refuses, or that leaves no room for ``max_tokens``, comes back with its problem."""
+def encode_for(
+    engine: HasTokenizer, messages: Sequence[Message], sampling: Sampling, images: Sequence[Image] = (), setting: str = "max_tokens"
+) -> EncodedPrompt:
+    """Encodes a prompt; one that the template refuses, or that leaves no room for ``max_tokens``, comes back with its problem.
+
+    Args:
+        setting: what the user calls ``max_tokens``.
+    """
     try:
         prompt_ids, vision = encode_prompt(engine.tokenizer, messages, images, engine.processor if images else None)
     except TemplateError as error:
@@ -70,5 +76,5 @@ def encode_for(engine: HasTokenizer, messages: Sequence[Message], sampling: Samp
     if len(prompt_ids) <= longest:
         return EncodedPrompt(prompt_ids, vision=vision)
     limit = longest + sampling.max_tokens
-    why = f"a prompt of {len(prompt_ids)} tokens and max_tokens={sampling.max_tokens} exceed the model's {limit:.0f} positions"
+    why = f"a prompt of {len(prompt_ids)} tokens and {setting}={sampling.max_tokens} exceed the model's {limit:.0f} positions"
     return EncodedPrompt(prompt_ids, why, too_long=True)

@@ -13,7 +13,7 @@ from inspect_ai.log import read_eval_log
 from rich.console import Console
 
 from safework_cli.core.artifacts import Artifact, Store
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.progress import Progress, QuietDisplay
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
@@ -22,7 +22,7 @@ from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Completion
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, episode_prompt
 from safework_cli.environments.search.index import Passage, write_index
-from safework_eval.conditions import differences
+from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.samples import RecordedReply, ScoredSample, read_samples
@@ -186,6 +186,27 @@ def test_another_index_or_other_limits_are_other_conditions(inputs: Any, work: W
     other = json.loads(json.dumps(summary))
     other["conditions"] |= {"index": "x", "episode": {**summary["conditions"]["episode"], "turns": 2}}
     assert set(differences(summary, other)) == {"index", "episode"}
+    with pytest.raises(ConfigError, match=r"episode.turns: \d+ here, 2 there") as refused:
+        refuse_differences(summary, other, "evaluation/x@v1", ["index"])
+    assert "allow_differences='[episode]'" in str(refused.value.do)
+    older = json.loads(json.dumps(summary))
+    del older["conditions"]["episode"]["environment"]
+    with pytest.raises(ConfigError, match=r"episode.environment: \d+ here, None there"):
+        refuse_differences(summary, older, "evaluation/x@v1", [])
+
+
+def test_questions_that_leave_no_room_for_an_episode_name_its_setting(inputs: Any, work: WorkDir) -> None:
+    _, summary = run(inputs, work, episode={"total_tokens": 10**5})
+    assert {"episode.total_tokens=100000" in error for error in summary["suites"]["passages"]["errors"]} == {True}
+
+
+def test_what_the_environment_says_is_part_of_what_a_search_suite_asks_for() -> None:
+    def digests(**suite: Any) -> dict[str, str]:
+        return stage.external_digests(EvalConfig.model_validate({"suites": [{"name": "s", **suite}]}))
+
+    assert "search environment" in digests(rows={"task": "search"}) and "search environment" in digests()
+    assert "search environment" not in digests(rows={"task": "search"}, metric="knowledge")
+    assert "search environment" not in digests(rows={"task": "value"}) and "search environment" not in digests(metric="general")
 
 
 def test_gates_on_reliability(inputs: Any, work: WorkDir, actor: Any) -> None:

@@ -28,6 +28,8 @@ SEARCH_INSTRUCTION = (
 """Stands before the question in the first user message. Short, because a small model reads it in every episode."""
 
 MAX_CONFIDENCE = 10
+ENVIRONMENT = 2
+"""Raised when the same turns would be answered otherwise. 2: the tags in an error are whole."""
 
 
 @dataclass(frozen=True, slots=True)

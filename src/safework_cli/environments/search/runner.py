@@ -133,7 +133,7 @@ def _act(
     if isinstance(action, Action) and action.kind == "answer":
         transcript.answer, transcript.confidence, transcript.ending = action.answer, action.confidence, "answered"
         return
-    observation = disarmed(_observe(transcript, action, index, limits), control_tokens(engine.tokenizer))
+    observation = _observe(transcript, action, index, limits, control_tokens(engine.tokenizer))
     if last:
         transcript.ending = "turns"
         return
@@ -149,8 +149,12 @@ def _act(
     transcript.logprobs += [0.0] * len(ids)
 
 
-def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIndex, limits: EpisodeLimits) -> str:
-    """The environment's answer to an action; to a malformed one, an error."""
+def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIndex, limits: EpisodeLimits, special: Sequence[str]) -> str:
+    """The environment's answer to an action; to a malformed one, an error, whose tags are as the model should write them.
+
+    Args:
+        special: the tokenizer's special tokens, which retrieved text must not hold.
+    """
     if isinstance(action, Malformed):
         transcript.malformed += 1
         return f"Error: {action.reason}"
@@ -158,11 +162,11 @@ def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIn
         transcript.searches += 1
         hits = index.search(action.query, limits.results)
         transcript._shown = [hit.id for hit in hits]
-        return results_observation([(hit.title, hit.abstract) for hit in hits])
+        return disarmed(results_observation([(hit.title, hit.abstract) for hit in hits]), special)
     if not 1 <= action.number <= len(transcript._shown):
         transcript.malformed += 1
         shown = len(transcript._shown)
         return f"Error: there is no result {action.number}; " + (f"the last search showed {shown}" if shown else "search first")
     transcript.reads += 1
     passage = index.read(transcript._shown[action.number - 1])
-    return document_observation(passage.title, passage.text)
+    return disarmed(document_observation(passage.title, passage.text), special)
