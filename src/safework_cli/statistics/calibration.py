@@ -103,7 +103,7 @@ def concordance(probability_N: Floats, outcome_N: Floats) -> float:
     if not known or not differ:
         return 0.5
     tau = float(kendalltau(probability_N, outcome_N).statistic)
-    return float((1 + tau * math.sqrt(known / differ)) / 2)
+    return min(1.0, max(0.0, (1 + tau * math.sqrt(known / differ)) / 2))  # rounding would leave -1e-16 where all pairs are wrong
 
 
 def _tied(value_N: Floats) -> float:

@@ -36,6 +36,19 @@ def test_a_perfect_ranking_of_few_is_not_certain() -> None:
     assert auroc_interval(0.0, 3, 3)[0] == 0.0
 
 
+def test_a_ranking_that_is_all_wrong_or_all_right_is_0_or_1_with_ties_too() -> None:
+    """Rounding left -1e-16, of which there is no interval, and the evaluation ended."""
+    wrong = auroc_estimate([1.0, 2.0, 2.0, 4.0, 0.0, 3.0, 6.0], [True] * 6 + [False])
+    assert wrong.value == 0.0 and wrong.low == 0.0 and wrong.high is not None
+    random = np.random.default_rng(0)
+    for n in range(2, 30):
+        for above in range(1, n):
+            positive_N = np.arange(n) < above
+            right_N = np.where(positive_N, random.integers(6, 11, n), random.integers(0, 5, n)).astype(float)
+            assert auroc_estimate(right_N.tolist(), positive_N.tolist()).value == pytest.approx(1.0)
+            assert auroc_estimate((-right_N).tolist(), positive_N.tolist()).value == pytest.approx(0.0)
+
+
 def test_groups_widen_the_interval() -> None:
     scores, positive = [float(i) for i in range(20)], [i % 3 == 0 or i > 14 for i in range(20)]
     alone = auroc_estimate(scores, positive)
