@@ -36,4 +36,4 @@ def card(spec: ValueSpec, metrics: dict[str, Any], model: str, data: str) -> str
 
 
 def _with_interval(measured: dict[str, Any]) -> str:
-    return f"{measured['value']:.3f} ({interval(measured['interval'])})"
+    return "not measured" if measured["value"] is None else f"{measured['value']:.3f} ({interval(measured['interval'])})"

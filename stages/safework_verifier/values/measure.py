@@ -58,10 +58,12 @@ def _of_principle(value_K: Any, target_K: Any, mean: float, groups: list[str], s
         "ranking": concordance,
         "calibration_error": calibration_error,
     }
-    figures = {
+    figures: dict[str, dict[str, Any]] = {
         name: bootstrap_figure(groups, lambda rows, f=statistic: f(value_K[rows], target_K[rows]), seed)  # type: ignore[misc]
         for name, statistic in statistics.items()
     }
+    if len(np.unique(target_K)) == 1:  # there is no pair to put in order
+        figures["ranking"] |= {"value": None, "interval": None}
     return {"mean_value": round(float(target_K.mean()), 4), **figures}
 
 

@@ -263,6 +263,21 @@ def test_the_report_measures_the_values_at_the_fitted_temperatures(trained, tmp_
         assert found[name]["squared_error"]["value"] == pytest.approx(float(((value[known, place] - gold[known]) ** 2).mean()), abs=2e-4)
 
 
+def test_values_that_are_all_alike_have_no_order():
+    from safework_cli.verifiers.values import ValueSpec
+    from safework_verifier.values.card import card
+    from safework_verifier.values.measure import _of_principle
+
+    groups = [f"g{number}" for number in range(8)]
+    alike = _of_principle(np.linspace(0.1, 0.9, 8), np.zeros(8), 0.3, groups, 0)
+    assert alike["ranking"] == {"n": 8, "value": None, "interval": None} and alike["squared_error"]["value"] > 0
+    different = _of_principle(np.linspace(0.1, 0.9, 8), np.linspace(0.0, 1.0, 8), 0.3, groups, 0)
+    assert different["ranking"]["value"] == 1.0
+    metrics = {"rows": {"train": 9, "calibration": 8, "report": 8}, "principles": {"a": alike, "b": different}, "routing": alike["skill"]}
+    text = card(ValueSpec(principles=["a", "b"], temperatures=[1.0, 1.0], max_length=64), metrics, "model/m@v1", "dataset/d@v1")
+    assert "| not measured |" in text and "| 1.000 (" in text
+
+
 def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):
     from safework_search.methods import Guides
 
