@@ -87,10 +87,10 @@ class SearchObjective:
     def finish_step(self) -> dict[str, float]:
         """Moves λ."""
         self.multiplier.update(self._last["search/reliability"])
-        assert self.multiplier.mean is not None
         return self._last | {
             "search/lambda": self.multiplier.value,
-            "search/reliability_ema": self.multiplier.mean,
+            # None until a reply could be scored
+            "search/reliability_ema": math.nan if self.multiplier.mean is None else self.multiplier.mean,
             "search/threshold": self.multiplier.threshold,
             "search/lambda_pinned": float(self.multiplier.pinned),
         }

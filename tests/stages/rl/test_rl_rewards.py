@@ -176,6 +176,10 @@ def test_replies_that_were_not_scored_are_not_in_the_reliability():
     objective.score([row("search", answer="Ada")], [""], [transcript("?", 2)])
     before = objective.multiplier.value
     assert objective.finish_step()["search/lambda"] == before, "nothing scored moves nothing"
+    never = SearchObjective(Unsure(), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
+    never.score([row("search", answer="Ada")], [""], [transcript("?", 2)])
+    numbers = never.finish_step()
+    assert numbers["search/lambda"] == 0.5 and math.isnan(numbers["search/reliability_ema"]), "the first rollout, too"
 
 
 @pytest.mark.parametrize("weighting", ["equal", "std", "clip_filter"])
