@@ -381,7 +381,7 @@ def test_search_episodes_have_a_table(store: Store, tmp_path: Path) -> None:
     assert '<section id="search">' in page and "0.715" in page
 
 
-def test_every_model_with_search_episodes_has_a_row_of_its_own(store: Store) -> None:
+def test_every_model_with_search_episodes_has_a_row_of_its_own(store: Store, tmp_path: Path) -> None:
     base = model(store, "m", "models pull", {}, curves=False)
     first, second = (model(store, name, "rl search", {"model": base}, curves=False) for name in ("seed-0", "seed-1"))
     shown = [evaluation(store, base, dict.fromkeys(METRICS.values(), 0.4))]
@@ -396,6 +396,11 @@ def test_every_model_with_search_episodes_has_a_row_of_its_own(store: Store) -> 
     rows = search_suites(ladder_table([base, first, second, *shown]))[0].rows
     accuracy = {"base": "0.0%", "rl search (seed-0@v1)": "25.0%", "rl search (seed-1@v1)": "50.0%"}
     assert {label: row["accuracy"][0] for label, row in rows.items()} == accuracy
+    build_report([base, first, second, *shown[1:]], tmp_path / "page.html")
+    assert "No evaluation but of search episodes" in (tmp_path / "page.html").read_text()
+    out = io.StringIO()
+    print_ladder(ladder_table([base, first, second, *shown[1:]]), Console(file=out, width=200))
+    assert out.getvalue().startswith("no evaluation but of search episodes, which the page shows")
 
 
 def test_models_on_servers_are_told_apart_by_name(store: Store) -> None:

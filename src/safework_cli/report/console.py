@@ -26,7 +26,8 @@ def print_ladder(table: LadderTable, console: Console) -> None:
         if title != "the ladder" and not columns:
             continue
         if not table.rungs:
-            console.print("no evaluation in this store yet: safework eval -c recipes/quickstart/eval.yaml model=… data=…")
+            none = "no evaluation but of search episodes, which the page shows" if table.searched else "no evaluation in this store yet"
+            console.print(Text(f"{none}: safework eval -c recipes/quickstart/eval.yaml model=… data=…"))
             continue
         left, part = list(columns), title
         while left or part == title:
