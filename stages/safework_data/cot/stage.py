@@ -82,6 +82,7 @@ class CotStage(Stage):
         tasks = ", ".join(f"{task} {of_task['rows']:,}" for task, of_task in metrics["by_task"].items())
         rejected = dict(metrics["rejected"])
         prompts = f"{metrics['prompts']:,} prompts, {metrics['failed_prompts']:,} of them failed with every sample"
+        prompts += f"; {metrics['accepted']:,} samples passed, {metrics['rows']:,} of them kept"
         return Group(counts_table("samples", [(artifact.name, metrics["samples"], rejected, metrics["rows"], tasks)]), Text(prompts))
 
     def external_digests(self, config: CotConfig) -> dict[str, str]:

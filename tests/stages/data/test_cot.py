@@ -87,7 +87,7 @@ def test_the_command_ends_with_what_was_rejected_and_kept(work, data):
     assert lines == [
         "samples read dropped written dropped because",
         "worked 10 4 3 general 2, safety 1 correctness 2, format 2",
-        "5 prompts, 2 of them failed with every sample",
+        "5 prompts, 2 of them failed with every sample; 6 samples passed, 3 of them kept",
     ]
 
 
