@@ -74,7 +74,7 @@ def test_later_files_and_words_win_name_by_name(tmp_path):
         (
             "variables: {my-out: 1}\nsteps: {a: 'report --out {my_out}'}\n",
             [],
-            r"a holds \{my_out\}, which is no name: .*did you mean 'my-out'",
+            r"a holds \{my_out\}, which cannot be a name: .*did you mean 'my-out'",
         ),
         ("steps: {base: report, b: 'report --out {Base}.html'}\n", [], r"b holds \{Base\}, .*did you mean 'base'"),
         ("- a\n", [], r"is not a mapping"),

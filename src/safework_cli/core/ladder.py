@@ -107,7 +107,7 @@ class LadderFile(Settings):
             for word in _ONE_WORD.findall(text):
                 if not re.fullmatch(NAME, word):  # it would reach the command as it is
                     near = nearest(word.lower().replace("_", "-"), [*self.steps, *self.variables])
-                    raise ValueError(f"{name} holds {{{word}}}, which is no name: names are of a-z, 0-9 and -{near}")
+                    raise ValueError(f"{name} holds {{{word}}}, which cannot be a name: names are of a-z, 0-9 and -{near}")
         if unknown := sorted(self.shapes.keys() - self.steps.keys()):
             raise ValueError(f"shapes.{unknown[0]} is of no step{nearest(unknown[0], list(self.steps))}")
         return self

@@ -62,7 +62,7 @@ def _of_principle(value_K: Any, target_K: Any, mean: float, groups: list[str], s
         name: bootstrap_figure(groups, lambda rows, f=statistic: f(value_K[rows], target_K[rows]), seed)  # type: ignore[misc]
         for name, statistic in statistics.items()
     }
-    if len(np.unique(target_K)) == 1:  # there is no pair to put in order
+    if len(np.unique(target_K)) == 1:  # without a pair to put in order
         figures["ranking"] |= {"value": None, "interval": None}
     return {"mean_value": round(float(target_K.mean()), 4), **figures}
 

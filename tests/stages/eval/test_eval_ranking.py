@@ -37,7 +37,7 @@ def test_a_perfect_ranking_of_few_is_not_certain() -> None:
 
 
 def test_a_ranking_that_is_all_wrong_or_all_right_is_0_or_1_with_ties_too() -> None:
-    """Rounding left -1e-16, of which there is no interval, and the evaluation ended."""
+    """Rounding left -1e-16, outside [0, 1], and the evaluation ended."""
     wrong = auroc_estimate([1.0, 2.0, 2.0, 4.0, 0.0, 3.0, 6.0], [True] * 6 + [False])
     assert wrong.value == 0.0 and wrong.low == 0.0 and wrong.high is not None
     random = np.random.default_rng(0)
