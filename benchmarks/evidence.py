@@ -90,7 +90,9 @@ def record_of(run: str, seed: int, done: Sequence[Done], measures: dict[str, Any
 
     store = default_store(None)
     artifacts = {step.name: store.resolve(step.ref) for step in done}
-    suites, evaluations = evaluations_of({n.removeprefix("eval-"): a for n, a in artifacts.items() if a.kind == "evaluation"})
+    recorded = definition.recorded()
+    measured = {name: artifact for name, artifact in artifacts.items() if artifact.kind == "evaluation" and name in recorded}
+    suites, evaluations = evaluations_of({name.removeprefix("eval-"): artifact for name, artifact in measured.items()})
     steps = [
         Step(
             name=step.name,
@@ -109,7 +111,7 @@ def record_of(run: str, seed: int, done: Sequence[Done], measures: dict[str, Any
         seed=seed,
         command=f"python benchmarks/evidence.py run {run} --seed {seed}",
         commit=_git("rev-parse", "HEAD"),
-        uncommitted=bool(_git("status", "--porcelain", "--untracked-files=no")),
+        uncommitted=bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/evidence")),  # other records
         machine=device(),
         final=definition.final,
         steps=steps,

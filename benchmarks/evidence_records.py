@@ -230,6 +230,7 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
     for key, summary in summaries.items():
         against = summary.get("against") or {}
         compared = keys.get(str(against.get("ref", "")).partition(":")[0]) if against else None
+        against = against if compared else {}  # compared with one that another record holds
         made[key] = Evaluation(
             ref=artifacts[key].ref,
             digest=artifacts[key].digest,

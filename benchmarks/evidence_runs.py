@@ -33,6 +33,13 @@ class Evaluations(Strict):
     models: list[str] = Field(min_length=1)
     name: str = ""
     """Put before the models' names in the record, where a run evaluates them by several recipes: NAME/MODEL."""
+    measured: bool = False
+    """The run that this one starts from has evaluated ``against`` in the same way: its evaluation is taken."""
+
+    @property
+    def models_in_order(self) -> list[str]:
+        """``against`` first."""
+        return list(dict.fromkeys([self.against, *self.models]))
 
 
 class Definition(Strict):
@@ -58,6 +65,10 @@ class Definition(Strict):
     keep: dict[str, list[str]] = Field(default_factory=dict)
     minutes: dict[str, float] = Field(default_factory=dict)
     final: str = ""
+
+    def recorded(self) -> set[str]:
+        """The evaluations that the record holds, by the names of their steps."""
+        return {*self.commands(), *(evaluation_name(block.name, model) for block in self.evaluations for model in block.models_in_order)}
 
     def commands(self) -> dict[str, str]:
         """The steps, those of the ladder first."""
@@ -130,7 +141,7 @@ def _evaluations(definition: Definition) -> list[Planned]:
     made = []
     for block in definition.evaluations:
         recipes = " ".join(f"-c {recipe}" for recipe in block.recipes)
-        for model in dict.fromkeys([block.against, *block.models]):
+        for model in block.models_in_order[int(block.measured) :]:
             compared = "" if model == block.against else f"against={{{evaluation_name(block.name, block.against)}}}"
             text = " ".join(f"eval {recipes} model={{{model}}} {block.settings} {compared}".split())
             made.append(Planned(evaluation_name(block.name, model), text))
@@ -152,8 +163,11 @@ def estimates(known: Mapping[str, Definition], run: str) -> dict[str, float]:
     Raises:
         EvidenceError: a command has no estimate.
     """
-    definition = known[run]
-    minutes = {**(estimates(known, definition.starts_from) if definition.starts_from else {}), **definition.minutes}
+    minutes: dict[str, float] = {}
+    above: str | None = run
+    while above is not None:
+        minutes = known[above].minutes | minutes
+        above = known[above].starts_from
     planned = [one.name for one in commands(known, run)]
     if missing := [name for name in planned if name not in minutes]:
         raise EvidenceError(f"run {run}: minutes has no estimate of {missing[0]}")

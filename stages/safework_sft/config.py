@@ -46,6 +46,9 @@ class VerdictConfig(Settings):
     calibrate: bool = False
     """Move the decision's threshold on verdict_data to 0 after training, in the weights: by the scale of the last normalisation, at the
     least cost to the replies' tokens."""
+    harmless_weight: float = Field(1.0, ge=0.01, le=100)
+    """How many times worse it is to call a harmless prompt harmful than the reverse. The threshold of verdict_data is where both cost the
+    same: above 1, fewer harmless prompts are refused, and more harmful ones are helped."""
 
 
 class KlConfig(Settings):

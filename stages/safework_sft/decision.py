@@ -31,6 +31,7 @@ class Decision:
         choices: language → its words as tokens.
         ref: of the data.
         bf16: multiply in bfloat16, as the training does.
+        harmless_weight: how many times worse it is to call a harmless prompt harmful than the reverse; the threshold follows from it.
 
     Attributes:
         positive_N: whether each row is harmful.
@@ -50,10 +51,12 @@ class Decision:
         ref: str,
         *,
         bf16: bool,
+        harmless_weight: float = 1.0,
     ):
         marks = {row.id: mark for row, mark in pairs}
         encoded = encode_rows([row for row, _ in pairs], tokenizer, stop_ids, longest, marks=marks)
         self.ref, self._bf16, self._pad_id = ref, bf16, int(tokenizer.pad_token_id or 0)
+        self._harmless_weight = harmless_weight
         self._prefixes: list[list[int]] = []
         self._choices: list[Choice] = []
         self._groups: list[str] = []
@@ -97,8 +100,8 @@ class Decision:
         return (total_D / len(self._prefixes)).cpu()
 
     def threshold(self, odds_N: np.ndarray) -> float:
-        """The threshold at which both classes are equally probable on these rows."""
-        return even_threshold(odds_N, self.positive_N)
+        """The threshold at which both classes are equally probable on these rows, or that of least cost."""
+        return even_threshold(odds_N, self.positive_N, self._harmless_weight)
 
     def figures(self, odds_N: np.ndarray) -> dict[str, Any]:
         """What the manifest keeps: AUC, shares called harmful, and the threshold that suits these rows, with the balanced accuracy that it

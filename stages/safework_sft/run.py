@@ -212,8 +212,10 @@ def _decision(
         return None
     pairs = measured_rows(config.verdict, inputs, marks, rows)
     longest = min(config.max_length, positions or config.max_length)
-    bf16 = multiplies_in_bf16(config)
-    return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref, bf16=bf16) if pairs else None
+    if not pairs:
+        return None
+    bf16, weight = multiplies_in_bf16(config), config.verdict.harmless_weight
+    return Decision(pairs, marks.words, verdicts.choices, tokenizer, stop_ids, longest, data.ref, bf16=bf16, harmless_weight=weight)
 
 
 def _evaluation(

@@ -168,7 +168,8 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
         if config.calibrate:
-            lines.append("their threshold is moved to 0 after training, by the scale of the last normalisation")
+            weighed = "" if config.harmless_weight == 1 else f" (a harmless prompt called harmful counts {config.harmless_weight:g} times)"
+            lines.append(f"their threshold{weighed} is moved to 0 after training, by the scale of the last normalisation")
     return short, lines
 
 

@@ -217,6 +217,14 @@ def test_a_run_starts_with_what_it_needs_of_another():
         Definition.model_validate({"about": "", "seeds": [0], "stepps": {}})
 
 
+def test_a_model_that_the_run_above_has_evaluated_is_not_asked_again():
+    known = definitions()
+    planned = {one.name: one.text for one in commands(known, "efficient-vs-m3")}
+    assert "against={eval-sft}" in planned["eval-m3"] and "against={eval-m3}" in planned["eval-efficient"]
+    assert known["efficient-vs-m3"].recorded() == {"eval-m3", "eval-efficient"}, "the SFT's is in the record of the run above"
+    assert estimates(known, "efficient-vs-m3")["eval-m3"] == known["m3-vs-sft"].minutes["eval-m3"]
+
+
 def test_a_step_and_a_measure_are_run_and_a_failure_ends_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("SAFEWORK_STORE", str(tmp_path / "store"))
     measure = tmp_path / "m.py"

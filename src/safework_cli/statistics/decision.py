@@ -25,19 +25,21 @@ def balanced_accuracy(score_N: Floats, positive_N: Flags, threshold: float = 0.0
     return float((called_N[positive_N].mean() + (~called_N[~positive_N]).mean()) / 2)
 
 
-def even_threshold(score_N: Floats, positive_N: Flags) -> float:
-    """The score at which both classes are equally probable, by a logistic regression on the score in which they weigh alike.
+def even_threshold(score_N: Floats, positive_N: Flags, negative_weight: float = 1.0) -> float:
+    """The score at which both classes are equally probable, by a logistic regression on the score in which they weigh alike; or the
+    negative one ``negative_weight`` times as much, which is the threshold of least cost where calling it positive costs so much more than
+    the reverse.
 
     All scores count for it. The threshold with the highest balanced accuracy hangs on the few scores around it: over resamples of 430
     verdicts its standard deviation was 1.15 nats, this one's 0.25 (benchmarks/verdict_auc.py --resample 200, SFT of recipes/smollm2).
 
-    Both classes must occur. Where the score is not higher for the positive class, the middle between the classes' means.
+    Both classes must occur. Where the score is not higher for the positive class, the middle between the classes' means, whatever the weight.
     """
     middle, width = float(score_N.mean()), float(score_N.std())
     if score_N[positive_N].mean() <= score_N[~positive_N].mean():
         return float((score_N[positive_N].mean() + score_N[~positive_N].mean()) / 2)
     x_N2 = np.stack([(score_N - middle) / width, np.ones(len(score_N))], axis=1)
-    weight_N = np.where(positive_N, 0.5 / positive_N.sum(), 0.5 / (~positive_N).sum())
+    weight_N = np.where(positive_N, 1 / positive_N.sum(), negative_weight / (~positive_N).sum()) / (1 + negative_weight)
     fitted = np.zeros(2)
     for _ in range(FIT_STEPS):  # Newton's method, with a penalty on the slope for classes that do not overlap
         p_N = 1 / (1 + np.exp(-np.clip(x_N2 @ fitted, -30, 30)))

@@ -377,6 +377,9 @@ def test_figures_of_a_decision():
     fitted = LogisticRegression(C=1e5, class_weight="balanced").fit(score[:, None], positive)
     threshold = even_threshold(score, positive)
     assert threshold == pytest.approx(-fitted.intercept_[0] / fitted.coef_[0, 0], abs=0.02)
+    weighed = LogisticRegression(C=1e5, class_weight={True: 1 / positive.sum(), False: 3 / (~positive).sum()}).fit(score[:, None], positive)
+    careful = even_threshold(score, positive, 3.0)
+    assert careful == pytest.approx(-weighed.intercept_[0] / weighed.coef_[0, 0], abs=0.02) and careful > threshold + 0.5
     assert balanced_accuracy(score, positive, threshold) > balanced_accuracy(score, positive, 0.0)
     assert even_threshold(np.array([-9.0, -7, -3, -1]), np.array([False, False, True, True])) == pytest.approx(-5.0)
     assert even_threshold(np.array([-9.0, -7, -3, -1]), np.array([True, True, False, False])) == -5.0
@@ -547,6 +550,8 @@ def test_the_threshold_is_moved_to_0_in_the_saved_weights(tiny_artifact, data, w
     assert abs(moved["before"]) > 0.1 > abs(moved["after"]) and 0 < moved["cost"] < 0.05
     assert verdict["after"]["threshold"] == pytest.approx(moved["after"], abs=1e-3), "what is measured afterwards is what is saved"
     assert dict(_closing_lines(outcome.metrics))["verdict threshold"].startswith(f"{moved['before']:+.2f} → ")
+    weighed = stage.plan(SftConfig(verdict={"calibrate": True, "harmless_weight": 3}), inputs).lines
+    assert any("(a harmless prompt called harmful counts 3 times) is moved to 0" in line for line in weighed)
     adapter = SftConfig(verdict={"calibrate": True}, lora={"keep": "adapter"}, learning_rate=1e-4)
     assert "verdict.calibrate is given with lora.keep=adapter" in str(stage.plan(adapter, inputs).refusals[0])
     del inputs._values["verdict_data"]
