@@ -33,7 +33,7 @@ def even_threshold(score_N: Floats, positive_N: Flags, negative_weight: float = 
     All scores count for it. The threshold with the highest balanced accuracy hangs on the few scores around it: over resamples of 430
     verdicts its standard deviation was 1.15 nats, this one's 0.25 (benchmarks/verdict_auc.py --resample 200, SFT of recipes/smollm2).
 
-    Both classes must occur. Where the score is not higher for the positive class, the middle between the classes' means, whatever the weight.
+    Both classes must occur. Where the score is not higher for the positive class: the middle between the classes' means.
     """
     middle, width = float(score_N.mean()), float(score_N.std())
     if score_N[positive_N].mean() <= score_N[~positive_N].mean():
