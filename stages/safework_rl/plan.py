@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from safework_cli.training.heldout import plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, hold_others, images_work, tokens_and_patches, trained_weights
 from safework_rl.config import RlConfig
+
+FEW_GROUPS = 20
+"""Below it the plan says so; RL about six situations of value and fifteen search worlds did not help with others."""
 
 
 def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str], tasks: Collection[str]) -> Plan:
@@ -60,12 +64,34 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
             f"set max_completion_length below {positions}",
         )
     data = inputs.one("data")
+    plan.lines += prompt_lines(_readable_rows(data, tasks))
     plan_images(plan, partial(_rows_of, data, tasks), data.ref, model, config.max_dropped)
     plan_tracking(plan, config.tracking)
     given = inputs.many("verifiers")
     independent_of = {given[name].digest if name in given else name for name in rewards}
     plan_evaluation(plan, config, inputs, lambda: training_rows(inputs.one("data")), independent_of)
     return plan
+
+
+def prompt_lines(rows: Sequence[Row]) -> list[str]:
+    """How many prompts each task has, about how many things (groups), and a note where these are few."""
+    groups: dict[str, Counter[str]] = {}
+    for row in rows:
+        groups.setdefault(row.task, Counter())[row.group] += 1
+    counts = {task: (of_task.total(), len(of_task)) for task, of_task in sorted(groups.items())}
+    said = [f"{task} {number}" + (f" in {of} groups" if of < number else "") for task, (number, of) in counts.items()]
+    few = [f"{task} {of}" for task, (number, of) in counts.items() if of < FEW_GROUPS and number >= 2 * of]
+    lines = [f"prompts: {', '.join(said)}"] if said else []
+    if few:
+        lines.append(f"note: few groups ({', '.join(few)}): a policy can learn these and answer prompts about other things worse")
+    return lines
+
+
+def _readable_rows(data: Artifact, tasks: Collection[str]) -> list[Row]:
+    try:
+        return _rows_of(data, tasks)
+    except InputError:
+        return []  # the run says what is wrong with the rows
 
 
 def _rows_of(data: Artifact, tasks: Collection[str]) -> list[Row]:

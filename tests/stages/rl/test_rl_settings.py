@@ -19,6 +19,7 @@ from safework_rl.efficient.stage import stage as efficient
 from safework_rl.losses.cpgd import CpgdSettings
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage as m3
+from safework_rl.plan import prompt_lines
 from safework_rl.run import grpo_arguments
 from safework_rl.search.config import SearchConfig
 from safework_rl.search.stage import stage as search
@@ -135,6 +136,17 @@ def test_a_prompt_that_leaves_no_room_for_its_reply_is_dropped_before_the_run(ti
     assert "2 rows dropped" in (work.path / "events.jsonl").read_text() and len(read_metrics(work.progress.metrics_path)) == 2
     with pytest.raises(InputError, match=r"2 of 8 rows cannot be trained on; 2 of them: prompt longer .* \(such as g2\)"):
         m3.run(M3Config(**settings, max_dropped=0.2), inputs, work)
+
+
+def test_the_plan_counts_prompts_and_what_they_are_about():
+    def rows(task, number, groups):
+        return [Row(f"{task}{i}", task, [{"role": "user", "content": "?"}], meta={"group": f"{task}-{i % groups}"}) for i in range(number)]
+
+    few = [*rows("value", 12, 6), *rows("safety", 40, 20), *rows("general", 5, 5)]
+    counts, note = prompt_lines(few)
+    assert counts == "prompts: general 5, safety 40 in 20 groups, value 12 in 6 groups"
+    assert note.startswith("note: few groups (value 6): ")
+    assert prompt_lines(rows("general", 5, 5)) == ["prompts: general 5"] and prompt_lines([]) == []
 
 
 def test_a_reply_longer_than_the_model_is_refused_while_planning(tiny_artifact, toy_data):
