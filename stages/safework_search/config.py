@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from safework_cli.core.settings import SamplingTemperature, Weight, cosmetic
+from safework_cli.data.tasks import TaskName
 from safework_cli.engines.settings import WithEngine
 
 
@@ -34,7 +35,7 @@ class GuidedConfig(WithEngine):
     """Weight of the candidate's mean log-probability (nats per token) in its score; ties go to the more likely candidate."""
     limit: int | None = Field(None, ge=1, le=10**9)
     """Only the first so many prompts of the data; all if not given."""
-    tasks: list[str] = Field(default_factory=list)
+    tasks: list[TaskName] = Field(default_factory=list)
     """Only prompts of these tasks; all if empty."""
     max_failed: float = Field(0.05, ge=0, le=1)
     """Share of prompts for which no candidate could be scored before the command exits with 5."""

@@ -324,6 +324,15 @@ def test_a_quadrant_without_rungs() -> None:
     assert 'class="rise"' in drawn and 'class="hollow c0"' in drawn
 
 
+def test_several_seeds_are_several_ways_in_the_plot(store: Store) -> None:
+    seeds = [Point("sft (a)", 0.1, 0.1), Point("sft (b)", 0.3, 0.2), Point("m3 (a)", 0.2, 0.3, after="sft (a)")]
+    ways = re.findall(r'<line x1="([\d.]+)" y1="([\d.]+)" x2="([\d.]+)" y2="([\d.]+)" class="path"/>', str(plot_45(seeds)))
+    (*origin, x_a, y_a), (*again, x_b, _), (*start, _, _) = ways
+    assert origin == again and start == [x_a, y_a] and x_a != x_b
+    make_ladder(store)
+    assert [rung.after for rung in ladder_table(store.list()).rungs] == ["", "base", "sft", "rl m3", "rl efficient"]
+
+
 def test_only_the_newest_evaluation_of_a_model_counts_and_unlike_ones_are_named(store: Store) -> None:
     made = make_ladder(store)
     values = dict.fromkeys(METRICS.values(), 0.5)

@@ -76,5 +76,5 @@ def encode_for(
     if len(prompt_ids) <= longest:
         return EncodedPrompt(prompt_ids, vision=vision)
     limit = longest + sampling.max_tokens
-    why = f"a prompt of {len(prompt_ids)} tokens and {setting}={sampling.max_tokens} exceed the model's {limit:.0f} positions"
+    why = f"the prompt's tokens and {setting}={sampling.max_tokens} exceed the model's {limit:.0f} positions"  # alike for all: counted
     return EncodedPrompt(prompt_ids, why, too_long=True)

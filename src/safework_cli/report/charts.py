@@ -19,13 +19,18 @@ _CHARACTER = 6.6
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A rung in the 45° plot: changes in [−1, 1], intervals where they are known."""
+    """A rung in the 45° plot: changes in [−1, 1], intervals where they are known.
+
+    Attributes:
+        after: label of the rung that it was made from; that of no other point is the base.
+    """
 
     label: str
     capability: float
     safety: float
     capability_interval: Sequence[float] | None = None
     safety_interval: Sequence[float] | None = None
+    after: str = ""
 
 
 def _escape(text: str) -> Markup:
@@ -51,7 +56,8 @@ def _text(x: float, y: float, text: str, css: str = "", anchor: str = "start") -
 def plot_45(chosen: Sequence[Point]) -> Markup:
     """Change in capability (x) and in safety (y) against the base at the origin, with the line on which both rise alike.
 
-    The quadrant in which both rise is shaded and named; dots outside it are hollow.
+    A line leads to each rung from the one that it was made from, so that several seeds are several ways. The
+    quadrant in which both rise is shaded and named; dots outside it are hollow.
     """
     size, left, top = 460.0, 62.0, 18.0
     plot = size - left - top
@@ -80,8 +86,8 @@ def plot_45(chosen: Sequence[Point]) -> Markup:
             top + plot / 2, "change in safety (percentage points)"
         )
     )
-    path = " ".join("{:.1f},{:.1f}".format(*place(p.capability, p.safety)) for p in [Point("base", 0, 0), *chosen])
-    parts.append(Markup('<polyline points="{}" class="path"/>').format(path))
+    places = {point.label: place(point.capability, point.safety) for point in chosen}
+    parts += [_line(*places.get(point.after, (zero_x, zero_y)), *places[point.label], "path") for point in chosen]
     for number, point in enumerate(chosen):
         x, y = place(point.capability, point.safety)
         if point.capability_interval:

@@ -85,6 +85,7 @@ class Rung:
         change: safety and capability against the base, in [−1, 1]; None for the base and where an axis is missing.
         change_interval: axis → interval, where a paired comparison with the base gave one.
         angle, angle_is_noise: of that comparison.
+        after: label of the row whose model this one was made from, over models that are not shown; empty where none is.
     """
 
     label: str
@@ -95,6 +96,7 @@ class Rung:
     change_interval: dict[str, list[float]] = field(default_factory=dict)
     angle: float | None = None
     angle_is_noise: bool = False
+    after: str = ""
 
 
 @dataclass(slots=True)
@@ -143,6 +145,9 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     warnings += [metric.problem for metric in metrics.values() if metric.problem]
     rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
     _tell_apart(rungs)
+    for number, rung in enumerate(rungs):
+        line = _models_before(rung.record.model_ref, known)
+        rung.after = next((other.label for other in reversed(rungs[:number]) if other.record.model_ref in line), "")
     for rung in rungs[1:] if base is not None else []:
         _add_change(rung, rungs[0])
         warnings += _unlike(rungs[0], rung)
@@ -212,11 +217,17 @@ def ancestors(reference: str, known: Mapping[str, Artifact]) -> set[str]:
 
 def _depth(reference: str, known: Mapping[str, Artifact]) -> int:
     """How many models lie between a model and its base; of an average, by the longest way."""
-    depth, level, seen = 0, {reference}, {reference}
-    while level := {parent for ref in level for parent in _source_models(known.get(ref))} - seen:
+    return max(_models_before(reference, known).values(), default=0)
+
+
+def _models_before(reference: str, known: Mapping[str, Artifact]) -> dict[str, int]:
+    """The models that a model was made from → how many steps before it, by the shortest way."""
+    found: dict[str, int] = {}
+    level, depth = {reference}, 0
+    while level := {parent for ref in level for parent in _source_models(known.get(ref))} - found.keys() - {reference}:
         depth += 1
-        seen |= level
-    return depth
+        found |= dict.fromkeys(level, depth)
+    return found
 
 
 def _source_models(artifact: Artifact | None) -> set[str]:

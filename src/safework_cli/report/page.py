@@ -109,6 +109,7 @@ def _plot_points(table: LadderTable) -> list[Point]:
             rung.change["safety"],
             rung.change_interval.get("capability"),
             rung.change_interval.get("safety"),
+            rung.after,
         )
         for rung in table.rungs
         if rung.change

@@ -187,11 +187,12 @@ def test_an_error_of_the_engine_is_raised_as_it_is(evaluate: Evaluate, monkeypat
 
 
 def test_a_prompt_without_room_is_counted_and_not_cut(evaluate: Evaluate, work: WorkDir, data: Artifact, store: Store) -> None:
-    write_rows(data.path / "b.parquet", [Row("long", "safety", user("x" * 5000), harmful=True)])
+    write_rows(data.path / "b.parquet", [Row(f"long{n}", "safety", user("x" * (5000 + n)), harmful=True) for n in range(2)])
     outcome = evaluate({"data": store.resolve(str(data.path), ("dataset",))})
-    assert outcome.failed_items == 2
-    assert summary_of(work)["suites"]["harmful"]["failed"] == 1
-    assert next(iter(summary_of(work)["suites"]["harmful"]["errors"])).endswith("exceed the model's 4096 positions")
+    assert outcome.failed_items == 3
+    assert summary_of(work)["suites"]["harmful"]["failed"] == 2
+    ((reason, count),) = summary_of(work)["suites"]["harmful"]["errors"].items()
+    assert reason.endswith("exceed the model's 4096 positions") and count == 2, "prompts of any length are one reason"
 
 
 def test_a_trained_judge_beside_the_rule(evaluate: Evaluate, work: WorkDir, tiny_model: Path, tmp_path: Path, store: Store) -> None:
