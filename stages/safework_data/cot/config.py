@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,8 +34,13 @@ def refusal_score(folder: Path) -> float | None:
 class CotConfig(WithEngine):
     """Settings of ``safework data cot``."""
 
-    system: str = SYSTEM
-    """The teacher's system message; it does not become part of the rows. Empty for a teacher that reasons by itself."""
+    thought: Literal["teacher", "answer"] = "teacher"
+    """Where a row's thought comes from. teacher: the teacher writes thought and answer. answer: its whole answer becomes the thought, and
+    the gold answer the reply, for a teacher that answers in a sentence, such as the base model on what it knows: rows in its own words
+    change it least. The answer must hold the gold one (rule lenient) and say more than it; prompts without a gold answer are left out."""
+    system: str | None = None
+    """The teacher's system message; it does not become part of the rows. Empty for a teacher that reasons by itself; where null, one that
+    asks for a thought, and none with thought=answer."""
     samples: int = Field(4, ge=1, le=4096)
     """Replies sampled for each prompt."""
     keep: int = Field(1, ge=1, le=4096)
@@ -70,3 +75,10 @@ class CotConfig(WithEngine):
     """Prompts sampled together; finished ones survive a kill."""
     generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Sequences sampled together, for a model of one's own."""
+
+    @property
+    def instruction(self) -> str:
+        """The system message that the teacher gets."""
+        if self.system is not None:
+            return self.system
+        return SYSTEM if self.thought == "teacher" else ""

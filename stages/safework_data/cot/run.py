@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import prompts_of
-from safework_cli.data.reply import parse_reply
+from safework_cli.data.reply import make_reply, parse_reply
 from safework_cli.data.row import Message, Row
 from safework_cli.engines.load import load_engine
 from safework_cli.engines.protocol import Completion, Engine, Sampling
@@ -31,6 +33,8 @@ from safework_data.starter.tables import allocate
 
 NO_REPLY = "no reply"
 TOO_LONG = "prompt too long for the teacher"
+NO_SENTENCE = "says no more than the gold answer"
+LENIENT = "lenient"
 FAILED = "failed.jsonl"
 SHOWN_FAILURES = 10
 PIECE = 500
@@ -55,7 +59,7 @@ class Tried:
 def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Samples and judges prompt by prompt; what an earlier, killed run finished is not asked for again."""
     data = inputs.one("data")
-    rows = prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit, say=work.progress.note)
+    rows = asked_rows(config, data, work.progress.note)
     judges = {
         name: load_verifier(artifact, trust_remote_code=config.trust_remote_code) for name, artifact in inputs.many("verifiers").items()
     }
@@ -108,6 +112,23 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     )
 
 
+def asked_rows(config: CotConfig, data: Artifact, say: Callable[[str], None] = lambda _: None) -> list[Row]:
+    """The rows whose prompts the teacher answers.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit, say=say)
+    if config.thought == "teacher":
+        return rows
+    with_answer = [row for row in rows if row.answer]
+    if not with_answer:
+        raise InputError(f"no prompt of {data.ref} has a gold answer", "thought=answer ends each reply with it", "choose other tasks")
+    if left_out := len(rows) - len(with_answer):
+        say(f"{left_out} prompts without a gold answer are left out")
+    return with_answer
+
+
 def ask(config: CotConfig, engine: Engine, rows: Sequence[Row], start: int) -> list[list[Completion]]:
     """``samples`` replies of the teacher to each row; one that could not be had states its error.
 
@@ -124,14 +145,22 @@ def _instruction(config: CotConfig, row: Row) -> tuple[str, list[Message]]:
     """The teacher's instruction followed by the row's own system message, and the other messages of the prompt."""
     messages = list(row.prompt)
     own = messages.pop(0)["content"] if messages and messages[0]["role"] == "system" else ""
-    return "\n\n".join(filter(None, (config.system, own))), messages
+    return "\n\n".join(filter(None, (config.instruction, own))), messages
 
 
 def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], said: Sequence[Sequence[Completion]]) -> list[list[Tried]]:
     """Every sample with the first reason that speaks against it, in the order of the rules and then of the verifiers."""
     places = [(number, sample) for number, samples in enumerate(said) for sample in samples]
-    exchanges = [Exchange.of(rows[number], sample.text) for number, sample in places]
-    tried = [Tried(sample.text, _unfinished(sample), {}) for _, sample in places]
+    written = [reply_of(config, rows[number], sample.text) for number, sample in places]
+    exchanges = [Exchange.of(rows[number], text) for (number, _), text in zip(places, written, strict=True)]
+    tried = [Tried(text, _unfinished(sample), {}) for (_, sample), text in zip(places, written, strict=True)]
+    if config.thought == "answer":
+        answers = [Exchange.of(rows[number], sample.text) for number, sample in places]
+        for place, verdict in _verdicts(rule_verifier(LENIENT), answers, tried, lambda _: True):
+            if verdict.score != 1.0:
+                tried[place].reason = _refused(LENIENT, verdict)
+            elif _words(answers[place].reply) <= _words(answers[place].answer or ""):
+                tried[place].reason = NO_SENTENCE
     for rule in config.rules:
         for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
             if verdict.score is None:
@@ -150,6 +179,16 @@ def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], s
     for (number, _), sample in zip(places, tried, strict=True):
         found[number].append(sample)
     return found
+
+
+def reply_of(config: CotConfig, row: Row, said: str) -> str:
+    """The reply that a sample becomes: itself, or the gold answer after it."""
+    return said if config.thought == "teacher" else make_reply(said, row.answer or "")
+
+
+def _words(text: str) -> int:
+    """Words and, of a language without spaces, signs."""
+    return len(re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", text))
 
 
 def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried], applies: Any) -> Iterator[tuple[int, Verdict]]:

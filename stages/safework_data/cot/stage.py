@@ -66,7 +66,8 @@ class CotStage(Stage):
         teacher = model.ref if model else config.engine.model or "no teacher"
         accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
         plan.lines = [
-            f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}",
+            f"ask {teacher} for {config.samples} replies to each prompt of {data.ref}"
+            + ("; each that holds the gold answer becomes the thought before it" if config.thought == "answer" else ""),
             f"keep {config.keep} that pass: {accepted}",
         ]
         batch = config.generation_batch_size
@@ -87,7 +88,7 @@ class CotStage(Stage):
 
     def external_digests(self, config: CotConfig) -> dict[str, str]:
         """What the rules rest on."""
-        return rule_digests(config.rules)
+        return rule_digests([*config.rules, *(["lenient"] if config.thought == "answer" else [])])
 
     def run(self, config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_data.cot.run import construct

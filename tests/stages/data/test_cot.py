@@ -209,6 +209,23 @@ def test_rules_alone_may_accept(cli, tiny_artifact, toy_data) -> None:
     assert done.returncode == 0 and "format, correctness, refusal, language" in done.stdout + done.stderr, done.stderr
 
 
+def test_an_answer_in_the_teachers_own_words_becomes_the_thought(work, data):
+    """Of a teacher that answers in a sentence and writes no thought; a prompt without a gold answer is left out."""
+
+    def base(request):
+        assert [message["role"] for message in request["messages"]] == ["user"], "no instruction to write a thought"
+        n = int(asked(request)[0])
+        return {1: "1 plus 1 is 7.", 2: "<think>Odd.</think>2 plus 2 is 4.", 3: "6"}.get(n, "Nothing and nothing is 0.")
+
+    with served(base) as (url, _):
+        run(work, data, url, thought="answer", samples=1, max_failed=0.9)
+    (row,) = read_rows(work.output / "cot" / "train.parquet")
+    assert (row.id, row.reply) == ("sum0#0", "<think>Nothing and nothing is 0.</think>0")
+    failed = {r["id"]: r["reasons"] for r in map(json.loads, (work.output / "failed.jsonl").read_text().splitlines())}
+    assert list(failed) == ["sum1", "sum2", "sum3"] and failed["sum1"] == {"lenient: wrong": 1}
+    assert "format" in next(iter(failed["sum2"])) and failed["sum3"] == {"says no more than the gold answer": 1}
+
+
 def test_an_outage_is_asked_again(work, data):
     """Replies that could not be had are no samples: the same command asks for them once the server is back."""
     from served import Status
