@@ -90,8 +90,8 @@ def record_of(run: str, seed: int, done: Sequence[Done], measures: dict[str, Any
 
     store = default_store(None)
     artifacts = {step.name: store.resolve(step.ref) for step in done}
-    recorded = definition.recorded()
-    measured = {name: artifact for name, artifact in artifacts.items() if artifact.kind == "evaluation" and name in recorded}
+    own = definition.recorded() if definition.starts_from else set(artifacts)  # the others are in the record of the run above
+    measured = {name: artifact for name, artifact in artifacts.items() if artifact.kind == "evaluation" and name in own}
     suites, evaluations = evaluations_of({name.removeprefix("eval-"): artifact for name, artifact in measured.items()})
     steps = [
         Step(
