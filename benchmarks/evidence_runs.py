@@ -141,7 +141,7 @@ def _evaluations(definition: Definition) -> list[Planned]:
     made = []
     for block in definition.evaluations:
         recipes = " ".join(f"-c {recipe}" for recipe in block.recipes)
-        for model in block.models_in_order[int(block.measured) :]:
+        for model in block.models if block.measured else block.models_in_order:
             compared = "" if model == block.against else f"against={{{evaluation_name(block.name, block.against)}}}"
             text = " ".join(f"eval {recipes} model={{{model}}} {block.settings} {compared}".split())
             made.append(Planned(evaluation_name(block.name, model), text))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.payload import parameter_count
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.plan.shape import ModelShape
 from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.plan.work import Sampling, Work
@@ -64,8 +63,9 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
             f"set max_completion_length below {positions}",
         )
     data = inputs.one("data")
-    plan.lines += prompt_lines(_readable_rows(data, tasks))
-    plan_images(plan, partial(_rows_of, data, tasks), data.ref, model, config.max_dropped)
+    rows = _rows_of(data, tasks)
+    plan.lines += prompt_lines(rows)
+    plan_images(plan, lambda: rows, data.ref, model, config.max_dropped)
     plan_tracking(plan, config.tracking)
     given = inputs.many("verifiers")
     independent_of = {given[name].digest if name in given else name for name in rewards}
@@ -87,15 +87,12 @@ def prompt_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _readable_rows(data: Artifact, tasks: Collection[str]) -> list[Row]:
-    try:
-        return _rows_of(data, tasks)
-    except InputError:
-        return []  # the run says what is wrong with the rows
-
-
 def _rows_of(data: Artifact, tasks: Collection[str]) -> list[Row]:
-    return [row for row in training_rows(data) if row.task in tasks]
+    """The rows that are drawn; none where they cannot be read: the run says why."""
+    try:
+        return [row for row in training_rows(data) if row.task in tasks]
+    except SafeworkError:
+        return []
 
 
 def _written_positions(folder: Path) -> int | None:

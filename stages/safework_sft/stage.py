@@ -161,9 +161,10 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
         + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
         + (f"; {short} short rows end with it" if short else "")
     ]
-    if config.calibrate and not measured:
-        why = "the threshold is measured on held-out rows, and none are given"
-        raise ConfigError("verdict.calibrate is given without rows to measure on", why, "give verdict_data, such as starter:dev")
+    for name, given in (("calibrate", config.calibrate), ("harmless_weight", config.harmless_weight != 1)):
+        if given and not measured:
+            why = "the threshold is measured on held-out rows, and none are given"
+            raise ConfigError(f"verdict.{name} is given without rows to measure on", why, "give verdict_data, such as starter:dev")
     data = measured_data(inputs)
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")

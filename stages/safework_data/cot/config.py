@@ -22,6 +22,8 @@ SYSTEM = (
 )
 
 DEFAULT_SCORE = 0.5
+LENIENT = "lenient"
+"""The rule by which an answer that becomes the thought holds the gold answer."""
 
 
 def refusal_score(folder: Path) -> float | None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import InputError
 from safework_cli.core.journal import open_journal, read_journal, write_line
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.data.dataset import prompts_of
 from safework_cli.data.reply import make_reply, parse_reply
 from safework_cli.data.row import Message, Row
 from safework_cli.engines.load import load_engine
@@ -25,16 +22,17 @@ from safework_cli.verifiers.contract import UNPARSED, Exchange, Verdict, Verifie
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import bare_name, rule_verifier
 from safework_cli.verifiers.rules.correctness import ANSWER_TYPES
+from safework_cli.verifiers.rules.text_tokens import tokens_of
 from safework_data.build.card import front_matter, table
 from safework_data.build.tally import Output, Part, written
-from safework_data.cot.config import DEFAULT_SCORE, CotConfig
+from safework_data.cot.config import DEFAULT_SCORE, LENIENT, CotConfig
 from safework_data.cot.operations import balanced, entropy, histogram, operations_of
+from safework_data.cot.prompts import asked_rows
 from safework_data.starter.tables import allocate
 
 NO_REPLY = "no reply"
 TOO_LONG = "prompt too long for the teacher"
 NO_SENTENCE = "says no more than the gold answer"
-LENIENT = "lenient"
 FAILED = "failed.jsonl"
 SHOWN_FAILURES = 10
 PIECE = 500
@@ -112,23 +110,6 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     )
 
 
-def asked_rows(config: CotConfig, data: Artifact, say: Callable[[str], None] = lambda _: None) -> list[Row]:
-    """The rows whose prompts the teacher answers.
-
-    Raises:
-        InputError: there are none.
-    """
-    rows = prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit, say=say)
-    if config.thought == "teacher":
-        return rows
-    with_answer = [row for row in rows if row.answer]
-    if not with_answer:
-        raise InputError(f"no prompt of {data.ref} has a gold answer", "thought=answer ends each reply with it", "choose other tasks")
-    if left_out := len(rows) - len(with_answer):
-        say(f"{left_out} prompts without a gold answer are left out")
-    return with_answer
-
-
 def ask(config: CotConfig, engine: Engine, rows: Sequence[Row], start: int) -> list[list[Completion]]:
     """``samples`` replies of the teacher to each row; one that could not be had states its error.
 
@@ -156,17 +137,12 @@ def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], s
     tried = [Tried(text, _unfinished(sample), {}) for (_, sample), text in zip(places, written, strict=True)]
     if config.thought == "answer":
         answers = [Exchange.of(rows[number], sample.text) for number, sample in places]
-        for place, verdict in _verdicts(rule_verifier(LENIENT), answers, tried, lambda _: True):
-            if verdict.score != 1.0:
-                tried[place].reason = _refused(LENIENT, verdict)
-            elif _words(answers[place].reply) <= _words(answers[place].answer or ""):
-                tried[place].reason = NO_SENTENCE
+        _reject(tried, LENIENT, answers)
+        for sample, answer in zip(tried, answers, strict=True):
+            if not sample.reason and len(tokens_of(answer.reply)) <= len(tokens_of(answer.answer or "")):
+                sample.reason = NO_SENTENCE
     for rule in config.rules:
-        for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange, rule=rule: _applies(rule, exchange)):
-            if verdict.score is None:
-                tried[place].reason = f"{rule}: {verdict.error}"
-            elif verdict.score < 1.0:
-                tried[place].reason = _refused(rule, verdict)
+        _reject(tried, rule, exchanges)
     for name, verifier in judges.items():
         for place, verdict in _verdicts(verifier, exchanges, tried, lambda _: True):
             if verdict.score is None:
@@ -186,9 +162,13 @@ def reply_of(config: CotConfig, row: Row, said: str) -> str:
     return said if config.thought == "teacher" else make_reply(said, row.answer or "")
 
 
-def _words(text: str) -> int:
-    """Words and, of a language without spaces, signs."""
-    return len(re.findall(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", text))
+def _reject(tried: list[Tried], rule: str, exchanges: list[Exchange]) -> None:
+    """Gives the samples that a rule speaks against their reason."""
+    for place, verdict in _verdicts(rule_verifier(rule), exchanges, tried, lambda exchange: _applies(rule, exchange)):
+        if verdict.score is None:
+            tried[place].reason = f"{rule}: {verdict.error}"
+        elif verdict.score < 1.0:
+            tried[place].reason = _refused(rule, verdict)
 
 
 def _verdicts(verifier: Verifier, exchanges: list[Exchange], tried: list[Tried], applies: Any) -> Iterator[tuple[int, Verdict]]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from safework_cli.core.errors import nearest
+from safework_cli.core.errors import SafeworkError, nearest
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
-from safework_cli.data.dataset import prompts_of
 from safework_cli.data.image_rows import plan_images
 from safework_cli.engines.work import plan_replies
 from safework_cli.verifiers.rules.registry import bare_name, rule_digests
-from safework_data.cot.config import DEFAULT_SCORE, CotConfig, refusal_score
+from safework_data.cot.config import DEFAULT_SCORE, LENIENT, CotConfig, refusal_score
+from safework_data.cot.prompts import asked_rows
 from safework_data.show import counts_table
 
 if TYPE_CHECKING:
@@ -62,7 +62,12 @@ class CotStage(Stage):
             )
         if config.keep > config.samples:
             plan.refuse(f"keep={config.keep} of samples={config.samples}", "more would be kept than sampled", f"samples={config.keep}")
-        plan_images(plan, lambda: prompts_of(data, tasks=config.tasks, sources=config.sources, limit=config.limit), data.ref, model)
+        try:
+            rows = asked_rows(config, data)
+        except SafeworkError as refusal:
+            plan.refusals.append(refusal)
+            rows = []
+        plan_images(plan, lambda: rows, data.ref, model)
         teacher = model.ref if model else config.engine.model or "no teacher"
         accepted = ", ".join([*config.rules, *(f"{name} ≥ {config.min_scores.get(name, DEFAULT_SCORE):g}" for name in judges)])
         plan.lines = [
@@ -88,7 +93,7 @@ class CotStage(Stage):
 
     def external_digests(self, config: CotConfig) -> dict[str, str]:
         """What the rules rest on."""
-        return rule_digests([*config.rules, *(["lenient"] if config.thought == "answer" else [])])
+        return rule_digests([*config.rules, *([LENIENT] if config.thought == "answer" else [])])
 
     def run(self, config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         from safework_data.cot.run import construct

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -197,11 +198,13 @@ def test_a_model_of_ones_own_teaches_too(work, data, tiny_model):
         ({"min_scores": {"safty": 0.9}}, "min_scores names 'safty'"),
         ({"temperature": 0.0}, "temperature 0"),
         ({"keep": 5}, "keep=5 of samples=4"),
+        ({"thought": "answer", "tasks": ["safety"]}, "no prompt of .* has a gold answer"),
+        ({"tasks": ["value"]}, "value"),
     ],
 )
 def test_impossible_requests_are_refused_by_the_plan(data, settings, why):
     config = CotConfig.model_validate({"engine": {"kind": "openai", "url": "http://127.0.0.1/v1", "model": "m"}} | settings)
-    assert why in str(stage.plan(config, Inputs({"data": data})).refusals[0])
+    assert re.search(why, str(stage.plan(config, Inputs({"data": data})).refusals[0]))
 
 
 def test_rules_alone_may_accept(cli, tiny_artifact, toy_data) -> None:

@@ -557,6 +557,8 @@ def test_the_threshold_is_moved_to_0_in_the_saved_weights(tiny_artifact, data, w
     del inputs._values["verdict_data"]
     (refusal,) = stage.plan(SftConfig(verdict={"calibrate": True}), inputs).refusals
     assert "verdict.calibrate is given without rows to measure on" in str(refusal)
+    (refusal,) = stage.plan(SftConfig(verdict={"harmless_weight": 3}), inputs).refusals
+    assert "verdict.harmless_weight is given without rows to measure on" in str(refusal)
     assert SftConfig(verdict={"calibrate": True, "weight": 0}).verdict.calibrate
 
 
