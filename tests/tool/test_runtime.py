@@ -23,6 +23,7 @@ from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
 from safework_cli.core.signals import ENDING, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.verifiers.contract import judged
 
 
 class NoteConfig(StageConfig):
@@ -268,9 +269,9 @@ def test_a_stop_during_the_commit_leaves_a_run_that_the_same_command_ends(stage,
         os.kill(os.getpid(), signal.SIGUSR1)
         return original(*arguments)
 
-    with monkeypatch.context() as patched, of_a_command().installed(ENDING):
+    with monkeypatch.context() as patched:
         patched.setattr(store_module, place, interrupted)
-        with pytest.raises(RunAgain, match="stopped by SIGUSR1"):
+        with pytest.raises(RunAgain, match="stopped by SIGUSR1"), of_a_command().installed(ENDING):
             run(stage, store)
     again = run(stage, store)
     assert again.artifact.ref == "generations/note@v1" and again.already == (place == "fsync_folder")
@@ -279,14 +280,14 @@ def test_a_stop_during_the_commit_leaves_a_run_that_the_same_command_ends(stage,
 
 def test_a_stop_before_anything_was_done_says_so(stage, store, monkeypatch):
     monkeypatch.setattr(NoteStage, "plan", lambda self, config, inputs: os.kill(os.getpid(), signal.SIGTERM))
-    with of_a_command().installed(ENDING), pytest.raises(RunAgain, match="stopped by SIGTERM before anything was done"):
+    with pytest.raises(RunAgain, match="stopped by SIGTERM before anything was done"), of_a_command().installed(ENDING):
         run(stage, store)
     assert not store.runs.exists()
 
 
 def test_a_signal_that_a_library_swallows_stops_the_run_all_the_same(stage, store, monkeypatch):
     def plan(self, config, inputs):
-        with suppress(Exception):
+        with suppress(BaseException):
             os.kill(os.getpid(), signal.SIGTERM)
         return Plan(name="note")
 
@@ -294,6 +295,46 @@ def test_a_signal_that_a_library_swallows_stops_the_run_all_the_same(stage, stor
     with of_a_command().installed(ENDING), pytest.raises(RunAgain):
         run(stage, store)
     assert store.list() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_the_interpreter_makes_another_error_of_is_still_a_stop(stage, store, monkeypatch, number):
+    """Python 3.11 makes a RuntimeError of what is raised while the fields of a class are named, as in each import of a dataclass."""
+
+    class Named:
+        def __set_name__(self, owner, name):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(NoteStage, "plan", lambda self, config, inputs: type("Holder", (), {"field": Named()}))
+    with pytest.raises(RunAgain, match=f"stopped by {number.name} before anything was done"), of_a_command().installed(ENDING):
+        run(stage, store)
+
+
+def test_a_signal_is_no_refusal_of_a_plan_and_no_failure_of_a_verifier(stage, store, monkeypatch):
+    """Plans collect what is refused, and a verifier's own error is one unscorable reply: a stop is neither."""
+
+    def plan(self, config, inputs):
+        refused = []
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except SafeworkError as refusal:
+            refused.append(refusal)
+        return Plan(name="note", refusals=refused)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NoteStage, "plan", plan)
+        with pytest.raises(RunAgain, match="stopped by SIGTERM before anything was done"), of_a_command().installed(ENDING):
+            run(stage, store)
+
+    class Stopped:
+        name = "stopped"
+
+        def judge(self, exchanges):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    type(stage).during = staticmethod(lambda work: judged(Stopped(), [None, None]))
+    with pytest.raises(Interrupted):
+        run(stage, store)
 
 
 def test_a_damaged_result_is_not_passed_on(stage, store):

@@ -10,8 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from safework_cli.core.errors import chain
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.core.system_errors import TrainingOutOfMemory, chain
+from safework_cli.core.system_errors import TrainingOutOfMemory
 
 
 def run_in_memory(run: Callable[[Any, Inputs, WorkDir], Outcome], config: Any, inputs: Inputs, work: WorkDir) -> Outcome:

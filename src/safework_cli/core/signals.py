@@ -7,11 +7,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from safework_cli.core.errors import Interrupted, RunAgain
+from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError, chain
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
 """What ends a command from outside: by ``kill``, by a scheduler."""
 KEPT, RESUMES = "what was done so far is kept", "run the same command again: it resumes"
+
+
+class Stopping(BaseException):
+    """A signal's error on its way out of what it came in. Not an ``Exception``: nothing that copes with a failure of what it calls, and no
+    plan that collects what is refused, takes it for one.
+
+    Attributes:
+        error: Interrupted or RunAgain.
+        raised: ``error`` was raised in its place.
+    """
+
+    def __init__(self, error: SafeworkError) -> None:
+        super().__init__(str(error))
+        self.error, self.raised = error, False
 
 
 class StopRequest:
@@ -48,11 +62,15 @@ class StopRequest:
 
         Args:
             only: these of them.
+
+        Raises:
+            Interrupted, RunAgain: a signal came.
         """
         outer, StopRequest.installed_now = StopRequest.installed_now, self
         previous = {sig: signal.signal(sig, self._on_signal) for sig in (self._handled if only is None else only)}
         try:
-            yield
+            with _raised():
+                yield
         finally:
             for sig, handler in previous.items():
                 signal.signal(sig, handler)
@@ -86,7 +104,8 @@ class StopRequest:
         before, self._deferred = self._deferred, False
         try:
             self.check()
-            yield
+            with _raised():
+                yield
         finally:
             self._deferred = before
 
@@ -102,7 +121,24 @@ class StopRequest:
         second = self.requested is not None
         self.requested = signal.Signals(number)
         if not self._deferred or (second and number == signal.SIGINT):
-            self.check()
+            try:
+                self.check()
+            except (Interrupted, RunAgain) as stop:
+                raise Stopping(stop) from None
+
+
+@contextmanager
+def _raised() -> Iterator[None]:
+    """Raises the error of a signal that came in the body, also where the interpreter or a library made another error of it on its way
+    out (Python 3.11: where it comes while the fields of a class are named)."""
+    try:
+        yield
+    except BaseException as error:
+        stopping = next((link for link in chain(error) if isinstance(link, Stopping) and not link.raised), None)
+        if stopping is None:
+            raise
+        stopping.raised = True
+        raise stopping.error from None
 
 
 def of_a_command() -> StopRequest:

@@ -171,7 +171,7 @@ def test_sigterm_checkpoints_and_the_next_run_carries_on(tmp_path, inputs):
     whole = make_work(tmp_path / "whole")
     stage.run(settings, inputs, whole)
     first = make_work(tmp_path / "cut", StopAt(7, lambda: os.kill(os.getpid(), signal.SIGTERM)))
-    with first.stop.installed(), pytest.raises(RunAgain):
+    with pytest.raises(RunAgain), first.stop.installed():
         stage.run(settings, inputs, first)
     assert not list(first.output.iterdir())
     again = make_work(tmp_path / "cut")
