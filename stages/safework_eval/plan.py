@@ -8,6 +8,7 @@ import re
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.image_rows import refuse_unread_images
+from safework_cli.environments.search.index import lost_answers
 from safework_eval.config import EvalConfig
 from safework_eval.metrics import metric_named
 from safework_eval.scoring import Panel, panel_for, wanted_keys
@@ -69,8 +70,10 @@ def unread_images(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]
 
 
 def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite]) -> list[SafeworkError]:
-    """Search suites without an index, an index without search suites, and episodes without room for a turn."""
-    searching = [suite.name for suite in suites if metric_named(suite.metric).episodes]
+    """Search suites without an index or with one that lacks their passages, an index without search suites, and episodes without room for
+    a turn."""
+    episodes = [suite for suite in suites if metric_named(suite.metric).episodes]
+    searching = [suite.name for suite in episodes]
     index = inputs.maybe("index")
     if searching and index is None:
         why = "its questions are answered by searching passages, as in rl search; asked without them they would measure memory"
@@ -94,4 +97,7 @@ def index_problems(config: EvalConfig, inputs: Inputs, suites: list[PlannedSuite
     if searching and config.episode.turn_tokens > config.episode.total_tokens:
         what = f"episode.turn_tokens={config.episode.turn_tokens} exceeds episode.total_tokens={config.episode.total_tokens}"
         return [ConfigError(what, "no episode could take a single turn", "raise episode.total_tokens")]
-    return []
+    if index is None:
+        return []
+    lost = (lost_answers(index.path, suite.rows, f"suite '{suite.name}'", index.ref) for suite in episodes)
+    return [error for error in lost if error is not None]

@@ -131,8 +131,9 @@ class EvalStage(Stage):
         plan.tokens = round(asked * ((rows - searched) * config.max_tokens + searched * config.episode.total_tokens))
         plan.disk_bytes = sides * rows * 20_000
         if asked:
-            replies, verifiers = round(asked * rows), inputs.many("verifiers").values()
-            plan_replies(plan, model, config.engine, batch=config.batch_size, reply=config.max_tokens, replies=replies, judges=verifiers)
+            longest = max(config.max_tokens if rows > searched else 0, config.episode.total_tokens if searched else 0)
+            replies, verifiers = round(plan.tokens / max(1, longest)), inputs.many("verifiers").values()  # of the longest, as many tokens
+            plan_replies(plan, model, config.engine, batch=config.batch_size, reply=longest, replies=replies, judges=verifiers)
         return plan
 
     @staticmethod

@@ -63,7 +63,7 @@ def plan_rl(config: RlConfig, inputs: Inputs, name: str, rewards: Collection[str
             f"set max_completion_length below {positions}",
         )
     data = inputs.one("data")
-    rows = _rows_of(data, tasks)
+    rows = rows_of(data, tasks)
     plan.lines += prompt_lines(rows)
     plan_images(plan, lambda: rows, data.ref, model, config.max_dropped)
     plan_tracking(plan, config.tracking)
@@ -87,7 +87,7 @@ def prompt_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _rows_of(data: Artifact, tasks: Collection[str]) -> list[Row]:
+def rows_of(data: Artifact, tasks: Collection[str]) -> list[Row]:
     """The rows that are drawn; none where they cannot be read: the run says why."""
     try:
         return [row for row in training_rows(data) if row.task in tasks]

@@ -22,7 +22,7 @@ from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
-from safework_cli.environments.search.index import SearchIndex, refuse_lost
+from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.folder import positions_of, read_config
@@ -128,8 +128,6 @@ def train(
             "beta is above 0, and kl.tasks and kl.harmful leave out every row",
             "change kl.tasks or kl.harmful, or set beta=0",
         )
-    if search is not None:
-        refuse_lost(search[0], rows, data.ref, inputs.one("index").ref)
     curriculum = Curriculum(rows, phases, config.prompts_used, config.prompts_per_rollout, task_weights, config.seed)
     order = curriculum.order()
     with work.progress.phase("preflight"):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
+from safework_cli.environments.search.index import lost_answers
 from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT
-from safework_rl.plan import plan_rl
+from safework_rl.plan import plan_rl, rows_of
 from safework_rl.reference import REFERENCE_SLOT, plan_reference
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
 from safework_rl.search.config import SearchConfig
@@ -41,6 +42,9 @@ class SearchRlStage(PolicyStage):
             f"reliability ≥ {config.reliability.threshold:g}, λ from {config.reliability.multiplier:g}",
         ]
         plan_reference(plan, config, inputs, {"search"})
+        data, index = inputs.one("data"), inputs.one("index")
+        if lost := lost_answers(index.path, rows_of(data, {"search"}), data.ref, index.ref):
+            plan.refusals.append(lost)
         if config.limits.turn_tokens > config.max_completion_length:
             plan.refuse(
                 f"limits.turn_tokens={config.limits.turn_tokens} exceeds max_completion_length={config.max_completion_length}",

@@ -174,11 +174,25 @@ def test_what_a_search_suite_needs(inputs: Any, without: str, config: dict[str, 
     assert refusals and message in str(refusals[0])
 
 
-def test_an_index_of_other_passages_is_refused(inputs: Any, work: WorkDir, actor: Any, store: Store, tmp_path: Path) -> None:
+def test_an_index_of_other_passages_is_refused(inputs: Any, store: Store, tmp_path: Path) -> None:
     write_rows(tmp_path / "rows" / "b.parquet", [question("else", "Who else?", "Ed", passage="elsewhere")])
     inputs["data"] = store.resolve(str(tmp_path / "rows"), ("dataset",))
-    with pytest.raises(InputError, match="1 of 5 questions"):
-        run(inputs, work)
+    refusals = stage.plan(EvalConfig.model_validate({"suites": [SUITE]}), Inputs(inputs)).refusals
+    assert [type(error) for error in refusals] == [InputError] and "1 of 5 questions" in str(refusals[0])
+
+
+def test_a_plan_counts_an_episodes_tokens_where_questions_are_searched(inputs: Any) -> None:
+    def sampling(*suites: dict[str, Any]) -> tuple[int, float]:
+        config = EvalConfig.model_validate({"suites": list(suites), "max_tokens": 100, "episode": {"total_tokens": 700}})
+        work = stage.plan(config, Inputs(inputs)).work
+        assert work is not None and work.sampling is not None
+        return work.sampling.reply, work.sampling.step_replies
+
+    plain = {"name": "k", "rows": {"task": "knowledge"}}
+    assert sampling(SUITE) == (700, 4)
+    assert sampling(SUITE, plain) == (700, round((4 * 700 + 100) / 700))
+    inputs.pop("index")
+    assert sampling(plain) == (100, 1)
 
 
 def test_another_index_or_other_limits_are_other_conditions(inputs: Any, work: WorkDir, actor: Any) -> None:

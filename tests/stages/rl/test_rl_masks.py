@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from safework_cli.core.errors import InputError
@@ -65,7 +67,7 @@ def test_a_question_without_the_search_instruction_gets_it(tiny_artifact, index_
         assert trajectory.transcript.messages[0]["content"].startswith(SEARCH_INSTRUCTION)
 
 
-def test_questions_about_passages_that_the_index_lacks_are_refused(tiny_artifact, index_artifact, store, commit, work):
+def test_questions_about_passages_that_the_index_lacks_are_refused(tiny_artifact, index_artifact, store, commit):
     folder = store.staging()
     (folder / "rl").mkdir()
     asked = [{"role": "user", "content": "Who?"}]
@@ -74,5 +76,7 @@ def test_questions_about_passages_that_the_index_lacks_are_refused(tiny_artifact
     ]
     write_rows(folder / "rl" / "rows.parquet", rows)
     data = commit(folder, "dataset", "elsewhere")
-    with pytest.raises(InputError, match=r"1 of 2 questions of .*elsewhere.* have their answers in passages that .*two.* lacks"):
-        stage.run(SearchConfig(**SHORT), Inputs({"model": tiny_artifact, "index": index_artifact, "data": data.with_subset("rl")}), work)
+    inputs = Inputs({"model": tiny_artifact, "index": index_artifact, "data": data.with_subset("rl")})
+    refused = [error for error in stage.plan(SearchConfig(**SHORT), inputs).refusals if isinstance(error, InputError)]
+    assert len(refused) == 1
+    assert re.search(r"1 of 2 questions of .*elsewhere.* have their answers in passages that .*two.* lacks", str(refused[0]))

@@ -156,16 +156,26 @@ class SearchIndex:
         return Hit(number, passage.id, passage.title, passage.abstract, score)
 
 
-def refuse_lost(index: SearchIndex, rows: Sequence[Row], of: str, ref: str) -> None:
-    """Raises InputError if the answers of some questions are in passages that the index does not have (``meta.passages``).
+def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputError | None:
+    """The error for questions whose answers are in passages that the index does not have (``meta.passages``); None where it has them
+    all, and where the index cannot be read: loading says why.
 
     Args:
+        folder: of the index; its ids only are read.
         of, ref: what the questions and the index are, for the message.
     """
-    lost = sum(any(passage not in index for passage in row.meta.get("passages") or ()) for row in rows)
-    if lost:
-        raise InputError(
-            f"{lost} of {len(rows)} questions of {of} have their answers in passages that {ref} lacks",
-            "no search could find them",
-            "build the index from the passages of the questions: safework data index",
-        )
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        known = set(pq.read_table(folder / PASSAGES, columns=["id"]).column("id").to_pylist())
+    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return None
+    lost = sum(any(passage not in known for passage in row.meta.get("passages") or ()) for row in rows)
+    if not lost:
+        return None
+    return InputError(
+        f"{lost} of {len(rows)} questions of {of} have their answers in passages that {ref} lacks",
+        "no search could find them",
+        "build the index from the passages of the questions: safework data index",
+    )
