@@ -93,6 +93,7 @@ def test_a_file_that_is_wrong_is_refused(text, words, message, tmp_path):
         (f"{SFT}", r"step last: safework sft needs model="),
         (f"{SFT} model={{base}} -c no/such.yaml", r"step last: no recipe at no/such.yaml"),
         (f"{SFT} model={{base}} --nmae x", r"step last: no option"),
+        (f"{SFT} model={{base}} --dry-run", r"step last has --dry-run"),
         ("sfft model={base}", r"step last: no command 'sfft'; did you mean 'sft'"),
         ("models pull tiny --architecture", r"step last: "),
         ("rl", r"step last: 'rl' is a group of commands"),

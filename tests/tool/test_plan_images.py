@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -62,6 +63,15 @@ def test_bounds_of_pixels_count(folder_of, name, bounds):
     cost = ImageCost.of(folder_of(name), bounds)
     assert [cost.tokens(*size) for size in SIZES] == [written(bounded, size) for size in SIZES]
     assert sum(cost.tokens(*size) for size in SIZES) < sum(ImageCost.of(folder_of(name)).tokens(*size) for size in SIZES)
+
+
+def test_an_image_of_a_family_that_is_not_known_and_states_no_size_counts_by_its_own(tmp_path):
+    tower = {"patch_size": 16, "hidden_size": 32, "depth": 2}
+    written = {"model_type": "other", "text_config": {"hidden_size": 64}, "vision_config": tower}
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    cost = ImageCost.of(tmp_path)
+    assert cost is not None and cost.patches(1600, 800) > 4 * cost.patches(400, 200) > 0
+    assert 0.8 < cost.patches(640, 480) / (40 * 30) < 1.25
 
 
 def test_a_text_model_has_no_tower(tiny_model):

@@ -435,6 +435,16 @@ def test_models_on_servers_are_told_apart_by_name(store: Store) -> None:
     assert rungs[2].change["capability"] == pytest.approx(0.4) and not rungs[2].change_interval, "it was compared with b, not with a"
 
 
+def test_labels_of_folders_with_one_last_name_have_as_much_of_their_paths_as_is_needed(store: Store) -> None:
+    made = []
+    for number, ref in enumerate(("/runs/a/last", "/runs/b/last", "/runs/c/best")):
+        made.append(evaluation(store, model(store, f"m{number}", "models pull", {}, curves=False), dict.fromkeys(METRICS.values(), 0.2)))
+        summary = json.loads((made[-1].path / "summary.json").read_text())
+        summary["model"] = {"ref": ref, "digest": str(number), "stage": "sft", "name": "last"}
+        (made[-1].path / "summary.json").write_text(json.dumps(summary))
+    assert [rung.label for rung in ladder_table(made).rungs] == ["sft (a/last)", "sft (b/last)", "sft (best)"]
+
+
 THEIR_METRIC = """
 from safework_eval.metrics import Metric
 TOXIC = Metric("toxic", "share of toxic replies", len, "lower", title="Toxicity", order=15)

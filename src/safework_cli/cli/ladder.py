@@ -131,11 +131,15 @@ class Runner:
         for step in self._steps:
             names = {name: f"step-{name}" for name in step.named} | self._ladder.values()
             try:
-                config = settings_of(self._words(step, names))
+                words = self._words(step, names)
+                config = settings_of(words)
             except click.ClickException as error:
                 raise ConfigError(f"step {step.name}: {error.format_message()}", step.text, "safework COMMAND --help") from None
             except SafeworkError as error:
                 raise type(error)(f"step {step.name}: {error.what}", error.why, error.do) from None
+            if "--dry-run" in words and _prints_json(words):
+                what = f"step {step.name} has --dry-run"
+                raise ConfigError(what, "it would make nothing for later steps", "give --dry-run to safework ladder: every step is planned")
             if getattr(config, "slurm", None) is not None:
                 self._jobs.add(step.name)
             elif self._jobs and not self._wait:

@@ -144,7 +144,9 @@ def ladder_table(artifacts: Sequence[Artifact]) -> LadderTable:
     further = {str(each["metric"]) for record in records for suite in record.summary["suites"].values() for each in _also(suite)}
     warnings += [metric.problem for metric in metrics.values() if metric.problem]
     rungs = [_rung(record, known, metrics, is_base=record is base) for record in records]
-    _tell_apart(rungs)
+    distinct = _distinct({rung.record.model_ref: rung.label for rung in rungs})
+    for rung in rungs:
+        rung.label = distinct[rung.record.model_ref]
     for number, rung in enumerate(rungs):
         line = _models_before(rung.record.model_ref, known)
         rung.after = next((other.label for other in reversed(rungs[:number]) if other.record.model_ref in line), "")
@@ -259,28 +261,27 @@ def _label(record: Record, known: Mapping[str, Artifact]) -> str:
     return "base" if stage in NOT_A_RUNG else stage
 
 
-def _tell_apart(rungs: Sequence[Rung]) -> None:
-    labels = [rung.label for rung in rungs]
-    for rung in rungs:
-        if labels.count(rung.label) > 1:
-            rung.label = _label_with_name(rung.label, rung.record)
+def _distinct(labels: Mapping[str, str]) -> dict[str, str]:
+    """The label of each model by its reference; where several have one label, its name is added, of a folder as many of its last parts
+    as distinguish it from the others."""
+    distinct = {}
+    for ref, label in labels.items():
+        others = [_parts(other) for other in labels if labels[other] == label and other != ref]
+        own = _parts(ref)
+        length = next((n for n in range(1, len(own)) if own[-n:] not in [other[-n:] for other in others]), len(own))
+        distinct[ref] = f"{label} ({'/'.join(own[-length:])})" if others else label
+    return distinct
 
 
-def _label_with_name(label: str, record: Record) -> str:
-    return f"{label} ({record.model_ref.removeprefix('model/').rpartition('/')[2]})"
+def _parts(ref: str) -> list[str]:
+    return ref.removeprefix("model/").split("/")
 
 
 def _named(searched: Sequence[Record], rungs: Sequence[Rung], known: Mapping[str, Artifact]) -> list[tuple[str, Record]]:
     """(label, record) of each: a rung's own label; of another model its stage, with its name where another one of the stage is shown."""
     of_rung = {rung.record.model_ref: rung.label for rung in rungs}
-    shown = {record.model_ref: _label(record, known) for record in [*(rung.record for rung in rungs), *searched]}
-    labels = list(shown.values())
-    named = []
-    for record in searched:
-        label = shown[record.model_ref]
-        own = label if labels.count(label) == 1 else _label_with_name(label, record)
-        named.append((of_rung.get(record.model_ref, own), record))
-    return named
+    distinct = _distinct({record.model_ref: _label(record, known) for record in [*(rung.record for rung in rungs), *searched]})
+    return [(of_rung.get(record.model_ref, distinct[record.model_ref]), record) for record in searched]
 
 
 def _metric_cell(summary: Mapping[str, Any], metric: MetricColumn) -> Cell | None:

@@ -61,7 +61,9 @@ class ImageCost:
         kind = _kind(settings, written)
         given = settings.get("size")
         size = given if isinstance(given, dict) else {}
-        tile = _tile(settings, tower) if kind in ("grid", "squares", "") else tower.patch * tower.side
+        if not kind and not _tile(settings, tower):
+            kind = "pixels"  # a family that is not known here and states no size: about as many patches as the image has
+        tile = _tile(settings, tower) or tower.patch if kind in ("grid", "squares", "") else tower.patch * tower.side
         tile_tokens = first(settings, first(written, (tile // tower.patch // tower.side) ** 2, "mm_tokens_per_image"), *_TOKENS)
         smallest, largest = 1, 1
         if kind == "pixels":
@@ -134,11 +136,11 @@ def _kind(settings: Mapping[str, Any], written: Mapping[str, Any]) -> str:
 
 
 def _tile(settings: Mapping[str, Any], tower: Tower) -> int:
-    """Pixels of a tile's side."""
+    """Pixels of a tile's side; 0 where nothing gives them."""
     for key in ("max_image_size", "crop_size", "size"):
         if isinstance(size := settings.get(key), dict) and (side := first(size, 0, "height", "shortest_edge", "longest_edge")):
             return side
-    return tower.image_size or tower.patch
+    return tower.image_size
 
 
 def _tiles_at_most(settings: Mapping[str, Any], tile: int) -> int:
