@@ -79,12 +79,12 @@ def test_the_instruction_is_computed_once_for_all(parts, spec, reading, monkeypa
         shared = judge.read(samples)
         with_opening = sum(passed)
         passed.clear()
-        monkeypatch.setattr("safework_cli.verifiers.labels.Opening.of", lambda *_: None)
+        monkeypatch.setattr("safework_cli.verifiers.labels.MIN_PREFIX", 10_000)
         plain = judge.read(samples)
     finally:
         handle.remove()
     opening = len(judge.writer._plain.fixed[0])
-    assert opening > 50 and sum(passed) - with_opening >= 5 * (opening - 2)  # a letter or two of the query may be shared as well
+    assert opening > 50 and sum(passed) - with_opening == 5 * opening
     for one, other in zip(shared, plain, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
@@ -101,7 +101,7 @@ def test_the_instruction_is_kept_for_later_calls_and_another_one_is_not_mistaken
         judge.read(first)
         passed.clear()
         later = judge.read([unrelated])
-        assert sum(passed) <= len(judge.writer.write(unrelated).ids) - (len(judge.writer._plain.fixed[0]) - 2)
+        assert sum(passed) == len(judge.writer.write(unrelated).ids) - len(judge.writer._plain.fixed[0])
         again = judge.read([*first, unrelated])
     finally:
         handle.remove()
@@ -113,6 +113,31 @@ def test_the_instruction_is_kept_for_later_calls_and_another_one_is_not_mistaken
     other = LabelVerifier(model, tokenizer, judge.spec)
     for sample, reading in zip([*first, unrelated], [*changed[0], *changed[1]], strict=True):
         assert reading.probabilities == pytest.approx(other.read([sample])[0].probabilities, abs=1e-5)
+
+
+def test_what_was_judged_earlier_changes_nothing_of_a_judgement(parts, spec):
+    """Prompts are divided at the same token whatever came before. In bf16 another place changes the probabilities of a model of 135 million
+    weights by up to 0.12, and a resumed run rewarded two of 68 replies differently."""
+    samples = [exchange(f"{n} boats, and one light." * (n + 1), f"Say it for {n}.", harmful=n < 2) for n in range(6)]
+
+    def passes_after(*earlier: list[Exchange]) -> tuple[list[torch.Size], list[list[float]]]:
+        judge = LabelVerifier(*parts, spec)
+        for batch in earlier:
+            judge.read(batch)
+        shapes: list[torch.Size] = []
+        handle = judge.model.get_input_embeddings().register_forward_hook(lambda module, args, output: shapes.append(args[0].shape))
+        try:
+            return shapes, [reading.probabilities for reading in judge.read(samples)]
+        finally:
+            handle.remove()
+
+    shapes, fresh = passes_after()
+    (opening,) = (shape for shape in shapes if shape[0] == 1)
+    others = [exchange(reply, question) for reply, question in (("Yes.", "Zebras?"), ("No.", "Are they?"))]
+    alike = [exchange(reply, "Say it for all of them, one after the other, and then again.") for reply in "abc"]
+    for earlier in ([others], [alike], [samples[:1]], [others, alike, samples[2:4]]):
+        again, readings = passes_after(*earlier)
+        assert again == [shape for shape in shapes if shape != opening] and readings == fresh
 
 
 def test_a_backbone_whose_cache_cannot_be_expanded_says_so_and_judges_the_same(parts, spec):

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from safework_cli.core.errors import InputError
 from safework_cli.engines.batching import bucket_by_length, pass_cost
-from safework_cli.engines.hf.decode import MIN_PREFIX, States, cache_after_prefix, common_prefix, unshareable
+from safework_cli.engines.hf.decode import MIN_PREFIX, States, cache_after_prefix, unshareable
 from safework_cli.models.folder import positions_of
 from safework_cli.models.padding import pad_left
 from safework_cli.models.vision import Prompt, collate, positions
@@ -54,24 +54,10 @@ class Opening:
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, model: Any, prompts: Sequence[JudgePrompt], kept: Opening | None = None) -> Opening | None:
-        """None if there is too little to share, a prompt has images, or the cache cannot be expanded.
-
-        Args:
-            kept: an earlier opening. Its first tokens are used again if that leaves less to compute than a new one.
-        """
-        if not prompts or unshareable(model) or any(prompt.vision for prompt in prompts):
-            return None
-        ids = [prompt.ids for prompt in prompts]
-        shared = common_prefix(ids) if len(prompts) > 1 else 0
-        again = common_prefix([list(kept.ids), *ids]) if kept else 0
-        if kept and again >= MIN_PREFIX and (shared - again) * len(ids) <= shared:
-            return cls(kept.ids[:again], [(keys[:, :, :again], values[:, :, :again]) for keys, values in kept.states])
-        if shared < MIN_PREFIX:
-            return None
-        ids_1O = torch.tensor([ids[0][:shared]], device=model.device)
+    def of(cls, model: Any, ids: Sequence[int]) -> Opening:
+        ids_1O = torch.tensor([ids], device=model.device)
         cache = model(input_ids=ids_1O, logits_to_keep=1, use_cache=True, past_key_values=DynamicCache()).past_key_values
-        return cls(ids[0][:shared], [(layer.keys, layer.values) for layer in cache.layers])
+        return cls(ids, [(layer.keys, layer.values) for layer in cache.layers])
 
     @property
     def length(self) -> int:
@@ -88,6 +74,30 @@ class Opening:
             layer.keys, layer.values = keys, values
             cache.layers.append(layer)
         return cache
+
+
+class Openings:
+    """What prompts begin with, each computed once for a model whose weights do not change.
+
+    Which tokens those are depends on the template alone, never on the prompts at hand or judged earlier: in bf16 the place at which a
+    prompt is divided changes its last digits, and a resumed run would reward the same reply differently.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._shareable = not unshareable(model)
+        self._known: dict[tuple[int, ...], Opening] = {}
+
+    def groups(self, prompts: Sequence[JudgePrompt]) -> Iterator[tuple[Opening | None, list[int]]]:
+        """The indices of prompts with one opening, and that; None for those that share too little, or with images."""
+        found: dict[tuple[int, ...], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            shared = self._shareable and prompt.vision is None and prompt.opening >= MIN_PREFIX
+            found.setdefault(tuple(prompt.ids[: prompt.opening]) if shared else (), []).append(index)
+        for ids, indices in found.items():
+            if ids and ids not in self._known:
+                self._known[ids] = Opening.of(self._model, ids)
+            yield self._known.get(ids), indices
 
 
 def judge_batch(
@@ -198,7 +208,7 @@ class LabelVerifier:
         self._codes = code_sequences(tokenizer, spec) if spec.code_reading == "whole" else None
         self.code_ids = [] if self._codes else code_token_ids(tokenizer, spec)
         self.writer = PromptWriter(tokenizer, spec, processor)
-        self._opening: Opening | None = None
+        self._openings = Openings(model)
         self.judged = self.truncated = self.empty = 0
         if "logits_to_keep" not in inspect.signature(model.forward).parameters:
             raise InputError(f"{type(model).__name__} cannot judge", "its forward has no logits_to_keep", "take another backbone")
@@ -246,29 +256,23 @@ class LabelVerifier:
         self.model.eval()
         try:
             with torch.inference_mode():
-                opening = Opening.of(self.model, rows, self._opening)
-                self._keep(opening)
-                own = [len(row.ids) - (opening.length if opening else 0) for row in rows]
-                order = sorted(range(len(rows)), key=lambda i: -own[i])
-                for chosen in self._passes(order, own):
-                    batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
-                    logits_BC = self._read(batch).cpu()
-                    for i, logits_C in zip(chosen, logits_BC, strict=True):
-                        logits[i] = logits_C
+                for opening, group in self._openings.groups(rows):
+                    lengths = [len(row.ids) for row in rows]
+                    order = sorted(group, key=lambda i: -lengths[i])
+                    for chosen in self._passes(order, lengths, opening.length if opening else 0):
+                        batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)
+                        logits_BC = self._read(batch).cpu()
+                        for i, logits_C in zip(chosen, logits_BC, strict=True):
+                            logits[i] = logits_C
         finally:
             self.model.train(training)
         return logits
 
-    def _keep(self, opening: Opening | None) -> None:
-        """For later calls, unless it was cut from what is kept already."""
-        if opening and (self._opening is None or list(self._opening.ids[: opening.length]) != list(opening.ids)):
-            self._opening = opening
-
-    def _passes(self, order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    def _passes(self, order: Sequence[int], lengths: Sequence[int], shared: int) -> Iterator[list[int]]:
         """Rows, longest first, cut into batches of ``batch_size`` and these into what costs least."""
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            for rows in bucket_by_length([lengths[row] for row in batch], pass_cost(self.model.device.type)):
+            for rows in bucket_by_length([lengths[row] - shared for row in batch], pass_cost(self.model.device.type)):
                 yield [batch[row] for row in rows]
 
     def _read(self, batch: dict[str, Any]) -> torch.Tensor:

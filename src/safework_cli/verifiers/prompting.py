@@ -34,11 +34,18 @@ _TAG = re.compile(r"<(?=/?\s*(?:text_query|reference|response)\b)", re.IGNORECAS
 
 @dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """Token ids to judge from, how many tokens of query and reply had to be left out, and what the vision tower takes."""
+    """Token ids to judge from.
+
+    Attributes:
+        left_out: how many tokens of query and reply did not fit.
+        vision: what the vision tower takes.
+        opening: how many of the first tokens every prompt of the template has; 0 with images.
+    """
 
     ids: list[int]
     left_out: int = 0
     vision: Vision | None = None
+    opening: int = 0
 
 
 def query_text(messages: Sequence[Message]) -> str:
@@ -153,7 +160,8 @@ class PromptWriter:
         over = sum(map(len, contents.values())) - room
         if over > 0:
             contents[RESPONSE] = cut_middle(contents[RESPONSE], len(contents[RESPONSE]) - over, self._gap)
-        return JudgePrompt(form.filled(contents, opening), whole - sum(map(len, contents.values())), vision)
+        shared = 0 if exchange.images else len(opening)
+        return JudgePrompt(form.filled(contents, opening), whole - sum(map(len, contents.values())), vision, shared)
 
     def _form(self, exchange: Exchange) -> _Form:
         """The strict reading where an attack is known to hide what is asked."""

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from safework_cli.core.stage import WorkDir
-from safework_cli.verifiers.labels import Opening, judge_batch, label_logits
+from safework_cli.verifiers.labels import Openings, judge_batch, label_logits
 from safework_verifier.train.trainer import Examples
 
 FEATURES = "features.safetensors"
@@ -31,21 +31,28 @@ def last_features(model: Any, examples: Examples, pad_id: int, batch_size: int, 
     if kept.exists():
         return load_file(kept)["features_ND"]
     features: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []  # of the last pass, which may have been an opening's
+    judged: list[int] = []
     model.eval()
     lengths = examples.lengths
     order = sorted(range(len(examples)), key=lambda i: lengths[i])  # similar lengths together: less padding
-    opening = Opening.of(model, [examples.prompt(i) for i in order]) if not examples.has_images else None
-    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: features.append(args[0][:, -1].float().cpu()))
+    openings = Openings(model)
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -1].float().cpu()))
     try:
         with torch.inference_mode(), work.progress.phase("features", len(examples)) as phase:
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
-                label_logits(model, judge_batch(model, [examples.prompt(i) for i in rows], pad_id, opening), [0])
+                prompts = [examples.prompt(i) for i in rows]
+                for opening, group in openings.groups(prompts):
+                    label_logits(model, judge_batch(model, [prompts[i] for i in group], pad_id, opening), [0])
+                    features.append(seen[-1])
+                    seen.clear()
+                    judged += [rows[i] for i in group]
                 phase.advance(len(rows))
     finally:
         handle.remove()
     features_ND = torch.empty(len(examples), features[0].shape[1])
-    features_ND[order] = torch.cat(features)
+    features_ND[judged] = torch.cat(features)
     _save(features_ND, kept)
     return features_ND
 
