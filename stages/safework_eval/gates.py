@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from safework_cli.core.errors import nearest
 from safework_cli.core.settings import Settings
+from safework_cli.environments.search.measures import SEARCH_MEASURES
 from safework_eval.metrics import AXES, metric_named
-from safework_eval.searching import SEARCH_MEASURES
 
 SUITE_FIELDS = ("truncated", "unparsable", "format", "stop", "length", "failed")
 """What a gate can name of a suite in addition to its metric. ``unparsable``: empty answers, and those that the judging rule cannot read."""

@@ -41,10 +41,10 @@ from safework_cli.core.errors import ConfigError
 from safework_cli.data.reply import THINK_CLOSE, THINK_OPEN
 from safework_cli.data.row import Message, Row
 from safework_cli.engines.protocol import Sampling
+from safework_cli.environments.search.measures import OF_EPISODES, SEARCHES
 from safework_eval.samples import RecordedReply, ScoredSample
 from safework_eval.scoring import Panel
 from safework_eval.search_measures import judged_episode
-from safework_eval.searching import OF_EPISODES, SEARCHES
 from safework_eval.selection import PlannedSuite
 
 STOP_REASONS: dict[str, StopReason] = {"stop": "stop", "length": "max_tokens", "model_length": "model_length"}

@@ -18,6 +18,7 @@ from safework_cli.core.artifacts.store import now
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling
+from safework_cli.environments.search.measures import SEARCH_MEASURES, JudgedEpisode
 from safework_eval.compare import compare, further_key
 from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
@@ -28,8 +29,8 @@ from safework_eval.plan import chosen_suites
 from safework_eval.requests import ReplyRequest, batches_of, build_request, complete, has_token_ids, record_of
 from safework_eval.samples import Archive, Key, ScoredSample, read_samples, write_samples
 from safework_eval.scoring import Judge, Panel, measure_further, score_samples
-from safework_eval.search_measures import JudgedEpisode, judged_episode, judged_episodes, search_changes
-from safework_eval.searching import SEARCH_MEASURES, chunks_of
+from safework_eval.search_measures import judged_episode, judged_episodes, search_changes
+from safework_eval.searching import chunks_of
 from safework_eval.selection import PlannedSuite
 from safework_eval.shards import SLOT, Replies, merged, write_shard
 from safework_eval.summary import Conditions, summarise

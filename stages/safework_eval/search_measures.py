@@ -1,64 +1,27 @@
-"""How far the confidence of search episodes can be relied on: the measures of a search suite, and their changes. Pure."""
+"""The measures of a search suite, and their changes. Pure."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from safework_cli.environments.search.measures import AUROC, OF_EPISODES, SEARCHES, JudgedEpisode
 from safework_cli.statistics.intervals import Estimate, estimate
 from safework_cli.statistics.paired import compare_paired
 from safework_cli.statistics.ranking import auroc_change, auroc_estimate
 from safework_eval.samples import ScoredSample
-from safework_eval.searching import AUROC, OF_EPISODES, RIGHT, SEARCHES
+from safework_eval.searching import RIGHT
 
 NO_BOUND = (0.0, math.inf)
 """Of a count."""
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedEpisode:
-    """What the measures of a search suite are computed from.
-
-    Attributes:
-        outcome: the answer's score.
-        confidence: 0 to 10; None if the episode ended without an answer.
-        group: of the question.
-    """
-
-    outcome: float
-    confidence: int | None
-    well_formed: bool
-    searches: int
-    group: str
-
-    @property
-    def right(self) -> bool:
-        return self.outcome >= RIGHT
-
-    def values(self, certain: int) -> dict[str, float]:
-        """Measure → value, of all measures but AUROC.
-
-        Args:
-            certain: confidence from which an answer counts as certain.
-        """
-        sure = self.confidence is not None and self.confidence >= certain
-        return {
-            "reliability": float(self.well_formed and self.right == sure),
-            "true_certain": float(sure and self.right),
-            "false_certain": float(sure and not self.right),
-            "certain": float(sure),
-            "answered": float(self.confidence is not None),
-            SEARCHES: float(self.searches),
-        }
 
 
 def judged_episode(record: Mapping[str, Any], group: str) -> JudgedEpisode | None:
     """The episode of a sample's record (``ScoredSample.to_record``); None if it was not scored or is not an episode."""
     if record["outcome"] is None or record["well_formed"] is None:
         return None
-    return JudgedEpisode(record["outcome"], record["confidence"], record["well_formed"], record["searches"], group)
+    return JudgedEpisode(record["outcome"] >= RIGHT, record["confidence"], record["well_formed"], record["searches"], group)
 
 
 def judged_episodes(samples: Sequence[ScoredSample]) -> dict[str, JudgedEpisode]:

@@ -1,8 +1,4 @@
-"""Search suites: questions that the model answers in episodes over an index. Light: settings are read while planning.
-
-The measures are those of the search stage's constraint (`docs/safeladder.md` 6): an episode is reliable where it keeps the format and is
-certain exactly where it is right. ``search_measures`` computes them.
-"""
+"""Search suites: questions that the model answers in episodes over an index. Light: settings are read while planning."""
 
 from __future__ import annotations
 
@@ -26,22 +22,6 @@ if TYPE_CHECKING:
 
 RIGHT = 0.5
 """Score from which an answer counts as right: `correct_threshold` of the search stage."""
-
-
-AUROC, SEARCHES = "auroc", "searches"
-OF_EPISODES = ("reliability", "true_certain", "false_certain", "certain", "answered")
-"""Shares of the scored episodes."""
-SEARCH_MEASURES = (*OF_EPISODES, AUROC, SEARCHES)
-"""
-reliability    certain where right, uncertain where wrong, and in the format
-true_certain   certain and right
-false_certain  certain and wrong: what misleads
-certain        certain
-answered       ended in an answer
-auroc          the chance that a right answer has a higher confidence than a wrong one, over the episodes that ended in an answer
-searches       searches per question
-"""
-FEWER_IS_BETTER = ("false_certain", SEARCHES)
 
 
 class EpisodeSettings(Settings):

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from safework_cli.core.formats import percent, percent_interval
 from safework_cli.core.terminal import visible
+from safework_cli.environments.search.measures import FEWER_IS_BETTER, OF_EPISODES
 from safework_eval.gates import Gate, check_gates
 from safework_eval.independence import independence_lines
 from safework_eval.metrics import direction, in_percent
-from safework_eval.searching import FEWER_IS_BETTER, OF_EPISODES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

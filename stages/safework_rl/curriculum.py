@@ -11,13 +11,15 @@ from safework_cli.data.row import Row
 
 
 class Curriculum:
-    """The prompts of a run: phases, each with its tasks; within a phase tasks are drawn by weight.
+    """The prompts of a run: phases, each with its tasks; within a phase tasks are drawn by weight, and within a task its categories.
 
     Args:
         phases: (tasks, share) in order; shares are relative.
         prompts: groups that the run trains on.
         per_round: groups of a rollout; the last one may have fewer.
         task_weights: how often a task is drawn, relative to the others of its phase; 1 where not given.
+        category_weights: how often a category is drawn, relative to the others of its task; 1 where not given. A task of which no category
+            is given draws from all of its rows alike.
 
     Raises:
         InputError: a phase names a task that has no rows.
@@ -31,12 +33,17 @@ class Curriculum:
         per_round: int,
         task_weights: Mapping[str, float],
         seed: int,
+        category_weights: Mapping[str, float] | None = None,
     ):
         self._phases, self._prompts, self._per_round, self._weights, self._seed = phases, prompts, per_round, task_weights, seed
         self._ends = phase_ends([share for _, share in phases], prompts)
-        self._by_task: dict[str, list[int]] = {}
+        self._of_category = category_weights or {}
+        weighed = {row.task for row in rows if row.category in self._of_category}
+        self._by_task: dict[str, dict[str, list[int]]] = {}
+        """Task → category → rows; one category "" where none is given."""
         for position, row in enumerate(rows):
-            self._by_task.setdefault(row.task, []).append(position)
+            category = row.category or "" if row.task in weighed else ""
+            self._by_task.setdefault(row.task, {}).setdefault(category, []).append(position)
         for number, (tasks, _) in enumerate(phases, 1):
             for task in tasks:
                 if task not in self._by_task:
@@ -48,16 +55,17 @@ class Curriculum:
 
     def order(self) -> list[int]:
         """Positions of the rows to train on, whole rollouts of them: where the last one has fewer prompts, more follow that are not
-        used. Each task's rows come in shuffled turns: none comes again before all of its task came."""
+        used. Each task's rows come in shuffled turns: none comes again before all of its task, or its category, came."""
         chooser = random.Random(self._seed)
-        queues: dict[str, list[int]] = {}
+        queues: dict[tuple[str, str], list[int]] = {}
         order: list[int] = []
         for place in range(math.ceil(self._prompts / self._per_round) * self._per_round):
             task = self._task(self._phase(place), chooser)
-            if not queues.get(task):
-                queues[task] = self._by_task[task].copy()
-                chooser.shuffle(queues[task])
-            order.append(queues[task].pop())
+            category = self._category(self._by_task[task], chooser)
+            if not queues.get((task, category)):
+                queues[task, category] = self._by_task[task][category].copy()
+                chooser.shuffle(queues[task, category])
+            order.append(queues[task, category].pop())
         return order
 
     def spares(self, round_: int, attempt: int, places: Sequence[int], taken: Collection[int], skipped: Collection[str] = ()) -> list[int]:
@@ -69,17 +77,31 @@ class Curriculum:
             skipped: tasks whose prompts are not taken.
         """
         chooser = random.Random(f"{self._seed}/{round_}/{attempt}")
-        pools = {task: [row for row in own if row not in taken and task not in skipped] for task, own in self._by_task.items()}
-        for pool in pools.values():
-            chooser.shuffle(pool)
+        pools = {
+            task: {category: [row for row in own if row not in taken and task not in skipped] for category, own in of_task.items()}
+            for task, of_task in self._by_task.items()
+        }
+        for of_task in pools.values():
+            for pool in of_task.values():
+                chooser.shuffle(pool)
         drawn: list[int] = []
         for place in places:
             phase = self._phase(round_ * self._per_round + place)
-            while any(pools[task] for task in self._phases[phase][0] if self._weights.get(task, 1.0) > 0):
-                if pool := pools[self._task(phase, chooser)]:
-                    drawn.append(pool.pop())
+            while any(self._left(pools[task]) for task in self._phases[phase][0] if self._weights.get(task, 1.0) > 0):
+                if left := self._left(pools[self._task(phase, chooser)]):
+                    drawn.append(left[self._category(left, chooser)].pop())
                     break
         return drawn
+
+    def _left(self, of_task: Mapping[str, list[int]]) -> dict[str, list[int]]:
+        """The categories that are drawn and have rows."""
+        return {category: pool for category, pool in of_task.items() if pool and self._of_category.get(category, 1.0) > 0}
+
+    def _category(self, of_task: Mapping[str, list[int]], chooser: random.Random) -> str:
+        names = list(of_task)
+        if len(names) == 1:
+            return names[0]
+        return chooser.choices(names, [self._of_category.get(name, 1.0) for name in names])[0]
 
     def _phase(self, place: int) -> int:
         """The phase of the prompt at a place in the run's order."""

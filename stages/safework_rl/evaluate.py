@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
 from safework_cli.core.stage import Inputs, WorkDir
 from safework_cli.data.row import Row
-from safework_cli.engines.protocol import Completion, Sampling, TokenEngine
-from safework_cli.environments.search.index import SearchIndex
-from safework_cli.environments.search.runner import EpisodeLimits, run_episodes
+from safework_cli.engines.protocol import Completion, FinishReason, Sampling, TokenEngine
+from safework_cli.environments.search.runner import Transcript, run_episodes
 from safework_cli.models.vision import Prompt
 from safework_cli.training.evaluation import Evaluation, evaluation_during
 from safework_rl.config import RlConfig
+from safework_rl.step import Episodes
+
+
+@dataclass(slots=True)
+class EpisodeCompletion(Completion):
+    """The answer of an episode, with all of it."""
+
+    transcript: Transcript = field(kw_only=True)
 
 
 def policy_evaluation(
@@ -23,7 +31,7 @@ def policy_evaluation(
     engine: Callable[[], AbstractContextManager[TokenEngine]],
     encode: Callable[[Row], Prompt],
     positions: float,
-    search: tuple[SearchIndex, EpisodeLimits] | None,
+    search: Episodes | None,
 ) -> Evaluation | None:
     """The evaluation that the settings ask for; None where they ask for none. Search policies are judged on the answers of episodes.
 
@@ -35,18 +43,23 @@ def policy_evaluation(
     sampling = Sampling(config.eval_max_tokens, seed=config.seed)
 
     def sample(rows: Sequence[Row]) -> list[Completion]:
-        if search is None:
-            encoded = [encode(row) for row in rows]
-            with engine() as policy:
-                groups = policy.generate_ids([ids for ids, _ in encoded], sampling, visions=[vision for _, vision in encoded])
-            return [group[0] for group in groups]
+        encoded = [encode(row) for row in rows]
         with engine() as policy:
-            asked = [encode(row) for row in rows]
-            transcripts = run_episodes(policy, search[0], [row.prompt for row in rows], search[1], sampling, encoded=asked)
+            if search is None:
+                groups = policy.generate_ids([ids for ids, _ in encoded], sampling, visions=[vision for _, vision in encoded])
+                return [group[0] for group in groups]
+            transcripts = run_episodes(policy, search.index, [row.prompt for row in rows], search.limits, sampling, encoded=encoded)
+        ended: dict[bool, FinishReason] = {True: "stop", False: "length"}
         return [
-            Completion(t.answer or "", t.token_ids, t.logprobs, "stop" if t.ending == "answered" else "length", t.prompt_ids)
+            EpisodeCompletion(
+                t.answer or "", t.token_ids, t.logprobs, ended[t.ending == "answered"], t.prompt_ids, transcript=replace(t, vision=None)
+            )
             for t in transcripts
         ]
+
+    def measure(rows: Sequence[Row], completions: Sequence[Completion]) -> Mapping[str, float]:
+        transcripts = [completion.transcript for completion in completions if isinstance(completion, EpisodeCompletion)]
+        return search.measure(rows, transcripts) if search else {}
 
     return evaluation_during(
         config,
@@ -55,5 +68,6 @@ def policy_evaluation(
         length_of=lambda row: len(encode(row)[0]),
         longest=positions - (config.eval_max_tokens if search is None else config.max_completion_length),
         sample=sample,
+        measure=measure,
         trust_remote_code=config.trust_remote_code,
     )

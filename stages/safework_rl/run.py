@@ -22,8 +22,6 @@ from safework_cli.core.registry import entries, load_registered
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.dataset import require_rows, training_rows
 from safework_cli.data.row import Row
-from safework_cli.environments.search.index import SearchIndex
-from safework_cli.environments.search.runner import EpisodeLimits
 from safework_cli.models.card import write_model_card
 from safework_cli.models.folder import positions_of, read_config
 from safework_cli.models.layers import disable_dropout, freeze_vision, lora_config, train_top_layers
@@ -52,7 +50,7 @@ from safework_rl.prompts import Prompts
 from safework_rl.reference import as_reference, kl_counts, refuse_other_model
 from safework_rl.registry import REWARDS
 from safework_rl.signal import TaskSignal, signal_by_task
-from safework_rl.step import StepContext
+from safework_rl.step import Episodes, StepContext
 from safework_rl.trl_adapter import LadderTrainer
 
 CURVES = (
@@ -87,7 +85,8 @@ def train(
     *,
     phases: Sequence[tuple[Sequence[str], float]],
     task_weights: Mapping[str, float],
-    search: tuple[SearchIndex, EpisodeLimits] | None = None,
+    category_weights: Mapping[str, float] | None = None,
+    search: Episodes | None = None,
     refill: int = 0,
     unrewarded: Collection[str] = (),
 ) -> Outcome:
@@ -128,7 +127,7 @@ def train(
             "beta is above 0, and kl.tasks and kl.harmful leave out every row",
             "change kl.tasks or kl.harmful, or set beta=0",
         )
-    curriculum = Curriculum(rows, phases, config.prompts_used, config.prompts_per_rollout, task_weights, config.seed)
+    curriculum = Curriculum(rows, phases, config.prompts_used, config.prompts_per_rollout, task_weights, config.seed, category_weights)
     order = curriculum.order()
     with work.progress.phase("preflight"):
         trained = inputs.many("verifiers").keys()

@@ -10,7 +10,7 @@ Shapes: N groups of G completions, B = N·G rows; P prompt tokens (left-padded),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -31,6 +31,20 @@ from safework_rl.curriculum import Curriculum
 from safework_rl.objectives import Objective, overlong_penalty
 
 
+@dataclass(frozen=True, slots=True)
+class Episodes:
+    """What ``rl search`` samples in place of replies.
+
+    Attributes:
+        index, limits: of the environment.
+        measure: numbers of the episodes of some rows.
+    """
+
+    index: SearchIndex
+    limits: EpisodeLimits
+    measure: Callable[[Sequence[Row], Sequence[Transcript]], Mapping[str, float]]
+
+
 @dataclass(slots=True)
 class StepContext:
     """What all steps of a run share.
@@ -39,7 +53,7 @@ class StepContext:
         rows: of the run; completions name theirs by its position.
         curriculum: where replacement prompts come from.
         encode: row → token ids of its prompt, and the vision inputs of its images.
-        search: index and limits, where completions are search episodes.
+        search: where completions are search episodes.
         refill: attempts to replace groups without a signal; 0 leaves them, without an advantage.
         unrewarded: tasks without a reward: their replies are not judged, have no advantage, and are trained on by the KL only.
         kl_counts: whether the KL to the reference counts on replies to a row.
@@ -53,7 +67,7 @@ class StepContext:
     rows: Sequence[Row]
     curriculum: Curriculum
     encode: Callable[[Row], tuple[list[int], Vision | None]]
-    search: tuple[SearchIndex, EpisodeLimits] | None = None
+    search: Episodes | None = None
     refill: int = 0
     unrewarded: Collection[str] = ()
     kl_counts: Callable[[Row], bool] = field(default=lambda row: True)
@@ -222,7 +236,7 @@ def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: in
         own_seeds = [seed for place in places for seed in seeds[place]]
         sent = run.world.size > 1  # without what images were encoded to: see with_images
         if run.search is not None:
-            index, limits = run.search
+            index, limits = run.search.index, run.search.limits
             asked = [encoded[row] for row in rows]
             transcripts = run_episodes(
                 engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds, encoded=asked

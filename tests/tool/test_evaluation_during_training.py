@@ -21,6 +21,7 @@ from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
 from safework_cli.training.heldout import best_step, deciding_metric, evaluations_without_gain, is_due, refuse_overlap, spread_over_tasks
 from safework_cli.verifiers.contract import Verdict
+from safework_rl.search.config import SearchConfig
 from safework_sft.config import SftConfig
 from safework_sft.stage import stage
 
@@ -58,6 +59,13 @@ def test_the_deciding_metric_is_never_guessed():
         deciding_metric(mean, ["safety"])
     with pytest.raises(ConfigError, match="did you mean 'safety'"):
         deciding_metric(SftConfig(eval_steps=1, metric_for_best_model="safty"), ["safety", "value"])
+
+
+def test_a_search_policy_may_be_chosen_by_what_its_episodes_show():
+    assert deciding_metric(SearchConfig(eval_steps=1, metric_for_best_model="false_certain"), []) == ("false_certain", False)
+    assert deciding_metric(SearchConfig(eval_steps=1, metric_for_best_model="mean"), ["right"]) == ("mean", True)
+    with pytest.raises(ConfigError, match="metric_for_best_model=reliability is unknown"):
+        deciding_metric(SftConfig(eval_steps=1, metric_for_best_model="reliability"), ["right"])
 
 
 @pytest.mark.parametrize("settings", [{"early_stopping_patience": 2}, {"eval_samples": 8}, {"metric_for_best_model": "safety"}])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -30,7 +31,15 @@ class TrackingConfig(Settings):
 
 class EvaluationConfig(Settings):
     """Settings of stages that evaluate the model in training on held-out prompts; names are those of transformers' TrainingArguments
-    where it has them."""
+    where it has them.
+
+    Attributes:
+        measured: what an evaluation measures without a judge, and whether a larger value is better.
+        in_mean: which of it is part of "mean", beside the judges' numbers.
+    """
+
+    measured: ClassVar[Mapping[str, bool]] = {"stop_rate": True, "mean_tokens": False}
+    in_mean: ClassVar[Sequence[str]] = ()
 
     eval_steps: int | None = Field(None, ge=1, le=10**7)
     """Optimiser steps between evaluations: replies to held-out prompts (eval_data) are sampled greedily and judged by eval_verifiers.
@@ -46,8 +55,9 @@ class EvaluationConfig(Settings):
     """Tokens of a reply in an evaluation at most."""
     metric_for_best_model: str | None = None
     """The number that decides which checkpoint is best: KEY of an eval_verifiers.KEY (its mean score over the replies that it can
-    score), mean (the mean of all eval_verifiers, such as one of safety and one of capability), stop_rate or mean_tokens. Where null: the
-    only eval_verifier."""
+    score), mean (the mean of all eval_verifiers, such as one of safety and one of capability), stop_rate or mean_tokens; in rl search also
+    reliability, true_certain, false_certain, auroc and searches, and reliability is part of the mean. Where null: the only
+    eval_verifier."""
     greater_is_better: bool | None = None
     """Whether a larger value is better; where null, by the metric: true for scores and stop_rate, false for mean_tokens."""
     load_best_model_at_end: bool = True

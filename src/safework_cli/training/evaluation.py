@@ -37,6 +37,8 @@ from safework_cli.verifiers.load import load_verifier
 
 Sampler = Callable[[Sequence[Row]], list[Completion]]
 """Samples one reply for each row from the model in training, as it is now."""
+Measurer = Callable[[Sequence[Row], Sequence[Completion]], Mapping[str, float]]
+"""What a stage measures of sampled replies: ``EvaluationConfig.measured`` beyond what every stage does, or nothing where it cannot."""
 
 
 class Evaluation(TrainerCallback):
@@ -54,6 +56,7 @@ class Evaluation(TrainerCallback):
         judges: by name.
         refs: references of judges and data, for the manifest.
         sample: see ``Sampler``.
+        measure: see ``Measurer``.
 
     Raises:
         ConfigError: see ``deciding_metric``.
@@ -67,8 +70,10 @@ class Evaluation(TrainerCallback):
         judges: Mapping[str, Verifier],
         refs: Mapping[str, str],
         sample: Sampler,
+        measure: Measurer | None = None,
     ):
         self._config, self._work, self._rows, self._judges, self._refs, self._sample = config, work, rows, judges, refs, sample
+        self._measure = measure
         self.metric, self.greater = deciding_metric(config, judges)
         self._trainer: Trainer | None = None
         self._forked = False
@@ -135,7 +140,7 @@ class Evaluation(TrainerCallback):
         """Samples and judges one reply for each prompt. The random numbers of the training are left as they are.
 
         Raises:
-            SafeworkError: a judge could score none of the replies.
+            SafeworkError: a judge could score none of the replies, or what decides could not be measured.
         """
         with self._work.progress.phase("evaluate", len(self._rows)), _same_random_numbers():
             world = self._work.world
@@ -144,6 +149,7 @@ class Evaluation(TrainerCallback):
                 "stop_rate": fmean(completion.finish_reason == "stop" for completion in completions),
                 "mean_tokens": fmean(len(completion.token_ids) for completion in completions),
             }
+            numbers |= self._measure(self._rows, completions) if self._measure else {}
             exchanges = [Exchange.of_task(row, completion.text) for row, completion in zip(self._rows, completions, strict=True)]
             for name, judge in self._judges.items():
                 tasks = self._config.eval_judge_tasks.get(name)
@@ -159,8 +165,14 @@ class Evaluation(TrainerCallback):
                 numbers[name] = fmean(scores)
                 if len(scores) < len(verdicts):
                     numbers[f"{name}/failed"] = len(verdicts) - len(scores)
-            if len(self._judges) > 1:
-                numbers[MEAN] = fmean(numbers[name] for name in self._judges)
+            if len(parts := [*self._judges, *self._config.in_mean]) > 1 and numbers.keys() >= set(parts):
+                numbers[MEAN] = fmean(numbers[name] for name in parts)
+        if self.metric not in numbers:
+            raise SafeworkError(
+                f"{self.metric} could not be measured on the {len(self._rows)} replies of an evaluation",
+                "none of their answers could be compared with a gold answer",
+                "give eval_data with gold answers and meta.answer_type, or another metric_for_best_model",
+            )
         return numbers
 
     # ------------------------------------------------------------ what the evaluations say
@@ -252,6 +264,7 @@ def evaluation_during(
     length_of: Callable[[Row], float],
     longest: float,
     sample: Sampler,
+    measure: Measurer | None = None,
     trust_remote_code: bool = False,
 ) -> Evaluation | None:
     """The evaluation that a run's settings ask for; None where they ask for none.
@@ -280,7 +293,8 @@ def evaluation_during(
     artifacts = inputs.many("eval_verifiers")
     judges = {name: load_verifier(artifact, trust_remote_code=trust_remote_code) for name, artifact in artifacts.items()}
     refs = {name: artifact.ref for name, artifact in artifacts.items()}
-    return Evaluation(config, work, chosen, judges, refs | {"data": (inputs.maybe("eval_data") or inputs.one("data")).ref}, sample)
+    refs["data"] = (inputs.maybe("eval_data") or inputs.one("data")).ref
+    return Evaluation(config, work, chosen, judges, refs, sample, measure)
 
 
 def _fits(row: Row, length_of: Callable[[Row], float], longest: float) -> bool:

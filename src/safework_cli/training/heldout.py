@@ -32,10 +32,8 @@ EVAL_SLOTS = {
         external=rule_artifact,
     ),
 }
-OF_REPLIES = {"stop_rate": True, "mean_tokens": False}
-"""Numbers that an evaluation has without a judge, and whether a larger value is better."""
 MEAN = "mean"
-"""The mean of all judges' numbers, where several judge: "safety and capability" in one number."""
+"""The mean of all judges' numbers and of ``EvaluationConfig.in_mean``, where there are several: "safety and capability" in one number."""
 BY_GOLD = ("choice", "correctness", "math")
 """Rules that compare with gold answers. They may judge a run that they reward: the gold answers of held-out prompts cannot be learnt."""
 LOGGED = "eval_"
@@ -90,7 +88,7 @@ def deciding_metric(config: EvaluationConfig, judges: Collection[str]) -> tuple[
         ConfigError: the metric is unknown, or several judges are given and none is named.
     """
     metric = config.metric_for_best_model
-    known = [*judges, *([MEAN] if len(judges) > 1 else []), *OF_REPLIES]
+    known = [*judges, *([MEAN] if len(judges) + len(config.in_mean) > 1 else []), *config.measured]
     if metric is None:
         if len(judges) != 1:
             raise ConfigError(
@@ -106,7 +104,7 @@ def deciding_metric(config: EvaluationConfig, judges: Collection[str]) -> tuple[
             f"an evaluation measures {', '.join(known)}",
             f"metric_for_best_model={known[0]}",
         )
-    return metric, OF_REPLIES.get(metric, True) if config.greater_is_better is None else config.greater_is_better
+    return metric, config.measured.get(metric, True) if config.greater_is_better is None else config.greater_is_better
 
 
 def held_out_rows(config: EvaluationConfig, inputs: Inputs) -> list[Row]:
@@ -200,7 +198,7 @@ def plan_evaluation(
                 plan.refuse(f"{slot} is given without eval_steps", "nothing is evaluated during training", "set eval_steps=50")
         return
     for key, judge in judges.items():
-        if key in (*OF_REPLIES, MEAN):
+        if key in (*config.measured, MEAN):
             plan.refuse(f"eval_verifiers.{key} has the name of another number", f"{key} is measured without a judge", "choose another name")
         by_rule = is_rule(judge.external)
         if (judge.name if by_rule else judge.digest) in rewards and not (by_rule and judge.name in BY_GOLD):

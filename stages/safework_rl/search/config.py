@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from safework_cli.core.settings import Settings
+from safework_cli.core.settings import Settings, Weight
+from safework_cli.environments.search.measures import AUROC, SEARCHES
+from safework_cli.training.config import EvaluationConfig
 from safework_rl.config import RlConfig
 
 
@@ -44,11 +46,21 @@ class ReliabilitySettings(Settings):
         return self
 
 
+OF_EVALUATION = {"reliability": True, "true_certain": True, "false_certain": False, AUROC: True, SEARCHES: False}
+"""What an evaluation measures of its episodes (``environments.search.measures``), and whether a larger value is better."""
+
+
 class SearchConfig(RlConfig):
     """Settings of ``safework rl search``."""
 
+    measured = {**EvaluationConfig.measured, **OF_EVALUATION}
+    in_mean = ("reliability",)
+
     max_completion_length: int = Field(768, ge=8, le=10**6)
     """Tokens of an episode after the question, retrieved text included."""
+    category_weights: dict[str, Weight] = Field(default_factory=dict)
+    """How often questions of a category (`category` of a row, such as two_hop) are drawn, relative to the others; 1 where not given. Where
+    empty, all questions are drawn alike."""
     limits: LimitSettings = LimitSettings()
     """Caps of an episode."""
     reliability: ReliabilitySettings = ReliabilitySettings()

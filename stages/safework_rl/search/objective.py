@@ -6,16 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from safework_cli.data.row import Row
+from safework_cli.environments.search.measures import AUROC, JudgedEpisode
 from safework_cli.environments.search.runner import Transcript
+from safework_cli.statistics.calibration import concordance
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.lagrange import Multiplier
 from safework_rl.losses.contract import Weighting
 from safework_rl.objectives import Scored, TaskRewards, group_mean
-from safework_rl.search.config import SearchConfig
+from safework_rl.search.config import OF_EVALUATION, SearchConfig
 
 
 class SearchObjective:
@@ -35,39 +38,62 @@ class SearchObjective:
 
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
         assert transcripts is not None
-        exchanges = [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in zip(rows, transcripts, strict=True)]
-        verdicts = judged(self._judge, exchanges)
+        verdicts = self._verdicts(rows, transcripts)
         rewards: list[float] = []
         correct: list[bool | None] = []
         named: list[dict[str, Verdict]] = []
-        reliable: list[float] = []
-        quadrants = {"true_certain": 0, "false_certain": 0, "true_uncertain": 0, "false_uncertain": 0}
         for transcript, verdict in zip(transcripts, verdicts, strict=True):
-            right = verdict.score is not None and verdict.score >= self._threshold and transcript.answer is not None
-            certain = (transcript.confidence or 0) >= self._certain
-            in_format = transcript.well_formed
-            is_reliable = in_format and right == certain
-            if verdict.score is not None and transcript.ending == "answered":
-                quadrants[f"{'true' if right else 'false'}_{'certain' if certain else 'uncertain'}"] += 1
-            reward = in_format * (0.1 + 0.9 * right + self.multiplier.value * is_reliable)
+            episode, in_format = self._episode(transcript, verdict), transcript.well_formed
+            reliable = episode.values(self._certain)["reliability"]
+            reward = in_format * (0.1 + 0.9 * episode.right + self.multiplier.value * reliable)
             rewards.append(math.nan if verdict.score is None else float(reward))
-            correct.append(None if verdict.score is None else right and in_format)
-            reliable += [float(is_reliable)] if verdict.score is not None else []
+            correct.append(None if verdict.score is None else episode.right and in_format)
             named.append({
                 "correctness": verdict,
                 "format": Verdict(float(in_format), label=transcript.ending),
-                "reliability": Verdict(float(is_reliable), label=f"confidence {transcript.confidence}"),
+                "reliability": Verdict(reliable, label=f"confidence {transcript.confidence}"),
             })  # fmt: skip
-        count, scored = len(transcripts), max(1, len(reliable))
-        self._last = {f"search/{name}": number / scored for name, number in quadrants.items()}
-        self._last |= {
-            "search/reliability": sum(reliable) / scored if reliable else math.nan,
-            "search/searches": sum(t.searches for t in transcripts) / count,
-            "search/reads": sum(t.reads for t in transcripts) / count,
-            "search/malformed": sum(t.malformed for t in transcripts) / count,
-            "search/unanswered": sum(t.ending != "answered" for t in transcripts) / count,
-        }
+        self._last = {f"search/{name}": value for name, value in self._means(transcripts, verdicts).items()}
         return Scored(rewards, correct, named)
+
+    def measure(self, rows: Sequence[Row], transcripts: Sequence[Transcript]) -> dict[str, float]:
+        """What an evaluation measures of its episodes; nothing where no answer could be scored. The AUROC is 0.5 where confidences do not
+        differ, or answers are all right or all wrong."""
+        verdicts = self._verdicts(rows, transcripts)
+        episodes = [self._episode(t, v) for t, v in zip(transcripts, verdicts, strict=True) if v.score is not None]
+        if not episodes:
+            return {}
+        means = self._means(transcripts, verdicts)
+        stated = [(episode.confidence, episode.right) for episode in episodes if episode.confidence is not None]
+        ranked = np.asarray(stated, dtype=np.float64).reshape(-1, 2)
+        return {name: means[name] for name in OF_EVALUATION if name != AUROC} | {AUROC: concordance(ranked[:, 0], ranked[:, 1])}
+
+    def _verdicts(self, rows: Sequence[Row], transcripts: Sequence[Transcript]) -> list[Verdict]:
+        pairs = zip(rows, transcripts, strict=True)
+        return judged(self._judge, [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in pairs])
+
+    def _episode(self, transcript: Transcript, verdict: Verdict) -> JudgedEpisode:
+        right = verdict.score is not None and verdict.score >= self._threshold and transcript.answer is not None
+        return JudgedEpisode(right, transcript.confidence, transcript.well_formed, transcript.searches)
+
+    def _means(self, transcripts: Sequence[Transcript], verdicts: Sequence[Verdict]) -> dict[str, float]:
+        """Shares of the episodes whose answers could be scored (reliability: NaN where none could), and means over all of what they did."""
+        scored = [self._episode(t, verdict) for t, verdict in zip(transcripts, verdicts, strict=True) if verdict.score is not None]
+        values = [episode.values(self._certain) for episode in scored]
+        unsure = [episode.right for episode in scored if episode.confidence is not None and not episode.sure(self._certain)]
+        shares = {name: sum(value[name] for value in values) / max(1, len(values)) for name in ("true_certain", "false_certain")}
+        shares |= {
+            "true_uncertain": sum(unsure) / max(1, len(values)),
+            "false_uncertain": (len(unsure) - sum(unsure)) / max(1, len(values)),
+        }
+        count = len(transcripts)
+        return shares | {
+            "reliability": sum(value["reliability"] for value in values) / len(values) if values else math.nan,
+            "searches": sum(t.searches for t in transcripts) / count,
+            "reads": sum(t.reads for t in transcripts) / count,
+            "malformed": sum(t.malformed for t in transcripts) / count,
+            "unanswered": sum(t.ending != "answered" for t in transcripts) / count,
+        }
 
     def deciding(self, task: str) -> str:
         return "correctness"

@@ -6,8 +6,12 @@ held above a threshold by a Lagrange multiplier. Refuses: questions without gold
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from safework_cli.core.errors import ConfigError, nearest
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
+from safework_cli.data.row import Row
 from safework_cli.environments.search.index import lost_answers
 from safework_cli.training.heldout import EVAL_SLOTS
 from safework_rl.closing import PolicyStage
@@ -43,8 +47,9 @@ class SearchRlStage(PolicyStage):
         ]
         plan_reference(plan, config, inputs, {"search"})
         data, index = inputs.one("data"), inputs.one("index")
-        if lost := lost_answers(index.path, rows_of(data, {"search"}), data.ref, index.ref):
-            plan.refusals.append(lost)
+        rows = rows_of(data, {"search"})
+        problems = (lost_answers(index.path, rows, data.ref, index.ref), weights_problem(config.category_weights, rows))
+        plan.refusals += [problem for problem in problems if problem is not None]
         if config.limits.turn_tokens > config.max_completion_length:
             plan.refuse(
                 f"limits.turn_tokens={config.limits.turn_tokens} exceeds max_completion_length={config.max_completion_length}",
@@ -63,11 +68,28 @@ class SearchRlStage(PolicyStage):
         from safework_cli.environments.search.index import SearchIndex
         from safework_cli.environments.search.runner import EpisodeLimits
         from safework_rl.run import train
+        from safework_rl.step import Episodes
 
         objective = load_registered(OBJECTIVES, "search", "objective")(config)
         limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
         index = SearchIndex.load(inputs.one("index").path)
-        return train(config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, search=(index, limits))
+        episodes = Episodes(index, limits, objective.measure)
+        return train(
+            config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, category_weights=config.category_weights,
+            search=episodes,
+        )  # fmt: skip
+
+
+def weights_problem(weights: Mapping[str, float], rows: Sequence[Row]) -> ConfigError | None:
+    """The error where weights of categories name one that no question has, or leave none; None where no row is known."""
+    known = {row.category or "" for row in rows}
+    for name in weights if rows else ():
+        if name not in known:
+            shown = ", ".join(sorted(filter(None, known))[:8]) or "none"
+            return ConfigError(f"category_weights.{name} weighs no question{nearest(name, known)}", f"their categories are {shown}")
+    if rows and not any(weights.get(name, 1.0) for name in known):
+        return ConfigError("category_weights is 0 for every category", "no question could be drawn", "leave one of them above 0")
+    return None
 
 
 stage = SearchRlStage()

@@ -22,11 +22,12 @@ from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Completion
 from safework_cli.environments.search.grammar import SEARCH_INSTRUCTION, episode_prompt
 from safework_cli.environments.search.index import Passage, write_index
+from safework_cli.environments.search.measures import JudgedEpisode
 from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
 from safework_eval.gates import Gate, failed_gates, gate_problem
 from safework_eval.samples import RecordedReply, ScoredSample, read_samples
-from safework_eval.search_measures import JudgedEpisode, judged_episodes, search_changes, search_measures
+from safework_eval.search_measures import judged_episodes, search_changes, search_measures
 from safework_eval.stage import stage
 from safework_eval.table import summary_table
 
@@ -268,7 +269,7 @@ def test_what_could_not_be_scored_is_in_no_measure() -> None:
 
 
 def episode(right: bool, confidence: int | None, searches: int = 1) -> JudgedEpisode:
-    return JudgedEpisode(float(right), confidence, confidence is not None, searches, f"g{id(object())}")
+    return JudgedEpisode(right, confidence, confidence is not None, searches, f"g{id(object())}")
 
 
 def test_the_confidence_ranks_answers_and_what_gave_none_is_not_ranked() -> None:
@@ -295,7 +296,7 @@ def test_changes_are_paired_by_question() -> None:
 
 
 def test_the_change_of_searches_is_that_of_a_count_also_where_nobody_searched_twice() -> None:
-    before, after = {"a": JudgedEpisode(0.0, None, False, 0, "a")}, {"a": JudgedEpisode(0.0, None, False, 1, "a")}
+    before, after = {"a": JudgedEpisode(False, None, False, 0, "a")}, {"a": JudgedEpisode(False, None, False, 1, "a")}
     change = search_changes(after, before, 5)["searches"]
     assert (change["change"], change["interval"], change["method"], change["p"]) == (1.0, None, "none", None)
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from safework_cli.core.config import resolve
+from safework_cli.core.errors import SafeworkError
 from safework_cli.core.prepare import prepare
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
@@ -76,19 +77,46 @@ def test_the_mean_of_safety_and_capability_may_decide(tiny_artifact, toy_data, h
     assert [record["eval/mean"] for record in read_metrics(work.progress.metrics_path)] == pytest.approx([0.5, 0.8, 0.5])
 
 
-def test_a_search_policy_is_judged_on_the_answers_of_its_episodes(
-    tiny_artifact, index_artifact, search_data, heldout, work, acting, monkeypatch
-):
-    judge = Scripted(0.5, 0.9)
-    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: judge)
-    config = SearchConfig(
-        max_steps=1, num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=1, steps_per_generation=1,
-        max_completion_length=32, limits={"turn_tokens": 8}, preflight=0, eval_steps=1, eval_tasks=["search"], require_gradient=False,
-    )  # fmt: skip
-    inputs = {"model": tiny_artifact, "index": index_artifact, "data": search_data, "eval_data": heldout}
-    outcome = search_stage.run(config, Inputs(inputs | {"eval_verifiers": {"safe": rule_artifact("rule:f1")}}), work)
-    assert outcome.metrics["evaluation"]["best_step"] == 1
+@pytest.fixture
+def searching(tiny_artifact, index_artifact, search_data, heldout, work, acting, monkeypatch):
+    """Runs a step of `rl search` that is judged by a script."""
+
+    def run(metric: str, data=heldout):
+        judge = Scripted(0.5, 0.9)
+        monkeypatch.setattr(module, "load_verifier", lambda *_, **__: judge)
+        config = SearchConfig(
+            max_steps=1, num_generations=4, per_device_train_batch_size=8, gradient_accumulation_steps=1, steps_per_generation=1,
+            max_completion_length=32, limits={"turn_tokens": 8}, preflight=0, eval_steps=1, eval_tasks=["search"], require_gradient=False,
+            metric_for_best_model=metric,
+        )  # fmt: skip
+        inputs = {"model": tiny_artifact, "index": index_artifact, "data": search_data, "eval_data": data}
+        outcome = search_stage.run(config, Inputs(inputs | {"eval_verifiers": {"safe": rule_artifact("rule:f1")}}), work)
+        return judge, outcome.metrics["evaluation"], read_metrics(work.progress.metrics_path)
+
+    return run
+
+
+def test_a_search_policy_is_judged_on_the_answers_of_its_episodes(searching):
+    judge, found, records = searching("safe")
+    assert found["best_step"] == 1 and not any("eval/reliability" in record for record in records), "without a type, no answer is right"
     assert len(judge.replies) == 4 and not any("[assistant]" in reply for reply in judge.replies)
+
+
+def test_a_search_policy_is_judged_on_the_reliability_of_its_episodes(searching, store, commit):
+    folder = store.staging()
+    asked = [[{"role": "user", "content": f"Who was {name}?"}] for name in "ab"]
+    rows = [Row(f"s{i}", "search", prompt, answer="b", meta={"answer_type": "exact"}) for i, prompt in enumerate(asked)]
+    write_rows(folder / "rows.parquet", rows)
+    _, found, records = searching("mean", commit(folder, "dataset", "typed"))
+    assert (found["metric"], found["best_step"]) == ("mean", 1)
+    for record, right in zip(records, (0.5, 0.9), strict=True):
+        assert record["eval/mean"] == pytest.approx((right + record["eval/reliability"]) / 2) and 0 <= record["eval/auroc"] <= 1
+        assert {f"eval/{name}" for name in SearchConfig.measured} <= record.keys()
+
+
+def test_what_decides_must_be_measured(searching):
+    with pytest.raises(SafeworkError, match="mean could not be measured on the 2 replies of an evaluation"):
+        searching("mean")
 
 
 def test_a_judge_that_is_a_reward_is_refused(tiny_artifact, toy_data, heldout, store):

@@ -18,7 +18,9 @@ from safework_rl.curriculum import Curriculum
 from safework_rl.lagrange import Multiplier
 from safework_rl.objectives import M3Objective, TaskRewards
 from safework_rl.routing import ROUTES
+from safework_rl.search.config import OF_EVALUATION
 from safework_rl.search.objective import SearchObjective
+from safework_rl.search.stage import weights_problem
 
 
 class Fixed:
@@ -103,6 +105,31 @@ def test_the_order_follows_the_phases_and_is_drawn_once():
     assert all(len(set(knowledge[k : k + 3])) == 3 for k in range(0, len(knowledge) - 2, 3))  # rounds, not repeats
 
 
+def test_categories_are_drawn_by_weight_within_their_task():
+    rows = [row("search", category="one_hop") for _ in range(6)] + [row("search", category="two_hop") for _ in range(2)]
+    rows += [row("general", category="sums") for _ in range(3)]
+    phases = [(["search", "general"], 1.0)]
+    plain = Curriculum(rows, phases, 400, 2, {}, 1)
+    assert plain.order() == Curriculum(rows, phases, 400, 2, {}, 1, {"other": 5.0}).order(), "a category that no row has weighs nothing"
+    weighed = Curriculum(rows, phases, 400, 2, {}, 1, {"two_hop": 3.0})
+    drawn = Counter(rows[i].category for i in weighed.order())
+    assert 150 < drawn["sums"] < 250, "tasks are drawn as before"
+    assert 2.2 < drawn["two_hop"] / drawn["one_hop"] < 4.2
+    two = [i for i in weighed.order() if rows[i].category == "two_hop"]
+    assert all(len(set(two[k : k + 2])) == 2 for k in range(0, len(two) - 1, 2)), "in turns"
+    assert sorted(weighed.spares(0, 1, range(20), {0, 6})) == [1, 2, 3, 4, 5, 7, 8, 9, 10], "all that are left, whatever their category"
+    silent = Curriculum(rows, phases, 400, 2, {}, 1, {"one_hop": 0.0})
+    assert {rows[i].category for i in silent.order()} == {"two_hop", "sums"}
+    assert {rows[i].category for i in silent.spares(0, 1, range(20), set())} == {"two_hop", "sums"}
+
+
+def test_weights_of_categories_must_weigh_something():
+    rows = [row("search", category="one_hop"), row("search", category="two_hop")]
+    assert weights_problem({"two_hop": 2.0}, rows) is None and weights_problem({}, rows) is None and weights_problem({"x": 1.0}, []) is None
+    assert "category_weights.two_hops weighs no question; did you mean 'two_hop'" in str(weights_problem({"two_hops": 2.0}, rows))
+    assert "is 0 for every category" in str(weights_problem({"two_hop": 0.0, "one_hop": 0.0}, rows))
+
+
 def test_a_phase_without_rows_is_refused():
     with pytest.raises(InputError, match="phase 1 draws 'value'"):
         Curriculum([row("safety")], [(["value"], 1.0)], 1, 1, {}, 0)
@@ -155,6 +182,21 @@ def test_the_search_reward_by_hand():
     assert numbers["search/reliability"] == pytest.approx(2 / 6) and numbers["search/false_certain"] == pytest.approx(1 / 6)
     assert numbers["search/lambda"] == pytest.approx(0.5 * math.exp(0.1 * (0.9 - 2 / 6)))
     assert numbers["search/unanswered"] == pytest.approx(1 / 6)
+
+
+def test_an_evaluation_measures_episodes_and_leaves_the_constraint_as_it_is():
+    objective = SearchObjective(rule_verifier("correctness"), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
+    question = row("search", answer="Ada", meta={"answer_type": "exact"})
+    objective.score([question], [""], [transcript("Ada", 9)])
+    episodes = [transcript("Ada", 9), transcript("Bob", 9), transcript("Bob", 2), transcript(None, None, ending="turns")]
+    episodes[0].searches = 3
+    measured = objective.measure([question] * 4, episodes)
+    assert measured == {"reliability": 0.5, "true_certain": 0.25, "false_certain": 0.25, "searches": 0.75, "auroc": pytest.approx(0.75)}
+    assert measured.keys() == OF_EVALUATION.keys()
+    assert objective.measure([question], episodes[:1])["auroc"] == objective.measure([question], episodes[3:])["auroc"] == 0.5
+    assert objective.finish_step()["search/reliability"] == 1, "that of the training episodes"
+    unsure = SearchObjective(Unsure(), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
+    assert unsure.measure([question], [transcript("?", 2)]) == {}
 
 
 class Unsure:

@@ -14,7 +14,7 @@ from safework_rl.curriculum import Curriculum
 from safework_rl.efficient.config import EfficientConfig
 from safework_rl.measures import step_measures
 from safework_rl.objectives import EfficientObjective, M3Objective, TaskRewards
-from safework_rl.step import StepContext, flat, step
+from safework_rl.step import Episodes, StepContext, flat, step
 
 CONFIG = RlConfig(num_generations=2, per_device_train_batch_size=4, gradient_accumulation_steps=1, max_completion_length=8)
 
@@ -138,7 +138,7 @@ def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(steps
     monkeypatch.setattr("safework_rl.step.run_episodes", episodes)
     monkeypatch.setattr("safework_rl.step.exchange_text", lambda transcript: "<think>t</think>1")
     run, engine, _ = steps(["always"], max_completion_length=10, overlong=CONFIG.overlong.model_copy(update={"buffer": 4, "factor": 1.0}))
-    run.search = (None, None)
+    run.search = Episodes(None, None, None)
     (group,) = step(engine, [0], 0, run).drawn
     assert [sample.length for sample in group] == [4, 4]
     assert [sample.reward for sample in group] == pytest.approx([0.5, 1.0])
