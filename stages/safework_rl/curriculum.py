@@ -18,11 +18,11 @@ class Curriculum:
         prompts: groups that the run trains on.
         per_round: groups of a rollout; the last one may have fewer.
         task_weights: how often a task is drawn, relative to the others of its phase; 1 where not given.
-        category_weights: how often a category is drawn, relative to the others of its task; 1 where not given. A task of which no category
-            is given draws from all of its rows alike.
+        category_weights: how often a category is drawn, relative to the others of its task; 1 where not given, and "" is that of rows
+            without one. A task of which no category is given draws from all of its rows alike.
 
     Raises:
-        InputError: a phase names a task that has no rows.
+        InputError: a phase names a task that has no rows, or only rows of categories with the weight 0.
     """
 
     def __init__(
@@ -38,19 +38,20 @@ class Curriculum:
         self._phases, self._prompts, self._per_round, self._weights, self._seed = phases, prompts, per_round, task_weights, seed
         self._ends = phase_ends([share for _, share in phases], prompts)
         self._of_category = category_weights or {}
-        weighed = {row.task for row in rows if row.category in self._of_category}
+        weighed = {row.task for row in rows if (row.category or "") in self._of_category}
         self._by_task: dict[str, dict[str, list[int]]] = {}
-        """Task → category → rows; one category "" where none is given."""
+        """Task → category → rows, of those that are drawn; one category "" where none is given."""
         for position, row in enumerate(rows):
-            category = row.category or "" if row.task in weighed else ""
-            self._by_task.setdefault(row.task, {}).setdefault(category, []).append(position)
+            category = (row.category or "") if row.task in weighed else ""
+            if row.task not in weighed or self._of_category.get(category, 1.0) > 0:
+                self._by_task.setdefault(row.task, {}).setdefault(category, []).append(position)
         for number, (tasks, _) in enumerate(phases, 1):
             for task in tasks:
                 if task not in self._by_task:
                     raise InputError(
-                        f"phase {number} draws '{task}', and the data has no such rows",
+                        f"phase {number} draws '{task}', and the data has no such rows that can be drawn",
                         f"it has {', '.join(sorted(self._by_task)) or 'none'}",
-                        "change phases, or the data",
+                        "change phases or the weights of categories, or the data",
                     )
 
     def order(self) -> list[int]:
@@ -94,8 +95,8 @@ class Curriculum:
         return drawn
 
     def _left(self, of_task: Mapping[str, list[int]]) -> dict[str, list[int]]:
-        """The categories that are drawn and have rows."""
-        return {category: pool for category, pool in of_task.items() if pool and self._of_category.get(category, 1.0) > 0}
+        """The categories that have rows left."""
+        return {category: pool for category, pool in of_task.items() if pool}
 
     def _category(self, of_task: Mapping[str, list[int]], chooser: random.Random) -> str:
         names = list(of_task)

@@ -66,7 +66,7 @@ def policy_evaluation(
         inputs,
         work,
         length_of=lambda row: len(encode(row)[0]),
-        longest=positions - (config.eval_max_tokens if search is None else config.max_completion_length),
+        longest=positions - config.evaluation_tokens,
         sample=sample,
         measure=measure,
         trust_remote_code=config.trust_remote_code,

@@ -176,7 +176,8 @@ def train(
                 work.progress.warn(f"no sampled group of the task {task} has replies that earn different rewards ({signal.sentence})")
     load_state(trainer, checkpoint, forked=checkpoint is not None and read_mark(checkpoint)["forked"])
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
-    evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=prompts, positions=positions, search=search)
+    asked = Prompts(tokenizer, processor, episodes=search is not None)  # of their own: another file's rows may have the same ids
+    evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=asked, positions=positions, search=search)
     state = run_training(
         trainer,
         work,

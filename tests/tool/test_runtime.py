@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
@@ -13,7 +14,7 @@ from contextlib import suppress
 import pytest
 from filelock import FileLock
 
-from safework_cli.core import record, runs
+from safework_cli.core import record, runs, runtime
 from safework_cli.core.artifacts import store as store_module
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
@@ -249,6 +250,18 @@ def test_a_job_that_gains_nothing_is_not_started_for_ever(stage, store, monkeypa
         stopped("")
 
 
+@pytest.mark.parametrize("where", ["changed_inputs", "refuse_if_changed", "keep_record"])
+def test_a_job_that_is_stopped_around_its_run_is_not_started_for_ever_either(stage, store, monkeypatch, where):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setattr(runtime, where, lambda *_, **__: os.kill(os.getpid(), signal.SIGUSR1))
+    with (
+        pytest.raises(SafeworkError, match="was started again and stopped without having gained anything"),
+        of_a_command().installed(ENDING),
+    ):
+        run(stage, store)
+
+
 def test_a_full_disk_does_not_start_a_job_for_ever(stage, store, monkeypatch):
     def full(work):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -308,6 +321,38 @@ def test_a_signal_that_the_interpreter_makes_another_error_of_is_still_a_stop(st
     monkeypatch.setattr(NoteStage, "plan", lambda self, config, inputs: type("Holder", (), {"field": Named()}))
     with pytest.raises(RunAgain, match=f"stopped by {number.name} before anything was done"), of_a_command().installed(ENDING):
         run(stage, store)
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_signal_while_the_handlers_are_set_or_reset_is_still_a_stop(monkeypatch, call):
+    setting, calls = signal.signal, []
+
+    def interrupted(number, handler):
+        before = setting(number, handler)
+        calls.append(number)
+        if len(calls) == call:
+            of_command._on_signal(signal.SIGTERM, None)
+        return before
+
+    of_command, kept = of_a_command(), {number: signal.getsignal(number) for number in ENDING}
+    monkeypatch.setattr(signal, "signal", interrupted)
+    try:
+        with pytest.raises(RunAgain), of_command.installed(ENDING):
+            pass
+    finally:
+        for number, handler in kept.items():
+            setting(number, handler)
+
+
+def test_a_signal_in_a_group_of_tasks_is_still_a_stop():
+    async def stopped():
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(asyncio.sleep(5))
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(5)
+
+    with pytest.raises(RunAgain, match="stopped by SIGTERM"), of_a_command().installed(ENDING):
+        asyncio.run(stopped())
 
 
 def test_a_signal_is_no_refusal_of_a_plan_and_no_failure_of_a_verifier(stage, store, monkeypatch):

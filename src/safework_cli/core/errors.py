@@ -6,7 +6,7 @@ anything that is not a ``SafeworkError`` is an internal error, a bug (exit 1), a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 EXIT_DONE = 0
@@ -96,13 +96,3 @@ def nearest(name: str, valid: Iterable[str]) -> str:
         found = get_close_matches(name.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
         close = [leaves[found[0]]] if found else []
     return f"; did you mean '{close[0]}'?" if close else ""
-
-
-def chain(error: BaseException, *, contexts: bool = True) -> Iterator[BaseException]:
-    """An error and what it was raised from, or (``contexts``) while what was handled."""
-    seen: set[int] = set()
-    link: BaseException | None = error
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        yield link
-        link = link.__cause__ or (link.__context__ if contexts else None)

@@ -10,9 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from safework_cli.core.errors import chain
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
-from safework_cli.core.system_errors import TrainingOutOfMemory
+from safework_cli.core.system_errors import TrainingOutOfMemory, chain
 
 
 def run_in_memory(run: Callable[[Any, Inputs, WorkDir], Outcome], config: Any, inputs: Inputs, work: WorkDir) -> Outcome:

@@ -40,7 +40,7 @@ from safework_cli.core.memory import run_in_memory
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
 from safework_cli.core.settings import verdict_settings
-from safework_cli.core.signals import StopRequest
+from safework_cli.core.signals import StopRequest, stops_raised
 from safework_cli.core.stage import Outcome, Stage, WorkDir
 from safework_cli.core.system_errors import explain
 
@@ -90,7 +90,8 @@ def _requeues_end(stage: Stage, folder: Path) -> Iterator[None]:
 
     before = kept()
     try:
-        yield
+        with stops_raised():
+            yield
     except Held:
         raise  # it waits for another process
     except RunAgain as stopped:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError, chain
+from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError
 
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
 """What ends a command from outside: by ``kill``, by a scheduler."""
@@ -67,14 +67,17 @@ class StopRequest:
             Interrupted, RunAgain: a signal came.
         """
         outer, StopRequest.installed_now = StopRequest.installed_now, self
-        previous = {sig: signal.signal(sig, self._on_signal) for sig in (self._handled if only is None else only)}
-        try:
-            with _raised():
+        with stops_raised():
+            previous: dict[signal.Signals, Any] = {}
+            try:
+                for sig in self._handled if only is None else only:
+                    previous[sig] = signal.getsignal(sig)
+                    signal.signal(sig, self._on_signal)
                 yield
-        finally:
-            for sig, handler in previous.items():
-                signal.signal(sig, handler)
-            StopRequest.installed_now = outer
+            finally:
+                StopRequest.installed_now = outer
+                for sig, handler in previous.items():
+                    signal.signal(sig, handler)
 
     def begin(self, stage: str, *, starts_over: bool) -> None:
         """Notes that something is done from here on, and raises where a signal came that a library swallowed.
@@ -101,13 +104,13 @@ class StopRequest:
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """While the body runs, a signal raises, also within ``deferred``; one that came before raises as the body begins."""
-        before, self._deferred = self._deferred, False
-        try:
-            self.check()
-            with _raised():
+        with stops_raised():
+            before, self._deferred = self._deferred, False
+            try:
+                self.check()
                 yield
-        finally:
-            self._deferred = before
+            finally:
+                self._deferred = before
 
     def check(self) -> None:
         """Raises Interrupted (SIGINT) or RunAgain (the others) where a signal came."""
@@ -128,17 +131,31 @@ class StopRequest:
 
 
 @contextmanager
-def _raised() -> Iterator[None]:
+def stops_raised() -> Iterator[None]:
     """Raises the error of a signal that came in the body, also where the interpreter or a library made another error of it on its way
-    out (Python 3.11: where it comes while the fields of a class are named)."""
+    out: Python 3.11 where it comes while the fields of a class are named, asyncio a group of errors."""
     try:
         yield
     except BaseException as error:
-        stopping = next((link for link in chain(error) if isinstance(link, Stopping) and not link.raised), None)
+        stopping = next((found for found in _stoppings(error) if not found.raised), None)
         if stopping is None:
             raise
         stopping.raised = True
         raise stopping.error from None
+
+
+def _stoppings(error: BaseException) -> Iterator[Stopping]:
+    """Those that an error is, was raised from or while handling, or groups."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        link = left.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        if isinstance(link, Stopping):
+            yield link
+        left += [link.__cause__, link.__context__, *(link.exceptions if isinstance(link, BaseExceptionGroup) else ())]
 
 
 def of_a_command() -> StopRequest:

@@ -11,11 +11,11 @@ import errno
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safework_cli.core.errors import InputError, OutOfMemory, RunAgain, SafeworkError, chain
+from safework_cli.core.errors import InputError, OutOfMemory, RunAgain, SafeworkError
 from safework_cli.core.formats import size
 
 FULL = {
@@ -89,6 +89,16 @@ def explain(error: BaseException, store: Path | None = None, config: Any = None)
     if any(_FAILED_WRITE.search(str(link)) for link in links) and (crowded := _most_crowded(store)):
         return _no_space(links[0], errno.ENOSPC, crowded)
     return None
+
+
+def chain(error: BaseException, *, contexts: bool = True) -> Iterator[BaseException]:
+    """An error and what it was raised from, or (``contexts``) while what was handled."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = link.__cause__ or (link.__context__ if contexts else None)
 
 
 def _full(error: BaseException) -> int | None:

@@ -35,11 +35,13 @@ class EvaluationConfig(Settings):
 
     Attributes:
         measured: what an evaluation measures without a judge, and whether a larger value is better.
-        in_mean: which of it is part of "mean", beside the judges' numbers.
+        in_mean: which of it is part of "mean", in addition to the judges' numbers.
+        evaluation_limit: the setting that limits a reply in an evaluation.
     """
 
     measured: ClassVar[Mapping[str, bool]] = {"stop_rate": True, "mean_tokens": False}
     in_mean: ClassVar[Sequence[str]] = ()
+    evaluation_limit: ClassVar[str] = "eval_max_tokens"
 
     eval_steps: int | None = Field(None, ge=1, le=10**7)
     """Optimiser steps between evaluations: replies to held-out prompts (eval_data) are sampled greedily and judged by eval_verifiers.
@@ -66,6 +68,11 @@ class EvaluationConfig(Settings):
     """End the run after this many evaluations in a row without an improvement. The run is never ended early where null."""
     early_stopping_threshold: float = Field(0.0, ge=0, le=1e6)
     """By how much a value must exceed the best one to count as an improvement for early stopping."""
+
+    @property
+    def evaluation_tokens(self) -> int:
+        """Tokens of a reply in an evaluation, at most."""
+        return int(getattr(self, self.evaluation_limit))
 
     @model_validator(mode="after")
     def _evaluation_is_whole(self) -> EvaluationConfig:

@@ -167,6 +167,8 @@ class Evaluation(TrainerCallback):
                     numbers[f"{name}/failed"] = len(verdicts) - len(scores)
             if len(parts := [*self._judges, *self._config.in_mean]) > 1 and numbers.keys() >= set(parts):
                 numbers[MEAN] = fmean(numbers[name] for name in parts)
+                if failed := max(numbers.get(f"{name}/failed", 0) for name in parts):
+                    numbers[f"{MEAN}/failed"] = failed
         if self.metric not in numbers:
             raise SafeworkError(
                 f"{self.metric} could not be measured on the {len(self._rows)} replies of an evaluation",
@@ -283,8 +285,8 @@ def evaluation_during(
     if not fitting:
         raise InputError(
             f"none of the {len(rows)} held-out prompts can be used",
-            f"they are longer than the {longest:g} tokens that eval_max_tokens={config.eval_max_tokens} leaves, or cannot be asked",
-            "lower eval_max_tokens, or give other eval_data",
+            f"{config.evaluation_limit}={config.evaluation_tokens} leaves {longest:g} tokens, and they are longer or cannot be asked",
+            f"lower {config.evaluation_limit}, or give other eval_data",
         )
     if len(fitting) < len(rows):
         work.progress.note(f"{len(rows) - len(fitting)} of {len(rows)} held-out prompts are too long or cannot be asked, and are left out")

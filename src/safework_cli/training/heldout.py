@@ -218,10 +218,11 @@ def plan_evaluation(
     prompts = min(config.eval_samples, len(rows))
     source = inputs.maybe("eval_data") or inputs.one("data")
     count = 1 + math.ceil((plan.optimizer_steps or 0) / config.eval_steps)
-    by = ", ".join(f"{key} = {judge.ref}" for key, judge in judges.items()) or "nothing but the replies' length"
+    own = ", ".join(name for name in config.measured if name not in EvaluationConfig.measured)
+    by = ", ".join(f"{key} = {judge.ref}" for key, judge in judges.items()) or own or "nothing but the replies' length"
     plan.lines += [
         f"evaluation every {config.eval_steps} steps: {prompts} held-out prompts of {source.ref}, judged by {by}",
-        f"that is {count} evaluations, {count * prompts:,} replies of {config.eval_max_tokens} tokens at most; the "
+        f"that is {count} evaluations, {count * prompts:,} replies of {config.evaluation_tokens} tokens at most; the "
         f"{'highest' if greater else 'lowest'} {metric} decides"
         + (f"; {config.early_stopping_patience} evaluations without an improvement end the run" if config.early_stopping_patience else ""),
     ]

@@ -55,6 +55,7 @@ class SearchConfig(RlConfig):
 
     measured = {**EvaluationConfig.measured, **OF_EVALUATION}
     in_mean = ("reliability",)
+    evaluation_limit = "max_completion_length"
 
     max_completion_length: int = Field(768, ge=8, le=10**6)
     """Tokens of an episode after the question, retrieved text included."""
@@ -71,4 +72,6 @@ class SearchConfig(RlConfig):
         unused = [text for text in super().unused() if not text.startswith(("format.", "language."))]
         blocks = {"format": self.format, "language": self.language}
         names = [f"{name}.{key}" for name, block in blocks.items() for key in sorted(block.model_fields_set)]
+        if "eval_max_tokens" in self.model_fields_set:
+            unused.append("eval_max_tokens is not read: limits and max_completion_length end an episode in evaluations, too")
         return unused + [f"{name} is not read: an episode has a format of its own" for name in names]

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from safework_cli.core.launch.world import World
 from safework_cli.data.row import Row
 from safework_cli.environments.search.measures import AUROC, JudgedEpisode
 from safework_cli.environments.search.runner import Transcript
 from safework_cli.statistics.calibration import concordance
+from safework_cli.training.group import spread
 from safework_cli.verifiers.contract import Exchange, Verdict, Verifier, judged
 from safework_cli.verifiers.rules import rule_verifier
 from safework_rl.lagrange import Multiplier
 from safework_rl.losses.contract import Weighting
-from safework_rl.objectives import Scored, TaskRewards, group_mean
+from safework_rl.objectives import Scored, group_mean
 from safework_rl.search.config import OF_EVALUATION, SearchConfig
 
 
@@ -32,8 +35,11 @@ class SearchObjective:
     deviation would divide λ away.
     """
 
-    def __init__(self, judge: Verifier, multiplier: Multiplier, certain: int, weighting: Weighting, threshold: float):
+    def __init__(
+        self, judge: Verifier, multiplier: Multiplier, certain: int, weighting: Weighting, threshold: float, world: World | None = None
+    ):
         self._judge, self.multiplier, self._certain, self._weighting, self._threshold = judge, multiplier, certain, weighting, threshold
+        self._world = world or World()
         self._last: dict[str, float] = {}
 
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
@@ -57,8 +63,8 @@ class SearchObjective:
         return Scored(rewards, correct, named)
 
     def measure(self, rows: Sequence[Row], transcripts: Sequence[Transcript]) -> dict[str, float]:
-        """What an evaluation measures of its episodes; nothing where no answer could be scored. The AUROC is 0.5 where confidences do not
-        differ, or answers are all right or all wrong."""
+        """What an evaluation measures of its episodes, and how many of them it is not of (``NAME/failed``), because their answers could not
+        be scored; nothing where none could. The AUROC is 0.5 where confidences do not differ, or answers are all right or all wrong."""
         verdicts = self._verdicts(rows, transcripts)
         episodes = [self._episode(t, v) for t, v in zip(transcripts, verdicts, strict=True) if v.score is not None]
         if not episodes:
@@ -66,11 +72,15 @@ class SearchObjective:
         means = self._means(transcripts, verdicts)
         stated = [(episode.confidence, episode.right) for episode in episodes if episode.confidence is not None]
         ranked = np.asarray(stated, dtype=np.float64).reshape(-1, 2)
-        return {name: means[name] for name in OF_EVALUATION if name != AUROC} | {AUROC: concordance(ranked[:, 0], ranked[:, 1])}
+        measured = {name: means[name] for name in OF_EVALUATION if name != AUROC} | {AUROC: concordance(ranked[:, 0], ranked[:, 1])}
+        failed = len(verdicts) - len(episodes)
+        return measured | ({f"{name}/failed": failed for name in measured} if failed else {})
 
     def _verdicts(self, rows: Sequence[Row], transcripts: Sequence[Transcript]) -> list[Verdict]:
+        """Each process judges its share, and all get all verdicts: an answer that one of them judges too slowly is unscorable in all."""
         pairs = zip(rows, transcripts, strict=True)
-        return judged(self._judge, [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in pairs])
+        exchanges = [Exchange(row.prompt, t.answer or "", row.answer, meta=row.meta) for row, t in pairs]
+        return spread(self._world, exchanges, partial(judged, self._judge))
 
     def _episode(self, transcript: Transcript, verdict: Verdict) -> JudgedEpisode:
         right = verdict.score is not None and verdict.score >= self._threshold and transcript.answer is not None
@@ -131,8 +141,12 @@ class SearchObjective:
         self.multiplier.mean = kept["mean"]
 
 
-def search(config: SearchConfig, rewards: TaskRewards | None = None) -> SearchObjective:
-    """The objective of ``rl search``; an episode has a reward of its own."""
+def search(config: SearchConfig, world: World | None = None) -> SearchObjective:
+    """The objective of ``rl search``; an episode has a reward of its own.
+
+    Args:
+        world: this process among those of the run.
+    """
     r = config.reliability
     multiplier = Multiplier(r.multiplier, r.threshold, r.step, r.low, r.high, r.decay)
-    return SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold)
+    return SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold, world)

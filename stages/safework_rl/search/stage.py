@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from safework_cli.core.errors import ConfigError, nearest
+from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nearest
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.environments.search.index import lost_answers
-from safework_cli.training.heldout import EVAL_SLOTS
+from safework_cli.training.heldout import EVAL_SLOTS, MEAN, deciding_metric, held_out_rows
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT
 from safework_rl.plan import plan_rl, rows_of
 from safework_rl.reference import REFERENCE_SLOT, plan_reference
 from safework_rl.registry import LOSSES, OBJECTIVES, package_digests
-from safework_rl.search.config import SearchConfig
+from safework_rl.search.config import OF_EVALUATION, SearchConfig
 
 
 class SearchRlStage(PolicyStage):
@@ -48,7 +48,11 @@ class SearchRlStage(PolicyStage):
         plan_reference(plan, config, inputs, {"search"})
         data, index = inputs.one("data"), inputs.one("index")
         rows = rows_of(data, {"search"})
-        problems = (lost_answers(index.path, rows, data.ref, index.ref), weights_problem(config.category_weights, rows))
+        problems = (
+            lost_answers(index.path, rows, data.ref, index.ref),
+            weights_problem(config.category_weights, rows),
+            *evaluation_problems(config, inputs),
+        )
         plan.refusals += [problem for problem in problems if problem is not None]
         if config.limits.turn_tokens > config.max_completion_length:
             plan.refuse(
@@ -70,7 +74,7 @@ class SearchRlStage(PolicyStage):
         from safework_rl.run import train
         from safework_rl.step import Episodes
 
-        objective = load_registered(OBJECTIVES, "search", "objective")(config)
+        objective = load_registered(OBJECTIVES, "search", "objective")(config, work.world)
         limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
         index = SearchIndex.load(inputs.one("index").path)
         episodes = Episodes(index, limits, objective.measure)
@@ -90,6 +94,25 @@ def weights_problem(weights: Mapping[str, float], rows: Sequence[Row]) -> Config
     if rows and not any(weights.get(name, 1.0) for name in known):
         return ConfigError("category_weights is 0 for every category", "no question could be drawn", "leave one of them above 0")
     return None
+
+
+def evaluation_problems(config: SearchConfig, inputs: Inputs) -> list[SafeworkError | None]:
+    """Held-out questions whose passages the index lacks, or without gold answers where what they show decides."""
+    if config.eval_steps is None:
+        return []
+    try:
+        metric, _ = deciding_metric(config, inputs.many("eval_verifiers"))
+        rows = held_out_rows(config, inputs)
+    except SafeworkError:
+        return []  # refused already
+    index, source = inputs.one("index"), inputs.maybe("eval_data") or inputs.one("data")
+    problems: list[SafeworkError | None] = [lost_answers(index.path, rows, f"the held-out rows of {source.ref}", index.ref)]
+    if metric in (*OF_EVALUATION, MEAN) and not any(row.answer is not None and row.meta.get("answer_type") for row in rows):
+        what = f"metric_for_best_model={metric} needs gold answers, and no held-out row of {source.ref} has one with meta.answer_type"
+        problems.append(
+            InputError(what, "an episode is reliable where it is certain of a right answer", "give other eval_data, or another metric")
+        )
+    return problems
 
 
 stage = SearchRlStage()

@@ -15,6 +15,7 @@ from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules.inputs import rule_artifact
+from safework_rl import evaluate
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage
 from safework_rl.search.config import SearchConfig
@@ -117,6 +118,61 @@ def test_a_search_policy_is_judged_on_the_reliability_of_its_episodes(searching,
 def test_what_decides_must_be_measured(searching):
     with pytest.raises(SafeworkError, match="mean could not be measured on the 2 replies of an evaluation"):
         searching("mean")
+
+
+@pytest.fixture
+def questions(store, commit):
+    """Makes a dataset of three search questions."""
+
+    def make(name: str, **meta):
+        folder = store.staging()
+        (folder / "rl").mkdir()
+        asked = [[{"role": "user", "content": f"{name} {i}?"}] for i in range(3)]
+        rows = [Row(f"q{i}", "search", prompt, answer="b", meta={"group": name} | meta) for i, prompt in enumerate(asked)]
+        write_rows(folder / "rl" / "rows.parquet", rows)
+        return commit(folder, "dataset", name).with_subset("rl")
+
+    return make
+
+
+SEARCH = {
+    "max_steps": 1, "num_generations": 4, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "steps_per_generation": 1,
+    "max_completion_length": 32, "limits": {"turn_tokens": 8}, "preflight": 0, "require_gradient": False, "eval_steps": 1,
+    "metric_for_best_model": "reliability",
+}  # fmt: skip
+
+
+def test_what_a_search_evaluation_needs_is_refused_in_the_plan(tiny_artifact, index_artifact, questions):
+    def planned(metric="reliability", **meta):
+        inputs = {"model": tiny_artifact, "index": index_artifact, "data": questions("train", answer_type="exact")}
+        plan = search_stage.plan(
+            SearchConfig(**SEARCH | {"metric_for_best_model": metric}), Inputs(inputs | {"eval_data": questions("held", **meta)})
+        )
+        return [refusal.what for refusal in plan.refusals], " ".join(plan.lines)
+
+    refusals, lines = planned(answer_type="exact")
+    assert refusals == [] and "judged by reliability, true_certain" in lines and "replies of 32 tokens at most" in lines
+    (refusal,) = planned(answer_type="exact", passages=["nowhere"])[0]
+    assert refusal.startswith("3 of 3 questions of the held-out rows of ") and "have their answers in passages that" in refusal
+    (refusal,) = planned()[0]
+    assert refusal.startswith("metric_for_best_model=reliability needs gold answers, and no held-out row of ")
+    assert planned("mean_tokens")[0] == []
+
+
+def test_held_out_questions_are_asked_where_training_questions_have_the_same_ids(
+    tiny_artifact, index_artifact, questions, work, acting, monkeypatch
+):
+    asked, play = [], evaluate.run_episodes
+
+    def noted(engine, index, prompts, limits, sampling, encoded):
+        asked.extend(engine.tokenizer.decode(ids) for ids, _ in encoded)
+        return play(engine, index, prompts, limits, sampling, encoded=encoded)
+
+    monkeypatch.setattr(evaluate, "run_episodes", noted)
+    inputs = {"model": tiny_artifact, "index": index_artifact, "data": questions("train", answer_type="exact")}
+    inputs["eval_data"] = questions("held", answer_type="exact")
+    search_stage.run(SearchConfig(**SEARCH), Inputs(inputs), work)
+    assert len(asked) == 6 and all("held" in text and "train" not in text for text in asked)
 
 
 def test_a_judge_that_is_a_reward_is_refused(tiny_artifact, toy_data, heldout, store):

@@ -118,6 +118,11 @@ def test_categories_are_drawn_by_weight_within_their_task():
     two = [i for i in weighed.order() if rows[i].category == "two_hop"]
     assert all(len(set(two[k : k + 2])) == 2 for k in range(0, len(two) - 1, 2)), "in turns"
     assert sorted(weighed.spares(0, 1, range(20), {0, 6})) == [1, 2, 3, 4, 5, 7, 8, 9, 10], "all that are left, whatever their category"
+    unnamed = [row("search") for _ in range(4)] + [row("search", category="two_hop") for _ in range(4)]
+    others = Curriculum(unnamed, [(["search"], 1.0)], 400, 2, {}, 1, {"": 0.0}).order()
+    assert {unnamed[i].category for i in others} == {"two_hop"}, "rows without a category have one without a name"
+    with pytest.raises(InputError, match="has no such rows that can be drawn"):
+        Curriculum(rows[:6], [(["search"], 1.0)], 4, 2, {}, 1, {"one_hop": 0.0})
     silent = Curriculum(rows, phases, 400, 2, {}, 1, {"one_hop": 0.0})
     assert {rows[i].category for i in silent.order()} == {"two_hop", "sums"}
     assert {rows[i].category for i in silent.spares(0, 1, range(20), set())} == {"two_hop", "sums"}
@@ -197,6 +202,8 @@ def test_an_evaluation_measures_episodes_and_leaves_the_constraint_as_it_is():
     assert objective.finish_step()["search/reliability"] == 1, "that of the training episodes"
     unsure = SearchObjective(Unsure(), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
     assert unsure.measure([question], [transcript("?", 2)]) == {}
+    some = unsure.measure([question] * 3, [transcript("?", 2), transcript("Ada", 9), transcript("Bob", 2)])
+    assert some["reliability"] == 1 and some["reliability/failed"] == 1, "unscorable is counted, not hidden"
 
 
 class Unsure:

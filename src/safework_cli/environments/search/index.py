@@ -165,13 +165,19 @@ def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputE
         of, ref: what the questions and the index are, for the message.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    wanted = {passage for row in rows for passage in _passages_of(row)}
+    if not wanted:
+        return None
     try:
-        known = set(pq.read_table(folder / PASSAGES, columns=["id"]).column("id").to_pylist())
+        ids = pq.read_table(folder / PASSAGES, columns=["id"]).column("id")
+        names = pa.array(sorted(wanted), ids.type)
+        missing = set(names.filter(pc.invert(pc.is_in(names, value_set=pc.unique(ids)))).to_pylist())
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
-    lost = sum(any(passage not in known for passage in row.meta.get("passages") or ()) for row in rows)
+    lost = sum(not missing.isdisjoint(_passages_of(row)) for row in rows)
     if not lost:
         return None
     return InputError(
@@ -179,3 +185,9 @@ def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputE
         "no search could find them",
         "build the index from the passages of the questions: safework data index",
     )
+
+
+def _passages_of(row: Row) -> list[str]:
+    """Ids of the passages that hold the answer; none where the row does not name them as the starter set does."""
+    passages = row.meta.get("passages")
+    return [passage for passage in passages if isinstance(passage, str)] if isinstance(passages, list) else []
