@@ -16,6 +16,7 @@ from pydantic import Field
 
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.ladder import Step, in_order, read_ladder
+from safework_cli.core.launch.start import end_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFINITIONS = Path(__file__).with_name("evidence_runs.yaml")
@@ -202,7 +203,7 @@ def execute(
 
 
 def _output(words: list[str], name: str) -> str:
-    finished = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    finished = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=end_with_parent)
     if finished.returncode != 0:
         raise EvidenceError(f"{name} ended with exit code {finished.returncode}; the same command continues")
     return finished.stdout
