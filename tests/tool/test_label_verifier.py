@@ -116,8 +116,8 @@ def test_the_instruction_is_kept_for_later_calls_and_another_one_is_not_mistaken
 
 
 def test_what_was_judged_earlier_changes_nothing_of_a_judgement(parts, spec):
-    """Prompts are divided at the same token whatever came before. In bf16 another place changes the probabilities of a model of 135 million
-    weights by up to 0.12, and a resumed run rewarded two of 68 replies differently."""
+    """Prompts are divided at the same token whatever came before: in bf16 another place rounds differently, and a resumed run rewarded
+    a few replies differently."""
     samples = [exchange(f"{n} boats, and one light." * (n + 1), f"Say it for {n}.", harmful=n < 2) for n in range(6)]
 
     def passes_after(*earlier: list[Exchange]) -> tuple[list[torch.Size], list[list[float]]]:

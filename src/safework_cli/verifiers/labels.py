@@ -256,8 +256,8 @@ class LabelVerifier:
         self.model.eval()
         try:
             with torch.inference_mode():
+                lengths = [len(row.ids) for row in rows]
                 for opening, group in self._openings.groups(rows):
-                    lengths = [len(row.ids) for row in rows]
                     order = sorted(group, key=lambda i: -lengths[i])
                     for chosen in self._passes(order, lengths, opening.length if opening else 0):
                         batch = judge_batch(self.model, [rows[i] for i in chosen], pad_id, opening, keep=self._codes is not None)

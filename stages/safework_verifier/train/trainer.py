@@ -48,10 +48,6 @@ class Examples(Dataset[dict[str, Any]]):
         """How many prompts lost their middle."""
         return sum(prompt.left_out > 0 for prompt in self._kept)
 
-    @property
-    def has_images(self) -> bool:
-        return any(exchange.images for exchange in self._exchanges)
-
     def prompt(self, index: int) -> JudgePrompt:
         """A prompt with its images."""
         return self._with_images(index) if self._exchanges[index].images else self._kept[index]
