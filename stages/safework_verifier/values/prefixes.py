@@ -11,7 +11,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.row import Row
 from safework_verifier.rows import hold_out
 
-MIN_PROMPTS = 8
+MIN_GROUPS = 8
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ def valued_rows(rows: Sequence[Row], ref: str) -> tuple[list[Row], list[str]]:
     """The rows, and the names of their principles in order.
 
     Raises:
-        InputError: a row has no values or wrong ones, or a principle has values for too few prompts.
+        InputError: a row has no values or wrong ones, or a principle has values for too few groups of prompts.
     """
     groups: dict[str, set[str]] = defaultdict(set)
     for row in rows:
@@ -42,10 +42,10 @@ def valued_rows(rows: Sequence[Row], ref: str) -> tuple[list[Row], list[str]]:
     if not groups:
         raise InputError(f"{ref} has no rows", "there is nothing to train on")
     for name, of_principle in sorted(groups.items()):
-        if len(of_principle) < MIN_PROMPTS:
+        if len(of_principle) < MIN_GROUPS:
             raise InputError(
-                f"principle '{name}' has values for {len(of_principle)} prompts only",
-                f"{MIN_PROMPTS} are needed to split them",
+                f"principle '{name}' has prompts of too few groups ({len(of_principle)})",
+                f"{MIN_GROUPS} are needed: they are split by group, so that related prompts stay on one side",
                 "roll out more prompts",
             )
     return list(rows), sorted(groups)

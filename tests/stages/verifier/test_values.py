@@ -32,9 +32,9 @@ from safework_verifier.values.trainer import value_loss
 from scripted import Scripted, spaced_tokenizer
 
 
-def prefix(number: int, text: str, values: dict[str, float], task: str = "safety") -> Row:
+def prefix(number: int, text: str, values: dict[str, float], task: str = "safety", group: str = "") -> Row:
     messages = [Message(role="user", content=f"question {number}"), Message(role="assistant", content=text)]
-    return Row(f"r{number}@{text}", task, messages, meta={"group": f"r{number}", "values": values})
+    return Row(f"r{number}@{text}", task, messages, meta={"group": group or f"r{number}", "values": values})
 
 
 def toy_rows(prompts: int = 60) -> list[Row]:
@@ -295,7 +295,8 @@ def test_guided_search_hands_value_models_the_open_prefix(trained, tiny_model):
     [
         ([prefix(0, "a", {})], "no Monte-Carlo values"),
         ([prefix(0, "a", {"safety": 1.5})], "the value of 'safety' is 1.5"),
-        ([prefix(n, "a", {"safety": 0.5}) for n in range(3)], "values for 3 prompts only"),
+        ([prefix(n, "a", {"safety": 0.5}) for n in range(3)], r"too few groups \(3\)"),
+        ([prefix(n, f"a{n}", {"safety": 0.5}, group="one") for n in range(9)], r"too few groups \(1\)"),
         ([], "has no rows"),
     ],
 )
