@@ -22,6 +22,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, split_tensor_dict, use_adapter
 
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.stage import WorkDir
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.load import engine_over
@@ -117,8 +118,10 @@ class LadderTrainer(GRPOTrainer):
         assert isinstance(tokenizer, PreTrainedTokenizerBase)
         size, share, bf16 = self.config.generation_batch_size, self.config.share_prompts, bool(self.args.bf16)
         if self.config.engine.kind == "hf":
+            return_freed_memory()  # updates and sampling do not fit what the other has freed, and each rollout has sizes of its own
             with whole_policy(self) as model:
                 yield engine_over(model, tokenizer, size, share_prompts=share, bf16=bf16)
+            return_freed_memory()
             return
         if self._vllm is None:
             self._vllm = VllmPolicy(self.config, self._folder, tokenizer, self.work, in_bf16=bf16, processor=self._processor)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import re
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +28,7 @@ from transformers.integrations import deepspeed
 from safework_cli.core.artifacts.bases import base_folder
 from safework_cli.core.artifacts.payload import weight_headers
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError
+from safework_cli.core.heap import keep_freed_memory
 from safework_cli.core.system_errors import is_out_of_memory
 from safework_cli.models.adapters import Adapter, with_adapter, write_adapter
 from safework_cli.models.folder import first_line, has_vision, processors_template, read_config, read_json, stored_dtype
@@ -39,7 +38,6 @@ from safework_cli.training.config import SaveDtype
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _OF_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # names and numbers of malloc.h
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Place = Literal["device", "host", "empty"]
@@ -203,7 +201,7 @@ def load_model(
         setattr(model.config, name, None)
     vars(model).pop("hf_device_map", None)  # a trainer would take a model on one device for one that is spread over several
     if device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     if place != "empty":
         refuse_not_finite(folder, model)
     return model.eval()
@@ -271,18 +269,6 @@ def read_generation_config(folder: Path) -> GenerationConfig | None:
             warnings.warn(f"{file} is invalid and was repaired for this run: {why}", stacklevel=3)
         return generation
     raise InputError(f"{file} cannot be used", why, "correct the file")
-
-
-def _keep_freed_memory() -> None:
-    """Makes glibc keep freed buffers for the next step instead of returning them to the kernel.
-
-    A training step frees and takes again gigabytes of activations; mapping their pages again took a fifth of a CPU step. Only this
-    process is changed; elsewhere than on glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:

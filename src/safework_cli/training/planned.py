@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import sys
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safework_cli.core.formats import duration, size
+from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.plan.work import Estimate
 from safework_cli.core.stage import WorkDir
 from safework_cli.core.system import peak_memory, resident_bytes
@@ -60,7 +59,7 @@ class CompareWithPlan(TrainerCallback):
         self._resident: int | None = None
         if not self._on_card:
             self._seconds_per_byte = new_memory_seconds()
-            _return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
+            return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
             self._resident = resident = resident_bytes()
             self._without_model = None if resident is None else resident - held_bytes(self._trainer)
         self._first_step = state.global_step
@@ -171,13 +170,6 @@ def new_memory_seconds() -> float:
             seconds.append(time.perf_counter() - start)
         del tensor
     return max(0.0, seconds[0] - seconds[1]) / NEW_MEMORY
-
-
-def _return_freed_memory() -> None:
-    """Gives what was freed back to the system, on glibc: a CPU run keeps it for its next step otherwise (``models.load``)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def held_bytes(trainer: Trainer) -> int:
