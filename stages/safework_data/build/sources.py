@@ -13,7 +13,7 @@ from typing import Any
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.artifacts.manifest import HELDOUT
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, nearest
 from safework_cli.data.dataset import stream_dataset
 from safework_cli.data.images import IMAGE_SUFFIXES, embedded
 from safework_cli.data.row import Message, Row
@@ -115,6 +115,18 @@ def state_of_images(tables: Iterable[Path]) -> str:
     return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 
 
+def refuse_unknown_categories(source: StarterSource) -> None:
+    """Raises InputError where the starter set has no rows of a category that is asked for."""
+    if not source.categories:
+        return
+    from safework_data import starter
+
+    known = sorted({row.category for rows in starter.build().values() for row in rows if row.category})
+    if unknown := [name for name in source.categories if name not in known]:
+        what = f"the starter set has no category '{unknown[0]}'{nearest(unknown[0], known)}"
+        raise InputError(what, f"its categories: {', '.join(known)}", "correct categories: of the source")
+
+
 def read_source(source: Source, seed: int) -> Arrived:
     """Opens a source; its rows are read as they are asked for.
 
@@ -135,11 +147,12 @@ def read_source(source: Source, seed: int) -> Arrived:
 def _read_starter(source: StarterSource, seed: int) -> Arrived:
     from safework_data import starter
 
+    everything = not source.tasks and not source.categories
     rows = [
         Candidate(row, subset, "starter", split_already=True)
         for subset, of_subset in starter.build(seed).items()
         for row in of_subset
-        if row.task in source.tasks or not source.tasks
+        if everything or row.task in source.tasks or row.category in source.categories
     ]
     return Arrived("starter", ", ".join(sorted({c.row.licence for c in rows if c.row.licence})), rows, "ships with safework", as_it_is)
 

@@ -43,7 +43,9 @@ class StarterSource(Settings):
     kind: Literal["starter"]
     """The word `starter`."""
     tasks: list[Task] = Field(default_factory=list)
-    """Only rows of these tasks; all where empty."""
+    """Only rows of these tasks, and of `categories`; all where both are empty."""
+    categories: list[str] = Field(default_factory=list)
+    """Rows of these categories too, such as `instruction` of the task general: the category column of the rows has them."""
 
 
 class DrawnSource(Settings):

@@ -12,7 +12,7 @@ from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.data.suites import suite_named
 from safework_data.build.columns import columns_of
 from safework_data.build.config import BuildConfig
-from safework_data.build.sources import digest_of_images, is_split, source_files, source_name, state_of_images
+from safework_data.build.sources import digest_of_images, is_split, refuse_unknown_categories, source_files, source_name, state_of_images
 from safework_data.build.sources_config import DrawnSource, FileSource, HubSource, SetSource, Source, StarterSource
 from safework_data.files import digest_of, drawing_files, expand, starter_files
 from safework_data.show import counts_table
@@ -55,6 +55,8 @@ class BuildStage(Stage):
                 plan.refuse(f"two sources are called '{name}'", why, do)
             names.append(name)
             try:
+                if isinstance(source, StarterSource):
+                    refuse_unknown_categories(source)
                 files = source_files(source)
             except SafeworkError as error:
                 plan.refusals.append(error)
