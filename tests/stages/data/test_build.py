@@ -456,6 +456,16 @@ def test_the_starter_set_is_built_whole(work: WorkDir) -> None:
     assert outcome.metrics["rows"] >= 8000
 
 
+def test_rows_of_some_categories_of_the_starter_set(work: WorkDir) -> None:
+    """Added to those of `tasks`; a category that does not exist is refused in the plan."""
+    with pytest.raises(InputError, match="the starter set has no category 'instructions'; did you mean 'instruction'"):
+        build(work, {"kind": "starter", "categories": ["instructions"]})
+    build(work, {"kind": "starter", "tasks": ["value"], "categories": ["instruction"]})
+    rows = rows_of(work, "cot")
+    assert {row.category for row in rows if row.task != "value"} == {"instruction"}
+    assert {row.task for row in rows} == {"value", "general"}
+
+
 def test_the_language_that_a_source_states_counts_for_more_than_the_prompts_script(work):
     """Chinese search questions of the starter set follow an English instruction."""
     outcome = build(work, {"kind": "starter"}, languages=["en"])
