@@ -115,13 +115,13 @@ def state_of_images(tables: Iterable[Path]) -> str:
     return hashlib.sha256(stated.encode("utf-8", "surrogateescape")).hexdigest() if found else ""
 
 
-def refuse_unknown_categories(source: StarterSource) -> None:
-    """Raises InputError where the starter set has no rows of a category that is asked for."""
+def refuse_unknown_categories(source: StarterSource, seed: int) -> None:
+    """Raises InputError where the starter set of a seed has no rows of a category that is asked for."""
     if not source.categories:
         return
     from safework_data import starter
 
-    known = sorted({row.category for rows in starter.build().values() for row in rows if row.category})
+    known = sorted({row.category for rows in starter.build(seed).values() for row in rows if row.category})
     if unknown := [name for name in source.categories if name not in known]:
         what = f"the starter set has no category '{unknown[0]}'{nearest(unknown[0], known)}"
         raise InputError(what, f"its categories: {', '.join(known)}", "correct categories: of the source")

@@ -40,7 +40,8 @@ class BuildStage(Stage):
     output: ClassVar[str] = "dataset"
 
     def plan(self, config: BuildConfig, inputs: Inputs) -> Plan:
-        """Lists the sources and refuses what cannot be read; opens no file but those whose columns are to be found by their names."""
+        """Lists the sources and refuses what cannot be read; opens no file but those whose columns are to be found by their names,
+        and the starter set where categories of it are asked for."""
         datasets = inputs.many("data")
         names: list[str] = [*datasets]
         plan = Plan(name=artifact_name(source_name(config.sources[0]) if config.sources else next(iter(datasets), ""), "dataset"))
@@ -56,7 +57,7 @@ class BuildStage(Stage):
             names.append(name)
             try:
                 if isinstance(source, StarterSource):
-                    refuse_unknown_categories(source)
+                    refuse_unknown_categories(source, config.seed)
                 files = source_files(source)
             except SafeworkError as error:
                 plan.refusals.append(error)
