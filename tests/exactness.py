@@ -17,6 +17,7 @@ from safework_cli.data.row import Row
 from safework_cli.engines.hf.decode import unshareable
 from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.engines.protocol import Sampling
+from safework_cli.models.attention import attention_by_row, keeps_rows_apart
 from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.load import stop_token_ids
 from safework_cli.models.vision import BY_TOKEN, Prompt, Vision
@@ -27,7 +28,7 @@ from safework_cli.verifiers.values import hidden_ends
 from safework_rl.shared_prompt import group_logps
 from safework_sft.batches import Batches
 from safework_sft.encode import IGNORE, VisionOf, encode_rows, rows_to_train
-from safework_sft.trainer import logits_at
+from safework_sft.trainer import keeps_images_apart, logits_at
 
 
 def image(width: int, height: int, factor: int) -> dict[str, Any]:
@@ -95,17 +96,25 @@ def generation(of: Model) -> float:
     return worst
 
 
-def supervised(of: Model) -> float:
-    """Of the supervised tokens of a padded batch, as ``safework sft`` trains on them."""
+def supervised(of: Model, padding_free: bool = False) -> float | None:
+    """Of the supervised tokens of a batch, as ``safework sft`` trains on them; None where the architecture does not keep its rows apart."""
     stops = stop_token_ids(of.tokenizer, of.model)
     encoded = encode_rows(of.rows, of.tokenizer, stops, 4096, processor=of.processor)
     assert not encoded.dropped, encoded.dropped
     columns = rows_to_train(encoded, None, False).dataset()
     vision_of = VisionOf(encoded.rows, of.tokenizer, stops, of.processor)
-    inputs = Batches(of.tokenizer.pad_token_id, padding_free=False, vision_of=vision_of)([columns[i] for i in range(len(of.rows))])
+    rows = [columns[i] for i in range(len(of.rows))]
+    if padding_free and not (
+        keeps_rows_apart(of.model, max(map(len, encoded.input_ids)))
+        and (of.processor is None or keeps_images_apart(of.model, of.tokenizer.pad_token_id, rows, vision_of))
+    ):
+        return None
+    inputs = Batches(of.tokenizer.pad_token_id, padding_free=padding_free, vision_of=vision_of, model=of.model)(rows)
     keep_BT = inputs["labels"][:, 1:] != IGNORE
-    logits_NV, _ = logits_at(of.model.train(), inputs, keep_BT)
-    found = logits_NV.log_softmax(-1).gather(1, inputs["labels"][:, 1:][keep_BT][:, None])[:, 0].split(keep_BT.sum(1).tolist())
+    with attention_by_row(of.model):
+        logits_NV, _ = logits_at(of.model.train(), inputs, keep_BT)
+    counts = [sum(label != IGNORE for label in labels[1:]) for labels in encoded.labels]
+    found = logits_NV.log_softmax(-1).gather(1, inputs["labels"][:, 1:][keep_BT][:, None])[:, 0].split(counts)
     worst = 0.0
     for number, (ids, labels, logp, prompt) in enumerate(zip(encoded.input_ids, encoded.labels, found, of.prompts(), strict=True)):
         assert ids[: len(prompt.ids)] == prompt.ids, "trained on another prompt than is asked"
@@ -113,6 +122,10 @@ def supervised(of: Model) -> float:
         expected = of.plain(ids, vision)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
         worst = max(worst, _off(logp, expected[torch.tensor(labels[1:]) != IGNORE]))
     return worst
+
+
+def without_padding(of: Model) -> float | None:
+    return supervised(of, padding_free=True)
 
 
 def reinforcement(of: Model) -> float | None:
@@ -164,6 +177,7 @@ def values(of: Model) -> float:
 PATHS = {
     "generation": generation,
     "sft": supervised,
+    "sft without padding": without_padding,
     "rl": reinforcement,
     "judging, first token": lambda of: judging(of, "first"),
     "judging, whole label": lambda of: judging(of, "whole"),

@@ -170,6 +170,10 @@ class TrainingRows:
     def has_images(self) -> bool:
         return any(number >= 0 for number in self.images)
 
+    def short_with_images(self, count: int = 2) -> list[int]:
+        """The rows with images that have the fewest tokens."""
+        return sorted((row for row, number in enumerate(self.images) if number >= 0), key=lambda row: len(self.input_ids[row]))[:count]
+
 
 def rows_to_train(
     encoded: EncodedRows, verdicts: Verdicts | None, short_rows: bool, only_short: EncodedRows | None = None, passes: int = 1

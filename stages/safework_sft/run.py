@@ -64,7 +64,7 @@ from safework_sft.encode import (
 from safework_sft.marks import MarkedRows, marked_rows, measured_data, measured_rows, only_cut
 from safework_sft.mixture import weighted_positions
 from safework_sft.threshold import move_threshold
-from safework_sft.trainer import SupervisedTrainer, VerdictTerm
+from safework_sft.trainer import SupervisedTrainer, VerdictTerm, keeps_images_apart
 
 
 def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -111,9 +111,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         model.get_input_embeddings().requires_grad_(False)
     args = _arguments(config, work, tokenizer, place)
     lengths = [len(ids) for ids in training.input_ids]
-    rows_apart = any_of(work.world, place != "empty" and keeps_rows_apart(model, max(lengths)))
-    padding_free = config.padding_free and not training.has_images and rows_apart
     vision_of = VisionOf(joined(encoded, encoded_cut).rows, tokenizer, stop_ids, processor) if training.has_images else None
+    tried = config.padding_free and place != "empty"
+    padding_free = any_of(work.world, tried and keeps_apart(model, tokenizer.pad_token_id, training, vision_of))
     trainer = SupervisedTrainer(
         model=model,
         args=args,
@@ -239,6 +239,16 @@ def _evaluation(
         sample=sample,
         trust_remote_code=config.trust_remote_code,
     )
+
+
+def keeps_apart(model: Any, pad_id: int, training: TrainingRows, vision_of: VisionOf | None) -> bool:
+    """Whether the rows may follow each other without padding: tried with a few random tokens, and with the shortest rows with images."""
+    if not keeps_rows_apart(model, max(map(len, training.input_ids))):
+        return False
+    if vision_of is None:
+        return True
+    columns = training.dataset()
+    return keeps_images_apart(model, pad_id, [columns[row] for row in training.short_with_images()], vision_of)
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase, place: Place) -> TrlSftConfig:

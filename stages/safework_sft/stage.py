@@ -136,7 +136,7 @@ def _work(config: SftConfig, model: Artifact, rows: list[Row], steps: int) -> Wo
         "supervised" if config.launch.world == 1 or ours else "tiles",
         head_on_card=None if ours else "tiles",
         supervised=min(1.0, replies / ratio / max(1, sum(lengths))),
-        padded=not config.padding_free or any(patches for _, patches in images),
+        padded=not config.padding_free,
         frozen_embedding=config.freeze_embeddings,
         extra_forwards=1.0 if config.kl else 0.0,
         loads_parts=not ours,

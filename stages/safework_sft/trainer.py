@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from trl import SFTTrainer
 
+from safework_cli.models.attention import same_by_row
 from safework_cli.models.vision import Vision, base_of
 from safework_cli.training.sampler import StepSampler, step_sampler
 from safework_sft.batches import TARGETS, Batches
@@ -71,7 +72,9 @@ class SupervisedTrainer(SFTTrainer):
         self._kl_weight, self._reference = kl_weight, reference
         # routers of mixtures of experts are balanced over tokens: each counts once for every row that it is in
         share = not self.aux_loss_enabled
-        self.data_collator = Batches(self._tokenizer.pad_token_id, padding_free=padding_free, share=share, vision_of=vision_of)
+        self.data_collator = Batches(
+            self._tokenizer.pad_token_id, padding_free=padding_free, share=share, vision_of=vision_of, model=self.model
+        )
         if verdict_term is not None:
             self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # its denominators are those of a whole step
 
@@ -137,6 +140,21 @@ class SupervisedTrainer(SFTTrainer):
         for name, value_N in values.items():
             if value_N.numel():  # TRL divides by the count of every name that it has, and a step may hold no verdict
                 self._metrics["train"][name].extend(value_N.detach().tolist())
+
+
+def keeps_images_apart(model: Any, pad_id: int, rows: Sequence[dict[str, Any]], vision_of: Callable[[int], Vision | None]) -> bool:
+    """Whether a model, in float32, gives rows with images, without padding, the log-probabilities that it gives them one by one.
+
+    Args:
+        rows: with the columns of the training rows, two of them with images.
+    """
+    pair = [Batches(pad_id, padding_free=flat, vision_of=vision_of, model=model) for flat in (True, False)]
+
+    def supervised(batch: dict[str, Any]) -> torch.Tensor:
+        given = {name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+        return logits_at(model, given, given["labels"][:, 1:] != IGNORE)[0]
+
+    return same_by_row(model, lambda: [(supervised(pair[0](rows)), torch.cat([supervised(pair[1]([row])) for row in rows]))])
 
 
 def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra: Any) -> tuple[torch.Tensor, Any]:

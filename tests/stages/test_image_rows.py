@@ -101,7 +101,8 @@ def test_images_are_encoded_when_their_step_comes(folder, data, store, work, mon
     monkeypatch.setattr(VisionOf, "ahead", ahead)
     config = SftConfig(**SFT | {"max_steps": 2, "per_device_train_batch_size": 2, "sample_prompts": 0})
     sft_stage.run(config, Inputs({"model": store.resolve(str(folder), ("model",)), "data": data(True)}), work("sft"))
-    assert set(map(len, coming)) <= {2, 4} and set(opened) <= {1, 2, 3} and len(opened) <= 6
+    before = opened.count(0)  # two rows, which are tried without padding and with it
+    assert set(map(len, coming)) <= {2, 4} and set(opened) <= {0, 1, 2, 3} and before <= 4 and len(opened) - before <= 6
 
     tokenizer, processor = load_tokenizer(folder), load_processor(folder)
     spec = preset("value").model_copy(update={"max_length": 2000})

@@ -13,7 +13,7 @@ and values from there, and everything else is computed once. For rows of a hundr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -52,13 +52,14 @@ def _sdpa_by_row(
     shared: int = 0,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention of rows that follow each other; the ordinary one where ``row_lengths`` are not given.
+    """The attention of rows that follow each other; the ordinary one where ``row_lengths`` are not given, and in a vision tower, to which
+    some models pass them on.
 
     Args:
         shared: tokens of the first of them, which all others go on from; 0 where there is no such row.
     """
     attend: Any = _sdpa_in_float32 if query.device.type == "cpu" else sdpa_attention_forward
-    if row_lengths is None:
+    if row_lengths is None or not getattr(module, "is_causal", True):
         return attend(module, query, key, value, attention_mask, **settings)[0], None
     settings.pop("position_ids", None)
     if _in_one_call(query.device):
@@ -179,18 +180,24 @@ def keeps_rows_apart(model: Any, longest: int) -> bool:
     drawn = torch.Generator().manual_seed(0)
     start, *ends = (torch.randint(config.vocab_size, (n,), generator=drawn).tolist() for n in (PROBE_SHARED, *PROBE_LENGTHS))
     rows = [start + end for end in ends]
-    device, was_training = whole.device, model.training
+    device = whole.device
+
+    def pair(shared: int) -> tuple[torch.Tensor, torch.Tensor]:
+        alone = [model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows]
+        return model(**without_padding(rows, device, shared), use_cache=False).logits[0], one_sequence(alone, shared)[0]
+
+    return same_by_row(model, lambda: [pair(0), pair(PROBE_SHARED)])
+
+
+def same_by_row(model: Any, pairs: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> bool:
+    """Whether the log-probabilities of two logits are the same but for rounding, for each pair; computed inside ``attention_by_row``."""
+    was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), attention_by_row(model):
-            alone = [model(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0] for row in rows]
-            pairs = [
-                (model(**without_padding(rows, device, shared), use_cache=False).logits[0], one_sequence(alone, shared)[0])
-                for shared in (0, PROBE_SHARED)
-            ]
+            logp = [[logits.float().log_softmax(-1) for logits in pair] for pair in pairs()]
     except (TypeError, ValueError, RuntimeError, IndexError):  # an architecture that takes no positions, or no further arguments
         return False
     finally:
         model.train(was_training)
-    logp = [[logits.float().log_softmax(-1) for logits in pair] for pair in pairs]
     return all(bool((together - each).abs().max() < PROBE_DIFFERENCE) for together, each in logp)

@@ -11,7 +11,7 @@ from datasets import Dataset
 from safework_cli.core.stage import Inputs
 from safework_cli.models.attention import attention_by_row, keeps_rows_apart, without_padding
 from safework_cli.models.load import load_model, load_tokenizer
-from safework_sft.batches import Batches
+from safework_sft.batches import Batches, common_beginning
 from safework_sft.config import SftConfig
 from safework_sft.run import _arguments, train
 from safework_sft.trainer import SupervisedTrainer
@@ -103,6 +103,12 @@ def test_what_rows_share_ends_before_the_first_token_that_predicts_a_supervised_
     supervised = batch["labels"][batch["labels"] != -100].tolist()
     assert supervised == [label for row in labels for label in row if label != -100]
     assert Batches(0, padding_free=True, share=False)([{"input_ids": ids, "labels": ids} for ids in rows]).get("shared", 0) == 0
+
+
+def test_what_rows_share_ends_before_an_image():
+    rows = [torch.tensor(row) for row in ([1, 2, 90, 90, 3, 4], [1, 2, 90, 90, 3, 5])]
+    labels = [torch.tensor([-100] * 5 + [row[-1]]) for row in rows]
+    assert common_beginning(rows, labels) == 4 and common_beginning(rows, labels, torch.tensor([90, 91])) == 2
 
 
 def test_a_window_that_is_shorter_than_a_row_is_padded(tiny_model):
