@@ -10,16 +10,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FEATURES = "/backbone/layernorm/Add_1_output_0"
-"""The tower's last node. The graph itself goes on to a map of importance."""
+from safework_cli.models.smollm2_vision import LAYERS, trial_image
+
+FEATURES = f"/backbone/encoder/layer.{LAYERS - 1}/Add_1_output_0"
+"""The last node of the tower's layers that are used. The graph itself goes on to a map of importance."""
 PLACES = [(token, number) for token in (0, 1, 17, 120, 256) for number in (0, 63, 200, 383)]
 
 
 def features(file: Path):
     """Features of the trial image, (257, 384)."""
     import onnxruntime
-
-    from safework_cli.models.smollm2_vision import trial_image
 
     name = FEATURES.encode()
     value = bytes([0x0A, len(name)]) + name  # ValueInfoProto with a name

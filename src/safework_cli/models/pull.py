@@ -59,6 +59,7 @@ class PullModel(Stage):
     """Not a stage of the ladder, but it has all that one has: identity, lock, run folder, commit."""
 
     name = "models pull"
+    version = 2  # 2: the first seven layers of smollm2-vision's tower
     summary = "Bring a model into the store: smollm2, smollm2-vision, tiny, or hf:org/name."
     Config = PullConfig
     starts_over = True
