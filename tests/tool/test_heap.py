@@ -1,4 +1,4 @@
-"""Freed memory is kept between passes, and returned where it is asked for."""
+"""Freed memory is kept between passes, and returned where it is asked for or has grown."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+
+from safework_cli.training import callbacks
 
 PROGRAM = """
 import torch
@@ -35,3 +37,16 @@ def test_freed_buffers_are_kept_and_returned():
     assert held > 240
     assert kept > 240  # a training step takes them again
     assert returned < 40
+
+
+def test_what_training_has_kept_is_returned_once_it_has_grown(monkeypatch):
+    """By a fifth more than an update takes that begins with nothing kept: the first one, or the one after a return."""
+    resident, returned, after = iter([100, 119, 110, 121, 130, 140, 157, 90, 157, 80]), [], []
+    monkeypatch.setattr(callbacks, "resident_bytes", lambda: next(resident))
+    monkeypatch.setattr(callbacks, "return_freed_memory", lambda: returned.append(len(after)))
+    callback = callbacks.ReturnGrownMemory()
+    callback.on_train_begin(None, None, None)
+    for update in range(10):
+        callback.on_step_end(None, None, None)
+        after.append(update)
+    assert returned == [3, 6, 8]  # 121 > 120; then 157 > 156, of the 130 after it; the 90 after that lowers nothing

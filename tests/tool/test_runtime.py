@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 
 import pytest
@@ -20,6 +21,7 @@ from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
 from safework_cli.core.prepare import prepare
+from safework_cli.core.run_states import seconds_before
 from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
 from safework_cli.core.signals import ENDING, of_a_command
@@ -516,6 +518,32 @@ def test_a_run_that_is_refused_leaves_its_folder_only_where_there_is_something_t
     with pytest.raises(InputError, match="no rows"):
         run(stage, store)
     assert len(list(store.runs.iterdir())) == kept
+
+
+def test_the_duration_of_a_run_is_that_of_all_its_attempts(stage, store, monkeypatch):
+    def stops(work):
+        (work.checkpoints / "checkpoint-1").mkdir(exist_ok=True)
+        time.sleep(0.5)
+        raise RunAgain("stopped")
+
+    for during in (stops, stops, lambda work: None):
+        monkeypatch.setattr(NoteStage, "during", staticmethod(during))
+        with suppress(RunAgain):
+            made = run(stage, store)
+    assert 1 <= made.artifact.manifest.wall_seconds < 5
+    monkeypatch.setattr(NoteStage, "during", staticmethod(stops))
+    with pytest.raises(RunAgain):
+        run(stage, store, "text=b")
+    monkeypatch.setattr(NoteStage, "during", staticmethod(lambda work: None))
+    assert run(stage, store, "text=b", fresh=True).artifact.manifest.wall_seconds < 0.5
+
+
+def test_an_attempt_that_was_killed_ends_with_what_it_wrote_last():
+    """Its events end long before: at the beginning of a phase."""
+    first = [{"event": "started", "time": 100.0}, {"event": "phase", "time": 102.0}]
+    second = [{"event": "started", "time": 900.0, "written": 160.0}, {"event": "failed", "time": 930.0}]
+    assert seconds_before([*first, *second, {"event": "started", "time": 2000.0, "written": 925.0}]) == 60 + 30
+    assert seconds_before(first) == seconds_before([]) == 0
 
 
 @pytest.fixture

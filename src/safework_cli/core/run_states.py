@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 from safework_cli.core.artifacts import Artifact, Store
 from safework_cli.core.artifacts.manifest import RECORD
-from safework_cli.core.artifacts.staging import last_written
+from safework_cli.core.artifacts.staging import below, last_written
 from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import EVENTS, METRICS, read_metrics
 from safework_cli.core.resume import checkpoint_of
-from safework_cli.core.runs import is_running, read_request, run_folder_name, run_folders
+from safework_cli.core.runs import LOCK, REQUEST, is_running, read_request, run_folder_name, run_folders
 
 State = Literal["running", "stopped", "failed", "done"]
 STOPS = ("Interrupted", "RunAgain")
@@ -128,6 +129,21 @@ def _unfinished(folder: Path) -> Run | None:
         _step(folder),
         last_written(folder),
     )
+
+
+def last_work(folder: Path) -> float:
+    """When a run last wrote something of its own, in seconds of the epoch; 0 where it wrote nothing."""
+    return max((path.stat().st_mtime for path in below(folder) if path.name not in (LOCK, REQUEST) and path.is_file()), default=0.0)
+
+
+def seconds_before(events: Sequence[Mapping[str, Any]]) -> float:
+    """Seconds that the attempts before a run's last one took, each to what it wrote last."""
+    starts = [number for number, event in enumerate(events) if event.get("event") == "started"]
+    seconds = 0.0
+    for begin, end in pairwise(starts):
+        wrote = max(events[end - 1]["time"], events[end].get("written", 0.0))
+        seconds += max(0.0, wrote - events[begin]["time"])
+    return seconds
 
 
 def _finished(artifact: Artifact) -> Run:

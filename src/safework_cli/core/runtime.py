@@ -33,12 +33,14 @@ from safework_cli.core.errors import (
     RunAgain,
     SafeworkError,
 )
+from safework_cli.core.journal import read_journal
 from safework_cli.core.launch import ranks
 from safework_cli.core.launch.slurm import RESTARTED, standstill
 from safework_cli.core.launch.start import run_on_ranks
 from safework_cli.core.memory import run_in_memory
 from safework_cli.core.progress import EVENTS, METRICS, Progress, make_display
 from safework_cli.core.record import Prepared, keep_record, manifest_of, request_of
+from safework_cli.core.run_states import last_work, seconds_before
 from safework_cli.core.settings import verdict_settings
 from safework_cli.core.signals import StopRequest, stops_raised
 from safework_cli.core.stage import Outcome, Stage, WorkDir
@@ -170,6 +172,7 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
     """Runs the stage in its locked folder and commits what it made."""
     prepared.plan.check_start()
     fresh = fresh and not _begun_by_this_job(folder)
+    written = 0.0 if fresh else last_work(folder)
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
             shutil.rmtree(old) if old.is_dir() else old.unlink()
@@ -185,13 +188,15 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
     forked = resume.begin(store.runs, prepared.fork, folder, request) if prepared.fork else None
     started = time.monotonic()
-    outcome = _run_stage(prepared, folder, [forked] if forked else _others(store, folder, request, prepared.stage), quiet=quiet)
+    notes = [forked] if forked else _others(store, folder, request, prepared.stage)
+    outcome = _run_stage(prepared, folder, notes, written, quiet=quiet)
     refuse_if_changed(prepared)
     outcome.notes += [forked] if forked else []
     output = folder / "output"
     keep_record(folder, output)
     peak = ranks.peak_of_all(folder / ranks.FOLDER)
-    manifest = manifest_of(prepared, outcome, wall_seconds=time.monotonic() - started, peak=peak)
+    before = seconds_before(read_journal(folder / EVENTS, broken=[]))
+    manifest = manifest_of(prepared, outcome, wall_seconds=before + time.monotonic() - started, peak=peak)
     return Result(store.commit(output, manifest), False, exit_code(manifest))
 
 
@@ -214,12 +219,16 @@ def _others(store: Store, folder: Path, request: Mapping[str, Any], stage: Stage
     return resume.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
 
 
-def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], *, quiet: bool) -> Outcome:
-    """Calls the stage, with its progress shown and recorded and signals turned into errors."""
+def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: float, *, quiet: bool) -> Outcome:
+    """Calls the stage, with its progress shown and recorded and signals turned into errors.
+
+    Args:
+        written: when an earlier attempt last wrote something; 0 where there was none.
+    """
     progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest.current()
     for line in notes:
         progress.note(line)
-    progress.event("started", pid=os.getpid(), host=this_host())
+    progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
             stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over)

@@ -13,8 +13,10 @@ from transformers.trainer_utils import SchedulerType
 
 from safework_cli.core.checkpoints import PREFIX, rotate, seal
 from safework_cli.core.errors import SafeworkError
+from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.progress import Phase
 from safework_cli.core.stage import WorkDir
+from safework_cli.core.system import resident_bytes
 from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.group import any_of, barrier
 from safework_cli.training.heldout import LOGGED
@@ -62,6 +64,26 @@ class Seal(TrainerCallback):
             seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
             rotate(self._work.path, protected=self._evaluation.protected(state) if self._evaluation is not None else ())
         barrier(self._work.world)
+
+
+GROWTH = 1.2
+"""Of a process's memory, before what it has kept is returned."""
+
+
+class ReturnGrownMemory(TrainerCallback):
+    """Keeps the memory of a process that trains on a CPU near what its updates need: passes differ in size, so buffers that earlier ones
+    freed do not fit, and kept ones would add up. Returning them after every update would map them again in the next one."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._most, self._returned = 0, True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = resident_bytes() or 0
+        if self._returned:  # what this update took, and nothing that others left
+            self._most, self._returned = max(self._most, now), False
+        elif now > GROWTH * self._most:
+            return_freed_memory()
+            self._returned = True
 
 
 class FiniteGuard(TrainerCallback):

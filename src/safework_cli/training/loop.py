@@ -19,7 +19,7 @@ from safework_cli.core.stage import WorkDir
 from safework_cli.core.system_errors import is_out_of_memory
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.load import Place, pick_device, pick_dtype
-from safework_cli.training.callbacks import FiniteGuard, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
+from safework_cli.training.callbacks import FiniteGuard, ReturnGrownMemory, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.memory import out_of_memory
@@ -171,6 +171,8 @@ def run_training(
             ours: list[TrainerCallback] = [WorkCallback(trainer, work, phase), FiniteGuard(trainer, work, max_skipped)]
             if launch is not None and launch.world > 1:
                 ours.append(StrategyGuard(trainer, launch))
+            if trainer.args.device.type == "cpu":
+                ours.append(ReturnGrownMemory())
             if work.estimate is not None:
                 ours.append(CompareWithPlan(trainer, work, work.estimate, cycle))
             _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)

@@ -111,7 +111,7 @@ class Manifest(_Strict):
     host: str = ""
     """The machine's name."""
     wall_seconds: float = 0.0
-    """Duration of the run, in seconds."""
+    """Duration of the run, in seconds: of all its attempts, each to what it wrote last."""
     peak_memory_bytes: int | None = None
     """Largest memory of a process of the run, in bytes."""
     peak_gpu_memory_bytes: int | None = None
