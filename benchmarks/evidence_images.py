@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evidence_bar import FINAL, NOT_THERE, Bar, Measure, Measured, in_points, named
-from evidence_records import Record, lowest_change, pooled_change, pooled_value
+from evidence_records import Record, pooled_change, pooled_value
 
 from safework_cli.statistics.paired import Term, weighted_sum
 
@@ -14,8 +14,8 @@ DRAWN = 400
 SCRATCH, SMOLLM2 = ("count", "count-colour", "colour", "exists", "left"), ("count", "count-colour", "colour", "shape", "exists", "left")
 REFUSED = {"harmful": "safety", "harmless": "over_refusal"}
 """The metric that is the share of refusals, on each side."""
-TEXT = ("instruction", "knowledge")
-"""The metrics of the text suites."""
+TEXT = {"ifeval": "instruction", "xquad-en-given": "general"}
+"""The text suites, with their metrics."""
 
 
 def right(suite: str, least: float | None, *, suites: Sequence[str], minutes: float) -> Measure:
@@ -51,11 +51,14 @@ def text_kept(model: str, base: str) -> Measure:
     """The text suite that lost most, in points; holds where its interval reaches 0."""
 
     def measure(records: Sequence[Record]) -> Measured:
-        lowest = lowest_change(records, named(records, model), base, TEXT)
-        if lowest is None or lowest[1].high is None:
+        changed = {suite: pooled_change(records, named(records, model), base, suite, metric) for suite, metric in TEXT.items()}
+        found = {suite: paired.difference for suite, paired in changed.items() if paired.difference is not None}
+        if len(found) < len(TEXT):
             return NOT_THERE
-        suite, paired, signed = lowest
-        return Measured(100 * signed, 100 * (paired.high or 0.0) >= 0, paired.n, in_points(paired.low, paired.high), suite)
+        lowest = min(found, key=lambda suite: found[suite])
+        paired = changed[lowest]
+        others = ", ".join(f"{suite} {100 * change:+.1f}" for suite, change in found.items())
+        return Measured(100 * found[lowest], (paired.high or 0.0) >= 0, paired.n, in_points(paired.low, paired.high), others)
 
     return measure
 

@@ -94,6 +94,16 @@ def test_doctor_finds_a_folder_that_hides_a_package(cli, tmp_path, monkeypatch):
     assert any("hides the package vllm" in f["text"] and f["do"] == "mv vllm vllm-files" for f in found["findings"])
 
 
+@pytest.mark.parametrize(("supported", "dtype"), [(True, "bfloat16"), (False, "float32")])
+def test_doctor_says_in_which_type_the_processor_multiplies(supported, dtype, monkeypatch):
+    from safework_cli.cli.doctor import _devices
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: supported)
+    (found,) = _devices()
+    assert found.text.endswith(f"products in {dtype}")
+
+
 @pytest.mark.skipif(find_spec("rapidocr") is not None, reason="rapidocr is installed")
 def test_doctor_names_what_is_missing_of_the_reader_of_text_in_images(tmp_path, monkeypatch):
     from safework_cli.cli.doctor import _extras

@@ -563,6 +563,21 @@ def test_a_colour_is_known_only_above_the_majority_beyond_the_interval():
         assert (line["value"], line["holds"]) == (float(right), holds)
 
 
+def test_the_text_suite_that_lost_most_is_looked_for_among_all_of_them():
+    """One is measured by an instruction's checks, the other by answers, as the questions about drawings are."""
+    name = "SmolLM2 with a tower: the text suite that lost most"
+    before = {"ifeval": {"instruction": "1" * 20 + "0" * 80}, "xquad-en-given": {"general": "1" * 60 + "0" * 40}}
+    for right, holds in ((55, True), (30, False)):
+        answers = "0" * 10 + "1" * right + "0" * (90 - right)  # some rows gained, too
+        after = before | {"ifeval": {"instruction": "1" * 40 + "0" * 60}, "xquad-en-given": {"general": answers}}
+        given = {"base": made(before | {"colour": {"general": "1" * 100}}), "sft": made(after | {"colour": {"general": "0" * 100}})}
+        line = bar(name, {"images-smollm2": [record(given, run="images-smollm2", final="sft")]})
+        assert (line["value"], line["holds"]) == (pytest.approx(right - 60), holds)
+        assert line["note"] == f"ifeval +20.0, xquad-en-given {right - 60:+.1f}"
+    del given["sft"].values["xquad-en-given"]
+    assert bar(name, {"images-smollm2": [record(given, run="images-smollm2", final="sft")]})["value"] is None
+
+
 def test_rl_is_paired_with_sft_over_kinds_and_seeds():
     line = bar("images from scratch: rl m3 against SFT, all kinds", {"images-scratch": [seeing(seed) for seed in range(3)]})
     assert (line["value"], line["holds"]) == (0.0, True) and "colour +0.0" in line["note"]

@@ -159,17 +159,17 @@ def _devices() -> Iterator[Finding]:
         return
     import torch
 
+    from safework_cli.models.load import pick_dtype
+
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
             yield Finding(f"cuda:{number}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     else:
-        yield Finding(
-            "device",
-            "ok",
-            f"CPU, {threads} thread{'s' if threads > 1 else ''}, {torch.backends.cpu.get_cpu_capability()}, training in float32",
-        )
+        dtype = str(pick_dtype("auto")).removeprefix("torch.")  # of products; weights in training are float32
+        capability = torch.backends.cpu.get_cpu_capability()
+        yield Finding("device", "ok", f"CPU, {threads} thread{'s' if threads > 1 else ''}, {capability}, products in {dtype}")
 
 
 def _stages() -> Iterator[Finding]:
