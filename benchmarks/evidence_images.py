@@ -58,7 +58,9 @@ def text_kept(model: str, base: str) -> Measure:
         lowest = min(found, key=lambda suite: found[suite])
         paired = changed[lowest]
         others = ", ".join(f"{suite} {100 * change:+.1f}" for suite, change in found.items())
-        return Measured(100 * found[lowest], (paired.high or 0.0) >= 0, paired.n, in_points(paired.low, paired.high), others)
+        return Measured(
+            100 * found[lowest], paired.high is not None and paired.high >= 0, paired.n, in_points(paired.low, paired.high), others
+        )
 
     return measure
 

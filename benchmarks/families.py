@@ -7,8 +7,8 @@ Exact: the largest difference, in nats and over all tokens, of log-probabilities
 float32 (``tests/exactness.py``; of hidden states for value models).
 
 Table: each command in a process of its own, on 12 rows with images and 12 of text. ✓ done, R refused (the reason below the table),
-T a traceback, W exit 0 and a wrong result: a text prompt that does not reach the model, a literal ``<image>`` among the tokens, an image
-that changes nothing, a saved model without its processor.
+T a traceback or the name of a Python exception, W exit 0 and a wrong result: a text prompt that does not reach the model, a literal
+``<image>`` among the tokens, an image that changes nothing, a saved model without its processor.
 """
 
 from __future__ import annotations

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 STEPS = ["max_steps=1", "per_device_train_batch_size=4", "gradient_accumulation_steps=1", "learning_rate=1e-4"]
 RL = [
@@ -109,6 +112,7 @@ def forked(words: list[str], folder: Path) -> tuple[int, str]:
     log = folder / "output.txt"
     child = os.fork()
     if child == 0:
+        torch.set_num_threads(1)  # makes the thread pool that the fork has left anew; two threads at once would find none
         code = 1
         with suppress(BaseException), log.open("wb", buffering=0) as out:
             os.dup2(out.fileno(), 1)
@@ -133,6 +137,10 @@ def forked(words: list[str], folder: Path) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(status), log.read_text(errors="replace")
 
 
+EXCEPTION = re.compile(r"[A-Z]\w*(Error|Exception)\b")
+"""An error that names one of Python's is no refusal with a reason."""
+
+
 def judged_cell(column: str, code: int, output: str, folder: Path) -> dict[str, str]:
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = " ".join(lines[-3:])[:400]
@@ -140,7 +148,8 @@ def judged_cell(column: str, code: int, output: str, folder: Path) -> dict[str, 
         return {"kind": "T", "why": last}
     if code:
         at = next((place for place, line in enumerate(lines) if line.lower().startswith("error")), None)
-        return {"kind": "R", "why": last if at is None else " ".join(lines[at : at + 2])[:400]}
+        why = last if at is None else " ".join(lines[at : at + 2])[:400]
+        return {"kind": "T" if EXCEPTION.search(why) else "R", "why": why}
     if why := CHECKS.get(column, lambda *_: "")(output, folder):
         return {"kind": "W", "why": why}
     return {"kind": "✓", "why": ""}

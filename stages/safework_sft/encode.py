@@ -170,9 +170,13 @@ class TrainingRows:
     def has_images(self) -> bool:
         return any(number >= 0 for number in self.images)
 
-    def short_with_images(self, count: int = 2) -> list[int]:
-        """The rows with images that have the fewest tokens."""
-        return sorted((row for row, number in enumerate(self.images) if number >= 0), key=lambda row: len(self.input_ids[row]))[:count]
+    def two_short_ones(self) -> list[dict[str, Any]]:
+        """Two rows as the trainer gets them: the shortest with images, and the shortest one of another row's images or of text."""
+        by_length = sorted(range(len(self.input_ids)), key=lambda row: len(self.input_ids[row]))
+        first = next(row for row in by_length if self.images[row] >= 0)
+        others = [row for row in by_length if self.images[row] != self.images[first]]
+        second = next((row for row in others if self.images[row] >= 0), others[0] if others else first)
+        return [{"input_ids": self.input_ids[row], "labels": self.labels[row], "image_row": self.images[row]} for row in (first, second)]
 
 
 def rows_to_train(

@@ -242,13 +242,10 @@ def _evaluation(
 
 
 def keeps_apart(model: Any, pad_id: int, training: TrainingRows, vision_of: VisionOf | None) -> bool:
-    """Whether the rows may follow each other without padding: tried with a few random tokens, and with the shortest rows with images."""
+    """Whether the rows may follow each other without padding: tried with a few random tokens, and with short rows with images."""
     if not keeps_rows_apart(model, max(map(len, training.input_ids))):
         return False
-    if vision_of is None:
-        return True
-    columns = training.dataset()
-    return keeps_images_apart(model, pad_id, [columns[row] for row in training.short_with_images()], vision_of)
+    return vision_of is None or keeps_images_apart(model, pad_id, training.two_short_ones(), vision_of)
 
 
 def _arguments(config: SftConfig, work: WorkDir, tokenizer: PreTrainedTokenizerBase, place: Place) -> TrlSftConfig:

@@ -46,6 +46,7 @@ def test_what_training_has_kept_is_returned_once_it_has_grown(monkeypatch):
     monkeypatch.setattr(callbacks, "return_freed_memory", lambda: returned.append(len(after)))
     callback = callbacks.ReturnGrownMemory()
     callback.on_train_begin(None, None, None)
+    assert returned.pop() == 0  # what loading has left
     for update in range(10):
         callback.on_step_end(None, None, None)
         after.append(update)

@@ -546,6 +546,30 @@ def test_an_attempt_that_was_killed_ends_with_what_it_wrote_last():
     assert seconds_before(first) == seconds_before([]) == 0
 
 
+def test_a_damaged_event_counts_for_nothing_and_a_file_of_the_future_ends_at_the_next_attempt():
+    start = {"event": "started", "time": 100.0}
+    for damaged in ({"event": "started"}, {"event": "started", "time": None}, {"event": "started", "time": "x"}):
+        assert seconds_before([start, {"x": 1}, damaged]) == seconds_before([damaged, {"x": 1}, start]) == 0
+    assert seconds_before([start, {"x": 1}, {"event": "started", "time": 160.0, "written": "late"}]) == 0
+    assert seconds_before([start, {"event": "started", "time": 160.0, "written": 1e12}]) == 60
+
+
+def test_a_note_of_an_attempt_is_not_the_end_of_the_one_before(stage, store, monkeypatch):
+    """A run begun from another one's checkpoint has one each time."""
+    times = iter(range(1000))
+    monkeypatch.setattr(runtime, "_others", lambda *_: ["another run could be resumed"])
+
+    def stops(work):
+        raise RunAgain("stopped")
+
+    monkeypatch.setattr(NoteStage, "during", staticmethod(stops))
+    with suppress(RunAgain):
+        run(stage, store)
+    time.sleep(1.5)
+    monkeypatch.setattr(NoteStage, "during", staticmethod(lambda work: next(times)))
+    assert run(stage, store).artifact.manifest.wall_seconds < 1
+
+
 @pytest.fixture
 def folder(tiny_model, tmp_path):
     """A model folder that is not in the store."""

@@ -159,14 +159,16 @@ def _devices() -> Iterator[Finding]:
         return
     import torch
 
-    from safework_cli.models.load import pick_dtype
-
     threads = torch.get_num_threads()
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(number)
             yield Finding(f"cuda:{number}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     else:
+        if _import_error("transformers:AutoTokenizer"):  # said above
+            return
+        from safework_cli.models.load import pick_dtype
+
         dtype = str(pick_dtype("auto")).removeprefix("torch.")  # of products; weights in training are float32
         capability = torch.backends.cpu.get_cpu_capability()
         yield Finding("device", "ok", f"CPU, {threads} thread{'s' if threads > 1 else ''}, {capability}, products in {dtype}")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Literal
 
 from safework_cli.core.artifacts import Artifact, Store
@@ -133,17 +136,31 @@ def _unfinished(folder: Path) -> Run | None:
 
 def last_work(folder: Path) -> float:
     """When a run last wrote something of its own, in seconds of the epoch; 0 where it wrote nothing."""
-    return max((path.stat().st_mtime for path in below(folder) if path.name not in (LOCK, REQUEST) and path.is_file()), default=0.0)
+    newest = 0.0
+    for path in below(folder):
+        with suppress(OSError):  # another process may be deleting it
+            found = path.lstat()
+            if path.name not in (LOCK, REQUEST) and S_ISREG(found.st_mode):
+                newest = max(newest, found.st_mtime)
+    return newest
 
 
 def seconds_before(events: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds that the attempts before a run's last one took, each to what it wrote last."""
+    """Seconds that the attempts before a run's last one took, each to what it wrote last. What a damaged event says counts for nothing."""
     starts = [number for number, event in enumerate(events) if event.get("event") == "started"]
     seconds = 0.0
     for begin, end in pairwise(starts):
-        wrote = max(events[end - 1]["time"], events[end].get("written", 0.0))
-        seconds += max(0.0, wrote - events[begin]["time"])
+        began, ended, wrote, next_began = (
+            _number(value) for value in (events[begin].get("time"), events[end - 1].get("time"), events[end].get("written", 0.0),
+                                         events[end].get("time"))
+        )  # fmt: skip
+        if began is not None and next_began is not None:
+            seconds += max(0.0, min(max(ended or 0.0, wrote or 0.0), next_began) - began)
     return seconds
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and isfinite(value) else None
 
 
 def _finished(artifact: Artifact) -> Run:

@@ -226,9 +226,9 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: 
         written: when an earlier attempt last wrote something; 0 where there was none.
     """
     progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest.current()
+    progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
     for line in notes:
         progress.note(line)
-    progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
             stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over)

@@ -75,11 +75,12 @@ class ReturnGrownMemory(TrainerCallback):
     freed do not fit, and kept ones would add up. Returning them after every update would map them again in the next one."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        return_freed_memory()  # of loading and measuring
         self._most, self._returned = 0, True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = resident_bytes() or 0
-        if self._returned:  # what this update took, and nothing that others left
+        if self._returned:  # what an update takes that begins with nothing kept
             self._most, self._returned = max(self._most, now), False
         elif now > GROWTH * self._most:
             return_freed_memory()
