@@ -112,7 +112,7 @@ def forked(words: list[str], folder: Path) -> tuple[int, str]:
     log = folder / "output.txt"
     child = os.fork()
     if child == 0:
-        torch.set_num_threads(1)  # makes the thread pool that the fork has left anew; two threads at once would find none
+        torch.set_num_threads(1)  # replaces the thread pool that the fork leaves; two threads that do so at once fail
         code = 1
         with suppress(BaseException), log.open("wb", buffering=0) as out:
             os.dup2(out.fileno(), 1)
@@ -138,7 +138,7 @@ def forked(words: list[str], folder: Path) -> tuple[int, str]:
 
 
 EXCEPTION = re.compile(r"[A-Z]\w*(Error|Exception)\b")
-"""An error that names one of Python's is no refusal with a reason."""
+"""A message that names a Python exception is not a refusal with a reason."""
 
 
 def judged_cell(column: str, code: int, output: str, folder: Path) -> dict[str, str]:

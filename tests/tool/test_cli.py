@@ -104,6 +104,15 @@ def test_doctor_says_in_which_type_the_processor_multiplies(supported, dtype, mo
     assert found.text.endswith(f"products in {dtype}")
 
 
+def test_doctor_reports_the_processor_without_transformers(monkeypatch):
+    from safework_cli.cli.doctor import _devices
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    (found,) = _devices()
+    assert found.text.startswith("CPU, ") and "products" not in found.text
+
+
 @pytest.mark.skipif(find_spec("rapidocr") is not None, reason="rapidocr is installed")
 def test_doctor_names_what_is_missing_of_the_reader_of_text_in_images(tmp_path, monkeypatch):
     from safework_cli.cli.doctor import _extras

@@ -165,13 +165,12 @@ def _devices() -> Iterator[Finding]:
             properties = torch.cuda.get_device_properties(number)
             yield Finding(f"cuda:{number}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     else:
-        if _import_error("transformers:AutoTokenizer"):  # said above
-            return
-        from safework_cli.models.load import pick_dtype
+        text = f"CPU, {threads} thread{'s' if threads > 1 else ''}, {torch.backends.cpu.get_cpu_capability()}"
+        if not _import_error("transformers:AutoTokenizer"):  # what is missing of it is a finding above
+            from safework_cli.models.load import pick_dtype
 
-        dtype = str(pick_dtype("auto")).removeprefix("torch.")  # of products; weights in training are float32
-        capability = torch.backends.cpu.get_cpu_capability()
-        yield Finding("device", "ok", f"CPU, {threads} thread{'s' if threads > 1 else ''}, {capability}, products in {dtype}")
+            text += f", products in {str(pick_dtype('auto')).removeprefix('torch.')}"  # weights in training are float32
+        yield Finding("device", "ok", text)
 
 
 def _stages() -> Iterator[Finding]:

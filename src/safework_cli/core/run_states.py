@@ -150,10 +150,8 @@ def seconds_before(events: Sequence[Mapping[str, Any]]) -> float:
     starts = [number for number, event in enumerate(events) if event.get("event") == "started"]
     seconds = 0.0
     for begin, end in pairwise(starts):
-        began, ended, wrote, next_began = (
-            _number(value) for value in (events[begin].get("time"), events[end - 1].get("time"), events[end].get("written", 0.0),
-                                         events[end].get("time"))
-        )  # fmt: skip
+        began, ended, next_began = (_number(events[place].get("time")) for place in (begin, end - 1, end))
+        wrote = _number(events[end].get("written"))
         if began is not None and next_began is not None:
             seconds += max(0.0, min(max(ended or 0.0, wrote or 0.0), next_began) - began)
     return seconds

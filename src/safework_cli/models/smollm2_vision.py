@@ -56,8 +56,8 @@ train it before asking about images.
 
 
 def vision_config() -> InternVLVisionConfig:
-    """(With mean pooling InternVL's class, of transformers and of vLLM alike, has no norm after its last layer: the graph's comes after the
-    twelfth.)"""
+    """The tower's. With mean pooling, InternVL's class in transformers and in vLLM has no norm after its last layer; the graph's own comes
+    after the twelfth."""
     return InternVLVisionConfig(
         hidden_size=384, intermediate_size=1536, num_hidden_layers=LAYERS, num_attention_heads=6, attention_bias=True,
         norm_type="layer_norm", layer_norm_eps=1e-6, image_size=[IMAGE_SIZE, IMAGE_SIZE], patch_size=[PATCH, PATCH], use_mean_pooling=True,

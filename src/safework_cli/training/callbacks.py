@@ -72,10 +72,11 @@ GROWTH = 1.2
 
 class ReturnGrownMemory(TrainerCallback):
     """Keeps the memory of a process that trains on a CPU near what its updates need: passes differ in size, so buffers that earlier ones
-    freed do not fit, and kept ones would add up. Returning them after every update would map them again in the next one."""
+    freed do not fit, and kept ones would add up. Returning them after every update would map them again in the next one. Nothing is
+    returned where the system does not say what is resident."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        return_freed_memory()  # of loading and measuring
+        return_freed_memory()  # of loading: weights that were divided since would count as the process's own
         self._most, self._returned = 0, True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:

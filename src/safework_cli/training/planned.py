@@ -12,7 +12,6 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from safework_cli.core.formats import duration, size
-from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.plan.work import Estimate
 from safework_cli.core.stage import WorkDir
 from safework_cli.core.system import peak_memory, resident_bytes
@@ -59,7 +58,6 @@ class CompareWithPlan(TrainerCallback):
         self._resident: int | None = None
         if not self._on_card:
             self._seconds_per_byte = new_memory_seconds()
-            return_freed_memory()  # of weights that were divided after loading: it would count as the process's own
             self._resident = resident = resident_bytes()
             self._without_model = None if resident is None else resident - held_bytes(self._trainer)
         self._first_step = state.global_step
