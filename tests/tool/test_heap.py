@@ -39,15 +39,24 @@ def test_freed_buffers_are_kept_and_returned():
     assert returned < 40
 
 
-def test_what_training_has_kept_is_returned_once_it_has_grown(monkeypatch):
-    """By a fifth more than an update takes that begins with nothing kept: the first one, or the one after a return."""
+@pytest.mark.parametrize(("memory", "processes", "expected"), [
+    (None, 1, [3, 6, 8]),  # 121 > 120; then 157 > 156, of the 130 after it; the 90 after that lowers nothing
+    (200, 1, [3, 6, 8]),
+    (250, 1, [4]),  # half of it is 125: 130 is beyond it, and 140 is what the next update takes
+    (320, 1, []),
+    (320, 2, [3, 6, 8]),
+])  # fmt: skip
+def test_what_training_has_kept_is_returned_once_it_has_grown(monkeypatch, memory, processes, expected):
+    """By a fifth more than an update takes that begins with nothing kept, the first one or the one after a return; and beyond half of a
+    process's share of the machine's memory."""
     resident, returned, after = iter([100, 119, 110, 121, 130, 140, 157, 90, 157, 80]), [], []
+    monkeypatch.setattr(callbacks, "machine_memory", lambda: memory)
     monkeypatch.setattr(callbacks, "resident_bytes", lambda: next(resident))
     monkeypatch.setattr(callbacks, "return_freed_memory", lambda: returned.append(len(after)))
-    callback = callbacks.ReturnGrownMemory()
+    callback = callbacks.ReturnGrownMemory(processes)
     callback.on_train_begin(None, None, None)
     assert returned.pop() == 0  # what loading has left
     for update in range(10):
         callback.on_step_end(None, None, None)
         after.append(update)
-    assert returned == [3, 6, 8]  # 121 > 120; then 157 > 156, of the 130 after it; the 90 after that lowers nothing
+    assert returned == expected

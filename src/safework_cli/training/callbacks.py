@@ -14,6 +14,7 @@ from transformers.trainer_utils import SchedulerType
 from safework_cli.core.checkpoints import PREFIX, rotate, seal
 from safework_cli.core.errors import SafeworkError
 from safework_cli.core.heap import return_freed_memory
+from safework_cli.core.plan.device import machine_memory
 from safework_cli.core.progress import Phase
 from safework_cli.core.stage import WorkDir
 from safework_cli.core.system import resident_bytes
@@ -66,14 +67,22 @@ class Seal(TrainerCallback):
         barrier(self._work.world)
 
 
-GROWTH = 1.2
-"""Of a process's memory, before what it has kept is returned."""
+GROWTH, SPARE = 1.2, 0.5
+"""By how much a process has grown, and what share of the machine's memory it has, before what it has kept is returned."""
 
 
 class ReturnGrownMemory(TrainerCallback):
     """Keeps the memory of a process that trains on a CPU near what its updates need: passes differ in size, so buffers that earlier ones
-    freed do not fit, and kept ones would add up. Returning them after every update would map them again in the next one. Nothing is
-    returned where the system does not say what is resident."""
+    freed do not fit, and kept ones would add up. Nothing is returned while the process has less than half of its share of the machine's
+    memory, since mapping pages again takes time: a tenth of a long SFT's, where this was done at every fifth of growth. Nor is it where the
+    system does not say what is resident.
+
+    Args:
+        processes: how many share the machine.
+    """
+
+    def __init__(self, processes: int = 1):
+        self._kept = SPARE * (machine_memory() or 0) / processes
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         return_freed_memory()  # of loading: weights that were divided since would count as the process's own
@@ -83,7 +92,7 @@ class ReturnGrownMemory(TrainerCallback):
         now = resident_bytes() or 0
         if self._returned:  # what an update takes that begins with nothing kept
             self._most, self._returned = max(self._most, now), False
-        elif now > GROWTH * self._most:
+        elif now > max(GROWTH * self._most, self._kept):
             return_freed_memory()
             self._returned = True
 

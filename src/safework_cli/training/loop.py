@@ -172,7 +172,8 @@ def run_training(
             if launch is not None and launch.world > 1:
                 ours.append(StrategyGuard(trainer, launch))
             if trainer.args.device.type == "cpu":
-                ours.append(ReturnGrownMemory())  # before the plan's comparison, which measures what the process has of its own
+                # before the plan's comparison, which measures what the process has of its own
+                ours.append(ReturnGrownMemory(launch.processes if launch is not None else 1))
             if work.estimate is not None:
                 ours.append(CompareWithPlan(trainer, work, work.estimate, cycle))
             _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)

@@ -103,7 +103,8 @@ def this_cpu() -> Device:
     bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
     single, bandwidth = _measured()
     name = _first_line("/proc/cpuinfo", "model name") or "CPU"
-    return Device("cpu", f"{cores()} cores ({name})", _memory(), None, single * (BF16_ON_CPU if bf16 else 1), single, bandwidth, bf16)
+    half = single * (BF16_ON_CPU if bf16 else 1)
+    return Device("cpu", f"{cores()} cores ({name})", machine_memory(), None, half, single, bandwidth, bf16)
 
 
 def _measured() -> tuple[float, float]:
@@ -123,7 +124,7 @@ def _measured() -> tuple[float, float]:
     return cores() * 2 * PRODUCT**3 / max(min(products), SHORTEST), 2 * COPIED / max(min(copies), SHORTEST)
 
 
-def _memory() -> int | None:
+def machine_memory() -> int | None:
     """Bytes of this machine, or of its control group where that has fewer."""
     found = []
     with suppress(OSError, ValueError, IndexError):
