@@ -64,8 +64,8 @@ class SearchConfig(RlConfig):
     empty, all questions are drawn alike."""
     hidden_share: float = Field(0.0, ge=0, le=1)
     """Share of the questions of a rollout in whose episodes no search finds the passages with the answer (`meta.passages`). Their answers
-    are wrong, so only low confidence earns anything: without such questions, a policy that is mostly right learns to be certain of
-    everything. Held-out questions are asked with every passage."""
+    are wrong, so only low confidence earns anything there; where nearly every question can be answered, being certain of all answers is
+    reliable enough. Held-out questions are asked with every passage."""
     limits: LimitSettings = LimitSettings()
     """Caps of an episode."""
     reliability: ReliabilitySettings = ReliabilitySettings()
