@@ -74,8 +74,7 @@ GROWTH, SPARE = 1.2, 0.5
 class ReturnGrownMemory(TrainerCallback):
     """Keeps the memory of a process that trains on a CPU near what its updates need: passes differ in size, so buffers that earlier ones
     freed do not fit, and kept ones would add up. Nothing is returned while the process has less than half of its share of the machine's
-    memory, since mapping pages again takes time: a tenth of a long SFT's, where this was done at every fifth of growth. Nor is it where the
-    system does not say what is resident.
+    memory, since mapping pages again takes time. Nor is it where the system does not say what is resident.
 
     Args:
         processes: how many share the machine.

@@ -97,9 +97,8 @@ class SearchObjective:
             "false_uncertain": (len(unsure) - sum(unsure)) / max(1, len(values)),
         }
         count = len(transcripts)
-        if hidden := [t for t in transcripts if t.hidden]:
-            certain = sum(t.confidence is not None and t.confidence >= self._certain for t in hidden)
-            shares |= {"hidden": len(hidden) / count, "hidden_certain": certain / len(hidden)}
+        if hidden := [self._episode(t, verdict).sure(self._certain) for t, verdict in zip(transcripts, verdicts, strict=True) if t.hidden]:
+            shares |= {"hidden": len(hidden) / count, "hidden_certain": sum(hidden) / len(hidden)}
         return shares | {
             "reliability": sum(value["reliability"] for value in values) / len(values) if values else math.nan,
             "searches": sum(t.searches for t in transcripts) / count,
