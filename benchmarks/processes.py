@@ -2,9 +2,9 @@
 
     python benchmarks/processes.py [--runs sft verifier m3 efficient search values] [--strategies ddp fsdp zero2 zero3] [--json]
 
-A tiny model in float32 on the CPU, eight steps, the same rows in each step. For each strategy the largest difference of a weight to one
-process, relative to the weight that moved furthest. The control is DDP whose second process counts for nothing: it has to fail the same
-check. "resumed": a run that was killed by -9 after its second checkpoint and started again, against one that was not. FSDP2 on a CPU is
+A tiny model in float32 on the CPU, eight steps, the same rows in each step. For each strategy the difference to one process, relative to
+what training changed (Euclidean norms over all weights). The control is DDP whose second process counts for nothing: it has to differ much
+more. "resumed": a run that was killed by -9 after its second checkpoint and started again, against one that was not. FSDP2 on a CPU is
 made possible by ``processes_site``: accelerate offers it on GPUs only. ZeRO needs deepspeed: pip install 'safework[deepspeed]'.
 """
 
@@ -27,10 +27,12 @@ from processes_runs import COMMAND, DEEPSPEED, MODEL, RUNS, STRATEGIES, Run, dif
 
 from safework_cli.core.artifacts import Store
 
-ALIKE = 1e-3
-"""The largest difference of a weight, relative to the largest movement."""
-MOVED = 2e-3
-"""What the weights have to move by, at least."""
+ALIKE = 1e-4
+"""The difference of the weights, relative to what training changed (Euclidean norms)."""
+CONTROL = 0.1
+"""The same where half of the rows do not count, at least."""
+MOVED = 1.0
+"""What the weights have to move by, at least (Euclidean norm)."""
 MEASURED = ("sft", "verifier", "m3", "efficient", "search")
 NOT_RUN = "not run: deepspeed is not installed"
 SECONDS = 1800.0
@@ -90,7 +92,7 @@ def measured(store: Store, run: Run, name: str, strategies: Sequence[str]) -> It
     """The numbers of a run."""
     one = weights(store, finished(store, run, run.on("single")))
     moved = movement(weights(store, MODEL), one)
-    yield Bar(f"{name}: largest movement", moved, f"≥ {MOVED:g}", moved >= MOVED)
+    yield Bar(f"{name}: movement", moved, f"≥ {MOVED:g}", moved >= MOVED)
     for strategy in strategies:
         what = f"{name}: {strategy}"
         if strategy in DEEPSPEED and find_spec("deepspeed") is None:
@@ -107,7 +109,7 @@ def measured(store: Store, run: Run, name: str, strategies: Sequence[str]) -> It
         yield Bar(f"{what} resumed", lost, "0", lost == 0)
     dropped = weights(store, finished(store, run, [*run.on("ddp"), "--fresh"], PROCESSES_DROPPED="1"))
     control = difference(one, dropped) / moved
-    yield Bar(f"{name}: control, a process dropped", control, f"> {ALIKE:g}", control > ALIKE)
+    yield Bar(f"{name}: control, a process dropped", control, f"≥ {CONTROL:g}", control >= CONTROL)
 
 
 def environment(store: Store, run: Run, more: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,7 @@ process takes in a pass, so that a step has the same rows.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -194,14 +195,18 @@ def weights(store: Store, ref: str) -> dict[str, torch.Tensor]:
 
 
 def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """The largest difference between the weights of two models that have the same ones."""
+    """The Euclidean norm of the difference between the weights of two models that have the same ones.
+
+    Of all weights together: Adam divides by a weight's own gradient, so where that is near zero an update's direction depends on rounding,
+    and the largest difference of any one weight says little.
+    """
     assert one.keys() == other.keys()
     return movement(one, other)
 
 
 def movement(start: dict[str, torch.Tensor], end: dict[str, torch.Tensor]) -> float:
-    """How far the weight that moved furthest did; heads that training adds are not among ``start``."""
-    return max(float((tensor.float() - end[name].float()).abs().max()) for name, tensor in start.items())
+    """The Euclidean norm of what training added to the weights; heads that training adds are not among ``start``."""
+    return math.sqrt(sum(float((tensor.double() - end[name].double()).square().sum()) for name, tensor in start.items()))
 
 
 def running(store: Store) -> list[int]:
