@@ -116,6 +116,7 @@ class Trajectory:
             where the task has no reward.
         correct: see ``objectives.Scored``.
         truncated: it did not end by itself.
+        stated: see ``objectives.Scored``.
     """
 
     row: int
@@ -129,6 +130,7 @@ class Trajectory:
     reward: float = math.nan
     correct: bool | None = None
     truncated: bool = False
+    stated: float = 0.0
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     @property
@@ -157,6 +159,7 @@ class Batch:
         sampled_logp_BT: log-probabilities as the engine sampled; 0 where ``loss_mask_BT`` is.
         advantage_B: of the tensors' rows.
         group_tokens_B: sampled tokens of the row's whole group.
+        stated_BT: ``Trajectory.stated`` at the tokens that state a confidence, 0 elsewhere.
         numbers: the objective's own.
     """
 
@@ -175,6 +178,7 @@ class Batch:
     sampled_logp_BT: torch.Tensor
     advantage_B: torch.Tensor
     group_tokens_B: torch.Tensor
+    stated_BT: torch.Tensor
     numbers: dict[str, float]
 
 
@@ -225,6 +229,7 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
         sampled_logp_BT=pad_sequence([torch.tensor(t.logprobs, dtype=torch.float32) for t in trajectories], batch_first=True),
         advantage_B=advantage_NG[places].flatten(),
         group_tokens_B=length_NG[places].sum(1).repeat_interleave(length_NG.shape[1]),
+        stated_BT=pad_sequence([stated_weights(t) for t in trajectories], batch_first=True),
         numbers=numbers,
     )
 
@@ -303,6 +308,7 @@ def judge(groups: list[Group], run: StepContext) -> list[Group]:
     penalty_B = overlong_penalty(length_B, run.config.max_completion_length, overlong.buffer, overlong.factor)
     for i, (t, penalty) in enumerate(zip(trajectories, penalty_B.tolist(), strict=True)):
         t.reward, t.correct, t.verdicts = scored.reward[i] + penalty, scored.correct[i], scored.verdicts[i]
+        t.stated = scored.stated[i] if scored.stated else 0.0
     return groups
 
 
@@ -353,6 +359,14 @@ def correctness(groups: list[Group]) -> torch.Tensor:
 def lengths(groups: list[Group]) -> torch.Tensor:
     """Sampled tokens of each reply, (N, G)."""
     return torch.tensor([[t.length for t in group] for group in groups])
+
+
+def stated_weights(trajectory: Trajectory) -> torch.Tensor:
+    """The weight of the log score at the tokens of the stated confidence, 0 at the others, (T,)."""
+    weight_T = torch.zeros(len(trajectory.token_ids))
+    if trajectory.transcript is not None:
+        weight_T[list(trajectory.transcript.stated)] = trajectory.stated
+    return weight_T
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,6 +32,7 @@ from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
 from safework_cli.training.strategy import prepared_to_read, whole_policy
 from safework_rl.engine_gap import engine_ratio, gap_limit
+from safework_rl.log_score import log_score_loss
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import ADVANTAGES, DISTILLED, step_measures
@@ -163,6 +164,7 @@ class LadderTrainer(GRPOTrainer):
             "sampling_per_token_logps": batch.sampled_logp_BT,
             "advantages": batch.advantage_B,
             "group_tokens": batch.group_tokens_B,
+            "stated": batch.stated_BT,
             "place": torch.arange(len(self._kept)),
         }
         tensors = {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
@@ -359,6 +361,11 @@ class LadderTrainer(GRPOTrainer):
             loss = loss + self.beta * kl(logp_BT, reference_BT, denominator_B=denominator_B)
             tokens = kl_mask_BT.sum().clamp(min=1)
             self._note("kl", float(kl(logp_BT.detach(), reference_BT, denominator_B=tokens.expand(len(mask_BT)))))
+        if "stated" in inputs and inputs["stated"].any():
+            episodes = self.config.own_prompts_per_step * self.config.num_generations
+            stated = log_score_loss(logp_BT, inputs["stated"]) / episodes
+            loss = loss + stated
+            self._note("search/log_score", float(stated.detach()))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))

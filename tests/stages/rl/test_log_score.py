@@ -1,0 +1,63 @@
+"""The log score of a stated confidence, and the tokens that it acts on."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from safework_cli.core.progress import read_metrics
+from safework_cli.core.stage import Inputs
+from safework_cli.environments.search import runner
+from safework_cli.environments.search.runner import Transcript
+from safework_rl.log_score import FLOOR, log_score_loss
+from safework_rl.search.config import SearchConfig
+from safework_rl.search.stage import stage
+from safework_rl.step import Trajectory, stated_weights
+
+
+def test_the_log_score_by_hand():
+    """Two tokens state the first confidence, one the second; the third row states none."""
+    p_BT = torch.tensor([[0.3, 0.8, 0.5], [0.3, 0.9, 0.1], [0.9, 0.9, 0.9]])
+    weight_BT = torch.tensor([[0.0, 2.0, 2.0], [0.0, -3.0, 0.0], [0.0, 0.0, 0.0]])
+    assert log_score_loss(p_BT.log(), weight_BT).item() == pytest.approx(-2 * math.log(0.4) - 3 * math.log(0.1 + FLOOR))
+    assert log_score_loss(p_BT.log(), torch.zeros(3, 3)).item() == 0
+
+
+@pytest.mark.parametrize("p", [0.5, 0.99, 1 - 1e-7, 1.0])
+def test_certainty_that_was_wrong_is_lowered_where_a_reward_would_hardly_act(p):
+    """On the logit of a choice a policy gradient is p·(1 − p) times the advantage."""
+    logit = torch.tensor([[math.log(p) - math.log1p(-p) if p < 1 else 40.0]], requires_grad=True)
+    log_score_loss(torch.nn.functional.logsigmoid(logit), torch.tensor([[-1.0]])).backward()
+    assert logit.grad is not None and torch.isfinite(logit.grad).all()
+    assert logit.grad.item() == pytest.approx(p * (1 - p) / (1 - p + FLOOR), abs=1e-6) and logit.grad.item() <= 1
+    assert logit.grad.item() >= min(18, 1 / (1 - p + FLOOR)) * p * (1 - p) * 0.99
+
+
+def test_it_acts_on_the_tokens_of_the_confidence_only():
+    transcript = Transcript([1], [], token_ids=[5] * 6, stated=range(3, 5))
+    trajectory = Trajectory(0, [1], [5] * 6, [1] * 6, [0.0] * 6, "", transcript=transcript, stated=-0.25)
+    assert stated_weights(trajectory).tolist() == [0, 0, 0, -0.25, -0.25, 0]
+    assert stated_weights(Trajectory(0, [1], [5] * 3, [1] * 3, [0.0] * 3, "")).tolist() == [0, 0, 0]
+
+
+def test_it_is_not_promised_where_a_loss_does_not_train_on_it():
+    with pytest.raises(ValidationError, match="log_score is not trained on with algorithm=grpo"):
+        SearchConfig(algorithm="grpo", reliability={"log_score": 0.1})
+    SearchConfig(algorithm="grpo")
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_a_run_trains_on_it(tiny_artifact, index_artifact, search_data, work, acting, monkeypatch, weight):
+    monkeypatch.setattr(runner, "tokens_of_confidence", lambda tokenizer, token_ids: range(1))
+    config = SearchConfig(
+        max_steps=1, num_generations=4, per_device_train_batch_size=4, gradient_accumulation_steps=2, steps_per_generation=2,
+        max_completion_length=32, limits={"turn_tokens": 8}, preflight=0, require_gradient=False,
+        reliability={"log_score": weight, "multiplier": 2.0},
+    )  # fmt: skip
+    stage.run(config, Inputs({"model": tiny_artifact, "index": index_artifact, "data": search_data}), work)
+    (record,) = read_metrics(work.progress.metrics_path)
+    assert ("search/log_score" in record) == bool(weight)
+    assert record.get("search/log_score", 1) > 0
