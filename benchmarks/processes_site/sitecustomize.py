@@ -41,4 +41,6 @@ if os.environ.get("PROCESSES_ACTING"):  # a random model writes no action: what 
 
     grammar.parse_action, grammar.tokens_of_confidence = act, stated
     if (runner := sys.modules.get("safework_cli.environments.search.runner")) is not None:  # in a fork it was imported before
-        runner.parse_action, runner.tokens_of_confidence = act, stated
+        runner.parse_action = act
+    if (step := sys.modules.get("safework_rl.step")) is not None:
+        step.tokens_of_confidence = stated

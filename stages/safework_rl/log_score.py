@@ -22,7 +22,7 @@ def log_score_loss(logp_BT: torch.Tensor, weight_BT: torch.Tensor) -> torch.Tens
         weight_BT: w at these tokens, 0 elsewhere.
     """
     stated_BT = weight_BT != 0
-    weight_B = torch.where(stated_BT, weight_BT, torch.zeros_like(weight_BT)).sum(1) / stated_BT.sum(1).clamp(min=1)
+    weight_B = weight_BT.sum(1) / stated_BT.sum(1).clamp(min=1)
     logp_B = (logp_BT * stated_BT).sum(1)
     against_B = -torch.log1p(FLOOR - logp_B.exp())
     return torch.where(weight_B > 0, -weight_B * logp_B, -weight_B * against_B).sum()

@@ -12,15 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import TooManyFailed
 from safework_cli.core.launch.world import World
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling, TokenEngine, completion_seeds, derived_seed
+from safework_cli.environments.search.grammar import tokens_of_confidence
 from safework_cli.environments.search.index import SearchIndex, passages_of
 from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.models.vision import Vision
@@ -229,7 +231,7 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
         sampled_logp_BT=pad_sequence([torch.tensor(t.logprobs, dtype=torch.float32) for t in trajectories], batch_first=True),
         advantage_B=advantage_NG[places].flatten(),
         group_tokens_B=length_NG[places].sum(1).repeat_interleave(length_NG.shape[1]),
-        stated_BT=pad_sequence([stated_weights(t) for t in trajectories], batch_first=True),
+        stated_BT=pad_sequence([stated_weights(t, engine.tokenizer) for t in trajectories], batch_first=True),
         numbers=numbers,
     )
 
@@ -361,11 +363,15 @@ def lengths(groups: list[Group]) -> torch.Tensor:
     return torch.tensor([[t.length for t in group] for group in groups])
 
 
-def stated_weights(trajectory: Trajectory) -> torch.Tensor:
-    """The weight of the log score at the tokens of the stated confidence, 0 at the others, (T,)."""
+def stated_weights(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """The weight of the log score at the tokens of the confidence that the last turn states, 0 at the others, (T,)."""
     weight_T = torch.zeros(len(trajectory.token_ids))
-    if trajectory.transcript is not None:
-        weight_T[list(trajectory.transcript.stated)] = trajectory.stated
+    if trajectory.stated:
+        last = sum(1 for _ in takewhile(bool, reversed(trajectory.mask)))  # what came before it was retrieved
+        start = len(trajectory.token_ids) - last
+        places = tokens_of_confidence(tokenizer, trajectory.token_ids[start:])
+        assert places, "a confidence was read from these tokens"
+        weight_T[start + places.start : start + places.stop] = trajectory.stated
     return weight_T
 
 

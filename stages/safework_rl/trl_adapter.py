@@ -164,9 +164,8 @@ class LadderTrainer(GRPOTrainer):
             "sampling_per_token_logps": batch.sampled_logp_BT,
             "advantages": batch.advantage_B,
             "group_tokens": batch.group_tokens_B,
-            "stated": batch.stated_BT,
             "place": torch.arange(len(self._kept)),
-        }
+        } | ({"stated": batch.stated_BT} if batch.stated_BT.any() else {})
         tensors = {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
         tensors["num_items_in_batch"] = self.accelerator.gather(tensors["loss_mask"].sum()).sum()
         model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
@@ -361,11 +360,10 @@ class LadderTrainer(GRPOTrainer):
             loss = loss + self.beta * kl(logp_BT, reference_BT, denominator_B=denominator_B)
             tokens = kl_mask_BT.sum().clamp(min=1)
             self._note("kl", float(kl(logp_BT.detach(), reference_BT, denominator_B=tokens.expand(len(mask_BT)))))
-        if "stated" in inputs and inputs["stated"].any():
-            episodes = self.config.own_prompts_per_step * self.config.num_generations
-            stated = log_score_loss(logp_BT, inputs["stated"]) / episodes
-            loss = loss + stated
-            self._note("search/log_score", float(stated.detach()))
+        if "stated" in inputs:
+            stated = log_score_loss(logp_BT, inputs["stated"])
+            loss = loss + stated / (self.config.own_prompts_per_step * self.config.num_generations)
+            self._note("search/log_score", float(stated.detach()) / len(logp_BT))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))

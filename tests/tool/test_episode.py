@@ -74,15 +74,6 @@ def test_search_shows_titles_read_shows_the_text_and_the_answer_ends_it(play):
     assert engine.asked[2] == transcript.prompt_ids + transcript.token_ids[: len(engine.asked[2]) - len(transcript.prompt_ids)]
 
 
-@pytest.mark.parametrize("number", [0, 8, 10])
-def test_it_is_known_which_tokens_state_the_confidence(play, number):
-    last = ANSWER.replace("8", str(number)).replace("It says so", "It says 8, ü")
-    transcript, engine = play(SEARCH, last)
-    stated = [transcript.token_ids[place] for place in transcript.stated]
-    assert engine.tokenizer.decode(stated).strip("<>") == str(number) == str(transcript.confidence)
-    assert not play(SEARCH, "…", turns=2)[0].stated, "none"
-
-
 def test_what_was_retrieved_is_masked_and_what_was_sampled_stays_as_it_was(play):
     transcript, engine = play(SEARCH, ANSWER)
     assert len(transcript.token_ids) == len(transcript.mask) == len(transcript.logprobs)

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
-from safework_cli.environments.search import runner
-from safework_cli.environments.search.runner import Transcript
+from safework_cli.models.load import load_tokenizer
+from safework_rl import step
 from safework_rl.log_score import FLOOR, log_score_loss
 from safework_rl.search.config import SearchConfig
 from safework_rl.search.stage import stage
@@ -36,11 +36,24 @@ def test_certainty_that_was_wrong_is_lowered_where_a_reward_would_hardly_act(p):
     assert logit.grad.item() >= min(18, 1 / (1 - p + FLOOR)) * p * (1 - p) * 0.99
 
 
-def test_it_acts_on_the_tokens_of_the_confidence_only():
-    transcript = Transcript([1], [], token_ids=[5] * 6, stated=range(3, 5))
-    trajectory = Trajectory(0, [1], [5] * 6, [1] * 6, [0.0] * 6, "", transcript=transcript, stated=-0.25)
-    assert stated_weights(trajectory).tolist() == [0, 0, 0, -0.25, -0.25, 0]
-    assert stated_weights(Trajectory(0, [1], [5] * 3, [1] * 3, [0.0] * 3, "")).tolist() == [0, 0, 0]
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("number", [0, 8, 10])
+def test_it_acts_on_the_tokens_of_the_last_confidence_only(tiny_model, number, turns):
+    """The turn before states one, too, as what was retrieved does."""
+    tokenizer = load_tokenizer(tiny_model)
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    final = [*ids(f"<think>It says 7, ü.</think><confidence>{number}</confidence><answer>3</answer>"), tokenizer.eos_token_id]
+    before, retrieved = (ids("<confidence>5</confidence>"), ids("Document: <confidence>6</confidence>")) if turns == 2 else ([], [])
+    token_ids = before + retrieved + final
+    mask = [1] * len(before) + [0] * len(retrieved) + [1] * len(final)
+    weight_T = stated_weights(Trajectory(0, [1], token_ids, mask, [0.0] * len(mask), "", stated=-0.25), tokenizer)
+    marked = [place for place, weight in enumerate(weight_T.tolist()) if weight == -0.25]
+    assert tokenizer.decode([token_ids[place] for place in marked]).strip("<>") == str(number) and weight_T.sum() == -0.25 * len(marked)
+    assert marked[0] > len(before) + len(retrieved)
+    assert not stated_weights(Trajectory(0, [1], token_ids, mask, [0.0] * len(mask), ""), tokenizer).any()
 
 
 def test_it_is_not_promised_where_a_loss_does_not_train_on_it():
@@ -51,7 +64,7 @@ def test_it_is_not_promised_where_a_loss_does_not_train_on_it():
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_run_trains_on_it(tiny_artifact, index_artifact, search_data, work, acting, monkeypatch, weight):
-    monkeypatch.setattr(runner, "tokens_of_confidence", lambda tokenizer, token_ids: range(1))
+    monkeypatch.setattr(step, "tokens_of_confidence", lambda tokenizer, token_ids: range(1))
     config = SearchConfig(
         max_steps=1, num_generations=4, per_device_train_batch_size=4, gradient_accumulation_steps=2, steps_per_generation=2,
         max_completion_length=32, limits={"turn_tokens": 8}, preflight=0, require_gradient=False,

@@ -20,7 +20,6 @@ from safework_cli.environments.search.grammar import (
     episode_prompt,
     parse_action,
     results_observation,
-    tokens_of_confidence,
 )
 from safework_cli.environments.search.index import SearchIndex
 from safework_cli.models.chat_template import encode_prompt, observation_ids
@@ -58,7 +57,6 @@ class Transcript:
         searches, reads, malformed: how often.
         vision: what the prompt's images were encoded to; None where it has none.
         hidden: ids of passages that no search of the episode finds.
-        stated: where among ``token_ids`` the confidence stands.
     """
 
     prompt_ids: list[int]
@@ -74,7 +72,6 @@ class Transcript:
     malformed: int = 0
     vision: Vision | None = None
     hidden: Collection[str] = ()
-    stated: range = range(0)
     _shown: list[str] = field(default_factory=list)
     """Ids of the passages of the last search, in the order shown."""
 
@@ -134,7 +131,6 @@ def _act(
     transcript: Transcript, completion: Completion, engine: TokenEngine, index: SearchIndex, limits: EpisodeLimits, *, last: bool
 ) -> None:
     """Takes one sampled turn in and, if the episode continues, the environment's reply to it."""
-    start = len(transcript.token_ids)
     transcript.token_ids += completion.token_ids
     transcript.mask += [1] * len(completion.token_ids)
     transcript.logprobs += completion.logprobs
@@ -142,8 +138,6 @@ def _act(
     action = parse_action(completion.text)
     if isinstance(action, Action) and action.kind == "answer":
         transcript.answer, transcript.confidence, transcript.ending = action.answer, action.confidence, "answered"
-        stated = tokens_of_confidence(engine.tokenizer, completion.token_ids)
-        transcript.stated = range(start + stated.start, start + stated.stop)
         return
     observation = _observe(transcript, action, index, limits, control_tokens(engine.tokenizer))
     if last:
