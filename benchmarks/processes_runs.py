@@ -87,7 +87,7 @@ RUNS = {
     "search": Run(
         (
             "rl", "search", *_ROLLOUTS, "data=dataset/questions:rl", "index=index/passages", "max_completion_length=160",
-            "limits={turns: 2, results: 2, turn_tokens: 12}", "reliability={step: 1.0, log_score: 0.5}",
+            "limits={turns: 2, results: 2, turn_tokens: 12}", "reliability={step: 1.0}",
         ),
         8,
         (("PROCESSES_ACTING", "1"),),

@@ -36,11 +36,6 @@ if os.environ.get("PROCESSES_ACTING"):  # a random model writes no action: what 
             return grammar.Action("search", query=text)
         return grammar.Action("answer", answer=text, confidence=len(text) % 11)
 
-    def stated(tokenizer, token_ids):
-        return range(1)
-
-    grammar.parse_action, grammar.tokens_of_confidence = act, stated
+    grammar.parse_action = act
     if (runner := sys.modules.get("safework_cli.environments.search.runner")) is not None:  # in a fork it was imported before
         runner.parse_action = act
-    if (step := sys.modules.get("safework_rl.step")) is not None:
-        step.tokens_of_confidence = stated

@@ -42,14 +42,11 @@ class Scored:
         correct: the score of the task's first verifier reaches ``correct_threshold``, and the format was kept; None where a verifier
             could not score the reply.
         verdicts: by verifier name.
-        stated: weights of the log score of a stated confidence (``log_score.py``): above 0 where it was right to state it, below where
-            not, 0 where it does not count; empty where nothing is stated.
     """
 
     reward: list[float]
     correct: list[bool | None]
     verdicts: list[dict[str, Verdict]]
-    stated: Sequence[float] = ()
 
 
 class RegisteredReward:

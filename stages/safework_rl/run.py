@@ -73,7 +73,6 @@ CURVES = (
     "search/false_certain",
     "search/true_certain",
     "search/hidden_certain",
-    "search/log_score",
     "search/lambda",
 )
 """Numbers whose first and last values go into the manifest; a name that ends with a slash stands for all numbers below it."""

@@ -12,17 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from itertools import chain
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
 
 from safework_cli.core.errors import TooManyFailed
 from safework_cli.core.launch.world import World
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling, TokenEngine, completion_seeds, derived_seed
-from safework_cli.environments.search.grammar import tokens_of_confidence
 from safework_cli.environments.search.index import SearchIndex, passages_of
 from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.models.vision import Vision
@@ -118,7 +116,6 @@ class Trajectory:
             where the task has no reward.
         correct: see ``objectives.Scored``.
         truncated: it did not end by itself.
-        stated: see ``objectives.Scored``.
     """
 
     row: int
@@ -132,7 +129,6 @@ class Trajectory:
     reward: float = math.nan
     correct: bool | None = None
     truncated: bool = False
-    stated: float = 0.0
     verdicts: dict[str, Verdict] = field(default_factory=dict)
 
     @property
@@ -161,7 +157,6 @@ class Batch:
         sampled_logp_BT: log-probabilities as the engine sampled; 0 where ``loss_mask_BT`` is.
         advantage_B: of the tensors' rows.
         group_tokens_B: sampled tokens of the row's whole group.
-        stated_BT: ``Trajectory.stated`` at the tokens that state a confidence, 0 elsewhere.
         numbers: the objective's own.
     """
 
@@ -180,7 +175,6 @@ class Batch:
     sampled_logp_BT: torch.Tensor
     advantage_B: torch.Tensor
     group_tokens_B: torch.Tensor
-    stated_BT: torch.Tensor
     numbers: dict[str, float]
 
 
@@ -231,7 +225,6 @@ def step(engine: TokenEngine, prompts: Sequence[int], number: int, run: StepCont
         sampled_logp_BT=pad_sequence([torch.tensor(t.logprobs, dtype=torch.float32) for t in trajectories], batch_first=True),
         advantage_B=advantage_NG[places].flatten(),
         group_tokens_B=length_NG[places].sum(1).repeat_interleave(length_NG.shape[1]),
-        stated_BT=pad_sequence([stated_weights(t, engine.tokenizer) for t in trajectories], batch_first=True),
         numbers=numbers,
     )
 
@@ -310,7 +303,6 @@ def judge(groups: list[Group], run: StepContext) -> list[Group]:
     penalty_B = overlong_penalty(length_B, run.config.max_completion_length, overlong.buffer, overlong.factor)
     for i, (t, penalty) in enumerate(zip(trajectories, penalty_B.tolist(), strict=True)):
         t.reward, t.correct, t.verdicts = scored.reward[i] + penalty, scored.correct[i], scored.verdicts[i]
-        t.stated = scored.stated[i] if scored.stated else 0.0
     return groups
 
 
@@ -361,18 +353,6 @@ def correctness(groups: list[Group]) -> torch.Tensor:
 def lengths(groups: list[Group]) -> torch.Tensor:
     """Sampled tokens of each reply, (N, G)."""
     return torch.tensor([[t.length for t in group] for group in groups])
-
-
-def stated_weights(trajectory: Trajectory, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """The weight of the log score at the tokens of the confidence that the last turn states, 0 at the others, (T,)."""
-    weight_T = torch.zeros(len(trajectory.token_ids))
-    if trajectory.stated:
-        last = sum(1 for _ in takewhile(bool, reversed(trajectory.mask)))  # what came before it was retrieved
-        start = len(trajectory.token_ids) - last
-        places = tokens_of_confidence(tokenizer, trajectory.token_ids[start:])
-        assert places, "a confidence was read from these tokens"
-        weight_T[start + places.start : start + places.stop] = trajectory.stated
-    return weight_T
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:

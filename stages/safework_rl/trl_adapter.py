@@ -32,7 +32,6 @@ from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
 from safework_cli.training.strategy import prepared_to_read, whole_policy
 from safework_rl.engine_gap import engine_ratio, gap_limit
-from safework_rl.log_score import log_score_loss
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
 from safework_rl.measures import ADVANTAGES, DISTILLED, step_measures
@@ -165,7 +164,7 @@ class LadderTrainer(GRPOTrainer):
             "advantages": batch.advantage_B,
             "group_tokens": batch.group_tokens_B,
             "place": torch.arange(len(self._kept)),
-        } | ({"stated": batch.stated_BT} if batch.stated_BT.any() else {})
+        }
         tensors = {name: tensor.to(self.accelerator.device) for name, tensor in tensors.items()}
         tensors["num_items_in_batch"] = self.accelerator.gather(tensors["loss_mask"].sum()).sum()
         model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
@@ -360,10 +359,6 @@ class LadderTrainer(GRPOTrainer):
             loss = loss + self.beta * kl(logp_BT, reference_BT, denominator_B=denominator_B)
             tokens = kl_mask_BT.sum().clamp(min=1)
             self._note("kl", float(kl(logp_BT.detach(), reference_BT, denominator_B=tokens.expand(len(mask_BT)))))
-        if "stated" in inputs:
-            stated = log_score_loss(logp_BT, inputs["stated"])
-            loss = loss + stated / (self.config.own_prompts_per_step * self.config.num_generations)
-            self._note("search/log_score", float(stated.detach()) / len(logp_BT))
         if router_loss is not None:  # of a mixture of experts: keeps its tokens spread, as in pretraining
             loss = loss + self.router_aux_loss_coef * router_loss / self.current_gradient_accumulation_steps
             self._note("aux_loss", float(router_loss.detach()))

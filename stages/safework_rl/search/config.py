@@ -8,7 +8,6 @@ from safework_cli.core.settings import Settings, Weight
 from safework_cli.environments.search.measures import AUROC, SEARCHES
 from safework_cli.training.config import EvaluationConfig
 from safework_rl.config import RlConfig
-from safework_rl.losses.trl import TrlLoss
 
 
 class LimitSettings(Settings):
@@ -39,9 +38,6 @@ class ReliabilitySettings(Settings):
     """Upper bound of λ."""
     decay: float = Field(0.9, ge=0, lt=1)
     """Decay of the moving average of the measured reliability."""
-    log_score: Weight = 0.0
-    """Weight of λ × the log score of the stated confidence, a loss next to the reward. A reward changes how certain a policy is only where
-    it sometimes is not; the log score does so also where it is certain of every answer."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ReliabilitySettings:
@@ -74,12 +70,6 @@ class SearchConfig(RlConfig):
     """Caps of an episode."""
     reliability: ReliabilitySettings = ReliabilitySettings()
     """The reliability constraint."""
-
-    @model_validator(mode="after")
-    def _scored_by_our_loss(self) -> SearchConfig:
-        if self.reliability.log_score and isinstance(self.policy_loss, TrlLoss):
-            raise ValueError(f"reliability.log_score is not trained on with algorithm={self.algorithm}, one of TRL's losses; take cpgd")
-        return self
 
     def unused(self) -> list[str]:
         """Also what an episode's own format and reward leave unread."""

@@ -33,25 +33,13 @@ class SearchObjective:
     λ is updated once a rollout from its mean R_reliab; a transcript out of format is not reliable. "std" divides by the deviation of
     being right, and not by that of R: where every answer of a group is right, or none is, R varies by λ·R_reliab only, and its own
     deviation would divide λ away.
-
-    Args:
-        certain: ζ.
-        threshold: score from which an answer is right.
-        log_score: weight of λ × the log score of the stated confidence (``log_score.py``).
     """
 
     def __init__(
-        self,
-        judge: Verifier,
-        multiplier: Multiplier,
-        certain: int,
-        weighting: Weighting,
-        threshold: float,
-        world: World | None = None,
-        log_score: float = 0.0,
+        self, judge: Verifier, multiplier: Multiplier, certain: int, weighting: Weighting, threshold: float, world: World | None = None
     ):
         self._judge, self.multiplier, self._certain, self._weighting, self._threshold = judge, multiplier, certain, weighting, threshold
-        self._world, self._log_score = world or World(), log_score
+        self._world = world or World()
         self._last: dict[str, float] = {}
 
     def score(self, rows: Sequence[Row], replies: Sequence[str], transcripts: Sequence[Transcript] | None) -> Scored:
@@ -60,14 +48,11 @@ class SearchObjective:
         rewards: list[float] = []
         correct: list[bool | None] = []
         named: list[dict[str, Verdict]] = []
-        stated: list[float] = []
         for transcript, verdict in zip(transcripts, verdicts, strict=True):
             episode, in_format = self._episode(transcript, verdict), transcript.well_formed
             reliable = episode.values(self._certain)["reliability"]
             reward = in_format * (0.1 + 0.9 * episode.right + self.multiplier.value * reliable)
             rewards.append(math.nan if verdict.score is None else float(reward))
-            counts = in_format and verdict.score is not None
-            stated.append(self._log_score * self.multiplier.value * (1.0 if reliable else -1.0) if counts else 0.0)
             correct.append(None if verdict.score is None else episode.right and in_format)
             named.append({
                 "correctness": verdict,
@@ -75,7 +60,7 @@ class SearchObjective:
                 "reliability": Verdict(reliable, label=f"confidence {transcript.confidence}"),
             })  # fmt: skip
         self._last = {f"search/{name}": value for name, value in self._means(transcripts, verdicts).items()}
-        return Scored(rewards, correct, named, stated)
+        return Scored(rewards, correct, named)
 
     def measure(self, rows: Sequence[Row], transcripts: Sequence[Transcript]) -> dict[str, float]:
         """What an evaluation measures of its episodes, and how many of them it is not of (``NAME/failed``), because their answers could not
@@ -166,6 +151,4 @@ def search(config: SearchConfig, world: World | None = None) -> SearchObjective:
     """
     r = config.reliability
     multiplier = Multiplier(r.multiplier, r.threshold, r.step, r.low, r.high, r.decay)
-    return SearchObjective(
-        rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold, world, r.log_score
-    )
+    return SearchObjective(rule_verifier("correctness"), multiplier, r.certain, config.weighting, config.correct_threshold, world)

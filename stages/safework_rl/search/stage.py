@@ -24,9 +24,9 @@ from safework_rl.search.config import OF_EVALUATION, SearchConfig
 
 class SearchRlStage(PolicyStage):
     name = "rl search"
-    version = 10
-    """10: the log score; 9: the tags in an error are whole; 8: held-out prompts by task; 7: a seed an episode; 6: bf16; 5: the search
-    instruction where it lacks; 4, 3, 2: draws."""
+    version = 9
+    """9: the tags in an error are whole; 8: held-out prompts by task; 7: a seed an episode; 6: bf16; 5: the search instruction where it
+    lacks; 4, 3, 2: draws."""
     summary = "Deliberative-search RL: think, search, read, state confidence, answer; reliability is a constraint."
     Config = SearchConfig
     inputs = {

@@ -190,21 +190,6 @@ def test_the_search_reward_by_hand():
     assert numbers["search/unanswered"] == pytest.approx(1 / 6)
 
 
-def test_the_log_score_is_for_what_was_stated_in_form_and_follows_lambda():
-    multiplier = Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0)
-    objective = SearchObjective(Unsure(), multiplier, 5, "equal", 0.5, log_score=0.2)
-    transcripts = [
-        *(transcript(answer, sure) for answer in ("Ada", "Bob") for sure in (9, 2)), transcript("Bob", 9, malformed=1), transcript("?", 9),
-        transcript(None, None, ending="turns"),
-    ]  # fmt: skip
-    question = row("search", answer="Ada", meta={"answer_type": "exact"})
-    assert objective.score([question] * 7, [""] * 7, transcripts).stated == pytest.approx([0.1, -0.1, -0.1, 0.1, 0, 0, 0])
-    multiplier.value = 1.0
-    assert objective.score([question], [""], transcripts[:1]).stated == pytest.approx([0.2])
-    off = SearchObjective(Unsure(), multiplier, 5, "equal", 0.5)
-    assert not any(off.score([question] * 7, [""] * 7, transcripts).stated)
-
-
 def test_where_the_answer_is_hidden_only_low_confidence_is_rewarded():
     objective = SearchObjective(rule_verifier("correctness"), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
     question = row("search", answer="Ada", meta={"answer_type": "exact"})

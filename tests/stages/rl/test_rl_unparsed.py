@@ -23,7 +23,7 @@ def test_unread_replies_are_a_measure_of_their_own():
 
     drawn = [[sample("correct"), sample("wrong"), sample(UNPARSED, "ok"), sample("ok", UNPARSED)]]
     ids_BT = torch.ones(4, 1, dtype=torch.long)
-    tensors = (*[ids_BT] * 5, ids_BT.float(), torch.zeros(4), ids_BT[:, 0], ids_BT.float())
+    tensors = (*[ids_BT] * 5, ids_BT.float(), torch.zeros(4), ids_BT[:, 0])
     batch = Batch(0, drawn, drawn, drawn, 1, 0, torch.zeros(1, 4), *tensors, {})
     assert step_measures(batch, [Row("r", "knowledge", [Message(role="user", content="q")])])["unparsed"] == 0.5
 

@@ -16,14 +16,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from safework_cli.data.reply import THINK_CLOSE, parse_reply
 from safework_cli.data.row import Message
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 SEARCH_INSTRUCTION = (
     "Answer with the help of a search tool. In each turn write <think>a thought</think> and one action: "
@@ -108,7 +104,6 @@ _THOUGHT_REASONS = {
 }
 _TAG = re.compile(r"</?(search|read|confidence|answer)>")
 _ELEMENT = re.compile(r"<(search|read|confidence|answer)>(.*?)</\1>", re.DOTALL)
-_CONFIDENCE = re.compile(r"<confidence>\s*([0-9]+)\s*</confidence>")
 _WHOLE_NUMBER = re.compile(r"[0-9]{1,4}")  # ASCII digits only: int() would also take other scripts
 
 
@@ -151,14 +146,3 @@ def _action(elements: list[tuple[str, str]]) -> Action | Malformed:
     if not _WHOLE_NUMBER.fullmatch(content) or int(content) < 1:
         return Malformed("read needs the number of a result, from 1")
     return Action("read", number=int(content))
-
-
-def tokens_of_confidence(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> range:
-    """Where among the tokens of a final turn the number of its confidence stands; sampled tokens need not be those that its text has."""
-    before = [str(tokenizer.decode(token_ids[:count])) for count in range(len(token_ids) + 1)]
-    number = _CONFIDENCE.search(before[-1])
-    if number is None:
-        return range(0)
-    ends = [len(text) for text in before]
-    places = [place for place, (start, end) in enumerate(pairwise(ends)) if start < number.end(1) and end > number.start(1)]
-    return range(places[0], places[-1] + 1)
