@@ -72,7 +72,6 @@ CURVES = (
     "search/reliability",
     "search/false_certain",
     "search/true_certain",
-    "search/hidden_certain",
     "search/lambda",
 )
 """Numbers whose first and last values go into the manifest; a name that ends with a slash stands for all numbers below it."""

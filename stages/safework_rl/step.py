@@ -21,7 +21,7 @@ from safework_cli.core.errors import TooManyFailed
 from safework_cli.core.launch.world import World
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling, TokenEngine, completion_seeds, derived_seed
-from safework_cli.environments.search.index import SearchIndex, passages_of
+from safework_cli.environments.search.index import SearchIndex
 from safework_cli.environments.search.runner import EpisodeLimits, Transcript, run_episodes
 from safework_cli.models.vision import Vision
 from safework_cli.training.group import spread
@@ -38,21 +38,11 @@ class Episodes:
     Attributes:
         index, limits: of the environment.
         measure: numbers of the episodes of some rows.
-        hidden_share: of the questions of a rollout, those in whose episodes no search finds the passages with the answer.
     """
 
     index: SearchIndex
     limits: EpisodeLimits
     measure: Callable[[Sequence[Row], Sequence[Transcript]], Mapping[str, float]]
-    hidden_share: float = 0.0
-
-    def hidden(self, row: Row, seed: int) -> Collection[str]:
-        """Ids of the passages that are hidden from all episodes of a question's group: those with its answer, or none.
-
-        Args:
-            seed: of the rollout: a question whose answer is hidden in one may find it in another.
-        """
-        return passages_of(row) if derived_seed(seed, "hidden", row.id) < self.hidden_share * 2**63 else ()
 
 
 @dataclass(slots=True)
@@ -248,9 +238,8 @@ def sample(engine: TokenEngine, prompts: Sequence[int], number: int, attempt: in
         if run.search is not None:
             index, limits = run.search.index, run.search.limits
             asked = [encoded[row] for row in rows]
-            hidden = [run.search.hidden(run.rows[row], seed) for row in rows]
             transcripts = run_episodes(
-                engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds, encoded=asked, hidden=hidden
+                engine, index, [run.rows[row].prompt for row in rows], limits, sampling, seeds=own_seeds, encoded=asked
             )
             trajectories = [
                 Trajectory(

@@ -53,11 +53,9 @@ def play(tiny_model, index):
 
     tokenizer = load_tokenizer(tiny_model)
 
-    def run(*lines, hidden=None, **limits):
+    def run(*lines, **limits):
         engine = Scripted(tokenizer, *lines)
-        (transcript,) = run_episodes(
-            engine, index, [QUESTION], EpisodeLimits(**({"turn_tokens": 120} | limits)), Sampling(1), hidden=hidden
-        )
+        (transcript,) = run_episodes(engine, index, [QUESTION], EpisodeLimits(**({"turn_tokens": 120} | limits)), Sampling(1))
         return transcript, engine
 
     return run
@@ -106,18 +104,6 @@ def test_a_result_that_was_not_shown_cannot_be_read(play):
     transcript, _ = play(SEARCH, "<think>x</think><read>3</read>", ANSWER, results=2)
     assert "there is no result 3; the last search showed 2" in transcript.messages[4]["content"]
     assert "A river" not in transcript.messages[2]["content"], "results: two of three"
-
-
-def test_a_hidden_passage_is_neither_found_nor_read_and_others_take_its_place(play):
-    shown, _ = play(SEARCH, READ, ANSWER, results=1)
-    assert shown.messages[2]["content"].startswith("Results:\n1. The bridge keeper") and "Ada keeps" in shown.messages[4]["content"]
-    hidden, _ = play(SEARCH, READ, ANSWER, results=1, hidden=[["keeper", "not in the index"]])
-    assert hidden.messages[2]["content"].startswith("Results:\n1. The bridge:") and "Ada" not in hidden.messages[4]["content"]
-    assert hidden.hidden == ["keeper", "not in the index"]
-    again, _ = play(SEARCH, READ, ANSWER, results=1, hidden=[[]])
-    assert again.messages == shown.messages, "the index itself is as it was"
-    with pytest.raises(ValueError, match="zip"):
-        play(SEARCH, hidden=[])
 
 
 def test_an_episode_ends_with_its_turns(play):

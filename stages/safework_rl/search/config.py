@@ -62,10 +62,6 @@ class SearchConfig(RlConfig):
     category_weights: dict[str, Weight] = Field(default_factory=dict)
     """How often questions of a category (`category` of a row, such as two_hop) are drawn, relative to the others; 1 where not given. Where
     empty, all questions are drawn alike."""
-    hidden_share: float = Field(0.0, ge=0, le=1)
-    """Share of the questions of a rollout in whose episodes no search finds the passages with the answer (`meta.passages`). Their answers
-    are wrong, so only low confidence earns anything there; where nearly every question can be answered, being certain of all answers is
-    reliable enough. Held-out questions are asked with every passage."""
     limits: LimitSettings = LimitSettings()
     """Caps of an episode."""
     reliability: ReliabilitySettings = ReliabilitySettings()

@@ -97,8 +97,6 @@ class SearchObjective:
             "false_uncertain": (len(unsure) - sum(unsure)) / max(1, len(values)),
         }
         count = len(transcripts)
-        if hidden := [self._episode(t, verdict).sure(self._certain) for t, verdict in zip(transcripts, verdicts, strict=True) if t.hidden]:
-            shares |= {"hidden": len(hidden) / count, "hidden_certain": sum(hidden) / len(hidden)}
         return shares | {
             "reliability": sum(value["reliability"] for value in values) / len(values) if values else math.nan,
             "searches": sum(t.searches for t in transcripts) / count,

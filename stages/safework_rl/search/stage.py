@@ -12,7 +12,7 @@ from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nea
 from safework_cli.core.registry import load_registered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, WorkDir
 from safework_cli.data.row import Row
-from safework_cli.environments.search.index import lost_answers, passages_of
+from safework_cli.environments.search.index import lost_answers
 from safework_cli.training.heldout import EVAL_SLOTS, MEAN, deciding_metric, held_out_rows
 from safework_rl.closing import PolicyStage
 from safework_rl.config import MODEL_SLOT
@@ -45,15 +45,12 @@ class SearchRlStage(PolicyStage):
             f"{config.limits.results} results",
             f"reliability ≥ {config.reliability.threshold:g}, λ from {config.reliability.multiplier:g}",
         ]
-        if config.hidden_share:
-            plan.lines.append(f"no search finds the answer to {config.hidden_share:.0%} of the questions")
         plan_reference(plan, config, inputs, {"search"})
         data, index = inputs.one("data"), inputs.one("index")
         rows = rows_of(data, {"search"})
         problems = (
             lost_answers(index.path, rows, data.ref, index.ref),
             weights_problem(config.category_weights, rows),
-            hidden_problem(config.hidden_share, rows, data.ref),
             *evaluation_problems(config, inputs),
         )
         plan.refusals += [problem for problem in problems if problem is not None]
@@ -80,7 +77,7 @@ class SearchRlStage(PolicyStage):
         objective = load_registered(OBJECTIVES, "search", "objective")(config, work.world)
         limits = EpisodeLimits(config.limits.turns, config.limits.results, config.limits.turn_tokens, config.max_completion_length)
         index = SearchIndex.load(inputs.one("index").path)
-        episodes = Episodes(index, limits, objective.measure, config.hidden_share)
+        episodes = Episodes(index, limits, objective.measure)
         return train(
             config, objective, inputs, work, phases=[(["search"], 1.0)], task_weights={}, category_weights=config.category_weights,
             search=episodes,
@@ -97,18 +94,6 @@ def weights_problem(weights: Mapping[str, float], rows: Sequence[Row]) -> Config
     if rows and not any(weights.get(name, 1.0) for name in known):
         return ConfigError("category_weights is 0 for every category", "no question could be drawn", "leave one of them above 0")
     return None
-
-
-def hidden_problem(share: float, rows: Sequence[Row], of: str) -> InputError | None:
-    """The error where passages are to be hidden and some questions name none; None where no row is known."""
-    named = sum(bool(passages_of(row)) for row in rows)
-    if not share or not rows or named == len(rows):
-        return None
-    return InputError(
-        f"hidden_share={share:g}, and {len(rows) - named} of {len(rows)} questions of {of} do not name the passages with their answers",
-        "nothing could be hidden from their searches",
-        "name them in meta.passages, or leave hidden_share at 0",
-    )
 
 
 def evaluation_problems(config: SearchConfig, inputs: Inputs) -> list[SafeworkError | None]:

@@ -12,11 +12,10 @@ from safework_cli.core.prepare import prepare
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Row, write_rows
-from safework_cli.environments.search.runner import run_episodes
 from safework_cli.training import evaluation as module
 from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.rules.inputs import rule_artifact
-from safework_rl import evaluate, step
+from safework_rl import evaluate
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage
 from safework_rl.search.config import SearchConfig
@@ -174,23 +173,6 @@ def test_held_out_questions_are_asked_where_training_questions_have_the_same_ids
     inputs["eval_data"] = questions("held", answer_type="exact")
     search_stage.run(SearchConfig(**SEARCH), Inputs(inputs), work)
     assert len(asked) == 6 and all("held" in text and "train" not in text for text in asked)
-
-
-def test_a_run_hides_the_answers_to_a_share_of_its_questions(tiny_artifact, index_artifact, questions, work, acting, monkeypatch):
-    training, held = [], []
-    for place, noted in ((step, training), (evaluate, held)):
-
-        def play(*words, hidden=None, noted=noted, **more):
-            noted.append(hidden)
-            return run_episodes(*words, hidden=hidden, **more)
-
-        monkeypatch.setattr(place, "run_episodes", play)
-    inputs = {"model": tiny_artifact, "index": index_artifact, "data": questions("train", answer_type="exact", passages=["b", "c"])}
-    inputs["eval_data"] = questions("held", answer_type="exact", passages=["b", "c"])
-    search_stage.run(SearchConfig(**SEARCH, hidden_share=1.0), Inputs(inputs), work)
-    assert training == [[["b", "c"]] * 8] and held and not any(held), "held-out questions are asked with every passage"
-    (record,) = [record for record in read_metrics(work.progress.metrics_path) if "search/hidden" in record]
-    assert record["search/hidden"] == 1
 
 
 def test_a_judge_that_is_a_reward_is_refused(tiny_artifact, toy_data, heldout, store):

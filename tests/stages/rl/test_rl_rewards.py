@@ -20,8 +20,7 @@ from safework_rl.objectives import M3Objective, TaskRewards
 from safework_rl.routing import ROUTES
 from safework_rl.search.config import OF_EVALUATION
 from safework_rl.search.objective import SearchObjective
-from safework_rl.search.stage import hidden_problem, weights_problem
-from safework_rl.step import Episodes
+from safework_rl.search.stage import weights_problem
 
 
 class Fixed:
@@ -188,39 +187,6 @@ def test_the_search_reward_by_hand():
     assert numbers["search/reliability"] == pytest.approx(2 / 6) and numbers["search/false_certain"] == pytest.approx(1 / 6)
     assert numbers["search/lambda"] == pytest.approx(0.5 * math.exp(0.1 * (0.9 - 2 / 6)))
     assert numbers["search/unanswered"] == pytest.approx(1 / 6)
-
-
-def test_where_the_answer_is_hidden_only_low_confidence_is_rewarded():
-    objective = SearchObjective(rule_verifier("correctness"), Multiplier(0.5, 0.9, 0.1, 1e-3, 5, 0.0), 5, "equal", 0.5)
-    question = row("search", answer="Ada", meta={"answer_type": "exact"})
-    transcripts = [transcript("Ada", 9), transcript("unknown", 2), transcript("Bob", 9), transcript(None, None, ending="turns")]
-    for hidden in transcripts[1:]:
-        hidden.hidden = ["keeper"]
-    assert objective.score([question] * 4, [""] * 4, transcripts).reward == pytest.approx([1.5, 0.6, 0.1, 0.0])
-    numbers = objective.finish_step()
-    assert numbers["search/hidden"] == 0.75 and numbers["search/hidden_certain"] == pytest.approx(1 / 3)
-    objective.score([question], [""], transcripts[:1])
-    assert "search/hidden" not in objective.finish_step()
-
-
-def test_the_passages_of_a_share_of_the_questions_are_hidden_from_their_whole_group():
-    rows = [Row(str(i), "search", [], meta={"passages": [f"p{i}", "q"]}) for i in range(400)]
-    episodes = Episodes(None, None, None, 0.25)
-    first, second = ([episodes.hidden(row, seed) for row in rows] for seed in (1, 2))
-    assert first == [episodes.hidden(row, 1) for row in rows], "a resumed run hides the same"
-    assert all(not hidden or list(hidden) == [f"p{i}", "q"] for i, hidden in enumerate(first))
-    for hidden in (first, second):
-        assert 70 < sum(map(bool, hidden)) < 130
-    both = sum(bool(a) and bool(b) for a, b in zip(first, second, strict=True))
-    assert both < 45, "in another rollout they are others"
-    assert not any(Episodes(None, None, None).hidden(row, 1) for row in rows)
-    assert all(Episodes(None, None, None, 1.0).hidden(row, 1) for row in rows)
-
-
-def test_hiding_passages_that_questions_do_not_name_is_refused():
-    named, bare = row("search", meta={"passages": ["p"]}), row("search")
-    assert hidden_problem(0.2, [named], "d") is None and hidden_problem(0.0, [bare], "d") is None and hidden_problem(0.2, [], "d") is None
-    assert "1 of 2 questions of d do not name the passages with their answers" in str(hidden_problem(0.2, [named, bare], "d"))
 
 
 def test_an_evaluation_measures_episodes_and_leaves_the_constraint_as_it_is():

@@ -130,7 +130,7 @@ def test_retrieved_text_counts_towards_the_limit_that_a_long_reply_pays_at(steps
     """The limit is the context's, so the penalty is over all tokens after the prompt; the length that is reported is the policy's own."""
     from safework_cli.environments.search.runner import Transcript
 
-    def episodes(engine, index, prompts, limits, sampling, seeds, encoded, hidden):
+    def episodes(engine, index, prompts, limits, sampling, seeds=None, encoded=None):
         read = Transcript([1, 2], [], token_ids=[5] * 8, mask=[1, 1, 0, 0, 0, 0, 1, 1], logprobs=[0.0] * 8, answer="1", ending="answered")
         short = Transcript([1, 2], [], token_ids=[5] * 4, mask=[1] * 4, logprobs=[0.0] * 4, answer="1", ending="answered")
         return [read, short]

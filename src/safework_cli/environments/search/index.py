@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -131,19 +131,14 @@ class SearchIndex:
     def __contains__(self, id: str) -> bool:
         return id in self._number_of
 
-    def search(self, query: str, k: int = 5, hidden: Collection[str] = ()) -> list[Hit]:
-        """The ``k`` best passages, best first; equal scores in the order of the index. Empty where no term of the query is known.
-
-        Args:
-            hidden: ids of passages that are not found.
-        """
+    def search(self, query: str, k: int = 5) -> list[Hit]:
+        """The ``k`` best passages, best first; equal scores in the order of the index. Empty where no term of the query is known."""
         import numpy as np
 
         known = self._engine.get_tokens_ids(tokenise(query))
         if not known or k < 1:
             return []
         scores_N = self._engine.get_scores_from_ids(known)
-        scores_N[[self._number_of[id] for id in hidden if id in self._number_of]] = 0
         matching = np.flatnonzero(scores_N > 0)
         best = matching[np.lexsort((matching, -scores_N[matching]))][:k]
         return [self._hit(int(number), float(scores_N[number])) for number in best]
@@ -173,7 +168,7 @@ def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputE
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    wanted = {passage for row in rows for passage in passages_of(row)}
+    wanted = {passage for row in rows for passage in _passages_of(row)}
     if not wanted:
         return None
     try:
@@ -182,7 +177,7 @@ def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputE
         missing = set(names.filter(pc.invert(pc.is_in(names, value_set=pc.unique(ids)))).to_pylist())
     except (OSError, ValueError, KeyError, pa.ArrowException):
         return None
-    lost = sum(not missing.isdisjoint(passages_of(row)) for row in rows)
+    lost = sum(not missing.isdisjoint(_passages_of(row)) for row in rows)
     if not lost:
         return None
     return InputError(
@@ -192,7 +187,7 @@ def lost_answers(folder: Path, rows: Sequence[Row], of: str, ref: str) -> InputE
     )
 
 
-def passages_of(row: Row) -> list[str]:
+def _passages_of(row: Row) -> list[str]:
     """Ids of the passages that hold the answer; none where the row does not name them as the starter set does."""
     passages = row.meta.get("passages")
     return [passage for passage in passages if isinstance(passage, str)] if isinstance(passages, list) else []

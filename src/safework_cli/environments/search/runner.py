@@ -6,7 +6,7 @@ re-encoded; the text of the environment is tokenized once, between them, and mar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,7 +56,6 @@ class Transcript:
         ending: "answered", "turns", "length".
         searches, reads, malformed: how often.
         vision: what the prompt's images were encoded to; None where it has none.
-        hidden: ids of passages that no search of the episode finds.
     """
 
     prompt_ids: list[int]
@@ -71,7 +70,6 @@ class Transcript:
     reads: int = 0
     malformed: int = 0
     vision: Vision | None = None
-    hidden: Collection[str] = ()
     _shown: list[str] = field(default_factory=list)
     """Ids of the passages of the last search, in the order shown."""
 
@@ -90,7 +88,6 @@ def run_episodes(
     *,
     seeds: Sequence[int] | None = None,
     encoded: Sequence[tuple[list[int], Vision | None]] | None = None,
-    hidden: Sequence[Collection[str]] | None = None,
 ) -> list[Transcript]:
     """Runs one episode for each prompt, all of them turn by turn together.
 
@@ -100,13 +97,10 @@ def run_episodes(
         seeds: one for each episode, in place of what the engine derives from ``sampling.seed``, so that an episode does not depend on the
             others of the call.
         encoded: the prompts with the search instruction as token ids, with their images; without it they are encoded here, as text.
-        hidden: for each episode, ids of passages that its searches do not find.
     """
     asked = [episode_prompt(prompt) for prompt in prompts]
     encoded = encoded or [encode_prompt(engine.tokenizer, prompt) for prompt in asked]
     transcripts = [Transcript(ids, messages, vision=vision) for (ids, vision), messages in zip(encoded, asked, strict=True)]
-    for transcript, passages in zip(transcripts, hidden or (), strict=hidden is not None):
-        transcript.hidden = passages
     active = list(transcripts)
     seed_of = None if seeds is None else {id(t): seed for t, seed in zip(transcripts, seeds, strict=True)}
     for turn in range(limits.turns):
@@ -166,7 +160,7 @@ def _observe(transcript: Transcript, action: Action | Malformed, index: SearchIn
         return f"Error: {action.reason}"
     if action.kind == "search":
         transcript.searches += 1
-        hits = index.search(action.query, limits.results, transcript.hidden)
+        hits = index.search(action.query, limits.results)
         transcript._shown = [hit.id for hit in hits]
         return disarmed(results_observation([(hit.title, hit.abstract) for hit in hits]), special)
     if not 1 <= action.number <= len(transcript._shown):
