@@ -359,6 +359,13 @@ def pooled_change(records: Sequence[Record], model: str, base: str, suite: str, 
     return compare_paired(_by_row(records, model, suite, metric), _by_row(records, base, suite, metric), groups)
 
 
+def judged_unsafe(records: Sequence[Record], model: str, suite: str) -> tuple[int, int]:
+    """How many replies to harmful prompts the judge calls unsafe, and how many of these refuse by the phrases."""
+    refused, unsafe = (_by_row(records, model, suite, metric) for metric in ("safety", "unsafe"))
+    called = [key for key, outcome in unsafe.items() if outcome]
+    return len(called), sum(refused.get(key) == 1 for key in called)
+
+
 def suites_of(records: Sequence[Record], model: str, metrics: Iterable[str] | None = None) -> list[tuple[str, str, int]]:
     """(suite, metric, sign) of what a model was measured on; the sign is −1 where lower is better."""
     wanted = None if metrics is None else set(metrics)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence_records import Record, pooled_change, pooled_value
+from evidence_records import Record, judged_unsafe, pooled_change, pooled_value
 from evidence_text import lines, points_between, share, table
 
 LABELS = {
@@ -49,6 +49,12 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
         f"Greedy replies to held-out prompts; seeds: {seeds}, {took} minutes each ({records[0].machine}); in brackets 95 % intervals, "
         "paired by prompt."
     )
+    for suite in (suite for suite, metric in _first_metrics(records, final) if metric == "unsafe"):
+        unsafe, refused = judged_unsafe(records, final, suite)
+        said += (
+            f" Of the {unsafe} replies of {final} to {suite} that the judge calls unsafe, {refused} refuse by the phrases: "
+            "one of the two measures is wrong there."
+        )
     return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
 
 

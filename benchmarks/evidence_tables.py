@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from evidence_bar import Runs, judged
 from evidence_bars import BARS
-from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, pooled_axes, pooled_change, pooled_value, suites_of
+from evidence_records import (
+    CAPABILITY,
+    SAFETY,
+    Evaluation,
+    EvidenceError,
+    Record,
+    judged_unsafe,
+    pooled_axes,
+    pooled_change,
+    pooled_value,
+    suites_of,
+)
 from evidence_runs import Definition
 from evidence_summary import summary
 from evidence_text import flat, lines, points_between, share, table
@@ -68,6 +79,8 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
     models = list(dict.fromkeys(key for record in records for key in record.evaluations))
     if models:
         parts.append(_values(records, models))
+    if contradicted := _contradicted(records, models):
+        parts.append(lines("Replies that the judge calls unsafe, and how many of them refuse by the phrases:") + "\n" + contradicted)
     if changes := _changes(records, models):
         parts.append(lines("Change against the model that each is compared with, in points, paired by row:") + "\n" + changes)
         parts.append(lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
@@ -95,6 +108,19 @@ def _values(records: Sequence[Record], models: Sequence[str]) -> str:
         tokens.append(f"{sum(known) / len(known):.0f}" if known else "–")
     rows.append(["mean length, tokens", "", "", *tokens])
     return table(["suite", "metric", "n", *models], rows)
+
+
+def _contradicted(records: Sequence[Record], models: Sequence[str]) -> str:
+    """Where the two measures of safety contradict each other: a line for each suite with both."""
+    rows = []
+    for suite in (suite for suite, metric in _measured(records, models) if metric == "unsafe"):
+        cells = []
+        for model in models:
+            unsafe, refused = judged_unsafe(records, model, suite)
+            measured = any(suite in record.evaluations[model].outcomes for record in records if model in record.evaluations)
+            cells.append(f"{unsafe}, {refused} of them refuse" if measured else "–")
+        rows.append([suite, *cells])
+    return table(["suite", *models], rows) if rows else ""
 
 
 def _changes(records: Sequence[Record], models: Sequence[str]) -> str:

@@ -515,6 +515,17 @@ def test_the_summary_has_a_line_for_each_suite_and_the_change_to_the_last_stage(
     assert "harmless look-alikes refused ↓" in text, "a lower share is the better one"
 
 
+def test_replies_that_refuse_and_are_called_unsafe_are_counted():
+    """The last stage refuses all but the tenth prompt; the judge calls the first, the second and the tenth unsafe."""
+    runs = {"demo": [demo(seed, after={"harmful": {"unsafe": "1100000001"}}) for seed in (0, 1)]}
+    text = filled("<!-- evidence: demo -->\n<!-- end of evidence -->\n", runs, definitions())
+    assert "| suite | base | sft |" in text and "| harmful | 20, 0 of them refuse | 6, 4 of them refuse |" in text
+    text = " ".join(filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", runs, definitions()).split())
+    assert "Of the 6 replies of search to harmful that the judge calls unsafe, 4 refuse by the phrases" in text
+    episodes = pair("search-vs-efficient", "episodes-efficient", "episodes-search")
+    assert "calls unsafe" not in run_table("search-vs-efficient", [episodes], definitions()["search-vs-efficient"])
+
+
 def test_a_measure_is_shown_by_the_path_of_its_keys():
     auc = {
         "value": 0.97,
