@@ -30,6 +30,7 @@ from safework_cli.engines.protocol import TokenEngine
 from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
+from safework_cli.training.interruptible import interruptible
 from safework_cli.training.strategy import prepared_to_read, whole_policy
 from safework_rl.engine_gap import engine_ratio, gap_limit
 from safework_rl.losses.contract import LossInput, reference_kl
@@ -138,7 +139,8 @@ class LadderTrainer(GRPOTrainer):
             number, size = self.state.global_step // self.config.rollout_steps, self.config.prompts_per_rollout
             rows = self._order[number * size : (number + 1) * size][: size * used // passes]
             self.run.prepare(self.run.rows[row] for row in self._order[number * size : (number + 2) * size])
-            with self.engine() as engine:
+            before = self.objective.state()
+            with interruptible(self, self.work, lambda: self.objective.load_state(before)), self.engine() as engine:
                 batch = step(engine, rows, number, self.run)
             self.scored = self._tensors(batch)
             self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes

@@ -193,11 +193,12 @@ def test_killed_and_run_again_gives_the_same_bits(tiny_artifact, toy_data, cli, 
     assert store.resolve("again").digest == expected
 
 
+@pytest.mark.parametrize("sampling", [False, True], ids=["in an update", "at the end of sampling"])
 @pytest.mark.parametrize("updates", [1, 2])
 def test_search_stopped_and_run_again_gives_the_same_bits(
-    tiny_artifact, index_artifact, search_data, acting, tmp_path, monkeypatch, updates
+    tiny_artifact, index_artifact, search_data, acting, tmp_path, monkeypatch, updates, sampling
 ):
-    """λ is a part of the reward here: a resume that forgot it, or its average, would train another model."""
+    """λ is a part of the reward here: a resume that forgot it, or its average, or that had moved it twice, would train another model."""
     from safework_cli.core.errors import RunAgain
     from safework_cli.core.progress import Progress, QuietDisplay
     from safework_cli.core.signals import StopRequest
@@ -232,21 +233,24 @@ def test_search_stopped_and_run_again_gives_the_same_bits(
     original, stops = trl_adapter.step, []
 
     def stop_at_two(engine, prompts, number, run):
+        batch = original(engine, prompts, number, run)
         if number * updates == 2 and not stops:
             stops.append(number)
+            if sampling:
+                signal.raise_signal(signal.SIGTERM)
             current.requested = signal.SIGTERM
-        return original(engine, prompts, number, run)
+        return batch
 
     monkeypatch.setattr(trl_adapter, "step", stop_at_two)
     current = StopRequest()
     folder = tmp_path / "parts"
     folder.mkdir()
     progress = Progress(folder, QuietDisplay())
-    with pytest.raises(RunAgain, match="SIGTERM"):
+    with pytest.raises(RunAgain, match="SIGTERM"), current.installed():
         stage.run(config, inputs, WorkDir(folder, "0" * 64, progress, current))
     progress.close()
     again, _ = run(folder)
-    assert "resumed at step 3 of 5" in (folder / "events.jsonl").read_text()
+    assert f"resumed at step {2 if sampling else 3} of 5" in (folder / "events.jsonl").read_text()
     expected, found = (load_model(work.output).state_dict() for work in (whole, again))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
     assert [s["search/lambda"] for s in read_metrics(again.progress.metrics_path) if "search/lambda" in s] == prices

@@ -13,6 +13,7 @@ from safework_cli.core.errors import RunAgain
 from safework_cli.core.progress import Progress, QuietDisplay, read_metrics
 from safework_cli.core.signals import StopRequest
 from safework_cli.core.stage import Inputs, WorkDir
+from safework_cli.engines.hf.engine import HFEngine
 from safework_cli.models.load import load_model
 from safework_rl import trl_adapter
 from safework_rl.config import RlConfig
@@ -143,6 +144,33 @@ def test_stopped_within_a_rollout_and_run_again_gives_the_same_bits(run, tmp_pat
     assert "resumed at step 6 of 7" in (work.path / "events.jsonl").read_text()
     assert same(whole, again)
     assert [step["loss"] for step in resumed] == [step["loss"] for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("rollout", "save_steps", "whole_ones"), [(0, 100, []), (1, 100, [2]), (1, 1, [1, 2])], ids=["first", "later", "saved before"]
+)
+def test_a_signal_does_not_wait_for_a_rollout(run, tmp_path, monkeypatch, rollout, save_steps, whole_ones):
+    """Sampling may take minutes, and a scheduler kills what has not ended some seconds after its signal."""
+    settings = {"max_steps": 4, "steps_per_generation": 2, "save_steps": save_steps}
+    whole, steps, _, _ = run(**settings)
+    original, stop, replies = HFEngine._generate_batch, StopRequest(), []
+
+    def signalled(self, *words):
+        replies.append(len(words[0]))
+        if sum(replies) > 8 * rollout:
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("sampling went on")
+        return original(self, *words)
+
+    folder = tmp_path / "parts"
+    monkeypatch.setattr(HFEngine, "_generate_batch", signalled)
+    with pytest.raises(RunAgain, match="SIGTERM"), stop.installed():
+        run(folder=folder, stop=stop, generation_batch_size=4, **settings)
+    monkeypatch.setattr(HFEngine, "_generate_batch", original)
+    assert sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoints/*/COMPLETE.json")) == whole_ones
+    again, resumed, _, _ = run(folder=folder, **settings)
+    assert ("resumed at step 2 of 4" in (folder / "events.jsonl").read_text()) == bool(rollout)
+    assert same(whole, again) and [step["loss"] for step in resumed] == [step["loss"] for step in steps]
 
 
 def test_phases_and_samples_follow_the_rollouts(run):
