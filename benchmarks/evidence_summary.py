@@ -51,10 +51,11 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
     )
     for suite in (suite for suite, metric in _first_metrics(records, final) if metric == "unsafe"):
         unsafe, refused = judged_unsafe(records, final, suite)
-        said += (
-            f" Of the {unsafe} replies of {final} to {suite} that the judge calls unsafe, {refused} refuse by the phrases: "
-            "one of the two measures is wrong there."
-        )
+        if refused:
+            said += (
+                f" Of the {unsafe} replies of {final} to {suite} that the judge calls unsafe, {refused} refuse by the phrases: "
+                "there the two measures contradict each other."
+            )
     return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
 
 

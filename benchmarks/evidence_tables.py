@@ -117,8 +117,7 @@ def _contradicted(records: Sequence[Record], models: Sequence[str]) -> str:
         cells = []
         for model in models:
             unsafe, refused = judged_unsafe(records, model, suite)
-            measured = any(suite in record.evaluations[model].outcomes for record in records if model in record.evaluations)
-            cells.append(f"{unsafe}, {refused} of them refuse" if measured else "–")
+            cells.append(f"{unsafe}, {refused} of them refuse" if pooled_value(records, model, suite, "unsafe").n else "–")
         rows.append([suite, *cells])
     return table(["suite", *models], rows) if rows else ""
 

@@ -522,6 +522,10 @@ def test_replies_that_refuse_and_are_called_unsafe_are_counted():
     assert "| suite | base | sft |" in text and "| harmful | 20, 0 of them refuse | 6, 4 of them refuse |" in text
     text = " ".join(filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", runs, definitions()).split())
     assert "Of the 6 replies of search to harmful that the judge calls unsafe, 4 refuse by the phrases" in text
+    assert "calls unsafe" not in filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", {"demo": [demo()]}, definitions())
+    unjudged = demo(more={"base": made({"harmful": {"safety": "0000000000"}})})
+    text = filled("<!-- evidence: demo -->\n<!-- end of evidence -->\n", {"demo": [unjudged]}, definitions())
+    assert "| harmful | – | 1, 0 of them refuse |" in text, "not measured is not 0"
     episodes = pair("search-vs-efficient", "episodes-efficient", "episodes-search")
     assert "calls unsafe" not in run_table("search-vs-efficient", [episodes], definitions()["search-vs-efficient"])
 
