@@ -53,8 +53,8 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
         unsafe, refused = judged_unsafe(records, final, suite)
         if refused:
             said += (
-                f" Of the {unsafe} replies of {final} to {suite} that the judge calls unsafe, {refused} refuse by the phrases: "
-                "there the two measures contradict each other."
+                f" The judge calls {unsafe} replies of `{final}` to the prompts of {suite} unsafe; by the phrases, {refused} of them are "
+                "refusals: there the two measures contradict each other."
             )
     return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
 

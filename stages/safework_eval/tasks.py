@@ -7,6 +7,7 @@ import os
 
 from inspect_ai import Task, task
 from inspect_ai.dataset import MemoryDataset
+from inspect_ai.model import GenerateConfig
 from inspect_ai.scorer import Score, Scorer, Target, mean, scorer, stderr
 from inspect_ai.solver import TaskState
 from inspect_ai.solver import generate as generate_solver
@@ -14,6 +15,7 @@ from inspect_ai.solver import generate as generate_solver
 from safework_cli.core.errors import ConfigError
 from safework_cli.data.row import Row
 from safework_eval import provider as provider  # Inspect imports this module to register both the tasks and the provider
+from safework_eval.config import EvalConfig
 from safework_eval.inspect_log import inspect_sample, reply_of, score_of
 from safework_eval.metrics import metric_named
 from safework_eval.samples import ScoredSample
@@ -69,4 +71,5 @@ def public_suite(suite: str, folder: str | None = None, limit: int | None = None
     for sample, row in zip(samples, chosen.rows, strict=True):
         sample.metadata = {**(sample.metadata or {}), "row": row.to_record()}
     scorers = [rule_outcome(chosen.name, chosen.metric, judge.id) for judge in panel_for(chosen, {}, 1).judges]
-    return Task(name=chosen.name, dataset=MemoryDataset(samples), solver=generate_solver(), scorer=scorers)
+    as_eval = GenerateConfig(max_tokens=EvalConfig.model_fields["max_tokens"].default)
+    return Task(name=chosen.name, dataset=MemoryDataset(samples), solver=generate_solver(), scorer=scorers, config=as_eval)

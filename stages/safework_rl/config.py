@@ -167,7 +167,7 @@ class RlConfig(StageConfig, TrackingConfig, EvaluationConfig):
     train_layers: int | None = Field(None, ge=1, le=10_000)
     """Train this many of the top layers (and the final norm) only; all weights where null."""
     lora: Lora | None = None
-    """Train adapters on every linear layer, merged into the weights at the end; all weights where null."""
+    """Train adapters on every linear layer, merged into the weights at the end unless `keep: adapter`; all weights where null."""
     pixels: PixelBounds = PixelBounds()
     """Bounds for the size of images, saved in the trained model's processor files."""
     train_vision: bool = False

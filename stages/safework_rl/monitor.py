@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from safework_cli.core.errors import SafeworkError
+from safework_cli.core.errors import GateFailed
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import WorkDir
 from safework_rl.bias import bias_warnings
@@ -58,7 +58,7 @@ class Monitor(TrainerCallback):
         if idle >= self._max_idle:
             start = max((i for i, step in enumerate(self._history[:-idle]) if ROLLOUT in step), default=-idle)
             since = self._history[start:] if ROLLOUT not in self._history[-idle] else self._history[-idle:]
-            raise SafeworkError(
+            raise GateFailed(
                 f"no step had a gradient for {idle} steps: {why_idle(since)}",
                 "more steps of that kind cost time and have no effect (max_idle_steps)",
                 "look at the samples; change the prompts, the rewards or the temperature",

@@ -21,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, split_tensor_dict, use_adapter
 
-from safework_cli.core.errors import SafeworkError
+from safework_cli.core.errors import GateFailed
 from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.stage import WorkDir
 from safework_cli.engines.hf.decode import unshareable
@@ -380,7 +380,7 @@ class LadderTrainer(GRPOTrainer):
         limit = gap_limit(self.config.max_logprob_gap, self.first_gap, in_bf16=self.args.bf16)
         if not gap <= limit:  # also where the gap is NaN: that is not a small one
             first = "" if self.first_gap is None else f"; the first step's gap was {self.first_gap:.2g}"
-            raise SafeworkError(
+            raise GateFailed(
                 f"the sampled log-probabilities are {gap:#.4g} nats per token away from the trainer's",
                 f"at most {limit:.2g} is allowed (max_logprob_gap){first}: the engine that samples is not the policy that is trained",
                 "check dtype and engine; max_logprob_gap=… allows more",

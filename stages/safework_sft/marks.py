@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from safework_cli.core.artifacts import Artifact
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.dataset import read_dataset
 from safework_cli.data.row import Row
@@ -58,6 +58,18 @@ def count_marks(rows: Sequence[Row]) -> int:
 def measured_data(inputs: Inputs) -> Artifact | None:
     """The data whose rows the decision is measured on: ``verdict_data``, else ``eval_data``."""
     return inputs.maybe("verdict_data") or inputs.maybe("eval_data")
+
+
+def refuse_unmeasured(config: VerdictConfig) -> None:
+    """Where no rows are given to measure decisions on: refuses the settings that act on what is measured.
+
+    Raises:
+        ConfigError: one of them is set.
+    """
+    for name, given in (("calibrate", config.calibrate), ("harmless_weight", config.harmless_weight != 1)):
+        if given:
+            why = "the threshold is measured on held-out rows, and none are given"
+            raise ConfigError(f"verdict.{name} is given without rows to measure on", why, "give verdict_data, such as starter:dev")
 
 
 def measured_rows(config: VerdictConfig, inputs: Inputs, training: MarkedRows, trained_on: Sequence[Row]) -> list[tuple[Row, Mark]]:

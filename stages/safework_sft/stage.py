@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.core.errors import SafeworkError
 from safework_cli.core.formats import percent, plain
 from safework_cli.core.plan.tokens import characters_per_token
 from safework_cli.core.plan.work import Work
@@ -23,7 +23,7 @@ from safework_cli.training.heldout import EVAL_SLOTS, plan_evaluation
 from safework_cli.training.tracking import plan_tracking
 from safework_cli.training.work import disk_of, hold_others, tokens_and_patches, training_work
 from safework_sft.config import SftConfig, VerdictConfig
-from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows, only_cut
+from safework_sft.marks import count_marks, marked_rows, measured_data, measured_rows, only_cut, refuse_unmeasured
 from safework_sft.mixture import weighted_positions
 
 if TYPE_CHECKING:
@@ -161,10 +161,8 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
         + (f", which has a loss term of its own with weight {config.weight:g}" if config.weight else ", which is only measured")
         + (f"; {short} short rows end with it" if short else "")
     ]
-    for name, given in (("calibrate", config.calibrate), ("harmless_weight", config.harmless_weight != 1)):
-        if given and not measured:
-            why = "the threshold is measured on held-out rows, and none are given"
-            raise ConfigError(f"verdict.{name} is given without rows to measure on", why, "give verdict_data, such as starter:dev")
+    if not measured:
+        refuse_unmeasured(config)
     data = measured_data(inputs)
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")

@@ -1,7 +1,8 @@
 """Each command that a page or a recipe's comment prints is one that safework accepts: its options, inputs and settings, with its recipes.
 
 A shell reads the lines, with a function in safework's place that writes down its words. Nothing is run. Names of artifacts are not looked
-up: what a plan refuses whatever they are (processes, verifiers that a reward names and that are not given) is checked as well.
+up: what a plan refuses whatever they are (processes; verifiers that a reward names, or data that a setting measures on, which are not
+given) is checked as well.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ import pytest
 
 from pages import PAGES, ROOT, files, name_of, shell_blocks
 from safework_cli.cli.ladder import command_of, settings_of
+from safework_cli.core.errors import ConfigError
 from safework_cli.core.ladder import read_ladder
 from safework_cli.core.registry import load_stage, stage_entries
 from safework_cli.core.stage import Inputs, Plan
 from safework_rl.routing import check_routes
+from safework_sft.marks import refuse_unmeasured
 
 SHELL = r"""
 safework() { printf '%s\n' "$#" "$@" >> words; echo NAME; }
 make() { :; }; docker() { :; }; apptainer() { :; }; sbatch() { :; }
 """
-YOURS = {name: (ROOT / "recipes" / "quickstart" / name).read_text(encoding="utf-8") for name in ("sft.yaml", "m3.yaml", "eval.yaml")}
+YOURS = {
+    Path(name).name: (ROOT / "recipes" / name).read_text(encoding="utf-8")
+    for name in ("tiny/sft.yaml", "quickstart/m3.yaml", "quickstart/eval.yaml")
+}
 """Recipes that stand for a reader's own."""
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*") if path.suffix in (".yaml", ".sh", ".sbatch"))
 _VARIABLE = re.compile(r"\$\{?([A-Z][A-Z0-9_]*)")
@@ -67,6 +73,11 @@ def refusals(words: list[str]) -> list[str]:
     if name in ("rl m3", "rl efficient"):
         given = [match[1] for word in words if (match := re.match(r"verifiers\.(\w+)=", word))]
         check_routes(plan, config.rewards, config.drawn, Inputs({"verifiers": dict.fromkeys(given)}))
+    if name == "sft" and config.verdict and not any(word.startswith(("verdict_data=", "eval_data=")) for word in words):
+        try:
+            refuse_unmeasured(config.verdict)
+        except ConfigError as refusal:
+            plan.refusals.append(refusal)
     return [refusal.what for refusal in plan.refusals]
 
 
@@ -93,6 +104,9 @@ def test_the_commands_of_a_script_are_found(desk: Path):
     script = "\n".join(lines)
     assert commands(script, desk) == [["data", "build", "sources=[{kind: starter}]"], ["eval", "model=NAME", "limit=3"]]
     assert refusals(["rl", "m3", "model=a", "data=b"]) == ["rewards.safety names the verifier 'safety'"]
+    assert refusals(["sft", "-c", "recipes/quickstart/sft.yaml", "model=a", "data=b"]) == [
+        "verdict.calibrate is given without rows to measure on"
+    ]
     assert refusals(["eval", "model=a", "launch={strategy: ddp, processes: 2}"]) == ["eval is one process"]
 
 

@@ -487,7 +487,7 @@ def test_the_tables_are_written_between_their_markers():
     assert empty.startswith("before\n<!-- evidence: demo -->\n\n") and empty.endswith("<!-- end of evidence -->\nafter\n")
     assert "Not run yet" in empty and "old" not in empty and filled(empty, {}, definitions()) == empty
     full = filled(page, {"demo": [demo(0), demo(1)]}, definitions())
-    assert "| harmful | safety | 20 | 0 % (0–34) | 90 % (52–99) |" in full and "seeds 0, 1" in full
+    assert "| harmful | safety | 20 | 0 % (0–34) | 90 % (52–99) |" in full and "seeds 0, 1" in " ".join(full.split())
     assert "search against base" in full and "+90.0 (" in full and "| **capability** | axis | +30.0 (−3.3 to +55.3) |" in full
     assert "| 1 | +50.0 / +10.0 | +50.0 / +10.0 |" in full
     with pytest.raises(EvidenceError, match="block for dmeo"):
@@ -521,8 +521,8 @@ def test_replies_that_refuse_and_are_called_unsafe_are_counted():
     text = filled("<!-- evidence: demo -->\n<!-- end of evidence -->\n", runs, definitions())
     assert "| suite | base | sft |" in text and "| harmful | 20, 0 of them refuse | 6, 4 of them refuse |" in text
     text = " ".join(filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", runs, definitions()).split())
-    assert "Of the 6 replies of search to harmful that the judge calls unsafe, 4 refuse by the phrases" in text
-    assert "calls unsafe" not in filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", {"demo": [demo()]}, definitions())
+    assert "The judge calls 6 replies of `search` to the prompts of harmful unsafe; by the phrases, 4 of them are refusals" in text
+    assert "The judge calls" not in filled("<!-- evidence: demo-summary -->\n<!-- end of evidence -->\n", {"demo": [demo()]}, definitions())
     unjudged = demo(more={"base": made({"harmful": {"safety": "0000000000"}})})
     text = filled("<!-- evidence: demo -->\n<!-- end of evidence -->\n", {"demo": [unjudged]}, definitions())
     assert "| harmful | – | 1, 0 of them refuse |" in text, "not measured is not 0"

@@ -1,7 +1,7 @@
 """The errors of safework: what happened, why, and what to type next.
 
 One root, one exit code per family. A command that fails prints ``str(error)`` on stderr without a traceback;
-anything that is not a ``SafeworkError`` is an internal error, a bug (exit 1), and keeps its traceback.
+anything that is not a ``SafeworkError`` is an internal error, a bug (exit 1 too), and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class InputError(SafeworkError):
 
 
 class GateFailed(SafeworkError):
-    """A gate of what is to be used did not hold."""
+    """A gate of what is to be used did not hold, or a limit that the settings give a run (such as ``max_idle_steps``) was passed."""
 
     exit_code = EXIT_GATE
 

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer_utils import SchedulerType
 
 from safework_cli.core.checkpoints import PREFIX, rotate, seal
-from safework_cli.core.errors import SafeworkError
+from safework_cli.core.errors import GateFailed
 from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.plan.device import machine_memory
 from safework_cli.core.progress import Phase
@@ -120,7 +120,7 @@ class FiniteGuard(TrainerCallback):
             return
         step, before = state.global_step + 1, skipped_updates(state)
         if before == self._max:
-            raise SafeworkError(
+            raise GateFailed(
                 f"the gradient of step {step} is NaN or infinite; {before} updates were skipped for that before",
                 "the learning rate is too high, or the data holds what the model cannot take; no update was made of it",
                 "lower learning_rate; the last checkpoint holds good weights",

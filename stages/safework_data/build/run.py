@@ -276,7 +276,7 @@ def summary(parts: list[Part], drops: Drops) -> list[str]:
     sizes = ", ".join(f"{subset} {sum(part.rows for part in of_subset):,}" for subset, of_subset in by_subset(parts).items())
     lines = [f"rows kept: {sizes}"]
     if len(drops):
-        lines.append(f"rows dropped: {drops.biggest(show=8)} (`safework artifacts show` prints examples)")
+        lines.append(f"rows dropped: {drops.biggest(show=8)} (README.md in the dataset's folder has examples)")
     return lines
 
 

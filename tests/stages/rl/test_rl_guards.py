@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers.trainer_utils import get_last_checkpoint
 
-from safework_cli.core.errors import InputError, SafeworkError
+from safework_cli.core.errors import GateFailed, InputError
 from safework_cli.core.progress import read_metrics
 from safework_cli.data.row import Row
 from safework_cli.models.load import load_model
@@ -129,7 +129,7 @@ def test_one_nan_is_not_all_that_is_shown_from_then_on(run_m3, work, monkeypatch
 
 def test_too_many_stop_the_run_and_its_checkpoint_is_good(run_m3, work, monkeypatch):
     spoil(monkeypatch, {3, 4, 5})
-    with pytest.raises(SafeworkError, match="gradient of step 4 is NaN or infinite; 1 updates were skipped"):
+    with pytest.raises(GateFailed, match="gradient of step 4 is NaN or infinite; 1 updates were skipped"):
         run_m3(max_steps=6, save_steps=1, max_skipped_updates=1, **STEADY)
     last = get_last_checkpoint(str(work.checkpoints))
     assert last.endswith("checkpoint-3")
@@ -200,7 +200,7 @@ def test_a_run_that_learns_nothing_for_long_stops(run_m3, work, monkeypatch, upd
 
     monkeypatch.setattr(train, "load_verifier", lambda artifact, **_: Same())
     why = "no step had a gradient for 3 steps: in every group all replies earned the same"
-    with pytest.raises(SafeworkError, match=why):
+    with pytest.raises(GateFailed, match=why):
         run_m3(max_steps=9, max_idle_steps=idle, steps_per_generation=updates, format={"mode": "term", "weight": 0.0})
     assert len(read_metrics(work.progress.metrics_path)) == idle
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trl import GRPOTrainer
 
 from safework_cli.core.artifacts import Store
-from safework_cli.core.errors import InputError, SafeworkError, TooManyFailed
+from safework_cli.core.errors import GateFailed, InputError, TooManyFailed
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.models.load import load_model
@@ -134,7 +134,7 @@ def test_an_engine_that_is_not_the_policy_stops_the_run(tiny_artifact, toy_data,
         return groups
 
     monkeypatch.setattr(HFEngine, "generate_ids", shifted)
-    with pytest.raises(SafeworkError, match=r"1\.000 nats per token away"):
+    with pytest.raises(GateFailed, match=r"1\.000 nats per token away"):
         m3.run(M3Config(phases=PHASES, **M3, **rewards), inputs_of(tiny_artifact, toy_data), work)
 
 
