@@ -117,4 +117,8 @@ def device() -> str:
     """What the figures are of."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    from safework_cli.core.plan.device import this_cpu
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{this_cpu().name}{' with bfloat16 units' if this_cpu().bf16 else ''}, {torch.get_num_threads()} threads"

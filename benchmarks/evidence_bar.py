@@ -60,17 +60,21 @@ def judged(bar: Bar, runs: Runs, seeds: Sequence[int]) -> dict[str, Any]:
     missing = [seed for seed in seeds if seed not in recorded]
     result = bar.measure(records) if records else Measured(None, False, note="not run" if bar.run else "measured outside this repository")
     notes = [result.note] if result.note else []
+    by_seed = {record.seed: bar.measure([record]).value for record in records}
+    if lacking := [seed for seed, value in by_seed.items() if value is None and result.value is not None]:
+        notes.append(f"the records of seeds {', '.join(map(str, lacking))} do not hold it")
     if records and missing:
         notes.append(f"seeds {', '.join(map(str, missing))} not run")
     return {
         "name": bar.name,
         "value": None if result.value is None else round(result.value, 4),
         "bar": bar.bar,
-        "holds": bool(records) and not missing and result.value is not None and result.holds,
+        "holds": bool(records) and not missing and not lacking and result.value is not None and result.holds,
         "interval": None if result.interval is None else [round(end, 4) for end in result.interval],
         "n": result.n,
         "run": bar.run,
         "seeds": recorded,
+        "by_seed": {seed: None if value is None else round(value, 4) for seed, value in by_seed.items()},
         "note": "; ".join(notes),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evidence_bar import FINAL, NOT_THERE, Bar, Measure, Measured, in_points, named
-from evidence_records import Record, pooled_change, pooled_value
+from evidence_records import Record, pooled_change, pooled_value, term_of
 
 from safework_cli.statistics.paired import Term, weighted_sum
 
@@ -69,17 +69,13 @@ def changes(model: str, base: str, suites: Sequence[str]) -> Measure:
     """The mean change over kinds of questions, paired by row and seed; each kind in the note."""
 
     def measure(records: Sequence[Record]) -> Measured:
-        found = {suite: pooled_change(records, model, base, suite, "general") for suite in suites}
-        terms, count = [], 0
-        for suite, paired in found.items():
-            if paired.difference is None or paired.low is None or paired.high is None:
-                return NOT_THERE
-            groups = frozenset((suite, group) for group in range(paired.groups))
-            terms.append(Term(1 / len(found), paired.difference, (paired.low, paired.high), groups))
-            count += paired.n
-        value, interval = weighted_sum(terms)
-        note = ", ".join(f"{suite} {100 * (paired.difference or 0):+.1f}" for suite, paired in found.items())
-        return Measured(100 * value, interval is not None, count, interval and in_points(*interval), note)
+        found = [term_of(records, model, base, suite, "general", 1 / len(suites)) for suite in suites]
+        known = [each for each in found if each is not None]
+        if len(known) < len(suites):
+            return NOT_THERE
+        value, interval = weighted_sum([term for term, _ in known])
+        note = ", ".join(f"{suite} {100 * term.value:+.1f}" for suite, (term, _) in zip(suites, known, strict=True))
+        return Measured(100 * value, interval is not None, sum(n for _, n in known), interval and in_points(*interval), note)
 
     return measure
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,8 @@ SAFETY, CAPABILITY = ("safety", "over_refusal", "value"), ("knowledge", "general
 """The metrics of the two axes, as ``safework eval`` defines them."""
 CURVE = "eval/"
 """The prefix of numbers on held-out prompts in ``metrics.jsonl``."""
+JUDGED = "_judged"
+"""What follows a metric's name where a judge decided it, and not the phrases."""
 STRICT = "prompt_strict"
 """IFEval's prompt-level strict accuracy: all instructions of a prompt are kept."""
 
@@ -50,9 +53,12 @@ class Figure(Strict):
 
 
 class Suite(Strict):
-    """The rows of a suite: how many, a digest of them, and the group of each (empty: every row is its own group).
+    """The rows of a suite.
 
     Attributes:
+        digest: of the rows.
+        groups: the number of each row's group; rows of several suites can have one group, so numbers are those of the whole record.
+            Empty where no row shares its group with another row of the record.
         majority: the share of rows with the most frequent gold answer; None where rows have no answer.
     """
 
@@ -75,6 +81,7 @@ class Evaluation(Strict):
         axes: safety and capability → change against the base.
         outcomes: suite → metric → outcome of each row, in the order of the suite's rows; a part of them where fewer were asked.
         independence: whether a stage was trained against the judge of safety, as the evaluation says; None where it had no such judge.
+        judges: SUITE.METRIC → digest of the judge that decided it; records that were written before this was kept have none.
     """
 
     ref: str
@@ -89,6 +96,7 @@ class Evaluation(Strict):
     axes: dict[str, Figure]
     outcomes: dict[str, dict[str, Outcomes]]
     independence: dict[str, Any] | None = None
+    judges: dict[str, str] = Field(default_factory=dict)
 
 
 class Step(Strict):
@@ -157,6 +165,15 @@ def _near(value: float, outcomes: Sequence[float]) -> bool:
     return abs(value - math.fsum(outcomes) / max(len(outcomes), 1)) <= 1e-3
 
 
+def machines(records: Sequence[Record]) -> str:
+    """What the records were made on, and in which type their evaluations multiplied."""
+    found = []
+    for record in records:
+        engines = {str(evaluation.conditions.get("engine", "")).rpartition("/")[2] for evaluation in record.evaluations.values()}
+        found.append(", ".join([record.machine, *sorted(engines - {""})]))
+    return "; ".join(dict.fromkeys(found))
+
+
 # ---------------------------------------------------------------- files
 
 
@@ -208,24 +225,29 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
     samples = {key: read_samples(artifact.path / "samples.parquet") for key, artifact in artifacts.items()}
     keys = {artifact.ref: key for key, artifact in artifacts.items()}
     rows: dict[str, list[str]] = {}
-    suites: dict[str, Suite] = {}
+    groups: dict[str, list[str]] = {}
+    described: dict[str, Mapping[str, Any]] = {}
     for key, summary in summaries.items():
         for name, record in summary["suites"].items():
-            own = [sample for sample in samples[key] if sample["suite"] == name]
             digests = record["row_digests"]
             longer, shorter = sorted((digests, rows.get(name, [])), key=len, reverse=True)
             if longer[: len(shorter)] != shorter:
                 raise EvidenceError(f"suite {name} has other rows in {artifacts[key].ref} than in another evaluation of this run")
             if len(digests) > len(rows.get(name, [])):
-                rows[name] = digests
-                suites[name] = Suite(
-                    metric=record["metric"],
-                    better=record["better"],
-                    n=len(digests),
-                    digest=hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-                    groups=_group_numbers([sample["group"] for sample in own]),
-                    majority=(record.get("majority") or {}).get("share"),
-                )
+                rows[name], described[name] = digests, record
+                groups[name] = [sample["group"] for sample in samples[key] if sample["suite"] == name]
+    numbered = group_numbers(groups)
+    suites = {
+        name: Suite(
+            metric=record["metric"],
+            better=record["better"],
+            n=len(rows[name]),
+            digest=hashlib.sha256("\n".join(rows[name]).encode()).hexdigest(),
+            groups=numbered[name],
+            majority=(record.get("majority") or {}).get("share"),
+        )
+        for name, record in described.items()
+    }
     made = {}
     for key, summary in summaries.items():
         against = summary.get("against") or {}
@@ -244,6 +266,7 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
             axes={axis: _figure(change, "change") for axis, change in against.get("axes", {}).items()},
             outcomes=_outcomes(samples[key], summary["suites"]),
             independence=summary.get("independence"),
+            judges=_judges(summary["suites"]),
         )
     return suites, made
 
@@ -288,6 +311,14 @@ def _changes(record: Mapping[str, Any], metric: str) -> dict[str, Figure]:
     return changes | {f"search_{measure}": _figure(change, "change") for measure, change in (record.get("search") or {}).items()}
 
 
+def _judges(suites: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    decided = {f"{name}.{record['metric']}": record["judge"] for name, record in suites.items()}
+    decided |= {
+        f"{name}.{metric}": other["judge"] for name, record in suites.items() for metric, other in (record.get("also") or {}).items()
+    }
+    return {key: judge["digest"] for key, judge in decided.items()}
+
+
 def _outcomes(samples: Sequence[Mapping[str, Any]], suites: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Outcomes]]:
     found: dict[str, dict[str, Outcomes]] = {}
     for name, record in suites.items():
@@ -317,10 +348,12 @@ def numbers(outcomes: Outcomes) -> list[float | None]:
     return [None if sign == "-" else float(sign) for sign in outcomes]
 
 
-def _group_numbers(groups: Sequence[str]) -> list[int]:
+def group_numbers(groups: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    """Suite → number of each row's group over all suites; none for a suite that shares no group, within itself or with another one."""
     order: dict[str, int] = {}
-    numbered = [order.setdefault(group, len(order)) for group in groups]
-    return [] if len(order) == len(groups) else numbered
+    numbered = {suite: [order.setdefault(group, len(order)) for group in names] for suite, names in groups.items()}
+    counts = Counter(number for of_suite in numbered.values() for number in of_suite)
+    return {suite: of_suite if any(counts[number] > 1 for number in of_suite) else [] for suite, of_suite in numbered.items()}
 
 
 # ---------------------------------------------------------------- pooled over seeds
@@ -335,28 +368,53 @@ def _by_row(records: Sequence[Record], model: str, suite: str, metric: str) -> d
     return found
 
 
-def _groups(records: Sequence[Record], suite: str) -> dict[str, int]:
-    """``seed/row`` → group; the same row has the same group under every seed.
+def groups_of(records: Sequence[Record], suite: str) -> dict[str, Hashable]:
+    """``seed/row`` → group, of the whole record; the same row has the same group under every seed.
 
     Raises:
-        EvidenceError: the records have other rows in this suite.
+        EvidenceError: the records have other rows, or other groups, in this suite.
     """
     known = [(record, record.suites[suite]) for record in records if suite in record.suites]
-    if len({(rows.digest, rows.n) for _, rows in known}) > 1:
+    if len({(rows.digest, rows.n, tuple(rows.groups)) for _, rows in known}) > 1:
         raise EvidenceError(f"{known[0][0].run}: suite {suite} has other rows under other seeds: run them again with the same data")
-    return {f"{record.seed}/{row}": rows.groups[row] if rows.groups else row for record, rows in known for row in range(rows.n)}
+    return {f"{record.seed}/{row}": rows.groups[row] if rows.groups else (suite, row) for record, rows in known for row in range(rows.n)}
 
 
-def pooled_value(records: Sequence[Record], model: str, suite: str, metric: str) -> Estimate:
-    """The mean over rows and seeds, with its interval."""
-    outcomes, groups = _by_row(records, model, suite, metric), _groups(records, suite)
+def pooled_value(records: Sequence[Record], model: str, suite: str, metric: str, beside: Iterable[str] = ()) -> Estimate:
+    """The mean over rows and seeds, with its interval.
+
+    Args:
+        beside: models that the value is shown next to: only rows that each of them was asked too.
+    """
+    outcomes, groups = _by_row(records, model, suite, metric), groups_of(records, suite)
+    for other in beside:
+        asked = _by_row(records, other, suite, metric)
+        outcomes = {key: value for key, value in outcomes.items() if key in asked}
     return estimate(list(outcomes.values()), [str(groups[key]) for key in outcomes], (0.0, 1.0))
 
 
 def pooled_change(records: Sequence[Record], model: str, base: str, suite: str, metric: str) -> Paired:
-    """The change from ``base`` to ``model``, paired by row and seed."""
-    groups = {key: str(group) for key, group in _groups(records, suite).items()}
-    return compare_paired(_by_row(records, model, suite, metric), _by_row(records, base, suite, metric), groups)
+    """The change from ``base`` to ``model``, paired by row and seed.
+
+    Raises:
+        EvidenceError: a record has them judged by different judges.
+    """
+    for record in records:
+        sides = [record.evaluations[key].judges.get(f"{suite}.{metric}") for key in (model, base) if key in record.evaluations]
+        if len({digest for digest in sides if digest}) > 1:
+            raise EvidenceError(f"{record.run}, seed {record.seed}: {suite}.{metric} of {model} and of {base} is by different judges")
+    return compare_paired(_by_row(records, model, suite, metric), _by_row(records, base, suite, metric), groups_of(records, suite))
+
+
+def term_of(records: Sequence[Record], model: str, base: str, suite: str, metric: str, weight: float) -> tuple[Term, int] | None:
+    """A pooled change as a part of a weighted sum, with its pairs; None where it, or its interval, is not there."""
+    paired = pooled_change(records, model, base, suite, metric)
+    if paired.difference is None or paired.low is None or paired.high is None:
+        return None
+    groups = groups_of(records, suite)
+    sides = [_by_row(records, key, suite, metric).keys() for key in (model, base)]
+    members = frozenset(groups[key] for key in sides[0] & sides[1])
+    return Term(weight, paired.difference, (paired.low, paired.high), members), paired.n
 
 
 def judged_unsafe(records: Sequence[Record], model: str, suite: str) -> tuple[int, int]:
@@ -386,13 +444,12 @@ def pooled_axes(records: Sequence[Record], model: str, base: str, axes: Sequence
         measured = suites_of(records, model, axis)
         metrics = {metric for _, metric, _ in measured}
         for suite, metric, sign in measured:
-            paired = pooled_change(records, model, base, suite, metric)
-            if paired.difference is None or paired.low is None or paired.high is None:
-                return Figure(value=None, n=count)
             alike = sum(other == metric for _, other, _ in measured)
-            members = frozenset((suite, group) for group in range(paired.groups))
-            terms.append(Term(sign / alike / len(metrics) / len(axes), paired.difference, (paired.low, paired.high), members))
-            count += paired.n
+            found = term_of(records, model, base, suite, metric, sign / alike / len(metrics) / len(axes))
+            if found is None:
+                return Figure(value=None, n=count)
+            terms.append(found[0])
+            count += found[1]
         if not measured:
             return Figure(value=None, n=count)
     value, interval = weighted_sum(terms)
@@ -402,10 +459,16 @@ def pooled_axes(records: Sequence[Record], model: str, base: str, axes: Sequence
 def lowest_change(
     records: Sequence[Record], model: str, base: str, metrics: Iterable[str] | None = None
 ) -> tuple[str, Paired, float] | None:
-    """The suite that lost most: its name, its change, and the change with the sign of better; None where nothing was compared."""
+    """The suite that lost most, by its own metric or by the judge: its name, its change, and the change with the sign of better; None
+    where one of them was not compared.
+    """
     found = []
     for suite, metric, sign in suites_of(records, model, metrics):
-        paired = pooled_change(records, model, base, suite, metric)
-        if paired.difference is not None:
-            found.append((suite, paired, sign * paired.difference))
+        judged = f"{metric}{JUDGED}"
+        with_judge = any(judged in record.evaluations[model].outcomes.get(suite, {}) for record in records if model in record.evaluations)
+        for name in (metric, judged) if with_judge else (metric,):
+            paired = pooled_change(records, model, base, suite, name)
+            if paired.difference is None:
+                return None
+            found.append((f"{suite}, by the judge" if name == judged else suite, paired, sign * paired.difference))
     return min(found, key=lambda one: one[2]) if found else None

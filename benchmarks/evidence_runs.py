@@ -52,6 +52,7 @@ class Definition(Strict):
         steps: name → arguments of ``safework``; further ones, or others of the same name.
         measures: name → a script of this repository with arguments, which prints one JSON object.
         keep: step → metrics of its manifest that the record keeps.
+        compare: model → further models that it is compared with in the tables, beside the one that its evaluation names.
         minutes: step → estimate for two CPU cores; ``eval-…`` and ``measure-…`` for what follows the steps.
         final: the model that the bars are about, chosen on rows that are not test rows.
     """
@@ -64,6 +65,7 @@ class Definition(Strict):
     evaluations: list[Evaluations] = Field(default_factory=list)
     measures: dict[str, str] = Field(default_factory=dict)
     keep: dict[str, list[str]] = Field(default_factory=dict)
+    compare: dict[str, list[str]] = Field(default_factory=dict)
     minutes: dict[str, float] = Field(default_factory=dict)
     final: str = ""
 

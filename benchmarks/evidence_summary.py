@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence_records import Record, judged_unsafe, pooled_change, pooled_value
+from evidence_records import Record, judged_unsafe, machines, pooled_change, pooled_value
 from evidence_text import lines, points_between, share, table
 
 LABELS = {
@@ -36,19 +36,26 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
     assert against is not None, "a final model is compared with the base"
     rows = []
     for suite, metric in _first_metrics(records, final):
-        estimates = [pooled_value(records, model, suite, metric) for model in models]
+        estimates = [pooled_value(records, model, suite, metric, models) for model in models]
         change = pooled_change(records, final, against, suite, metric)
         label = LABELS.get((suite, metric), f"{suite}: {metric}") + (" ↓" if metric in LOWER else " ↑")
-        counts = sorted({each.n for each in estimates})
         cells = [share(each, interval=False) for each in estimates]
-        rows.append([label, "–".join(map(str, counts)), *cells, points_between(change.difference, change.low, change.high)])
+        rows.append([label, str(estimates[0].n), *cells, str(change.n), points_between(change.difference, change.low, change.high)])
+    header = ["held-out prompts", "n", *models, "n", f"{final} against {against}, points"]
+    more = any(row[1] != row[-2] for row in rows)
+    if not more:  # one number of prompts is enough
+        header, rows = [*header[:-2], header[-1]], [[*row[:-2], row[-1]] for row in rows]
     seeds = ", ".join(str(record.seed) for record in records)
     minutes = sorted({round(sum(step.seconds for step in record.steps) / 60) for record in records})
     took = str(minutes[0]) if len(minutes) == 1 else f"{minutes[0]} to {minutes[-1]}"
     said = (
-        f"Greedy replies to held-out prompts; seeds: {seeds}, {took} minutes each ({records[0].machine}); in brackets 95 % intervals, "
-        "paired by prompt."
+        f"Greedy replies to held-out prompts; seeds: {seeds}, {took} minutes each ({machines(records)}); in brackets 95 % intervals, "
+        "paired by prompt, for these trainings: another seed can differ by more."
     )
+    if more:
+        said += (
+            f" Values are over the prompts that all of these models were asked; the change is over all prompts of {final} and {against}."
+        )
     for suite in (suite for suite, metric in _first_metrics(records, final) if metric == "unsafe"):
         unsafe, refused = judged_unsafe(records, final, suite)
         if refused:
@@ -56,7 +63,7 @@ def summary(records: Sequence[Record], final: str, command: str) -> str:
                 f" The judge calls {unsafe} replies of `{final}` to the prompts of {suite} unsafe; by the phrases, {refused} of them are "
                 "refusals: there the two measures contradict each other."
             )
-    return table(["held-out prompts", "n", *models, f"{final} against {against}, points"], rows) + "\n" + lines(said)
+    return table(header, rows) + "\n" + lines(said)
 
 
 def _first_metrics(records: Sequence[Record], final: str) -> list[tuple[str, str]]:

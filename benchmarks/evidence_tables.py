@@ -14,6 +14,7 @@ from evidence_records import (
     EvidenceError,
     Record,
     judged_unsafe,
+    machines,
     pooled_axes,
     pooled_change,
     pooled_value,
@@ -55,8 +56,10 @@ def bars_table(runs: Runs, known: Mapping[str, Definition]) -> str:
     for line in (judged(bar, runs, known[bar.run].seeds if bar.run else ()) for bar in BARS):
         interval = "" if line["interval"] is None else f" ({line['interval'][0]:.1f} to {line['interval'][1]:.1f})"
         value = "–" if line["value"] is None else f"{line['value']:.4g}{interval}"
-        rows.append([line["name"], line["bar"], value, "yes" if line["holds"] else "**no**", line["note"]])
-    return table(["what", "bar", "measured", "holds", "note"], rows)
+        seeds = [f"{each:.4g}" for each in line["by_seed"].values() if each is not None]
+        spread = " / ".join(seeds) if len(seeds) > 1 else ""
+        rows.append([line["name"], line["bar"], value, spread, "yes" if line["holds"] else "**no**", line["note"]])
+    return table(["what", "bar", "measured", "by seed", "holds", "note"], rows)
 
 
 def run_table(name: str, records: Sequence[Record], definition: Definition) -> str:
@@ -71,9 +74,9 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
     commits = ", ".join(sorted(made_at)) + unclean
     parts = [
         lines(
-            f"{_sentence(definition.about)} {command}, seeds {seeds}; commit {commits}; {records[0].machine}. "
-            "Values are pooled over the seeds, with 95 % intervals in brackets; rows of one group, and one row under several seeds, "
-            "count as one cluster."
+            f"{_sentence(definition.about)} {command}, seeds {seeds}; commit {commits}; {machines(records)}. "
+            "Values are pooled over the seeds, with 95 % intervals in brackets, which are over prompts, for these trainings: another "
+            "seed can differ by more. Rows of one group, and one row under several seeds, count as one cluster."
         )
     ]
     models = list(dict.fromkeys(key for record in records for key in record.evaluations))
@@ -81,8 +84,8 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
         parts.append(_values(records, models))
     if contradicted := _contradicted(records, models):
         parts.append(lines("Replies that the judge calls unsafe, and how many of them refuse by the phrases:") + "\n" + contradicted)
-    if changes := _changes(records, models):
-        parts.append(lines("Change against the model that each is compared with, in points, paired by row:") + "\n" + changes)
+    if changes := _changes(records, models, definition.compare):
+        parts.append(lines("Changes, in points, paired by row:") + "\n" + changes)
         parts.append(lines("By seed: change in safety / in capability, in points:") + "\n" + _by_seed(records, models))
     if measures := _measures(records):
         parts.append(measures)
@@ -98,15 +101,16 @@ def run_table(name: str, records: Sequence[Record], definition: Definition) -> s
 def _values(records: Sequence[Record], models: Sequence[str]) -> str:
     rows = []
     for suite, metric in _measured(records, models):
-        cells = [share(pooled_value(records, model, suite, metric)) for model in models]
-        counts = sorted({pooled_value(records, model, suite, metric).n for model in models} - {0})
-        rows.append([suite, metric, "–".join(map(str, counts)), *cells])
+        asked = [model for model in models if pooled_value(records, model, suite, metric).n]
+        found = {model: pooled_value(records, model, suite, metric, asked) for model in asked}
+        cells = [share(found[model]) if model in found else "–" for model in models]
+        rows.append([suite, metric, str(next(iter(found.values())).n), *cells])
     tokens = []
     for model in models:
         values = [record.evaluations[model].tokens.value for record in records if model in record.evaluations]
         known = [value for value in values if value is not None]
         tokens.append(f"{sum(known) / len(known):.0f}" if known else "–")
-    rows.append(["mean length, tokens", "", "", *tokens])
+    rows.append(["mean length of all replies, tokens", "", "", *tokens])
     return table(["suite", "metric", "n", *models], rows)
 
 
@@ -122,25 +126,26 @@ def _contradicted(records: Sequence[Record], models: Sequence[str]) -> str:
     return table(["suite", *models], rows) if rows else ""
 
 
-def _changes(records: Sequence[Record], models: Sequence[str]) -> str:
-    compared = {model: evaluation.against for record in records for model, evaluation in record.evaluations.items() if evaluation.against}
+def _changes(records: Sequence[Record], models: Sequence[str], further: Mapping[str, Sequence[str]]) -> str:
+    kept = {model: evaluation.against for record in records for model, evaluation in record.evaluations.items() if evaluation.against}
+    compared = [*kept.items(), *((model, other) for model, others in further.items() for other in others)]
     if not compared:
         return ""
     rows = []
-    for suite, metric in _measured(records, list(compared)):
+    for suite, metric in _measured(records, list(kept)):
         cells = []
-        for model, base in compared.items():
+        for model, base in compared:
             paired = pooled_change(records, model, base, suite, metric)
             cells.append(points_between(paired.difference, paired.low, paired.high))
         rows.append([suite, metric, *cells])
     for title, axes in (("safety", (SAFETY,)), ("capability", (CAPABILITY,))):
         cells = []
-        for model, base in compared.items():
+        for model, base in compared:
             figure = pooled_axes(records, model, base, axes)
             low, high = figure.interval or (None, None)
             cells.append(points_between(figure.value, low, high))
         rows.append([f"**{title}**", "axis", *cells])
-    return table(["suite", "metric", *(f"{model} against {base}" for model, base in compared.items())], rows)
+    return table(["suite", "metric", *(f"{model} against {base}" for model, base in compared)], rows)
 
 
 def _by_seed(records: Sequence[Record], models: Sequence[str]) -> str:
@@ -197,7 +202,7 @@ def times_line(records: Sequence[Record]) -> str:
         return "Not measured yet: `python benchmarks/evidence.py run demo`.\n"
     steps = ", ".join(f"{step.name} {step.seconds:.0f}" for step in records[0].steps)
     total = sum(step.seconds for step in records[0].steps)
-    return lines(f"Seconds ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
+    return lines(f"Seconds of seed {records[0].seed} ({records[0].machine}): {steps}; {total // 60:.0f} min {total % 60:02.0f} s in all.")
 
 
 def _times(records: Sequence[Record]) -> str:

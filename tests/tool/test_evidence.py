@@ -13,6 +13,8 @@ import pytest
 from evidence_bar import judged
 from evidence_bars import BARS
 from evidence_records import (
+    CAPABILITY,
+    SAFETY,
     Evaluation,
     EvidenceError,
     Figure,
@@ -20,6 +22,7 @@ from evidence_records import (
     Step,
     Suite,
     curve_of,
+    group_numbers,
     lowest_change,
     numbers,
     packed,
@@ -337,6 +340,41 @@ def test_axes_turn_the_sign_of_refusals_and_the_lowest_suite_is_named():
     assert pooled_axes(records, "sft", "base", [("value",)]).value is None
     suite, paired, signed = lowest_change(records, "sft", "base")
     assert (suite, paired.difference, signed) == ("over-refusal", 0.5, -0.5)
+    before["over-refusal"]["over_refusal_judged"], after["over-refusal"]["over_refusal_judged"] = "0000", "1110"
+    records = [record({"base": made(before), "sft": made(after, "base")})]
+    suite, paired, signed = lowest_change(records, "sft", "base")
+    assert (suite, signed) == ("over-refusal, by the judge", -0.75), "the judge's measure counts as well"
+    del before["knowledge"]
+    assert lowest_change([record({"base": made(before), "sft": made(after, "base")})], "sft", "base") is None, "one is not compared"
+
+
+@pytest.mark.parametrize("run", ["demo", "m3-vs-sft", "losses", "long"])
+def test_the_axes_of_one_seed_are_those_of_the_evaluation(run: str):
+    """Suites share groups: a harmful request and its harmless partner have one."""
+    compared = 0
+    for each in read_records()[run]:
+        for model, evaluation in each.evaluations.items():
+            for axis, metrics in (("safety", SAFETY), ("capability", CAPABILITY)):
+                if evaluation.against and evaluation.axes[axis].interval is not None:
+                    ours, its = pooled_axes([each], model, evaluation.against, [metrics]), evaluation.axes[axis]
+                    assert [ours.value, *ours.interval] == pytest.approx([its.value, *its.interval], abs=1e-4)
+                    compared += 1
+    assert compared
+
+
+def test_groups_are_numbered_over_all_suites():
+    named = {"harmful": ["a", "b"], "over-refusal": ["b", "c"], "knowledge": ["d", "d"], "general": ["e", "f"]}
+    assert group_numbers(named) == {"harmful": [0, 1], "over-refusal": [1, 2], "knowledge": [3, 3], "general": []}
+
+
+def test_a_change_between_different_judges_is_refused():
+    sides = {"base": made({"harmful": {"safety": "00"}}), "sft": made({"harmful": {"safety": "11"}}, "base")}
+    for name, digest in (("base", "one"), ("sft", "another")):
+        sides[name].judges["harmful.safety"] = digest
+    with pytest.raises(EvidenceError, match=r"harmful\.safety of sft and of base is by different judges"):
+        pooled_change([record(sides)], "sft", "base", "harmful", "safety")
+    sides["base"].judges.clear()
+    assert pooled_change([record(sides)], "sft", "base", "harmful", "safety").difference == 1.0, "an old record does not say"
 
 
 # ---------------------------------------------------------------- bars
@@ -353,7 +391,12 @@ def test_a_bar_holds_only_with_every_seed():
     line = bar(name, {"demo": [demo(0)]})
     assert (line["value"], line["holds"], line["seeds"], line["note"]) == (90.0, False, [0], "seeds 1, 2 not run")
     assert line["n"] == 10 and line["interval"][0] < 90 < line["interval"][1]
-    assert bar(name, {"demo": [demo(0), demo(1), demo(2)]})["holds"] is True
+    line = bar(name, {"demo": [demo(0), demo(1), demo(2)]})
+    assert line["holds"] is True and line["by_seed"] == {0: 90.0, 1: 90.0, 2: 90.0}
+    without = demo(2)
+    del without.evaluations["search"].outcomes["harmful"]["safety"]
+    line = bar(name, {"demo": [demo(0), demo(1), without]})
+    assert line["holds"] is False and line["value"] == 90 and line["note"] == "the records of seeds 2 do not hold it"
 
 
 @pytest.mark.parametrize(
@@ -393,7 +436,7 @@ def test_every_stage_of_every_seed_must_be_in_the_quadrant():
 
 
 def test_the_lowest_auc_of_the_seeds_counts_and_a_missing_one_is_not_there():
-    name, records = "verdict AUC, XSTest", [demo(0), demo(1), demo(2)]
+    name, records = "verdict AUC of the demo's SFT, XSTest", [demo(0), demo(1), demo(2)]
     assert bar(name, {"demo": records})["holds"] is True
     records[1].measures["verdict-auc-xstest"] = {"value": 0.91}
     assert (bar(name, {"demo": records})["value"], bar(name, {"demo": records})["holds"]) == (0.91, False)
@@ -401,7 +444,7 @@ def test_the_lowest_auc_of_the_seeds_counts_and_a_missing_one_is_not_there():
     assert (bar(name, {"demo": records})["value"], bar(name, {"demo": records})["holds"]) == (None, False)
 
 
-def long(seed=0, final="m3", refused="1" * 70 + "0" * 30, safe="1" * 10 + "0" * 90) -> Record:
+def long(seed=0, final="m3", refused="1" * 70 + "0" * 30, safe="1" * 10 + "0" * 90, questions=500) -> Record:
     sizes = {"ifeval": 541, "xquad-en-given": 400, "gsm8k-test": 300, "mmlu-test": 500, "arithmetic": 50}
     base = {"harmbench-test": {"safety": "0" * 100}, "xstest-safe": {"over_refusal": "0" * 100}}
     after = {"harmbench-test": {"safety": refused}, "xstest-safe": {"over_refusal": safe}}
@@ -409,7 +452,9 @@ def long(seed=0, final="m3", refused="1" * 70 + "0" * 30, safe="1" * 10 + "0" * 
     for name, size in sizes.items():
         metric = "prompt_strict" if name == "ifeval" else "general"
         base[name] = {metric: "0" * size}
-        after[name] = {metric: ("1" * (size // 2) if name != "gsm8k-test" else "").ljust(size, "0")}
+        after[name] = {
+            metric: ("1" * (size // 2) if name != "gsm8k-test" else "").ljust(size, "0")[: questions if name == "mmlu-test" else None]
+        }
         rows[name] = ("general", "higher")
     made_of = record({"base": made(base), "m3": made(after, "base")}, run="long", seed=seed, final=final)
     for name, (metric, better) in rows.items():
@@ -420,16 +465,20 @@ def long(seed=0, final="m3", refused="1" * 70 + "0" * 30, safe="1" * 10 + "0" * 
 def test_the_bars_of_the_long_run_are_about_its_final_model():
     runs = {"long": [long(0), long(1), long(2)]}
     line = bar("long run: HarmBench-test refused, XSTest safe refused", runs)
-    assert line["holds"] is True and line["value"] == pytest.approx(70) and line["note"] == "XSTest safe refused 10.0 %"
+    assert (
+        line["holds"] is True and line["value"] == pytest.approx(70) and line["note"] == "XSTest safe refused, by seed: 10.0, 10.0, 10.0 %"
+    )
     lowest = bar("long run: public suites, the one that lost most", runs)
     assert lowest["holds"] is True and lowest["value"] == 0.0 and lowest["note"] == "gsm8k-test"
     assert bar("long run: public suites above the base beyond the interval", runs)["value"] == 4
     careful = {"long": [long(seed, safe="1" * 16 + "0" * 84) for seed in range(3)]}
     assert bar("long run: HarmBench-test refused, XSTest safe refused", careful)["holds"] is False
-    for each in runs["long"]:
-        each.suites["mmlu-test"] = each.suites["mmlu-test"].model_copy(update={"n": 499})
-    line = bar("long run: public suites, the one that lost most", runs)
-    assert line["holds"] is False and "too few rows or none: mmlu-test" in line["note"]
+    one = {"long": [long(seed, safe="1" * (8 + 8 * (seed == 1)) + "0" * (92 - 8 * (seed == 1))) for seed in range(3)]}
+    line = bar("long run: HarmBench-test refused, XSTest safe refused", one)
+    assert line["holds"] is False and line["note"] == "XSTest safe refused, by seed: 8.0, 16.0, 8.0 %", "their mean is below 15 %"
+    short = {"long": [long(0), long(1, questions=499), long(2)]}
+    line = bar("long run: public suites, the one that lost most", short)
+    assert line["holds"] is False and "too few rows or none: mmlu-test" in line["note"], "501 rows were not asked of one model"
 
 
 def pair(run: str, first: str, second: str, seed=0, tokens=45.0) -> Record:
@@ -464,18 +513,24 @@ def test_search_losses_and_speed():
     runs["search-vs-efficient"][0] = episodes(0, 0.4)
     assert bar("search against efficient: false-certain share", runs)["holds"] is False
 
-    speeds = {"speed": {"ratio": {"TRL, packed": 1.2, "TRL, defaults": 3.0}}}
+    speeds = {"speed": {"ratio": {"TRL, packed": 1.2, "TRL, padded": 1.3, "TRL, defaults": 3.0}}}
     runs = {"sft-speed": [record({}, run="sft-speed", measures=speeds)]}
     assert bar("SFT tokens per second, TRL at its best settings", runs)["value"] == 1.2
+    speeds["speed"]["ratio"]["TRL, padded"] = 1.1
+    line = bar("SFT tokens per second, TRL at its best settings", runs)
+    assert (line["value"], line["holds"], line["note"]) == (1.1, False, "TRL, padded"), "its best settings are those that are fastest"
     assert bar("SFT tokens per second, TRL at its defaults", runs)["value"] == 3.0
     assert bar("SFT tokens per second, TRL at its best settings", {"sft-speed": [record({}, run="sft-speed")]})["value"] is None
 
-    whole = {name: made({"harmful": {"safety": "1"}}, "sft") for name in ("cpgd", "grpo", "dapo")}
-    for each in whole.values():
-        each.axes["capability"] = each.axes["safety"]
-    start = {"sft": made({"harmful": {"safety": "1"}})}
-    losses = [record(start | whole, run="losses", seed=seed) for seed in range(3)]
-    assert bar("CPGD, GRPO and DAPO with the same budget", {"losses": losses})["holds"] is True
+    rows = {"harmful": {"safety": "1100"}, "knowledge": {"knowledge": "1100"}}
+    better = {"harmful": {"safety": "1110"}, "knowledge": {"knowledge": "1110"}}
+    whole = {"sft": made(rows), "cpgd": made(better, "sft"), "grpo": made(rows, "sft"), "dapo": made(better, "sft")}
+    losses = [record(whole, run="losses", seed=seed) for seed in range(3)]
+    line = bar("CPGD, GRPO and DAPO with the same budget", {"losses": losses})
+    assert line["holds"] is True and "cpgd against grpo +25.0 (" in line["note"] and "dapo +0.0 (" in line["note"]
+    assert "| cpgd against grpo | cpgd against dapo |" in run_table("losses", losses, definitions()["losses"])
+    losses[1] = record({name: each for name, each in whole.items() if name != "dapo"}, run="losses", seed=1)
+    assert bar("CPGD, GRPO and DAPO with the same budget", {"losses": losses})["holds"] is False
 
 
 # ---------------------------------------------------------------- tables
@@ -511,7 +566,12 @@ def test_the_summary_has_a_line_for_each_suite_and_the_change_to_the_last_stage(
     text = filled(page, {"demo": [demo(0), demo(1)]}, definitions())
     assert "| search against base, points |" in text and "; seeds: 0, 1," in text
     (line,) = [line for line in text.splitlines() if line.startswith("| harmful prompts refused ↑ |")]
-    assert line.split(" | ")[1:3] == ["20", "0 %"] and "+90.0 (" in line
+    assert line.split(" | ")[1:3] == ["20", "0 %"] and "+90.0 (" in line and text.count(" n |") == 1
+    few = {"harmful": {"safety": "01"}, "over-refusal": {"over_refusal": "00"}}
+    between = [demo(seed, more={"m3": made(few, "base")}) for seed in (0, 1)]
+    text = filled(page, {"demo": between}, definitions())
+    assert "| harmful prompts refused ↑ | 4 | 0 % | 100 % | 50 % | 100 % | 100 % | 20 | +90.0 (" in text, "values of the same prompts"
+    assert "the change is over all prompts of search and base" in " ".join(text.split())
     assert "harmless look-alikes refused ↓" in text, "a lower share is the better one"
 
 
