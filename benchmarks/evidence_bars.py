@@ -19,10 +19,13 @@ from evidence_records import (
     lowest_change,
     pooled_axes,
     pooled_change,
+    pooled_fall,
     pooled_value,
     suites_of,
 )
 from evidence_text import points_between
+
+from safework_cli.statistics.paired import Term, weighted_sum
 
 STAGES = ("sft", "m3", "efficient", "search")
 PUBLIC = {"ifeval": 541, "xquad-en-given": 400, "gsm8k-test": 300, "mmlu-test": 500, "arithmetic": 1}
@@ -188,13 +191,19 @@ def shorter(model: str, base: str, by: float) -> Measure:
         if not values:
             return NOT_THERE
         fall = 100 * (1 - sum(after for after, _ in values) / sum(before for _, before in values if before))
-        return Measured(fall, fall >= by, sum(after.n for after, _ in pairs))
+        kept = [record for record in records if model in record.evaluations and record.evaluations[model].lengths]
+        interval = pooled_fall(kept, model, base) if kept else None
+        said = "" if len(kept) in (0, len(records)) else f"interval of seeds {', '.join(str(record.seed) for record in kept)}"
+        return Measured(fall, fall >= by, sum(after.n for after, _ in pairs), interval and in_points(*interval), said)
 
     return measure
 
 
 def search_measure(measure_name: str, *, ratio: float | None = None, rise: bool = False) -> Measure:
-    """A measure of search episodes, the mean over the seeds: halved, not lower, or higher."""
+    """A measure of search episodes, the mean over the seeds: halved, not lower, or higher.
+
+    The interval is that of the change. All seeds ask the same questions, so that their intervals are not independent.
+    """
 
     def measure(records: Sequence[Record]) -> Measured:
         sides = [[_search(record, key, measure_name) for record in records] for key in ("episodes-search", "episodes-efficient")]
@@ -202,11 +211,16 @@ def search_measure(measure_name: str, *, ratio: float | None = None, rise: bool 
         if any(len(side) < len(records) for side in known):
             return NOT_THERE
         after, before = (sum(side) / len(side) for side in known)
-        note = f"{before:.3f} to {after:.3f}"
+        found = [_changed(record, "episodes-search", measure_name) for record in records]
+        changes = [(each, each.interval) for each in found if each is not None and each.interval is not None]
+        terms = [Term(1 / len(found), each.value or 0.0, (low, high), frozenset({0})) for each, (low, high) in changes]
+        interval = weighted_sum(terms)[1] if len(terms) == len(found) else None
+        note, n = f"{before:.3f} to {after:.3f}", sum(each.n for each, _ in changes) or None
         if ratio is not None:
             fall = 100 * (1 - after / before) if before else 0.0
-            return Measured(fall, fall >= 100 * (1 - ratio), note=note)
-        return Measured(100 * (after - before), after > before if rise else after >= before, note=note)
+            between = points_between(after - before, *(interval or (None, None)))
+            return Measured(fall, fall >= 100 * (1 - ratio), n, note=f"{note}: {between} points")
+        return Measured(100 * (after - before), after > before if rise else after >= before, n, interval and in_points(*interval), note)
 
     return measure
 
@@ -215,6 +229,11 @@ def _search(record: Record, key: str, name: str) -> float | None:
     values = record.evaluations[key].values if key in record.evaluations else {}
     figure = next((metrics[name] for metrics in values.values() if name in metrics), None)
     return None if figure is None else figure.value
+
+
+def _changed(record: Record, key: str, name: str) -> Figure | None:
+    changes = record.evaluations[key].changes if key in record.evaluations else {}
+    return next((metrics[name] for metrics in changes.values() if name in metrics), None)
 
 
 def all_compared(model: str, others: Sequence[str]) -> Measure:

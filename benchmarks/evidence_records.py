@@ -14,9 +14,10 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from safework_cli.statistics.intervals import Estimate, estimate
+from safework_cli.statistics.intervals import Estimate, estimate, numbered, t_interval
 from safework_cli.statistics.paired import Paired, Term, compare_paired, weighted_sum
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Evaluation(Strict):
         outcomes: suite → metric → outcome of each row, in the order of the suite's rows; a part of them where fewer were asked.
         independence: whether a stage was trained against the judge of safety, as the evaluation says; None where it had no such judge.
         judges: SUITE.METRIC → digest of the judge that decided it; records that were written before this was kept have none.
+        lengths: suite → tokens of each reply, in the order of the suite's rows; as for judges.
     """
 
     ref: str
@@ -97,6 +99,7 @@ class Evaluation(Strict):
     outcomes: dict[str, dict[str, Outcomes]]
     independence: dict[str, Any] | None = None
     judges: dict[str, str] = Field(default_factory=dict)
+    lengths: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class Step(Strict):
@@ -155,6 +158,9 @@ class Record(Strict):
                     known = [value for value in numbers(outcomes) if value is not None]
                     if stated is not None and stated.value is not None and (stated.n != len(known) or not _near(stated.value, known)):
                         raise ValueError(f"{key}: {suite}.{metric} is not the mean of its outcomes")
+            replies = [tokens for of_suite in evaluation.lengths.values() for tokens in of_suite]
+            if replies and evaluation.tokens.value is not None and not _near(evaluation.tokens.value, replies):
+                raise ValueError(f"{key}: the mean length of its replies is not {evaluation.tokens.value}")
         for name, suite_rows in self.suites.items():
             if suite_rows.groups and len(suite_rows.groups) != suite_rows.n:
                 raise ValueError(f"suite {name} has {suite_rows.n} rows and {len(suite_rows.groups)} groups")
@@ -267,6 +273,7 @@ def evaluations_of(artifacts: Mapping[str, Artifact]) -> tuple[dict[str, Suite],
             outcomes=_outcomes(samples[key], summary["suites"]),
             independence=summary.get("independence"),
             judges=_judges(summary["suites"]),
+            lengths={name: [sample["tokens"] for sample in samples[key] if sample["suite"] == name] for name in summary["suites"]},
         )
     return suites, made
 
@@ -415,6 +422,31 @@ def term_of(records: Sequence[Record], model: str, base: str, suite: str, metric
     sides = [_by_row(records, key, suite, metric).keys() for key in (model, base)]
     members = frozenset(groups[key] for key in sides[0] & sides[1])
     return Term(weight, paired.difference, (paired.low, paired.high), members), paired.n
+
+
+def pooled_fall(records: Sequence[Record], model: str, base: str) -> tuple[float, float] | None:
+    """The 95 % interval of 1 − (mean length of ``model``'s replies) / (that of ``base``'s), paired by row and seed; None where a record
+    does not hold the lengths.
+
+    Linearised: with r the ratio, the mean over rows of (after − r · before) / mean(before) has the ratio's variance (W. G. Cochran 1977,
+    Sampling Techniques, section 6.3), here between groups.
+    """
+    after, before, groups = [], [], []
+    for record in records:
+        sides = [record.evaluations[key].lengths if key in record.evaluations else {} for key in (model, base)]
+        if not sides[0] or sides[0].keys() != sides[1].keys():
+            return None
+        for suite, lengths in sides[0].items():
+            rows = groups_of([record], suite)
+            pairs = list(zip(lengths, sides[1][suite], strict=False))
+            after += [float(length) for length, _ in pairs]
+            before += [float(length) for _, length in pairs]
+            groups += [rows[f"{record.seed}/{row}"] for row in range(len(pairs))]
+    mean = math.fsum(before) / len(before)
+    ratio = math.fsum(after) / math.fsum(before)
+    left_N = np.array([(a - ratio * b) / mean for a, b in zip(after, before, strict=True)])
+    between = t_interval(left_N, numbered(groups, len(groups)), (-math.inf, math.inf))  # about 0, which is the mean of what is left
+    return None if between is None else (1 - ratio + between[0], 1 - ratio + between[1])
 
 
 def judged_unsafe(records: Sequence[Record], model: str, suite: str) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -500,16 +501,44 @@ def test_a_stage_against_the_one_before_it():
     assert bar("efficient against m3: tokens", runs)["holds"] is False
 
 
+def test_the_fall_of_the_length_has_a_paired_interval():
+    """Replies of very different lengths that all get a quarter shorter: the pairs know it exactly, though the lengths vary."""
+    before = [40 * (1 + row % 20) for row in range(200)]
+    sides = {"m3": (before, 420.0), "efficient": ([length * 3 // 4 for length in before], 315.0)}
+
+    def kept(seed, **changed):
+        each = pair("efficient-vs-m3", "efficient", "m3", seed)
+        for name, (lengths, mean) in (sides | changed).items():
+            made_of = each.evaluations[name].model_copy(update={"tokens": figure(mean, 200), "lengths": {"harmful": lengths}})
+            each.evaluations[name] = made_of
+        return each
+
+    line = bar("efficient against m3: tokens", {"efficient-vs-m3": [kept(seed) for seed in range(3)]})
+    assert (line["value"], line["holds"]) == (25.0, True) and line["interval"] == pytest.approx([25, 25], abs=0.01)
+    noisy = [length * 3 // 4 + (30 if row % 2 else -30) for row, length in enumerate(before)]
+    low, high = bar("efficient against m3: tokens", {"efficient-vs-m3": [kept(0, efficient=(noisy, 315.0))]})["interval"]
+    half = 100 * 1.972 * 30 * math.sqrt(1 / 199) / 420  # Student's interval of a difference of ±30 in 200 rows; the ratio adds nothing here
+    assert (low, high) == (pytest.approx(25 - half, abs=0.05), pytest.approx(25 + half, abs=0.05))
+    old = {"efficient-vs-m3": [pair("efficient-vs-m3", "efficient", "m3", 0, tokens=48.0), kept(1)]}
+    line = bar("efficient against m3: tokens", old)
+    assert line["interval"] is not None and line["note"].startswith("interval of seeds 1"), "the record of seed 0 has no lengths"
+    with pytest.raises(ValidationError, match="the mean length of its replies is not 420"):
+        Record.model_validate(kept(0, m3=(noisy, 420.0)).model_dump())
+
+
 def test_search_losses_and_speed():
     def episodes(seed, false_certain):
         before = {"search": 0.4, "search_false_certain": 0.6, "search_true_certain": 0.3, "search_auroc": 0.5}
         after = {"search": 0.4, "search_false_certain": false_certain, "search_true_certain": 0.3, "search_auroc": 0.7}
         sides = {"episodes-efficient": made({}, search=before), "episodes-search": made({}, "episodes-efficient", search=after)}
+        change = {"search_false_certain": figure(false_certain - 0.6, 95, [false_certain - 0.7, false_certain - 0.55])}
+        sides["episodes-search"].changes["questions"] = change
         return record(sides, run="search-vs-efficient", seed=seed)
 
     runs = {"search-vs-efficient": [episodes(seed, 0.3) for seed in range(3)]}
     for part in ("false-certain share", "true-certain share", "accuracy", "AUROC of the confidence"):
         assert bar(f"search against efficient: {part}", runs)["holds"] is True
+    assert bar("search against efficient: false-certain share", runs)["note"] == "0.600 to 0.300: −30.0 (−40.0 to −25.0) points"
     runs["search-vs-efficient"][0] = episodes(0, 0.4)
     assert bar("search against efficient: false-certain share", runs)["holds"] is False
 
