@@ -10,19 +10,8 @@ from dataclasses import replace
 
 from evidence_bar import FINAL, NOT_THERE, Bar, Measure, Measured, in_points, named
 from evidence_images import IMAGE_BARS
-from evidence_records import (
-    CAPABILITY,
-    SAFETY,
-    STRICT,
-    Figure,
-    Record,
-    lowest_change,
-    pooled_axes,
-    pooled_change,
-    pooled_fall,
-    pooled_value,
-    suites_of,
-)
+from evidence_pooled import lowest_change, pooled_axes, pooled_change, pooled_fall, pooled_value, suites_of
+from evidence_records import CAPABILITY, SAFETY, STRICT, Figure, Record
 from evidence_text import points_between
 
 from safework_cli.statistics.paired import Term, weighted_sum

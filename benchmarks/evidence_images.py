@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evidence_bar import FINAL, NOT_THERE, Bar, Measure, Measured, in_points, named
-from evidence_records import Record, pooled_change, pooled_value, term_of
+from evidence_pooled import pooled_change, pooled_value, term_of
+from evidence_records import Record
 
 from safework_cli.statistics.paired import Term, weighted_sum
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evidence_records import Record, judged_unsafe, machines, pooled_change, pooled_value
+from evidence_pooled import judged_unsafe, pooled_change, pooled_value
+from evidence_records import Record, machines
 from evidence_text import lines, points_between, share, table
 
 LABELS = {

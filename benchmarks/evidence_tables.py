@@ -7,19 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from evidence_bar import Runs, judged
 from evidence_bars import BARS
-from evidence_records import (
-    CAPABILITY,
-    SAFETY,
-    Evaluation,
-    EvidenceError,
-    Record,
-    judged_unsafe,
-    machines,
-    pooled_axes,
-    pooled_change,
-    pooled_value,
-    suites_of,
-)
+from evidence_pooled import judged_unsafe, pooled_axes, pooled_change, pooled_value, suites_of
+from evidence_records import CAPABILITY, SAFETY, Evaluation, EvidenceError, Record, machines
 from evidence_runs import Definition
 from evidence_summary import summary
 from evidence_text import flat, lines, points_between, share, table

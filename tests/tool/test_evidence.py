@@ -13,6 +13,7 @@ import evidence
 import pytest
 from evidence_bar import judged
 from evidence_bars import BARS
+from evidence_pooled import lowest_change, pooled_axes, pooled_change, pooled_value
 from evidence_records import (
     CAPABILITY,
     SAFETY,
@@ -24,13 +25,9 @@ from evidence_records import (
     Suite,
     curve_of,
     group_numbers,
-    lowest_change,
     numbers,
     packed,
     path_of,
-    pooled_axes,
-    pooled_change,
-    pooled_value,
     read_records,
     write_record,
 )
