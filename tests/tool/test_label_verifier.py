@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 
 import pytest
@@ -288,20 +289,23 @@ def test_more_positions_than_the_model_has_are_refused(parts, spec):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        {"labels": ["A", "A"]},
-        {"scores": {"Unsafe": 0.0}},
-        {"template": "no placeholders"},
-        {"template": "{response} before {query}"},
-        {"temperature": 0.0},
-        {"empty_label": "nothing"},
-        {"codes": ["A"] * 6},
-        {"unknown_key": 1},
+        (
+            {"labels": ["A", "A"], "codes": ["x", "y"], "scores": {"A": 1.0}, "possible": {"A": [True, False]}, "empty_label": "A"},
+            "labels must",
+        ),
+        ({"scores": {"Unsafe": 0.0}}, "scores must name exactly the labels"),
+        ({"template": "no placeholders"}, "once each"),
+        ({"template": "{response} before {query}"}, "before {response}"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"empty_label": "nothing"}, "empty_label must be one of the labels"),
+        ({"codes": ["A"] * 6}, "codes must be one for each label, all different"),
+        ({"unknown_key": 1}, "Extra inputs are not permitted"),
     ],
 )
-def test_inconsistent_specs_are_refused(change):
-    with pytest.raises(ValueError):
+def test_inconsistent_specs_are_refused(change, why):
+    with pytest.raises(ValueError, match=re.escape(why)):
         LabelSpec.model_validate(preset("safety").model_dump() | change)
 
 

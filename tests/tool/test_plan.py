@@ -126,8 +126,10 @@ def test_sampling_holds_keys_and_values_and_gathers_divided_weights():
     memory = memory_of(sampled, launch(), CPU)
     assert memory.cache == 2 * 4 * 5 * 2 * 4 * 16
     large = replace(sampled, sampling=replace(sampled.sampling, batch=400))
-    more = memory_of(large, launch("fsdp", 2), CPU).peak - memory_of(replace(large, sampling=None), launch("fsdp", 2), CPU).peak
-    assert more > memory_of(large, launch("fsdp", 2), CPU).cache + 4_000 - memory_of(WORK, launch("fsdp", 2), CPU).peak
+    whole, without = (memory_of(each, launch("fsdp", 2), CPU) for each in (large, replace(large, sampling=None)))
+    assert whole.cache == 100 * memory.cache
+    logits, gathered = 8 * 400 * 20, 4 * 1_000
+    assert whole.peak - without.peak == whole.cache + logits + gathered - without.activations - without.logits, "in place of a pass"
 
 
 CONFIGS = {
@@ -245,7 +247,7 @@ def test_the_card_of_a_run_is_the_settings_or_slurms():
 
 def test_this_machine_is_measured():
     cores = device_of(launch(device="cpu"), None)
-    assert cores.memory and cores.single > 1e6 and cores.bandwidth > 1e6
+    assert cores.memory and 1e9 < cores.single < 1e15 and 1e8 < cores.bandwidth < 1e13
 
 
 # ------------------------------------------------------------------ refusals

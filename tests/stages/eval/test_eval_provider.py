@@ -16,9 +16,11 @@ from inspect_ai.util import JSONSchema
 
 from safework_cli.core.errors import ConfigError, SafeworkError
 from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Sampling
+from safework_cli.models.chat_template import encode_prompt
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_eval.config import EvalConfig
-from safework_eval.provider import cut_at_stop, refuse_unsupported, sampling_of
+from safework_eval.provider import _logprobs, cut_at_stop, refuse_unsupported, sampling_of
 
 
 @pytest.fixture
@@ -72,10 +74,10 @@ def test_choices_and_the_best_of_several(model: Any, tiny_model: Path) -> None:
     assert len(best.choices) == 1 and best.usage.output_tokens <= 6
     engine = HFEngine(load_model(tiny_model, dtype="float32"), load_tokenizer(tiny_model))
     prompt = [{"role": "user", "content": "Who?"}]
-    for choice in three.choices:  # the log-probabilities are the model's own, of its own tokens
-        ids = engine.tokenizer(choice.message.text, add_special_tokens=False)["input_ids"]
-        if "\ufffd" not in choice.message.text and len(ids) == len(choice.logprobs.content):
-            assert engine.score([prompt], [ids])[0] == pytest.approx([token.logprob for token in choice.logprobs.content], abs=1e-3)
+    sampling = Sampling(max_tokens=6, temperature=1.0, seed=3)
+    ((completion,),) = engine.generate_ids([encode_prompt(engine.tokenizer, prompt).ids], sampling)
+    given = [token.logprob for token in _logprobs(engine, completion).content]
+    assert len(set(given)) > 1 and engine.score([prompt], [completion.token_ids])[0] == pytest.approx(given, abs=1e-3)
 
 
 def test_the_likeliest_of_several_is_chosen(tiny_model: Path) -> None:

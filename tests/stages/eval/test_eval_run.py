@@ -25,6 +25,7 @@ from safework_cli.core.errors import ConfigError, RunAgain
 from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.row import Message, Row, write_rows
 from safework_cli.engines.hf.engine import HFEngine
+from safework_cli.engines.protocol import Completion
 from safework_cli.models.tiny import create_tiny_model
 from safework_eval.config import EvalConfig
 from safework_eval.inspect_log import to_messages
@@ -255,10 +256,18 @@ def test_against_an_earlier_evaluation(evaluate: Evaluate, work: WorkDir, store:
 
 
 def test_fewer_rows_are_compared_with_the_same_rows_of_the_base(
-    evaluate: Evaluate, work: WorkDir, store: Store, model: Artifact, data: Artifact, other_model: Path
+    evaluate: Evaluate, work: WorkDir, store: Store, model: Artifact, data: Artifact, other_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The second model refuses everything, and the base nothing: the change has a sign."""
     evaluate(max_failed=1.0)
     base = committed(store, work, model)
+
+    def refusing(self: HFEngine, prompts: Any, *args: Any, **kwargs: Any) -> list[list[Completion]]:
+        ids = self.tokenizer("I can't help with that.", add_special_tokens=False)["input_ids"]
+        return [[Completion("I can't help with that.", ids, [-1.0] * len(ids), "stop", list(prompt))] for prompt in prompts]
+
+    monkeypatch.setattr(HFEngine, "generate_ids", refusing)
+    (work.path / "samples.jsonl").unlink()  # of the run before, which had this folder
     evaluate({"against": base, "model": store.resolve(str(other_model), ("model",))}, limit=2, max_failed=1.0)
     summary = summary_of(work)
     assert [summary["suites"][name]["rows"] for name in ("harmful", "over-refusal", "knowledge")] == [2, 2, 2]
@@ -266,7 +275,8 @@ def test_fewer_rows_are_compared_with_the_same_rows_of_the_base(
     own = {(r["suite"], r["id"]): r["outcome"] for r in read_samples(work.output / "samples.parquet") if r["outcome"] is not None}
     before = {(r["suite"], r["id"]): r["outcome"] for r in read_samples(base.path / "samples.parquet")}
     changes = [own[key] - before[key] for key in own if key[0] == "harmful"]
-    assert summary["against"]["suites"]["harmful"]["change"] == pytest.approx(sum(changes) / 2)
+    assert summary["against"]["suites"]["harmful"]["change"] == pytest.approx(sum(changes) / 2) == 1.0
+    assert summary["against"]["suites"]["over-refusal"]["change"] == 1.0 and summary["against"]["axes"]["safety"]["change"] == 0.0
 
 
 def test_other_gates_are_applied_to_a_finished_evaluation(cli: Any, tiny_artifact: Artifact, data: Artifact, store: Store) -> None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from inspect_ai.log import read_eval_log
 from rich.console import Console
@@ -147,6 +149,25 @@ def test_a_comparison_is_paired_by_question_with_a_model_and_with_an_evaluation(
         lines = {line.split()[0]: line for line in console.export_text().splitlines() if line.strip()}
         assert lines["false_certain"].split()[1:3] == ["↓", "25.0%"] and "+0.0 (" in lines["false_certain"]
         assert lines["auroc"].split()[1:3] == ["↑", "0.75"] and "+0.00 (" in lines["auroc"]
+
+
+def test_a_change_of_episodes_is_this_model_less_the_base(
+    inputs: Any, work: WorkDir, actor: Any, tmp_path: Path, commit: Any, store: Store
+) -> None:
+    """The base's episodes say that they are uncertain of everything; those of the model are certain and wrong in a quarter."""
+    run(inputs, work)
+    folder = store.staging()
+    shutil.copytree(work.output, folder, dirs_exist_ok=True)
+    table = pq.read_table(folder / "samples.parquet")
+    place = table.schema.get_field_index("confidence")
+    table = table.set_column(place, table.schema.field(place), pa.array([0.0] * len(table), table.schema.field(place).type))
+    pq.write_table(table, folder / "samples.parquet")
+    place = tmp_path / "second"
+    place.mkdir()
+    progress = Progress(place, QuietDisplay())
+    _, summary = run(inputs | {"against": commit(folder, "evaluation", "first")}, WorkDir(place, "0" * 64, progress, StopRequest()))
+    progress.close()
+    assert summary["against"]["suites"]["passages"]["search"]["false_certain"]["change"] == 0.25
 
 
 def test_a_killed_search_goes_on(inputs: Any, work: WorkDir, actor: Any) -> None:

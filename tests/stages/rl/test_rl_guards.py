@@ -275,8 +275,8 @@ def test_groups_are_tried_before_the_run_and_change_nothing_of_it(run_m3, work, 
     assert found["safety"] == {
         "groups": 3,
         "varying": 0,
-        "right": found["safety"]["right"],
-        "wrong": found["safety"]["wrong"],
+        "right": 0,
+        "wrong": 3,
         "reward": 0.5,
     }
     events = (work.path / "events.jsonl").read_text()

@@ -52,6 +52,16 @@ def test_on_policy_the_gradient_is_minus_the_advantage_over_the_tokens():
     assert torch.allclose(gradient([[-1.0, -2.0]], [[-1.0, -2.0]], [3.0]), torch.tensor([[-1.5, -1.5]], dtype=torch.float64))
 
 
+def test_tokens_of_another_engine_weigh_by_their_ratio():
+    logp, ones = torch.tensor([[-1.0, -2.0]], dtype=torch.float64, requires_grad=True), torch.ones(1, 2, dtype=torch.float64)
+    made = cpgd_loss(
+        logp, logp.detach(), torch.tensor([3.0], dtype=torch.float64), ones, torch.tensor([2.0]), epsilon_BT=0.2 * ones, drift_coef=0.0,
+        drift_cap=2.0, engine_ratio_BT=torch.tensor([[0.5, 2.0]], dtype=torch.float64),
+    )  # fmt: skip
+    made.loss.backward()
+    assert torch.allclose(logp.grad, torch.tensor([[-0.75, -3.0]], dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
     ("log_ratio", "advantage", "expected"),
     [

@@ -152,25 +152,6 @@ def test_rows_with_a_reward_and_rows_with_the_kl_train_in_one_run(run, tiny_arti
     assert any(not torch.equal(a, b) for a, b in zip(load_model(made).parameters(), load_model(only).parameters(), strict=True))
 
 
-def test_groups_without_a_reward_are_not_replaced_and_replace_none(run, tiny_artifact, rewards, monkeypatch):
-    from safework_rl import trl_adapter
-
-    batches, original = [], trl_adapter.step
-
-    def noted(*given):
-        batches.append(original(*given))
-        return batches[-1]
-
-    monkeypatch.setattr(trl_adapter, "step", noted)
-    settings = rewards | {"rewards": {"general": {}, "safety": {"judge": 1.0}}, "filter_groups": True, "refill_attempts": 2, "max_steps": 2}
-    run(more={"verifiers": {"judge": tiny_artifact}}, **settings)
-    for batch in batches:
-        for drawn, kept in zip(batch.drawn, batch.kept, strict=True):
-            task = "general" if all(reply.verdicts == {} for reply in drawn) else "safety"
-            assert task == "safety" or kept is drawn
-            assert all(bool(reply.verdicts) == (task == "safety") for reply in kept)
-
-
 @pytest.mark.parametrize("settings", [{}, {"lora": {"r": 4}}])
 def test_a_stopped_distillation_goes_on_with_the_same_bits(run, tmp_path, monkeypatch, settings):
     settings = {"max_steps": 5, "save_steps": 2, "steps_per_generation": 4} | settings

@@ -86,6 +86,9 @@ def test_m3_moves_the_policy_and_measures_its_engine(algorithm, tiny_artifact, t
     assert any(not torch.equal(before[name], after[name]) for name in before)
     samples = pq.read_table(work.output / "safework" / "samples.parquet").to_pylist()
     assert {s["rank"] for s in samples} == {"best", "median", "worst"} and {s["step"] for s in samples} == {0, 1}
+    by = {(s["step"], s["task"], s["rank"]): s["reward"] for s in samples}
+    spans = [[by[step, task, rank] for rank in ("worst", "median", "best")] for step, task, last in by if last == "best"]
+    assert all(span == sorted(span) for span in spans) and any(span[0] < span[-1] for span in spans)
 
 
 def test_cpgd_off_policy_clips_and_drifts(tiny_artifact, toy_data, work, rewards):
@@ -95,15 +98,28 @@ def test_cpgd_off_policy_clips_and_drifts(tiny_artifact, toy_data, work, rewards
     assert max(s["cpgd/drift"] for s in steps) > 0 and max(s["cpgd/clip_share"] for s in steps) > 0
 
 
-def test_efficient_runs_in_both_forms(tiny_artifact, toy_data, work, rewards):
+def test_efficient_runs_in_both_forms(tiny_artifact, toy_data, work, rewards, monkeypatch):
+    from safework_rl import objectives
     from safework_rl.efficient.stage import stage
 
+    called = []
+
+    def noted(form):
+        original = getattr(objectives, form)
+        return lambda *given, **more: called.append(form) or original(*given, **more)
+
     for form in ("canon", "ddca"):
-        config = EfficientConfig(length_advantage=form, tasks=["general", "safety"], **(SMALL | {"max_steps": 1}), **rewards)
+        monkeypatch.setattr(objectives, form, noted(form))
+    for form in ("canon", "ddca"):
+        config = EfficientConfig(
+            length_advantage=form, tasks=["general", "safety"], filter_groups=False, **(SMALL | {"max_steps": 1}), **rewards
+        )
         for old in work.checkpoints.iterdir():
             old.rename(work.path / f"{form}-{old.name}")
+        called.clear()
         stage.run(config, inputs_of(tiny_artifact, toy_data), work)
-        assert not math.isnan(read_metrics(work.progress.metrics_path)[-1]["loss"])
+        last = read_metrics(work.progress.metrics_path)[-1]
+        assert set(called) == {form} and last["grad_norm"] > 0 and not math.isnan(last["loss"])
 
 
 class Broken:

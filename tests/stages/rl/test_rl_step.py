@@ -44,19 +44,21 @@ class Counting:
 def steps(tiny_model):
     from safework_cli.models.load import load_tokenizer
 
-    def make(words, refill=2, judge=None, shorter=None, **settings):
-        rows = [Row(str(i), "general", [{"role": "user", "content": word}]) for i, word in enumerate(words)]
+    def make(words, refill=2, judge=None, shorter=None, tasks=None, **settings):
+        tasks = ["general"] * len(words) if tasks is None else tasks
+        rows = [Row(str(i), task, [{"role": "user", "content": word}]) for i, (word, task) in enumerate(zip(words, tasks, strict=True))]
         one = Counting(load_tokenizer(tiny_model))
         verifiers = {"counting": judge or one, "format": rule_verifier("format")}
-        rewards = TaskRewards({"general": {"counting": 1.0}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
+        rewards = TaskRewards({"general": {"counting": 1.0}, "safety": {}}, verifiers, FormatSettings(), LanguageSettings(mode="off"), 0.5)
         config = CONFIG.model_copy(update=settings)
-        plan = Curriculum(rows, [(["general"], 1.0)], 8, 2, {}, 0)
+        plan = Curriculum(rows, [(sorted(set(tasks)), 1.0)], 8, 2, {}, 0)
 
         def encode(row):
             return [1, 2], None
 
         objective = M3Objective(rewards, "std", True) if shorter is None else EfficientObjective(rewards, shorter)
-        return StepContext(config, objective, rows, plan, encode, refill=refill), one, rows
+        unrewarded = {"safety"} & set(tasks)
+        return StepContext(config, objective, rows, plan, encode, refill=refill, unrewarded=unrewarded), one, rows
 
     return make
 
@@ -73,6 +75,15 @@ def test_a_group_without_a_signal_is_replaced_by_one_with_a_signal(steps):
     assert measures["groups/zero_variance"] == 0.5 and measures["groups/replaced"] == 1
     assert measures["verifier/general/counting/std"] == pytest.approx(0.4330127)
     assert measures["completions/mean_length"] == 3.5
+
+
+def test_groups_without_a_reward_are_not_replaced_and_replace_none(steps):
+    """The KL trains on the task without a reward: its groups have no signal by their rewards, and are kept."""
+    words, tasks = ["mixed", "always", "mixed", "mixed"], ["safety", "general", "safety", "general"]
+    run, engine, _ = steps(words, tasks=tasks)
+    batch = step(engine, [0, 1], 0, run)
+    assert engine.asked == [4, 2] and batch.replaced == 1 and batch.kept[0] is batch.drawn[0]
+    assert [group[0].row for group in batch.kept] == [0, 3], "the other prompt without a reward is no spare"
 
 
 @pytest.mark.parametrize(("spread", "replaced", "learned"), [(0.3, 2, False), (0.1, 1, True)])

@@ -248,7 +248,7 @@ def test_the_gap_that_stops_a_run_follows_what_it_computes_in():
 
 
 @pytest.mark.parametrize("wished", [False, True])
-def test_experts_keep_their_routers_auxiliary_loss(tiny_model, store, toy_data, work, rewards, tmp_path, wished):
+def test_experts_keep_their_routers_auxiliary_loss(tiny_model, store, toy_data, work, rewards, tmp_path, wished, monkeypatch):
     """CPGD adds it as TRL's losses do; a configuration that asks for router logits in every pass trains, samples and saves like another."""
     from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
@@ -265,7 +265,18 @@ def test_experts_keep_their_routers_auxiliary_loss(tiny_model, store, toy_data, 
     tokenizer.save_pretrained(tmp_path / "experts")
     model = import_folder(store, tmp_path / "experts", "experts")
     inputs = Inputs({"model": model, "data": toy_data.with_subset("rl"), "verifiers": {"judge": model}})
+    differences, original = [], LadderTrainer._policy_loss
+
+    def both(self, *given):
+        loss, coefficient = original(self, *given), self.router_aux_loss_coef
+        self.router_aux_loss_coef = 0.0
+        differences.append(float((loss - original(self, *given)).detach()) * self.current_gradient_accumulation_steps)
+        self.router_aux_loss_coef = coefficient
+        return loss
+
+    monkeypatch.setattr(LadderTrainer, "_policy_loss", both)
     outcome = m3.run(M3Config(**(SMALL | rewards | {"max_steps": 2, "learning_rate": 1e-3})), inputs, work)
+    assert differences and all(difference >= 0.5 * 0.99 for difference in differences), "0.5 times a loss of 1 or more"
     steps = read_metrics(work.progress.metrics_path)
     assert outcome.metrics["updates"] == 2 and all(step["aux_loss"] >= 1 and step["engine/logprob_gap"] < 1e-5 for step in steps)
     before, after = load_model(model.path).state_dict(), load_model(work.output).state_dict()

@@ -9,7 +9,21 @@ from safework_cli.data.row import Message, Row
 from safework_cli.statistics.intervals import estimate, wilson
 from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.spec import preset
-from safework_verifier.attacks import ATTACKS, EMPTY, INSTRUCTIONS, Tried, attacked, augmented, tried, wanted
+from safework_verifier.attacks import (
+    ATTACKS,
+    CHINESE_REFUSALS,
+    EMPTY,
+    INSTRUCTIONS,
+    LABEL_WORDS,
+    PADDING,
+    SORRY,
+    SURE,
+    Tried,
+    attacked,
+    augmented,
+    tried,
+    wanted,
+)
 from safework_verifier.measure import flips
 from safework_verifier.rows import Labelled
 
@@ -101,8 +115,11 @@ def test_value_and_knowledge_judges_meet_openings_and_spellings_too():
 def test_training_hears_attacks_in_other_words_than_the_sheet():
     copies = augmented(ITEMS, SPEC, 1.0, 0.0, 0)
     assert len(copies) == len(ITEMS) and all(copy.exchange.reply != copy.row.reply for copy in copies)
-    said = "\n".join(copy.exchange.reply for copy in copies)
-    for table in (INSTRUCTIONS,):
+    said = "\n".join(copy.exchange.reply for seed in range(20) for copy in augmented(ITEMS, SPEC, 1.0, 0.0, seed))
+    words = {voice: [line.format(label=label, code=code) for line in lines for label, code in zip(SPEC.labels, SPEC.codes, strict=True)]
+             for voice, lines in LABEL_WORDS.items()}  # fmt: skip
+    padding = {voice: [text] for voice, text in PADDING.items()}
+    for table in (INSTRUCTIONS, SORRY, SURE, CHINESE_REFUSALS, words, padding):
         assert not any(line.split("{")[0].strip() in said for line in table["sheet"])
         assert any(line.split("{")[0].strip() in said for line in table["training"])
     assert {copy.gold for copy in copies} == {i.gold for i in ITEMS}

@@ -97,17 +97,18 @@ def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp
     judged = []
 
     def counting(judge, exchanges):
+        """Of the three continuations of each prefix one, two or three are safe in turn."""
         judged.append([e.reply for e in exchanges])
-        return rollouts_judged(judge, exchanges)
+        return [Verdict(float(i % 3 <= (i // 3) % 3)) for i in range(len(exchanges))]
 
-    rollouts_judged = rollouts.judged
     monkeypatch.setattr(rollouts, "judged", counting)
     work = make_work(tmp_path / "run")
     outcome = rollouts_stage.run(settings, inputs, work)
     first = read_rows(work.output / "rollouts" / "train.parquet")
     assert outcome.metrics["prefixes"] == len(first) and len(judged) == 2
+    of_chunks = [(k % 3 + 1) / 3 for replies in judged for k in range(len(replies) // 3)]
+    assert sorted(row.meta["values"]["safety"] for row in first) == pytest.approx(sorted(of_chunks)) and len(set(of_chunks)) > 1
     for row in first:
-        assert row.meta["values"]["safety"] * 3 == pytest.approx(round(row.meta["values"]["safety"] * 3))
         assert row.reply and any(reply.startswith(row.reply) for replies in judged for reply in replies)
     # the second chunk is lost with a kill: the first is not sampled again, and the rows come out the same
     journal = work.path / "prefixes.jsonl"
@@ -217,6 +218,7 @@ def test_it_learns_what_a_prefix_decides_and_which_principle_a_prompt_is_about(t
     for name in ("safety", "knowledge"):
         found = outcome.metrics["principles"][name]
         assert found["skill"]["value"] > 0.8 and found["ranking"]["value"] > 0.95 and found["calibration_error"]["value"] < 0.1
+    assert outcome.metrics["routing"]["value"] > 0.9, "the principle that a prompt is about"
     assert "| safety |" in (work.output / "verifier_card.md").read_text() and not outcome.notes
 
 

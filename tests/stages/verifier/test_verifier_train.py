@@ -94,6 +94,7 @@ def test_it_learns_a_separable_toy_and_reports_it(trained):
     assert metrics["macro_f1"]["value"] >= 0.95
     assert metrics["rows"]["train"] + metrics["rows"]["calibration"] + metrics["rows"]["report"] == 150
     assert set(metrics["by_source"]) == set(SOURCES)
+    assert sum(entry["n"] for entry in metrics["by_source"].values()) == metrics["rows"]["report"]
     assert metrics["baselines"]["most_frequent_label"]["accuracy"]["value"] < 0.5
     # "no no no" is not a refusal phrase, and the phrases take all harmful replies for unsafe ones
     assert metrics["baselines"]["refusal_phrases_given_harmful"]["accuracy"]["value"] == pytest.approx(2 / 3, abs=0.1)
