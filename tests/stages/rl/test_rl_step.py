@@ -79,11 +79,12 @@ def test_a_group_without_a_signal_is_replaced_by_one_with_a_signal(steps):
 
 def test_groups_without_a_reward_are_not_replaced_and_replace_none(steps):
     """The KL trains on the task without a reward: its groups have no signal by their rewards, and are kept."""
-    words, tasks = ["mixed", "always", "mixed", "mixed"], ["safety", "general", "safety", "general"]
-    run, engine, _ = steps(words, tasks=tasks)
-    batch = step(engine, [0, 1], 0, run)
-    assert engine.asked == [4, 2] and batch.replaced == 1 and batch.kept[0] is batch.drawn[0]
-    assert [group[0].row for group in batch.kept] == [0, 3], "the other prompt without a reward is no spare"
+    words, tasks = ["mixed", "always", *["mixed"] * 7], ["safety", "general", *["safety"] * 6, "general"]
+    for number in range(6):  # spares are drawn at random
+        run, engine, _ = steps(words, tasks=tasks)
+        batch = step(engine, [0, 1], number, run)
+        assert engine.asked == [4, 2] and batch.replaced == 1 and batch.kept[0] is batch.drawn[0]
+        assert [group[0].row for group in batch.kept] == [0, 8], "the other prompts without a reward are no spares"
 
 
 @pytest.mark.parametrize(("spread", "replaced", "learned"), [(0.3, 2, False), (0.1, 1, True)])
