@@ -181,9 +181,12 @@ def shorter(model: str, base: str, by: float) -> Measure:
             return NOT_THERE
         fall = 100 * (1 - sum(after for after, _ in values) / sum(before for _, before in values if before))
         kept = [record for record in records if model in record.evaluations and record.evaluations[model].lengths]
-        interval = pooled_fall(kept, model, base) if kept else None
-        said = "" if len(kept) in (0, len(records)) else f"interval of seeds {', '.join(str(record.seed) for record in kept)}"
-        return Measured(fall, fall >= by, sum(after.n for after, _ in pairs), interval and in_points(*interval), said)
+        known, n = pooled_fall(kept, model, base) if kept else None, sum(after.n for after, _ in pairs)
+        if known is None or len(kept) == len(records):
+            return Measured(fall, fall >= by, n, known and in_points(*known[1:]))
+        seeds = ", ".join(str(record.seed) for record in kept)
+        said = f"seed {seeds}: {100 * known[0]:.1f} ({100 * known[1]:.1f} to {100 * known[2]:.1f}); the other records have no lengths"
+        return Measured(fall, fall >= by, n, note=said)
 
     return measure
 

@@ -73,8 +73,8 @@ def term_of(records: Sequence[Record], model: str, base: str, suite: str, metric
     return Term(weight, paired.difference, (paired.low, paired.high), members), paired.n
 
 
-def pooled_fall(records: Sequence[Record], model: str, base: str) -> tuple[float, float] | None:
-    """The 95 % interval of 1 − (mean length of ``model``'s replies) / (that of ``base``'s), paired by row and seed; None where a record
+def pooled_fall(records: Sequence[Record], model: str, base: str) -> tuple[float, float, float] | None:
+    """With its 95 % interval, 1 − (mean length of ``model``'s replies) / (that of ``base``'s), paired by row and seed; None where a record
     does not hold the lengths.
 
     Linearised: with r the ratio, the mean over rows of (after − r · before) / mean(before) has the ratio's variance (W. G. Cochran 1977,
@@ -95,7 +95,7 @@ def pooled_fall(records: Sequence[Record], model: str, base: str) -> tuple[float
     ratio = math.fsum(after) / math.fsum(before)
     left_N = np.array([(a - ratio * b) / mean for a, b in zip(after, before, strict=True)])
     between = t_interval(left_N, numbered(groups, len(groups)), (-math.inf, math.inf))  # about 0, which is the mean of what is left
-    return None if between is None else (1 - ratio + between[0], 1 - ratio + between[1])
+    return None if between is None else (1 - ratio, 1 - ratio + between[0], 1 - ratio + between[1])
 
 
 def judged_unsafe(records: Sequence[Record], model: str, suite: str) -> tuple[int, int]:
