@@ -37,7 +37,7 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 WITH_JSON = ("models pull", "models average", "models merge")
 """Commands that are no stages and make an artifact: they have --json and --dry-run, as stages do."""
 REASONS = {
-    EXIT_GATE: "a gate failed",
+    EXIT_GATE: "a gate failed, or a limit of the run was passed",
     EXIT_TOO_MANY_FAILED: "too many items failed",
     EXIT_AGAIN: "it stopped and can be resumed",
     EXIT_INTERRUPTED: "it was interrupted",
