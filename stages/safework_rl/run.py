@@ -32,6 +32,7 @@ from safework_cli.models.templates import use_template
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, run_training, training_arguments, warmup_share
 from safework_cli.training.strategy import load_to_train, trained_model
+from safework_cli.training.towers import towers_in_every_pass
 from safework_cli.training.tracking import identity
 from safework_cli.verifiers.contract import Verifier
 from safework_cli.verifiers.load import load_verifier
@@ -149,13 +150,14 @@ def train(
     elif config.beta and not config.lora and place != "device":
         reference = as_reference(load(place))  # TRL would load it whole on every GPU
     disable_dropout(model)
+    with_images = any(row.images for row in rows)
     if config.train_layers:
         train_top_layers(model, config.train_layers)
     trainer = LadderTrainer(
         run=StepContext(config, objective, rows, curriculum, prompts, search, refill, unrewarded, kl_on, work.world, prompts.ahead),
         work=work,
         folder=model_artifact.path,
-        processor=processor if any(row.images for row in rows) else None,
+        processor=processor if with_images else None,
         reference=reference,
         model=model,
         args=grpo_arguments(config, work, place),
@@ -178,15 +180,17 @@ def train(
     callbacks: list[TrainerCallback] = [Monitor(work, config.max_idle_steps)]
     asked = Prompts(tokenizer, processor, episodes=search is not None)  # of their own: another file's rows may have the same ids
     evaluation = policy_evaluation(config, inputs, work, engine=trainer.engine, encode=asked, positions=positions, search=search)
-    state = run_training(
-        trainer,
-        work,
-        launch=config.launch,
-        max_skipped=config.max_skipped_updates,
-        callbacks=callbacks,
-        evaluation=evaluation,
-        cycle=config.rollout_steps,
-    )
+    models = (trainer.model, trainer.ref_model)
+    with towers_in_every_pass(models, processor, images=with_images, launch=config.launch, world=work.world) as towers:
+        state = run_training(
+            trainer,
+            work,
+            launch=config.launch,
+            max_skipped=config.max_skipped_updates,
+            callbacks=[*callbacks, *towers],
+            evaluation=evaluation,
+            cycle=config.rollout_steps,
+        )
     with work.progress.phase("save"):
         again: Place = "device" if place == "device" else "host"
         whole, adapter = trained_model(trainer, work.world, partial(load, again), config.lora, model_artifact)

@@ -46,6 +46,7 @@ from safework_cli.training.group import any_of
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.sampler import rows_per_step
 from safework_cli.training.strategy import load_to_train, trained_model, whole_policy
+from safework_cli.training.towers import towers_in_every_pass
 from safework_sft.config import SftConfig
 from safework_sft.decision import Decision
 from safework_sft.encode import (
@@ -134,10 +135,14 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)
     with ExitStack() as inside:
+        towers = towers_in_every_pass(
+            (trainer.model, reference), processor, images=training.has_images, launch=config.launch, world=work.world
+        )
+        callbacks = inside.enter_context(towers)
         for one in (trainer.model, reference):
             if padding_free and one is not None:
                 inside.enter_context(attention_by_row(one))
-        state = run_training(trainer, work, launch=config.launch, evaluation=evaluation)
+        state = run_training(trainer, work, launch=config.launch, callbacks=callbacks, evaluation=evaluation)
     if trainer.aux_loss_enabled:  # TRL asks for them in every pass from here on
         base_of(trainer.accelerator.unwrap_model(trainer.model)).config.get_text_config().output_router_logits = False
     with work.progress.phase("save"):

@@ -75,6 +75,8 @@ class SupervisedTrainer(SFTTrainer):
         self.data_collator = Batches(
             self._tokenizer.pad_token_id, padding_free=padding_free, share=share, vision_of=vision_of, model=self.model
         )
+        # most models with a vision tower compute the loss of a pass without asking how many tokens the step has: ours does
+        self._by_pass, self.model_accepts_loss_kwargs = not self.model_accepts_loss_kwargs, True
         if verdict_term is not None:
             self.loss_is_scaled_for_ga = True  # type: ignore[assignment]  # its denominators are those of a whole step
 
@@ -89,7 +91,7 @@ class SupervisedTrainer(SFTTrainer):
         """See ``VerdictTerm``; without a verdict, the mean over the supervised tokens of the step."""
         verdict_BT = inputs.pop("verdicts", None)  # 1 at deciding tokens
         on_one_cpu = inputs["input_ids"].device.type == "cpu" and self.accelerator.num_processes == 1
-        if return_outputs or not (on_one_cpu or self.verdict_term or self._kl_weight):
+        if return_outputs or not (on_one_cpu or self.verdict_term or self._kl_weight or self._by_pass):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         term = self.verdict_term
         target_BT = inputs["labels"][:, 1:]
@@ -163,7 +165,7 @@ def logits_at(model: Any, inputs: dict[str, Any], keep_BT: torch.Tensor, **extra
     Args:
         keep_BT: of all tokens but the first.
     """
-    causal = base_of(getattr(model, "module", model))
+    causal = base_of(model)
     given = {name: value for name, value in inputs.items() if name not in TARGETS}
     with _head_on(causal, keep_BT) as narrowed:
         output = model(**given, use_cache=False, **extra)

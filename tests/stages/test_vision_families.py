@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 import torch
 
 import tiny_vision
 from exactness import PATHS, Model, image, row, without_padding
+from safework_cli.core.launch.world import World
+from safework_cli.core.settings import LaunchSettings
 from safework_cli.models.load import load_model, load_tokenizer
 from safework_cli.models.processors import load_processor
+from safework_cli.training.towers import towers_in_every_pass
 
 PADDED = {"gemma3"}
 """Families whose rows do not follow each other without padding: tokens of one image see each other."""
+DDP = {"launch": LaunchSettings(strategy="ddp", processes=2), "world": World(0, 2, 0)}
 
 
 @pytest.fixture(scope="module", params=tiny_vision.FAMILIES)
@@ -48,3 +54,47 @@ def test_the_image_matters(family):
     other = {name: -tensor if name == "pixel_values" else tensor for name, tensor in vision.items()}
     assert (family.plain(ids, vision)[-1] - family.plain(ids, other)[-1]).abs().max() > 1e-3
     assert torch.equal(family.plain(ids, vision), family.plain(ids, vision))
+
+
+def trained_by(family, vision_of_row: int) -> dict[str, bool]:
+    """Parameter → whether its gradient is other than 0, of those that a pass over one of ``exactness.ROWS`` gives a gradient."""
+    prompt = family.prompts()[vision_of_row]
+    ids_1T = torch.tensor([prompt.ids])
+    family.model.train().zero_grad(set_to_none=True)
+    output = family.model(input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), **(prompt.vision or {}))
+    output.logits.float().log_softmax(-1)[0, -1, 5].backward()
+    return {name: bool(p.grad.any()) for name, p in family.model.named_parameters() if p.grad is not None}
+
+
+def waiting(family, got: Collection[str]) -> set[str]:
+    """What is trained and is not among the parameters that got a gradient: DDP ends with an error for it."""
+    return {name for name, parameter in family.model.named_parameters() if parameter.requires_grad} - set(got)
+
+
+@pytest.fixture
+def thawed(family):
+    """The family, whose parameters are trained again afterwards."""
+    yield family
+    family.model.requires_grad_(True)
+
+
+def test_on_several_processes_a_pass_without_images_trains_the_same_parameters(thawed):
+    with_images, without = trained_by(thawed, 0), trained_by(thawed, 1)
+    tower = with_images.keys() - without.keys()
+    assert any(with_images[name] for name in tower)
+    before = thawed.plain(thawed.prompts()[1].ids, None)
+    with towers_in_every_pass([thawed.model], thawed.processor, images=True, **DDP):
+        assert torch.equal(thawed.plain(thawed.prompts()[1].ids, None), before)
+        empty = trained_by(thawed, 1)
+        assert not waiting(thawed, empty)
+        assert trained_by(thawed, 0) == with_images
+    assert empty.keys() == with_images.keys() and not any(empty[name] for name in tower)
+    assert trained_by(thawed, 1).keys() == without.keys(), "only inside"
+
+
+def test_on_several_processes_rows_without_images_leave_nothing_waiting_for_a_gradient(thawed):
+    without = trained_by(thawed, 1)
+    assert waiting(thawed, without)
+    with towers_in_every_pass([thawed.model], thawed.processor, images=False, **DDP):
+        assert not waiting(thawed, without)
+        assert trained_by(thawed, 1) == without

@@ -64,7 +64,8 @@ def has_vision_tower(model: PreTrainedModel) -> bool:
 
 
 def base_of(model: Any) -> Any:
-    """The model under its adapters."""
+    """The model under its adapters, and under what DDP or DeepSpeed wraps it in."""
+    model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -184,7 +185,7 @@ def positions_given(model: Any) -> Iterator[None]:
     """Inside, a text model that is called without positions gets those of its attention mask, counted from the first token that is not
     padding. With learned positions (GPT-2), a padded prompt would otherwise begin at another one.
     """
-    causal = base_of(getattr(model, "module", model))
+    causal = base_of(model)
     if has_vision_tower(causal) or "position_ids" not in signature(type(causal).forward).parameters:
         yield
         return

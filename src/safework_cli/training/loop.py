@@ -24,7 +24,7 @@ from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.memory import out_of_memory
 from safework_cli.training.planned import BetweenUpdates, CompareWithPlan
-from safework_cli.training.strategy import StrategyGuard, leave_weights_at, strategy_arguments
+from safework_cli.training.strategy import StrategyGuard, head_gathered, leave_weights_at, strategy_arguments
 from safework_cli.training.tracking import tracked, tracking_arguments
 
 Arguments = TypeVar("Arguments", bound=TrainingArguments)
@@ -176,7 +176,7 @@ def run_training(
                 ours.append(ReturnGrownMemory(launch.processes if launch is not None else 1))
             if work.estimate is not None:
                 ours.append(CompareWithPlan(trainer, work, work.estimate, cycle))
-            _train(trainer, work, checkpoint, ours, forked, callbacks, evaluation)
+            _train(trainer, work, launch or LaunchSettings(), checkpoint, ours, forked, callbacks, evaluation)
     if trainer.state.global_step < planned and not (evaluation is not None and evaluation.stopped(trainer.state)):
         raise SafeworkError(
             f"training ended after {trainer.state.global_step} of {planned} steps",
@@ -191,6 +191,7 @@ def run_training(
 def _train(
     trainer: Trainer,
     work: WorkDir,
+    launch: LaunchSettings,
     checkpoint: Path | None,
     ours: list[TrainerCallback],
     forked: bool,
@@ -204,7 +205,8 @@ def _train(
         trainer.add_callback(callback)
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"
-    with work.stop.deferred(), tracked(trainer, work), attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext():
+    in_float32 = attention_in_float32(trainer.model) if on_cpu_in_bf16 else nullcontext()
+    with work.stop.deferred(), tracked(trainer, work), in_float32, head_gathered(trainer.model, launch):
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         except Exception as error:

@@ -179,6 +179,37 @@ def prepared_to_read(accelerator: Accelerator, model: Any) -> Any:
 
 
 @contextmanager
+def head_gathered(model: Any, launch: LaunchSettings) -> Iterator[None]:
+    """Inside, under FSDP, TRL's fused head finds the head's weight gathered.
+
+    The fused head reads the weight without calling the head's module, whose hooks gather it. Where no other module shares the weight, TRL
+    takes it as it is divided, by ``full_tensor``, whose gradient is not summed over processes: each would train its part of the head on
+    its own rows alone.
+    """
+    causal = base_of(model)
+    head = causal.get_output_embeddings() if hasattr(causal, "get_output_embeddings") else None
+    if launch.strategy != "fsdp" or head is None:
+        yield
+        return
+    fused = False
+
+    def begins(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal fused
+        fused = bool(kwargs.get("fused_lm_head"))
+
+    def ends(*_: Any) -> None:
+        if fused and torch.is_grad_enabled():
+            head.unshard()  # until the gradients are reduced
+
+    hooks = causal.register_forward_pre_hook(begins, with_kwargs=True), causal.base_model.register_forward_hook(ends)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
 def _gathered(model: Any) -> Iterator[Any]:
     """An FSDP2 model whose parts stay gathered over the body: forward passes need no other process."""
     from torch.distributed.fsdp import FSDPModule

@@ -21,6 +21,7 @@ from safework_cli.models.processors import Headers, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import multiplies_in_bf16, run_training, supervised_arguments
 from safework_cli.training.strategy import load_to_train, trained_model
+from safework_cli.training.towers import towers_in_every_pass
 from safework_cli.verifiers.labels import LabelVerifier
 from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
@@ -57,7 +58,7 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     if config.head == "probe":
         _probe(config, spec, model, tokenizer, examples, work)
     starting = partial(load, "device" if place == "device" else "host")
-    trained, adapter, steps = _train(config, spec, model, model_artifact, tokenizer, examples, work, place, starting)
+    trained, adapter, steps = _train(config, spec, model, model_artifact, tokenizer, processor, examples, work, place, starting)
     if trained is None:
         return Outcome()
     work = work.as_single()
@@ -124,6 +125,7 @@ def _train(
     model: Any,
     base: Artifact,
     tokenizer: Any,
+    processor: Any,
     examples: Examples,
     work: WorkDir,
     place: Place,
@@ -151,5 +153,7 @@ def _train(
         label_smoothing=config.label_smoothing,
         pad_id=tokenizer.pad_token_id,
     )
-    state = run_training(trainer, work, launch=config.launch)
+    images = examples.has_images
+    with towers_in_every_pass((trainer.model,), processor, images=images, launch=config.launch, world=work.world) as callbacks:
+        state = run_training(trainer, work, launch=config.launch, callbacks=callbacks)
     return *trained_model(trainer, work.world, starting, config.lora, base), state.global_step

@@ -52,6 +52,11 @@ class Examples(Dataset[dict[str, Any]]):
         """A prompt with its images."""
         return self._with_images(index) if self._exchanges[index].images else self._kept[index]
 
+    @property
+    def has_images(self) -> bool:
+        """Whether some prompt has images."""
+        return any(one.images for one in self._exchanges)
+
     def ahead(self, indices: Sequence[int]) -> None:
         """Begins to encode the images of prompts that come next; returns at once."""
         self._with_images.ahead(index for index in indices if self._exchanges[index].images)

@@ -17,6 +17,7 @@ from safework_cli.models.processors import Headers, load_processor
 from safework_cli.training.after import after_training
 from safework_cli.training.loop import run_training, supervised_arguments
 from safework_cli.training.strategy import load_to_train, trained_model
+from safework_cli.training.towers import towers_in_every_pass
 from safework_cli.verifiers.values import PrefixWriter, ValueHeads, ValueModel, ValueSpec, save_heads
 from safework_verifier.values.card import card
 from safework_verifier.values.config import ValuesConfig
@@ -73,7 +74,9 @@ def train(config: ValuesConfig, model_artifact: Artifact, data: Artifact, work: 
         head_learning_rate=config.head_learning_rate,
         pad_id=tokenizer.pad_token_id,
     )
-    state = run_training(trainer, work, launch=config.launch)
+    images = examples.has_images
+    with towers_in_every_pass((backbone,), processor, images=images, launch=config.launch, world=work.world) as callbacks:
+        state = run_training(trainer, work, launch=config.launch, callbacks=callbacks)
     whole, _ = trained_model(trainer, work.world, lambda: _Loaded(load("device" if place == "device" else "host"), untrained()))
     if whole is None:
         return Outcome()

@@ -60,6 +60,11 @@ class Examples(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def has_images(self) -> bool:
+        """Whether some prompt has images."""
+        return any(one.images for one in self._rows)
+
     def ahead(self, indices: Sequence[int]) -> None:
         """Begins to encode the images of rows that come next; returns at once."""
         self._with_images.ahead(index for index in indices if self._rows[index].images)

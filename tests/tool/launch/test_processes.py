@@ -5,20 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import ALIKE, CONTROL, MOVED
-from processes_runs import DEEPSPEED, MODEL, RUNS, difference, movement, prepare, running, weights
+from processes_runs import DEEPSPEED, MODEL, RUNS, difference, movement, running, weights
 
-from conftest import cli_environment
-from safework_cli.core.artifacts import Store
 from safework_cli.core.progress import read_metrics
 from vllm_served import fake_vllm
 
@@ -30,38 +26,18 @@ TWO = ("launch.strategy=ddp", "launch.processes=2")
 SFT = RUNS["sft"].words
 
 
-@pytest.fixture
-def prepared(store: Store, tiny_model: Path) -> Store:
-    prepare(store, tiny_model)
-    return store
-
-
-@pytest.fixture
-def run(store, forks):
-    """Runs a command of ``processes_runs`` by a strategy, with torchrun and its processes as forks."""
-
-    def start(name: str, strategy: str, *more: str, **environment: str):
-        command = [str(forks.folder / "safework"), *RUNS[name].on(strategy), "--name", strategy, *more]
-        environment = cli_environment(store) | RUNS[name].env() | environment
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    return start
-
-
 @pytest.mark.parametrize("name", STRATEGIES_OF)
 def test_two_processes_train_the_weights_of_one(run, prepared, name):
     """Every strategy against one process, from the same rows or the same completions at the same global batch; and the control, in which
     the second process's rows do not count."""
-    one = weights(prepared, run(name, "single"))
+    one = weights(prepared, run(RUNS[name], "single"))
     moved = movement(weights(prepared, MODEL), one)
     assert moved >= MOVED
     for strategy in STRATEGIES_OF[name]:
         if strategy in DEEPSPEED and find_spec("deepspeed") is None:
             warnings.warn(f"{strategy} of {name} is not tested: deepspeed is not installed", stacklevel=1)
             continue
-        ref = run(name, strategy)
+        ref = run(RUNS[name], strategy)
         assert difference(one, weights(prepared, ref)) <= ALIKE * moved, strategy
         made = prepared.resolve(ref.strip())
         assert made.manifest.peak_memory_bytes > 2e8, "that of a process with torch"
@@ -69,7 +45,7 @@ def test_two_processes_train_the_weights_of_one(run, prepared, name):
         assert in_parts == (strategy == "fsdp")
         if name == "sft":
             assert made.manifest.metrics["padding_free"] is True
-    dropped = weights(prepared, run(name, "ddp", "--fresh", PROCESSES_DROPPED="1"))
+    dropped = weights(prepared, run(RUNS[name], "ddp", "--fresh", PROCESSES_DROPPED="1"))
     assert difference(one, dropped) >= CONTROL * moved
 
 
