@@ -19,9 +19,14 @@ if "LOCAL_RANK" in os.environ:  # accelerate does not divide a model by FSDP2 on
     def of_nothing(self, loss, **kwargs):
         backward(self, 0.0 * loss, **kwargs)
 
+    def of_nan(self, loss, **kwargs):
+        backward(self, float("nan") * loss, **kwargs)
+
     accelerate.state.AcceleratorState.__init__ = init
     if os.environ.get("PROCESSES_DROPPED") == os.environ["RANK"]:  # the control: this process's rows do not count
         accelerate.Accelerator.backward = of_nothing
+    if os.environ.get("PROCESSES_NAN") == os.environ["RANK"]:
+        accelerate.Accelerator.backward = of_nan
 
     if os.environ.get("PROCESSES_RETURN_MEMORY"):
         from safework_cli.models import load

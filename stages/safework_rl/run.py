@@ -147,8 +147,9 @@ def train(
     if other is not None:
         refuse_other_model(other, model_artifact, tokenizer, rows, trust_remote_code=config.trust_remote_code)
         reference = as_reference(load_model(other.path, dtype="float32", trust_remote_code=config.trust_remote_code, place=place))
-    elif config.beta and not config.lora and place != "device":
-        reference = as_reference(load(place))  # TRL would load it whole on every GPU
+    elif config.beta and not config.lora:
+        # TRL would load it from the folder that the model's configuration names, which is an adapter's base
+        reference = as_reference(load(place))
     disable_dropout(model)
     with_images = any(row.images for row in rows)
     if config.train_layers:

@@ -31,7 +31,7 @@ from safework_cli.models.attention import attention_in_float32
 from safework_cli.models.vision import collate, positions_given
 from safework_cli.training.group import gathered
 from safework_cli.training.interruptible import interruptible
-from safework_cli.training.strategy import prepared_to_read, whole_policy
+from safework_cli.training.strategy import DIVIDED, prepared_to_read, whole_policy
 from safework_rl.engine_gap import engine_ratio, gap_limit
 from safework_rl.losses.contract import LossInput, reference_kl
 from safework_rl.losses.trl import TrlLoss
@@ -189,7 +189,9 @@ class LadderTrainer(GRPOTrainer):
     def _reference_logps(self, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
         """Log-probabilities of the rollout's completions under the reference, (B, T); 0 where the KL does not count."""
         size = self.config.per_device_train_batch_size
-        places = [place for place, counts in enumerate(self._kl_counts()) if counts]
+        counted = [place for place, counts in enumerate(self._kl_counts()) if counts]
+        # where weights are divided, every process has to make as many passes as the others
+        places = list(range(len(self._kept))) if self.config.launch.strategy in DIVIDED else counted
         with self._reference() as reference:
             if len(places) == len(self._kept):
                 return self._logps(reference, tensors, size)[0]
@@ -216,7 +218,7 @@ class LadderTrainer(GRPOTrainer):
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
-        """The model that ``beta`` compares with: the one that was given, a copy of the start, or the policy without its adapters."""
+        """The model that ``beta`` compares with: the one that was given, the start, or the policy without its adapters."""
         if self.ref_model is not None:
             with attention_in_float32(self.ref_model) if self._on_cpu_in_bf16 else nullcontext():
                 yield self.ref_model

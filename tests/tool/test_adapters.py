@@ -17,6 +17,7 @@ from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.artifacts.store import now
 from safework_cli.core.artifacts.transfer import export_folder, import_folder
 from safework_cli.core.errors import ConfigError, InputError
+from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
 from safework_cli.models.adapters import adapter_of, merged
 from safework_cli.models.layers import lora_config
@@ -143,6 +144,18 @@ def test_training_from_an_adapter_trains_the_sum(kept, committed, toy_data, work
     assert base is not None and (base.ref, base.digest) == (kept.ref, kept.digest)
     assert parameter_count(further.path) == parameter_count(kept.path)
     assert (logits_of(further.path) - logits_of(kept.path)).abs().max() > 0.01
+
+
+def test_the_kl_of_a_run_from_an_adapter_compares_with_the_sum(kept, toy_data, work):
+    """With the base, it would pull the policy back out of what the adapter has learnt."""
+    from safework_rl.m3.config import M3Config
+    from safework_rl.m3.stage import stage as m3
+
+    settings = SETTINGS | {"per_device_train_batch_size": 8, "num_generations": 4, "preflight": 0, "max_completion_length": 8, "beta": 0.1}
+    settings |= {"rewards": {"safety": {"rule:constraints": 1.0}}, "phases": [{"tasks": ["safety"], "share": 1.0}], "filter_groups": False}
+    settings.pop("sample_prompts")
+    m3.run(M3Config(**settings), Inputs({"model": kept, "data": toy_data.with_subset("rl")}), work)
+    assert abs(read_metrics(work.progress.metrics_path)[0]["kl"]) < 1e-6
 
 
 def test_a_missing_or_changed_base_is_named(kept, store, cli, toy_data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -97,7 +98,8 @@ class ReturnGrownMemory(TrainerCallback):
 
 
 class FiniteGuard(TrainerCallback):
-    """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were.
+    """Skips an update whose gradient is not finite: the weights and the optimiser's moments stay as they were. DeepSpeed has updated when
+    this is called: it skips such updates itself, and they are counted here.
 
     Args:
         max_skipped: how many may be skipped in the whole run; one more raises, and the last checkpoint still holds good weights.
@@ -105,6 +107,7 @@ class FiniteGuard(TrainerCallback):
 
     def __init__(self, trainer: Trainer, work: WorkDir, max_skipped: int):
         self._trainer, self._work, self._max = trainer, work, max_skipped
+        self._skipped_by_engine = 0
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """transformers sets its sum of losses back by taking it from itself, which leaves a NaN a NaN permanently."""
@@ -114,8 +117,9 @@ class FiniteGuard(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> None:
-        gradients = [_local(p.grad) for p in model.parameters() if p.grad is not None]
-        finite = not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all())
+        engine = self._trainer.model_wrapped
+        by_engine = hasattr(engine, "skipped_steps")
+        finite = self._finite_in(engine) if by_engine else _finite(model)
         if not any_of(self._work.world, not finite, self._trainer.accelerator.device):
             return
         step, before = state.global_step + 1, skipped_updates(state)
@@ -127,8 +131,32 @@ class FiniteGuard(TrainerCallback):
             )
         self._work.progress.warn(f"step {step}: the gradient is NaN or infinite; the update is skipped ({before + 1} so far)")
         state.log_history.append({"skipped_update": True, "step": step})  # a checkpoint keeps the count
-        for parameter in model.parameters():
+        for parameter in () if by_engine else model.parameters():
             parameter.grad = None  # an optimiser leaves a parameter without a gradient alone, its decay and moments too
+
+    def _finite_in(self, engine: Any) -> bool:
+        """Whether DeepSpeed's last update was made.
+
+        Raises:
+            GateFailed: it was made of a gradient that is not finite.
+        """
+        before, self._skipped_by_engine = self._skipped_by_engine, int(engine.skipped_steps)
+        if self._skipped_by_engine > before:
+            return False
+        norm = engine.get_global_grad_norm()
+        if norm is not None and not math.isfinite(float(norm)):
+            raise GateFailed(
+                "the gradient of the last step is NaN or infinite, and DeepSpeed did not skip the update",
+                "the weights are NaN or infinite since",
+                "lower learning_rate; the last checkpoint holds good weights",
+            )
+        return True
+
+
+def _finite(model: Any) -> bool:
+    """Whether no gradient of a model is NaN or infinite."""
+    gradients = [_local(p.grad) for p in model.parameters() if p.grad is not None]
+    return not gradients or bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients, ord=1))).all())
 
 
 def _local(gradient: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from accelerate.utils import DistributedType, fsdp2_prepare_model
 from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback
-from trl.models.utils import unwrap_model_for_generation
+from trl.models.utils import prepare_deepspeed, unwrap_model_for_generation
 
 from safework_cli.core.artifacts import Artifact
 from safework_cli.core.errors import SafeworkError
@@ -40,6 +40,8 @@ _TYPES = {
 }
 
 
+DIVIDED = ("zero3", "fsdp")
+"""Strategies by which a process holds a part of each weight."""
 IN_PARTS = "the first process reads the model, and the others get their parts of it"
 
 
@@ -119,7 +121,7 @@ class StrategyGuard(TrainerCallback):
                 "a run that trained otherwise would look the same",
                 "report this, with the output of safework doctor",
             )
-        if asked in ("zero3", "fsdp") and not any(map(_is_divided, self._trainer.model_wrapped.parameters())):
+        if asked in DIVIDED and not any(map(_is_divided, self._trainer.model_wrapped.parameters())):
             raise SafeworkError(
                 f"launch asks for {asked}, and no weight is divided among the processes",
                 "the model is smaller than what each process keeps whole" if asked == "zero3" else "no layer was wrapped",
@@ -172,7 +174,9 @@ def policy_by_weights(trainer: Trainer) -> Iterator[Any]:
 
 def prepared_to_read(accelerator: Accelerator, model: Any) -> Any:
     """A model that is only read, prepared as the trained one is. FSDP divides it, from the first process's weights where the others have
-    none; ``Accelerator.prepare`` does that only for a model that comes with an optimiser."""
+    none; ``Accelerator.prepare`` does that only for a model that comes with an optimiser. DeepSpeed divides it under ZeRO-3."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return prepare_deepspeed(model, accelerator)
     if accelerator.distributed_type == DistributedType.FSDP:
         return fsdp2_prepare_model(accelerator, model)
     return accelerator.prepare_model(model, evaluation_mode=True)

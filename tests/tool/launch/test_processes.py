@@ -49,6 +49,15 @@ def test_two_processes_train_the_weights_of_one(run, prepared, name):
     assert difference(one, dropped) >= CONTROL * moved
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero2", "zero3"])
+def test_a_gradient_of_one_process_that_is_not_finite_ends_the_command(run, prepared, strategy):
+    if strategy in DEEPSPEED and find_spec("deepspeed") is None:
+        pytest.skip("deepspeed is not installed")
+    with pytest.raises(AssertionError, match="the gradient of (step 1|the last step) is NaN or infinite") as error:
+        run(RUNS["sft"], strategy, PROCESSES_NAN="1")
+    assert "assert 4 == 0" in str(error.value)
+
+
 SHORT = (*SFT, *TWO, "per_device_train_batch_size=2", "save_steps=2")
 
 
