@@ -1,4 +1,4 @@
-"""What the store costs: committing a large model beside writing the same bytes, and the lineage of an artifact with many ancestors.
+"""What the store costs: committing a large model next to writing the same bytes, and the lineage of an artifact with many ancestors.
 
     python benchmarks/store.py [--gigabytes 5] [--artifacts 10000] [--folder FOLDER] [--json]
 

@@ -97,11 +97,11 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], images: Sequence[Image] = (), processor: Any = None
 ) -> Prompt:
-    """The ids after which a reply begins; with a last assistant message, the ids after which that message goes on.
+    """The ids after which a reply begins; with a last assistant message, the ids after which that message continues.
 
     Args:
         images: one for each ``<image>`` tag, in order.
-        processor: of the model, where it reads images; as ``Headers``, no image is decoded, and the ids come alone.
+        processor: of the model, where it reads images; as ``Headers``, no image is decoded, and the ids come without images.
 
     Raises:
         TemplateError: the template refuses the conversation, drops what the user says or has no place for images; the processor refuses an

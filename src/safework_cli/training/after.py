@@ -30,8 +30,8 @@ def after_training(what: str, work: WorkDir, measure: Callable[[], Measured]) ->
     except Exception as error:
         if isinstance(explain(error), RunAgain):  # a full disk, in whatever words a library has for it
             raise
-        told = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
-        why = f"{what} failed after training: {told[:500]}"
+        said = (str(error).splitlines() or [""])[0] if isinstance(error, SafeworkError) else f"{type(error).__name__}: {error}"
+        why = f"{what} failed after training: {said[:500]}"
         work.progress.warn(f"{why}; what was trained is kept")
         work.progress.event("failed_after_training", what=what, trace=traceback.format_exc())
         return None, why

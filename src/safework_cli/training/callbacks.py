@@ -199,7 +199,7 @@ def warm_up(step: int, *, steps: int, after: Callable[[int], float]) -> float:
 
 
 class _ForkedRate(TrainerCallback):
-    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's stand in their place."""
+    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's replace them."""
 
     def on_train_begin(
         self,

@@ -17,14 +17,14 @@ class StepSampler(Sampler[int]):
 
     Sorting by length goes no further than a step: over more rows it puts rows of one kind together (refusals are longer than plain
     answers), and a model that sees them in turns learns to give one kind of reply, not to choose between them. The order depends on
-    the seed and the epoch's number alone, so a resumed run sees what an uninterrupted one sees.
+    the seed and the epoch's number only, so a resumed run sees what an uninterrupted one sees.
 
     Args:
         lengths: of each row, in tokens.
         per_step: rows of an optimiser step, over all its forward passes and processes.
         seed: of the order.
         epoch: the number of the epoch that begins.
-        ahead: is told before each step which rows it and the next one see, so that what is costly of them can be prepared.
+        ahead: is called before each step with what rows it and the next one see, so that what is costly of them can be prepared.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ def step_sampler(trainer: Trainer, lengths: Sequence[int], ahead: Callable[[Sequ
     """The sampler of a trainer whose rows have these lengths, in tokens.
 
     Args:
-        ahead: see ``StepSampler``; it is told of this process's rows only.
+        ahead: see ``StepSampler``; it gets this process's rows only.
 
     Raises:
         InputError: several processes would take more rows in a step than there are.
@@ -81,5 +81,5 @@ def step_sampler(trainer: Trainer, lengths: Sequence[int], ahead: Callable[[Sequ
         passes = range(args.process_index * args.train_batch_size, len(rows), args.world_size * args.train_batch_size)
         ahead([row for start in passes for row in rows[start : start + args.train_batch_size]])  # forward passes are dealt in turns
 
-    told = None if ahead is None else own
-    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch, told)
+    ahead_of_own = None if ahead is None else own
+    return StepSampler(lengths, per_step, args.seed, lambda: trainer.state.global_step // steps_per_epoch, ahead_of_own)

@@ -188,7 +188,7 @@ def head_gathered(model: Any, launch: LaunchSettings) -> Iterator[None]:
 
     The fused head reads the weight without calling the head's module, whose hooks gather it. Where no other module shares the weight, TRL
     takes it as it is divided, by ``full_tensor``, whose gradient is not summed over processes: each would train its part of the head on
-    its own rows alone.
+    only its own rows.
     """
     causal = base_of(model)
     head = causal.get_output_embeddings() if hasattr(causal, "get_output_embeddings") else None

@@ -95,8 +95,8 @@ class EmptyImage(TrainerCallback):
     """Inside, a forward pass without images, and not the continuation of another one, runs the tower before the language model, as a pass
     with images does, and adds 0 times its features to the tokens' embeddings.
 
-    As a callback of the trainer, takes away the gradients of a step without any image, which are 0: the optimiser then leaves the tower
-    alone, as it does where one process trains. (DeepSpeed's optimiser has updated by then, and its moments move the tower on.)
+    As a callback of the trainer, takes away the gradients of a step without any image, which are 0: the optimiser then does not move the
+    tower, as where one process trains. (DeepSpeed's optimiser has updated by then, and its moments do move it.)
 
     Args:
         model: has a vision tower.

@@ -114,7 +114,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _failures_explained(trackers: Sequence[str], root: Path) -> Iterator[None]:
-    """Turns an error of a tracker into one that says how the run goes on: its checkpoints are kept, and trackers are not part of its
+    """Turns an error of a tracker into one that says how the run continues: its checkpoints are kept, and trackers are not part of its
     identity."""
     try:
         yield

@@ -15,7 +15,7 @@ from safework_cli.data.row import Row
 
 MODEL = "model/seeing"
 _ROWS = (f"model={MODEL}", *_SHORT, "launch.timeout_minutes=2")
-SFT = Run(("sft", *_ROWS, "data=dataset/pictures:cot", "sample_prompts=0", "verdict=null"), 4)
+SFT = Run(("sft", *_ROWS, "data=dataset/shown:cot", "sample_prompts=0", "verdict=null"), 4)
 TEXT = Run(("sft", *_ROWS, "data=dataset/texts:cot", "sample_prompts=0", "verdict=null"), 4)
 VALUES = Run(
     (
@@ -35,7 +35,7 @@ M3 = Run(
         "rl",
         "m3",
         *_ROWS,
-        "data=dataset/pictures:rl",
+        "data=dataset/shown:rl",
         "num_generations=4",
         "preflight=0",
         "steps_per_generation=4",
@@ -83,7 +83,7 @@ def valued() -> list[Row]:
 def seeing(store, tiny_model, tmp_path):
     folder = tiny_vision.create("qwen2_5_vl", tiny_model, tmp_path / "seeing")
     import_folder(store, folder, "seeing")
-    commit_rows(store, "pictures", cot=rows(reply=True, every=3), rl=rows(reply=False, every=2))
+    commit_rows(store, "shown", cot=rows(reply=True, every=3), rl=rows(reply=False, every=2))
     commit_rows(store, "texts", cot=rows(reply=True))
     commit_rows(store, "valued", valued())
     return store

@@ -14,7 +14,7 @@ from safework_cli.core.settings import LaunchSettings
 PROCESSES = (2, 4, 8)
 NODES = (1, 2, 4, 8, 16)
 WORK_SPACE = 2**30
-"""Bytes of a process beside what the plan counts: the libraries and, on a card, its context."""
+"""Bytes of a process in addition to what the plan counts: the libraries and, on a card, its context."""
 
 
 def capacity(launch: LaunchSettings, device: Device) -> int | None:
