@@ -25,6 +25,10 @@ ROUTES: dict[str, dict[str, float]] = {
 knowledge or value verifier; "refusal" on a harmless prompt is the helpfulness term, with the official weight."""
 
 
+JUDGE_ALL = frozenset({"format", "language"})
+"""What judges every reply, whatever its task."""
+
+
 def _with_usual(routes: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
     for task, route in routes.items():
         if route and not any(route.values()):
@@ -46,7 +50,16 @@ def unread_routes(given: Mapping[str, Mapping[str, float]], tasks: set[str]) -> 
 
 
 def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: set[str], inputs: Inputs) -> None:
-    """Adds a refusal to the plan for every task without a verifier and every unknown verifier."""
+    """Adds a refusal to the plan for every task without a verifier, every unknown verifier, and every given one that judges no task."""
+    used = {bare_name(name) for task in tasks for name in routes.get(task, {})} | JUDGE_ALL
+    for name in inputs.many("verifiers"):
+        if name not in used:
+            routed = "; ".join(f"{task}: {', '.join(routes[task])}" for task in sorted(tasks) if routes.get(task))
+            plan.refuse(
+                f"verifiers.{name} judges no task that is drawn",
+                f"the rewards are {routed or 'empty'}",
+                f"leave it out, or set rewards.TASK={{{name}: 1}} for its task",
+            )
     known = [*inputs.many("verifiers"), *rule_names(), *entries(REWARDS)]
     for task in sorted(tasks):
         if task not in routes:
@@ -71,7 +84,7 @@ def check_routes(plan: Plan, routes: Mapping[str, Mapping[str, float]], tasks: s
 
 def rewarded_by(routes: Mapping[str, Mapping[str, float]], tasks: set[str]) -> set[str]:
     """Names of the verifiers and rules that reward the replies to these tasks, without a rule's parameters."""
-    return {bare_name(name) for task in tasks for name in routes.get(task, {})} | {"format", "language"}
+    return {bare_name(name) for task in tasks for name in routes.get(task, {})} | JUDGE_ALL
 
 
 def digests_of_rules(routes: Mapping[str, Mapping[str, float]]) -> dict[str, str]:

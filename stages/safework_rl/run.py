@@ -50,6 +50,7 @@ from safework_rl.preflight import preflight
 from safework_rl.prompts import Prompts
 from safework_rl.reference import as_reference, kl_counts, refuse_other_model
 from safework_rl.registry import REWARDS
+from safework_rl.routing import JUDGE_ALL
 from safework_rl.signal import TaskSignal, signal_by_task
 from safework_rl.step import Episodes, StepContext
 from safework_rl.trl_adapter import LadderTrainer
@@ -58,6 +59,7 @@ CURVES = (
     "reward",
     "correct",
     "unparsed",
+    "unscorable",
     "completions/mean_length",
     "groups/zero_variance",
     "entropy",
@@ -253,7 +255,7 @@ def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs, world: World)
     of a task that is not drawn: the plan refuses it elsewhere."""
     given, registered = inputs.many("verifiers"), entries(REWARDS)
     verifiers: dict[str, Verifier] = {}
-    for name in sorted({name for route in routes.values() for name in route} | {"format", "language"}):
+    for name in sorted({name for route in routes.values() for name in route} | JUDGE_ALL):
         if name in given:
             verifiers[name] = load_verifier(given[name], trust_remote_code=config.trust_remote_code)
         elif names_rule(name):

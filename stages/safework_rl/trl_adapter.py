@@ -142,7 +142,7 @@ class LadderTrainer(GRPOTrainer):
             before = self.objective.state()
             with interruptible(self, self.work, lambda: self.objective.load_state(before)), self.engine() as engine:
                 batch = step(engine, rows, number, self.run)
-            self.scored = self._tensors(batch)
+            self.scored = self._tensors(batch, begun=self._step > start)
             self.scored["num_items_in_batch"] = self.scored["num_items_in_batch"] * passes / used  # TRL divides it among all passes
             self._buffered_inputs: Any = None
         if self._buffered_inputs is None:
@@ -152,8 +152,12 @@ class LadderTrainer(GRPOTrainer):
             return {name: tensor for name, tensor in inputs.items() if name != OLD}
         return inputs
 
-    def _tensors(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """A batch under the names that TRL's losses read, with log-probabilities of the policy that sampled and of the reference."""
+    def _tensors(self, batch: Batch, *, begun: bool) -> dict[str, torch.Tensor]:
+        """A batch under the names that TRL's losses read, with log-probabilities of the policy that sampled and of the reference.
+
+        Args:
+            begun: passes of the rollout's first update were made before it was sampled, by the run that this one was forked from.
+        """
         self._kept = self._passed = flat(batch.own)
         self._unreported = (self.state.global_step, batch)
         tensors = {
@@ -172,7 +176,7 @@ class LadderTrainer(GRPOTrainer):
         model, options = cast(PreTrainedModel, self.model), cast(dict[str, Any], self.args.gradient_checkpointing_kwargs)
         with torch.no_grad(), disable_gradient_checkpointing(model, options):
             if self._corrected or self.args.gradient_accumulation_steps % (self.config.passes_per_rollout * self.num_iterations):
-                if self._kept_by_first_update:
+                if self._kept_by_first_update and not begun:
                     tensors[OLD] = torch.zeros_like(tensors["sampling_per_token_logps"])
                 else:
                     tensors[OLD] = self._logps(model, tensors, self.config.per_device_train_batch_size)[0]

@@ -151,11 +151,11 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         if trained is None:
             return Outcome()
         dtype = saved_dtype(config.save_dtype, model_artifact.path)
-        moved = None
+        moved, not_moved = None, ""
         if decision and config.verdict and config.verdict.calibrate:
             text = [number for number, row in enumerate(encoded.rows) if not row.images]
             tokens, labels = ([column[number] for number in text] for column in (encoded.input_ids, encoded.labels))
-            moved = move_threshold(trained, decision, tokens, labels, work.as_single())
+            moved, not_moved = move_threshold(trained, decision, tokens, labels, work.as_single())
         save_model(trained, processor or tokenizer, work.output, dtype=dtype, adapter=adapter)
     work = work.as_single()
     sampled, why = (
@@ -181,6 +181,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     write_model_card(
         work.output, stage="sft", config=config, inputs=inputs, steps=state.global_step, evaluation=outcome.metrics.get("evaluation")
     )
+    if not_moved:
+        work.progress.warn(not_moved)
+        outcome.failed_gates.append(f"{not_moved} (verdict.calibrate=false accepts that)")
     for one in (why, why_not):
         if one:
             outcome.not_measured(one)

@@ -33,6 +33,8 @@ ROWS = 64
 """Rows whose replies the cost is estimated on."""
 ROUNDS, CLOSE = 3, 0.1
 """Corrections at most, since the change is linear to first order only; nats from 0 at which no further one is made."""
+FAR = 0.5
+"""Nats from 0 at which the threshold counts as not moved."""
 DAMPING = 1e-3
 """Of M's mean diagonal, added to it."""
 
@@ -52,14 +54,14 @@ def least_change(effect_D: torch.Tensor, score_KD: torch.Tensor, by: float) -> t
 
 def move_threshold(
     model: Any, decision: Decision, input_ids: Sequence[list[int]], labels: Sequence[list[int]], work: WorkDir
-) -> dict[str, float]:
+) -> tuple[dict[str, float], str]:
     """Moves the threshold to 0, in the model's weights.
 
     Args:
         input_ids, labels: of training rows without images; every n-th of them counts.
 
     Returns:
-        the threshold before and after, and the cost in nats a token of the replies.
+        the threshold before and after, and the cost in nats a token of the replies; and why it is not near 0, empty where it is.
     """
     norm = last_norm(model)
     chosen = range(0, len(input_ids), max(1, len(input_ids) // ROWS))
@@ -67,8 +69,7 @@ def move_threshold(
         before = threshold = decision.threshold(decision.log_odds(model, work))
         if norm is None or not chosen:  # a finished training is not lost for it
             why = "no row is without images" if norm is not None else f"{type(base_of(model)).__name__} has none of {', '.join(NORMS)}"
-            work.progress.warn(f"the verdict's threshold stays at {before:+.2f}: {why}")
-            return {"before": round(before, 4), "after": round(before, 4), "cost": 0.0}
+            return {"before": round(before, 4), "after": round(before, 4), "cost": 0.0}, _why_not(before, why)
         kept, cost = [weight.detach().clone() for weight in norm.parameters()], 0.0
         for _ in range(ROUNDS):
             if abs(threshold) <= CLOSE:
@@ -81,9 +82,13 @@ def move_threshold(
         if abs(threshold) > abs(before):  # an architecture whose logits do not follow
             for weight, old in zip(norm.parameters(), kept, strict=True):
                 weight.copy_(old)
-            work.progress.warn(f"the verdict's threshold stays at {before:+.2f}: the scale of the last normalisation does not move it")
             threshold, cost = before, 0.0
-    return {"before": round(before, 4), "after": round(threshold, 4), "cost": round(cost, 6)}
+    figures = {"before": round(before, 4), "after": round(threshold, 4), "cost": round(cost, 6)}
+    return figures, _why_not(threshold, f"the scale of the last normalisation moves it from {before:+.2f} no nearer to 0")
+
+
+def _why_not(threshold: float, why: str) -> str:
+    return f"the verdict's threshold is {threshold:+.2f}: {why}" if abs(threshold) > FAR else ""
 
 
 def scores(model: Any, ids: Sequence[int], labels: Sequence[int]) -> torch.Tensor:

@@ -24,7 +24,7 @@ class StepSampler(Sampler[int]):
         per_step: rows of an optimiser step, over all its forward passes and processes.
         seed: of the order.
         epoch: the number of the epoch that begins.
-        ahead: is called before each step with what rows it and the next one see, so that what is costly of them can be prepared.
+        ahead: is called before each step with the rows that it and the next one see, so that what is costly of them can be prepared.
     """
 
     def __init__(

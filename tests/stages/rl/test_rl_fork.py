@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from filelock import FileLock
 
@@ -59,3 +61,17 @@ def test_a_fork_goes_on_with_the_new_settings_and_says_so(left_behind, cli, stor
     beginning = cli(*words, "seed=1", "--name", "beginning")
     assert "already done" not in beginning.stderr and store.resolve("beginning").digest != artifact.digest
     assert rates[began - 1] == 1e-3 and rates[began:] == [5e-4] * (6 - began), "the new rate acts from the fork on"
+
+
+def test_a_fork_within_a_rollout_compares_with_the_policy_that_sampled_it_again(tiny_artifact, toy_data, cli, kill_after, store: Store):
+    twice = [*WORDS, "num_iterations=2", "learning_rate=1e-3", "lr_scheduler_type=constant"]
+    kill_after(3, *twice, "max_steps=50", "-q")
+    (folder,) = store.runs.iterdir()
+    steps = sorted(int(path.parent.name.split("-")[1]) for path in folder.glob("checkpoints/*/COMPLETE.json"))
+    if steps[-1] % 2 == 0:
+        shutil.rmtree(folder / "checkpoints" / f"checkpoint-{steps.pop()}")
+    forked = cli(*twice, "seed=1", f"max_steps={steps[-1] + 2}", "--fork", folder.name, "--name", "forked")
+    assert forked.returncode == 0, forked.stderr
+    curve = read_metrics(store.resolve("forked").path / "safework" / "metrics.jsonl")
+    first = curve[steps[-1]]
+    assert first["engine/logprob_gap"] < 1e-3 and first["cpgd/log_ratio"] < 1e-6

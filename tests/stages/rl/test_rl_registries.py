@@ -20,7 +20,7 @@ from safework_rl.losses.trl import TrlLoss
 from safework_rl.m3.config import M3Config
 from safework_rl.m3.stage import stage
 from safework_rl.objectives import RegisteredReward, TaskRewards
-from safework_rl.routing import check_routes
+from safework_rl.routing import ROUTES, check_routes
 
 PACKAGE = {
     "other_losses.py": """
@@ -181,3 +181,16 @@ def test_the_settings_of_an_objective_are_part_of_a_run_and_reach_it(package):
     assert M3Config(**SETTINGS, objective="plain").objective_settings.model_dump() == {"scale": 10.0}, "its own default"
     made = registry.load_registered("safework.objectives", "plain", "objective")(config, None)
     assert made.advantages(torch.tensor([[0.0, 1.0]]), None, None).tolist() == [[-1.0, 1.0]]
+
+
+def test_a_given_verifier_that_judges_no_drawn_task_is_refused(tiny_artifact):
+    given = Inputs({"verifiers": {"safety": tiny_artifact, "value": tiny_artifact, "language": tiny_artifact}})
+    plan = Plan()
+    check_routes(plan, ROUTES, {"safety", "value"}, given)
+    assert [str(refusal) for refusal in plan.refusals] == [
+        "verifiers.value judges no task that is drawn\n  why: the rewards are safety: safety; value: correctness\n"
+        "  do:  leave it out, or set rewards.TASK={value: 1} for its task"
+    ]
+    plan = Plan()
+    check_routes(plan, ROUTES | {"value": {"value": 1.0}}, {"safety", "value"}, given)
+    assert not plan.refusals

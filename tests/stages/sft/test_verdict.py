@@ -562,6 +562,19 @@ def test_the_threshold_is_moved_to_0_in_the_saved_weights(tiny_artifact, data, w
     assert SftConfig(verdict={"calibrate": True, "weight": 0}).verdict.calibrate
 
 
+def test_a_threshold_that_could_not_be_moved_fails(tiny_artifact, data, work, monkeypatch):
+    monkeypatch.setattr("safework_sft.threshold.NORMS", ("another",))
+    inputs = Inputs({"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": data.with_subset("dev")})
+    monkeypatch.setattr("safework_sft.threshold.FAR", 0.0)
+    settings = {"learning_rate": 1e-2, "max_steps": 10, "sample_prompts": 0, "bf16": False}
+    outcome = train(SftConfig(verdict={"calibrate": True}, **settings), inputs, work)
+    moved = outcome.metrics["verdict"]["threshold"]
+    assert moved["before"] == moved["after"] != 0
+    assert outcome.failed_gates == [
+        f"the verdict's threshold is {moved['after']:+.2f}: LlamaForCausalLM has none of another (verdict.calibrate=false accepts that)"
+    ]
+
+
 def test_a_calibrated_run_that_is_killed_continues_to_the_same_bits(tiny_artifact, data, cli, kill_after, store):
     words = ("sft", "model=tiny", "data=marked:cot", "verdict_data=marked:dev", "verdict={calibrate: true}", "max_steps=10", "save_steps=9",
              "learning_rate=1e-3", "sample_prompts=0", "-q")  # fmt: skip

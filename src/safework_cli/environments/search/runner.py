@@ -106,7 +106,8 @@ def run_episodes(
     for turn in range(limits.turns):
         if not active:
             break
-        budget = min(limits.turn_tokens, min(limits.total_tokens - len(t.token_ids) for t in active))
+        # an episode that another turn would not fit into has ended
+        budget = min(limits.turn_tokens, limits.total_tokens)
         drawn_by: Any = {} if seed_of is None else {"seeds": [[derived_seed(seed_of[id(t)], turn)] for t in active]}
         if any(t.vision for t in active):
             drawn_by["visions"] = [t.vision for t in active]
