@@ -15,7 +15,7 @@ from contextlib import suppress
 import pytest
 from filelock import FileLock
 
-from safework_cli.core import record, runs, runtime
+from safework_cli.core import record, run_states, runs, runtime
 from safework_cli.core.artifacts import store as store_module
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
@@ -470,6 +470,20 @@ def test_a_kill_between_commit_and_clean_up_leaves_nothing_that_is_called_unfini
     assert "unfinished" not in "".join(p.read_text() for p in other.path.rglob("events.jsonl"))
     assert left.exists() and run(stage, store).already
     assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_emptied_does_not_hide_the_result(stage, store, monkeypatch):
+    def busy(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    type(stage).during = staticmethod(lambda work: (work.path / "samples").mkdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", busy)
+        made = run(stage, store)
+    assert made.artifact.ref == "generations/note@v1" and not made.already
+    assert run_states.runs_of(store, finished=False) == []  # what is left is no unfinished run
+    assert run(stage, store).already
 
 
 def test_an_input_that_a_gc_took_before_the_run_began_is_named(stage, store, commit):

@@ -79,7 +79,8 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
         with runs.locked(folder):
             finished = None if fresh else existing(prepared, store)  # another process may have finished while this one waited
             result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet)
-            runs.empty(folder)
+            with suppress(OSError):  # the result is there: what an NFS keeps of a deleted file is no failure of the run, and gc's to collect
+                runs.empty(folder)
         return result
 
 
