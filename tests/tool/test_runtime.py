@@ -17,6 +17,7 @@ from filelock import FileLock
 
 from safework_cli.core import record, run_states, runs, runtime
 from safework_cli.core.artifacts import store as store_module
+from safework_cli.core.artifacts.gc import garbage
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
@@ -205,6 +206,64 @@ def test_fresh_begins_from_nothing(stage, store):
         run(stage, store)
     type(stage).during = staticmethod(lambda work: None)
     assert (run(stage, store, fresh=True).artifact.path / "journal").read_text() == "x"
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, RunAgain), (signal.SIGINT, Interrupted)])
+def test_a_fresh_run_that_was_stopped_is_resumed_without_fresh(stage, store, number, error):
+    first = run(stage, store).artifact
+    type(stage).during = staticmethod(lambda work: os.kill(os.getpid(), number))
+    with pytest.raises(error, match="without --fresh: it resumes"):
+        run(stage, store, fresh=True)
+    (folder,) = store.runs.iterdir()
+    assert [one.folder for one in run_states.runs_of(store, finished=False)] == [folder]  # the older artifact does not end it
+    assert not garbage(store, keep=9, runs_days=30, with_ancestors=False)
+    with pytest.raises(error, match="it resumes"):  # nor for another stop, without --fresh
+        run(stage, store)
+    type(stage).during = staticmethod(lambda work: None)
+    again = run(stage, store)
+    assert (again.artifact.path / "journal").read_text() == "xxx" and again.artifact.ref != first.ref and not again.already
+    assert not list(store.runs.iterdir()) and run(stage, store).artifact.ref == again.artifact.ref
+
+
+def test_a_fresh_run_that_was_killed_after_its_commit_is_done(stage, store, monkeypatch):
+    run(stage, store)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "empty", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(stage, store, fresh=True)
+    assert list(store.runs.iterdir()) and run_states.runs_of(store, finished=False) == []
+    assert [one.label.split("-")[0] for one in garbage(store, keep=9, runs_days=30, with_ancestors=False)] == ["run note"]
+    done = run(stage, store)
+    assert done.already and done.artifact.ref == "generations/note@v2" and not list(store.runs.iterdir())
+
+
+def test_a_fresh_run_that_runs_does_not_hide_what_is_there(stage, store):
+    first = run(stage, store).artifact
+
+    def meanwhile(work):
+        (work.path / "journal").write_text("kept")
+        asked = [sys.executable, "-c", ASKS, str(store.root), work.fingerprint]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == first.ref
+
+    type(stage).during = staticmethod(meanwhile)
+    run(stage, store, fresh=True)
+
+
+ASKS = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Space
+from safework_cli.core.artifacts import Store
+from safework_cli.core.config import resolve
+from safework_cli.core.runs import run_folder_name
+from safework_cli.core.runtime import existing
+from safework_cli.core.settings import StageConfig
+store = Store(Path(sys.argv[1]))
+folder = store.runs / run_folder_name("note", sys.argv[2])
+asked = Space(fingerprint=sys.argv[2], kind="generations", name="note", run_folder=lambda _: folder, resolved=Space(config=StageConfig()))
+print(existing(asked, store).artifact.ref)
+assert (folder / "journal").read_text() == "kept"
+"""
 
 
 def test_a_job_that_is_started_again_goes_on_with_what_it_began_afresh(stage, store, monkeypatch):

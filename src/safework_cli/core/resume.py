@@ -36,12 +36,12 @@ def checkpoint_of(folder: Path) -> Path | None:
     return next((path for path in checkpoints_in(folder) if is_complete(path)), None)
 
 
-def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
+def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """A sentence for each run of the same stage that has a checkpoint from which this one could resume, and does not; and for each with the
     same settings on other versions of the same inputs: the command that was typed may have meant that one.
 
     Args:
-        made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
+        made: whether what a run with this request makes is in the store: such a run is finished.
     """
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
@@ -50,7 +50,7 @@ def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Calla
         kept = "" if checkpoint is None else f"at step {step_of(checkpoint)} "
         if checkpoint is None and not (versions and journal_bytes(runs / other)):
             continue
-        if is_running(runs / other) or made(str(theirs.get("fingerprint"))):
+        if is_running(runs / other) or made(theirs):
             continue
         start = f"an unfinished run of {request['stage']} stopped {kept}with {_difference(theirs, request)}; this one starts from scratch"
         if versions and (checkpoint is None or _misfit(other, theirs, request)):

@@ -12,6 +12,8 @@ from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
 """What ends a command from outside: by ``kill``, by a scheduler."""
 KEPT, RESUMES = "what was done so far is kept", "run the same command again: it resumes"
+INTERRUPTED = f"{RESUMES} from what was kept"
+RESUMES_FRESH = "run the same command without --fresh: it resumes (with --fresh it would start from scratch)"
 
 
 class Stopping(BaseException):
@@ -79,14 +81,15 @@ class StopRequest:
                 for sig, handler in previous.items():
                     signal.signal(sig, handler)
 
-    def begin(self, stage: str, *, starts_over: bool) -> None:
+    def begin(self, stage: str, *, starts_over: bool, fresh: bool = False) -> None:
         """Notes that something is done from here on, and raises where a signal came that a library swallowed.
 
         Args:
             stage: what runs.
             starts_over: nothing of it is kept when it stops.
+            fresh: the command has --fresh, and would delete what is kept.
         """
-        self.before, self.kept, self.again = "", KEPT, RESUMES
+        self.before, self.kept, self.again = "", KEPT, RESUMES_FRESH if fresh else RESUMES
         if starts_over:
             self.kept, self.again = f"{stage} keeps nothing of a run that is stopped", "run the same command again: it starts over"
         self.check()
@@ -117,7 +120,7 @@ class StopRequest:
         if self.requested is None:
             return
         if self.requested == signal.SIGINT:
-            raise Interrupted("interrupted by Ctrl-C", "", "run the same command again: it resumes from what was kept")
+            raise Interrupted("interrupted by Ctrl-C", "", self.again if self.again == RESUMES_FRESH else INTERRUPTED)
         raise RunAgain(f"stopped by {self.requested.name}{self.before}", self.kept, self.again)
 
     def _on_signal(self, number: int, _frame: Any) -> None:

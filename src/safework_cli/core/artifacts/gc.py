@@ -41,7 +41,7 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
     """
     damaged = [] if damaged is None else damaged
     everything = store.list(damaged=damaged)
-    made = {a.manifest.fingerprint for a in everything if a.manifest.reuse}
+    made = [a for a in everything if a.manifest.reuse]
     of_jobs, forked = needed_by_jobs(store)
     old_runs = [run for run in runs.run_folders(store.runs) if run.name not in forked and _is_over(run, runs_days, made)]
     by_name: dict[tuple[str, str], list[Artifact]] = {}
@@ -135,12 +135,12 @@ def _inputs_of_damaged(store: Store, whole: Sequence[Artifact]) -> list[str]:
     return references
 
 
-def _is_over(run: Path, days: float, made: set[str]) -> bool:
+def _is_over(run: Path, days: float, made: Sequence[Artifact]) -> bool:
     """Whether a run folder can be deleted: its artifact was made, or it was not resumed for a long time."""
     if runs.is_running(run):
         return False
     request = runs.read_request(run)
-    return (request is not None and request.get("fingerprint") in made) or not is_recent(run, days)
+    return (request is not None and any(runs.ends(artifact, request) for artifact in made)) or not is_recent(run, days)
 
 
 def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[InputError]) -> list[Path]:
