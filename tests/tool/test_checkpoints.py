@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from safework_cli.core import checkpoints
+from safework_cli.core import checkpoints, resume
 from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, latest, rotate, seal
 from safework_cli.core.errors import InputError
 
@@ -103,3 +104,31 @@ def test_bytes_are_hashed_once_in_a_process_and_again_where_a_file_was_touched(r
     assert damage(folder) is None and damage(folder) is None and len(hashed) == len(FILES)
     flip(folder / "model.safetensors")
     assert damage(folder) == "the bytes of model.safetensors changed"
+
+
+def test_a_fork_whose_note_was_cut_off_is_made_again_or_says_what_to_do(tmp_path, monkeypatch):
+    request = {"stage": "sft", "fingerprint": "f", "config": {"seed": 1}, "inputs": {}, "digests": {}}
+    other, folder = tmp_path / "sft-0", tmp_path / "sft-1"
+    (other / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (other / "checkpoints" / "checkpoint-3" / "weights").write_bytes(b"w")
+    seal(other / "checkpoints" / "checkpoint-3", "0")
+    (other / "request.json").write_text(json.dumps(request | {"config": {"seed": 0}}))
+    folder.mkdir()
+
+    def full(self, *_, **__):  # the file is there, and nothing in it: what a full disk leaves
+        self.touch()
+        raise OSError(errno.ENOSPC, "no space", str(self))
+
+    def not_replaced(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        patched.setattr(os, "replace", lambda a, b: not_replaced() if Path(b).name == resume.FORK else os.rename(a, b))
+        with pytest.raises(OSError, match="no space"):
+            resume.begin(tmp_path, other.name, folder, request)
+    note = resume.begin(tmp_path, other.name, folder, request)
+    assert note == "forked from sft-0 at step 3, with seed 0 → 1" == resume.begin(tmp_path, other.name, folder, request)
+    (folder / resume.FORK).write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)fork.json cannot be read.*delete the folder"):
+        resume.begin(tmp_path, other.name, folder, request)
