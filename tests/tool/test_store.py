@@ -202,6 +202,25 @@ def test_a_full_disk_loses_nothing(store, monkeypatch):
     assert store.commit(folder, manifest("model", "m")).ref == "model/m@v1"
 
 
+def test_every_folder_of_a_new_artifact_is_flushed(store, monkeypatch):
+    """A power cut after a commit must not take the name of a file in it, nor of a folder that leads to it."""
+    real, flushed = os.fsync, []
+
+    def fsync(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    payload = store.staging()
+    (payload / "a" / "b").mkdir(parents=True)
+    (payload / "a" / "b" / "note.txt").write_text("x")
+    made = store.commit(payload, manifest("generations", "note"))
+    folders = [made.path / "a" / "b", made.path / "a", made.path, made.path.parent.parent, store.root, made.path.parent]
+    assert set(flushed) >= {folder.stat().st_ino for folder in folders}
+    inside = [flushed.index(folder.stat().st_ino) for folder in folders[:3]]
+    assert inside == sorted(inside)  # the innermost first
+
+
 def _commit_one(root: str) -> str:
     return put_model(Store(Path(root))).ref
 
