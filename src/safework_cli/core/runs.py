@@ -87,8 +87,9 @@ def run_folders(runs: Path) -> list[Path]:
     return sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
 
 
-def move_to_trash(run: Path, trash: Path) -> bool:
-    """Moves what is in a run folder into ``trash`` and removes the folder, under its lock. False where another process holds it.
+def move_to_trash(run: Path, trash: Path | None) -> bool:
+    """Moves what is in a run folder into ``trash`` (or deletes it, where there is none) and removes the folder, under its lock. False where
+    another process holds it.
 
     The folder and its lock are removed last: a process that waits for the lock finds it deleted, and makes a new folder.
     """
@@ -97,7 +98,7 @@ def move_to_trash(run: Path, trash: Path) -> bool:
     except (Timeout, FileNotFoundError):
         return False
     with lock:
-        empty(run, trash / run.name)
+        empty(run, None if trash is None else trash / run.name)
     return True
 
 
