@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from safework_cli.core.prepare import prepare
 from safework_cli.core.run_states import seconds_before
 from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
-from safework_cli.core.signals import ENDING, of_a_command
+from safework_cli.core.signals import ENDING, StopRequest, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.contract import judged
 
@@ -403,6 +404,46 @@ def test_a_signal_while_the_handlers_are_set_or_reset_is_still_a_stop(monkeypatc
     finally:
         for number, handler in kept.items():
             setting(number, handler)
+
+
+TERMINAL = """
+import os, signal, sys, time
+from safework_cli.core.errors import RunAgain
+from safework_cli.core.signals import StopRequest
+stop = StopRequest()
+try:
+    with stop.installed(), stop.deferred():
+        print("ready", flush=True)
+        while stop.requested is None:
+            time.sleep(0.05)
+        print("what a display shows of a checkpoint", flush=True)
+        print("and a warning", file=sys.stderr, flush=True)
+except RunAgain as error:
+    with open(sys.argv[1], "w") as file:
+        file.write(str(error))
+"""
+
+
+def test_a_connection_that_is_gone_ends_a_run_as_a_scheduler_does(tmp_path):
+    """SIGHUP, and a terminal to which nothing can be written any more."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, str(tmp_path / "said")])  # noqa: S606 - no shell
+    try:
+        assert b"ready" in os.read(terminal, 100)
+    finally:
+        os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert "stopped by SIGHUP" in (tmp_path / "said").read_text()
+
+
+def test_a_command_under_nohup_goes_on(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().installed():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_in_a_group_of_tasks_is_still_a_stop():

@@ -1,16 +1,19 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (which Slurm sends ahead of a time limit, where sbatch is given --signal)."""
+"""Ctrl-C, SIGTERM, SIGHUP (a terminal or a connection that is gone) and SIGUSR1 (which Slurm sends ahead of a time limit, where sbatch is
+given --signal)."""
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError
 
-ENDING = (signal.SIGTERM, signal.SIGUSR1)
-"""What ends a command from outside: by ``kill``, by a scheduler."""
+ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""What ends a command from outside: by ``kill``, by a scheduler, by a connection that is gone."""
 KEPT, RESUMES = "what was done so far is kept", "run the same command again: it resumes"
 INTERRUPTED = f"{RESUMES} from what was kept"
 RESUMES_FRESH = "run the same command without --fresh: it resumes (with --fresh it would start from scratch)"
@@ -31,7 +34,7 @@ class Stopping(BaseException):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM and SIGUSR1, turned into errors at a moment when nothing is lost.
+    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, turned into errors at a moment when nothing is lost.
 
     Outside ``deferred`` a signal raises at once (in the main thread). Inside, it only sets ``requested``: a training loop finishes
     its step, writes its checkpoint and then calls ``check``. A second Ctrl-C raises at once wherever the loop is.
@@ -72,7 +75,7 @@ class StopRequest:
         with stops_raised():
             previous: dict[signal.Signals, Any] = {}
             try:
-                for sig in self._handled if only is None else only:
+                for sig in not_ignored(self._handled if only is None else only):
                     previous[sig] = signal.getsignal(sig)
                     signal.signal(sig, self._on_signal)
                 yield
@@ -126,11 +129,32 @@ class StopRequest:
     def _on_signal(self, number: int, _frame: Any) -> None:
         second = self.requested is not None
         self.requested = signal.Signals(number)
+        if number == signal.SIGHUP:
+            _leave_terminal()
         if not self._deferred or (second and number == signal.SIGINT):
             try:
                 self.check()
             except (Interrupted, RunAgain) as stop:
                 raise Stopping(stop) from None
+
+
+def not_ignored(signals: Sequence[signal.Signals]) -> list[signal.Signals]:
+    """Those of some signals that are to be handled: not SIGHUP where it is ignored, as ``nohup`` has it."""
+    return [sig for sig in signals if sig != signal.SIGHUP or signal.getsignal(sig) != signal.SIG_IGN]
+
+
+def _leave_terminal() -> None:
+    """Sends what is still printed to nowhere where the terminal is gone: writing to it is an error, and would end the run before its
+    checkpoint."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        try:
+            gone = stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream)
+        except OSError:
+            gone = True
+        if gone:
+            os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 @contextmanager
