@@ -109,6 +109,12 @@ def _failures_explained(prepared: Prepared, store: Store, folder: Path) -> Itera
     try:
         yield
     except Timeout:
+        if _held_by_another_job(folder):
+            raise SafeworkError(
+                f"another process is running this stage on these inputs ({_holder(folder)})",
+                f"Slurm job {os.environ['SLURM_JOB_ID']} would be started again and again until that one ends",
+                "wait for it; the same command then prints what it made",
+            ) from None
         raise Held(
             f"another process is running this stage on these inputs ({_holder(folder)})",
             "two processes never write the same run",
@@ -222,6 +228,13 @@ def _begun_by_this_job(folder: Path) -> bool:
     return bool(job) and os.environ.get(RESTARTED, "0") != "0" and (runs.read_request(folder) or {}).get("job") == job
 
 
+def _held_by_another_job(folder: Path) -> bool:
+    """Whether this is a Slurm job, and a process that is not of it works in the folder. (One of its own is about to end, where the job was
+    started again on another node; and where nobody is named, whoever holds the lock has just begun.)"""
+    job, request = os.environ.get("SLURM_JOB_ID"), runs.read_request(folder)
+    return bool(job) and request is not None and request.get("job") != job
+
+
 def _step_of(folder: Path) -> int:
     """The step of a run's last checkpoint, 0 without one."""
     checkpoint = resume.checkpoint_of(folder)
@@ -273,4 +286,7 @@ def exit_code(manifest: Manifest) -> int:
 
 def _holder(folder: Path) -> str:
     request = runs.read_request(folder)
-    return f"process {request.get('pid')} on {request.get('host')}" if request else "it has just started"
+    if not request:
+        return "it has just started"
+    job = f" of Slurm job {request['job']}" if request.get("job") else ""
+    return f"process {request.get('pid')}{job} on {request.get('host')}"

@@ -25,7 +25,8 @@ from safework_cli.core.errors import EXIT_ERROR, InputError, SafeworkError
 
 FOLDER = ".slurm"
 REQUEST = "request.json"
-"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``."""
+"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``; and ``identity``,
+of what is asked for."""
 PRINTED = "printed"
 """Beginning of the name of the file that takes a job's standard output; of an array's job the number follows."""
 PREFIX = "job:"
@@ -55,6 +56,18 @@ def new_submission(store: Store, name: str, request: Mapping[str, Any]) -> Path:
 def keep_number(store: Store, job: str, folder: Path) -> None:
     """Notes that a job of this number runs what is in this folder."""
     write_durably(store.root / FOLDER / f"{job}.job", f"{folder.name}\n".encode())
+
+
+def waiting_job(store: Store, identity: str) -> str | None:
+    """The number of a job that was submitted with this identity and has not ended; None where there is none, or Slurm cannot be asked."""
+    numbers = {}
+    for file in (store.root / FOLDER).glob("*.job"):
+        with suppress(OSError, ValueError, AttributeError):
+            request = json.loads((store.root / FOLDER / _text(file) / REQUEST).read_bytes())
+            if request.get("identity") == identity and not has_made(store, file.stem):
+                numbers[file.stem] = file.stat().st_mtime
+    queue = (_queue() if numbers else None) or set()
+    return max(numbers.keys() & queue, key=lambda number: numbers[number], default=None)
 
 
 def folder_of(store: Store, job: str) -> Path:
