@@ -25,8 +25,8 @@ from safework_cli.core.errors import EXIT_ERROR, InputError, SafeworkError
 
 FOLDER = ".slurm"
 REQUEST = "request.json"
-"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``; and ``identity``,
-of what is asked for."""
+"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``; and
+``identity``, of what is asked for."""
 PRINTED = "printed"
 """Beginning of the name of the file that takes a job's standard output; of an array's job the number follows."""
 PREFIX = "job:"
