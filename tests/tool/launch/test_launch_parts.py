@@ -21,7 +21,7 @@ from safework_cli.core.artifacts import Store
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.config import Layer, fingerprint
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, SafeworkError
-from safework_cli.core.launch import start
+from safework_cli.core.launch import jobs, start
 from safework_cli.core.launch.jobs import job_of, keep_number, made_by_job, new_submission
 from safework_cli.core.launch.ranks import RankRecord, failed, first_cause, write_record
 from safework_cli.core.launch.relay import Relay, RelayDisplay
@@ -397,6 +397,29 @@ def test_a_job_is_a_reference_once_it_has_made_something(store):
         made_by_job(store, "job:12")
     (folder / "printed").write_text("dataset/starter@v1\n")
     assert made_by_job(store, "job:12:cot") == "dataset/starter@v1:cot"
+
+
+def test_who_waits_for_a_job_outlasts_a_restart_of_slurm(store, monkeypatch):
+    refused = SafeworkError("scontrol refused", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    states = ["PENDING", refused, "CONFIGURING", refused, refused, "STOPPED", "SIGNALING", "REQUEUE_HOLD", "TIMEOUT"]
+    answers = [state if isinstance(state, Exception) else f"JobId=7 JobState={state} Reason=None ExitCode=0:0 x" for state in states]
+
+    def asked(command):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(jobs, "slurm", asked)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    keep_number(store, "7", new_submission(store, "x", {"inputs": {}}))
+    ended = jobs.outcome_of(store, "7")
+    assert (ended["state"], ended["code"], ended["ref"], answers) == ("TIMEOUT", 1, None, [])
+    for patience, answer in ((600.0, "Invalid job id specified"), (0.0, "Unable to contact slurm controller")):
+        monkeypatch.setattr(jobs, "PATIENCE_SECONDS", patience)
+        answers[:] = [SafeworkError("scontrol refused", answer)] * 2
+        with pytest.raises(SafeworkError, match=answer):
+            jobs.outcome_of(store, "7")
 
 
 def test_a_job_that_gains_no_step_is_not_started_again():
