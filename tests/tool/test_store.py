@@ -283,9 +283,14 @@ def test_an_ancestor_costs_one_look_however_many_versions_there_are(store, monke
 
 def test_export_and_import_keep_identity_and_lineage(store, tmp_path):
     artifact = put_model(store, fingerprint="abc", inputs={"data": InputEntry(ref="dataset/d@v1", kind="dataset", digest="x")})
-    export_folder(artifact, tmp_path / "out")
+    assert export_folder(artifact, tmp_path / "out")
+    seen = (tmp_path / "out").stat()
+    assert not export_folder(artifact, tmp_path / "out")  # done already: nothing is written
+    now_seen = (tmp_path / "out").stat()
+    assert (now_seen.st_ino, now_seen.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns)
+    later = put_model(store, fingerprint="abc", inputs=artifact.manifest.inputs)
     with pytest.raises(InputError, match="exists"):
-        export_folder(artifact, tmp_path / "out")
+        export_folder(later, tmp_path / "out")
     other = Store(tmp_path / "other")
     back = import_folder(other, tmp_path / "out", "again")
     assert back.ref == "model/again@v1"
