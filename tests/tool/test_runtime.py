@@ -410,14 +410,15 @@ TERMINAL = """
 import os, signal, sys, time
 from safework_cli.core.errors import RunAgain
 from safework_cli.core.signals import StopRequest
+from safework_cli.core.terminal import guard
+guard()  # as every command
 stop = StopRequest()
 try:
     with stop.installed(), stop.deferred():
-        print("ready", flush=True)
+        os.write(1, b"ready")
         while stop.requested is None:
             time.sleep(0.05)
-        print("what a display shows of a checkpoint", flush=True)
-        print("and a warning", file=sys.stderr, flush=True)
+        print("what a display shows of a checkpoint", file=sys.stderr, flush=True)
 except RunAgain as error:
     with open(sys.argv[1], "w") as file:
         file.write(str(error))

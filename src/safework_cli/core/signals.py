@@ -3,9 +3,7 @@ given --signal)."""
 
 from __future__ import annotations
 
-import os
 import signal
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -129,8 +127,6 @@ class StopRequest:
     def _on_signal(self, number: int, _frame: Any) -> None:
         second = self.requested is not None
         self.requested = signal.Signals(number)
-        if number == signal.SIGHUP:
-            _leave_terminal()
         if not self._deferred or (second and number == signal.SIGINT):
             try:
                 self.check()
@@ -141,20 +137,6 @@ class StopRequest:
 def not_ignored(signals: Sequence[signal.Signals]) -> list[signal.Signals]:
     """Those of some signals that are to be handled: not SIGHUP where it is ignored, as ``nohup`` has it."""
     return [sig for sig in signals if sig != signal.SIGHUP or signal.getsignal(sig) != signal.SIG_IGN]
-
-
-def _leave_terminal() -> None:
-    """Sends what is still printed to nowhere where the terminal is gone: writing to it is an error, and would end the run before its
-    checkpoint."""
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for stream in (1, 2):
-        try:
-            gone = stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream)
-        except OSError:
-            gone = True
-        if gone:
-            os.dup2(nowhere, stream)
-    os.close(nowhere)
 
 
 @contextmanager
