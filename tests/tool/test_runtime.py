@@ -583,7 +583,7 @@ def test_a_folder_that_cannot_be_emptied_does_not_hide_the_result(stage, store, 
         patched.setattr(runs.shutil, "rmtree", busy)
         made = run(stage, store)
     assert made.artifact.ref == "generations/note@v1" and not made.already
-    assert run_states.runs_of(store, finished=False) == []  # what is left is no unfinished run
+    assert run_states.runs_of(store, finished=False) == []  # what is left does not count as unfinished
     assert run(stage, store).already
 
 

@@ -230,7 +230,7 @@ def _begun_by_this_job(folder: Path) -> bool:
 
 def _held_by_another_job(folder: Path) -> bool:
     """Whether this is a Slurm job, and a process that is not of it works in the folder. (One of its own is about to end, where the job was
-    started again on another node; and where nobody is named, whoever holds the lock has just begun.)"""
+    started again on another node; and where none is named, the one that holds the lock has just begun.)"""
     job, request = os.environ.get("SLURM_JOB_ID"), runs.read_request(folder)
     return bool(job) and request is not None and request.get("job") != job
 

@@ -219,7 +219,7 @@ def test_the_same_command_again_names_the_job_that_has_not_ended(cli, slurm, sto
     again = cli(*words)
     assert submitted(again) == first and f"Slurm job {first[4:]} was submitted for this" in again.stderr
     other = submitted(cli(*words, "--name", "other"))  # another request
-    later = (*SCORE[:2], f"data={first}", "rules=[format]", *JOB)  # its input is still to be made: there is no fingerprint yet
+    later = (*SCORE[:2], f"data={first}", "rules=[format]", *JOB)  # its input is still to be made, and with it the fingerprint
     second = submitted(cli(*later))
     (slurm.folder / "queue").write_text(f"{first[4:]}\n{second[4:]}\n")
     assert len({first, other, second}) == 3 and submitted(cli(*later)) == second

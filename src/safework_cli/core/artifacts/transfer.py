@@ -77,7 +77,7 @@ def export_folder(artifact: Artifact, folder: Path) -> bool:
         return False
     if folder.is_symlink() or (folder.exists() and not _is_cut_export(artifact, folder)):
         raise InputError(
-            f"{folder} exists and is no whole copy of {artifact.ref}", "an export never writes over anything", "name another folder"
+            f"{folder} exists and is not a whole copy of {artifact.ref}", "an export never writes over anything", "name another folder"
         )
     prefix = f".{folder.name}.exporting-{this_host()}-"
     temporary = folder.with_name(f"{prefix}{os.getpid()}")

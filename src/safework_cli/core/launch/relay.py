@@ -73,6 +73,6 @@ class Relay:
                 record = json.loads(line)
                 call, arguments = record["call"], record["arguments"]
             except (ValueError, KeyError, TypeError):
-                continue  # a network file system may show zeros where another node's bytes are to come: a line less, and the run goes on
+                continue  # a network file system may show zeros where another node's bytes are to come: that line is not shown
             if call in CALLS:
                 getattr(self._display, call)(*arguments)
