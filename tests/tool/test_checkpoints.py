@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from safework_cli.core import checkpoints
+from safework_cli.core import checkpoints, resume
 from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, latest, rotate, seal
 from safework_cli.core.errors import InputError
 
@@ -103,3 +106,70 @@ def test_bytes_are_hashed_once_in_a_process_and_again_where_a_file_was_touched(r
     assert damage(folder) is None and damage(folder) is None and len(hashed) == len(FILES)
     flip(folder / "model.safetensors")
     assert damage(folder) == "the bytes of model.safetensors changed"
+
+
+RANK = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Space
+import torch.distributed as dist
+from safework_cli.core import checkpoints
+from safework_cli.core.errors import InputError
+from safework_cli.core.launch.world import World
+from safework_cli.training.loop import latest_checkpoint
+run, rank = Path(sys.argv[1]), int(sys.argv[2])
+dist.init_process_group("gloo", init_method=f"file://{run / 'meeting'}", rank=rank, world_size=2)
+if rank == 1:  # a read error of this process
+    checkpoints.damage = lambda checkpoint: "it cannot be read"
+work = Space(path=run, fingerprint=sys.argv[3], world=World(rank, 2), progress=Space(warn=lambda text: print("warned:", text)))
+for attempt in range(2):
+    try:
+        print(latest_checkpoint(work).name, flush=True)
+    except InputError as error:
+        print("refused:", error.what, error.why, error.do, flush=True)
+    dist.barrier()
+    if rank == 0:
+        (run / "checkpoints" / "checkpoint-2" / "model.safetensors").write_bytes(b"x")
+    dist.barrier()
+"""
+
+
+def test_all_processes_take_the_checkpoint_that_the_first_one_finds(run):
+    (run / "checkpoints" / "checkpoint-4" / "optimizer.pt").write_bytes(b"x")
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(run), str(rank), FINGERPRINT], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=200)[0].splitlines() for process in ranks)
+    assert first[0].startswith("warned: checkpoint-4 is damaged") and not [line for line in second if line.startswith("warned")]
+    assert first[1] == second[0] == "checkpoint-2"
+    assert first[-1] == second[-1] and "checkpoint-2 is damaged: the bytes of model.safetensors changed" in second[-1]
+    assert "run again with --fresh" in second[-1]
+
+
+def test_a_fork_whose_note_was_cut_off_is_made_again_or_says_what_to_do(tmp_path, monkeypatch):
+    request = {"stage": "sft", "fingerprint": "f", "config": {"seed": 1}, "inputs": {}, "digests": {}}
+    other, folder = tmp_path / "sft-0", tmp_path / "sft-1"
+    (other / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    (other / "checkpoints" / "checkpoint-3" / "weights").write_bytes(b"w")
+    seal(other / "checkpoints" / "checkpoint-3", "0")
+    (other / "request.json").write_text(json.dumps(request | {"config": {"seed": 0}}))
+    folder.mkdir()
+
+    def full(self, *_, **__):  # the file is there, and nothing in it: what a full disk leaves
+        self.touch()
+        raise OSError(errno.ENOSPC, "no space", str(self))
+
+    def not_replaced(*_):
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        patched.setattr(os, "replace", lambda a, b: not_replaced() if Path(b).name == resume.FORK else os.rename(a, b))
+        with pytest.raises(OSError, match="no space"):
+            resume.begin(tmp_path, other.name, folder, request)
+    note = resume.begin(tmp_path, other.name, folder, request)
+    assert note == "forked from sft-0 at step 3, with seed 0 → 1" == resume.begin(tmp_path, other.name, folder, request)
+    (folder / resume.FORK).write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)fork.json cannot be read.*delete the folder"):
+        resume.begin(tmp_path, other.name, folder, request)

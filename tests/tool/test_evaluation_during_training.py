@@ -10,7 +10,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import TrainerState
 
+from safework_cli.core.checkpoints import checkpoints_in, step_of
 from safework_cli.core.config import resolve
 from safework_cli.core.errors import ConfigError, InputError, RunAgain, SafeworkError
 from safework_cli.core.prepare import prepare
@@ -19,6 +21,8 @@ from safework_cli.core.runtime import execute
 from safework_cli.core.stage import Inputs, Outcome
 from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
+from safework_cli.training.callbacks import Seal
+from safework_cli.training.evaluation import Evaluation
 from safework_cli.training.heldout import best_step, deciding_metric, evaluations_without_gain, is_due, refuse_overlap, spread_over_tasks
 from safework_cli.verifiers.contract import Verdict
 from safework_rl.search.config import SearchConfig
@@ -166,6 +170,22 @@ def test_a_damaged_best_checkpoint_is_refused(tiny_artifact, toy_data, heldout, 
     (work.checkpoints / "checkpoint-4" / "trainer_state.json").write_text("{}")
     with pytest.raises(InputError, match=r"checkpoint of the best step(.|\n)*trainer_state.json changed"):
         run(store, work, heldout, toy_data)
+
+
+def test_the_best_step_of_the_older_checkpoint_is_kept_as_long_as_that_one_is(work):
+    """Where the newest checkpoint is damaged, the run resumes from the one before, whose best step was another one."""
+    evaluation = Evaluation.__new__(Evaluation)
+    evaluation.metric, evaluation.greater = "safety", True
+    history, left = [{"eval_safety": 0.1, "step": 0}], {}
+    for step, value in ((5, 0.5), (10, 0.4), (15, 0.3), (20, 0.9), (25, 0.2), (30, 0.2)):
+        history.append({"eval_safety": value, "step": step})
+        state = TrainerState(global_step=step, log_history=list(history))
+        (work.checkpoints / f"checkpoint-{step}").mkdir(parents=True)
+        state.save_to_json(str(work.checkpoints / f"checkpoint-{step}" / "trainer_state.json"))
+        Seal(work, evaluation).on_save(None, state, None)
+        left[step] = sorted(step_of(path) for path in checkpoints_in(work.path))
+    assert left[15] == [5, 10, 15] and left[20] == [5, 15, 20]
+    assert left[25] == [20, 25] and left[30] == [20, 25, 30]
 
 
 def test_evaluating_does_not_change_what_is_trained(tiny_artifact, toy_data, heldout, store, work, scripted):

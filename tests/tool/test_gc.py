@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -256,6 +257,27 @@ def test_a_cut_export_is_replaced_and_nothing_else_is(store, tmp_path):
     export_folder(made, tmp_path / "new")
     assert not list(tmp_path.glob(".new*"))
     assert import_folder(Store(tmp_path / "other"), tmp_path / "new", None).digest == made.digest
+
+
+def test_a_full_disk_does_not_keep_gc_from_freeing_it(store, monkeypatch):
+    """The folder into which gc moves what it deletes cannot be made there."""
+    old, new = put(store, "model"), put(store, "model")
+    leave_run(store, "sft-1")
+    (store.root / ".staging" / "gone").mkdir(parents=True)
+    made = Path.mkdir
+
+    def full(self, *arguments, **options):
+        if self.parent == store.root / ".staging":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        made(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    age(store.root / ".staging" / "gone")
+    age(store.runs / "sft-1")
+    found = garbage(store, keep=1, runs_days=0, with_ancestors=False)
+    assert collect(store, found) == found and len(found) == 3
+    assert not old.path.exists() and [one.ref for one in store.list()] == [new.ref] and not list(store.runs.iterdir())
+    assert not list((store.root / ".staging").iterdir())
 
 
 def test_a_submission_that_cannot_be_read_stops_gc(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -15,8 +16,9 @@ from contextlib import suppress
 import pytest
 from filelock import FileLock
 
-from safework_cli.core import record, runs, runtime
+from safework_cli.core import record, run_states, runs, runtime
 from safework_cli.core.artifacts import store as store_module
+from safework_cli.core.artifacts.gc import garbage
 from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
@@ -24,7 +26,7 @@ from safework_cli.core.prepare import prepare
 from safework_cli.core.run_states import seconds_before
 from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
-from safework_cli.core.signals import ENDING, of_a_command
+from safework_cli.core.signals import ENDING, StopRequest, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.verifiers.contract import judged
 
@@ -207,6 +209,64 @@ def test_fresh_begins_from_nothing(stage, store):
     assert (run(stage, store, fresh=True).artifact.path / "journal").read_text() == "x"
 
 
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, RunAgain), (signal.SIGINT, Interrupted)])
+def test_a_fresh_run_that_was_stopped_is_resumed_without_fresh(stage, store, number, error):
+    first = run(stage, store).artifact
+    type(stage).during = staticmethod(lambda work: os.kill(os.getpid(), number))
+    with pytest.raises(error, match="without --fresh: it resumes"):
+        run(stage, store, fresh=True)
+    (folder,) = store.runs.iterdir()
+    assert [one.folder for one in run_states.runs_of(store, finished=False)] == [folder]  # the older artifact does not end it
+    assert not garbage(store, keep=9, runs_days=30, with_ancestors=False)
+    with pytest.raises(error, match="it resumes"):  # nor for another stop, without --fresh
+        run(stage, store)
+    type(stage).during = staticmethod(lambda work: None)
+    again = run(stage, store)
+    assert (again.artifact.path / "journal").read_text() == "xxx" and again.artifact.ref != first.ref and not again.already
+    assert not list(store.runs.iterdir()) and run(stage, store).artifact.ref == again.artifact.ref
+
+
+def test_a_fresh_run_that_was_killed_after_its_commit_is_done(stage, store, monkeypatch):
+    run(stage, store)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "empty", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(stage, store, fresh=True)
+    assert list(store.runs.iterdir()) and run_states.runs_of(store, finished=False) == []
+    assert [one.label.split("-")[0] for one in garbage(store, keep=9, runs_days=30, with_ancestors=False)] == ["run note"]
+    done = run(stage, store)
+    assert done.already and done.artifact.ref == "generations/note@v2" and not list(store.runs.iterdir())
+
+
+def test_a_fresh_run_that_runs_does_not_hide_what_is_there(stage, store):
+    first = run(stage, store).artifact
+
+    def meanwhile(work):
+        (work.path / "journal").write_text("kept")
+        asked = [sys.executable, "-c", ASKS, str(store.root), work.fingerprint]
+        assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip() == first.ref
+
+    type(stage).during = staticmethod(meanwhile)
+    run(stage, store, fresh=True)
+
+
+ASKS = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace as Space
+from safework_cli.core.artifacts import Store
+from safework_cli.core.config import resolve
+from safework_cli.core.runs import run_folder_name
+from safework_cli.core.runtime import existing
+from safework_cli.core.settings import StageConfig
+store = Store(Path(sys.argv[1]))
+folder = store.runs / run_folder_name("note", sys.argv[2])
+asked = Space(fingerprint=sys.argv[2], kind="generations", name="note", run_folder=lambda _: folder, resolved=Space(config=StageConfig()))
+print(existing(asked, store).artifact.ref)
+assert (folder / "journal").read_text() == "kept"
+"""
+
+
 def test_a_job_that_is_started_again_goes_on_with_what_it_began_afresh(stage, store, monkeypatch):
     first = run(stage, store)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -346,6 +406,47 @@ def test_a_signal_while_the_handlers_are_set_or_reset_is_still_a_stop(monkeypatc
             setting(number, handler)
 
 
+TERMINAL = """
+import os, signal, sys, time
+from safework_cli.core.errors import RunAgain
+from safework_cli.core.signals import StopRequest
+from safework_cli.core.terminal import guard
+guard()  # as every command
+stop = StopRequest()
+try:
+    with stop.installed(), stop.deferred():
+        os.write(1, b"ready")
+        while stop.requested is None:
+            time.sleep(0.05)
+        print("what a display shows of a checkpoint", file=sys.stderr, flush=True)
+except RunAgain as error:
+    with open(sys.argv[1], "w") as file:
+        file.write(str(error))
+"""
+
+
+def test_a_connection_that_is_gone_ends_a_run_as_a_scheduler_does(tmp_path):
+    """SIGHUP, and a terminal to which nothing can be written any more."""
+    pid, terminal = pty.fork()
+    if not pid:
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, str(tmp_path / "said")])  # noqa: S606 - no shell
+    try:
+        assert b"ready" in os.read(terminal, 100)
+    finally:
+        os.close(terminal)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert "stopped by SIGHUP" in (tmp_path / "said").read_text()
+
+
+def test_a_command_under_nohup_goes_on(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest().installed():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_signal_in_a_group_of_tasks_is_still_a_stop():
     async def stopped():
         async with asyncio.TaskGroup() as tasks:
@@ -470,6 +571,20 @@ def test_a_kill_between_commit_and_clean_up_leaves_nothing_that_is_called_unfini
     assert "unfinished" not in "".join(p.read_text() for p in other.path.rglob("events.jsonl"))
     assert left.exists() and run(stage, store).already
     assert not left.exists()
+
+
+def test_a_folder_that_cannot_be_emptied_does_not_hide_the_result(stage, store, monkeypatch):
+    def busy(path, ignore_errors=False):
+        if not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    type(stage).during = staticmethod(lambda work: (work.path / "samples").mkdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", busy)
+        made = run(stage, store)
+    assert made.artifact.ref == "generations/note@v1" and not made.already
+    assert run_states.runs_of(store, finished=False) == []  # what is left does not count as unfinished
+    assert run(stage, store).already
 
 
 def test_an_input_that_a_gc_took_before_the_run_began_is_named(stage, store, commit):

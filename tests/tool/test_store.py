@@ -202,6 +202,25 @@ def test_a_full_disk_loses_nothing(store, monkeypatch):
     assert store.commit(folder, manifest("model", "m")).ref == "model/m@v1"
 
 
+def test_every_folder_of_a_new_artifact_is_flushed(store, monkeypatch):
+    """A power cut after a commit must not take the name of a file in it, nor of a folder that leads to it."""
+    real, flushed = os.fsync, []
+
+    def fsync(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    payload = store.staging()
+    (payload / "a" / "b").mkdir(parents=True)
+    (payload / "a" / "b" / "note.txt").write_text("x")
+    made = store.commit(payload, manifest("generations", "note"))
+    folders = [made.path / "a" / "b", made.path / "a", made.path, made.path.parent.parent, store.root, made.path.parent]
+    assert set(flushed) >= {folder.stat().st_ino for folder in folders}
+    inside = [flushed.index(folder.stat().st_ino) for folder in folders[:3]]
+    assert inside == sorted(inside)  # the innermost first
+
+
 def _commit_one(root: str) -> str:
     return put_model(Store(Path(root))).ref
 
@@ -264,9 +283,14 @@ def test_an_ancestor_costs_one_look_however_many_versions_there_are(store, monke
 
 def test_export_and_import_keep_identity_and_lineage(store, tmp_path):
     artifact = put_model(store, fingerprint="abc", inputs={"data": InputEntry(ref="dataset/d@v1", kind="dataset", digest="x")})
-    export_folder(artifact, tmp_path / "out")
+    assert export_folder(artifact, tmp_path / "out")
+    seen = (tmp_path / "out").stat()
+    assert not export_folder(artifact, tmp_path / "out")  # done already: nothing is written
+    now_seen = (tmp_path / "out").stat()
+    assert (now_seen.st_ino, now_seen.st_mtime_ns) == (seen.st_ino, seen.st_mtime_ns)
+    later = put_model(store, fingerprint="abc", inputs=artifact.manifest.inputs)
     with pytest.raises(InputError, match="exists"):
-        export_folder(artifact, tmp_path / "out")
+        export_folder(later, tmp_path / "out")
     other = Store(tmp_path / "other")
     back = import_folder(other, tmp_path / "out", "again")
     assert back.ref == "model/again@v1"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
+import subprocess
 import sys
+import time
 from itertools import chain
 
 import pytest
 import torch
 
-from safework_cli.core.errors import InputError, RunAgain, SafeworkError
+from safework_cli.core.errors import ConfigError, InputError, RunAgain, SafeworkError
+from safework_cli.core.signals import ENDING
 from safework_cli.engines.load import engine_over
 from safework_cli.engines.openai import key_of
 from safework_cli.engines.protocol import Sampling
@@ -236,16 +238,45 @@ HTTPServer(("127.0.0.1", int(sys.argv[1])), Well).serve_forever()
 """
 
 
-def test_a_server_is_told_to_end_with_the_command(tmp_path, free_port):
+@pytest.mark.parametrize("number", ENDING)
+def test_a_server_is_told_to_end_with_the_command(tmp_path, free_port, number):
     log, ready = tmp_path / "server.log", []
 
     def stop() -> None:
         ready.append(log.read_text())
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
     command = [sys.executable, "-u", "-c", SERVER, str(free_port)]
-    assert serving.serve(command, f"http://127.0.0.1:{free_port}", log, stop) == 0
-    assert len(ready) == 1 and "GET /health" in log.read_text()
+    url = f"http://127.0.0.1:{free_port}"
+    assert serving.serve(command, url, log, stop) == 0
+    assert len(ready) == 1 and "GET /health" in log.read_text() and not serving._answers(url)
+
+
+def test_a_server_ends_with_an_error_of_its_command(tmp_path, free_port):
+    """A closed stdout, such as that of a pipe whose reader has ended."""
+
+    def closed() -> None:
+        raise BrokenPipeError
+
+    command = [sys.executable, "-u", "-c", SERVER, str(free_port)]
+    url = f"http://127.0.0.1:{free_port}"
+    with pytest.raises(BrokenPipeError):
+        serving.serve(command, url, tmp_path / "server.log", closed)
+    assert not serving._answers(url)
+
+
+def test_a_server_that_was_left_is_not_taken_for_the_new_one(tmp_path, free_port):
+    left = subprocess.Popen([sys.executable, "-u", "-c", SERVER, str(free_port)], stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{free_port}"
+    try:
+        while not serving._answers(url):
+            assert left.poll() is None
+            time.sleep(0.1)
+        with pytest.raises(ConfigError, match=r"(?s)is in use.*--port"):
+            serving.serve([sys.executable, "-c", "import time; time.sleep(5)"], url, tmp_path / "server.log", lambda: None)
+    finally:
+        left.kill()
+        left.wait()
 
 
 @pytest.mark.skipif(serving.find_spec("vllm") is not None, reason="vLLM is installed")

@@ -240,7 +240,9 @@ def command() -> Any:
     @app.command(help="Copy an artifact out of the store, manifest and all. With --check, a model is loaded and made to say one token.")
     def export(
         reference: str = typer.Argument(..., metavar="REF"),
-        folder: Path = typer.Argument(..., help="A folder that does not exist yet."),
+        folder: Path = typer.Argument(
+            ..., help="A folder that does not exist yet. One that is a whole copy of the artifact stays as it is."
+        ),
         check: bool = typer.Option(False, "--check", help="Load the exported model and generate one token."),
         trust_remote_code: bool = typer.Option(False, "--trust-remote-code", help="With --check: run Python code of the model's own."),
         store: Optional[Path] = STORE,
@@ -256,7 +258,8 @@ def command() -> Any:
         if check and base is not None:
             what = f"--check: {artifact.ref} is an adapter of {base.ref}, and a folder outside a store has no base"
             raise InputError(what, "", f"safework models merge {artifact.ref}, then export what it makes")
-        export_folder(artifact, folder)
+        if not export_folder(artifact, folder):
+            say(f"{folder} is a whole copy of {artifact.ref} already")
         if base is not None:
             say(f"{artifact.ref} is an adapter: it is imported after its base, {base.ref}")
         if check and artifact.kind == "model":

@@ -29,11 +29,12 @@ from safework_cli.core.launch.start import end_with_parent
 from safework_cli.core.paths import user_path
 from safework_cli.core.plan.estimate import estimate_lines
 from safework_cli.core.plan.work import Estimate
+from safework_cli.core.signals import ENDING, not_ignored
 from safework_cli.core.stage import Plan
 from safework_cli.core.terminal import say, visible
 
 POLL_SECONDS = 0.1
-PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+PASSED_ON = (signal.SIGINT, *ENDING)
 WITH_JSON = ("models pull", "models average", "models merge")
 """Commands that are no stages and make an artifact: they have --json and --dry-run, as stages do."""
 REASONS = {
@@ -303,7 +304,7 @@ class Runner:
     @contextmanager
     def _listening(self) -> Iterator[None]:
         """While the body runs, signals are noted, to be passed on to the step that runs."""
-        before = {number: signal.signal(number, lambda number, _: self._received.append(number)) for number in PASSED_ON}
+        before = {number: signal.signal(number, lambda number, _: self._received.append(number)) for number in not_ignored(PASSED_ON)}
         try:
             yield
         finally:

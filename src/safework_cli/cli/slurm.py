@@ -11,10 +11,11 @@ from safework_cli.cli.json_output import print_json
 from safework_cli.cli.results import say_result, show_plan
 from safework_cli.core import resume
 from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.artifacts.references import check_name
 from safework_cli.core.config import Resolved
 from safework_cli.core.errors import EXIT_DONE, ConfigError
-from safework_cli.core.launch.jobs import FOLDER, PREFIX, has_made, job_of, outcome_of
+from safework_cli.core.launch.jobs import FOLDER, PREFIX, has_made, job_of, outcome_of, waiting_job
 from safework_cli.core.launch.slurm import Batch, script, submit
 from safework_cli.core.plan.work import Activations, Work
 from safework_cli.core.prepare import find_inputs, prepare
@@ -36,7 +37,8 @@ def run_as_job(
     quiet: bool,
     measure: Callable[[Work, Any], Activations] | None = None,
 ) -> int:
-    """Submits a command, after the checks that it would make itself; or, where its artifact is there already, names that.
+    """Submits a command, after the checks that it would make itself. Where its artifact is there already, that is named, and where a job
+    for it has not ended, that job: nothing is submitted.
 
     Where an input is still to be made by another job (``job:ID``), only the settings, the name and the other inputs can be checked now:
     Slurm starts the job when the others have ended well, and it checks the rest then.
@@ -87,18 +89,30 @@ def run_as_job(
             return done.exit_code
         prepared.plan.check_start()
         batch = batch if batch.shards > 1 else replace(batch, words=[*words, "--submitted", prepared.fingerprint])
+    asked = {"name": name, "fork": fork, "fresh": bool(options.get("--fresh"))}
+    what = prepared.fingerprint if prepared else [resolved.config.model_dump(mode="json", exclude={"slurm"}), inputs]
+    identity = canonical_digest(asked | {"stage": stage.name, "what": what})
+    if there := waiting_job(store, identity):
+        if not quiet:
+            say(f"{stage.name}: Slurm job {there} was submitted for this and has not ended (scancel {there} ends it); nothing is submitted")
+        return _say_job(there, [], store, wait=wait, as_json=as_json, quiet=quiet)
     if batch.shards > 1:
         array = submit(batch, store, os.environ)
         shares = {f"shards.{number}": f"{PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)}
         batch = replace(batch, inputs={**inputs, **shares}, after=[array], shards=1)
         after = [array]
-    job = submit(batch, store, os.environ)
+    job = submit(replace(batch, identity=identity), store, os.environ)
     if not quiet:
         say(f"{stage.name}: submitted as Slurm job {job}" + (f", after {', '.join(after)}" if after else ""))
+    return _say_job(job, after, store, wait=wait, as_json=as_json, quiet=quiet)
+
+
+def _say_job(job: str, after: Sequence[str], store: Store, *, wait: bool, as_json: bool, quiet: bool) -> int:
+    """Prints the reference of a job, or waits for it and prints what it made."""
     if wait:
         return _wait(job, store, as_json=as_json, quiet=quiet)
     if as_json:
-        print_json({"ref": f"{PREFIX}{job}", "job": job, "after": after})
+        print_json({"ref": f"{PREFIX}{job}", "job": job, "after": list(after)})
     else:
         print(f"{PREFIX}{job}")
     return EXIT_DONE

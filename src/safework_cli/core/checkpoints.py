@@ -131,6 +131,11 @@ def latest(folder: Path, fingerprint: str, say: Callable[[str], None]) -> Path |
     return None
 
 
+def newest(folder: Path, keep: int = KEPT) -> list[Path]:
+    """The complete checkpoints of a run that stay in any case, the newest first."""
+    return [path for path in checkpoints_in(folder) if is_complete(path)][:keep]
+
+
 def rotate(folder: Path, keep: int = KEPT, protected: Collection[int] = ()) -> None:
     """Deletes all but the newest complete checkpoints of a run, by step: clocks do not count.
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from safework_cli.core.artifacts.manifest import write_durably
 from safework_cli.core.checkpoints import COMPLETE, checkpoints_in, damage, is_complete, seal, step_of
 from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import open_journal, read_journal, write_line
@@ -36,12 +37,12 @@ def checkpoint_of(folder: Path) -> Path | None:
     return next((path for path in checkpoints_in(folder) if is_complete(path)), None)
 
 
-def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[str], bool]) -> list[str]:
+def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Callable[[Mapping[str, Any]], bool]) -> list[str]:
     """A sentence for each run of the same stage that has a checkpoint from which this one could resume, and does not; and for each with the
     same settings on other versions of the same inputs: the command that was typed may have meant that one.
 
     Args:
-        made: whether the artifact of a run with this fingerprint is in the store: such a run is finished.
+        made: whether what a run with this request makes is in the store: such a run is finished.
     """
     lines = []
     for other, theirs in _runs_of(runs, request["stage"], folder).items():
@@ -50,7 +51,7 @@ def unfinished(runs: Path, folder: Path, request: Mapping[str, Any], made: Calla
         kept = "" if checkpoint is None else f"at step {step_of(checkpoint)} "
         if checkpoint is None and not (versions and journal_bytes(runs / other)):
             continue
-        if is_running(runs / other) or made(str(theirs.get("fingerprint"))):
+        if is_running(runs / other) or made(theirs):
             continue
         start = f"an unfinished run of {request['stage']} stopped {kept}with {_difference(theirs, request)}; this one starts from scratch"
         if versions and (checkpoint is None or _misfit(other, theirs, request)):
@@ -86,7 +87,7 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
             or other weights to train).
     """
     if (folder / FORK).exists():
-        return str(json.loads((folder / FORK).read_text())["note"])
+        return _note_of(folder)
     if why := refusal(runs, name, folder, request):
         raise why
     source, theirs = checkpoint_of(runs / name), _runs_of(runs, request["stage"], folder)[name]
@@ -108,8 +109,21 @@ def begin(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> st
                 write_line(handle, record)
     seal(target, request["fingerprint"], forked=True)
     note = f"forked from {name} at step {step_of(source)}, with {_difference(theirs, request)}"
-    (folder / FORK).write_text(json.dumps({"run": name, "step": step_of(source), "note": note}))
+    # whole or not there: a copy that was interrupted is made again, and an empty file would stop every later start
+    write_durably(folder / FORK, json.dumps({"run": name, "step": step_of(source), "note": note}).encode())
     return note
+
+
+def _note_of(folder: Path) -> str:
+    """What is to be said of a folder that was forked already. Raises InputError where that cannot be read."""
+    try:
+        return str(json.loads((folder / FORK).read_bytes())["note"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder / FORK} cannot be read: {error}",
+            "it says which run this one was forked from, and it is damaged or was written only in part",
+            f"delete the folder {folder} and run the same command again: it copies the checkpoint again",
+        ) from None
 
 
 def refusal(runs: Path, name: str, folder: Path, request: Mapping[str, Any]) -> InputError | None:

@@ -19,7 +19,7 @@ from safework_cli.core.errors import InputError, nearest
 from safework_cli.core.journal import read_journal
 from safework_cli.core.progress import EVENTS, METRICS, read_metrics
 from safework_cli.core.resume import checkpoint_of
-from safework_cli.core.runs import LOCK, REQUEST, is_running, read_request, run_folder_name, run_folders
+from safework_cli.core.runs import LOCK, REQUEST, SUPERSEDED, ends, is_running, read_request, run_folder_name, run_folders
 
 State = Literal["running", "stopped", "failed", "done"]
 STOPS = ("Interrupted", "RunAgain")
@@ -70,10 +70,16 @@ def runs_of(store: Store, *, finished: bool = True) -> list[Run]:
         finished: with those whose artifact is in the store.
     """
     done = [_finished(artifact) for artifact in store.list(damaged=[]) if (artifact.path / RECORD / EVENTS).exists()]
-    made = {run.fingerprint for run in done}
     unfinished = [run for folder in run_folders(store.runs) if (run := _unfinished(folder))]
-    unfinished = [run for run in unfinished if run.state == "running" or run.fingerprint not in made]  # not killed after the commit
+    unfinished = [run for run in unfinished if run.state == "running" or not _was_made(run, done)]  # not killed after the commit
     return sorted([*unfinished, *(done if finished else [])], key=lambda run: (run.written, run.name))
+
+
+def _was_made(run: Run, done: Sequence[Run]) -> bool:
+    """Whether the artifact of an unfinished run's folder is in the store."""
+    made = [other.artifact for other in done if other.fingerprint == run.fingerprint and other.artifact is not None]
+    request = (read_request(run.folder) or {}) if made else {}
+    return any(ends(artifact, request) for artifact in made)
 
 
 def find_run(store: Store, name: str | None) -> Run:
@@ -121,7 +127,7 @@ def _unfinished(folder: Path) -> Run | None:
     elif last.get("event") == "failed":
         detail = _first_line(str(last.get("text", "")))
     else:
-        detail = "killed: the same command resumes it"
+        detail = f"killed: the same command {'without --fresh ' if SUPERSEDED in request else ''}resumes it"
     return Run(
         folder.name,
         str(request.get("stage", "")),

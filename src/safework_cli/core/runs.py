@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from safework_cli.core.artifacts.manifest import Artifact
 from safework_cli.core.artifacts.staging import is_locked, is_recent, this_host
 from safework_cli.core.progress import EVENTS, METRICS
 
 REQUEST = "request.json"
 """What was asked of a run: stage, settings, inputs, and who works on it."""
+SUPERSEDED = "superseded"
+"""In the request of a run that was begun with --fresh: what runs of the same request had made before, which does not end this one."""
 LOCK = "lock"
 WAIT_SECONDS = 2
 """Other processes take a lock for a moment, to test whether it is held."""
@@ -60,6 +63,16 @@ def read_request(run: Path) -> dict[str, Any] | None:
     return request if isinstance(request, dict) and isinstance(request.get("inputs"), dict) else None
 
 
+def version_key(artifact: Artifact) -> str:
+    """Names one version for good: the number of one that gc deleted is given again."""
+    return f"{artifact.ref} {artifact.manifest.created}"
+
+
+def ends(artifact: Artifact, request: Mapping[str, Any]) -> bool:
+    """Whether an artifact is what a run folder with this request was to make."""
+    return artifact.manifest.fingerprint == request.get("fingerprint") and version_key(artifact) not in (request.get(SUPERSEDED) or ())
+
+
 def journal_bytes(run: Path) -> int:
     """How much the journals of a run hold: of a stage that takes no steps, what is kept when it stops."""
     found = 0
@@ -74,8 +87,9 @@ def run_folders(runs: Path) -> list[Path]:
     return sorted(path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else []
 
 
-def move_to_trash(run: Path, trash: Path) -> bool:
-    """Moves what is in a run folder into ``trash`` and removes the folder, under its lock. False where another process holds it.
+def move_to_trash(run: Path, trash: Path | None) -> bool:
+    """Moves what is in a run folder into ``trash`` (or deletes it, where there is none) and removes the folder, under its lock. False where
+    another process holds it.
 
     The folder and its lock are removed last: a process that waits for the lock finds it deleted, and makes a new folder.
     """
@@ -84,7 +98,7 @@ def move_to_trash(run: Path, trash: Path) -> bool:
     except (Timeout, FileNotFoundError):
         return False
     with lock:
-        empty(run, trash / run.name)
+        empty(run, None if trash is None else trash / run.name)
     return True
 
 

@@ -74,12 +74,12 @@ def execute(prepared: Prepared, store: Store, *, fresh: bool = False, quiet: boo
     folder = prepared.run_folder(store)
     with _requeues_end(prepared.stage, folder), _failures_explained(prepared, store, folder):
         if not fresh and (done := existing(prepared, store)):
-            runs.clear(folder)  # left by a kill after the commit
             return done
         with runs.locked(folder):
-            finished = None if fresh else existing(prepared, store)  # another process may have finished while this one waited
+            finished = None if fresh else existing(prepared, store, held=True)  # another process may have finished while this one waited
             result = finished or _run(prepared, store, folder, fresh=fresh, quiet=quiet)
-            runs.empty(folder)
+            with suppress(OSError):  # the result is there: a file that NFS keeps because it is open is left to gc
+                runs.empty(folder)
         return result
 
 
@@ -109,6 +109,12 @@ def _failures_explained(prepared: Prepared, store: Store, folder: Path) -> Itera
     try:
         yield
     except Timeout:
+        if _held_by_another_job(folder):
+            raise SafeworkError(
+                f"another process is running this stage on these inputs ({_holder(folder)})",
+                f"Slurm job {os.environ['SLURM_JOB_ID']} would be started again and again until that one ends",
+                "wait for it; the same command then prints what it made",
+            ) from None
         raise Held(
             f"another process is running this stage on these inputs ({_holder(folder)})",
             "two processes never write the same run",
@@ -135,20 +141,33 @@ def _has_work(folder: Path) -> bool:
     return any(any(path.iterdir()) if path.is_dir() else path.stat().st_size for path in work)
 
 
-def existing(prepared: Prepared, store: Store) -> Result | None:
-    """What an earlier run of the same request made, judged by this one's gates; None where none was run to its end."""
-    made = store.made_by(prepared.fingerprint, prepared.kind)
-    if not made:
+def existing(prepared: Prepared, store: Store, *, held: bool = False) -> Result | None:
+    """What an earlier run of the same request made, judged by this one's gates; None where none was run to its end, and where one that was
+    begun later with --fresh can be resumed. A run folder that was left by a kill after the commit is removed.
+
+    Args:
+        held: the caller holds the run folder's lock.
+    """
+    made, folder = store.made_by(prepared.fingerprint, prepared.kind), prepared.run_folder(store)
+    if not made or (_afresh(folder, made) and (held or not runs.is_running(folder))):
         return None
     wanted = verdict_settings(prepared.resolved.config)
     alike = [a for a in made if all(a.manifest.config.get(name) == value for name, value in wanted.items())]
     found = next((a for a in reversed(alike or made) if a.name == prepared.name), (alike or made)[-1])
     store.verify(found)
+    if not held and not _afresh(folder, made):
+        runs.clear(folder)
     if not alike:
         return _judged_again(prepared, store, found, wanted)
     if found.name != prepared.name:
         found = store.relink(found, prepared.name)
     return Result(found, True, exit_code(found.manifest))
+
+
+def _afresh(folder: Path, made: Sequence[Artifact]) -> bool:
+    """Whether a run folder has work of a run that was begun with --fresh after all of these versions."""
+    request = runs.read_request(folder) or {}
+    return not any(runs.ends(artifact, request) for artifact in made) and runs.SUPERSEDED in request and _has_work(folder)
 
 
 def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Mapping[str, Any]) -> Result:
@@ -171,7 +190,10 @@ def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Map
 def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: bool) -> Result:
     """Runs the stage in its locked folder and commits what it made."""
     prepared.plan.check_start()
-    fresh = fresh and not _begun_by_this_job(folder)
+    asked, fresh = fresh, fresh and not _begun_by_this_job(folder)
+    superseded = (runs.read_request(folder) or {}).get(runs.SUPERSEDED)
+    if fresh and not prepared.stage.starts_over:
+        superseded = [runs.version_key(artifact) for artifact in store.made_by(prepared.fingerprint, prepared.kind)]
     written = 0.0 if fresh else last_work(folder)
     for old in folder.iterdir():
         if (fresh or old.name == "output") and old.name != runs.LOCK:
@@ -182,14 +204,14 @@ def _run(prepared: Prepared, store: Store, folder: Path, *, fresh: bool, quiet: 
             "the run would be recorded as one from the old content",
             "run the same command again once nothing writes to it",
         )
-    request = request_of(prepared)
+    request = request_of(prepared) | ({} if superseded is None else {runs.SUPERSEDED: superseded})
     with store.lock(GC_LOCK):
         refuse_if_deleted(prepared)
         write_durably(folder / runs.REQUEST, json.dumps(request, indent=2).encode())
     forked = resume.begin(store.runs, prepared.fork, folder, request) if prepared.fork else None
     started = time.monotonic()
     notes = [forked] if forked else _others(store, folder, request, prepared.stage)
-    outcome = _run_stage(prepared, folder, notes, written, quiet=quiet)
+    outcome = _run_stage(prepared, folder, notes, written, fresh=asked, quiet=quiet)
     refuse_if_changed(prepared)
     outcome.notes += [forked] if forked else []
     output = folder / "output"
@@ -206,6 +228,13 @@ def _begun_by_this_job(folder: Path) -> bool:
     return bool(job) and os.environ.get(RESTARTED, "0") != "0" and (runs.read_request(folder) or {}).get("job") == job
 
 
+def _held_by_another_job(folder: Path) -> bool:
+    """Whether this is a Slurm job, and a process that is not of it works in the folder. (One of its own is about to end, where the job was
+    started again on another node; and where none is named, the one that holds the lock has just begun.)"""
+    job, request = os.environ.get("SLURM_JOB_ID"), runs.read_request(folder)
+    return bool(job) and request is not None and request.get("job") != job
+
+
 def _step_of(folder: Path) -> int:
     """The step of a run's last checkpoint, 0 without one."""
     checkpoint = resume.checkpoint_of(folder)
@@ -216,14 +245,19 @@ def _others(store: Store, folder: Path, request: Mapping[str, Any], stage: Stage
     """A sentence for each unfinished run that a run from the beginning could resume from."""
     if resume.checkpoint_of(folder) is not None:
         return []
-    return resume.unfinished(store.runs, folder, request, lambda other: store.find_run(other, stage.output) is not None)
+
+    def made(other: Mapping[str, Any]) -> bool:
+        return any(runs.ends(artifact, other) for artifact in store.made_by(str(other.get("fingerprint")), stage.output))
+
+    return resume.unfinished(store.runs, folder, request, made)
 
 
-def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: float, *, quiet: bool) -> Outcome:
+def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: float, *, fresh: bool, quiet: bool) -> Outcome:
     """Calls the stage, with its progress shown and recorded and signals turned into errors.
 
     Args:
         written: when an earlier attempt last wrote something; 0 where there was none.
+        fresh: the command has --fresh.
     """
     progress, stop = Progress(folder, make_display(quiet=quiet)), StopRequest.current()
     progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
@@ -231,7 +265,7 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: 
         progress.note(line)
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
-            stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over)
+            stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over, fresh=fresh)
             work = WorkDir(folder, prepared.fingerprint, progress, stop, estimate=prepared.plan.estimate)
             run = prepared.stage.run if prepared.resolved.config.launch.world == 1 else partial(run_on_ranks, prepared.stage)
             return run_in_memory(run, prepared.resolved.config, prepared.inputs, work)
@@ -252,4 +286,7 @@ def exit_code(manifest: Manifest) -> int:
 
 def _holder(folder: Path) -> str:
     request = runs.read_request(folder)
-    return f"process {request.get('pid')} on {request.get('host')}" if request else "it has just started"
+    if not request:
+        return "it has just started"
+    job = f" of Slurm job {request['job']}" if request.get("job") else ""
+    return f"process {request.get('pid')}{job} on {request.get('host')}"

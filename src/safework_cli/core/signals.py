@@ -1,4 +1,5 @@
-"""Ctrl-C, SIGTERM and SIGUSR1 (which Slurm sends ahead of a time limit, where sbatch is given --signal)."""
+"""Ctrl-C, SIGTERM, SIGHUP (a terminal or a connection that is gone) and SIGUSR1 (which Slurm sends ahead of a time limit, where sbatch is
+given --signal)."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from typing import Any
 
 from safework_cli.core.errors import Interrupted, RunAgain, SafeworkError
 
-ENDING = (signal.SIGTERM, signal.SIGUSR1)
-"""What ends a command from outside: by ``kill``, by a scheduler."""
+ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""What ends a command from outside: by ``kill``, by a scheduler, by a connection that is gone."""
 KEPT, RESUMES = "what was done so far is kept", "run the same command again: it resumes"
+INTERRUPTED = f"{RESUMES} from what was kept"
+RESUMES_FRESH = "run the same command without --fresh: it resumes (with --fresh it would start from scratch)"
 
 
 class Stopping(BaseException):
@@ -29,7 +32,7 @@ class Stopping(BaseException):
 
 
 class StopRequest:
-    """Ctrl-C, SIGTERM and SIGUSR1, turned into errors at a moment when nothing is lost.
+    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, turned into errors at a moment when nothing is lost.
 
     Outside ``deferred`` a signal raises at once (in the main thread). Inside, it only sets ``requested``: a training loop finishes
     its step, writes its checkpoint and then calls ``check``. A second Ctrl-C raises at once wherever the loop is.
@@ -70,7 +73,7 @@ class StopRequest:
         with stops_raised():
             previous: dict[signal.Signals, Any] = {}
             try:
-                for sig in self._handled if only is None else only:
+                for sig in not_ignored(self._handled if only is None else only):
                     previous[sig] = signal.getsignal(sig)
                     signal.signal(sig, self._on_signal)
                 yield
@@ -79,14 +82,15 @@ class StopRequest:
                 for sig, handler in previous.items():
                     signal.signal(sig, handler)
 
-    def begin(self, stage: str, *, starts_over: bool) -> None:
+    def begin(self, stage: str, *, starts_over: bool, fresh: bool = False) -> None:
         """Notes that something is done from here on, and raises where a signal came that a library swallowed.
 
         Args:
             stage: what runs.
             starts_over: nothing of it is kept when it stops.
+            fresh: the command has --fresh, and would delete what is kept.
         """
-        self.before, self.kept, self.again = "", KEPT, RESUMES
+        self.before, self.kept, self.again = "", KEPT, RESUMES_FRESH if fresh else RESUMES
         if starts_over:
             self.kept, self.again = f"{stage} keeps nothing of a run that is stopped", "run the same command again: it starts over"
         self.check()
@@ -117,7 +121,7 @@ class StopRequest:
         if self.requested is None:
             return
         if self.requested == signal.SIGINT:
-            raise Interrupted("interrupted by Ctrl-C", "", "run the same command again: it resumes from what was kept")
+            raise Interrupted("interrupted by Ctrl-C", "", self.again if self.again == RESUMES_FRESH else INTERRUPTED)
         raise RunAgain(f"stopped by {self.requested.name}{self.before}", self.kept, self.again)
 
     def _on_signal(self, number: int, _frame: Any) -> None:
@@ -128,6 +132,11 @@ class StopRequest:
                 self.check()
             except (Interrupted, RunAgain) as stop:
                 raise Stopping(stop) from None
+
+
+def not_ignored(signals: Sequence[signal.Signals]) -> list[signal.Signals]:
+    """Those of some signals that are to be handled: not SIGHUP where it is ignored, as ``nohup`` has it."""
+    return [sig for sig in signals if sig != signal.SIGHUP or signal.getsignal(sig) != signal.SIG_IGN]
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def _no_space(error: BaseException, number: int, store: Path | None) -> RunAgain
         where = store
     if number == errno.ENOSPC and (crowded := _most_crowded(store)):
         where = crowded if where is None or where == store else where
-    do = "free some (`safework artifacts gc`) and run the same command again"
+    do = "free some (`safework artifacts gc` lists what may go, `safework artifacts gc --yes` deletes it) and run the same command again"
     return RunAgain(
         FULL[number].format(where=where or "the folder that it writes to"),
         "what was done so far is kept",

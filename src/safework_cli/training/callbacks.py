@@ -12,7 +12,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SchedulerType
 
-from safework_cli.core.checkpoints import PREFIX, rotate, seal
+from safework_cli.core.checkpoints import PREFIX, newest, rotate, seal
 from safework_cli.core.errors import GateFailed
 from safework_cli.core.heap import return_freed_memory
 from safework_cli.core.plan.device import machine_memory
@@ -64,7 +64,7 @@ class Seal(TrainerCallback):
         barrier(self._work.world)
         if self._work.world.first:
             seal(self._work.checkpoints / f"{PREFIX}{state.global_step}", self._work.fingerprint)
-            rotate(self._work.path, protected=self._evaluation.protected(state) if self._evaluation is not None else ())
+            rotate(self._work.path, protected=self._evaluation.protected(newest(self._work.path)) if self._evaluation is not None else ())
         barrier(self._work.world)
 
 

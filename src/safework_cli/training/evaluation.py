@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from safework_cli.core.checkpoints import PREFIX, damage, is_complete
 from safework_cli.core.errors import InputError, Interrupted, RunAgain, SafeworkError
@@ -190,10 +192,15 @@ class Evaluation(TrainerCallback):
             evaluations_without_gain(curve_of(state.log_history), self.metric, self.greater, threshold) >= patience
         )
 
-    def protected(self, state: TrainerState) -> set[int]:
-        """Steps whose checkpoints must be kept."""
-        best = self.best(state)
-        return set() if best is None else {best[0]}
+    def protected(self, kept: Sequence[Path]) -> set[int]:
+        """Steps whose checkpoints must be kept: the best ones by what the kept checkpoints say. A run that falls back on the older one,
+        where the newest is damaged, needs the step that was the best then."""
+        found = set()
+        for checkpoint in kept:
+            with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged one: it is not resumed from
+                if best := self.best(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))):
+                    found.add(best[0])
+        return found
 
     def check_best(self, state: TrainerState) -> None:
         """Raises InputError where the checkpoint of a resumed run's best step is missing or damaged."""

@@ -22,6 +22,7 @@ from safework_cli.models.load import Place, pick_device, pick_dtype
 from safework_cli.training.callbacks import FiniteGuard, ReturnGrownMemory, Seal, WorkCallback, _FirstStepLearns, _ForkedRate
 from safework_cli.training.config import SupervisedConfig
 from safework_cli.training.evaluation import Evaluation
+from safework_cli.training.group import gathered
 from safework_cli.training.memory import out_of_memory
 from safework_cli.training.planned import BetweenUpdates, CompareWithPlan
 from safework_cli.training.strategy import StrategyGuard, head_gathered, leave_weights_at, strategy_arguments
@@ -110,12 +111,22 @@ def warmup_share(ratio: float) -> float:
 
 
 def latest_checkpoint(work: WorkDir) -> Path | None:
-    """The newest whole checkpoint of this very run.
+    """The newest whole checkpoint of this very run: with several processes, the one that the first finds. Each by itself, they would rename
+    damaged ones away from each other, and one that fails to read a file would resume at another step.
 
     Raises:
         InputError: a checkpoint of other inputs or settings lies in the folder, or every one is damaged.
     """
-    return latest(work.path, work.fingerprint, work.progress.warn)
+    answer: list[Path | InputError | None] = []
+    if work.world.first:
+        try:
+            answer.append(latest(work.path, work.fingerprint, work.progress.warn))
+        except InputError as error:
+            answer.append(error)
+    (found,) = gathered(work.world, answer)
+    if isinstance(found, InputError):
+        raise found
+    return found
 
 
 def run_training(

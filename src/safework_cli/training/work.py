@@ -136,17 +136,17 @@ def adapter_width(shape: ModelShape) -> int:
 
 
 def disk_of(work: Work, save: SaveDtype | None, *, adapters_only: bool = False) -> int:
-    """Bytes of the artifact and of the checkpoints that are kept: weights in float32 and two moments of each trained one, or the
-    adapters only.
+    """Bytes at the peak: of the checkpoints that are kept with the next one, which is written before the oldest is deleted, or with the
+    artifact, which is written after the last one. A checkpoint has weights in float32 and two moments of each trained one, or the adapters
+    only.
 
     Args:
         save: type of the artifact's weights; None: as in the model's own files.
         adapters_only: the artifact holds the adapters and not the model that they change.
     """
-    if adapters_only:
-        return 4 * work.trained + KEPT * checkpoint_bytes(work)
     own = work.shape.stored if save in (None, "source") else SAVED_BYTES[save]
-    return round(own * work.held) + KEPT * checkpoint_bytes(work)
+    artifact = 4 * work.trained if adapters_only else round(own * work.held)
+    return KEPT * checkpoint_bytes(work) + max(checkpoint_bytes(work), artifact)
 
 
 def checkpoint_bytes(work: Work) -> int:

@@ -100,9 +100,9 @@ class _Worker:
         command = [sys.executable, "-P", "-c", f"from safework_data.build.workers import serve; serve({theirs.fileno()})"]
         # what this process has found to import, the other one does
         env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        # A terminal's Ctrl-C and a scheduler's SIGTERM reach every process. The parent says what becomes of the run: workers are born with
-        # both signals blocked.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        # A terminal's Ctrl-C and its end, and a scheduler's SIGTERM, reach every process. The parent says what becomes of the run: workers
+        # are born with these signals blocked.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
         try:
             with theirs:
                 self._process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])

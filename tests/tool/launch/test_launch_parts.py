@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
+import signal
 import socket
 import subprocess
 import time
@@ -16,9 +18,10 @@ from pydantic import ValidationError
 from safework_cli.core import resume
 from safework_cli.core import stage as stage_module
 from safework_cli.core.artifacts import Store
+from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.config import Layer, fingerprint
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, SafeworkError
-from safework_cli.core.launch import start
+from safework_cli.core.launch import jobs, start
 from safework_cli.core.launch.jobs import job_of, keep_number, made_by_job, new_submission
 from safework_cli.core.launch.ranks import RankRecord, failed, first_cause, write_record
 from safework_cli.core.launch.relay import Relay, RelayDisplay
@@ -139,6 +142,34 @@ def test_what_the_first_process_shows_arrives_whole_and_in_order(tmp_path):
         out.write('", "note"]}\n{"call": "__init__", "arguments": []}\n')
     relay.pump()
     assert shown.calls[3:] == [("line", "half", "note")]  # and nothing but a display's own calls
+
+
+def test_a_line_that_cannot_be_read_does_not_end_the_run(tmp_path):
+    seen: list[str] = []
+    relay = Relay(tmp_path / "display.jsonl", SimpleNamespace(line=lambda text, level: seen.append(text)))  # type: ignore[arg-type]
+    first, last = (f'{{"call": "line", "arguments": ["{text}", "info"]}}\n'.encode() for text in ("one", "two"))
+    (tmp_path / "display.jsonl").write_bytes(first + b"\0\0\0\0\n[]\n{}\n" + last)
+    relay.pump()
+    assert seen == ["one", "two"]
+
+
+@pytest.mark.parametrize("first_host", ["another-node", this_host()])
+def test_a_signal_reaches_a_process_of_this_node_wherever_the_first_one_is(first_host, tmp_path):
+    """torchrun numbers nodes in the order of their names: rank 0 need not be where the command is."""
+    here, gone = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    try:
+        gone.kill()
+        gone.wait()
+        assert not start._send(tmp_path, signal.SIGTERM)  # none has begun
+        write_record(tmp_path, RankRecord(0, os.getpid(), "another-node", "1"))  # this very process, were the host not looked at
+        assert not start._send(tmp_path, signal.SIGTERM)
+        write_record(tmp_path, RankRecord(0, gone.pid, first_host, "1"))
+        write_record(tmp_path, RankRecord(1, here.pid, this_host(), "1"))
+        assert start._send(tmp_path, signal.SIGTERM)
+        assert here.wait(10) == -signal.SIGUSR1  # SIGTERM is torchrun's
+    finally:
+        here.kill()
+        here.wait()
 
 
 def test_the_command_that_starts_processes(tmp_path):
@@ -366,6 +397,29 @@ def test_a_job_is_a_reference_once_it_has_made_something(store):
         made_by_job(store, "job:12")
     (folder / "printed").write_text("dataset/starter@v1\n")
     assert made_by_job(store, "job:12:cot") == "dataset/starter@v1:cot"
+
+
+def test_who_waits_for_a_job_outlasts_a_restart_of_slurm(store, monkeypatch):
+    refused = SafeworkError("scontrol refused", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
+    states = ["PENDING", refused, "CONFIGURING", refused, refused, "STOPPED", "SIGNALING", "REQUEUE_HOLD", "TIMEOUT"]
+    answers = [state if isinstance(state, Exception) else f"JobId=7 JobState={state} Reason=None ExitCode=0:0 x" for state in states]
+
+    def asked(command):
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(jobs, "slurm", asked)
+    monkeypatch.setattr(jobs, "POLL_SECONDS", 0.0)
+    keep_number(store, "7", new_submission(store, "x", {"inputs": {}}))
+    ended = jobs.outcome_of(store, "7")
+    assert (ended["state"], ended["code"], ended["ref"], answers) == ("TIMEOUT", 1, None, [])
+    for patience, answer in ((600.0, "Invalid job id specified"), (0.0, "Unable to contact slurm controller")):
+        monkeypatch.setattr(jobs, "PATIENCE_SECONDS", patience)
+        answers[:] = [SafeworkError("scontrol refused", answer)] * 2
+        with pytest.raises(SafeworkError, match=answer):
+            jobs.outcome_of(store, "7")
 
 
 def test_a_job_that_gains_no_step_is_not_started_again():

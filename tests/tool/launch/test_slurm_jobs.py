@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from safework_cli.core.artifacts.gc import collect, garbage
 from safework_cli.core.artifacts.transfer import import_folder
 from safework_cli.core.launch.jobs import folder_of, made_by_job
+from safework_cli.core.runs import run_folder_name
 
 SBATCH = """#!/bin/sh
 n=$(($(cat "FOLDER/number") + 1)); echo $n > "FOLDER/number"
@@ -208,6 +210,36 @@ def test_a_number_that_comes_back_means_the_new_job(cli, slurm, store, rows):
     later = submitted(cli("verifier", "score", f"data={second}", "rules=[format]", *JOB))
     assert slurm.option(later, "dependency") == f"=afterok:{second[4:]}"
     assert slurm.run(second)[0] == 0 and made_by_job(store, second) == "generations/other@v1"
+
+
+def test_the_same_command_again_names_the_job_that_has_not_ended(cli, slurm, store, rows):
+    words = (*SCORE, f"file={rows}", *JOB)
+    first = submitted(cli(*words))
+    (slurm.folder / "queue").write_text(f"{first[4:]}\n")
+    again = cli(*words)
+    assert submitted(again) == first and f"Slurm job {first[4:]} was submitted for this" in again.stderr
+    other = submitted(cli(*words, "--name", "other"))  # another request
+    later = (*SCORE[:2], f"data={first}", "rules=[format]", *JOB)  # its input is still to be made, and with it the fingerprint
+    second = submitted(cli(*later))
+    (slurm.folder / "queue").write_text(f"{first[4:]}\n{second[4:]}\n")
+    assert len({first, other, second}) == 3 and submitted(cli(*later)) == second
+    (slurm.folder / "queue").write_text("")  # it ended without a result
+    assert submitted(cli(*words)) not in (first, other, second)
+    (slurm.folder / "queue").unlink()  # Slurm does not answer
+    assert submitted(cli(*words)) != first
+
+
+def test_a_job_whose_run_another_one_has_is_not_started_again(cli, slurm, store, rows):
+    job = submitted(cli(*SCORE, f"file={rows}", *JOB))
+    folder = store.runs / run_folder_name("verifier score", slurm.words(job)[slurm.words(job).index("--submitted") + 1])
+    folder.mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        (folder / "request.json").write_text(json.dumps({"inputs": {}, "pid": 7, "host": "there", "job": "99"}))
+        code, said = slurm.run(job)
+        assert code == 1 and "process 7 of Slurm job 99 on there" in said and not (slurm.folder / "asked").exists()
+        (folder / "request.json").write_text(json.dumps({"inputs": {}, "pid": 7, "host": "there", "job": job[4:]}))
+        code, said = slurm.run(job, restarts=1)  # what is left of its own earlier start
+        assert code == 75 and "requeue" in (slurm.folder / "asked").read_text(), said
 
 
 def test_a_number_that_was_never_submitted_is_named(cli, slurm, store):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from safework_cli.core.artifacts.adapters import base_in_store
 from safework_cli.core.artifacts.manifest import MANIFEST, Artifact
 from safework_cli.core.artifacts.staging import below, is_locked, is_recent
 from safework_cli.core.artifacts.store import GC_LOCK, Store
-from safework_cli.core.errors import InputError
+from safework_cli.core.errors import InputError, RunAgain
 from safework_cli.core.launch.jobs import needed_by_jobs
+from safework_cli.core.system_errors import FULL
 
 
 @dataclass(slots=True)
@@ -41,7 +43,7 @@ def garbage(store: Store, *, keep: int, runs_days: float, with_ancestors: bool, 
     """
     damaged = [] if damaged is None else damaged
     everything = store.list(damaged=damaged)
-    made = {a.manifest.fingerprint for a in everything if a.manifest.reuse}
+    made = [a for a in everything if a.manifest.reuse]
     of_jobs, forked = needed_by_jobs(store)
     old_runs = [run for run in runs.run_folders(store.runs) if run.name not in forked and _is_over(run, runs_days, made)]
     by_name: dict[tuple[str, str], list[Artifact]] = {}
@@ -79,13 +81,14 @@ def needed_by_runs(store: Store, without: Iterable[Path] = ()) -> set[Path]:
 def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
     """Deletes what ``garbage`` listed, but for what is in use by now. Returns what was deleted.
 
-    Everything is moved out of sight under the store's lock for this; the bytes are freed after it is let go of.
+    Everything is moved out of sight under the store's lock for this; the bytes are freed after it is let go of. Where the disk has no space
+    for the folder that they are moved to, they are deleted where they are.
 
     Raises:
         RunAgain: another gc holds the lock for long.
         InputError: the store may not be written to.
     """
-    bin_ = store.staging()
+    bin_ = _bin(store)
     deleted = []
     try:
         with store.lock(GC_LOCK):
@@ -100,12 +103,32 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
                         if not runs.move_to_trash(item.path, bin_):
                             continue
                     else:
-                        item.path.rename(bin_ / str(number))
+                        _delete(item.path) if bin_ is None else item.path.rename(bin_ / str(number))
                         item.path.with_name(f"{item.path.name}.lock").unlink(missing_ok=True)  # of a staging folder
                     deleted.append(item)
     finally:
-        store.discard(bin_)
+        if bin_ is not None:
+            store.discard(bin_)
     return deleted
+
+
+def _bin(store: Store) -> Path | None:
+    """A folder for what is deleted; None where the disk is too full for one."""
+    try:
+        return store.staging()
+    except RunAgain as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in FULL:
+            return None
+        raise
+
+
+def _delete(path: Path) -> None:
+    """Deletes a file or a folder where it is: an artifact's manifest first, without which no reader sees the rest."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink()
+        return
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path)
 
 
 def _bases(store: Store, artifact: Artifact) -> set[Path]:
@@ -135,12 +158,12 @@ def _inputs_of_damaged(store: Store, whole: Sequence[Artifact]) -> list[str]:
     return references
 
 
-def _is_over(run: Path, days: float, made: set[str]) -> bool:
+def _is_over(run: Path, days: float, made: Sequence[Artifact]) -> bool:
     """Whether a run folder can be deleted: its artifact was made, or it was not resumed for a long time."""
     if runs.is_running(run):
         return False
     request = runs.read_request(run)
-    return (request is not None and request.get("fingerprint") in made) or not is_recent(run, days)
+    return (request is not None and any(runs.ends(artifact, request) for artifact in made)) or not is_recent(run, days)
 
 
 def _leftovers(store: Store, everything: Sequence[Artifact], damaged: Sequence[InputError]) -> list[Path]:

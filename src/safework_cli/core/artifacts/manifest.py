@@ -330,6 +330,21 @@ def write_where_asked(path: Path, data: bytes) -> None:
         write_durably(Path(os.path.realpath(path)), data)
 
 
+def make_durably(folder: Path) -> None:
+    """Makes a folder and those above it, so that they are there after a power cut."""
+    if not folder.is_dir():
+        make_durably(folder.parent)
+        folder.mkdir(exist_ok=True)
+        fsync_folder(folder.parent)
+
+
+def fsync_below(folder: Path) -> None:
+    """Flushes the names of the files in all folders below one, the innermost first. Those in the folder itself are the caller's."""
+    for parent, folders, _ in os.walk(folder, topdown=False):
+        for name in folders:
+            fsync_folder(Path(parent, name))
+
+
 def fsync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -43,7 +43,11 @@ class Staging:
         lock = FileLock(_lock_of(folder), timeout=WAIT_SECONDS)
         lock.acquire()
         self._held[folder] = lock
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except OSError:
+            self.done(folder)
+            raise
         return folder
 
     def done(self, folder: Path) -> None:

@@ -23,8 +23,10 @@ from safework_cli.core.artifacts.manifest import (
     FileEntry,
     Manifest,
     NotThere,
+    fsync_below,
     fsync_folder,
     hash_payload,
+    make_durably,
     payload_digest,
     payload_files,
 )
@@ -289,7 +291,8 @@ class Store:
                 with open(path, "rb") as handle:
                     os.fsync(handle.fileno())
             home = self.root / manifest.kind / manifest.name
-            home.mkdir(parents=True, exist_ok=True)
+            make_durably(home)
+            fsync_below(payload)  # the payload's own folder is flushed with the manifest
             with self.lock(f"{manifest.kind}.{manifest.name}"):
                 manifest.version = max(_versions_in(home), default=0) + 1
                 manifest.write(payload)

@@ -9,9 +9,20 @@ from pathlib import Path
 
 from safework_cli.core.artifacts.adapters import base_of
 from safework_cli.core.artifacts.external import path_artifact
-from safework_cli.core.artifacts.manifest import EXTERNAL, KINDS, MANIFEST, Artifact, FileEntry, canonical_digest, fsync_folder, sha256_of
+from safework_cli.core.artifacts.manifest import (
+    EXTERNAL,
+    KINDS,
+    MANIFEST,
+    Artifact,
+    FileEntry,
+    Manifest,
+    canonical_digest,
+    fsync_folder,
+    sha256_of,
+)
 from safework_cli.core.artifacts.staging import this_host
 from safework_cli.core.artifacts.store import Store, now
+from safework_cli.core.artifacts.verify import verify
 from safework_cli.core.errors import InputError, SafeworkError
 from safework_cli.core.system_errors import explain
 
@@ -53,14 +64,21 @@ def import_folder(store: Store, path: Path, name: str | None, *, reuse: bool = F
         store.discard(staging)
 
 
-def export_folder(artifact: Artifact, folder: Path) -> None:
+def export_folder(artifact: Artifact, folder: Path) -> bool:
     """Copies an artifact out, manifest and all. A reader sees the whole folder or none; what a killed export left is replaced.
+
+    Returns:
+        Whether it was copied; False where the folder is its whole copy already, byte for byte.
 
     Raises:
         InputError: there is something else in the folder; or the artifact changed while it was copied.
     """
+    if _is_whole_export(artifact, folder):
+        return False
     if folder.is_symlink() or (folder.exists() and not _is_cut_export(artifact, folder)):
-        raise InputError(f"{folder} exists", "an export never writes over anything", "name another folder")
+        raise InputError(
+            f"{folder} exists and is not a whole copy of {artifact.ref}", "an export never writes over anything", "name another folder"
+        )
     prefix = f".{folder.name}.exporting-{this_host()}-"
     temporary = folder.with_name(f"{prefix}{os.getpid()}")
     try:
@@ -93,6 +111,22 @@ def export_folder(artifact: Artifact, folder: Path) -> None:
         raise explain(error) or error from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return True
+
+
+def _is_whole_export(artifact: Artifact, folder: Path) -> bool:
+    """Whether a folder holds this artifact's files and no other, each with its bytes. (What was exported from outside a store has no
+    manifest to compare with.)"""
+    if folder.is_symlink() or not (folder / MANIFEST).is_file() or artifact.manifest.stage == EXTERNAL:
+        return False
+    try:
+        theirs = Manifest.read(folder)
+        if any(getattr(theirs, name) != getattr(artifact.manifest, name) for name in ("kind", "name", "version", "created", "digest")):
+            return False
+        verify(Artifact(folder, theirs), None)
+    except (InputError, OSError):
+        return False
+    return True
 
 
 def _copy(source: Path, files: Sequence[FileEntry], target: Path) -> None:

@@ -25,14 +25,23 @@ from safework_cli.core.errors import EXIT_ERROR, InputError, SafeworkError
 
 FOLDER = ".slurm"
 REQUEST = "request.json"
-"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``."""
+"""What a submission needs: ``inputs`` (references by key), ``fork`` (a run's name or null), ``jobs`` (of an array), ``user``; and
+``identity``, of what is asked for."""
 PRINTED = "printed"
 """Beginning of the name of the file that takes a job's standard output; of an array's job the number follows."""
 PREFIX = "job:"
 """Of a reference to what a Slurm job makes."""
 REFERENCE = re.compile(r"job:(?P<job>\d+(?:_\d+)?)(?::(?P<subset>[\w.-]+))?")
-NOT_ENDED = ("PENDING", "RUNNING", "REQUEUED", "COMPLETING", "CONFIGURING", "SUSPENDED")
+ENDED = (
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+    "TIMEOUT",
+)  # fmt: skip
+"""States in which a job stays. In every other one (a dozen, with more in new releases) it may still run."""
 POLL_SECONDS = 5.0
+PATIENCE_SECONDS = 600.0
+"""For which who waits for a job asks again where Slurm does not answer: its controller is restarted now and then."""
+_UNKNOWN = "Invalid job id"
+"""What scontrol says of a job that it does not have."""
 COMMAND_SECONDS = 60.0
 """For a command of Slurm's to answer."""
 
@@ -55,6 +64,18 @@ def new_submission(store: Store, name: str, request: Mapping[str, Any]) -> Path:
 def keep_number(store: Store, job: str, folder: Path) -> None:
     """Notes that a job of this number runs what is in this folder."""
     write_durably(store.root / FOLDER / f"{job}.job", f"{folder.name}\n".encode())
+
+
+def waiting_job(store: Store, identity: str) -> str | None:
+    """The number of a job that was submitted with this identity and has not ended; None where there is none, or Slurm cannot be asked."""
+    numbers = {}
+    for file in (store.root / FOLDER).glob("*.job"):
+        with suppress(OSError, ValueError, AttributeError):
+            request = json.loads((store.root / FOLDER / _text(file) / REQUEST).read_bytes())
+            if request.get("identity") == identity and not has_made(store, file.stem):
+                numbers[file.stem] = file.stat().st_mtime
+    queue = (_queue() if numbers else None) or set()
+    return max(numbers.keys() & queue, key=lambda number: numbers[number], default=None)
 
 
 def folder_of(store: Store, job: str) -> Path:
@@ -118,13 +139,25 @@ def _text(file: Path) -> str:
 
 
 def outcome_of(store: Store, job: str) -> dict[str, Any]:
-    """Waits for a job, requeues included, and says how it ended: ``state``, ``code``, ``ref`` (None where it made nothing) and ``log``."""
+    """Waits for a job, requeues included, and says how it ended: ``state``, ``code``, ``ref`` (None where it made nothing) and ``log``.
+
+    Raises:
+        SafeworkError: Slurm knows no such job, or has not answered for some minutes.
+    """
+    answered = time.monotonic()
     while True:
-        line = slurm(["scontrol", "--oneliner", "show", "job", job])
+        try:
+            line = slurm(["scontrol", "--oneliner", "show", "job", job])
+        except SafeworkError as error:
+            if _UNKNOWN in str(error) or time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
+        answered = time.monotonic()
         state, code = re.search(r"JobState=(\w+)", line), re.search(r" ExitCode=(\d+):(\d+)", line)
         if state is None or code is None:
             raise SafeworkError(f"Slurm knows no job {job}", line[:200], f"sacct --job={job}")
-        if state[1] not in NOT_ENDED:
+        if state[1] in ENDED:
             made = made_by_job(store, f"{PREFIX}{job}") if has_made(store, job) else None
             number = int(code[1]) or (0 if state[1] == "COMPLETED" else EXIT_ERROR)
             return {"state": state[1], "code": number, "ref": made, "log": str(log_of(store, job))}

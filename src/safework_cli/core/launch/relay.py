@@ -59,7 +59,7 @@ class Relay:
         self._at = 0
 
     def pump(self) -> None:
-        """Shows what has been written since the last call; a line that is not complete yet waits."""
+        """Shows what has been written since the last call; a line that is not complete yet waits, one that cannot be read is left out."""
         if not self._path.exists():
             return
         with self._path.open("rb") as handle:
@@ -69,6 +69,10 @@ class Relay:
             return
         self._at += len(whole) + 1
         for line in whole.split(b"\n"):
-            record = json.loads(line)
-            if record["call"] in CALLS:
-                getattr(self._display, record["call"])(*record["arguments"])
+            try:
+                record = json.loads(line)
+                call, arguments = record["call"], record["arguments"]
+            except (ValueError, KeyError, TypeError):
+                continue  # a network file system may show zeros where another node's bytes are to come: that line is not shown
+            if call in CALLS:
+                getattr(self._display, call)(*arguments)

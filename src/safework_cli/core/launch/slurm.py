@@ -46,6 +46,7 @@ class Batch:
         after: jobs that make its inputs.
         shards: jobs of an array, each of which runs the command with ``shard=`` of its own; 1 for a job by itself.
         fork: the run whose checkpoint it starts from.
+        identity: of what is asked for: the same command again means this job while it has not ended.
     """
 
     stage: str
@@ -58,6 +59,7 @@ class Batch:
     after: Sequence[str] = ()
     shards: int = 1
     fork: str | None = None
+    identity: str | None = None
 
 
 def script(batch: Batch, store: Store, folder: Path, environment: Mapping[str, str]) -> str:
@@ -176,7 +178,7 @@ def submit(batch: Batch, store: Store, environment: Mapping[str, str]) -> str:
     with store.lock(GC_LOCK):
         for reference in batch.inputs.values():
             _refuse_if_deleted(store, reference)
-        request = {"stage": batch.stage, "inputs": dict(batch.inputs), "fork": batch.fork, "jobs": batch.shards}
+        request = {"stage": batch.stage, "inputs": dict(batch.inputs), "fork": batch.fork, "jobs": batch.shards, "identity": batch.identity}
         folder = new_submission(store, batch.name, request)
     for number, recipe in enumerate(batch.recipes):
         (folder / _copy_name(number, recipe)).write_text(recipe.text, encoding="utf-8")

@@ -1,8 +1,8 @@
 """Starts a stage on several processes and waits for them: the command keeps the lock, the signals, the commit and the exit code.
 
 The command's own process imports no torch. It writes what is to be run into the run folder, starts torchrun (inside a Slurm allocation of
-several nodes, one torchrun on each by srun), shows what the first process reports, passes Ctrl-C and SIGTERM on to that process only, and
-reads the result or the first cause of a failure from the processes' records.
+several nodes, one torchrun on each by srun), shows what the first process reports, passes Ctrl-C and SIGTERM on to one process of its own
+node, and reads the result or the first cause of a failure from the processes' records.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def launch_command(launch: LaunchSettings, run: Path, fingerprint: str, environm
         raise ConfigError(what, "", f"sbatch --nodes={launch.nodes}, or launch.nodes={nodes}")
     if "SLURMD_NODENAME" not in environment:
         what = f"launch.nodes={launch.nodes}, and this is not a node of the Slurm allocation {job}"
-        raise ConfigError(what, "the command passes signals on to the first process, on its own node", "start it by sbatch: slurm.time=…")
+        raise ConfigError(what, "the command passes signals on to a process of its own node", "start it by sbatch: slurm.time=…")
     srun = ["srun", f"--nodes={launch.nodes}", f"--ntasks={launch.nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     if cores_of_each := environment.get("SLURM_CPUS_PER_TASK"):  # which srun does not take over from sbatch (since Slurm 22.05)
         srun.append(f"--cpus-per-task={cores_of_each}")
@@ -193,14 +193,17 @@ def _wait(process: subprocess.Popen[bytes], relay: Relay, folder: Path, work: Wo
 
 
 def _send(folder: Path, number: signal.Signals) -> bool:
-    """Passes a signal on to the first process, which stops all at the same step. False while it has not begun. SIGTERM is left to
+    """Passes a signal on to one process of this host, which stops all at the same step: not to the first process, since torchrun numbers
+    nodes in the order of their names, so that the first may be on another one. False while none here has begun. SIGTERM is left to
     torchrun, which ends the other processes by it when one has failed."""
-    record = read_records(folder).get(0)
-    if record is None or record.host != this_host():
-        return False
-    with suppress(ProcessLookupError):
-        os.kill(record.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGUSR1)
-    return True
+    for record in read_records(folder).values():
+        if record.host == this_host() and record.state == "running":
+            try:
+                os.kill(record.pid, signal.SIGINT if number == signal.SIGINT else signal.SIGUSR1)
+            except ProcessLookupError:
+                continue
+            return True
+    return False
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,6 +20,8 @@ from pathlib import Path
 from typing import Literal
 
 from safework_cli.core.errors import ConfigError, SafeworkError
+from safework_cli.core.launch.start import end_with_parent
+from safework_cli.core.signals import ENDING, not_ignored
 from safework_cli.core.terminal import visible
 from safework_cli.data.image_rows import reads_images
 from safework_cli.engines.vllm.over_vllm import SAMPLED_LOGPROBS
@@ -73,36 +78,58 @@ def serve(command: Sequence[str], url: str, log: Path, ready: Callable[[], None]
         ready: called once, when it does.
 
     Returns:
-        0 after SIGTERM, 130 after Ctrl-C.
+        0 after SIGTERM, SIGHUP or SIGUSR1, 130 after Ctrl-C.
 
     Raises:
+        ConfigError: something else listens there.
         SafeworkError: the server ended by itself.
     """
+    _refuse_taken(url)
     log.parent.mkdir(parents=True, exist_ok=True)
     stops: deque[int] = deque()
-    previous = {number: signal.signal(number, lambda got, _: stops.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, lambda got, _: stops.append(got)) for number in not_ignored((signal.SIGINT, *ENDING))}
     try:
         with log.open("wb") as output:
             environment = os.environ | ENVIRONMENT
             server = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        waiting = True
-        while server.poll() is None and not stops:
-            time.sleep(0.5)
-            if waiting and _answers(url):
-                waiting = False
-                ready()
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=end_with_parent,
+            )  # fmt: skip
+        try:
+            waiting = True
+            while server.poll() is None and not stops:
+                time.sleep(0.5)
+                if waiting and _answers(url):
+                    waiting = False
+                    ready()
+        finally:
+            _end(server)
         if not stops:
             raise SafeworkError(
                 f"the vLLM server at {url} ended with exit code {server.returncode}",
                 "\n".join([f"the last lines of {log}:", *(f"    {line}" for line in last_lines(log, LAST_LINES))]),
             )
-        _end(server)
         return 130 if stops[0] == signal.SIGINT else 0
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _refuse_taken(url: str) -> None:
+    """Raises ConfigError where something listens at the address already: its answers would pass for the new server's."""
+    where = urllib.parse.urlsplit(url)
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server that has just ended take no port
+        try:
+            trial.bind((where.hostname, where.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                return  # the server says what is wrong with the address
+            raise ConfigError(
+                f"{url} is in use",
+                "something listens there, such as a server that an earlier command has left",
+                f"end it (ss -tlnp 'sport = :{where.port}' names it), or choose another --port",
+            ) from None
 
 
 def _answers(url: str) -> bool:
