@@ -117,6 +117,26 @@ def failed_gates(gates: Sequence[Gate], summary: Mapping[str, Any]) -> list[str]
     return [failure for checked in check_gates(gates, summary) if (failure := checked.failure)]
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How many samples have no score, and how many of them are tolerated."""
+
+    failed: int
+    tolerated: int
+
+
+def count_failures(max_failed: float, summaries: Sequence[Mapping[str, Any]]) -> Failures:
+    """The samples that the suite's judge, another given judge or a further metric could not score.
+
+    Args:
+        max_failed: the share of all samples that may be among them.
+        summaries: of the model, and of the base where it was asked in the same run.
+    """
+    records = [record for summary in summaries for record in summary["suites"].values()]
+    failed = sum(record.get("incomplete", record["failed"]) for record in records)  # records made before have the first judge's only
+    return Failures(failed, int(max_failed * sum(record["rows"] for record in records)))
+
+
 def _value(name: str, summary: Mapping[str, Any]) -> float | None:
     if name in AXES:
         return summary["axes"][name]["value"]

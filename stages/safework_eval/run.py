@@ -22,7 +22,7 @@ from safework_cli.environments.search.measures import SEARCH_MEASURES, JudgedEpi
 from safework_eval.compare import compare, further_key
 from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
-from safework_eval.gates import failed_gates
+from safework_eval.gates import count_failures, failed_gates
 from safework_eval.independence import independence_lines, independence_of
 from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites
@@ -315,8 +315,7 @@ def _outcome_of_shard(config: EvalConfig, sides: Sequence[Replies]) -> Outcome:
 
 def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel]) -> Outcome:
     summary = summaries[0]
-    failed = sum(record["failed"] for side in summaries for record in side["suites"].values())
-    total = sum(len(side.samples) for side in sides)
+    failures = count_failures(config.max_failed, summaries)
     metrics: dict[str, Any] = {
         f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")}
         for name, record in summary["suites"].items()
@@ -340,6 +339,6 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         notes=notes,
         chat_template_hash=sides[0].conditions.template_hash,
         failed_gates=failed_gates(config.gates, summary),
-        failed_items=failed,
-        tolerated_items=int(config.max_failed * total),
+        failed_items=failures.failed,
+        tolerated_items=failures.tolerated,
     )

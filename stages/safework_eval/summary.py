@@ -91,6 +91,8 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         **of_metric.to_json(),
         "failed": len(samples) - len(scored),
         "errors": _count([s.reply.error or s.errors.get(s.judge) for s in samples]),
+        "incomplete": sum(s.outcome is None or bool(missing_scores(s, panel)) for s in samples),
+        "further_errors": _count([error for s in samples for error in missing_scores(s, panel)]),
         "judge": {"id": panel.first.id, "digest": panel.first.digest, "ref": panel.first.ref},
         "length": _length(replied).to_json(),
     }
@@ -119,6 +121,23 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record[NONSENSE] = record["also"][NONSENSE]["value"]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def missing_scores(sample: ScoredSample, panel: Panel) -> list[str]:
+    """What failed on a reply in addition to the suite's own judge: the other judges and the further metrics, each with its reason.
+
+    A rule that stands beside a trained verifier does not fail on a row that has nothing to compare with: the verifier judges such rows.
+    """
+    if sample.reply.error:
+        return []  # one reason for all, and counted by it
+    comparable = bool(sample.row.meta.get("constraints")) or (sample.row.answer is not None and bool(sample.row.meta.get("answer_type")))
+    errors = {judge.id: sample.errors.get(judge.id) for judge in panel.others if comparable or not judge.is_rule}
+    said = set(sample.errors.values())  # a metric that only repeats its judge's error is no second reason
+    for name, judge in panel.also.items():
+        error = value.error if (value := sample.also.get(name)) is not None else None
+        if error not in said and (comparable or not (judge.is_rule and metric_named(name).needs_gold)):
+            errors[name] = error
+    return [f"{name}: {error}" for name, error in errors.items() if error is not None]
 
 
 def majority(rows: Sequence[Row]) -> dict[str, Any] | None:
