@@ -71,6 +71,12 @@ class WrapStage(Stage):
         """The specification of a served judge: it is written with all settings of the server, those that no other result depends on too."""
         return {"spec": canonical_digest(config.spec().model_dump(mode="json"))} if config.engine.endpoint else {}
 
+    def judge_again(self, config: WrapConfig, artifact: Artifact) -> Outcome:
+        from safework_verifier.save import judged_by
+
+        metrics = artifact.manifest.metrics
+        return judged_by(metrics, config.min_accuracy, config.max_failed) if metrics else Outcome()
+
     def show(self, artifact: Artifact) -> RenderableType:
         from safework_verifier.table import labels_table
 
