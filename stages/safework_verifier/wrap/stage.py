@@ -51,6 +51,9 @@ class WrapStage(Stage):
             given = "engine.kind=vllm" if config.engine.kind == "vllm" else "engine.attn_implementation"
             why = "a verifier reads label probabilities with transformers, by its own choice of attention, here and in every later stage"
             plan.refuse(f"{given} does not act on a verifier", why, f"leave {given} out; engine.kind=openai asks a served judge")
+        if config.min_accuracy and data is None:
+            why = "accuracy is measured on labelled rows, and no data is given"
+            plan.refuse(f"min_accuracy={config.min_accuracy:g} cannot be checked", why, "data=REF with meta.label, or min_accuracy=0")
         try:
             spec = config.spec()
             if spec.read_image_text:

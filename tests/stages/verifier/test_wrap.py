@@ -134,6 +134,7 @@ def test_a_judge_that_never_gives_a_label_is_refused(work, data):
     ("settings", "why"),
     [
         ({}, "either model=REF or engine.kind=openai"),
+        ({"engine": SERVED, "min_accuracy": 0.95}, "min_accuracy=0.95 cannot be checked"),
         ({"engine": SERVED, "template": "no places"}, "template must hold"),
         (
             {"engine": SERVED, "labels": {"good": {"code": "g", "score": 1.0}}},
