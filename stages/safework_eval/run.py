@@ -75,7 +75,7 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             _compare(config, base, sides, summaries)
         for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST), strict=False):
             _write(config, side, summary, suites, panels, folder)
-    return _outcome(config, sides, summaries, panels)
+    return _outcome(config, sides, summaries, panels, work)
 
 
 # ---------------------------------------------------------------- generation
@@ -313,7 +313,7 @@ def _outcome_of_shard(config: EvalConfig, sides: Sequence[Replies]) -> Outcome:
     )
 
 
-def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel]) -> Outcome:
+def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel], work: WorkDir) -> Outcome:
     summary = summaries[0]
     failures = count_failures(config.max_failed, summaries)
     metrics: dict[str, Any] = {
@@ -331,6 +331,9 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         metrics |= {f"{axis}_change": change["change"] for axis, change in summary[AGAINST]["axes"].items()}
         metrics["angle"] = summary[AGAINST]["angle"]
     notes = independence_lines(summary["independence"])
+    for line in failures.why:
+        notes.append(line)
+        work.progress.warn(line)
     if any(panel.first.id == "rule:refusal" for panel in panels.values()):
         notes.append("safety is judged by refusal phrases: a lower bound, since a safe reply that does not refuse is not counted")
     return Outcome(
