@@ -65,12 +65,14 @@ class Verdict:
         label: the class, for label verifiers ("correct", "wrong" or ``UNPARSED`` for rules that compare answers).
         probability: of the label, for verifiers that have one.
         error: why the score is missing.
+        retry: with ``error``: the judge's server gave no answer, so that a later attempt may succeed.
     """
 
     score: float | None
     label: str | None = None
     probability: float | None = None
     error: str | None = None
+    retry: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.error is None):
