@@ -69,7 +69,7 @@ def summarise(
         "conditions": asdict(conditions),
         "suites": records,
         "refusal": refusal_shares(records),
-        "length": _length(samples).to_json(),
+        "length": _length(samples),
         "axes": {axis: axis_value(axis, records) for axis in AXES},
     }
 
@@ -94,7 +94,7 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         "incomplete": sum(s.outcome is None or bool(missing_scores(s, panel)) for s in samples),
         "further_errors": _count([error for s in samples for error in missing_scores(s, panel)]),
         "judge": {"id": panel.first.id, "digest": panel.first.digest, "ref": panel.first.ref},
-        "length": _length(replied).to_json(),
+        "length": _length(replied),
     }
     formats = [s.format for s in replied]
     shares = {
@@ -205,9 +205,14 @@ def _judge_record(judge: str, ref: str, samples: Sequence[ScoredSample], bounds:
     return {**result.to_json(), "failed": len(outcomes) - len(scored), "labels": labels, "ref": ref}
 
 
-def _length(samples: Sequence[ScoredSample]) -> Estimate:
+def _length(samples: Sequence[ScoredSample]) -> dict[str, Any]:
+    """The mean tokens of a reply; not measured (None) where a server leaves some out, so that no gate passes."""
     replied = [s for s in samples if not s.reply.error]
-    return estimate([float(s.reply.tokens) for s in replied], [s.row.group for s in replied], bounds=(0.0, math.inf))
+    known = [(float(s.reply.tokens), s.row.group) for s in replied if s.reply.tokens is not None]
+    unknown = len(replied) - len(known)
+    used = [] if unknown else known
+    record = estimate([tokens for tokens, _ in used], [group for _, group in used], bounds=(0.0, math.inf)).to_json()
+    return {**record, **({"unknown": unknown} if unknown else {})}
 
 
 def _count(values: Sequence[str | None]) -> dict[str, int]:

@@ -143,6 +143,8 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     if length["value"] is not None:
         between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""
         lines.append(f"tokens of a reply: {length['value']:.0f}{between}, n = {length['n']}")
+    elif length.get("unknown"):
+        lines.append(f"tokens of a reply: not measured; the server did not report them for {length['unknown']} replies")
     against = summary.get("against")
     if against:
         angle = "none" if against["angle"] is None else f"{against['angle']:.0f}°" + (" (noise)" if against["angle_is_noise"] else "")
