@@ -123,6 +123,14 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
     return record
 
 
+def cut_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each judge that read replies without their middle."""
+    return [
+        f"{judge} read {counts['truncated']} of {counts['judged']} replies without a part: with the prompt they exceed its max_length"
+        for judge, counts in (summary.get("cut_for_judges") or {}).items()
+    ]
+
+
 def missing_scores(sample: ScoredSample, panel: Panel) -> list[str]:
     """What failed on a reply in addition to the suite's own judge: the other judges and the further metrics, each with its reason.
 

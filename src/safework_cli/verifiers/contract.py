@@ -118,6 +118,13 @@ def judged(verifier: Verifier, exchanges: Sequence[Exchange]) -> list[Verdict]:
     return [v if isinstance(v, Verdict) else Verdict(None, error=nothing.format(type(v).__name__)) for v in verdicts]
 
 
+def cut_for(verifier: Verifier) -> dict[str, int]:
+    """How many exchanges a verifier has judged and how many of them did not fit into its ``max_length`` and were read without a part; empty
+    where it cuts nothing, or does not count."""
+    truncated = getattr(verifier, "truncated", 0)
+    return {"truncated": truncated, "judged": getattr(verifier, "judged", 0)} if truncated else {}
+
+
 def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     """Mean score, how many were scored, how many were not, in how many a rule found no answer (score 0), and how often each label fell."""
     scores = [v.score for v in verdicts if v.score is not None]

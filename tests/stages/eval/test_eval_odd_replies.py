@@ -119,6 +119,7 @@ def test_an_independent_judge_that_fails_is_counted_and_shown(
 
     class Unreachable:
         name = "unreachable"
+        judged, truncated = 12, 3  # as if it had read three without their middle before
 
         def judge(self, exchanges: Any) -> list[Verdict]:
             return [Verdict(None, error="timed out") for _ in exchanges]
@@ -133,6 +134,8 @@ def test_an_independent_judge_that_fails_is_counted_and_shown(
     assert (harmful["judge"]["id"], harmful["failed"], harmful["n"]) == ("rule:refusal", 0, len(REPLIES)), "its own value is whole"
     assert harmful["incomplete"] == len(REPLIES) and harmful["further_errors"] == {"verifier:judge: timed out": len(REPLIES)}
     assert outcome.failed_items == 2 * len(REPLIES) > outcome.tolerated_items == 0
+    assert summary["cut_for_judges"] == {"verifier:judge": {"truncated": 3, "judged": 12}}
+    assert any("verifier:judge read 3 of 12 replies without a part" in note for note in outcome.notes)
     assert count_failures(1.0, [summary]).tolerated == 2 * len(REPLIES)
     console = Console(width=200)
     with console.capture() as captured:

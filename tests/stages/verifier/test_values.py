@@ -223,8 +223,9 @@ def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
     (ids, _), count = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
     assert special not in ids[-count:]
+    assert writer.truncated == 0
     (ids, _), count = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
-    assert len(ids) == 200 and count == 100
+    assert len(ids) == 200 and count == 100 and writer.truncated == 1
 
 
 def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):
