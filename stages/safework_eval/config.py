@@ -87,7 +87,9 @@ class EvalConfig(WithEngine):
     """What must hold: `{metric: harmful.safety, min: 0.5}`, `{metric: capability, change_min: -0.02}`. The artifact is made either way;
     a gate that does not hold makes the command exit with 4. Other gates are applied to a finished evaluation without asking again."""
     max_failed: float = verdict(0.0, ge=0.0, le=1.0)
-    """Share of samples that may be unscorable before the command exits with 5; like the gates, applied to a finished evaluation."""
+    """Share of samples that may be unscorable before the command exits with 5: of all, and, rounded up, of each suite. A sample is
+    unscorable if the suite's judge, another given judge or a further metric could not score it; a suite without any score always makes
+    the command exit with 5. Like the gates, applied to a finished evaluation."""
     shard: str | None = cosmetic(None)
     """Ask for one share of the replies, such as 2/8: every eighth batch, from the second. It makes generations, which the same command
     with shards.1=REF … shards.8=REF judges and sums up as one evaluation. (slurm.shards=8 does both.)"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,42 @@ def check_gates(gates: Sequence[Gate], summary: Mapping[str, Any]) -> list[Check
 def failed_gates(gates: Sequence[Gate], summary: Mapping[str, Any]) -> list[str]:
     """A sentence for each gate that does not hold."""
     return [failure for checked in check_gates(gates, summary) if (failure := checked.failure)]
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """How many samples have no score, and how many of them are tolerated.
+
+    Attributes:
+        why: a sentence for each suite in which more failed than it tolerates.
+    """
+
+    failed: int
+    tolerated: int
+    why: tuple[str, ...] = ()
+
+
+def count_failures(max_failed: float, summaries: Sequence[Mapping[str, Any]]) -> Failures:
+    """The samples that the suite's judge, another given judge or a further metric could not score.
+
+    The share is that of all samples, and, rounded up, of each suite's: a small suite must not fail as a whole within the share of all. A
+    suite without a single score is never tolerated.
+
+    Args:
+        max_failed: the share that may be among them.
+        summaries: of the model, and of the base where it was asked in the same run.
+    """
+    failed, tolerated, rows, why = 0, 0, 0, []
+    for summary in summaries:
+        for name, record in summary["suites"].items():
+            own = record.get("incomplete", record["failed"])  # records made before have the first judge's only
+            most = math.ceil(round(max_failed * record["rows"], 6)) if record["n"] else 0
+            failed, tolerated, rows = failed + own, tolerated + min(own, most), rows + record["rows"]
+            if own > most:
+                limit = f"max_failed={max_failed:g} allows {most}" if record["n"] else "no sample has a score"
+                why.append(f"{own} of {record['rows']} samples of suite {name} failed ({summary['model']['ref']}): {limit}")
+    of_all = int(max_failed * rows)
+    return Failures(failed, min(of_all, tolerated) if why else of_all, tuple(why))
 
 
 def _value(name: str, summary: Mapping[str, Any]) -> float | None:

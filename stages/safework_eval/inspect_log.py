@@ -79,11 +79,14 @@ def _text_of(content: str | list[Any]) -> str:
 def output_of(model: str, reply: RecordedReply, logprobs: Logprobs | None = None) -> ModelOutput:
     """A reply as Inspect's output. Inspect takes the thought out of the message; ``metadata["reply"]`` keeps the text as generated."""
     message = ChatMessageAssistant(content=reply.text, model=model, source="generate")
-    total = reply.prompt_tokens + reply.tokens
+    usage = None
+    if reply.tokens is not None and reply.prompt_tokens is not None:
+        total = reply.prompt_tokens + reply.tokens
+        usage = ModelUsage(input_tokens=reply.prompt_tokens, output_tokens=reply.tokens, total_tokens=total)
     return ModelOutput(
         model=model,
         choices=[ChatCompletionChoice(message=message, stop_reason=STOP_REASONS.get(reply.finish_reason, "unknown"), logprobs=logprobs)],
-        usage=ModelUsage(input_tokens=reply.prompt_tokens, output_tokens=reply.tokens, total_tokens=total),
+        usage=usage,
         metadata={"reply": reply.text, "finish_reason": reply.finish_reason},
         error=reply.error,
     )
@@ -94,8 +97,8 @@ def reply_of(output: ModelOutput) -> RecordedReply:
     details, usage = output.metadata or {}, output.usage
     return RecordedReply(
         text=details.get("reply", output.completion),
-        tokens=usage.output_tokens if usage else 0,
-        prompt_tokens=usage.input_tokens if usage else 0,
+        tokens=usage.output_tokens if usage else None,
+        prompt_tokens=usage.input_tokens if usage else None,
         finish_reason=details.get("finish_reason", str(output.stop_reason)),
         error=output.error,
     )

@@ -45,7 +45,7 @@ class JudgedReply:
         row: the prompt with its gold answer and ``meta``.
         reply: as generated, its thought included.
         answer: what is judged: all text outside the thought, or the answer of a search episode.
-        tokens: of the reply, the stop token included.
+        tokens: of the reply, the stop token included; None where a server does not report them.
         verdict: of the judge; it never has an error here.
         by_rule: the judge is a rule; otherwise it is a trained verifier.
         said: judge id → verdict, of every judge of the suite that could score the reply.
@@ -54,7 +54,7 @@ class JudgedReply:
     row: Row
     reply: str
     answer: str
-    tokens: int
+    tokens: int | None
     verdict: Verdict
     by_rule: bool
     said: Mapping[str, Verdict] = field(default_factory=dict)

@@ -208,8 +208,8 @@ class SafeworkAPI(ModelAPI):
             reply = record_of(completion)
             reply.text = cut_at_stop(reply.text, sampling.stop)
             outputs.append(output_of(self.model_name, reply, _logprobs(engine, completion) if logprobs else None))
-        output, prompt = outputs[0], completions[0].prompt_tokens
-        tokens = sum(completion.tokens for completion in completions)
+        output, prompt = outputs[0], completions[0].prompt_tokens or 0
+        tokens = sum(completion.tokens or 0 for completion in completions)
         output.choices = [choice for each in outputs for choice in each.choices]
         output.usage = ModelUsage(input_tokens=prompt, output_tokens=tokens, total_tokens=prompt + tokens)
         return output

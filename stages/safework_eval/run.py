@@ -19,10 +19,11 @@ from safework_cli.core.stage import Inputs, Outcome, WorkDir
 from safework_cli.data.row import Row
 from safework_cli.engines.protocol import Sampling
 from safework_cli.environments.search.measures import SEARCH_MEASURES, JudgedEpisode
+from safework_cli.verifiers.contract import cut_for
 from safework_eval.compare import compare, further_key
 from safework_eval.conditions import read_summary, refuse_differences, search_conditions
 from safework_eval.config import AGAINST, SAMPLES, SUMMARY, EvalConfig
-from safework_eval.gates import failed_gates
+from safework_eval.gates import count_failures, failed_gates
 from safework_eval.independence import independence_lines, independence_of
 from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites
@@ -33,7 +34,7 @@ from safework_eval.search_measures import judged_episode, judged_episodes, searc
 from safework_eval.searching import chunks_of
 from safework_eval.selection import PlannedSuite
 from safework_eval.shards import SLOT, Replies, merged, write_shard
-from safework_eval.summary import Conditions, summarise
+from safework_eval.summary import Conditions, cut_lines, summarise
 
 if TYPE_CHECKING:
     from safework_cli.engines.protocol import Engine, TokenEngine
@@ -68,14 +69,16 @@ def evaluate(config: EvalConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             write_shard(work.output, suites, replies)
             return _outcome_of_shard(config, replies)
         sides = [_side(config, inputs, model, suites, side) for model, side in zip(models, replies, strict=True)]
-        _judge(sides, suites, panels, work)
+        cut = _judge(sides, suites, panels, work)
         data = inputs.maybe("data")
         summaries = [_summary(side, data, suites, panels, inputs.many("verifiers").get(JUDGE)) for side in sides]
+        for summary in summaries:
+            summary["cut_for_judges"] = cut
         if base is not None:
             _compare(config, base, sides, summaries)
         for side, summary, folder in zip(sides, summaries, (work.output, work.output / AGAINST), strict=False):
             _write(config, side, summary, suites, panels, folder)
-    return _outcome(config, sides, summaries, panels)
+    return _outcome(config, sides, summaries, panels, work)
 
 
 # ---------------------------------------------------------------- generation
@@ -198,8 +201,13 @@ def _play(
 # ---------------------------------------------------------------- judging
 
 
-def _judge(sides: list[Side], suites: list[PlannedSuite], panels: Mapping[str, Panel], work: WorkDir) -> None:
-    """Every judge on every suite of its own, one judge in memory at a time."""
+def _judge(sides: list[Side], suites: list[PlannedSuite], panels: Mapping[str, Panel], work: WorkDir) -> dict[str, dict[str, int]]:
+    """Every judge on every suite of its own, one judge in memory at a time.
+
+    Returns:
+        Judge id → ``cut_for`` of it, for all models of this run together; without the judges that cut nothing.
+    """
+    cut: dict[str, dict[str, int]] = {}
     judges: dict[str, Judge] = {judge.id: judge for panel in panels.values() for judge in panel.judges}
     metrics = {suite.name: suite.metric for suite in suites}
     for side in sides:
@@ -209,9 +217,13 @@ def _judge(sides: list[Side], suites: list[PlannedSuite], panels: Mapping[str, P
         own = [suite.name for suite in suites if judge.id in {j.id for j in panels[suite.name].judges}]
         samples = [sample for side in sides for name in own for sample in side.samples if sample.suite == name]
         with work.progress.phase(f"judge by {judge.ref or judge.id}", len(samples)) as phase:
-            score_samples(judge, judge.load(), samples, metrics)
+            verifier = judge.load()
+            score_samples(judge, verifier, samples, metrics)
             phase.advance(len(samples))
+        if counts := cut_for(verifier):
+            cut[judge.id] = counts
     measure_further([sample for side in sides for sample in side.samples], panels)
+    return cut
 
 
 # ---------------------------------------------------------------- summing up
@@ -313,10 +325,9 @@ def _outcome_of_shard(config: EvalConfig, sides: Sequence[Replies]) -> Outcome:
     )
 
 
-def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel]) -> Outcome:
+def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, Any]], panels: Mapping[str, Panel], work: WorkDir) -> Outcome:
     summary = summaries[0]
-    failed = sum(record["failed"] for side in summaries for record in side["suites"].values())
-    total = sum(len(side.samples) for side in sides)
+    failures = count_failures(config.max_failed, summaries)
     metrics: dict[str, Any] = {
         f"{name}.{record['metric']}": {key: record[key] for key in ("value", "interval", "n", "failed")}
         for name, record in summary["suites"].items()
@@ -332,6 +343,9 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         metrics |= {f"{axis}_change": change["change"] for axis, change in summary[AGAINST]["axes"].items()}
         metrics["angle"] = summary[AGAINST]["angle"]
     notes = independence_lines(summary["independence"])
+    for line in (*failures.why, *cut_lines(summary)):
+        notes.append(line)
+        work.progress.warn(line)
     if any(panel.first.id == "rule:refusal" for panel in panels.values()):
         notes.append("safety is judged by refusal phrases: a lower bound, since a safe reply that does not refuse is not counted")
     return Outcome(
@@ -340,6 +354,6 @@ def _outcome(config: EvalConfig, sides: list[Side], summaries: list[dict[str, An
         notes=notes,
         chat_template_hash=sides[0].conditions.template_hash,
         failed_gates=failed_gates(config.gates, summary),
-        failed_items=failed,
-        tolerated_items=int(config.max_failed * total),
+        failed_items=failures.failed,
+        tolerated_items=failures.tolerated,
     )

@@ -21,15 +21,15 @@ class RecordedReply:
 
     Attributes:
         text: as generated, thought included.
-        tokens, prompt_tokens: counts; ``tokens`` includes the stop token.
+        tokens, prompt_tokens: counts; ``tokens`` includes the stop token. None where a server does not report them.
         finish_reason: "stop", "length"; with ``error``: "model_length" (the prompt leaves no room), "failed" (a server), "unknown".
         error: why the reply is missing.
         episode: the fields of ``Episode`` where the reply ends a search episode; ``text`` is its last turn then.
     """
 
     text: str
-    tokens: int
-    prompt_tokens: int
+    tokens: int | None
+    prompt_tokens: int | None
     finish_reason: str
     error: str | None = None
     episode: dict[str, Any] | None = None

@@ -14,6 +14,7 @@ model's training; lineage says whether it is.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from safework_cli.core.errors import SafeworkError
@@ -24,7 +25,7 @@ from safework_cli.environments.search.grammar import ENVIRONMENT
 from safework_eval import shards
 from safework_eval.conditions import planned_summary, read_summary, refuse_differences
 from safework_eval.config import AGAINST, SUMMARY, EvalConfig
-from safework_eval.gates import Gate, failed_gates, gate_problem
+from safework_eval.gates import Gate, count_failures, failed_gates, gate_problem
 from safework_eval.independence import independence_lines, independence_of
 from safework_eval.metrics import JUDGE, metric_named
 from safework_eval.plan import chosen_suites, folder_of, served_name
@@ -175,9 +176,10 @@ class EvalStage(Stage):
         if config.shard:
             return Outcome(tolerated_items=artifact.manifest.metrics["replies"])
         summary = read_summary(artifact)
-        sides = 2 if (artifact.path / AGAINST / SUMMARY).exists() else 1
-        samples = sides * sum(record["rows"] for record in summary["suites"].values())
-        return Outcome(failed_gates=failed_gates(config.gates, summary), tolerated_items=int(config.max_failed * samples))
+        base = artifact.path / AGAINST / SUMMARY
+        sides = [summary, *([json.loads(base.read_text(encoding="utf-8"))] if base.exists() else [])]
+        failures = count_failures(config.max_failed, sides)
+        return Outcome(failed_gates=failed_gates(config.gates, summary), tolerated_items=failures.tolerated)
 
     def show(self, artifact: Artifact) -> RenderableType | None:
         if artifact.kind != self.output:

@@ -69,7 +69,7 @@ def summarise(
         "conditions": asdict(conditions),
         "suites": records,
         "refusal": refusal_shares(records),
-        "length": _length(samples).to_json(),
+        "length": _length(samples),
         "axes": {axis: axis_value(axis, records) for axis in AXES},
     }
 
@@ -91,8 +91,10 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         **of_metric.to_json(),
         "failed": len(samples) - len(scored),
         "errors": _count([s.reply.error or s.errors.get(s.judge) for s in samples]),
+        "incomplete": sum(s.outcome is None or bool(missing_scores(s, panel)) for s in samples),
+        "further_errors": _count([error for s in samples for error in missing_scores(s, panel)]),
         "judge": {"id": panel.first.id, "digest": panel.first.digest, "ref": panel.first.ref},
-        "length": _length(replied).to_json(),
+        "length": _length(replied),
     }
     formats = [s.format for s in replied]
     shares = {
@@ -119,6 +121,31 @@ def _suite_record(suite: PlannedSuite, panel: Panel, samples: Sequence[ScoredSam
         record[NONSENSE] = record["also"][NONSENSE]["value"]
     record["agreement"] = {other.id: agreement(first, [s.outcomes.get(other.id) for s in samples]) for other in panel.others}
     return record
+
+
+def cut_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for each judge that read replies without their middle."""
+    return [
+        f"{judge} read {counts['truncated']} of {counts['judged']} replies without a part: with the prompt they exceed its max_length"
+        for judge, counts in (summary.get("cut_for_judges") or {}).items()
+    ]
+
+
+def missing_scores(sample: ScoredSample, panel: Panel) -> list[str]:
+    """What failed on a reply in addition to the suite's own judge: the other judges and the further metrics, each with its reason.
+
+    A rule that stands beside a trained verifier does not fail on a row that has nothing to compare with: the verifier judges such rows.
+    """
+    if sample.reply.error:
+        return []  # one reason for all, and counted by it
+    comparable = bool(sample.row.meta.get("constraints")) or (sample.row.answer is not None and bool(sample.row.meta.get("answer_type")))
+    errors = {judge.id: sample.errors.get(judge.id) for judge in panel.others if comparable or not judge.is_rule}
+    said = set(sample.errors.values())  # a metric that only repeats its judge's error is no second reason
+    for name, judge in panel.also.items():
+        error = value.error if (value := sample.also.get(name)) is not None else None
+        if error not in said and (comparable or not (judge.is_rule and metric_named(name).needs_gold)):
+            errors[name] = error
+    return [f"{name}: {error}" for name, error in errors.items() if error is not None]
 
 
 def majority(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -186,9 +213,14 @@ def _judge_record(judge: str, ref: str, samples: Sequence[ScoredSample], bounds:
     return {**result.to_json(), "failed": len(outcomes) - len(scored), "labels": labels, "ref": ref}
 
 
-def _length(samples: Sequence[ScoredSample]) -> Estimate:
+def _length(samples: Sequence[ScoredSample]) -> dict[str, Any]:
+    """The mean tokens of a reply; not measured (None) where a server leaves some out, so that no gate passes."""
     replied = [s for s in samples if not s.reply.error]
-    return estimate([float(s.reply.tokens) for s in replied], [s.row.group for s in replied], bounds=(0.0, math.inf))
+    known = [(float(s.reply.tokens), s.row.group) for s in replied if s.reply.tokens is not None]
+    unknown = len(replied) - len(known)
+    used = [] if unknown else known
+    record = estimate([tokens for tokens, _ in used], [group for _, group in used], bounds=(0.0, math.inf)).to_json()
+    return {**record, **({"unknown": unknown} if unknown else {})}
 
 
 def _count(values: Sequence[str | None]) -> dict[str, int]:

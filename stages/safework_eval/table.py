@@ -32,7 +32,7 @@ def summary_table(summary: Mapping[str, Any], gates: Sequence[Gate] = ()) -> Ren
     needed = {
         "change": bool(against),
         "groups": any(record["groups"] != record["n"] for record in suites),
-        "failed": any(record["failed"] for record in suites),
+        "failed": any(each["failed"] for record in suites for each in (record, *(record.get("also") or {}).values())),
         "refused": _refusals(summary),
     }
     shown = [name for name in COLUMNS if needed.get(name, True)]  # an empty column costs the width that others need
@@ -143,15 +143,18 @@ def _below(summary: Mapping[str, Any]) -> list[str]:
     if length["value"] is not None:
         between = f" ({length['interval'][0]:.0f} to {length['interval'][1]:.0f})" if length["interval"] else ""
         lines.append(f"tokens of a reply: {length['value']:.0f}{between}, n = {length['n']}")
+    elif length.get("unknown"):
+        lines.append(f"tokens of a reply: not measured; the server did not report them for {length['unknown']} replies")
     against = summary.get("against")
     if against:
         angle = "none" if against["angle"] is None else f"{against['angle']:.0f}°" + (" (noise)" if against["angle_is_noise"] else "")
         lines.append(f"compared with {against['ref']}; angle to the 45° line: {angle}")
         lines += [f"no change of {name}: {why}" for name, why in against.get("not_compared", {}).items()]
-    errors: Counter[str] = Counter()
-    for record in summary["suites"].values():
-        errors.update(record["errors"])  # several suites can fail for one reason
-    lines += [f"failed: {error} ({count})" for error, count in errors.most_common(3)]
+    for kind in ("errors", "further_errors"):  # of the suites' own judges; of the other judges and the further metrics
+        errors: Counter[str] = Counter()
+        for record in summary["suites"].values():
+            errors.update(record.get(kind) or {})  # several suites can fail for one reason
+        lines += [f"failed: {error} ({count})" for error, count in errors.most_common(3)]
     return lines
 
 

@@ -117,6 +117,11 @@ class TaskRewards:
         combined = [self._combine(self._routes[row.task], own) for row, own in zip(rows, verdicts, strict=True)]
         return Scored([reward for reward, _ in combined], [correct for _, correct in combined], verdicts)
 
+    @property
+    def verifiers(self) -> Mapping[str, Verifier]:
+        """All verifiers by name."""
+        return self._verifiers
+
     def deciding(self, task: str) -> str:
         """The verifier that says whether a reply of the task is right."""
         return next(iter(self._routes[task]))

@@ -34,7 +34,7 @@ from safework_cli.training.loop import latest_checkpoint, multiplies_in_bf16, ru
 from safework_cli.training.strategy import load_to_train, trained_model
 from safework_cli.training.towers import towers_in_every_pass
 from safework_cli.training.tracking import identity
-from safework_cli.verifiers.contract import Verifier
+from safework_cli.verifiers.contract import Verifier, cut_for
 from safework_cli.verifiers.load import load_verifier
 from safework_cli.verifiers.rules import names_rule, rule_verifier
 from safework_rl.checkpoint import KeepRollout, load_state
@@ -228,6 +228,12 @@ def train(
     )
     if why:
         outcome.not_measured(why)
+    if cut := {name: counts for name, verifier in objective_verifiers(objective).items() if (counts := cut_for(verifier))}:
+        outcome.metrics["cut_for_verifiers"] = cut  # since this start of the run, and of this process's share
+        for name, counts in cut.items():
+            what = f"the verifier {name} read {counts['truncated']} of {counts['judged']} replies without a part"
+            outcome.notes.append(f"{what}: with the prompt they exceed its max_length")
+            work.progress.warn(outcome.notes[-1])
     history = read_metrics(work.metrics_path)
     skipped = {entry["step"] for entry in state.log_history if "skipped_update" in entry}
     if held_by_nothing := idle_constants(history, config.beta):
@@ -248,6 +254,12 @@ def train(
         else:
             work.progress.warn(nothing)
     return outcome
+
+
+def objective_verifiers(objective: Objective) -> Mapping[str, Verifier]:
+    """The verifiers of an objective by name; none where it has no rewards by task."""
+    rewards = getattr(objective, "rewards", None)
+    return rewards.verifiers if isinstance(rewards, TaskRewards) else {}
 
 
 def task_rewards(config: RlConfig, routes: Routes, inputs: Inputs, world: World) -> TaskRewards:

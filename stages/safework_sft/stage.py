@@ -86,6 +86,9 @@ class SftStage(Stage):
             *verdict_lines,
             f"then sample {config.sample_prompts} replies and report how many stop",
         ]
+        if config.min_stop_rate and not config.sample_prompts:
+            why = "it is measured on the replies that are sampled after training, and sample_prompts=0 samples none"
+            plan.refuse(f"min_stop_rate={config.min_stop_rate:g} cannot be checked", why, "sample_prompts=8, or min_stop_rate=0")
         if config.verdict is None:
             if inputs.maybe("verdict_data"):
                 plan.refuse("verdict_data is given without verdict", "no verdicts are measured", "set verdict={}")

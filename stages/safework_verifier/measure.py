@@ -18,7 +18,7 @@ from safework_cli.statistics.classification import cohen_kappa, confusion_matrix
 from safework_cli.statistics.intervals import bootstrap_figure, share_figure
 from safework_cli.statistics.ranking import auroc_estimate
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
-from safework_cli.verifiers.labels import LabelVerifier
+from safework_cli.verifiers.labels import LabelVerifier, Reading
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import Tried, tried
 from safework_verifier.rows import Labelled, Parts, phrase_predictions
@@ -38,14 +38,15 @@ def measure(verifier: LabelVerifier, parts: Parts, attack_rows: int, seed: int, 
     """
     spec = verifier.spec
     with work.progress.phase("calibrate", len(parts.calibration)):
-        calibration_NC, calibration_gold_N = _probabilities(verifier, parts.calibration)
+        readings = verifier.read([item.exchange for item in parts.calibration])
     with work.progress.phase("evaluate", len(parts.report)):
         raw_NC, gold_N = _probabilities(verifier, parts.report)
     truncated, held_out = verifier.truncated, verifier.judged
-    if len(parts.calibration) >= MIN_CALIBRATION_ROWS:
-        spec.temperature = round(fit_temperature(calibration_NC, calibration_gold_N), 4)
+    temperature, asked = fitted(readings, [item.gold for item in parts.calibration])
+    if temperature is not None:
+        spec.temperature = temperature
     else:
-        work.progress.warn(f"only {len(parts.calibration)} rows to calibrate on: the temperature stays 1")
+        work.progress.warn(f"only {asked} rows to calibrate on: the temperature stays 1")
     probability_NC = rescale(raw_NC, spec.temperature)
     groups = [item.row.group for item in parts.report]
     predicted_N = probability_NC.argmax(1)
@@ -65,6 +66,19 @@ def measure(verifier: LabelVerifier, parts: Parts, attack_rows: int, seed: int, 
     if attack_rows:
         metrics["attacks"], metrics["attack_examples"] = _attacks(verifier, parts.report, predicted_N == gold_N, attack_rows, seed, work)
     return metrics | _confusion(spec, gold_N, predicted_N)
+
+
+def fitted(readings: Sequence[Reading], golds: Sequence[int]) -> tuple[float | None, int]:
+    """The temperature of calibration rows, None where they are too few, and how many the model was asked about.
+
+    An empty reply is labelled without the model, with certainty: no temperature changes that, and one such row with another gold label
+    would outweigh all others in the likelihood.
+    """
+    asked = [(reading.probabilities, gold) for reading, gold in zip(readings, golds, strict=True) if not reading.empty]
+    if len(asked) < MIN_CALIBRATION_ROWS:
+        return None, len(asked)
+    probability_NC = np.array([probabilities for probabilities, _ in asked], dtype=np.float64)
+    return round(fit_temperature(probability_NC, np.array([gold for _, gold in asked])), 4), len(asked)
 
 
 def measure_verdicts(verifier: Verifier, spec: LabelSpec, parts: Parts, seed: int, work: WorkDir) -> dict[str, Any]:

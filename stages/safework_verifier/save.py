@@ -38,9 +38,28 @@ def unmeasured(metrics: dict[str, Any], why: str, template: str | None) -> Outco
     return made
 
 
-def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, work: WorkDir) -> Outcome:
+def judged_by(metrics: dict[str, Any], min_accuracy: float, max_failed: float) -> Outcome:
+    """What the limits make of a measurement: the rows that the judge gave no label, and the gate on accuracy.
+
+    An accuracy that leaves out more rows than ``max_failed`` allows is that of another set of rows: it does not pass a gate.
+    """
+    rows, accuracy = metrics["rows"], metrics["accuracy"]
+    failed = rows.get("unscored", 0)
+    made = Outcome(failed_items=failed, tolerated_items=int(max_failed * (rows["report"] + failed)))
+    if accuracy["value"] < min_accuracy:
+        made.failed_gates.append(f"accuracy {accuracy['value']:.3f} on {accuracy['n']} rows is below min_accuracy={min_accuracy}")
+    if min_accuracy > 0 and failed > made.tolerated_items:
+        made.failed_gates.append(
+            f"min_accuracy={min_accuracy} cannot be checked: {failed} of {rows['report'] + failed} rows got no label, "
+            f"max_failed={max_failed:g} allows {made.tolerated_items}"
+        )
+    return made
+
+
+def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, work: WorkDir, max_failed: float = 0.0) -> Outcome:
     """Metrics, the gate on accuracy, and a warning for every baseline that is as good."""
-    made = Outcome(metrics=metrics, seeds=dict(SEEDS), chat_template_hash=template)
+    made = judged_by(metrics, min_accuracy, max_failed)
+    made.metrics, made.seeds, made.chat_template_hash = metrics, dict(SEEDS), template
     accuracy = metrics["accuracy"]["value"]
     given_harmful = metrics["baselines"].get(GIVEN_HARMFUL, metrics)["accuracy"]["value"]
     for name, baseline in metrics["baselines"].items():
@@ -49,6 +68,4 @@ def outcome(metrics: dict[str, Any], min_accuracy: float, template: str | None, 
             sentence = f"the verifier is not better than the baseline {name}: accuracy {mine:.3f} against {theirs:.3f}"
             made.notes.append(sentence)
             work.progress.warn(sentence)
-    if accuracy < min_accuracy:
-        made.failed_gates.append(f"accuracy {accuracy:.3f} on {metrics['accuracy']['n']} rows is below min_accuracy={min_accuracy}")
     return made

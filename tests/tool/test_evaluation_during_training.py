@@ -23,7 +23,15 @@ from safework_cli.data.row import Row, write_rows
 from safework_cli.training import evaluation as module
 from safework_cli.training.callbacks import Seal
 from safework_cli.training.evaluation import Evaluation
-from safework_cli.training.heldout import best_step, deciding_metric, evaluations_without_gain, is_due, refuse_overlap, spread_over_tasks
+from safework_cli.training.heldout import (
+    best_step,
+    deciding_metric,
+    evaluations_without_gain,
+    is_due,
+    refuse_overlap,
+    spread_over_tasks,
+    unreliable_steps,
+)
 from safework_cli.verifiers.contract import Verdict
 from safework_rl.search.config import SearchConfig
 from safework_sft.config import SftConfig
@@ -397,3 +405,34 @@ def test_replies_that_could_not_be_scored_are_named_where_the_best_step_was_chos
     monkeypatch.setattr(module, "load_verifier", lambda *_, **__: HalfBlind())
     outcome = run(store, work, heldout, toy_data, max_steps=2)
     assert any("safety could not score 2 of the 3 replies of step 2" in note for note in outcome.notes)
+
+
+def test_a_step_whose_judge_was_out_is_not_the_best(tiny_artifact, toy_data, heldout, store, work, monkeypatch):
+    """At step 2 the judge's server answers for one reply of three, and that reply is a good one."""
+
+    class Served:
+        name = "served"
+        evaluations = 0
+        out = (1,)
+
+        def judge(self, exchanges):
+            number, self.evaluations = self.evaluations, self.evaluations + 1
+            lost = Verdict(None, error="timed out", retry=True)
+            return [Verdict(0.9), lost, lost] if number in self.out else [Verdict(0.5) for _ in exchanges]
+
+    judge = Served()
+    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: judge)
+    monkeypatch.setattr(module, "is_rule", lambda ref: False)  # the judge that is given here stands for a verifier
+    outcome = run(store, work, heldout, toy_data, max_steps=6)
+    evaluated = outcome.metrics["evaluation"]
+    assert (evaluated["best_step"], evaluated["best"], outcome.failed_items) == (4, 0.5, 0)
+    assert any("step 2 cannot be the best: safety could not score more than 10% of the replies" in note for note in outcome.notes)
+
+
+def test_evaluations_that_were_all_lost_in_part_are_no_measure():
+    lost = {"safety": 1.0, "safety/failed_share": 2 / 3}
+    few = [(0, {"safety": 0.5}), (2, lost), (4, {"safety": 0.6, "safety/failed_share": 0.1}), (6, {"safety": 0.5})]
+    assert unreliable_steps(few, "safety") == [2] and best_step(few, "safety", True) == (4, 0.6)
+    assert evaluations_without_gain(few, "safety", True, 0.0) == 1
+    none = few[:2]
+    assert unreliable_steps(none, "safety") == [2] and best_step(none, "safety", True) == (2, 1.0), "the run says that it is no measure"

@@ -46,14 +46,14 @@ class Answer:
     Attributes:
         text: the message's content; empty if there is an ``error``.
         finish_reason: "stop" or "length".
-        usage: (prompt, completion) tokens as the server counts them; 0 for what it does not report for this answer.
+        usage: (prompt, completion) tokens as the server counts them; None for what it does not report for this answer.
         first: token → log-probability of the most likely first tokens, if they were requested and returned.
         thought: what a server with a reasoning parser returned separately, as ``reasoning_content`` or ``reasoning``.
     """
 
     text: str
     finish_reason: str = "stop"
-    usage: tuple[int, int] = (0, 0)
+    usage: tuple[int | None, int | None] = (0, 0)
     first: dict[str, float] = field(default_factory=dict)
     error: str | None = None
     thought: str = ""
@@ -317,8 +317,11 @@ def _answer(choice: Any, response: Any) -> Answer:
     if positions:
         first = {entry.token: float(entry.logprob) for entry in (positions[0].top_logprobs or [positions[0]])}
     usage = getattr(response, "usage", None)
-    generated = usage.completion_tokens if usage and len(response.choices) == 1 else 0  # the sum over all choices
-    return Answer(text, choice.finish_reason, (usage.prompt_tokens or 0 if usage else 0, generated or 0), first, thought=thought)
+    # no prompt and no reply has 0 tokens: a server that says so does not count
+    prompt = usage.prompt_tokens or None if usage else None
+    generated = usage.completion_tokens or None if usage and len(response.choices) == 1 else None  # the sum over all choices
+    tokens = (prompt, generated)
+    return Answer(text, choice.finish_reason, tokens, first, thought=thought)
 
 
 class OpenAIEngine:

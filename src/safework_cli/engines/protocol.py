@@ -60,7 +60,7 @@ class Completion:
             take this conversation), "too_long" (the prompt leaves no room for ``max_tokens``), "failed" (a later attempt may succeed).
         prompt_ids: the prompt as the model saw it; empty from a server.
         error: why the completion is missing; None if it is not.
-        usage: (prompt, completion) tokens as a server counts them; None where ``token_ids`` are known.
+        usage: (prompt, completion) tokens as a server counts them, None for what it does not report; None where ``token_ids`` are known.
     """
 
     text: str
@@ -69,16 +69,16 @@ class Completion:
     finish_reason: FinishReason
     prompt_ids: list[int] = field(default_factory=list)
     error: str | None = None
-    usage: tuple[int, int] | None = None
+    usage: tuple[int | None, int | None] | None = None
 
     @property
-    def tokens(self) -> int:
-        """How many tokens were generated; 0 if a server does not say."""
+    def tokens(self) -> int | None:
+        """How many tokens were generated; None if a server does not say."""
         return self.usage[1] if self.usage else len(self.token_ids)
 
     @property
-    def prompt_tokens(self) -> int:
-        """How many tokens the prompt has; 0 if a server does not say."""
+    def prompt_tokens(self) -> int | None:
+        """How many tokens the prompt has; None if a server does not say."""
         return self.usage[0] if self.usage else len(self.prompt_ids)
 
 

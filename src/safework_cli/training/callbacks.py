@@ -199,7 +199,20 @@ def warm_up(step: int, *, steps: int, after: Callable[[int], float]) -> float:
 
 
 class _ForkedRate(TrainerCallback):
-    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's replace them."""
+    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's replace them, for each group as
+    the trainer makes it (heads may have a rate of their own, biases and norms have no decay)."""
+
+    def __init__(self, trainer: Trainer):
+        self._fresh: list[tuple[float, float]] = []
+        """(learning rate, decay) of each group, before the checkpoint is loaded."""
+        create: Callable[..., Any] = trainer.create_optimizer
+
+        def remembered(*args: Any, **kwargs: Any) -> Any:
+            optimizer = create(*args, **kwargs)
+            self._fresh = self._fresh or [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+            return optimizer
+
+        vars(trainer)["create_optimizer"] = remembered
 
     def on_train_begin(
         self,
@@ -211,9 +224,8 @@ class _ForkedRate(TrainerCallback):
         **_: Any,
     ) -> None:
         schedule = getattr(lr_scheduler, "scheduler", lr_scheduler)
-        schedule.base_lrs = [args.learning_rate] * len(optimizer.param_groups)
-        for group, factor in zip(optimizer.param_groups, schedule.lr_lambdas, strict=True):
-            group["initial_lr"] = args.learning_rate
-            group["lr"] = args.learning_rate * factor(schedule.last_epoch)
-        optimizer.param_groups[0]["weight_decay"] = args.weight_decay  # transformers' second group, biases and norms, has none
+        schedule.base_lrs = [rate for rate, _ in self._fresh]
+        for group, (rate, decay), factor in zip(optimizer.param_groups, self._fresh, schedule.lr_lambdas, strict=True):
+            group["initial_lr"], group["weight_decay"] = rate, decay
+            group["lr"] = rate * factor(schedule.last_epoch)
         schedule._last_lr = [group["lr"] for group in optimizer.param_groups]  # what is logged

@@ -24,14 +24,17 @@ from safework_cli.training.group import spread
 from safework_cli.training.heldout import (
     LOGGED,
     MEAN,
+    MOST_FAILED,
     best_step,
     curve_of,
     deciding_metric,
     evaluations_without_gain,
     held_out_rows,
     is_due,
+    is_rule,
     refuse_idle_judges,
     spread_over_tasks,
+    unreliable_steps,
 )
 from safework_cli.training.strategy import leave_weights_at
 from safework_cli.verifiers.contract import Exchange, Verifier, judged
@@ -167,10 +170,14 @@ class Evaluation(TrainerCallback):
                 numbers[name] = fmean(scores)
                 if len(scores) < len(verdicts):
                     numbers[f"{name}/failed"] = len(verdicts) - len(scores)
+                    if not is_rule(self._refs[name]):
+                        numbers[f"{name}/failed_share"] = 1 - len(scores) / len(verdicts)
             if len(parts := [*self._judges, *self._config.in_mean]) > 1 and numbers.keys() >= set(parts):
                 numbers[MEAN] = fmean(numbers[name] for name in parts)
                 if failed := max(numbers.get(f"{name}/failed", 0) for name in parts):
                     numbers[f"{MEAN}/failed"] = failed
+                if share := max(numbers.get(f"{name}/failed_share", 0.0) for name in parts):
+                    numbers[f"{MEAN}/failed_share"] = share
         if self.metric not in numbers:
             raise SafeworkError(
                 f"{self.metric} could not be measured on the {len(self._rows)} replies of an evaluation",
@@ -259,6 +266,14 @@ class Evaluation(TrainerCallback):
         if failed := dict(curve)[best[0]].get(f"{self.metric}/failed"):
             replies = f"{failed:g} of the {len(self._rows)} replies of step {best[0]}"
             outcome.notes.append(f"{self.metric} could not score {replies}: its value there is the mean of the others")
+            self._work.progress.warn(outcome.notes[-1])
+        if unreliable := unreliable_steps(curve, self.metric):
+            which = f"step{'s' if len(unreliable) > 1 else ''} {', '.join(map(str, unreliable))}"
+            why = f"{self.metric} could not score more than {MOST_FAILED:.0%} of the replies there"
+            if len(unreliable) < len(curve) - 1:
+                outcome.notes.append(f"{which} cannot be the best: {why}")
+            else:
+                outcome.not_measured(f"the best step was chosen by a part of the replies, at each step another: {why} ({which})")
             self._work.progress.warn(outcome.notes[-1])
         if not (best[1] > start if self.greater else best[1] < start):
             outcome.notes.append(f"no evaluated step is better than the starting model by {self.metric} ({start:.4g})")

@@ -36,6 +36,9 @@ MEAN = "mean"
 """The mean of all judges' numbers and of ``EvaluationConfig.in_mean``, where there are several: "safety and capability" in one number."""
 BY_GOLD = ("choice", "correctness", "math")
 """Rules that compare with gold answers. They may judge a run that they reward: the gold answers of held-out prompts cannot be learnt."""
+MOST_FAILED = 0.1
+"""Share of an evaluation's replies that a verifier may fail to score; with more, as when its server is out, the step is not a candidate
+for the best one: its value is that of a few replies. (Rules fail on rows that they cannot compare, the same ones at each step.)"""
 LOGGED = "eval_"
 """The prefix of an evaluation's numbers in the trainer's log, as transformers has it; ``metrics.jsonl`` and trackers show ``eval/NAME``."""
 
@@ -52,10 +55,22 @@ def curve_of(history: Iterable[Mapping[str, Any]]) -> Curve:
     return found
 
 
+def unreliable_steps(curve: Curve, metric: str) -> list[int]:
+    """The steps at which more replies than ``MOST_FAILED`` could not be scored by what decides."""
+    return [step for step, numbers in curve[1:] if numbers.get(f"{metric}/failed_share", 0.0) > MOST_FAILED]
+
+
+def _candidates(curve: Curve, metric: str) -> Curve:
+    """The evaluations after the first that can decide; all of them where none can, so that a run has a best step in any case."""
+    unreliable = set(unreliable_steps(curve, metric))
+    return [each for each in curve[1:] if each[0] not in unreliable] or curve[1:]
+
+
 def best_step(curve: Curve, metric: str, greater: bool) -> tuple[int, float] | None:
-    """The first step with the best value, and the value; the starting model is not a candidate. None before the first evaluation."""
+    """The first step with the best value, and the value; the starting model is not a candidate, nor is a step at which too many replies
+    could not be scored. None before the first evaluation."""
     best: tuple[int, float] | None = None
-    for step, numbers in curve[1:]:
+    for step, numbers in _candidates(curve, metric):
         value = numbers[metric]
         if best is None or (value > best[1] if greater else value < best[1]):
             best = step, value
@@ -66,7 +81,7 @@ def evaluations_without_gain(curve: Curve, metric: str, greater: bool, threshold
     """How many of the last evaluations in a row did not exceed the best value before them by more than the threshold (transformers'
     ``EarlyStoppingCallback`` counts alike)."""
     count, best = 0, None
-    for _, numbers in curve[1:]:
+    for _, numbers in _candidates(curve, metric):
         value = numbers[metric] if greater else -numbers[metric]
         if best is None or value > best + threshold:
             count = 0

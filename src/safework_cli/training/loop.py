@@ -212,7 +212,7 @@ def _train(
     trainer.remove_callback(PrinterCallback)  # it prints every log as a dict
     evaluating = [] if evaluation is None else [evaluation]
     last = [Seal(work, evaluation), *(BetweenUpdates(callback) for callback in ours if isinstance(callback, CompareWithPlan))]
-    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate()] if forked else []), *callbacks, *evaluating, *last]:
+    for callback in [*ours, _FirstStepLearns(), *([_ForkedRate(trainer)] if forked else []), *callbacks, *evaluating, *last]:
         trainer.add_callback(callback)
     args = trainer.args
     on_cpu_in_bf16 = args.bf16 and args.device.type == "cpu"

@@ -65,12 +65,14 @@ class Verdict:
         label: the class, for label verifiers ("correct", "wrong" or ``UNPARSED`` for rules that compare answers).
         probability: of the label, for verifiers that have one.
         error: why the score is missing.
+        retry: with ``error``: the judge's server gave no answer, so that a later attempt may succeed.
     """
 
     score: float | None
     label: str | None = None
     probability: float | None = None
     error: str | None = None
+    retry: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.score is None) == (self.error is None):
@@ -114,6 +116,13 @@ def judged(verifier: Verifier, exchanges: Sequence[Exchange]) -> list[Verdict]:
         )
     nothing = "the verifier returned {}, which is not a verdict"
     return [v if isinstance(v, Verdict) else Verdict(None, error=nothing.format(type(v).__name__)) for v in verdicts]
+
+
+def cut_for(verifier: Verifier) -> dict[str, int]:
+    """How many exchanges a verifier has judged and how many of them did not fit into its ``max_length`` and were read without a part; empty
+    where it cuts nothing, or does not count."""
+    truncated = getattr(verifier, "truncated", 0)
+    return {"truncated": truncated, "judged": getattr(verifier, "judged", 0)} if truncated else {}
 
 
 def summarise(verdicts: Sequence[Verdict]) -> dict[str, Any]:

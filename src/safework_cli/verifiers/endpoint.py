@@ -74,7 +74,7 @@ class EndpointVerifier:
 
     def _verdict(self, answer: Answer, exchange: Exchange) -> Verdict:
         if answer.error:
-            return Verdict(None, error=answer.error)
+            return Verdict(None, error=answer.error, retry=True)
         cut = answer.finish_reason == "length"
         label = written_label(answer.text, self.spec, cut=cut)
         if label is None:

@@ -100,6 +100,8 @@ class PrefixWriter:
         if positions is not None and max_length > positions:
             raise InputError(f"max_length {max_length} exceeds the model's {positions} positions", "", f"max_length={positions}")
         self.tokenizer, self.max_length, self._processor = tokenizer, max_length, processor
+        self.truncated = 0
+        """How many prompts or prefixes did not fit and lost a part."""
 
     def write(self, exchange: Exchange) -> Written:
         """The ids, and how many of them follow the prompt (an empty prefix is read at the prompt's end).
@@ -111,10 +113,12 @@ class PrefixWriter:
         text = render(self.tokenizer, exchange.messages, generation_prompt=True, images=bool(exchange.images))
         reply = after_opening(text, exchange.reply)  # a template that opens the thought has written its tag already
         prefix = self.tokenizer(reply, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        prefix = prefix[-(self.max_length // 2) :] if len(ids) + len(prefix) > self.max_length else prefix
+        fits = len(ids) + len(prefix) <= self.max_length
+        prefix = prefix if fits else prefix[-(self.max_length // 2) :]
         if exchange.images and len(ids) + len(prefix) > self.max_length:
             what = f"a prompt with images has {len(ids)} tokens, and max_length={self.max_length} leaves {self.max_length - len(prefix)}"
             raise InputError(what, "an image cannot be cut", "raise max_length, or scale the images down")
+        self.truncated += not fits
         return Prompt(cut_middle(ids, self.max_length - len(prefix), []) + prefix, vision), len(prefix)
 
 
@@ -151,11 +155,18 @@ class ValueModel:
         self.model, self.tokenizer, self.heads, self.spec = model, tokenizer, heads.to(model.device), spec
         self.name, self.batch_size = name or "values", batch_size
         self.writer = PrefixWriter(tokenizer, spec.max_length, positions_of(model.config), processor)
+        self.judged = 0
+
+    @property
+    def truncated(self) -> int:
+        """As in ``LabelVerifier``: how many were cut to ``max_length``."""
+        return self.writer.truncated
 
     def judge(self, exchanges: Sequence[Exchange]) -> list[Verdict]:
         """The routed value of each prefix; the label names the principle that weighs most."""
         written: dict[int, Written] = {}
         verdicts: list[Verdict] = []
+        self.judged += len(exchanges)
         for number, exchange in enumerate(exchanges):
             verdicts.append(Verdict(None, error="the value model gave no finite value"))
             try:

@@ -47,11 +47,15 @@ class Tried:
         text: the reply.
         reason: why it is rejected; empty where it is accepted.
         scores: of the verifiers that scored it.
+        unjudged: a verifier could not score it, which is no judgement of the sample.
+        retry: because its server gave no answer.
     """
 
     text: str
     reason: str
     scores: dict[str, float]
+    unjudged: bool = False
+    retry: bool = False
 
 
 def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
@@ -81,7 +85,8 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
                 said = ask(config, engine, [rows[place] for place in places], start)
                 for place, samples in zip(places, judge(config, judges, [rows[place] for place in places], said), strict=True):
                     tried[place] = samples
-                    if not any(sample.reason.startswith(NO_REPLY) for sample in samples):  # a server's outage is not a result to keep
+                    # a server's outage, the teacher's or a judge's, is not a result to keep
+                    if not any(sample.retry or sample.reason.startswith(NO_REPLY) for sample in samples):
                         write_line(handle, {"place": place, "samples": [_plain(sample) for sample in samples]})
             phase.advance(len(chunk))
             work.stop.check()
@@ -102,6 +107,8 @@ def construct(config: CotConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     (work.output / "README.md").write_text(card(output.parts, metrics, failed, teacher, data.ref, work.output), encoding="utf-8")
     for line in (f"{len(drawn)} rows kept of {len(rows)} prompts", f"{len(failed)} prompts failed with every sample"):
         work.progress.note(line)
+    if metrics["unjudged"]:
+        work.progress.warn(f"{metrics['unjudged']} samples were left out because a verifier could not score them")
     return Outcome(
         metrics=metrics,
         seeds={"samples": f"seed={config.seed}, by chunk of {config.chunk_prompts} prompts", "balance": "seed"},
@@ -147,6 +154,7 @@ def judge(config: CotConfig, judges: dict[str, Verifier], rows: Sequence[Row], s
         for place, verdict in _verdicts(verifier, exchanges, tried, lambda _: True):
             if verdict.score is None:
                 tried[place].reason = f"{name} could not score it: {verdict.error}"
+                tried[place].unjudged, tried[place].retry = True, verdict.retry
             else:
                 tried[place].scores[name] = verdict.score
                 if verdict.score < config.min_scores.get(name, DEFAULT_SCORE):
@@ -237,6 +245,9 @@ def _refuse_nothing(failed: Sequence[tuple[Row, list[Tried]]], work: WorkDir) ->
     everything = [sample.reason for _, samples in failed for sample in samples]
     if all(reason.startswith(NO_REPLY) for reason in everything):
         raise InputError("the teacher gave no reply to any prompt", everything[0], "run the same command again: it asks again")
+    if lost := [sample.reason for _, samples in failed for sample in samples if sample.retry]:
+        what = f"no sample of any prompt was accepted, and {len(lost)} of {len(everything)} got no answer from a verifier's server"
+        raise InputError(what, lost[0], "check the server, and run the same command again: it asks again")
     reasons = Counter(map(_kind, everything))
     shown = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common(4))
     raise InputError(
@@ -266,6 +277,7 @@ def measured(tried: dict[int, list[Tried]], rows: Sequence[Row], failed: Sequenc
         "with_replaced_characters": sum("\ufffd" in sample.text for sample in samples),  # lone surrogates, broken bytes
         "rows": len(rows),
         "failed_prompts": len(failed),
+        "unjudged": sum(sample.unjudged for sample in samples),  # counted in "rejected" too, by verifier
         "rejected": dict(Counter(_kind(sample.reason) for sample in samples if sample.reason).most_common()),
         "by_task": by_task,
     }
@@ -304,4 +316,4 @@ def card(
 
 
 def _plain(sample: Tried) -> dict[str, Any]:
-    return {"text": sample.text, "reason": sample.reason, "scores": sample.scores}
+    return {"text": sample.text, "reason": sample.reason, "scores": sample.scores, "unjudged": sample.unjudged}

@@ -7,7 +7,7 @@ that begins with the prefix (Wang et al., arXiv 2312.08935, "hard" and "soft" es
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -43,6 +43,23 @@ class Prefix:
     number: int = 0
 
 
+@dataclass(slots=True)
+class Chunk:
+    """What became of some prompts.
+
+    Attributes:
+        rows: of their prefixes that have a value.
+        without_value: principle → prefixes that its judge could not score.
+        errors: principle → the first reason.
+        retry: a judge's server gave no answer: another attempt may give more.
+    """
+
+    rows: list[Row]
+    without_value: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    retry: bool = False
+
+
 def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     """Processes chunk by chunk; chunks that an earlier, killed run finished are not sampled again."""
     data, model = inputs.one("data"), inputs.one("model")
@@ -60,36 +77,49 @@ def roll_out(config: RolloutsConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     )
 
     journal = work.path / "prefixes.jsonl"
-    done = {record["start"]: record["rows"] for record in read_journal(journal)}
+    done = {
+        record["start"]: Chunk([Row.from_record(row) for row in record["rows"]], record.get("without_value", {}), record.get("errors", {}))
+        for record in read_journal(journal)
+    }
     with work.progress.phase("roll out", len(rows)) as phase, open_journal(journal) as handle:
         for start in range(0, len(rows), config.chunk_prompts):
             chunk = rows[start : start + config.chunk_prompts]
             if start not in done:
-                done[start] = [replace(row, images=[]).to_record() for row in valued(config, engine, judges, chunk)]
-                write_line(handle, {"start": start, "rows": done[start]})
+                done[start] = now = valued(config, engine, judges, chunk)
+                if not now.retry:  # a server's outage is not a result to keep: the same command asks again
+                    records = [replace(row, images=[]).to_record() for row in now.rows]
+                    write_line(handle, {"start": start, "rows": records, "without_value": now.without_value, "errors": now.errors})
             phase.advance(len(chunk))
             work.stop.check()
     images = {row.id: row.images for row in rows}  # the journal has texts only
-    made = [Row.from_record(record) for start in sorted(done) for record in done[start]]
-    for row in made:
-        row.images = images[_prompt_id(row)]
+    chunks = [done[start] for start in sorted(done)]
+    made = [replace(row, images=images[_prompt_id(row)]) for chunk in chunks for row in chunk.rows]
+    errors = {name: error for chunk in reversed(chunks) for name, error in chunk.errors.items()}  # the first of each
     if not made:
-        raise InputError(
-            "no prefix could be valued", "no judge could score any continuation", "check that the prompts have what the judges need"
-        )
+        why = "; ".join(f"{name}: {error}" for name, error in errors.items()) or "no reply has a step to cut at"
+        raise InputError("no prefix could be valued", why, "check that the prompts have what the judges need, and that servers answer")
     (work.output / "rollouts").mkdir()
     write_rows(work.output / "rollouts" / "train.parquet", made)
     valued_ids = set(map(_prompt_id, made))
     has_value = [row.id in valued_ids for row in rows]
-    return Outcome(
-        metrics=measured(made, has_value),
+    failed = {name: sum(chunk.without_value.get(name, 0) for chunk in chunks) for name in judges}
+    outcome = Outcome(
+        metrics=measured(made, has_value, failed),
         seeds={"replies and continuations": f"seed={config.seed}, by row, prefix and number"},
         failed_items=has_value.count(False),
         tolerated_items=int(config.max_failed * len(rows)),
     )
+    for name in judges:
+        if not outcome.metrics["principles"][name]["n"]:
+            why = errors.get(name, "nothing to judge")
+            outcome.not_measured(f"no prefix has a value under {name}, and no value model can learn it: {why}")
+            work.progress.warn(outcome.notes[-1])
+        elif failed[name]:
+            outcome.notes.append(f"{failed[name]} prefixes have no value under {name}: {errors.get(name)}")
+    return outcome
 
 
-def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> list[Row]:
+def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Verifier], rows: Sequence[Row]) -> Chunk:
     """The rows of a chunk's prefixes: prompt and prefix, with the mean score of its continuations under each principle."""
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
     asked = [encode_for(engine, row.prompt, sampling, row.images) for row in rows]
@@ -120,18 +150,22 @@ def valued(config: RolloutsConfig, engine: TokenEngine, judges: Mapping[str, Ver
         for prefix, group in zip(prefixes, groups, strict=True)
         for completion in group
     ]
-    scores = {name: [verdict.score for verdict in judged(judge, exchanges)] for name, judge in judges.items()}
-    made, start = [], 0
+    verdicts = {name: judged(judge, exchanges) for name, judge in judges.items()}
+    made, start = Chunk([], dict.fromkeys(judges, 0)), 0
     for prefix, group in zip(prefixes, groups, strict=True):
         part = slice(start, start + len(group))
         start += len(group)
-        values = {
-            name: fmean(scored)
-            for name, of_judge in scores.items()
-            if len(scored := [score for score in of_judge[part] if score is not None]) == len(group)
-        }
+        values: dict[str, float] = {}
+        for name, of_judge in verdicts.items():
+            scored = [verdict.score for verdict in of_judge[part] if verdict.score is not None]
+            if len(scored) == len(group):
+                values[name] = fmean(scored)
+            else:
+                made.without_value[name] += 1
+                made.errors.setdefault(name, next(str(verdict.error) for verdict in of_judge[part] if verdict.error))
         if values:
-            made.append(_row(rows[prefix.of], prefix, values, len(group)))
+            made.rows.append(_row(rows[prefix.of], prefix, values, len(group)))
+    made.retry = any(verdict.retry for of_judge in verdicts.values() for verdict in of_judge)
     return made
 
 
@@ -171,20 +205,22 @@ def by_room(prefixes: Sequence[Prefix], max_tokens: int) -> dict[int, list[int]]
     return rooms
 
 
-def measured(rows: Sequence[Row], has_value: list[bool]) -> dict[str, Any]:
+def measured(rows: Sequence[Row], has_value: list[bool], failed: Mapping[str, int]) -> dict[str, Any]:
     """Counts, and of each principle: its mean value, and how often a value is neither 0 nor 1, so that a step still matters.
 
     Args:
         has_value: of each prompt, whether one of its prefixes has a value.
+        failed: principle → prefixes that its judge could not score.
     """
     principles: dict[str, Any] = {}
-    for name in sorted({name for row in rows for name in row.meta["values"]}):
+    for name in sorted(failed):
         of_principle = [row for row in rows if name in row.meta["values"]]
         values, groups = [row.meta["values"][name] for row in of_principle], [row.group for row in of_principle]
         principles[name] = {
             "n": len(values),
-            "mean": round(fmean(values), 4),
-            "undecided": round(fmean(0 < v < 1 for v in values), 4),
+            "failed": failed[name],
+            "mean": round(fmean(values), 4) if values else None,
+            "undecided": round(fmean(0 < v < 1 for v in values), 4) if values else None,
             "mean_interval": estimate(values, groups).to_json()["interval"],
             "undecided_interval": estimate([float(0 < v < 1) for v in values], groups).to_json()["interval"],
         }

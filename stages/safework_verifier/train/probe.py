@@ -17,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
+from safework_cli.core.launch.world import World
 from safework_cli.core.stage import WorkDir
+from safework_cli.training.group import barrier, gathered
 from safework_cli.verifiers.labels import Openings, judge_batch, label_logits
 from safework_verifier.train.trainer import Examples
 
@@ -28,7 +30,7 @@ MAX_ITERATIONS = 200
 def last_features(model: Any, examples: Examples, pad_id: int, batch_size: int, work: WorkDir) -> torch.Tensor:
     """The input of the output embedding at the last position of each prompt, (N, D) float32. Saved in the run folder, for a resumed run."""
     kept = work.checkpoints / FEATURES
-    if kept.exists():
+    if all(gathered(work.world, [kept.exists()])):  # all processes read it, or none: the first one may write it while others start
         return load_file(kept)["features_ND"]
     features: list[torch.Tensor] = []
     seen: list[torch.Tensor] = []  # of the last pass, which may have been an opening's
@@ -53,14 +55,17 @@ def last_features(model: Any, examples: Examples, pad_id: int, batch_size: int, 
         handle.remove()
     features_ND = torch.empty(len(examples), features[0].shape[1])
     features_ND[judged] = torch.cat(features)
-    _save(features_ND, kept)
+    _save(features_ND, kept, work.world)
     return features_ND
 
 
-def _save(features_ND: torch.Tensor, path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({"features_ND": features_ND}, partial)
-    partial.replace(path)  # after a kill there is a complete file or none
+def _save(features_ND: torch.Tensor, path: Path, world: World) -> None:
+    """The first process writes: two that write and rename one file lose it to each other."""
+    if world.first:
+        partial = path.with_suffix(".partial")
+        save_file({"features_ND": features_ND}, partial)
+        partial.replace(path)  # after a kill there is a complete file or none
+    barrier(world)
 
 
 def fit_probe(features_ND: torch.Tensor, gold_N: Sequence[int], weight_C: Sequence[float], l2: float) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from safework_cli.core.errors import ConfigError
-from safework_cli.core.settings import Settings, cosmetic
+from safework_cli.core.settings import Settings, cosmetic, verdict
 from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.spec import LabelSpec, preset
 
@@ -60,6 +60,9 @@ class WrapConfig(WithEngine):
     """Share of rows that may lack a label or a reply."""
     min_accuracy: float = Field(0.0, ge=0, le=1)
     """Gate: accuracy on the reported rows; below it the command exits with 4."""
+    max_failed: float = verdict(0.05, ge=0, le=1)
+    """Share of the measured rows that a served judge may give no label; with more the command exits with 5, and with 4 where
+    `min_accuracy` is given. It is also applied to a judge that was measured before."""
     trust_remote_code: bool = False
     """Run Python code from the model's folder."""
     per_device_eval_batch_size: int = cosmetic(16, ge=1, le=2**16)

@@ -70,7 +70,7 @@ def _finished(
     spec.write(work.output)
     if parts is not None:
         write_reports(spec, metrics, parts, made_of, work)
-        return outcome(metrics, config.min_accuracy, template, work)
+        return outcome(metrics, config.min_accuracy, template, work, config.max_failed)
     note = "nothing was measured: no labelled data was given"
     work.progress.warn(note)
     return Outcome(notes=[note], chat_template_hash=template)

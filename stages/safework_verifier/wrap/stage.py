@@ -51,6 +51,9 @@ class WrapStage(Stage):
             given = "engine.kind=vllm" if config.engine.kind == "vllm" else "engine.attn_implementation"
             why = "a verifier reads label probabilities with transformers, by its own choice of attention, here and in every later stage"
             plan.refuse(f"{given} does not act on a verifier", why, f"leave {given} out; engine.kind=openai asks a served judge")
+        if config.min_accuracy and data is None:
+            why = "accuracy is measured on labelled rows, and no data is given"
+            plan.refuse(f"min_accuracy={config.min_accuracy:g} cannot be checked", why, "data=REF with meta.label, or min_accuracy=0")
         try:
             spec = config.spec()
             if spec.read_image_text:
@@ -70,6 +73,12 @@ class WrapStage(Stage):
     def external_digests(self, config: WrapConfig) -> dict[str, str]:
         """The specification of a served judge: it is written with all settings of the server, those that no other result depends on too."""
         return {"spec": canonical_digest(config.spec().model_dump(mode="json"))} if config.engine.endpoint else {}
+
+    def judge_again(self, config: WrapConfig, artifact: Artifact) -> Outcome:
+        from safework_verifier.save import judged_by
+
+        metrics = artifact.manifest.metrics
+        return judged_by(metrics, config.min_accuracy, config.max_failed) if metrics else Outcome()
 
     def show(self, artifact: Artifact) -> RenderableType:
         from safework_verifier.table import labels_table

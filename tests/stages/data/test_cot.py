@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from safework_cli.core.artifacts.external import path_artifact
 from safework_cli.core.errors import InputError
 from safework_cli.core.stage import Inputs
 from safework_cli.data.row import Message, Row, read_rows, write_rows
+from safework_cli.verifiers.contract import Verdict
 from safework_cli.verifiers.spec import preset
 from safework_data.cot.config import SYSTEM, CotConfig
 from safework_data.cot.stage import stage
@@ -249,6 +251,33 @@ def test_an_outage_is_asked_again(work, data):
         run(work, data, url)
         assert seen
     assert read_rows(work.output / "cot")
+
+
+def test_what_a_judge_could_not_be_asked_is_no_rejection(work, data, monkeypatch):
+    """A judge's outage is not kept: the same command samples and asks those prompts again."""
+    from safework_data.cot import run as module
+
+    up = []
+
+    class Judge:
+        name = "safety"
+
+        def judge(self, exchanges):
+            return [Verdict(1.0) if up or e.question == "0+0?" else Verdict(None, error="timed out", retry=True) for e in exchanges]
+
+    monkeypatch.setattr(module, "load_verifier", lambda *_, **__: Judge())
+    config = {"samples": 2, "rules": ["correctness"], "tasks": ["general"], "max_failed": 1.0}
+    with served(teacher) as (url, _):
+        config |= {"engine": {"kind": "openai", "url": url, "model": "teacher", "max_retries": 0}}
+        inputs = Inputs({"data": data, "verifiers": {"safety": "the judge"}})
+        outcome = stage.run(CotConfig.model_validate(config), inputs, work)
+        assert outcome.metrics["unjudged"] == 4 and outcome.metrics["rejected"]["safety could not score it"] == 4
+        kept = [json.loads(line)["place"] for line in (work.path / "samples.jsonl").read_text().splitlines()]
+        assert kept == [0, 1], "2+2 and 3+3 are asked again; 1+1 is wrong in any case"
+        up.append(True)
+        shutil.rmtree(work.output)
+        again = stage.run(CotConfig.model_validate(config), inputs, work)
+    assert again.metrics["unjudged"] == 0 and again.metrics["accepted"] == 6
 
 
 def test_an_image_that_cannot_be_opened_is_named(work, tmp_path):

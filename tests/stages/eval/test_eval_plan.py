@@ -17,7 +17,7 @@ from safework_cli.data.suites import SUITES
 from safework_cli.verifiers import Exchange, Verdict
 from safework_eval.conditions import differences, refuse_differences
 from safework_eval.config import EvalConfig
-from safework_eval.gates import Gate, failed_gates
+from safework_eval.gates import Gate, count_failures, failed_gates
 from safework_eval.metrics import is_refusal
 from safework_eval.samples import RecordedReply, ScoredSample
 from safework_eval.scoring import Judge, measure, panel_for
@@ -364,3 +364,22 @@ def test_the_stage_names_itself_and_starts_without_torch() -> None:
     code += "print([m for m in ('torch', 'numpy', 'inspect_ai', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)})
     assert done.stdout.strip() == "[]"
+
+
+def test_a_small_suite_does_not_fail_within_the_share_of_a_large_evaluation() -> None:
+    def of(**failed: int) -> dict[str, Any]:
+        rows = {"small": 10, "large": 990}
+        suites = {name: {"rows": n, "n": n - failed.get(name, 0), "failed": failed.get(name, 0)} for name, n in rows.items()}
+        return {"model": {"ref": "model/m@v1"}, "suites": suites}
+
+    fine = count_failures(0.02, [of(small=1, large=19)])
+    assert (fine.failed, fine.tolerated, fine.why) == (20, 20, ()), "2 % of 10 rows, rounded up, is one"
+    most = count_failures(0.02, [of(small=2, large=5)])
+    assert most.failed == 7 > most.tolerated == 6 and most.why == (
+        "2 of 10 samples of suite small failed (model/m@v1): max_failed=0.02 allows 1",
+    )
+    none = count_failures(1.0, [of(small=10)])
+    assert none.failed == 10 > none.tolerated == 0 and "no sample has a score" in none.why[0]
+    assert count_failures(0.0, [of()]).tolerated == 0 and count_failures(0.0, [of(large=1)]).why
+    of_all = count_failures(0.02, [of(large=20, small=1)])
+    assert (of_all.failed, of_all.tolerated) == (21, 20)

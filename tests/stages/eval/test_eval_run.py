@@ -32,7 +32,7 @@ from safework_eval.inspect_log import to_messages
 from safework_eval.provider import SafeworkAPI
 from safework_eval.samples import Archive, RecordedReply, read_samples
 from safework_eval.stage import stage
-from served import served
+from served import Raw, served
 
 
 def user(text: str) -> list[Message]:
@@ -493,6 +493,34 @@ def test_a_served_model_is_evaluated_by_its_replies(work: WorkDir, data: Artifac
     assert summary["conditions"]["engine"] == f"org/Served:1b at {url}" and summary["conditions"]["template_hash"] is None
     assert outcome.failed_items == 0 and read_eval_log(str(work.output / "logs" / "harmful.eval")).status == "success"
     assert "give either model=REF or engine.kind=openai" in str(stage.plan(EvalConfig(), Inputs({"data": data})).refusals[0])
+
+
+def test_the_length_of_replies_that_a_server_does_not_count_is_not_measured(work: WorkDir, data: Artifact) -> None:
+    from rich.console import Console
+
+    from safework_eval.table import summary_table
+
+    def uncounted(request: dict[str, Any]) -> Any:
+        message = {"role": "assistant", "content": "I can't help with that."}
+        choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+        answer = {"id": "x", "object": "chat.completion", "created": 1, "model": request["model"], "choices": choices}
+        raise Raw(json.dumps(answer).encode())
+
+    with served(uncounted) as (url, _):
+        engine = {"kind": "openai", "url": url, "model": "m"}
+        gates = [{"metric": "harmful.length", "max": 200.0}]
+        config = EvalConfig.model_validate({"suites": SUITES[:1], "max_tokens": 6, "engine": engine, "gates": gates})
+        outcome = stage.run(config, Inputs({"data": data}), work)
+    summary = summary_of(work)
+    assert summary["suites"]["harmful"]["value"] == 1.0 and outcome.metrics["length"] is None and summary["length"]["unknown"] == 5
+    assert outcome.failed_gates == ["harmful.length was not measured"], "0 tokens would pass any maximum"
+    assert [sample["tokens"] for sample in read_samples(work.output / "samples.parquet")] == [None] * 5
+    (entry, *_) = read_eval_log(str(work.output / "logs" / "harmful.eval")).samples or []
+    assert entry.output.usage is None
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(summary_table(summary))
+    assert "tokens of a reply: not measured; the server did not report them for 5 replies" in captured.get()
 
 
 # ---------------------------------------------------------------- the provider by itself

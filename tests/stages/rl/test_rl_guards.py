@@ -282,3 +282,21 @@ def test_groups_are_tried_before_the_run_and_change_nothing_of_it(run_m3, work, 
     events = (work.path / "events.jsonl").read_text()
     assert "no sampled group of the task safety has replies that earn different rewards (0 of 3 groups vary" in events
     assert outcome.metrics["reward"] == plain["reward"] and train.signal_by_task
+
+
+def test_replies_that_a_verifier_reads_in_part_are_named(run_m3, monkeypatch):
+    from safework_rl import run as train
+
+    class Short:
+        """Its ``max_length`` is less than a prompt with a reply."""
+
+        name, judged, truncated = "short", 0, 0
+
+        def judge(self, exchanges):
+            self.judged, self.truncated = self.judged + len(exchanges), self.truncated + 1
+            return [Verdict(min(1.0, len(e.reply) / 64)) for e in exchanges]
+
+    monkeypatch.setattr(train, "load_verifier", lambda *_, **__: Short())
+    outcome = run_m3()
+    assert outcome.metrics["cut_for_verifiers"] == {"judge": {"truncated": 1, "judged": 8}}
+    assert any("the verifier judge read 1 of 8 replies without a part" in note for note in outcome.notes)

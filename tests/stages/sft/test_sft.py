@@ -359,3 +359,10 @@ def test_held_out_rows_are_not_trained_on(tiny_artifact, store, commit, work):
     assert outcome.metrics["rows"] == 4
     plan = stage.plan(SftConfig(), Inputs({"model": tiny_artifact, "data": data}))
     assert "(4 rows)" in plan.lines[0]
+
+
+def test_a_gate_on_replies_that_are_not_sampled_is_refused(tiny_artifact, toy_data):
+    inputs = Inputs({"model": tiny_artifact, "data": toy_data.with_subset("cot")})
+    (refusal,) = stage.plan(SftConfig(min_stop_rate=0.9, sample_prompts=0), inputs).refusals
+    assert "min_stop_rate=0.9 cannot be checked" in refusal.what and "sample_prompts=0 samples none" in str(refusal)
+    assert stage.plan(SftConfig(min_stop_rate=0.9), inputs).refusals == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from safework_verifier.train.probe import fit_probe
+from safework_cli.core.launch.world import World
+from safework_verifier.train import probe
+from safework_verifier.train.probe import FEATURES, fit_probe
 
 
 def test_the_gradient_vanishes_at_the_fitted_head():
@@ -30,3 +32,11 @@ def test_the_scale_of_a_feature_does_not_matter():
     plain = fit_probe(features, gold, [1.0, 1.0], 0.01)
     stretched = fit_probe(features * torch.tensor([100.0, 1.0, 0.01]), gold, [1.0, 1.0], 0.01)
     assert stretched * torch.tensor([100.0, 1.0, 0.01]) == pytest.approx(plain, abs=1e-3)
+
+
+@pytest.mark.parametrize(("rank", "writes"), [(0, True), (1, False)])
+def test_only_the_first_process_writes_the_features(tmp_path, monkeypatch, rank, writes):
+    waited = []
+    monkeypatch.setattr(probe, "barrier", lambda world: waited.append((tmp_path / FEATURES).exists()))
+    probe._save(torch.ones(2, 3), tmp_path / FEATURES, World(rank, 2, rank))
+    assert waited == [writes] and [path.name for path in tmp_path.iterdir()] == ([FEATURES] if writes else [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -120,6 +121,45 @@ def test_rollouts_are_the_mean_of_their_continuations_and_go_on_after_a_kill(tmp
     assert len(judged) == 1 and read_rows(again.output / "rollouts" / "train.parquet") == first
 
 
+def test_a_judge_that_cannot_be_reached_fails_the_command_and_is_asked_again(tmp_path, tiny_model, monkeypatch):
+    """The other principle has values: without a count, the principle would be missing and nothing would say so."""
+    from safework_verifier.rollouts import run as rollouts
+
+    (tmp_path / "data").mkdir()
+    prompts = [Row(f"p{i}", "safety", [Message(role="user", content=f"q {i}")], harmful=True) for i in range(2)]
+    write_rows(tmp_path / "data" / "rows.parquet", prompts)
+    inputs = Inputs({
+        "model": path_artifact(tiny_model, str(tiny_model), ("model",)), "data": path_artifact(tmp_path / "data", "data", ("dataset",)),
+        "verifiers": {"honesty": "the judge"},
+    })  # fmt: skip
+    settings = RolloutsConfig(
+        rules={"safety": "refusal"}, replies=1, prefixes=2, continuations=2, max_tokens=12, boundaries=list("aeioubcdfghklmnprst")
+    )
+    answers = []
+
+    class Served:
+        name = "honesty"
+
+        def judge(self, exchanges):
+            return [Verdict(1.0) if answers else Verdict(None, error="timed out", retry=True) for _ in exchanges]
+
+    load = rollouts.load_verifier
+    monkeypatch.setattr(rollouts, "load_verifier", lambda source, **more: Served() if source == "the judge" else load(source, **more))
+    work = make_work(tmp_path / "run")
+    outcome = rollouts_stage.run(settings, inputs, work)
+    honesty = outcome.metrics["principles"]["honesty"]
+    assert (honesty["n"], honesty["failed"], honesty["mean"]) == (0, outcome.metrics["prefixes"], None)
+    assert outcome.failed_items == 1 + outcome.metrics["without_value"] > outcome.tolerated_items == 0
+    assert "under honesty" in outcome.notes[-1] and "timed out" in outcome.notes[-1]
+    assert outcome.metrics["principles"]["safety"]["failed"] == 0
+    assert (work.path / "prefixes.jsonl").read_text() == "", "an outage is not kept"
+    shutil.rmtree(work.output / "rollouts")
+    answers.append(True)
+    again = rollouts_stage.run(settings, inputs, work)
+    assert again.failed_items == again.metrics["without_value"] and again.metrics["principles"]["honesty"]["mean"] == 1.0
+    assert (work.path / "prefixes.jsonl").read_text()
+
+
 def test_a_continuation_is_joined_to_its_prefix_by_tokens():
     from safework_verifier.rollouts.run import valued
 
@@ -135,7 +175,7 @@ def test_a_continuation_is_joined_to_its_prefix_by_tokens():
     engine = Scripted(spaced_tokenizer(text), text)
     rows = [Row("r", "general", [Message(role="user", content="Who?")])]
     settings = RolloutsConfig(replies=1, prefixes=1, continuations=2, max_tokens=64, boundaries=["."])
-    (made,) = valued(settings, engine, {"reads": Reads()}, rows)
+    (made,) = valued(settings, engine, {"reads": Reads()}, rows).rows
     assert made.reply == "She wrote." and read == [text, text], "decoded by itself, the continuation has lost its first space"
 
 
@@ -183,8 +223,9 @@ def test_hidden_states_are_those_of_the_single_sequence(tiny_model):
     special = tokenizer.convert_tokens_to_ids("<|im_end|>")
     (ids, _), count = writer.write(Exchange([Message(role="user", content="q")], "a<|im_end|>b"))
     assert special not in ids[-count:]
+    assert writer.truncated == 0
     (ids, _), count = writer.write(Exchange([Message(role="user", content="q" * 500)], "p" * 500))
-    assert len(ids) == 200 and count == 100
+    assert len(ids) == 200 and count == 100 and writer.truncated == 1
 
 
 def test_a_thought_that_the_template_opens_is_opened_once(tiny_model):

@@ -147,6 +147,19 @@ def test_the_fitted_temperature_is_the_true_one():
     assert temperature == pytest.approx(2.5, abs=0.01)
 
 
+def test_empty_replies_do_not_move_the_temperature():
+    """They are labelled without the model; five of 200 with another gold label made the temperature 12."""
+    from safework_cli.verifiers.labels import Reading
+    from safework_verifier.measure import MIN_CALIBRATION_ROWS, fitted
+
+    rows, gold = [Reading([0.9, 0.1])] * 195, [0] * 156 + [1] * 39
+    empty = [Reading([1.0, 0.0], empty=True)] * 5
+    assert fitted(rows + empty, gold + [1] * 5) == (fitted(rows, gold)[0], 195)
+    assert 1 < fitted(rows, gold)[0] < 2, "0.8 of them are right"
+    few = rows[: MIN_CALIBRATION_ROWS - 1]
+    assert fitted(few + empty, [0] * (len(few) + 5)) == (None, MIN_CALIBRATION_ROWS - 1)
+
+
 def test_a_fitted_temperature_never_raises_the_likelihood_loss():
     rng = np.random.default_rng(1)
     probability = rng.dirichlet([0.2] * 4, 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from safework_cli.verifiers.contract import Exchange
 from safework_cli.verifiers.load import load_verifier
 from safework_verifier.wrap.config import WrapConfig
 from safework_verifier.wrap.stage import stage
-from served import served
+from served import Status, served
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "verifiers"
 SERVED = {"kind": "openai", "url": "http://127.0.0.1/v1", "model": "m"}
@@ -100,6 +101,27 @@ def test_a_served_judge_is_an_artifact_without_weights(work, data):
         (verdict,) = load_verifier(work.output).judge([Exchange([Message(role="user", content="q")], "zzzz")])
         assert (verdict.label, verdict.score) == ("Unsafe", 0.0)
     assert "judge at http://127.0.0.1" in (work.output / "verifier_card.md").read_text()
+    assert outcome.failed_items == rows["unscored"] > outcome.tolerated_items and outcome.failed_gates == [], "a third got no label"
+
+
+@pytest.mark.enable_socket
+def test_a_judge_that_labels_a_few_rows_only_passes_no_gate(work, data):
+    """Its accuracy is 1.0, over the rows that it happened to answer."""
+
+    def answer(request):
+        if "<response>zzzz" in request["messages"][-1]["content"]:
+            return "D"
+        raise Status(400, "busy")
+
+    settings = {"strict_template": "", "min_accuracy": 0.9}
+    with served(answer) as (url, _):
+        engine = {"kind": "openai", "url": url, "model": "judge", "max_retries": 0}
+        outcome = run(work, Inputs({"data": data}), engine=engine, **settings)
+    assert outcome.metrics["accuracy"]["value"] == 1.0 and outcome.failed_items > outcome.tolerated_items
+    assert "rows got no label, max_failed=0.05 allows" in outcome.failed_gates[0]
+    made = SimpleNamespace(manifest=SimpleNamespace(metrics=outcome.metrics))
+    again = stage.judge_again(WrapConfig(engine=engine, max_failed=1.0, **settings), made)
+    assert again.failed_gates == [] and again.tolerated_items >= outcome.failed_items, "as tolerated by another max_failed"
 
 
 @pytest.mark.enable_socket
@@ -112,6 +134,7 @@ def test_a_judge_that_never_gives_a_label_is_refused(work, data):
     ("settings", "why"),
     [
         ({}, "either model=REF or engine.kind=openai"),
+        ({"engine": SERVED, "min_accuracy": 0.95}, "min_accuracy=0.95 cannot be checked"),
         ({"engine": SERVED, "template": "no places"}, "template must hold"),
         (
             {"engine": SERVED, "labels": {"good": {"code": "g", "score": 1.0}}},
