@@ -24,7 +24,8 @@ class TaskRlConfig(RlConfig):
     rewards: Routes = Field(default_factory=dict, validate_default=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
     of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers. An empty route, such
-    as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies."""
+    as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies. A route is merged into that of a
+    recipe; an empty one before it replaces that: rewards.knowledge={} rewards.knowledge.refusal=1."""
 
     @property
     @abstractmethod

@@ -59,7 +59,18 @@ class Ruled(Toy):
     inputs = {}
 
 
-TOY, RULED = Toy(), Ruled()
+class RoutedConfig(StageConfig):
+    rewards: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Routes."""
+
+
+class Routed(Toy):
+    name = "routed"
+    Config = RoutedConfig
+    inputs = {}
+
+
+TOY, RULED, ROUTED = Toy(), Ruled(), Routed()
 
 
 def recipe(folder: Path, name: str, text: str) -> Path:
@@ -70,6 +81,10 @@ def recipe(folder: Path, name: str, text: str) -> Path:
 
 def given(*words: str, recipes=(), environ=None):
     return resolve(TOY, recipes, ["model=m", *words], environ or {})
+
+
+def routed(*words: str, recipes=()):
+    return resolve(ROUTED, recipes, words, {})
 
 
 def test_precedence_is_defaults_recipes_environment_command_line(tmp_path):
@@ -105,6 +120,18 @@ def test_a_rule_with_parameters_is_one_word():
     with pytest.raises(ConfigError, match="lora: .*not 'r{a: 1}'"):
         given("lora=r{a: 1}")
     assert given("lora={r: 4}").config.lora.r == 4
+
+
+def test_an_empty_mapping_removes_what_a_recipe_gave(tmp_path):
+    first = recipe(tmp_path, "a.yaml", "rewards: {knowledge: {correctness: 1, refusal: 0.5}, safety: {refusal: 1}}\n")
+    empty = routed("rewards.knowledge={}", recipes=[first])
+    assert empty.config.rewards == {"knowledge": {}, "safety": {"refusal": 1.0}}
+    assert empty.source_of("rewards.knowledge") == "command line"
+    assert not any(key.startswith("rewards.knowledge.") for key in empty.sources)
+    second = recipe(tmp_path, "b.yaml", "rewards: {knowledge: {}}\n")
+    assert routed(recipes=[first, second]).config.rewards["knowledge"] == {}
+    replaced = routed("rewards.knowledge={}", "rewards.knowledge.refusal=1", recipes=[first])
+    assert replaced.config.rewards["knowledge"] == {"refusal": 1.0}
 
 
 def test_words_like_no_and_on_stay_words(tmp_path):

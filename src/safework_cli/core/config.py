@@ -1,7 +1,7 @@
 """From recipes, environment and command line to one validated configuration that knows where each value came from.
 
 Precedence: defaults < recipe files, left to right < ``SAFEWORK_<STAGE>__<KEY>`` < ``key.path=value``. Mappings are merged key by key,
-lists are replaced whole. Nothing unknown is ever ignored.
+an empty one removes what earlier layers gave there, lists are replaced whole. Nothing unknown is ever ignored.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _merge(target: dict[str, Any], values: dict[str, Any], source: str, sources: dict[str, str], prefix: str) -> None:
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
+        if isinstance(value, dict) and value and isinstance(target.get(key), dict):  # merging an empty one would ignore it
             _merge(target[key], value, source, sources, f"{path}.")
             continue
         if key in target:
