@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.config import fingerprint, flatten, read_recipe, resolve
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.paths import user_path
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.settings import Settings, StageConfig, cosmetic, ordered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.core.yaml_text import parse_yaml
 
@@ -60,7 +61,7 @@ class Ruled(Toy):
 
 
 class RoutedConfig(StageConfig):
-    rewards: dict[str, dict[str, float]] = Field(default_factory=dict)
+    rewards: dict[str, dict[str, float]] = ordered(default_factory=dict, inner=True)
     """Routes."""
 
 
@@ -205,6 +206,19 @@ def test_the_fingerprint_changes_with_the_result_and_with_nothing_else():
     assert fingerprint(TOY, base, {"model": "d"}) == fingerprint(TOY, same, {"model": "d"})
     assert fingerprint(TOY, base, {"model": "d"}) != fingerprint(TOY, other, {"model": "d"})
     assert fingerprint(TOY, base, {"model": "d"}) != fingerprint(TOY, base, {"model": "e"})
+
+
+def test_the_order_of_a_route_is_part_of_the_fingerprint_and_that_of_other_mappings_is_not():
+    def identity(text):
+        return fingerprint(ROUTED, routed(f"rewards={text}").config, {})
+
+    assert identity("{a: {x: 1, y: 2}}") != identity("{a: {y: 2, x: 1}}")
+    assert identity("{a: {x: 1}, b: {y: 2}}") == identity("{b: {y: 2}, a: {x: 1}}")
+    config = routed("rewards={a: {x: 1, y: 2}}").config
+    before = {"stage": "routed", "version": ROUTED.version, "config": config.model_dump(mode="json", exclude={"slurm"}), "inputs": {}}
+    for name in ("processes", "nodes", "timeout_minutes", "persistence_threshold", "device", "check_memory"):
+        del before["config"]["launch"][name]
+    assert fingerprint(ROUTED, config, {}) == canonical_digest(before)  # an ordered route: runs from before are found again
 
 
 def test_flatten_keeps_empty_mappings():
