@@ -46,6 +46,19 @@ def test_a_folder_is_read_where_it_is_plain_which_rows_are_meant(store, folder):
     assert ids(read_dataset(found)) == ["c", "a", "b"] and ids(training_rows(found)) == ["a", "b"]  # test.parquet says what it is for
 
 
+@pytest.mark.parametrize("name", ["validation", "validation-00000-of-00001", "dev", "Val", "eval_en", "held_out", "heldout-0", "testing"])
+def test_files_that_are_called_as_held_out_splits_are_not_trained_on(store, tmp_path, name):
+    write_rows(tmp_path / "train.parquet", rows("a"))
+    write_rows(tmp_path / f"{name}.parquet", rows("b"))
+    assert ids(training_rows(store.resolve(str(tmp_path), ("dataset",)))) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["train-0", "develop", "tested", "evals", "values"])
+def test_other_files_are(store, tmp_path, name):
+    write_rows(tmp_path / f"{name}.parquet", rows("a"))
+    assert ids(training_rows(store.resolve(str(tmp_path), ("dataset",)))) == ["a"]
+
+
 def test_only_files_of_the_manifest_are_read(store, commit):
     payload = store.staging()
     (payload / "sft").mkdir()

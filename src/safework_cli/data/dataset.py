@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import InputError, nearest
-from safework_cli.data.row import Row, stream_rows
+from safework_cli.data.row import HELD_OUT_NAMES, Row, stream_rows
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -20,14 +20,14 @@ KEPT_DATASETS = 2
 """Datasets whose rows stay in memory: the one that a stage trains on, and the one that it measures on."""
 _READ: OrderedDict[tuple[str | None, ...], tuple[Row, ...]] = OrderedDict()
 """Rows by where they are, the digest of their artifact, and the subset."""
-_TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
+_HELD_OUT_FILE = re.compile(rf"(?:{'|'.join(HELD_OUT_NAMES)})(?:[-_.].*)?\.parquet$", re.IGNORECASE)
 
 
 def stream_dataset(artifact: Artifact) -> Iterator[Row]:
     """The rows of a dataset artifact, a batch in memory at a time. In a folder from outside the store, rows without a split are held out
-    where their file is named so (test.parquet, test-00000-of-00001.parquet)."""
+    where their file is named so (test.parquet, validation-00000-of-00001.parquet)."""
     for path in artifact.row_files():
-        held_out = artifact.external is not None and Path(artifact.external).is_dir() and _TEST_FILE.match(path.name)
+        held_out = artifact.external is not None and Path(artifact.external).is_dir() and _HELD_OUT_FILE.match(path.name)
         for row in stream_rows(path):
             if held_out and not row.split:
                 row.split = "test"
