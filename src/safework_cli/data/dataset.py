@@ -96,16 +96,26 @@ def prompts_of(
         say: as in ``training_rows``.
 
     Raises:
-        InputError: no row has one of the sources, or no row is left.
+        InputError: no row has one of the sources or one of the tasks, or no row is left.
     """
     rows = read_dataset(artifact) if held_out else training_rows(artifact, say)
     have = sorted({row.source for row in rows if row.source})
     for source in sources:
         if source not in have:
             raise InputError(f"{artifact.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
-    rows = [row for row in rows if (not tasks or row.task in tasks) and (not sources or row.source in sources)][:limit]
-    require_rows(len(rows), artifact, f"prompts of the tasks {', '.join(tasks)}" if tasks else "prompts")
-    return rows
+    rows = [row for row in rows if not sources or row.source in sources]
+    require_rows(len(rows), artifact, "prompts")
+    refuse_missing_tasks("tasks", tasks, rows, f"{artifact.ref}{' of these sources' if sources else ''}")
+    return [row for row in rows if not tasks or row.task in tasks][:limit]
+
+
+def refuse_missing_tasks(setting: str, tasks: Sequence[str], rows: Sequence[Row], where: str) -> None:
+    """Raises InputError where a setting names a task of which there are no rows: it would be left out without a word."""
+    have = sorted({row.task for row in rows})
+    if missing := [task for task in tasks if task not in have]:
+        raise InputError(
+            f"{setting} names '{missing[0]}', and {where} has no such rows", f"it has {', '.join(have)}", f"change {setting}, or the data"
+        )
 
 
 def require_rows(count: int, artifact: Artifact, what: str) -> None:
