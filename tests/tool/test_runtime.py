@@ -26,6 +26,7 @@ from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
 from safework_cli.core.signals import ENDING, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.contract import judged
 
 
@@ -88,6 +89,28 @@ def test_a_second_run_prints_what_the_first_made(stage, store):
     assert not list(store.runs.iterdir())
     assert run(stage, store, "text=b").artifact.ref == "generations/note@v2"
     assert run(stage, store, fresh=True).artifact.ref == "generations/note@v3"
+
+
+class AskingConfig(NoteConfig, WithEngine):
+    pass
+
+
+class AskingStage(NoteStage):
+    """A note that a model on a server may write."""
+
+    name = "asking"
+    Config = AskingConfig
+    engine_protocol = "generate"
+
+
+def test_already_done_says_what_may_have_changed_since(stage, store):
+    assert [run(stage, store).note for _ in range(2)] == ["", ""]
+    served = ["engine.kind=openai", "engine.url=http://127.0.0.1:9/v1", "engine.model=m"]
+    first, second = (run(AskingStage(), store, *served) for _ in range(2))
+    day = first.artifact.manifest.created[:10]
+    assert first.note == "" and second.note == (
+        f"made on {day}; what http://127.0.0.1:9/v1 serves as m may have changed since: --fresh asks again"
+    )
 
 
 def test_the_manifest_says_where_everything_came_from(stage, store):

@@ -148,7 +148,9 @@ def existing(prepared: Prepared, store: Store) -> Result | None:
         return _judged_again(prepared, store, found, wanted)
     if found.name != prepared.name:
         found = store.relink(found, prepared.name)
-    return Result(found, True, exit_code(found.manifest))
+    named = prepared.stage.unpinned(prepared.resolved.config)
+    note = f"made on {found.manifest.created[:10]}; {', '.join(named)} may have changed since: --fresh asks again" if named else ""
+    return Result(found, True, exit_code(found.manifest), note)
 
 
 def _judged_again(prepared: Prepared, store: Store, found: Artifact, wanted: Mapping[str, Any]) -> Result:

@@ -236,6 +236,13 @@ def test_the_starter_set_s_own_files_are_part_of_the_fingerprint() -> None:
     assert data_build.external_digests(config)["starter set"] != digest_of([])
 
 
+def test_a_hub_dataset_without_a_commit_is_not_pinned() -> None:
+    table = {"kind": "hub", "subset": "rl", "task": "general", "columns": {"prompt": "q"}}
+    sources = [table | {"id": "a/b"}, table | {"id": "a/c", "revision": "v1"}, table | {"id": "a/d", "revision": "0" * 40}]
+    config = data_build.Config.model_validate({"sources": sources})
+    assert data_build.unpinned(config) == ["hf:a/b@main", "hf:a/c@v1"]
+
+
 def shown(store: Store, words: list[str]) -> str:
     from rich.console import Console
 
