@@ -197,7 +197,7 @@ def verdict_term(config: SftConfig, training: TrainingRows, verdicts: Verdicts |
         return None
     deciding = sum(map(sum, training.verdicts))
     supervised = sum(label != IGNORE for row in training.labels for label in row)
-    share = per_step / len(training.input_ids)
+    share = min(1.0, per_step / len(training.input_ids))  # a step that would take more rows than there are takes all of them once
     return VerdictTerm(config.verdict.weight, (supervised - deciding) * share, deciding * share)
 
 

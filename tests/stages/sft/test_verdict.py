@@ -258,9 +258,11 @@ def trainer_of(tiny_model, work, rows, config, **more):
     )
 
 
-def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_verdicts(tiny_model, work):
-    """Whatever the step and the accumulation: the losses of an epoch's passes add up to steps × the two means over the data."""
-    config = SftConfig(verdict={"weight": 0.7}, per_device_train_batch_size=5, bf16=False, max_steps=1)
+@pytest.mark.parametrize(("per_pass", "steps"), [(5, 4), (64, 1)])
+def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_verdicts(per_pass, steps, tiny_model, work):
+    """Whatever the step and the accumulation, and where a step has room for more rows than there are: the losses of an epoch's passes add
+    up to steps × the two means over the data."""
+    config = SftConfig(verdict={"weight": 0.7}, per_device_train_batch_size=per_pass, bf16=False, max_steps=1)
     trainer = trainer_of(tiny_model, work, rows_of(4), config)
     model, total, passes = trainer.model.eval(), 0.0, 0
     logs = {"reply": [], "verdict": []}
@@ -273,9 +275,9 @@ def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_ver
                 logs[kind].append(-float(logits[row, column, labels[row, column]]))
             total += float(trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(1)))
             passes += 1
-    assert len(logs["verdict"]) == 16 and passes == 4
+    assert len(logs["verdict"]) == 16 and passes == steps
     expected = np.mean(logs["reply"]) + 0.7 * np.mean(logs["verdict"])
-    assert total / (20 / 5) == pytest.approx(expected, rel=1e-5)
+    assert total / steps == pytest.approx(expected, rel=1e-5)
 
 
 def test_accumulation_gives_the_gradient_of_one_pass(tiny_artifact, data, work):
