@@ -104,6 +104,7 @@ def prepare(
     if unbuilt:
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
+    plan.lines += [f"warning: {text}" for text in resolved.config.without_effect()]
     refuse_engine(stage, resolved.config, plan)
     refuse_processes(stage, resolved.config, plan)
     measured = measure(plan.work, resolved.config) if measure and plan.work and plan.work.trained else None

@@ -231,6 +231,8 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: 
     progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
     for line in notes:
         progress.note(line)
+    for line in prepared.resolved.config.without_effect():
+        progress.warn(line)
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
             stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over)

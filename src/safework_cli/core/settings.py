@@ -242,3 +242,7 @@ class StageConfig(Settings):
     slurm: SlurmSettings | None = cosmetic(None)
     """Submit the command as a Slurm job that runs it, instead of running it here: it prints job:ID, which is a reference to what the job
     will make. null: run it here."""
+
+    def without_effect(self) -> list[str]:
+        """Settings that were given and do not act with the others, a sentence each: the plan and the run warn of them."""
+        return []
