@@ -110,6 +110,10 @@ class EvalConfig(WithEngine):
         """Which share of the batches is asked for, from 1, and of how many."""
         return share_of(self.shard or "1/1")
 
+    def without_effect(self) -> list[str]:
+        given = "dtype" in self.model_fields_set and self.engine.endpoint
+        return ["dtype does not act on a served model: its server has its own"] if given else []
+
     def limited_suites(self) -> list[SuiteBlock]:
         """The suites, each with the smaller of its own limit and ``limit``."""
         if self.limit is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, model_validator
 
+from safework_cli.core.settings import ordered
 from safework_cli.data.tasks import TaskWeights
 from safework_rl.config import RlConfig
 from safework_rl.routing import Routes, unread_routes
@@ -21,10 +22,11 @@ class TaskRlConfig(RlConfig):
     """Compare no rewards in groups that are all right or all wrong in the task, and look for others in place of those without a signal."""
     refill_attempts: int = Field(2, ge=0, le=1000)
     """Dynamic sampling: how often a rollout may sample other prompts for groups without a signal. 0 leaves them, without a gradient."""
-    rewards: Routes = Field(default_factory=dict, validate_default=True)
+    rewards: Routes = ordered(default_factory=dict, validate_default=True, inner=True)
     """Task → verifier → weight, in place of the task's usual route; the first verifier says whether a reply is right. Names: a KEY
     of verifiers.KEY, a rule (correctness, refusal, language, …), or a reward that an installed package registers. An empty route, such
-    as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies."""
+    as knowledge={}: no reward, and only the KL to the reference (beta) trains on the task's replies. A route is merged into that of a
+    recipe; an empty one before it replaces that: rewards.knowledge={} rewards.knowledge.refusal=1."""
 
     @property
     @abstractmethod

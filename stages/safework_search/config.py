@@ -46,6 +46,10 @@ class GuidedConfig(WithEngine):
     generation_batch_size: int = cosmetic(32, ge=1, le=2**16)
     """Sequences sampled together."""
 
+    def without_effect(self) -> list[str]:
+        given = [name for name in ("step_tokens", "boundaries") if name in self.model_fields_set and self.method != "guided_steps"]
+        return [f"{name} is not read with method={self.method}: its replies are complete" for name in given]
+
 
 def weights_problem(guides: Sequence[str], weights: Mapping[str, float], likelihood_weight: float) -> tuple[str, str, str] | None:
     """What, why and what to do if no weight is above 0; None otherwise."""

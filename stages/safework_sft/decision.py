@@ -35,6 +35,7 @@ class Decision:
 
     Attributes:
         positive_N: whether each row is harmful.
+        dropped: reason → ids of the rows that were left out for it.
 
     Raises:
         InputError: no row of a class is left.
@@ -55,6 +56,7 @@ class Decision:
     ):
         marks = {row.id: mark for row, mark in pairs}
         encoded = encode_rows([row for row, _ in pairs], tokenizer, stop_ids, longest, marks=marks)
+        self.dropped = encoded.dropped
         self.ref, self._bf16, self._pad_id = ref, bf16, int(tokenizer.pad_token_id or 0)
         self._harmless_weight = harmless_weight
         self._prefixes: list[list[int]] = []
@@ -68,6 +70,8 @@ class Decision:
                 self._choices.append(choice)
                 self._groups.append(row.group)
                 positive.append(words[marked[0].language][marked[0].word])
+            else:
+                self.dropped.setdefault("no word of its language is trained on", []).append(row.id)
         self.positive_N = np.array(positive, dtype=bool)
         if self.positive_N.all() or not self.positive_N.any():
             left = f"{len(positive)} of {len(pairs)} rows can be encoded, all of one class"

@@ -228,12 +228,21 @@ def tokens_before_reply(labels: list[int]) -> int:
     return end + 1
 
 
-def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float) -> None:
-    """Raises InputError where too many rows fell out, or the supervised share is 0 % or 100 %."""
-    dropped = sum(map(len, encoded.dropped.values()))
+def refuse_useless(encoded: EncodedRows, total: int, max_dropped: float, cut: EncodedRows | None = None) -> None:
+    """Raises InputError where too many rows fell out, or the supervised share is 0 % or 100 %.
+
+    Args:
+        total: rows that were given, those of ``cut`` among them.
+        cut: rows that come in their short form only.
+    """
+    fell_out: dict[str, list[str]] = {}
+    for rows in filter(None, (encoded, cut)):
+        for reason, ids in rows.dropped.items():
+            fell_out[reason] = fell_out.get(reason, []) + ids
+    dropped = sum(map(len, fell_out.values()))
     if not encoded.input_ids or dropped > max_dropped * total:
-        reason, ids = max(encoded.dropped.items(), key=lambda item: len(item[1]), default=("no rows", []))
-        others = len(encoded.dropped) - 1
+        reason, ids = max(fell_out.items(), key=lambda item: len(item[1]), default=("no rows", []))
+        others = len(fell_out) - 1
         raise InputError(
             f"{dropped} of {total} rows cannot be trained on; most: {reason} ({len(ids)}, such as row {ids[0] if ids else '-'})",
             f"max_dropped tolerates {max_dropped:.0%}" + (f"; {others} further reasons" if others > 0 else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -61,41 +62,56 @@ def measured_data(inputs: Inputs) -> Artifact | None:
 
 
 def refuse_unmeasured(config: VerdictConfig) -> None:
-    """Where no rows are given to measure decisions on: refuses the settings that act on what is measured.
+    """Where no rows are given to measure decisions on: refuses the settings that act on what is measured, and a decision that is neither
+    learned nor measured.
 
     Raises:
         ConfigError: one of them is set.
     """
+    if not config.weight:
+        why = "without a weight the decision is only measured, and no rows are given to measure it on"
+        raise ConfigError(
+            "verdict.weight=0 is given without rows to measure on", why, "give verdict_data, such as starter:dev, or a weight"
+        )
     for name, given in (("calibrate", config.calibrate), ("harmless_weight", config.harmless_weight != 1)):
         if given:
             why = "the threshold is measured on held-out rows, and none are given"
             raise ConfigError(f"verdict.{name} is given without rows to measure on", why, "give verdict_data, such as starter:dev")
 
 
-def measured_rows(config: VerdictConfig, inputs: Inputs, training: MarkedRows, trained_on: Sequence[Row]) -> list[tuple[Row, Mark]]:
+def measured_rows(
+    config: VerdictConfig, inputs: Inputs, training: MarkedRows, trained_on: Sequence[Row]
+) -> tuple[list[tuple[Row, Mark]], Counter[str]]:
     """Rows to measure the decision on, as many of each class as ``samples`` allows: marked ones, and prompts with ``harmful``, which get
-    the text that the training rows have before their verdict. Empty where no data is given.
+    the text that the training rows have before their verdict; and how many rows cannot be measured, by the reason. Empty where no data is
+    given.
 
     Raises:
         InputError: a row is in the training rows, a class is missing, or the training rows have no common text before the verdict.
     """
     data = measured_data(inputs)
+    left_out: Counter[str] = Counter()
     if data is None:
-        return []
+        return [], left_out
     own, asked, without = [], [], set()
     opening_of = openings(training.pairs)
     for row in read_dataset(data):
         mark = mark_of(row, config.pattern)
         language = language_of_row(row)
-        if row.images or language not in training.words:
-            continue
-        if mark is not None and mark.word in training.words[language]:
+        if row.images:
+            left_out["with images"] += 1
+        elif language not in training.words:
+            left_out[f"in a language without a verdict ({language})"] += 1
+        elif mark is not None and mark.word in training.words[language]:
             own.append((row, mark))
         elif row.harmful is not None and row.reply is None:
             if language not in opening_of:
                 without.add(language)
+                left_out["in a language whose verdicts follow no common text"] += 1
             elif (made := probe(row, opening_of[language], training.words[language])) is not None:
                 asked.append(made)
+        else:
+            left_out["without a verdict"] += 1
     pairs = [*own, *asked]
     if without and not pairs:
         raise InputError(
@@ -107,10 +123,10 @@ def measured_rows(config: VerdictConfig, inputs: Inputs, training: MarkedRows, t
     if not all(classes):
         has = f"{len(classes[0])} harmful and {len(classes[1])} harmless rows in {', '.join(sorted(training.words))}"
         if inputs.maybe("verdict_data") is None:
-            return []
+            return [], left_out
         raise InputError(f"{data.ref} cannot show how well harmful prompts are recognised", f"it has {has}", "give other verdict_data")
     refuse_overlap([row for row, _ in pairs], trained_on)
-    return [pair for one in classes for pair in _spread(one, config.samples // 2)]
+    return [pair for one in classes for pair in _spread(one, config.samples // 2)], left_out
 
 
 def _spread(pairs: list[tuple[Row, Mark]], count: int) -> list[tuple[Row, Mark]]:

@@ -96,7 +96,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
         encoded, encoded_cut = (
             encode_rows(some, tokenizer, stop_ids, config.max_length, positions_of(model.config), by_id, processor) for some in (rows, cut)
         )
-    refuse_useless(encoded, len(rows), config.max_dropped)
+    refuse_useless(encoded, len(rows) + len(cut), config.max_dropped, encoded_cut)
     for reason, ids in [*encoded.dropped.items(), *encoded_cut.dropped.items()]:
         work.progress.warn(f"{len(ids)} rows dropped: {reason} (such as {ids[0]})")
     verdicts = find_verdicts(joined(encoded, encoded_cut), marks.words) if marks else None
@@ -132,6 +132,8 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
+    for reason, ids in decision.dropped.items() if decision else ():
+        work.progress.warn(f"verdicts are not measured on {len(ids)} rows of {decision.ref}: {reason} (such as {ids[0]})")
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)
     with ExitStack() as inside:
@@ -174,6 +176,7 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
             "short_tokens": sum(map(len, training.input_ids[len(encoded.input_ids) :])),
             **({"short_dropped": {reason: len(ids) for reason, ids in encoded_cut.dropped.items()}} if encoded_cut.dropped else {}),
             **({"data": decision.ref, "before": before, "after": after} if decision else {}),
+            **({"not_measured": {reason: len(ids) for reason, ids in decision.dropped.items()}} if decision and decision.dropped else {}),
             **({"threshold": moved} if moved else {}),
         }
     outcome.metrics["padding_free"] = padding_free
@@ -200,7 +203,7 @@ def verdict_term(config: SftConfig, training: TrainingRows, verdicts: Verdicts |
         return None
     deciding = sum(map(sum, training.verdicts))
     supervised = sum(label != IGNORE for row in training.labels for label in row)
-    share = per_step / len(training.input_ids)
+    share = min(1.0, per_step / len(training.input_ids))  # a step that would take more rows than there are takes all of them once
     return VerdictTerm(config.verdict.weight, (supervised - deciding) * share, deciding * share)
 
 
@@ -218,7 +221,7 @@ def _decision(
     data = measured_data(inputs)
     if config.verdict is None or marks is None or verdicts is None or data is None:
         return None
-    pairs = measured_rows(config.verdict, inputs, marks, rows)
+    pairs, _ = measured_rows(config.verdict, inputs, marks, rows)  # the plan says which rows are left out
     longest = min(config.max_length, positions or config.max_length)
     if not pairs:
         return None

@@ -155,7 +155,7 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     """
     rows = [*chosen, *cut]
     training = marked_rows(config, rows)
-    measured = measured_rows(config, inputs, training, rows)
+    measured, left_out = measured_rows(config, inputs, training, rows)
     short = config.short_passes * (len(cut) + (len(training.pairs) - len(cut) if config.weight and config.repeats else 0))
     meanings = [(word, "harmful" if bad else "harmless") for pair in training.words.values() for word, bad in pair.items()]
     words = ", ".join(f"'{word}' {meaning}" for word, meaning in meanings)
@@ -169,6 +169,9 @@ def _plan_verdict(config: VerdictConfig, inputs: Inputs, chosen: list[Row], cut:
     data = measured_data(inputs)
     if measured and data:
         lines.append(f"verdicts are measured before and after training on {len(measured)} rows of {data.ref}")
+        if left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in left_out.most_common())
+            lines.append(f"note: {left_out.total():,} rows of it are not measured: {reasons}")
         if config.calibrate:
             weighed = "" if config.harmless_weight == 1 else f" (a harmless prompt called harmful counts {config.harmless_weight:g} times)"
             lines.append(f"their threshold{weighed} is moved to 0 after training, by the scale of the last normalisation")

@@ -130,6 +130,13 @@ def split_by_prompt(
     return parts
 
 
+def unused_calibration(calibrate_on: Literal["held_out", "train"], items: Sequence[Labelled]) -> str:
+    """What to say where ``calibrate_on`` has nothing to act on; empty where it has."""
+    if calibrate_on == "held_out" or any(item.row.split == "test" for item in items):
+        return ""
+    return "calibrate_on=train does not act: the data has no rows of split test, and half of what is held out is reported"
+
+
 def _hold_out(items: Sequence[Labelled], fraction: float, seed: int) -> list[bool]:
     return hold_out([i.gold for i in items], [i.row.group for i in items], [i.row.source for i in items], fraction, seed)
 

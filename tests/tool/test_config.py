@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
+from safework_cli.core.artifacts.manifest import canonical_digest
 from safework_cli.core.config import fingerprint, flatten, read_recipe, resolve
 from safework_cli.core.errors import ConfigError, InputError
 from safework_cli.core.paths import user_path
-from safework_cli.core.settings import Settings, StageConfig, cosmetic
+from safework_cli.core.settings import Settings, StageConfig, cosmetic, ordered
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
 from safework_cli.core.yaml_text import parse_yaml
 
@@ -59,7 +60,18 @@ class Ruled(Toy):
     inputs = {}
 
 
-TOY, RULED = Toy(), Ruled()
+class RoutedConfig(StageConfig):
+    rewards: dict[str, dict[str, float]] = ordered(default_factory=dict, inner=True)
+    """Routes."""
+
+
+class Routed(Toy):
+    name = "routed"
+    Config = RoutedConfig
+    inputs = {}
+
+
+TOY, RULED, ROUTED = Toy(), Ruled(), Routed()
 
 
 def recipe(folder: Path, name: str, text: str) -> Path:
@@ -70,6 +82,10 @@ def recipe(folder: Path, name: str, text: str) -> Path:
 
 def given(*words: str, recipes=(), environ=None):
     return resolve(TOY, recipes, ["model=m", *words], environ or {})
+
+
+def routed(*words: str, recipes=()):
+    return resolve(ROUTED, recipes, words, {})
 
 
 def test_precedence_is_defaults_recipes_environment_command_line(tmp_path):
@@ -105,6 +121,18 @@ def test_a_rule_with_parameters_is_one_word():
     with pytest.raises(ConfigError, match="lora: .*not 'r{a: 1}'"):
         given("lora=r{a: 1}")
     assert given("lora={r: 4}").config.lora.r == 4
+
+
+def test_an_empty_mapping_removes_what_a_recipe_gave(tmp_path):
+    first = recipe(tmp_path, "a.yaml", "rewards: {knowledge: {correctness: 1, refusal: 0.5}, safety: {refusal: 1}}\n")
+    empty = routed("rewards.knowledge={}", recipes=[first])
+    assert empty.config.rewards == {"knowledge": {}, "safety": {"refusal": 1.0}}
+    assert empty.source_of("rewards.knowledge") == "command line"
+    assert not any(key.startswith("rewards.knowledge.") for key in empty.sources)
+    second = recipe(tmp_path, "b.yaml", "rewards: {knowledge: {}}\n")
+    assert routed(recipes=[first, second]).config.rewards["knowledge"] == {}
+    replaced = routed("rewards.knowledge={}", "rewards.knowledge.refusal=1", recipes=[first])
+    assert replaced.config.rewards["knowledge"] == {"refusal": 1.0}
 
 
 def test_words_like_no_and_on_stay_words(tmp_path):
@@ -178,6 +206,19 @@ def test_the_fingerprint_changes_with_the_result_and_with_nothing_else():
     assert fingerprint(TOY, base, {"model": "d"}) == fingerprint(TOY, same, {"model": "d"})
     assert fingerprint(TOY, base, {"model": "d"}) != fingerprint(TOY, other, {"model": "d"})
     assert fingerprint(TOY, base, {"model": "d"}) != fingerprint(TOY, base, {"model": "e"})
+
+
+def test_the_order_of_a_route_is_part_of_the_fingerprint_and_that_of_other_mappings_is_not():
+    def identity(text):
+        return fingerprint(ROUTED, routed(f"rewards={text}").config, {})
+
+    assert identity("{a: {x: 1, y: 2}}") != identity("{a: {y: 2, x: 1}}")
+    assert identity("{a: {x: 1}, b: {y: 2}}") == identity("{b: {y: 2}, a: {x: 1}}")
+    config = routed("rewards={a: {x: 1, y: 2}}").config
+    before = {"stage": "routed", "version": ROUTED.version, "config": config.model_dump(mode="json", exclude={"slurm"}), "inputs": {}}
+    for name in ("processes", "nodes", "timeout_minutes", "persistence_threshold", "device", "check_memory"):
+        del before["config"]["launch"][name]
+    assert fingerprint(ROUTED, config, {}) == canonical_digest(before)  # an ordered route: runs from before are found again
 
 
 def test_flatten_keeps_empty_mappings():

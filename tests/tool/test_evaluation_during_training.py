@@ -314,7 +314,7 @@ def test_a_judge_judges_the_replies_of_its_tasks_only(tiny_artifact, toy_data, s
         "eval_judge_tasks names 'k'"
         in plan_of(store, "eval_steps=1", "eval_verifiers.j=rule:refusal", "eval_judge_tasks={k: [safety]}")[1][0]
     )
-    with pytest.raises(InputError, match="would judge nothing"):
+    with pytest.raises(ConfigError, match="eval_samples=1 is less than the number of tasks of the held-out prompts, 2"):
         run(store, work, heldout, toy_data, eval_samples=1, max_steps=2, eval_judge_tasks={"safety": ["safety"]})
 
 
@@ -347,7 +347,8 @@ def test_the_plan_says_the_cost_and_refuses(tiny_artifact, toy_data, heldout, st
         ([judge], "eval_verifiers is given without eval_steps"),
         (["eval_steps=4", "eval_data=heldout"], "which metric decides is not clear"),
         (["eval_steps=4", judge], "holds no held-out rows"),
-        (["eval_steps=4", judge, "eval_data=heldout", "eval_tasks=[value]"], "holds no held-out rows of the tasks value"),
+        (["eval_steps=4", judge, "eval_data=heldout", "eval_tasks=[value]"], "eval_tasks names 'value', and what dataset/heldout@v1 holds"),
+        (["eval_steps=4", judge, "eval_data=heldout", "eval_tasks=[safety, value]"], "eval_tasks names 'value'"),
         (["eval_steps=4", judge, "eval_data=toy:rl"], "32 of 32 prompts for evaluation are in the training rows, such as row 'g0'"),
         (["eval_steps=4", "eval_data=heldout", "eval_verifiers.stop_rate=rule:refusal"], "has the name of another number"),
     ):

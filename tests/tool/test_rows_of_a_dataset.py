@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pytest
 
 from safework_cli.core.errors import InputError
 from safework_cli.data import dataset
-from safework_cli.data.dataset import read_dataset, training_rows
+from safework_cli.data.dataset import prompts_of, read_dataset, training_rows
 from safework_cli.data.row import Row, arrow_schema, write_rows
 
 
@@ -44,6 +45,29 @@ def test_a_folder_is_read_where_it_is_plain_which_rows_are_meant(store, folder):
     (folder / "old" / "train.parquet").unlink()
     found = store.resolve(str(folder), ("dataset",))
     assert ids(read_dataset(found)) == ["c", "a", "b"] and ids(training_rows(found)) == ["a", "b"]  # test.parquet says what it is for
+
+
+@pytest.mark.parametrize("name", ["validation", "validation-00000-of-00001", "dev", "Val", "eval_en", "held_out", "heldout-0", "testing"])
+def test_files_that_are_called_as_held_out_splits_are_not_trained_on(store, tmp_path, name):
+    write_rows(tmp_path / "train.parquet", rows("a"))
+    write_rows(tmp_path / f"{name}.parquet", rows("b"))
+    assert ids(training_rows(store.resolve(str(tmp_path), ("dataset",)))) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["train-0", "develop", "tested", "evals", "values"])
+def test_other_files_are(store, tmp_path, name):
+    write_rows(tmp_path / f"{name}.parquet", rows("a"))
+    assert ids(training_rows(store.resolve(str(tmp_path), ("dataset",)))) == ["a"]
+
+
+def test_each_task_that_is_named_must_have_rows(store, tmp_path):
+    write_rows(tmp_path / "train.parquet", [*rows("a"), *(replace(row, task="safety", source="s") for row in rows("b"))])
+    found = store.resolve(str(tmp_path), ("dataset",))
+    assert ids(prompts_of(found, tasks=["safety"])) == ["b"] and ids(prompts_of(found, tasks=["safety", "general"])) == ["a", "b"]
+    with pytest.raises(InputError, match=r"tasks names 'search', and .* has no such rows(.|\n)*it has general, safety"):
+        prompts_of(found, tasks=["safety", "search"])
+    with pytest.raises(InputError, match="tasks names 'general', and .* of these sources has no such rows"):
+        prompts_of(found, tasks=["safety", "general"], sources=["s"])
 
 
 def test_only_files_of_the_manifest_are_read(store, commit):

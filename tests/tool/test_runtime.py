@@ -23,11 +23,13 @@ from safework_cli.core.checkpoints import seal
 from safework_cli.core.config import resolve, result_settings
 from safework_cli.core.errors import ConfigError, InputError, Interrupted, RunAgain, SafeworkError
 from safework_cli.core.prepare import prepare
+from safework_cli.core.registry import load_stage
 from safework_cli.core.run_states import seconds_before
 from safework_cli.core.runtime import execute
 from safework_cli.core.settings import StageConfig, verdict
 from safework_cli.core.signals import ENDING, StopRequest, of_a_command
 from safework_cli.core.stage import Inputs, Outcome, Plan, Slot, Stage, WorkDir
+from safework_cli.engines.settings import WithEngine
 from safework_cli.verifiers.contract import judged
 
 
@@ -90,6 +92,70 @@ def test_a_second_run_prints_what_the_first_made(stage, store):
     assert not list(store.runs.iterdir())
     assert run(stage, store, "text=b").artifact.ref == "generations/note@v2"
     assert run(stage, store, fresh=True).artifact.ref == "generations/note@v3"
+
+
+class AskingConfig(NoteConfig, WithEngine):
+    pass
+
+
+class AskingStage(NoteStage):
+    """A note that a model on a server may write."""
+
+    name = "asking"
+    Config = AskingConfig
+    engine_protocol = "generate"
+
+
+class LooseConfig(NoteConfig):
+    def without_effect(self) -> list[str]:
+        return ["text is not read"] if "text" in self.model_fields_set else []
+
+
+class LooseStage(NoteStage):
+    name = "loose"
+    Config = LooseConfig
+
+
+def test_settings_without_effect_are_in_the_plan_and_are_warned_of(store, capsys):
+    planned = prepare(LooseStage(), resolve(LooseStage(), [], ["text=b"], {}), store)
+    assert "warning: text is not read" in planned.plan.lines
+    execute(planned, store, quiet=True)
+    assert "warning: text is not read" in capsys.readouterr().err
+    assert "warning: text is not read" not in prepare(LooseStage(), resolve(LooseStage(), [], [], {}), store).plan.lines
+
+
+SERVED = {"kind": "openai", "url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("search", {"method": "best_of_n", "step_tokens": 9, "boundaries": ["."]}, ["step_tokens is not read", "boundaries is not read"]),
+        ("search", {"step_tokens": 9, "boundaries": ["."]}, []),
+        ("verifier wrap", {"engine": SERVED, "attack_rows": 9, "code_reading": "whole"}, ["attack_rows is not", "code_reading is not"]),
+        ("verifier wrap", {"attack_rows": 9, "code_reading": "whole"}, []),
+        ("eval", {"engine": SERVED, "dtype": "float32"}, ["dtype does not act"]),
+        ("eval", {"dtype": "float32"}, []),
+        ("verifier train", {"probe_l2": 0.1}, ["probe_l2 is read with head=probe only"]),
+        ("verifier train", {"probe_l2": 0.1, "head": "probe"}, []),
+        ("sft", {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}, ["warmup_ratio is not read"]),
+        ("sft", {"lr_scheduler_type": "constant_with_warmup", "warmup_ratio": 0.1}, []),
+        ("sft", {"lr_scheduler_type": "constant"}, []),
+    ],
+)
+def test_which_settings_of_the_stages_have_no_effect(name, settings, said):
+    found = load_stage(name).Config.model_validate(settings).without_effect()
+    assert len(found) == len(said) and all(text.startswith(start) for text, start in zip(found, said, strict=True)), found
+
+
+def test_already_done_says_what_may_have_changed_since(stage, store):
+    assert [run(stage, store).note for _ in range(2)] == ["", ""]
+    served = ["engine.kind=openai", "engine.url=http://127.0.0.1:9/v1", "engine.model=m"]
+    first, second = (run(AskingStage(), store, *served) for _ in range(2))
+    day = first.artifact.manifest.created[:10]
+    assert first.note == "" and second.note == (
+        f"made on {day}; what http://127.0.0.1:9/v1 serves as m may have changed since: --fresh asks again"
+    )
 
 
 def test_the_manifest_says_where_everything_came_from(stage, store):

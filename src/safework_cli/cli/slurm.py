@@ -60,7 +60,7 @@ def run_as_job(
         found = prepared.inputs
     else:
         there = {key: given for key, given in resolved.references.items() if job_of(given) not in after}
-        found, _ = find_inputs(stage, there, store, build=not dry_run, quiet=quiet)
+        found, _ = find_inputs(stage, resolved, there, store, build=not dry_run, quiet=quiet)
         if fork:
             resume.refuse_unknown(store.runs, fork, stage.name)
     inputs = resolved.references | {key: artifact.ref for key, artifact in found.flat().items()}

@@ -1,7 +1,7 @@
 """From recipes, environment and command line to one validated configuration that knows where each value came from.
 
 Precedence: defaults < recipe files, left to right < ``SAFEWORK_<STAGE>__<KEY>`` < ``key.path=value``. Mappings are merged key by key,
-lists are replaced whole. Nothing unknown is ever ignored.
+an empty one removes what earlier layers gave there, lists are replaced whole. Nothing unknown is ever ignored.
 """
 
 from __future__ import annotations
@@ -174,9 +174,27 @@ def resolve(
 
 def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, str]) -> str:
     """The identity of a run: the stage and its version, every setting that can change the result, the digests of the inputs, and, where
-    there are several, the number of processes, which the rows of a step are divided among."""
+    there are several, the number of processes, which the rows of a step are divided among. The order of keys counts where a setting says
+    so (``settings.ordered``)."""
     identity = {"stage": stage.name, "version": stage.version, "config": result_settings(config), "inputs": dict(input_digests)}
-    return canonical_digest(identity | ({"processes": config.launch.world} if config.launch.world > 1 else {}))
+    if config.launch.world > 1:
+        identity["processes"] = config.launch.world
+    if orders := _orders(config):
+        identity["orders"] = orders
+    return canonical_digest(identity)
+
+
+def _orders(config: BaseModel) -> dict[str, list[str]]:
+    """The keys of mappings whose order counts, by the setting's name. Those in alphabetical order are left out: runs whose order was not
+    in their fingerprint are found again."""
+    orders: dict[str, list[str]] = {}
+    for name, field in type(config).model_fields.items():
+        extra, value = field.json_schema_extra, getattr(config, name)
+        if not isinstance(extra, dict) or "ordered" not in extra or not isinstance(value, Mapping):
+            continue
+        inner = {f"{name}.{key}": list(item) for key, item in value.items() if isinstance(item, Mapping)}
+        orders |= {name: list(value)} if extra["ordered"] == "outer" else inner
+    return {name: keys for name, keys in orders.items() if keys != sorted(keys)}
 
 
 def result_settings(block: BaseModel) -> dict[str, Any]:
@@ -225,7 +243,7 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 def _merge(target: dict[str, Any], values: dict[str, Any], source: str, sources: dict[str, str], prefix: str) -> None:
     for key, value in values.items():
         path = f"{prefix}{key}"
-        if isinstance(value, dict) and isinstance(target.get(key), dict):
+        if isinstance(value, dict) and value and isinstance(target.get(key), dict):  # merging an empty one would ignore it
             _merge(target[key], value, source, sources, f"{path}.")
             continue
         if key in target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,12 +24,13 @@ from safework_cli.core.terminal import say
 
 
 def find_inputs(
-    stage: Stage, references: Mapping[str, str], store: Store, *, build: bool = True, quiet: bool = True
+    stage: Stage, resolved: Resolved, references: Mapping[str, str], store: Store, *, build: bool = True, quiet: bool = True
 ) -> tuple[Inputs, list[Prepared]]:
     """What references mean, and, where they are not to be built, the datasets that files are to be made into.
 
     Args:
-        references: by slot key.
+        resolved: the request.
+        references: those to look at, by slot key.
         build, quiet: as for ``prepare``.
 
     Raises:
@@ -43,7 +45,8 @@ def find_inputs(
         takes = stage.inputs[slot]
         artifact = takes.external(reference) if takes.external else None
         if artifact is None:
-            of_file = built_of(reference, takes.kinds, store, build=build, quiet=quiet)
+            tolerated = getattr(resolved.config, "max_dropped", data_files.MAX_DROPPED)
+            of_file = built_of(reference, takes.kinds, store, build=build, quiet=quiet, slot=key, max_dropped=tolerated)
             if isinstance(of_file, Prepared):
                 unbuilt.append(of_file)
                 continue
@@ -96,11 +99,12 @@ def prepare(
         InputError: an input is missing or damaged; refusals stay in the plan.
         GateFailed, TooManyFailed: the job that made one did not end well.
     """
-    inputs, unbuilt = find_inputs(stage, resolved.references, store, build=build, quiet=quiet)
+    inputs, unbuilt = find_inputs(stage, resolved, resolved.references, store, build=build, quiet=quiet)
     states = {key: file_states(artifact) for key, artifact in inputs.flat().items()}
     if unbuilt:
         return _plan_of_builds(stage, resolved, inputs, unbuilt)
     plan = stage.plan(resolved.config, inputs)
+    plan.lines += [f"warning: {text}" for text in resolved.config.without_effect()]
     refuse_engine(stage, resolved.config, plan)
     refuse_processes(stage, resolved.config, plan)
     measured = measure(plan.work, resolved.config) if measure and plan.work and plan.work.trained else None
@@ -108,13 +112,15 @@ def prepare(
         plan.lines.append("--measure: nothing is trained, so there is nothing to measure")
     estimate(stage, resolved.config, plan, measured)
     _note_configurations(plan, inputs)
+    notes = _dropped_on_the_way(stage, resolved, inputs)
+    plan.lines += [f"note: {note}" for note in notes]
     digests = {key: artifact.digest for key, artifact in inputs.flat().items()}
     external = {} if plan.refusals else stage.external_digests(resolved.config)
     digests |= external
     name = check_name(resolved.name or plan.name or stage.name.replace(" ", "-"))
     identity = fingerprint(stage, resolved.config, digests)
     identity = resume.identity(identity, fork) if fork else identity
-    prepared = Prepared(stage, resolved, inputs, plan, identity, name, external, states, fork)
+    prepared = Prepared(stage, resolved, inputs, plan, identity, name, external, states, fork, notes)
     if fork and (why := resume.refusal(store.runs, fork, prepared.run_folder(store), request_of(prepared))):
         plan.lines.append(f"--fork {fork}: {why.what}")
         plan.lacking = plan.lacking or why
@@ -133,14 +139,36 @@ def _note_configurations(plan: Plan, inputs: Inputs) -> None:
             )
 
 
-def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: bool = True, quiet: bool = True) -> Artifact | Prepared | None:
+def _dropped_on_the_way(stage: Stage, resolved: Resolved, inputs: Inputs) -> list[str]:
+    """A sentence for each input that was built from a file without some of its rows: no one asked for that build, or saw its card."""
+    notes = []
+    for key, artifact in inputs.flat().items():
+        given = resolved.references[key]
+        if not job_of(given) and data_files.file_reference(given, stage.inputs[key.partition(".")[0]].kinds):
+            notes += [note] if (note := data_files.dropped_note(given, artifact.manifest)) else []
+    return notes
+
+
+def built_of(
+    reference: str,
+    kinds: tuple[str, ...],
+    store: Store,
+    *,
+    build: bool = True,
+    quiet: bool = True,
+    slot: str = "data",
+    max_dropped: float | None = None,
+) -> Artifact | Prepared | None:
     """The dataset that is made of a file where a dataset is wanted; None where the reference is not such a file.
 
     Args:
         build: make it where it is not there yet; without it, the request to make it is returned.
+        quiet: as for ``execute``. What was dropped is said all the same, also of a dataset that was built before.
+        slot: what the file is given as.
+        max_dropped: share of the rows that may be dropped; that of the build's own settings where None.
 
     Raises:
-        SafeworkError: as ``data build`` refuses or fails, and where more rows were dropped than it tolerates.
+        SafeworkError: as ``data build`` refuses or fails, and where more rows were dropped than are tolerated.
     """
     file = data_files.file_reference(reference, kinds)
     if file is None:
@@ -154,15 +182,20 @@ def built_of(reference: str, kinds: tuple[str, ...], store: Store, *, build: boo
         error.what = f"{data_files.BUILDER} of {reference}: {error.what}"
         raise
     manifest = result.artifact.manifest
-    if result.exit_code != EXIT_DONE:
+    tolerated = manifest.tolerated_items if max_dropped is None else int(max_dropped * manifest.metrics["read"])
+    if manifest.failed_items > tolerated:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in manifest.metrics.get("dropped", {}).items())
         raise InputError(
-            f"{data_files.BUILDER} of {reference}: {manifest.failed_items:,} rows were dropped, {manifest.tolerated_items:,} are tolerated",
+            f"{data_files.BUILDER} of {reference}: {manifest.failed_items:,} of {manifest.metrics['read']:,} rows were dropped, "
+            f"{tolerated:,} are tolerated",
             reasons,
-            f"use the rest: data={result.artifact.ref}; or build it with other rules: safework {data_files.BUILDER} --help",
+            f"use the rest: {slot}={result.artifact.ref}; or build it with other rules (safework {data_files.BUILDER} --help): "
+            f"safework {data_files.BUILDER} {shlex.quote(data_files.sources_of(file.path))} {data_files.RULES}",
         )
     if not quiet and not result.already:
         say(f"{data_files.BUILDER}: {reference} → {result.artifact.ref}")
+    if note := data_files.dropped_note(reference, manifest):
+        say(note)
     return store.resolve(result.artifact.ref + (f":{file.subset}" if file.subset else ""), ("dataset",))
 
 

@@ -37,6 +37,8 @@ class Prepared:
     """Of the files of each input outside the store, at that time."""
     fork: str | None = None
     """The run whose checkpoint this one starts from; it is part of the fingerprint."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences about the inputs that a reader of the manifest should see."""
 
     @property
     def kind(self) -> str:
@@ -99,7 +101,7 @@ def manifest_of(prepared: Prepared, outcome: Outcome, wall_seconds: float, peak:
         peak_memory_bytes=peak.host,
         peak_gpu_memory_bytes=peak.gpu,
         metrics=outcome.metrics,
-        notes=outcome.notes,
+        notes=[*prepared.notes, *outcome.notes],
         failed_gates=outcome.failed_gates,
         failed_items=outcome.failed_items,
         tolerated_items=outcome.tolerated_items,

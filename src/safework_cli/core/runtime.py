@@ -161,7 +161,9 @@ def existing(prepared: Prepared, store: Store, *, held: bool = False) -> Result 
         return _judged_again(prepared, store, found, wanted)
     if found.name != prepared.name:
         found = store.relink(found, prepared.name)
-    return Result(found, True, exit_code(found.manifest))
+    named = prepared.stage.unpinned(prepared.resolved.config)
+    note = f"made on {found.manifest.created[:10]}; {', '.join(named)} may have changed since: --fresh asks again" if named else ""
+    return Result(found, True, exit_code(found.manifest), note)
 
 
 def _afresh(folder: Path, made: Sequence[Artifact]) -> bool:
@@ -263,6 +265,8 @@ def _run_stage(prepared: Prepared, folder: Path, notes: Sequence[str], written: 
     progress.event("started", pid=os.getpid(), host=this_host(), **({"written": written} if written else {}))
     for line in notes:
         progress.note(line)
+    for line in prepared.resolved.config.without_effect():
+        progress.warn(line)
     try:
         with stop.installed(), warnings_recorded(progress), stdout_to_stderr():
             stop.begin(prepared.stage.name, starts_over=prepared.stage.starts_over, fresh=fresh)

@@ -19,6 +19,15 @@ def verdict(default: Any = ..., **kwargs: Any) -> Any:
     return Field(default, json_schema_extra={"cosmetic": True, "verdict": True}, **kwargs)
 
 
+def ordered(default: Any = ..., *, inner: bool = False, **kwargs: Any) -> Any:
+    """A mapping whose order can change the result: it is part of the fingerprint, which else does not depend on the order of keys.
+
+    Args:
+        inner: it is the mappings in this one whose order counts, not its own.
+    """
+    return Field(default, json_schema_extra={"ordered": "inner" if inner else "outer"}, **kwargs)
+
+
 def verdict_settings(config: BaseModel) -> dict[str, Any]:
     """The settings made by ``verdict``, as JSON values."""
     extras = {name: field.json_schema_extra for name, field in type(config).model_fields.items()}
@@ -233,3 +242,7 @@ class StageConfig(Settings):
     slurm: SlurmSettings | None = cosmetic(None)
     """Submit the command as a Slurm job that runs it, instead of running it here: it prints job:ID, which is a reference to what the job
     will make. null: run it here."""
+
+    def without_effect(self) -> list[str]:
+        """Settings that were given and do not act with the others, a sentence each: the plan and the run warn of them."""
+        return []

@@ -227,6 +227,11 @@ class Stage(ABC):
         """Digests of files that the configuration names outside the store: part of the fingerprint, like the inputs'."""
         return {}
 
+    def unpinned(self, config: Any) -> list[str]:
+        """What a result depends on and its fingerprint cannot know, in words: what a server or a hub has under a name may change."""
+        endpoint = getattr(getattr(config, "engine", None), "endpoint", None)
+        return [f"what {config.engine.url} serves as {config.engine.model}"] if endpoint else []
+
     def judge_again(self, config: Any, artifact: Artifact) -> Outcome:
         """What other values of the ``verdict`` settings make of a finished result: ``failed_gates`` and ``tolerated_items`` are taken."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from safework_cli.core.artifacts.manifest import HELDOUT
 from safework_cli.core.errors import InputError, nearest
-from safework_cli.data.row import Row, stream_rows
+from safework_cli.data.row import HELD_OUT_NAMES, Row, stream_rows
 
 if TYPE_CHECKING:
     from safework_cli.core.artifacts import Artifact
@@ -20,14 +20,14 @@ KEPT_DATASETS = 2
 """Datasets whose rows stay in memory: the one that a stage trains on, and the one that it measures on."""
 _READ: OrderedDict[tuple[str | None, ...], tuple[Row, ...]] = OrderedDict()
 """Rows by where they are, the digest of their artifact, and the subset."""
-_TEST_FILE = re.compile(r"test(?:[-_.].*)?\.parquet$")
+_HELD_OUT_FILE = re.compile(rf"(?:{'|'.join(HELD_OUT_NAMES)})(?:[-_.].*)?\.parquet$", re.IGNORECASE)
 
 
 def stream_dataset(artifact: Artifact) -> Iterator[Row]:
     """The rows of a dataset artifact, a batch in memory at a time. In a folder from outside the store, rows without a split are held out
-    where their file is named so (test.parquet, test-00000-of-00001.parquet)."""
+    where their file is named so (test.parquet, validation-00000-of-00001.parquet)."""
     for path in artifact.row_files():
-        held_out = artifact.external is not None and Path(artifact.external).is_dir() and _TEST_FILE.match(path.name)
+        held_out = artifact.external is not None and Path(artifact.external).is_dir() and _HELD_OUT_FILE.match(path.name)
         for row in stream_rows(path):
             if held_out and not row.split:
                 row.split = "test"
@@ -96,16 +96,26 @@ def prompts_of(
         say: as in ``training_rows``.
 
     Raises:
-        InputError: no row has one of the sources, or no row is left.
+        InputError: no row has one of the sources or one of the tasks, or no row is left.
     """
     rows = read_dataset(artifact) if held_out else training_rows(artifact, say)
     have = sorted({row.source for row in rows if row.source})
     for source in sources:
         if source not in have:
             raise InputError(f"{artifact.ref} has no rows of '{source}'{nearest(source, have)}", f"its sources: {', '.join(have)}")
-    rows = [row for row in rows if (not tasks or row.task in tasks) and (not sources or row.source in sources)][:limit]
-    require_rows(len(rows), artifact, f"prompts of the tasks {', '.join(tasks)}" if tasks else "prompts")
-    return rows
+    rows = [row for row in rows if not sources or row.source in sources]
+    require_rows(len(rows), artifact, "prompts")
+    refuse_missing_tasks("tasks", tasks, rows, f"{artifact.ref}{' of these sources' if sources else ''}")
+    return [row for row in rows if not tasks or row.task in tasks][:limit]
+
+
+def refuse_missing_tasks(setting: str, tasks: Sequence[str], rows: Sequence[Row], where: str) -> None:
+    """Raises InputError where a setting names a task of which there are no rows: it would be left out without a word."""
+    have = sorted({row.task for row in rows})
+    if missing := [task for task in tasks if task not in have]:
+        raise InputError(
+            f"{setting} names '{missing[0]}', and {where} has no such rows", f"it has {', '.join(have)}", f"change {setting}, or the data"
+        )
 
 
 def require_rows(count: int, artifact: Artifact, what: str) -> None:

@@ -38,6 +38,8 @@ Task = Literal["safety", "value", "knowledge", "general", "search"]
 TASKS: tuple[str, ...] = ("safety", "value", "knowledge", "general", "search")
 ROLES = ("system", "user", "assistant")
 SPLITS = ("train", "test")
+HELD_OUT_NAMES = ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout", "held_out")
+"""What data sets call a split that is not for training, in a column or as a file's name: "test" here."""
 SCHEMA_VERSION = 1
 
 

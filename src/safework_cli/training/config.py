@@ -130,6 +130,10 @@ class SupervisedConfig(StageConfig, TrackingConfig):
             raise ValueError("max_steps is a number of steps, or -1 (num_train_epochs decides): a run of 0 steps trains nothing")
         return value
 
+    def without_effect(self) -> list[str]:
+        given = "warmup_ratio" in self.model_fields_set and self.lr_scheduler_type == "constant" and self.warmup_ratio
+        return ["warmup_ratio is not read with lr_scheduler_type=constant (constant_with_warmup reads it)"] if given else []
+
 
 class Lora(Settings):
     """Low-rank adapters on every linear layer."""

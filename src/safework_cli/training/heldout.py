@@ -14,7 +14,7 @@ from safework_cli.core.artifacts.external import RULE_PREFIX
 from safework_cli.core.artifacts.payload import parameter_count
 from safework_cli.core.errors import ConfigError, InputError, SafeworkError, nearest
 from safework_cli.core.stage import Inputs, Plan, Slot
-from safework_cli.data.dataset import read_dataset
+from safework_cli.data.dataset import read_dataset, refuse_missing_tasks
 from safework_cli.data.row import Row
 from safework_cli.training.config import EvaluationConfig
 from safework_cli.training.work import checkpoint_bytes, hold_others
@@ -126,7 +126,8 @@ def held_out_rows(config: EvaluationConfig, inputs: Inputs) -> list[Row]:
     """The rows whose prompts an evaluation may use, of the tasks asked for.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or none of one of the tasks.
+        ConfigError: there are more tasks than prompts of an evaluation.
     """
     given = inputs.maybe("eval_data")
     source = given or inputs.one("data")
@@ -134,13 +135,16 @@ def held_out_rows(config: EvaluationConfig, inputs: Inputs) -> list[Row]:
     held_out = [row for row in rows if row.split == "test"]
     if given is not None and not held_out:
         held_out = rows  # a data set of its own, without splits
+    if not held_out:
+        raise InputError(f"{source.ref} holds no held-out rows", "no row's split is test", "give eval_data=NAME:heldout")
+    refuse_missing_tasks("eval_tasks", config.eval_tasks, held_out, f"what {source.ref} holds out")
     chosen = [row for row in held_out if not config.eval_tasks or row.task in config.eval_tasks]
-    if not chosen:
-        tasks = f" of the tasks {', '.join(config.eval_tasks)}" if held_out else ""
-        raise InputError(
-            f"{source.ref} holds no held-out rows{tasks}",
-            f"it has rows of {', '.join(sorted({row.task for row in held_out}))}" if held_out else "no row's split is test",
-            "change eval_tasks" if held_out else "give eval_data=NAME:heldout",
+    tasks = sorted({row.task for row in chosen})
+    if config.eval_samples < len(tasks):
+        raise ConfigError(
+            f"eval_samples={config.eval_samples} is less than the number of tasks of the held-out prompts, {len(tasks)}",
+            f"they are of {', '.join(tasks)}, and some of these would not be measured",
+            f"eval_samples={len(tasks)} or more, or name those to be measured: eval_tasks=[{tasks[0]}]",
         )
     return chosen
 

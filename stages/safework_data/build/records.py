@@ -17,7 +17,7 @@ from safework_cli.core.errors import InputError
 from safework_cli.data.image_content import image_keys
 from safework_cli.data.images import TAG, embedded, open_image
 from safework_cli.data.reply import language_of
-from safework_cli.data.row import Image, Message, Row, truth_of
+from safework_cli.data.row import HELD_OUT_NAMES, Image, Message, Row, truth_of
 from safework_cli.data.schema import META
 from safework_cli.data.suites import render_choices
 from safework_cli.data.suites.readers import LETTERS
@@ -25,9 +25,7 @@ from safework_data.build.conversations import Conversation, Unfit, is_conversati
 from safework_data.build.sources_config import TableSource
 from safework_data.build.text import asked_text, words
 
-SIDES = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(
-    ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout", "held_out"), "test"
-)
+SIDES = dict.fromkeys(("train", "training"), "train") | dict.fromkeys(HELD_OUT_NAMES, "test")
 """What split columns hold → the side of the split."""
 _FLAGS = {key for key, kind in META.items() if kind.get("type") == "boolean"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -113,6 +114,12 @@ class BuildStage(Stage):
             rows.append((subset, came["read"], came["dropped"], made["rows"], splits))
         return counts_table("subset", rows)
 
+    def unpinned(self, config: BuildConfig) -> list[str]:
+        """Hub datasets without a commit. It is not asked for while planning: a hub that answers one time and not the next would be another
+        request, and end a build that is finished as one whose input changed."""
+        hub = [source for source in config.sources if isinstance(source, HubSource) and not _is_commit(source.revision)]
+        return [f"hf:{source.id}@{source.revision or 'main'}" for source in hub]
+
     def external_digests(self, config: BuildConfig) -> dict[str, str]:
         """sha256 of the files that the sources and the suites read: what a run depends on in addition to its settings."""
         digests = {f"source {source_name(s)}": digest_of(files) for s in config.sources if (files := source_files(s))}
@@ -127,6 +134,10 @@ class BuildStage(Stage):
             digests |= {f"suite {suite.name}": digest_of([suite.path(folder)]) for suite in suites}
             digests |= {f"images of suite {suite.name}": state_of_images([suite.path(folder)]) for suite in suites if suite.images}
         return digests
+
+
+def _is_commit(revision: str | None) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
 
 
 def _described(source: Source, files: list[Path], size: int) -> str:

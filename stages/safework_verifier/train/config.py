@@ -96,6 +96,10 @@ class VerifierTrainConfig(SupervisedConfig):
             raise ValueError("train_layers=0 without head=probe would train nothing")
         return self
 
+    def without_effect(self) -> list[str]:
+        unread = "probe_l2" in self.model_fields_set and self.head != "probe"
+        return super().without_effect() + (["probe_l2 is read with head=probe only"] if unread else [])
+
     def spec(self) -> LabelSpec:
         """The verifier's specification, before its temperature is known."""
         spec = preset(self.task)

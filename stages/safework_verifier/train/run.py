@@ -27,7 +27,7 @@ from safework_cli.verifiers.prompting import PromptWriter, code_token_ids
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import augmented
 from safework_verifier.measure import measure
-from safework_verifier.rows import Parts, class_weights, labelled_rows, split_by_prompt
+from safework_verifier.rows import Parts, class_weights, labelled_rows, split_by_prompt, unused_calibration
 from safework_verifier.save import outcome, unmeasured, write_reports
 from safework_verifier.train.config import VerifierTrainConfig
 from safework_verifier.train.probe import fit_probe, last_features, write_head
@@ -39,6 +39,8 @@ def train(config: VerifierTrainConfig, model_artifact: Artifact, data: Artifact,
     spec = config.spec()
     items, missing = labelled_rows(read_dataset(data), spec, config.tolerated_missing_labels)
     parts = split_by_prompt(items, missing, config.eval_fraction, config.seed, calibrate_on=config.calibrate_on)
+    if text := unused_calibration(config.calibrate_on, items):
+        work.progress.warn(text)
     parts.train += augmented(parts.train, spec, config.attacked_share, config.cut_short_share, config.seed)
 
     torch.manual_seed(config.seed)

@@ -21,7 +21,7 @@ from safework_cli.training.work import disk_of, tokens_and_patches, training_wor
 from safework_cli.verifiers.image_text import require_reader
 from safework_cli.verifiers.spec import LabelSpec
 from safework_verifier.attacks import REFUSALS
-from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt
+from safework_verifier.rows import Parts, check_layers, labelled_rows, split_by_prompt, unused_calibration
 from safework_verifier.train.config import VerifierTrainConfig
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class VerifierTrainStage(Stage):
             f"hold out {len(parts.calibration)} rows to fit the temperature and {len(parts.report)} to report, split by prompt",
             *(f"{name}: " + ", ".join(f"{label} {n}" for label, n in counts.items()) for name, counts in parts.counts(spec).items()),
         ]
+        if text := unused_calibration(config.calibrate_on, items):
+            plan.lines.append(f"warning: {text}")
         if missing:
             plan.lines.append(f"{missing} rows without label or reply are left out")
         return plan

@@ -68,6 +68,10 @@ class WrapConfig(WithEngine):
     per_device_eval_batch_size: int = cosmetic(16, ge=1, le=2**16)
     """Rows per forward pass."""
 
+    def without_effect(self) -> list[str]:
+        given = [name for name in ("attack_rows", "code_reading") if name in self.model_fields_set and self.engine.endpoint]
+        return [f"{name} is not read with engine.kind=openai: of a served judge only its labels are read and measured" for name in given]
+
     def spec(self) -> LabelSpec:
         """The verifier's specification. Raises ConfigError where its parts are inconsistent."""
         base = preset(self.task).model_dump()

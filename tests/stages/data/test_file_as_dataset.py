@@ -20,9 +20,11 @@ from safework_cli.core.config import resolve
 from safework_cli.core.data_files import build_request
 from safework_cli.core.errors import InputError
 from safework_cli.core.prepare import prepare
-from safework_cli.core.record import Prepared
+from safework_cli.core.record import Prepared, manifest_of
 from safework_cli.core.registry import load_stage
 from safework_cli.core.runtime import execute
+from safework_cli.core.stage import Outcome
+from safework_cli.core.system import PeakMemory
 from safework_cli.data.dataset import read_dataset, training_rows
 from safework_cli.data.row import Row, read_rows, write_rows
 from safework_cli.data.schema import row_schema
@@ -45,8 +47,8 @@ def prepared(store: Store, model: Path, data: str, **options: bool) -> Prepared:
     return prepare(sft, resolve(sft, [], [f"model={model}", f"data={data}"], {}), store, **options)
 
 
-def build(store: Store, sources: str) -> list[Row]:
-    made = execute(prepare(data_build, resolve(data_build, [], [f"sources={sources}"], {}), store), store, quiet=True)
+def build(store: Store, sources: str, *settings: str) -> list[Row]:
+    made = execute(prepare(data_build, resolve(data_build, [], [f"sources={sources}", *settings], {}), store), store, quiet=True)
     return read_dataset(made.artifact)
 
 
@@ -83,7 +85,7 @@ def test_an_unchanged_file_finds_its_dataset_and_a_changed_one_makes_a_version(s
     path = write_jsonl(tmp_path / "rows.jsonl", RECORDS)
     first, again = (prepared(store, tiny_model, str(path)) for _ in range(2))
     assert first.inputs.one("data").ref == again.inputs.one("data").ref == "dataset/rows@v1" and first.fingerprint == again.fingerprint
-    explicit = build(store, json.dumps([{"kind": "file", "path": str(path)}]))
+    explicit = build(store, json.dumps([{"kind": "file", "path": str(path)}]), "near_duplicate_threshold=null")
     assert [a.ref for a in store.list("dataset")] == ["dataset/rows@v1"] and len(explicit) == 6, "the request is that of data build"
     write_jsonl(path, RECORDS[:4])
     changed = prepared(store, tiny_model, str(path))
@@ -121,8 +123,33 @@ def test_errors_of_the_build_are_shown_as_its_own(store: Store, tiny_model: Path
     with pytest.raises(InputError, match=r"data build of .*rows\.jsonl: .*line 2: not JSON"):
         prepared(store, tiny_model, str(broken))
     copies = write_jsonl(tmp_path / "copies.jsonl", RECORDS[:1] * 9)
-    with pytest.raises(InputError, match=r"8 rows were dropped, 4 are tolerated(.|\n)*exact duplicate 8(.|\n)*data=dataset/copies@v1"):
+    with pytest.raises(InputError, match=r"8 of 9 rows were dropped, 0 are tolerated(.|\n)*exact duplicate 8") as refused:
         prepared(store, tiny_model, str(copies))
+    assert "use the rest: data=dataset/copies@v1; or build it with other rules" in refused.value.do
+    command = shlex.split(refused.value.do.partition("--help): ")[2])
+    assert command[:3] == ["safework", "data", "build"] and build(store, command[3].removeprefix("sources="), command[4])
+    assert [a.ref for a in store.list("dataset")] == ["dataset/copies@v1"], "the command that is shown is the request that was made"
+
+
+def test_rows_that_are_alike_stay_where_a_file_is_given(store: Store, tiny_model: Path, tmp_path: Path) -> None:
+    frame = " ".join(f"word{n}" for n in range(30))
+    alike = [{"prompt": f"{frame} item {n}?", "response": "Ask at the desk."} for n in range(40)]
+    path = write_jsonl(tmp_path / "mine.jsonl", alike)
+    assert len(training_rows(prepared(store, tiny_model, str(path)).inputs.one("data"))) == 40
+    with_the_check = build(store, json.dumps([{"kind": "file", "name": "checked", "path": str(path)}]), "max_dropped=1")
+    assert len(with_the_check) < 40, "data build itself drops near duplicates"
+
+
+def test_what_a_file_lost_on_the_way_is_said_each_time_and_kept(store: Store, tiny_model: Path, tmp_path: Path, capsys) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [*RECORDS * 5, *RECORDS[:1]])
+    words = [f"model={tiny_model}", f"data={path}", "max_dropped=0.9", "max_steps=1", "sample_prompts=0", "verdict=null"]
+    said = f"data build of {path}: 25 of 31 rows dropped: exact duplicate 25 (drops.jsonl of dataset/mine@v1 lists them)"
+    for _ in range(2):  # the second time it is built already
+        planned = prepare(sft, resolve(sft, [], words, {}), store, quiet=True)
+        assert said in capsys.readouterr().err and f"note: {said}" in planned.plan.lines
+    assert manifest_of(planned, Outcome(notes=["other"]), 1.0, PeakMemory(0, None)).notes == [said, "other"]
+    with pytest.raises(InputError, match="25 of 31 rows were dropped, 1 are tolerated"):
+        prepare(sft, resolve(sft, [], words[:2], {}), store, quiet=True)
 
 
 def test_the_product_s_own_rows_need_no_columns(store: Store, tmp_path: Path) -> None:
@@ -207,6 +234,13 @@ def test_what_is_ambiguous_is_refused_with_a_command_that_works(store: Store, tm
 def test_the_starter_set_s_own_files_are_part_of_the_fingerprint() -> None:
     config = data_build.Config.model_validate({"sources": [{"kind": "starter"}]})
     assert data_build.external_digests(config)["starter set"] != digest_of([])
+
+
+def test_a_hub_dataset_without_a_commit_is_not_pinned() -> None:
+    table = {"kind": "hub", "subset": "rl", "task": "general", "columns": {"prompt": "q"}}
+    sources = [table | {"id": "a/b"}, table | {"id": "a/c", "revision": "v1"}, table | {"id": "a/d", "revision": "0" * 40}]
+    config = data_build.Config.model_validate({"sources": sources})
+    assert data_build.unpinned(config) == ["hf:a/b@main", "hf:a/c@v1"]
 
 
 def shown(store: Store, words: list[str]) -> str:

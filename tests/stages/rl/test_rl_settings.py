@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from safework_cli.core.config import resolve
+from safework_cli.core.config import fingerprint, resolve
 from safework_cli.core.errors import InputError
 from safework_cli.core.progress import read_metrics
 from safework_cli.core.stage import Inputs
@@ -85,6 +85,13 @@ def test_a_multiplier_outside_its_bounds_is_refused():
 def test_a_setting_that_nothing_reads_is_named(config, said):
     found = config.warnings()
     assert len(found) == len(said) and all(text.startswith(start) for text, start in zip(found, said, strict=True)), found
+
+
+def test_which_verifier_of_a_route_comes_first_is_part_of_the_runs_identity():
+    routes = [{"knowledge": {"correctness": 1.0, "refusal": 0.5}}, {"knowledge": {"refusal": 0.5, "correctness": 1.0}}]
+    first, second = (fingerprint(m3, M3Config(rewards=route), {}) for route in routes)
+    assert first != second
+    assert first == fingerprint(m3, M3Config(), {})  # the usual route
 
 
 def test_cispo_caps_ratios_and_does_not_shrink_them(work):

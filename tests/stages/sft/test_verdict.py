@@ -258,9 +258,11 @@ def trainer_of(tiny_model, work, rows, config, **more):
     )
 
 
-def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_verdicts(tiny_model, work):
-    """Whatever the step and the accumulation: the losses of an epoch's passes add up to steps × the two means over the data."""
-    config = SftConfig(verdict={"weight": 0.7}, per_device_train_batch_size=5, bf16=False, max_steps=1)
+@pytest.mark.parametrize(("per_pass", "steps"), [(5, 4), (64, 1)])
+def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_verdicts(per_pass, steps, tiny_model, work):
+    """Whatever the step and the accumulation, and where a step has room for more rows than there are: the losses of an epoch's passes add
+    up to steps × the two means over the data."""
+    config = SftConfig(verdict={"weight": 0.7}, per_device_train_batch_size=per_pass, bf16=False, max_steps=1)
     trainer = trainer_of(tiny_model, work, rows_of(4), config)
     model, total, passes = trainer.model.eval(), 0.0, 0
     logs = {"reply": [], "verdict": []}
@@ -273,9 +275,9 @@ def test_an_epochs_loss_is_the_mean_over_replies_plus_the_weighted_mean_over_ver
                 logs[kind].append(-float(logits[row, column, labels[row, column]]))
             total += float(trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(1)))
             passes += 1
-    assert len(logs["verdict"]) == 16 and passes == 4
+    assert len(logs["verdict"]) == 16 and passes == steps
     expected = np.mean(logs["reply"]) + 0.7 * np.mean(logs["verdict"])
-    assert total / (20 / 5) == pytest.approx(expected, rel=1e-5)
+    assert total / steps == pytest.approx(expected, rel=1e-5)
 
 
 def test_accumulation_gives_the_gradient_of_one_pass(tiny_artifact, data, work):
@@ -428,6 +430,40 @@ def test_the_plan_says_what_the_verdict_does_and_refuses(tiny_artifact, data, to
         SftConfig(verdict={"pattern": "(a)(b)"})
     with pytest.raises(ValueError, match="not a regular expression"):
         SftConfig(verdict={"pattern": "(a"})
+
+
+def test_rows_that_verdicts_are_not_measured_on_are_counted(tiny_artifact, data, store, commit, work):
+    folder = store.staging()
+    held = [safety_row(100 + i, harmful, split="test") for i in range(3) for harmful in (True, False)]
+    held[0].messages[-1]["content"] += " So it is." * 60
+    plain = [Row(f"p{i}", "general", [{"role": "user", "content": f"Is {i} a number?"}], split="test") for i in range(2)]
+    chinese = Row("z", "safety", [{"role": "user", "content": "今天天气怎么样，我们去哪里玩？"}], harmful=False, split="test")
+    pictured = safety_row(200, True, split="test", images=[{"bytes": b"x", "path": "a.png"}])
+    pictured.messages[0]["content"] = "<image>" + pictured.messages[0]["content"]
+    write_rows(folder / "rows.parquet", [*held, *plain, chinese, pictured])
+    inputs = {"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": commit(folder, "dataset", "mixed")}
+    config = SftConfig(verdict={}, max_steps=1, sample_prompts=0, bf16=False, max_length=400)
+    text = "\n".join(stage.plan(config, Inputs(inputs)).lines)
+    assert "on 6 rows of dataset/mixed@v1" in text
+    assert "note: 4 rows of it are not measured: 2 without a verdict, 1 in a language without a verdict (zh), 1 with images" in text
+    outcome = train(config, Inputs(inputs), work)
+    assert outcome.metrics["verdict"]["not_measured"] == {"longer than max_length=400 tokens": 1}
+    assert outcome.metrics["verdict"]["before"]["auc"]["n"] == 5
+    assert "verdicts are not measured on 1 rows of dataset/mixed@v1: longer than" in (work.path / "events.jsonl").read_text()
+
+
+def test_a_decision_that_is_neither_learned_nor_measured_is_refused(tiny_artifact, data):
+    inputs = {"model": tiny_artifact, "data": data.with_subset("cot")}
+    (refusal,) = stage.plan(SftConfig(verdict={"weight": 0}), Inputs(inputs)).refusals
+    assert "verdict.weight=0 is given without rows to measure on" in str(refusal)
+    assert not stage.plan(SftConfig(verdict={"weight": 0}), Inputs(inputs | {"verdict_data": data.with_subset("dev")})).refusals
+
+
+def test_short_rows_that_fall_out_count_for_max_dropped(tiny_artifact, data, work):
+    """Rows of a weight of 0 come in their short form only; here they are too long for it, and the others are not."""
+    config = SftConfig(verdict={"short_rows": "all"}, task_weights={"safety": 0.0}, max_steps=1, sample_prompts=0, max_length=100)
+    with pytest.raises(InputError, match="16 of 24 rows cannot be trained on; most: longer than max_length=100 tokens"):
+        train(config, Inputs({"model": tiny_artifact, "data": data.with_subset("cot")}), work)
 
 
 def test_measured_rows_that_are_trained_on_are_refused(tiny_artifact, data):

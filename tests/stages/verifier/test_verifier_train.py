@@ -248,6 +248,8 @@ def test_features_survive_a_kill(tmp_path, inputs, monkeypatch):
 
 
 def test_the_plan_says_what_will_be_done_and_refuses_bad_data(tmp_path, inputs):
+    assert not any("calibrate_on" in line for line in stage.plan(config(), inputs).lines)
+    assert any("calibrate_on=train does not act" in line for line in stage.plan(config(calibrate_on="train"), inputs).lines)
     plan = stage.plan(config(), inputs)
     assert not plan.refusals
     assert (plan.optimizer_steps, plan.name.endswith("-safety")) == (60, True)
