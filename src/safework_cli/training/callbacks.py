@@ -199,8 +199,8 @@ def warm_up(step: int, *, steps: int, after: Callable[[int], float]) -> float:
 
 
 class _ForkedRate(TrainerCallback):
-    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's replace them, for each group as
-    the trainer makes it (heads may have a rate of their own, biases and norms have no decay)."""
+    """A forked checkpoint's optimiser brings the learning rate and decay of its old settings along: this run's replace them, for each group
+    as the trainer makes it (heads may have a rate of their own, biases and norms have no decay)."""
 
     def __init__(self, trainer: Trainer):
         self._fresh: list[tuple[float, float]] = []
