@@ -132,8 +132,9 @@ def train(config: SftConfig, inputs: Inputs, work: WorkDir) -> Outcome:
     if processor is not None and not config.train_vision:
         freeze_vision(trainer.model)  # with the adapters in it
     decision = _decision(config, inputs, marks, verdicts, [*rows, *cut], tokenizer, stop_ids, positions_of(model.config))
-    for reason, ids in decision.dropped.items() if decision else ():
-        work.progress.warn(f"verdicts are not measured on {len(ids)} rows of {decision.ref}: {reason} (such as {ids[0]})")
+    if decision:
+        for reason, ids in decision.dropped.items():
+            work.progress.warn(f"verdicts are not measured on {len(ids)} rows of {decision.ref}: {reason} (such as {ids[0]})")
     before = decision.figures(decision.log_odds(trainer.model, work)) if decision else None
     evaluation = _evaluation(config, inputs, work, trainer, tokenizer, processor)
     with ExitStack() as inside:
