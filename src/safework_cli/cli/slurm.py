@@ -92,12 +92,10 @@ def run_as_job(
     asked = {"name": name, "fork": fork, "fresh": bool(options.get("--fresh"))}
     what = prepared.fingerprint if prepared else [resolved.config.model_dump(mode="json", exclude={"slurm"}), inputs]
     identity = canonical_digest(asked | {"stage": stage.name, "what": what})
-    if waiting := waiting_job(store, identity):
+    if other := waiting_job(store, identity):
         if not quiet:
-            say(
-                f"{stage.name}: Slurm job {waiting} was submitted for this and has not ended (scancel {waiting} ends it); nothing is submitted"
-            )
-        return _say_job(waiting, [], store, wait=wait, as_json=as_json, quiet=quiet)
+            say(f"{stage.name}: Slurm job {other} was submitted for this and has not ended (scancel {other} ends it): nothing is submitted")
+        return _say_job(other, [], store, wait=wait, as_json=as_json, quiet=quiet)
     if batch.shards > 1:
         array = submit(batch, store, os.environ)
         shares = {f"shards.{number}": f"{PREFIX}{array}_{number}" for number in range(1, batch.shards + 1)}
