@@ -435,12 +435,12 @@ def test_the_plan_says_what_the_verdict_does_and_refuses(tiny_artifact, data, to
 def test_rows_that_verdicts_are_not_measured_on_are_counted(tiny_artifact, data, store, commit, work):
     folder = store.staging()
     held = [safety_row(100 + i, harmful, split="test") for i in range(3) for harmful in (True, False)]
-    held[0].messages[-1]["content"] += " So it is." * 60
+    held[0].messages[-1]["content"] += " It is a house." * 40
     plain = [Row(f"p{i}", "general", [{"role": "user", "content": f"Is {i} a number?"}], split="test") for i in range(2)]
     chinese = Row("z", "safety", [{"role": "user", "content": "今天天气怎么样，我们去哪里玩？"}], harmful=False, split="test")
-    pictured = safety_row(200, True, split="test", images=[{"bytes": b"x", "path": "a.png"}])
-    pictured.messages[0]["content"] = "<image>" + pictured.messages[0]["content"]
-    write_rows(folder / "rows.parquet", [*held, *plain, chinese, pictured])
+    imaged = safety_row(200, True, split="test", images=[{"bytes": b"x", "path": "a.png"}])
+    imaged.messages[0]["content"] = "<image>" + imaged.messages[0]["content"]
+    write_rows(folder / "rows.parquet", [*held, *plain, chinese, imaged])
     inputs = {"model": tiny_artifact, "data": data.with_subset("cot"), "verdict_data": commit(folder, "dataset", "mixed")}
     config = SftConfig(verdict={}, max_steps=1, sample_prompts=0, bf16=False, max_length=400)
     text = "\n".join(stage.plan(config, Inputs(inputs)).lines)
