@@ -202,7 +202,7 @@ class Evaluation(TrainerCallback):
     def protected(self, kept: Sequence[Path]) -> set[int]:
         """Steps whose checkpoints must be kept: the best ones by what the kept checkpoints say. A run that falls back on the older one,
         where the newest is damaged, needs the step that was the best then."""
-        found = set()
+        found: set[int] = set()
         for checkpoint in kept:
             with suppress(OSError, ValueError, TypeError, KeyError):  # a damaged one: it is not resumed from
                 if best := self.best(TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))):

@@ -103,7 +103,10 @@ def collect(store: Store, items: Sequence[Garbage]) -> list[Garbage]:
                         if not runs.move_to_trash(item.path, bin_):
                             continue
                     else:
-                        _delete(item.path) if bin_ is None else item.path.rename(bin_ / str(number))
+                        if bin_ is None:
+                            _delete(item.path)
+                        else:
+                            item.path.rename(bin_ / str(number))
                         item.path.with_name(f"{item.path.name}.lock").unlink(missing_ok=True)  # of a staging folder
                     deleted.append(item)
     finally:

@@ -68,7 +68,7 @@ def keep_number(store: Store, job: str, folder: Path) -> None:
 
 def waiting_job(store: Store, identity: str) -> str | None:
     """The number of a job that was submitted with this identity and has not ended; None where there is none, or Slurm cannot be asked."""
-    numbers = {}
+    numbers: dict[str, float] = {}
     for file in (store.root / FOLDER).glob("*.job"):
         with suppress(OSError, ValueError, AttributeError):
             request = json.loads((store.root / FOLDER / _text(file) / REQUEST).read_bytes())
