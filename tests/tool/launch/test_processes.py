@@ -142,9 +142,9 @@ def test_the_plan_says_where_prompts_are_not_shared(cli, prepared):
 @pytest.mark.enable_socket
 def test_divided_weights_reach_a_server_one_by_one(run, prepared, tiny_model):
     """FSDP on two processes, whose replies a server samples: the weights of one process that samples for itself."""
-    one = weights(prepared, run("m3", "single"))
+    one = weights(prepared, run(RUNS["m3"], "single"))
     with fake_vllm(tiny_model) as fake:
-        over = run("m3", "fsdp", "engine.kind=vllm", f"engine.server.url={fake.url}", "engine.server.timeout_s=60")
+        over = run(RUNS["m3"], "fsdp", "engine.kind=vllm", f"engine.server.url={fake.url}", "engine.server.timeout_s=60")
         sent = [body for path, body in fake.seen if path == "/update_weights"]
     assert len(sent) == 2 and {body["update_info"]["weights"] for body in sent} == {len(one)}
     moved = movement(weights(prepared, MODEL), one)
