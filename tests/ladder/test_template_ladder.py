@@ -81,8 +81,9 @@ def test_every_text_stage_works_with_the_template(store: Store, data: str, tiny_
         "attack_rows=2",
     )  # fmt: skip
     rewards = "rewards={general: {correctness: 1}, knowledge: {correctness: 1}}"
+    judged = "rewards={general: {correctness: 1, value: 0.5}, knowledge: {correctness: 1}}"
     phases = "phases=[{tasks: [general, knowledge], share: 1}]"
-    m3 = run("rl m3", f"model={sft}", f"data={data}:rl", f"verifiers.value={judge}", phases, rewards, "max_completion_length=16", *STEP)
+    m3 = run("rl m3", f"model={sft}", f"data={data}:rl", f"verifiers.value={judge}", phases, judged, "max_completion_length=16", *STEP)
     efficient = run(
         "rl efficient", f"model={m3}", f"data={data}:rl", "tasks=[general, knowledge]", rewards, "max_completion_length=16", *STEP
     )
