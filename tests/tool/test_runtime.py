@@ -327,7 +327,10 @@ from safework_cli.core.runtime import existing
 from safework_cli.core.settings import StageConfig
 store = Store(Path(sys.argv[1]))
 folder = store.runs / run_folder_name("note", sys.argv[2])
-asked = Space(fingerprint=sys.argv[2], kind="generations", name="note", run_folder=lambda _: folder, resolved=Space(config=StageConfig()))
+settings, stage = Space(config=StageConfig()), Space(unpinned=lambda _: [])
+asked = Space(
+    fingerprint=sys.argv[2], kind="generations", name="note", run_folder=lambda _: folder, resolved=settings, stage=stage
+)
 print(existing(asked, store).artifact.ref)
 assert (folder / "journal").read_text() == "kept"
 """
