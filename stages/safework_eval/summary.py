@@ -134,7 +134,7 @@ def cut_lines(summary: Mapping[str, Any]) -> list[str]:
 def missing_scores(sample: ScoredSample, panel: Panel) -> list[str]:
     """What failed on a reply in addition to the suite's own judge: the other judges and the further metrics, each with its reason.
 
-    A rule that stands beside a trained verifier does not fail on a row that has nothing to compare with: the verifier judges such rows.
+    A rule in addition to a trained verifier does not fail on a row that has nothing to compare with: the verifier judges such rows.
     """
     if sample.reply.error:
         return []  # one reason for all, and counted by it

@@ -185,11 +185,13 @@ def fingerprint(stage: Stage, config: StageConfig, input_digests: Mapping[str, s
 
 
 def _orders(config: BaseModel) -> dict[str, list[str]]:
-    """The keys of mappings whose order counts, by the setting's name. Those in alphabetical order are left out: runs whose order was not
-    in their fingerprint are found again."""
+    """The keys of mappings whose order counts, by the setting's name, in all blocks. Those in alphabetical order are left out: runs whose
+    order was not in their fingerprint are found again."""
     orders: dict[str, list[str]] = {}
     for name, field in type(config).model_fields.items():
         extra, value = field.json_schema_extra, getattr(config, name)
+        if isinstance(value, BaseModel):
+            orders |= {f"{name}.{key}": keys for key, keys in _orders(value).items()}
         if not isinstance(extra, dict) or "ordered" not in extra or not isinstance(value, Mapping):
             continue
         inner = {f"{name}.{key}": list(item) for key, item in value.items() if isinstance(item, Mapping)}

@@ -23,6 +23,7 @@ from safework_cli.data.row import Image
 from safework_cli.models.processors import encode_images
 from safework_cli.models.vision import base_of, has_vision_tower
 from safework_cli.training.group import any_of
+from safework_cli.training.strategy import DIVIDED
 
 EDGE = 56
 """Width and height of the empty image, in pixels: a few patches of every family; processors resize it as they resize others."""
@@ -46,7 +47,9 @@ def towers_in_every_pass(
     """
     callbacks: list[TrainerCallback] = []
     with ExitStack() as undo:
-        for model in filter(None, models) if processor is not None and world.size > 1 else ():
+        # a model that is compared with gets no gradients: its passes matter where its weights are divided
+        several = processor is not None and world.size > 1
+        for model in filter(None, (models if launch.strategy in DIVIDED else models[:1]) if several else ()):
             if not has_vision_tower(model):
                 continue
             if not images:
